@@ -1,0 +1,337 @@
+//! A batch: what a client submits, and the states it goes through.
+
+use serde::{Deserialize, Serialize};
+
+use crate::chat::{ModelRef, ModelSettings};
+use crate::head::{ChunkState, Head};
+use crate::ids::{BatchId, TenantId};
+use crate::money::Money;
+use crate::outcome::{FailureKind, ItemCode, Totals};
+
+/// What to do, fixed when the batch is created.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct BatchSpec {
+    /// The pinned template version: its JSON text.
+    pub template: String,
+    /// The model that answers.
+    pub model: ModelRef,
+    /// Settings that win over the template's, field by field.
+    #[serde(default)]
+    pub settings: ModelSettings,
+    /// Attempts at an item before it fails, those not counted that failed for the whole lane's trouble.
+    #[serde(default = "BatchSpec::default_max_attempts")]
+    pub max_attempts: u32,
+    /// Whether to pause when the first items all fail for one cause that lies outside the rows.
+    #[serde(default = "BatchSpec::default_guard")]
+    pub guard: bool,
+    /// Larger is served earlier.
+    #[serde(default)]
+    pub priority: i16,
+}
+
+impl BatchSpec {
+    /// Five attempts.
+    pub const fn default_max_attempts() -> u32 {
+        5
+    }
+
+    /// The guard is on.
+    pub const fn default_guard() -> bool {
+        true
+    }
+}
+
+/// Limits that may change while the batch runs.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct BatchLimits {
+    /// The most provider calls at the same time.
+    pub max_concurrency: Option<u32>,
+    /// No call begins once this much is spent; calls already begun may end above it.
+    pub max_cost: Option<Money>,
+}
+
+/// Settled items before the doomed-batch guard gives its opinion.
+pub const GUARD_SAMPLE: u32 = 20;
+
+/// Why a batch stands still.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PauseReason {
+    /// Someone asked for it.
+    Requested,
+    /// Its cost limit is reached.
+    Budget,
+    /// The first items all failed for this cause, which lies outside the rows.
+    Suspect {
+        /// The cause.
+        kind: FailureKind,
+        /// The provider's words.
+        message: String,
+    },
+}
+
+/// Where a batch stands.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "name", rename_all = "snake_case")]
+pub enum BatchState {
+    /// Rows are coming in.
+    Draft,
+    /// The parts are frozen, the heads are being written.
+    Submitting,
+    /// Every row is acknowledged; nothing was admitted yet.
+    Queued,
+    /// At least one chunk was admitted.
+    Running,
+    /// Nothing new begins.
+    Paused {
+        /// Why.
+        reason: PauseReason,
+    },
+    /// Chunks are being sealed.
+    Cancelling,
+    /// Chunks are being sealed because the deadline passed.
+    Expiring,
+    /// Every item was worked on.
+    Completed,
+    /// Cancelled; what was open is `cancelled`.
+    Cancelled,
+    /// The deadline passed; what was open is `expired`.
+    Expired,
+}
+
+impl BatchState {
+    /// The name in JSON, stores, metrics and logs.
+    pub const fn as_str(&self) -> &'static str {
+        match self {
+            Self::Draft => "draft",
+            Self::Submitting => "submitting",
+            Self::Queued => "queued",
+            Self::Running => "running",
+            Self::Paused { .. } => "paused",
+            Self::Cancelling => "cancelling",
+            Self::Expiring => "expiring",
+            Self::Completed => "completed",
+            Self::Cancelled => "cancelled",
+            Self::Expired => "expired",
+        }
+    }
+
+    /// Whether nothing can change any more.
+    pub const fn is_final(&self) -> bool {
+        match self {
+            Self::Completed | Self::Cancelled | Self::Expired => true,
+            Self::Draft
+            | Self::Submitting
+            | Self::Queued
+            | Self::Running
+            | Self::Paused { .. }
+            | Self::Cancelling
+            | Self::Expiring => false,
+        }
+    }
+
+    /// Whether workers may begin items.
+    pub const fn may_begin(&self) -> bool {
+        matches!(self, Self::Queued | Self::Running)
+    }
+
+    /// What open items become while the batch is being closed early.
+    pub const fn seals_with(&self) -> Option<ItemCode> {
+        match self {
+            Self::Cancelling => Some(ItemCode::Cancelled),
+            Self::Expiring => Some(ItemCode::Expired),
+            Self::Draft
+            | Self::Submitting
+            | Self::Queued
+            | Self::Running
+            | Self::Paused { .. }
+            | Self::Completed
+            | Self::Cancelled
+            | Self::Expired => None,
+        }
+    }
+
+    /// The state after `event`, or why there is none. An event that already happened gives the same state again.
+    pub fn decide(&self, event: &BatchEvent) -> Result<Self, BatchRefusal> {
+        use BatchEvent as E;
+        let refused = || Err(BatchRefusal { state: self.as_str(), event: event.as_str() });
+        match (self, event) {
+            (Self::Draft | Self::Submitting, E::BeginSubmit) => Ok(Self::Submitting),
+            (Self::Submitting, E::FinishSubmit) => Ok(Self::Queued),
+            (Self::Queued | Self::Running, E::FinishSubmit) => Ok(self.clone()),
+            (Self::Queued | Self::Running, E::Admit) => Ok(Self::Running),
+            (Self::Queued | Self::Running | Self::Paused { .. }, E::Pause(reason)) => {
+                Ok(Self::Paused { reason: reason.clone() })
+            }
+            (Self::Paused { .. }, E::Resume) => Ok(Self::Running),
+            (Self::Queued | Self::Running, E::Resume) => Ok(self.clone()),
+            (Self::Queued | Self::Running | Self::Paused { .. } | Self::Cancelling, E::Cancel) => Ok(Self::Cancelling),
+            (Self::Queued | Self::Running | Self::Paused { .. } | Self::Expiring, E::Expire) => Ok(Self::Expiring),
+            // A paused batch whose last items settled meanwhile has nothing left to resume.
+            (Self::Queued | Self::Running | Self::Paused { .. } | Self::Completed, E::Close) => Ok(Self::Completed),
+            (Self::Cancelling | Self::Cancelled, E::Close) => Ok(Self::Cancelled),
+            (Self::Expiring | Self::Expired, E::Close) => Ok(Self::Expired),
+            (
+                Self::Draft
+                | Self::Submitting
+                | Self::Queued
+                | Self::Running
+                | Self::Paused { .. }
+                | Self::Cancelling
+                | Self::Expiring
+                | Self::Completed
+                | Self::Cancelled
+                | Self::Expired,
+                E::BeginSubmit | E::FinishSubmit | E::Admit | E::Pause(_) | E::Resume | E::Cancel | E::Expire | E::Close,
+            ) => refused(),
+        }
+    }
+}
+
+/// What may happen to a batch as a whole.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum BatchEvent {
+    /// Freeze the parts.
+    BeginSubmit,
+    /// All heads are written.
+    FinishSubmit,
+    /// The first chunk was admitted.
+    Admit,
+    /// Stop beginning items.
+    Pause(PauseReason),
+    /// Go on.
+    Resume,
+    /// End early, by request.
+    Cancel,
+    /// End early, by the deadline.
+    Expire,
+    /// Every head is done or sealed.
+    Close,
+}
+
+impl BatchEvent {
+    const fn as_str(&self) -> &'static str {
+        match self {
+            Self::BeginSubmit => "be submitted",
+            Self::FinishSubmit => "finish its submit",
+            Self::Admit => "be admitted",
+            Self::Pause(_) => "be paused",
+            Self::Resume => "be resumed",
+            Self::Cancel => "be cancelled",
+            Self::Expire => "expire",
+            Self::Close => "be closed",
+        }
+    }
+}
+
+/// A batch in this state cannot do that.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("a batch that is {state} cannot {event}")]
+pub struct BatchRefusal {
+    state: &'static str,
+    event: &'static str,
+}
+
+/// A batch as a store gives it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Batch {
+    /// Its id.
+    pub id: BatchId,
+    /// Whose it is.
+    pub tenant: TenantId,
+    /// Where it stands.
+    pub state: BatchState,
+    /// Counts the changes of state and limits.
+    pub ver: u64,
+    /// What to do.
+    pub spec: BatchSpec,
+    /// Limits in force.
+    pub limits: BatchLimits,
+    /// Number of rows, final from `queued` on.
+    pub total: u32,
+    /// When it was created, Unix milliseconds.
+    pub created_ms: u64,
+    /// The exact counts, frozen with a final state.
+    pub final_counts: Option<Counts>,
+}
+
+/// Items of a batch by where they stand, computed from its heads. `total` is the sum of the rest.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Counts {
+    /// Open items of waiting and ready chunks, those that are parked not counted.
+    pub waiting: u64,
+    /// Open items of leased chunks, those that are parked not counted.
+    pub leased: u64,
+    /// Open items that wait for a later attempt, and all open items of parked chunks.
+    pub parked: u64,
+    /// Succeeded without a repair.
+    pub succeeded: u64,
+    /// Succeeded after a repair.
+    pub repaired: u64,
+    /// Failed, by reason; only reasons that occur.
+    pub failed: std::collections::BTreeMap<FailureKind, u64>,
+    /// Sealed by a cancel.
+    pub cancelled: u64,
+    /// Sealed by the deadline.
+    pub expired: u64,
+    /// Calls, tokens and cost.
+    pub totals: Totals,
+}
+
+impl Counts {
+    /// Adds the items of one head.
+    pub fn add(&mut self, head: &Head) {
+        let mut open = 0;
+        for byte in &head.done {
+            match ItemCode::from_byte(*byte) {
+                Some(ItemCode::Open) => open += 1,
+                Some(ItemCode::Succeeded) => self.succeeded += 1,
+                Some(ItemCode::Repaired) => self.repaired += 1,
+                Some(ItemCode::Failed(kind)) => *self.failed.entry(kind).or_default() += 1,
+                Some(ItemCode::Cancelled) => self.cancelled += 1,
+                Some(ItemCode::Expired) => self.expired += 1,
+                // A later release wrote it; it is an outcome, and `internal` is the kind that claims nothing about the row.
+                None => *self.failed.entry(FailureKind::Internal).or_default() += 1,
+            }
+        }
+        let parked = (head.parked.len() as u64).min(open);
+        match head.state {
+            ChunkState::Parked { .. } => self.parked += open,
+            ChunkState::Leased { .. } => {
+                self.parked += parked;
+                self.leased += open - parked;
+            }
+            ChunkState::Waiting | ChunkState::Ready | ChunkState::Done | ChunkState::Sealed => {
+                self.parked += parked;
+                self.waiting += open - parked;
+            }
+        }
+        self.totals += head.totals;
+    }
+
+    /// Items that succeeded.
+    pub const fn all_succeeded(&self) -> u64 {
+        self.succeeded + self.repaired
+    }
+
+    /// Items that failed.
+    pub fn all_failed(&self) -> u64 {
+        self.failed.values().sum()
+    }
+
+    /// Items with an outcome.
+    pub fn settled(&self) -> u64 {
+        self.all_succeeded() + self.all_failed() + self.cancelled + self.expired
+    }
+
+    /// Items without one.
+    pub const fn open(&self) -> u64 {
+        self.waiting + self.leased + self.parked
+    }
+
+    /// All items.
+    pub fn total(&self) -> u64 {
+        self.open() + self.settled()
+    }
+}

@@ -1,0 +1,232 @@
+//! Identities. Every id is its own type, so that a chunk's number can never be passed where an item's index is meant.
+//!
+//! Nothing here makes randomness: whoever creates an id hands in the bytes.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+/// A text that is not an id of the expected kind.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is not a {1}")]
+pub struct InvalidId(String, &'static str);
+
+/// Who owns a record. Every record, key and port call carries it.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct TenantId(String);
+
+impl TenantId {
+    /// The one tenant of a process that has no accounts (`promptmill run`).
+    pub fn default_tenant() -> Self {
+        Self("default".to_owned())
+    }
+
+    /// The text form.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for TenantId {
+    type Err = InvalidId;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '_';
+        if text.is_empty() || text.len() > 64 || !text.chars().all(allowed) {
+            return Err(InvalidId(text.chars().take(80).collect(), "tenant id"));
+        }
+        Ok(Self(text.to_owned()))
+    }
+}
+
+impl TryFrom<String> for TenantId {
+    type Error = InvalidId;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        text.parse()
+    }
+}
+
+impl From<TenantId> for String {
+    fn from(id: TenantId) -> Self {
+        id.0
+    }
+}
+
+impl fmt::Display for TenantId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Makes a 16-byte id with a text form of `prefix` + 32 hexadecimal digits.
+macro_rules! bytes_id {
+    ($(#[$doc:meta])* $name:ident, $prefix:literal, $what:literal) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+        #[serde(try_from = "String", into = "String")]
+        pub struct $name([u8; 16]);
+
+        impl $name {
+            /// An id with exactly these bytes.
+            pub const fn from_bytes(bytes: [u8; 16]) -> Self {
+                Self(bytes)
+            }
+
+            /// A time-ordered id (UUID version 7, RFC 9562) from a wall-clock time and random bytes.
+            pub fn at(unix_ms: u64, random: [u8; 10]) -> Self {
+                Self(uuid::Builder::from_unix_timestamp_millis(unix_ms, &random).into_uuid().into_bytes())
+            }
+
+            /// The bytes.
+            pub const fn as_bytes(&self) -> &[u8; 16] {
+                &self.0
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, concat!($prefix, "{:032x}"), u128::from_be_bytes(self.0))
+            }
+        }
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                fmt::Display::fmt(self, f)
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = InvalidId;
+
+            fn from_str(text: &str) -> Result<Self, Self::Err> {
+                let invalid = || InvalidId(text.chars().take(80).collect(), $what);
+                let digits = text.strip_prefix($prefix).ok_or_else(invalid)?;
+                let lower = |b: u8| b.is_ascii_digit() || (b'a'..=b'f').contains(&b);
+                if digits.len() != 32 || !digits.bytes().all(lower) {
+                    return Err(invalid());
+                }
+                let value = u128::from_str_radix(digits, 16).map_err(|_| invalid())?;
+                Ok(Self(value.to_be_bytes()))
+            }
+        }
+
+        impl TryFrom<String> for $name {
+            type Error = InvalidId;
+
+            fn try_from(text: String) -> Result<Self, Self::Error> {
+                text.parse()
+            }
+        }
+
+        impl From<$name> for String {
+            fn from(id: $name) -> Self {
+                id.to_string()
+            }
+        }
+    };
+}
+
+bytes_id!(
+    /// One batch.
+    BatchId, "batch_", "batch id"
+);
+bytes_id!(
+    /// One upload of one part of a batch's rows; a part that is sent again is another upload.
+    UploadId, "upload_", "upload id"
+);
+bytes_id!(
+    /// One live process (or one role of it) of the fleet.
+    SessionId, "session_", "session id"
+);
+bytes_id!(
+    /// Random proof that a chunk is leased to whoever holds it. Never a counter: a token of an older lease is never valid again.
+    LeaseToken, "lease_", "lease token"
+);
+
+/// One chunk: the `n`-th run of consecutive items of a batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct ChunkId {
+    /// The batch the chunk belongs to.
+    pub batch: BatchId,
+    /// 0-based position among the batch's chunks.
+    pub n: u32,
+}
+
+impl fmt::Display for ChunkId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.batch, self.n)
+    }
+}
+
+/// One item: row `index` (0-based) of a batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct ItemId {
+    /// The batch the item belongs to.
+    pub batch: BatchId,
+    /// 0-based position among the batch's rows.
+    pub index: u32,
+}
+
+impl fmt::Display for ItemId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}#{}", self.batch, self.index)
+    }
+}
+
+/// What a provider limits: provider and credential, and the model where limits are per model.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct LaneId(String);
+
+impl LaneId {
+    /// The lane of `provider` under the credential named `credential` (a name, never the secret).
+    pub fn new(provider: &str, credential: &str) -> Self {
+        Self(format!("{provider}/{credential}"))
+    }
+
+    /// A lane read back from a store.
+    pub fn from_stored(text: String) -> Self {
+        Self(text)
+    }
+
+    /// The text form `provider/credential`.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for LaneId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_id_survives_its_text_form_and_refuses_another_kind() {
+        let id = BatchId::at(1_790_000_000_000, [7; 10]);
+        assert_eq!(id.to_string().parse::<BatchId>(), Ok(id));
+        assert!(id.to_string().parse::<SessionId>().is_err());
+        assert!("batch_00".parse::<BatchId>().is_err());
+        assert!("batch_+0000000000000000000000000000001".parse::<BatchId>().is_err());
+    }
+
+    #[test]
+    fn ids_made_later_sort_later() {
+        assert!(BatchId::at(1, [255; 10]) < BatchId::at(2, [0; 10]));
+    }
+
+    #[test]
+    fn a_tenant_id_is_short_lower_case_ascii() {
+        assert!("acme-1".parse::<TenantId>().is_ok());
+        for bad in ["", "Acme", "a b", "ä", &"a".repeat(65)] {
+            assert!(bad.parse::<TenantId>().is_err(), "{bad:?}");
+        }
+    }
+}

@@ -1,0 +1,21 @@
+//! The pure core: what a batch, a chunk's head, an item and its outcome are, and what may happen to them.
+//!
+//! Nothing here awaits, reads a clock, rolls a die, logs or touches I/O. Time, ids and jitter are arguments.
+//! Start at [`head::Head::apply`]: every promise about an item is a fact about that function.
+
+pub mod batch;
+pub mod chat;
+pub mod chunk;
+pub mod head;
+pub mod ids;
+pub mod money;
+pub mod outcome;
+pub mod verdict;
+
+pub use batch::{Batch, BatchEvent, BatchLimits, BatchSpec, BatchState, Counts, PauseReason};
+pub use chat::{Message, ModelRef, ModelSettings, Role};
+pub use head::{ChunkState, Head, HeadEvent, ParkedItem, Refusal, Release, RowsRef, SettledItem};
+pub use ids::{BatchId, ChunkId, ItemId, LaneId, LeaseToken, SessionId, TenantId, UploadId};
+pub use money::Money;
+pub use outcome::{Attempt, Call, Ending, FailureKind, Flag, ItemCode, Outcome, Output, Tokens, Totals};
+pub use verdict::{Reason, Verdict};

@@ -1,0 +1,231 @@
+//! One attempt at an item: a first call, and repairs in the same conversation while the judge says so.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use promptmill_domain::{Attempt, Call, FailureKind, Flag, Message, Output, Reason, Role, Tokens, Totals, Verdict};
+use promptmill_ports::Denied;
+use promptmill_prompt::Variables;
+use promptmill_provider::{CallFailure, ChatReply, ChatRequest, Finish};
+
+use crate::gate::Gate;
+use crate::pipeline::Pipeline;
+use crate::plan::BatchPlan;
+
+/// Reasons of an invalid reply that are kept in the history.
+const KEPT_REASONS: usize = 10;
+
+/// How an attempt ended.
+pub(crate) enum AttemptEnd {
+    /// A reply was accepted.
+    Accepted { output: Output, repaired: bool, flags: Vec<Flag> },
+    /// The item failed for good.
+    Failed { kind: FailureKind, message: String },
+    /// A further attempt may end better.
+    Retry(CallFailure),
+    /// The lane stands still until then; the attempt made no further call.
+    LanePaused { until_ms: u64 },
+    /// The gate closed before the next call.
+    Stopped,
+}
+
+/// What an attempt works on.
+pub(crate) struct AttemptInput<'a> {
+    pub(crate) plan: &'a BatchPlan,
+    pub(crate) gate: &'a dyn Gate,
+    pub(crate) variables: &'a Variables,
+    pub(crate) messages: &'a [Message],
+    pub(crate) index: u32,
+    pub(crate) item_key: &'a Arc<str>,
+    pub(crate) number: u32,
+}
+
+impl Pipeline {
+    /// Makes one attempt; every call it made is in the history it answers, whatever the end.
+    pub(crate) async fn attempt(&self, input: &AttemptInput<'_>) -> (Attempt, AttemptEnd) {
+        let plan = input.plan;
+        let mut history = Attempt::default();
+        let mut request = ChatRequest {
+            model: plan.model.clone(),
+            messages: input.messages.to_vec(),
+            settings: plan.settings.clone(),
+            format: plan.format.clone(),
+            seed_hint: u64::from(input.index),
+            item_key: input.item_key.clone(),
+            attempt: input.number,
+        };
+        let mut repairs_left = plan.template.max_repairs();
+        loop {
+            let permit = match self.permit(input, &request).await {
+                Ok(permit) => permit,
+                Err(end) => return (history, end),
+            };
+            let started_ms = self.clock.now_ms();
+            let started = tokio::time::Instant::now();
+            let result = plan.provider.chat(&request).await;
+            drop(permit);
+            let mut call = record(started_ms, started.elapsed(), &result);
+            input.gate.spent(&Totals { calls: 1, tokens: call.tokens, cost: call.cost.unwrap_or_default() });
+            let reply = match result {
+                Ok(reply) => {
+                    self.lanes.succeeded(&plan.lane, self.clock.now_ms());
+                    reply
+                }
+                Err(failure) => {
+                    history.calls.push(call);
+                    let end = if failure.transient {
+                        AttemptEnd::Retry(failure)
+                    } else {
+                        AttemptEnd::Failed { kind: failure.kind, message: failure.message }
+                    };
+                    return (history, end);
+                }
+            };
+            let judgement = plan.template.judge(&reply.content, input.variables);
+            let repaired = request.messages.len() > input.messages.len();
+            match (judgement.verdict, judgement.output) {
+                (Verdict::Accept, Some(output)) if is_whole(&reply, &output) => {
+                    history.calls.push(call);
+                    let mut flags = judgement.flags;
+                    flags.extend(reply.flags);
+                    return (history, AttemptEnd::Accepted { output, repaired, flags });
+                }
+                (Verdict::Accept, _) => return cut_short(history, call, &reply),
+                // A reply that was cut off is invalid for that reason; telling the model what is missing would not help it.
+                (Verdict::Repair(_), _) if reply.finish != Finish::Stop => return cut_short(history, call, &reply),
+                (Verdict::Reject(reasons), _) => {
+                    keep_reasons(&mut call, &reasons);
+                    call.failure = Some(FailureKind::RejectedOutput);
+                    history.calls.push(call);
+                    let message = first_reasons(&reasons);
+                    return (history, AttemptEnd::Failed { kind: FailureKind::RejectedOutput, message });
+                }
+                (Verdict::Repair(reasons), _) => {
+                    keep_reasons(&mut call, &reasons);
+                    call.failure = Some(FailureKind::InvalidOutput);
+                    history.calls.push(call);
+                    if repairs_left == 0 {
+                        let message = first_reasons(&reasons);
+                        return (history, AttemptEnd::Failed { kind: FailureKind::InvalidOutput, message });
+                    }
+                    repairs_left -= 1;
+                    // Only the last exchange is kept, so that repairs do not let the prompt grow without bound.
+                    request.messages.truncate(input.messages.len());
+                    request.messages.push(Message { role: Role::Assistant, content: reply.content });
+                    request.messages.push(plan.template.repair_message(&reasons));
+                }
+            }
+        }
+    }
+
+    /// Waits for leave to call: the gate, a place among this process's calls, the lane.
+    async fn permit(&self, input: &AttemptInput<'_>, request: &ChatRequest) -> Result<Permits, AttemptEnd> {
+        if !input.gate.is_open() {
+            return Err(AttemptEnd::Stopped);
+        }
+        let place = match self.calls.clone().try_acquire_owned() {
+            Ok(place) => place,
+            Err(_) => tokio::select! {
+                place = self.calls.clone().acquire_owned() => place.expect("the semaphore of calls is never closed"),
+                () = input.gate.closed() => return Err(AttemptEnd::Stopped),
+            },
+        };
+        let tokens = estimate_tokens(request);
+        let acquired = tokio::select! {
+            acquired = self.limiter.acquire(&input.plan.lane, tokens, self.clock.now_ms()) => acquired,
+            () = input.gate.closed() => return Err(AttemptEnd::Stopped),
+        };
+        match acquired {
+            // The wait may have been long, and nothing may begin once the gate is closed.
+            Ok(_) if !input.gate.is_open() => Err(AttemptEnd::Stopped),
+            Ok(permit) => Ok(Permits { _place: place, _permit: permit }),
+            Err(Denied::Paused { until_ms }) => Err(AttemptEnd::LanePaused { until_ms }),
+            Err(Denied::Unavailable(error)) => {
+                tracing::debug!(error = %error, "no permit without the hub");
+                Err(AttemptEnd::LanePaused { until_ms: self.clock.now_ms() + HUB_RETRY.as_millis() as u64 })
+            }
+        }
+    }
+}
+
+/// How soon a permit is asked for again while the hub is away.
+const HUB_RETRY: Duration = Duration::from_millis(200);
+
+struct Permits {
+    _place: tokio::sync::OwnedSemaphorePermit,
+    _permit: promptmill_ports::Permit,
+}
+
+/// Whether an accepted output is all of it: JSON that closed is, text that was cut is not.
+fn is_whole(reply: &ChatReply, output: &Output) -> bool {
+    match output {
+        Output::Json(_) => true,
+        Output::Text(_) => !matches!(reply.finish, Finish::Length | Finish::ContentFilter),
+    }
+}
+
+fn cut_short(mut history: Attempt, mut call: Call, reply: &ChatReply) -> (Attempt, AttemptEnd) {
+    let (kind, message) = match &reply.finish {
+        Finish::ContentFilter => (FailureKind::ContentRefused, "the provider's content filter cut the reply".to_owned()),
+        Finish::Length => {
+            (FailureKind::TruncatedReply, "the reply was cut at the output limit; raise max_tokens or ask for less".to_owned())
+        }
+        Finish::ToolCalls => (FailureKind::MalformedReply, "the model called a tool instead of replying".to_owned()),
+        Finish::Other(word) => (FailureKind::MalformedReply, format!("the reply ended with {word:?}")),
+        Finish::Stop => (FailureKind::Internal, "a reply was accepted without an output".to_owned()),
+    };
+    call.failure = Some(kind);
+    call.problems.push(message.clone());
+    history.calls.push(call);
+    let mut failure = CallFailure::new(kind, &message);
+    failure.status = Some(reply.status);
+    let end = if failure.transient { AttemptEnd::Retry(failure) } else { AttemptEnd::Failed { kind, message } };
+    (history, end)
+}
+
+fn record(started_ms: u64, took: Duration, result: &Result<ChatReply, CallFailure>) -> Call {
+    let (failure, status, problems, usage, cost, generation) = match result {
+        Ok(reply) => (None, Some(reply.status), vec![], reply.usage, reply.cost, reply.generation.clone()),
+        Err(failure) => (
+            Some(failure.kind),
+            failure.status,
+            vec![failure.message.clone()],
+            failure.usage,
+            failure.cost,
+            failure.generation.clone(),
+        ),
+    };
+    Call {
+        started_ms,
+        duration_ms: u32::try_from(took.as_millis()).unwrap_or(u32::MAX),
+        failure,
+        status,
+        problems,
+        tokens: usage.unwrap_or_default(),
+        cost,
+        generation,
+    }
+}
+
+fn keep_reasons(call: &mut Call, reasons: &[Reason]) {
+    call.problems.extend(reasons.iter().take(KEPT_REASONS).map(ToString::to_string));
+}
+
+fn first_reasons(reasons: &[Reason]) -> String {
+    let shown: Vec<String> = reasons.iter().take(3).map(ToString::to_string).collect();
+    let more = reasons.len().saturating_sub(shown.len());
+    let joined = shown.join("; ");
+    if more == 0 { joined } else { format!("{joined}; and {more} more") }
+}
+
+/// About how many tokens a call will take: four bytes of prompt a token, and the output limit where there is one.
+fn estimate_tokens(request: &ChatRequest) -> u32 {
+    let prompt: usize = request.messages.iter().map(|message| message.content.len() / 4 + 4).sum();
+    let prompt = u32::try_from(prompt).unwrap_or(u32::MAX);
+    prompt.saturating_add(request.settings.max_tokens.unwrap_or(0))
+}
+
+/// Whether the provider reported tokens for every complete reply.
+pub(crate) fn usage_known(attempts: &[Attempt]) -> bool {
+    attempts.iter().flat_map(|attempt| &attempt.calls).all(|call| call.failure.is_some() || call.tokens != Tokens::default())
+}

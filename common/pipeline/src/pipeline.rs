@@ -1,0 +1,265 @@
+//! The item as a whole: attempts, waits, and the end.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use promptmill_domain::{Attempt, Ending, FailureKind, Flag, Message, Outcome, ParkedItem, Totals};
+use promptmill_ports::{Clock, Limiter};
+use promptmill_prompt::Variables;
+use promptmill_provider::CallFailure;
+use tokio::sync::Semaphore;
+
+use crate::attempt::{AttemptEnd, AttemptInput, usage_known};
+use crate::gate::Gate;
+use crate::history::{self, OUTCOME_HISTORY_BYTES, PARKED_HISTORY_BYTES};
+use crate::lane::Lanes;
+use crate::plan::BatchPlan;
+use crate::retry::RetryPolicy;
+
+/// One item to work on.
+#[derive(Debug, Clone)]
+pub struct ItemInput {
+    /// Its index in the batch.
+    pub index: u32,
+    /// Its position in the chunk.
+    pub offset: u32,
+    /// The client's own id of the row.
+    pub custom_id: Option<String>,
+    /// The checked variables as JSON text.
+    pub variables: String,
+    /// What earlier work left, when the item was parked.
+    pub parked: Option<ParkedItem>,
+}
+
+/// What became of an item. `spent` is what this run of it called, never what was recorded before.
+#[derive(Debug)]
+pub enum ItemEnd {
+    /// It has its outcome.
+    Settled {
+        /// The outcome with the whole history.
+        outcome: Box<Outcome>,
+        /// Calls made now.
+        spent: Totals,
+    },
+    /// It waits for a later attempt.
+    Parked {
+        /// What to keep of it.
+        item: ParkedItem,
+        /// Calls made now.
+        spent: Totals,
+    },
+    /// No call was made; the lane stands still until then (Unix milliseconds), or, without a time, the gate closed.
+    Untouched {
+        /// When the lane goes on.
+        lane_paused_until_ms: Option<u64>,
+    },
+}
+
+/// Runs items. One per process; cheap to share.
+pub struct Pipeline {
+    pub(crate) limiter: Arc<dyn Limiter>,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) calls: Arc<Semaphore>,
+    pub(crate) lanes: Lanes,
+    policy: RetryPolicy,
+}
+
+/// The work on one item so far.
+#[derive(Default)]
+struct Progress {
+    attempts: Vec<Attempt>,
+    /// Calls of attempts that are no longer in the history.
+    cut: Totals,
+    /// Attempts that were made by an earlier run, and so are paid for already.
+    inherited: usize,
+    counted: u32,
+    /// Failures in a row, for the length of the waits.
+    failures: u32,
+    begun_ms: u64,
+    last: Option<FailureKind>,
+}
+
+impl Progress {
+    fn spent(&self) -> Totals {
+        Totals::of(self.attempts.iter().skip(self.inherited))
+    }
+}
+
+/// What follows an attempt that gave no outcome.
+enum Next {
+    Again,
+    End(ItemEnd),
+}
+
+impl Pipeline {
+    /// A pipeline that makes at most `concurrency` calls at the same time.
+    pub fn new(limiter: Arc<dyn Limiter>, clock: Arc<dyn Clock>, concurrency: usize, policy: RetryPolicy) -> Self {
+        Self { limiter, clock, calls: Arc::new(Semaphore::new(concurrency.max(1))), lanes: Lanes::default(), policy }
+    }
+
+    /// Works on an item until it has an outcome, must wait long, or `gate` closes. Dropping the future gives its call up.
+    pub async fn run(&self, plan: &BatchPlan, gate: &dyn Gate, mut input: ItemInput) -> ItemEnd {
+        let mut progress = match input.parked.take() {
+            Some(parked) => Progress {
+                inherited: parked.attempts.len(),
+                failures: u32::try_from(parked.attempts.len()).unwrap_or(u32::MAX),
+                attempts: parked.attempts,
+                cut: parked.cut,
+                counted: parked.counted,
+                begun_ms: parked.begun_ms,
+                last: Some(parked.reason),
+            },
+            None => Progress { begun_ms: self.clock.now_ms(), ..Progress::default() },
+        };
+        let (variables, messages) = match prepare(plan, &input.variables) {
+            Ok(prepared) => prepared,
+            Err((kind, message)) => return settled(&input, progress, Ending::Failed { kind, message }, vec![]),
+        };
+        let item_key: Arc<str> = format!("{}-{}", plan.batch, input.index).into();
+        loop {
+            let number = u32::try_from(progress.attempts.len()).unwrap_or(u32::MAX);
+            let attempt = AttemptInput {
+                plan,
+                gate,
+                variables: &variables,
+                messages: &messages,
+                index: input.index,
+                item_key: &item_key,
+                number,
+            };
+            let began_ms = self.clock.now_ms();
+            let (history, end) = self.attempt(&attempt).await;
+            if !history.calls.is_empty() {
+                progress.attempts.push(history);
+            }
+            let next = match end {
+                AttemptEnd::Accepted { output, repaired, flags } => {
+                    return settled(&input, progress, Ending::Succeeded { output, repaired }, flags);
+                }
+                AttemptEnd::Failed { kind, message } => {
+                    return settled(&input, progress, Ending::Failed { kind, message }, vec![]);
+                }
+                AttemptEnd::Retry(failure) => self.after_failure(plan, gate, &input, &mut progress, failure, began_ms).await,
+                AttemptEnd::LanePaused { until_ms } => self.wait(gate, &input, &mut progress, until_ms, true).await,
+                AttemptEnd::Stopped => Next::End(self.stopped(&input, &mut progress)),
+            };
+            match next {
+                Next::Again => {}
+                Next::End(end) => return end,
+            }
+        }
+    }
+
+    async fn after_failure(
+        &self,
+        plan: &BatchPlan,
+        gate: &dyn Gate,
+        input: &ItemInput,
+        progress: &mut Progress,
+        failure: CallFailure,
+        began_ms: u64,
+    ) -> Next {
+        let now_ms = self.clock.now_ms();
+        let lane = self.lanes.failed(&plan.lane, failure.kind, began_ms);
+        progress.failures = progress.failures.saturating_add(1);
+        progress.last = Some(failure.kind);
+        if !lane.not_the_items_fault {
+            progress.counted += 1;
+        }
+        let age = Duration::from_millis(now_ms.saturating_sub(progress.begun_ms));
+        if progress.counted >= plan.max_attempts || age >= self.policy.give_up_after {
+            let ending = Ending::Failed { kind: failure.kind, message: failure.message };
+            return Next::End(settled(input, std::mem::take(progress), ending, vec![]));
+        }
+        let mut wait = self.policy.wait(progress.failures, rand::random());
+        if let Some(asked) = failure.retry_after {
+            // Never before the provider's word; the jitter on top keeps the lane from coming back all at once.
+            wait = asked + wait.min(asked / 4 + Duration::from_millis(250));
+        }
+        let pause = match (failure.lane_wide, failure.retry_after, lane.pause_number) {
+            (true, Some(asked), _) => Some(asked),
+            (_, _, Some(number)) => Some(self.policy.ceiling(number.saturating_add(1))),
+            _ => None,
+        };
+        if let Some(pause) = pause {
+            let until_ms = now_ms + u64::try_from(pause.as_millis()).unwrap_or(u64::MAX);
+            self.lanes.pausing(&plan.lane, until_ms);
+            if let Err(error) = self.limiter.pause(&plan.lane, until_ms).await {
+                tracing::warn!(lane = %plan.lane, error = %error, "the pause of a lane could not be told to the fleet");
+            }
+        }
+        let due_ms = now_ms + u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
+        self.wait(gate, input, progress, due_ms, false).await
+    }
+
+    /// Waits a short while under the lease, or gives the item back until `due_ms`.
+    async fn wait(&self, gate: &dyn Gate, input: &ItemInput, progress: &mut Progress, due_ms: u64, for_lane: bool) -> Next {
+        let wait = Duration::from_millis(due_ms.saturating_sub(self.clock.now_ms()));
+        if wait > self.policy.patience_under_lease {
+            let untouched = for_lane && progress.attempts.is_empty();
+            return Next::End(if untouched {
+                ItemEnd::Untouched { lane_paused_until_ms: Some(due_ms) }
+            } else {
+                parked(input, progress, due_ms)
+            });
+        }
+        tokio::select! {
+            () = tokio::time::sleep(wait) => Next::Again,
+            () = gate.closed() => Next::End(if progress.attempts.is_empty() {
+                ItemEnd::Untouched { lane_paused_until_ms: None }
+            } else {
+                parked(input, progress, due_ms)
+            }),
+        }
+    }
+
+    fn stopped(&self, input: &ItemInput, progress: &mut Progress) -> ItemEnd {
+        if progress.attempts.is_empty() {
+            ItemEnd::Untouched { lane_paused_until_ms: None }
+        } else {
+            parked(input, progress, self.clock.now_ms())
+        }
+    }
+}
+
+fn prepare(plan: &BatchPlan, row: &str) -> Result<(Variables, Vec<Message>), (FailureKind, String)> {
+    let variables = Variables::from_json(row).map_err(|error| (FailureKind::Internal, error.to_string()))?;
+    let messages = plan.template.render(&variables).map_err(|error| (FailureKind::RenderFailed, error.to_string()))?;
+    Ok((variables, messages))
+}
+
+fn settled(input: &ItemInput, mut progress: Progress, ending: Ending, mut flags: Vec<Flag>) -> ItemEnd {
+    let spent = progress.spent();
+    if !usage_known(&progress.attempts) {
+        flags.push(Flag::UsageUnknown);
+    }
+    let mut cut = progress.cut;
+    let shortened = history::bound(&mut progress.attempts, OUTCOME_HISTORY_BYTES);
+    cut += shortened.unwrap_or_default();
+    if shortened.is_some() || !cut.is_zero() {
+        flags.push(Flag::HistoryCut);
+    }
+    flags.sort_unstable();
+    flags.dedup();
+    let outcome = Outcome { custom_id: input.custom_id.clone(), ending, attempts: progress.attempts, cut, flags };
+    ItemEnd::Settled { outcome: Box::new(outcome), spent }
+}
+
+fn parked(input: &ItemInput, progress: &mut Progress, due_ms: u64) -> ItemEnd {
+    let progress = std::mem::take(progress);
+    let spent = progress.spent();
+    let mut attempts = progress.attempts;
+    let mut cut = progress.cut;
+    cut += history::bound(&mut attempts, PARKED_HISTORY_BYTES).unwrap_or_default();
+    let item = ParkedItem {
+        offset: input.offset,
+        due_ms,
+        counted: progress.counted,
+        // Nothing has failed yet when a closing gate interrupts the first attempt between a call and its repair.
+        reason: progress.last.unwrap_or(FailureKind::InvalidOutput),
+        begun_ms: progress.begun_ms,
+        attempts,
+        cut,
+    };
+    ItemEnd::Parked { item, spent }
+}

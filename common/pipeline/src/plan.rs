@@ -1,0 +1,80 @@
+//! A batch made ready to run: its template compiled, its model resolved. Built once a batch, shared by its items.
+
+use std::sync::Arc;
+
+use promptmill_domain::{BatchId, BatchSpec, LaneId, ModelSettings};
+use promptmill_prompt::{OutputSpec, Template};
+use promptmill_provider::{ChatProvider, ResponseFormat, ResponseSchema};
+
+/// A batch that cannot run in this process.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum PlanError {
+    /// The stored template does not compile, which the check at submit should have prevented.
+    #[error("the template does not compile: {0}")]
+    Template(String),
+    /// This process has no provider of that name.
+    #[error("no provider {0:?} is configured here")]
+    NoProvider(String),
+}
+
+/// What every item of a batch shares.
+pub struct BatchPlan {
+    pub(crate) batch: BatchId,
+    pub(crate) template: Template,
+    pub(crate) provider: Arc<dyn ChatProvider>,
+    pub(crate) lane: Arc<LaneId>,
+    pub(crate) model: Arc<str>,
+    pub(crate) settings: Arc<ModelSettings>,
+    pub(crate) format: ResponseFormat,
+    pub(crate) max_attempts: u32,
+}
+
+impl BatchPlan {
+    /// Compiles the batch's template for `provider`.
+    ///
+    /// # Errors
+    /// When the template of the spec is not one.
+    pub fn new(batch: BatchId, spec: &BatchSpec, provider: Arc<dyn ChatProvider>) -> Result<Self, PlanError> {
+        let template = Template::parse(&spec.template).map_err(|problems| {
+            PlanError::Template(problems.first().map_or_else(String::new, ToString::to_string))
+        })?;
+        let settings = merge(template.settings(), &spec.settings);
+        let format = match template.output() {
+            OutputSpec::Text { .. } => ResponseFormat::Text,
+            OutputSpec::Json { schema: None } => ResponseFormat::Json,
+            OutputSpec::Json { schema: Some(schema) } => ResponseFormat::Schema(Arc::new(ResponseSchema {
+                name: schema.name.clone(),
+                schema: schema.schema.clone(),
+            })),
+        };
+        Ok(Self {
+            batch,
+            lane: Arc::new(LaneId::new(provider.name(), provider.credential_name())),
+            model: spec.model.name().into(),
+            settings: Arc::new(settings),
+            format,
+            max_attempts: spec.max_attempts.max(1),
+            template,
+            provider,
+        })
+    }
+
+    /// The lane its calls go through.
+    pub fn lane(&self) -> &LaneId {
+        &self.lane
+    }
+}
+
+/// The template's settings, each replaced by the batch's own where that has one.
+fn merge(template: &ModelSettings, batch: &ModelSettings) -> ModelSettings {
+    let mut extra = template.extra.clone();
+    extra.extend(batch.extra.clone());
+    ModelSettings {
+        temperature: batch.temperature.or(template.temperature),
+        top_p: batch.top_p.or(template.top_p),
+        max_tokens: batch.max_tokens.or(template.max_tokens),
+        seed: batch.seed.or(template.seed),
+        stop: if batch.stop.is_empty() { template.stop.clone() } else { batch.stop.clone() },
+        extra,
+    }
+}

@@ -1,0 +1,25 @@
+//! The ports: what the roles need of a store and of a hub, cut by transition.
+//!
+//! The store is the truth, the hub is a hint. Each store method is one atomic step; its documentation says what may be
+//! repeated and what a caller does when the result is unknown. The in-memory [`hub`] is the reference model of the hub
+//! ports and what one process runs on; [`conformance`] (feature `conformance`) is what every backend must pass.
+
+pub mod body;
+pub mod clock;
+#[cfg(feature = "conformance")]
+pub mod conformance;
+pub mod error;
+pub mod flow;
+pub mod hub;
+pub mod hub_ports;
+pub mod store;
+
+pub use body::{CorruptBody, decode_outcome, encode_outcome};
+pub use clock::Clock;
+pub use error::{StoreError, StoreResult};
+pub use hub::MemoryHub;
+pub use hub_ports::{Denied, HubError, Limiter, Permit, Queue, Signal, Signals};
+pub use store::{
+    Admission, BeatAnswer, BlockRow, Close, Control, Created, Intake, Lease, NewBatch, OutcomePage, PageLimit, PartCommit, Progress,
+    Read, RowBlock, SessionBeat, Sessions, SettleGroup, Settled, Store, StoredOutcome, Work,
+};

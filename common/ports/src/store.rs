@@ -1,0 +1,339 @@
+//! The store ports. A backend implements all of them over one database; [`Store`] names the sum.
+//!
+//! Every call carries the tenant or is about the fleet as a whole; a record of another tenant is [`StoreError::NotFound`].
+//! "Atomic" means: after a crash at any moment either all of the step is there or nothing of it, and when the call
+//! returned `Ok` it survives a power cut. Time comes from the caller in Unix milliseconds (`now_ms`).
+//!
+//! [`StoreError::NotFound`]: crate::StoreError::NotFound
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use promptmill_domain::chunk::{ChunkCut, FrozenPart};
+use promptmill_domain::{
+    Batch, BatchEvent, BatchId, BatchLimits, BatchSpec, BatchState, ChunkId, Counts, Head, ItemCode, LaneId, LeaseToken, ParkedItem,
+    Release, RowsRef, SessionId, SettledItem, TenantId, Totals, UploadId,
+};
+
+use crate::StoreResult;
+
+/// A batch to be made.
+#[derive(Debug, Clone)]
+pub struct NewBatch {
+    /// Its id, chosen by the caller.
+    pub id: BatchId,
+    /// What to do.
+    pub spec: BatchSpec,
+    /// Limits to begin with.
+    pub limits: BatchLimits,
+    /// The client's key: a second create with the same key of the same tenant makes nothing.
+    pub idem_key: Option<String>,
+    /// Now.
+    pub now_ms: u64,
+}
+
+/// What a create did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Created {
+    /// The batch is new.
+    New,
+    /// An earlier create with the same key (or id) made this one.
+    Existing(BatchId),
+}
+
+/// A run of rows that are stored together: at most 256 rows or 4 MiB before compression.
+#[derive(Debug, Clone)]
+pub struct RowBlock {
+    /// 0-based number within the upload.
+    pub seq: u32,
+    /// Number of rows.
+    pub len: u32,
+    /// The rows, opaque to the store (zstd NDJSON).
+    pub bytes: Bytes,
+}
+
+/// Makes an upload the content of one part of a batch.
+#[derive(Debug, Clone)]
+pub struct PartCommit {
+    /// 0-based number of the part; parts are joined in this order.
+    pub part: u32,
+    /// The upload whose blocks, `0..blocks` without a gap, are the part.
+    pub upload: UploadId,
+    /// How many blocks the upload has.
+    pub blocks: u32,
+    /// Digest of the rows, opaque to the store.
+    pub digest: [u8; 32],
+}
+
+/// How rows come in and a draft becomes a queued batch.
+///
+/// [`flow::submit`](crate::flow::submit) strings the three submit steps together; each may be repeated by anyone until
+/// the batch is queued, because ids and cuts derive from the frozen parts.
+#[async_trait]
+pub trait Intake: Send + Sync {
+    /// Makes a batch in `draft`. Atomic; repeating it with the same id or key answers [`Created::Existing`].
+    async fn create(&self, tenant: &TenantId, batch: NewBatch) -> StoreResult<Created>;
+
+    /// Stores blocks of an upload, invisible until a part names it. Repeating a block is a no-op.
+    ///
+    /// # Errors
+    /// `Conflict` when the batch is not a draft.
+    async fn put_rows(&self, tenant: &TenantId, batch: BatchId, upload: UploadId, blocks: Vec<RowBlock>) -> StoreResult<()>;
+
+    /// Makes the upload the content of the part, replacing what the part was before. Atomic and repeatable.
+    ///
+    /// # Errors
+    /// `Conflict` when the batch is not a draft, or a block of the upload is missing.
+    async fn commit_part(&self, tenant: &TenantId, batch: BatchId, part: PartCommit) -> StoreResult<()>;
+
+    /// Moves a draft to `submitting` and answers its parts in order; from then on they cannot change. Repeatable.
+    ///
+    /// # Errors
+    /// `Conflict` when the batch is past submitting, or has no rows.
+    async fn begin_submit(&self, tenant: &TenantId, batch: BatchId) -> StoreResult<Vec<FrozenPart>>;
+
+    /// Writes heads in state `waiting`, leaving out those that exist. Repeatable.
+    async fn put_heads(&self, tenant: &TenantId, batch: BatchId, lane: &LaneId, cuts: &[ChunkCut]) -> StoreResult<()>;
+
+    /// Moves a submitting batch, all of whose `chunks` heads exist, to `queued` with its `total` of rows. Atomic and repeatable.
+    ///
+    /// # Errors
+    /// `Conflict` when a head is missing.
+    async fn finish_submit(&self, tenant: &TenantId, batch: BatchId, chunks: u32, total: u32) -> StoreResult<()>;
+}
+
+/// A chunk in the hands of a worker.
+#[derive(Debug, Clone)]
+pub struct Lease {
+    /// The head as it was leased; its state holds owner and token.
+    pub head: Head,
+    /// The proof to settle with.
+    pub token: LeaseToken,
+    /// The block that holds the chunk's rows; `head.rows.skip` and `head.len()` say which of its rows.
+    pub rows: Bytes,
+}
+
+/// What a worker records about one chunk in one step.
+#[derive(Debug, Clone)]
+pub struct SettleGroup {
+    /// Which chunk.
+    pub chunk: ChunkId,
+    /// The lease's token.
+    pub token: LeaseToken,
+    /// Items with their outcome and its encoded body ([`encode_outcome`](crate::encode_outcome)).
+    pub settled: Vec<(SettledItem, Bytes)>,
+    /// Items that wait.
+    pub parked: Vec<ParkedItem>,
+    /// The worker's number of this group within the lease: 1, 2, 3...
+    pub seq: u32,
+    /// Calls made since the group before.
+    pub spent: Totals,
+    /// Whether the worker lets go of the chunk.
+    pub release: Release,
+}
+
+/// What became of a [`SettleGroup`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Settled {
+    /// It is recorded. `done`: every item of the chunk now has its outcome.
+    Recorded {
+        /// Whether the chunk is done.
+        done: bool,
+    },
+    /// The lease is no longer held: nothing of the group was recorded, the worker drops the chunk.
+    Fenced,
+}
+
+/// What a worker does with chunks.
+#[async_trait]
+pub trait Work: Send + Sync {
+    /// Leases each chunk that is `ready` to `owner` under the token given with it; others are left out of the answer.
+    ///
+    /// A chunk whose batch may not begin items (paused, cancelling...) is left out too. Atomic per chunk. After an unknown
+    /// result a lease may exist that nobody knows of; it ends with the session.
+    async fn claim(&self, owner: SessionId, chunks: &[(ChunkId, LeaseToken)], now_ms: u64) -> StoreResult<Vec<Lease>>;
+
+    /// Records groups, each atomically: bodies first (a body that exists already is kept and adopted), then the head.
+    /// Answers in the order of the groups.
+    ///
+    /// After an unknown result the caller repeats the same call: what was recorded stays as it is, `spent` counts once by `seq`. A
+    /// group that ended its lease the first time is answered [`Settled::Fenced`] then.
+    async fn settle(&self, groups: Vec<SettleGroup>, now_ms: u64) -> StoreResult<Vec<Settled>>;
+
+    /// Records which item the holder of a quarantined chunk begins. Answers whether the lease is still held.
+    async fn try_item(&self, chunk: ChunkId, token: LeaseToken, offset: u32, now_ms: u64) -> StoreResult<bool>;
+}
+
+/// A session's heartbeat as the store has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SessionBeat {
+    /// Which session.
+    pub session: SessionId,
+    /// What it does, for people: role and host.
+    pub label: String,
+    /// The last beat; grows by one a second while the session lives.
+    pub beat: u64,
+}
+
+/// What a beat tells the session.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum BeatAnswer {
+    /// It lives. The number changes whenever a batch's state or limits changed; a session that sees a new one re-reads its batches.
+    Alive {
+        /// The fleet-wide change counter of batches.
+        changes: u64,
+    },
+    /// It was declared dead; its leases are gone.
+    Dead,
+}
+
+/// The life and death of sessions.
+#[async_trait]
+pub trait Sessions: Send + Sync {
+    /// Registers a session with beat 0.
+    async fn open(&self, session: SessionId, label: &str) -> StoreResult<()>;
+
+    /// Stores beat `beat` of the session.
+    async fn beat(&self, session: SessionId, beat: u64) -> StoreResult<BeatAnswer>;
+
+    /// All sessions that are neither ended nor dead.
+    async fn sessions(&self) -> StoreResult<Vec<SessionBeat>>;
+
+    /// Declares the session dead if its beat is still `beat`, and takes every chunk it holds from it. Answers how many chunks, or
+    /// `None` when the session beat meanwhile or is gone. Repeatable: a session that is dead already has its remaining chunks taken.
+    async fn bury(&self, session: SessionId, beat: u64, now_ms: u64) -> StoreResult<Option<u32>>;
+
+    /// Ends a session as planned: its chunks are handed back without counting a death. Answers how many.
+    async fn end(&self, session: SessionId, now_ms: u64) -> StoreResult<u32>;
+}
+
+/// How the scheduler lets chunks run, and puts lost hints back.
+#[async_trait]
+pub trait Admission: Send + Sync {
+    /// Batches that are neither draft nor final, oldest first.
+    async fn open_batches(&self) -> StoreResult<Vec<Batch>>;
+
+    /// The first `limit` waiting chunks of a batch, by number.
+    async fn waiting(&self, batch: BatchId, limit: u32) -> StoreResult<Vec<ChunkId>>;
+
+    /// Moves waiting chunks to `ready`; answers those it moved. Moves a `queued` batch of theirs to `running`.
+    async fn admit(&self, chunks: &[ChunkId], now_ms: u64) -> StoreResult<Vec<ChunkId>>;
+
+    /// Moves up to `limit` parked chunks that are due to `ready`; answers them.
+    async fn wake(&self, limit: u32, now_ms: u64) -> StoreResult<Vec<ChunkId>>;
+
+    /// Up to `limit` chunks that are `ready`, in the order of their ids, after `after`.
+    async fn ready(&self, after: Option<ChunkId>, limit: u32) -> StoreResult<Vec<ChunkId>>;
+}
+
+/// How a batch ends.
+#[async_trait]
+pub trait Close: Send + Sync {
+    /// Closes up to `limit` chunks of a batch that is cancelling or expiring: open items get the code of that, leases end. Answers
+    /// how many chunks were sealed; 0 means all of them are final.
+    async fn seal(&self, tenant: &TenantId, batch: BatchId, limit: u32, now_ms: u64) -> StoreResult<u32>;
+
+    /// Moves a batch, all of whose chunks are done or sealed, to its final state with its exact counts, in one step. Answers the
+    /// counts, or `None` when a chunk is not final. Repeatable.
+    async fn close(&self, tenant: &TenantId, batch: BatchId, now_ms: u64) -> StoreResult<Option<Counts>>;
+
+    /// Deletes a batch that is final or a draft, with rows, heads and outcomes; the batch itself last. Works through at most about
+    /// 1,000 records a call; answers whether all is gone.
+    async fn delete(&self, tenant: &TenantId, batch: BatchId) -> StoreResult<bool>;
+}
+
+/// How a running batch is steered.
+#[async_trait]
+pub trait Control: Send + Sync {
+    /// Applies an event (pause, resume, cancel, expire) and answers the new state. Repeatable. Counts as a change for
+    /// [`BeatAnswer::Alive`].
+    ///
+    /// # Errors
+    /// `Conflict` when the state does not allow it.
+    async fn steer(&self, tenant: &TenantId, batch: BatchId, event: BatchEvent) -> StoreResult<BatchState>;
+
+    /// Replaces the limits of a batch that is not final. Counts as a change.
+    async fn set_limits(&self, tenant: &TenantId, batch: BatchId, limits: BatchLimits) -> StoreResult<()>;
+}
+
+/// Counts of a batch at one moment.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Progress {
+    /// The batch's state at that moment.
+    pub state: BatchState,
+    /// The counts; their total is the number of rows that have heads.
+    pub counts: Counts,
+    /// Chunks that are neither done nor sealed.
+    pub open_chunks: u32,
+}
+
+/// An outcome that its head's byte names.
+#[derive(Debug, Clone, PartialEq)]
+pub struct StoredOutcome {
+    /// Index of the item.
+    pub index: u32,
+    /// How it ended.
+    pub code: ItemCode,
+    /// The encoded body; `None` for an item that was closed without one (sealed, or a worker killer).
+    pub body: Option<Bytes>,
+}
+
+/// How much one page may hold; at least one record is always given.
+#[derive(Debug, Clone, Copy)]
+pub struct PageLimit {
+    /// Records.
+    pub items: u32,
+    /// Bytes of bodies.
+    pub bytes: usize,
+}
+
+/// A run of outcomes in the order of their index.
+#[derive(Debug, Clone)]
+pub struct OutcomePage {
+    /// The outcomes; items without one are left out.
+    pub outcomes: Vec<StoredOutcome>,
+    /// Where the next page begins; `None` at the end of the batch.
+    pub next: Option<u32>,
+}
+
+/// One stored block of rows with the items it became.
+#[derive(Debug, Clone)]
+pub struct BlockRow {
+    /// Index of the item that is the first of the chunk's rows.
+    pub base: u32,
+    /// Where in the block the chunk's rows begin.
+    pub rows: RowsRef,
+    /// Number of items.
+    pub len: u32,
+    /// The block.
+    pub bytes: Bytes,
+}
+
+/// What can be read. Nothing here changes anything.
+#[async_trait]
+pub trait Read: Send + Sync {
+    /// A batch.
+    async fn batch(&self, tenant: &TenantId, batch: BatchId) -> StoreResult<Batch>;
+
+    /// Counts of a batch, computed from its heads in one snapshot.
+    async fn progress(&self, tenant: &TenantId, batch: BatchId) -> StoreResult<Progress>;
+
+    /// Outcomes from index `from` on, as far as `limit` allows.
+    async fn outcomes(&self, tenant: &TenantId, batch: BatchId, from: u32, limit: PageLimit) -> StoreResult<OutcomePage>;
+
+    /// The rows of the chunk that holds item `index`.
+    async fn rows(&self, tenant: &TenantId, batch: BatchId, index: u32) -> StoreResult<BlockRow>;
+
+    /// The committed parts of a batch as (part, digest), by part.
+    async fn parts(&self, tenant: &TenantId, batch: BatchId) -> StoreResult<Vec<(u32, [u8; 32])>>;
+
+    /// Every batch of the tenant, newest first, at most `limit`.
+    async fn batches(&self, tenant: &TenantId, limit: u32) -> StoreResult<Vec<Batch>>;
+
+    /// The fleet-wide change counter of batches, as [`BeatAnswer::Alive`] gives it.
+    async fn changes(&self) -> StoreResult<u64>;
+}
+
+/// Everything a store must offer.
+pub trait Store: Intake + Work + Sessions + Admission + Close + Control + Read {}
+
+impl<T: Intake + Work + Sessions + Admission + Close + Control + Read> Store for T {}

@@ -1,0 +1,138 @@
+//! The one shape every provider is called by: what is asked, what comes back, and the trait between.
+//!
+//! A request borrows its parts by `Arc`, since the rows of a batch share the model, the settings and the schema.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use promptmill_domain::{Flag, Message, ModelSettings, Money, Tokens};
+use serde_json::Value;
+
+use crate::failure::CallFailure;
+
+/// One call to make.
+#[derive(Debug, Clone)]
+pub struct ChatRequest {
+    /// The name the provider knows the model by.
+    pub model: Arc<str>,
+    /// The conversation so far, rendered.
+    pub messages: Vec<Message>,
+    /// Sampling settings and pass-through options.
+    pub settings: Arc<ModelSettings>,
+    /// What the provider is asked to constrain the reply to.
+    pub format: ResponseFormat,
+    /// Stable for one item over all of its calls; only the demo provider draws from it.
+    pub seed_hint: u64,
+    /// An opaque marker of the item, sent as `X-Client-Request-Id` where it is visible ASCII of at most 128 bytes.
+    pub item_key: Arc<str>,
+    /// Which attempt at the item the call belongs to.
+    pub attempt: u32,
+}
+
+/// What the provider is asked to constrain a reply to. A provider may do so badly: the reply is judged all the same.
+#[derive(Debug, Clone, Default)]
+pub enum ResponseFormat {
+    /// Free text.
+    #[default]
+    Text,
+    /// Any JSON value.
+    Json,
+    /// JSON that a schema accepts.
+    Schema(Arc<ResponseSchema>),
+}
+
+/// A JSON Schema with the name some providers ask for.
+#[derive(Debug, Clone)]
+pub struct ResponseSchema {
+    /// Any text; what a provider would not take as a name is replaced when it is sent.
+    pub name: String,
+    /// The schema, sent as it is.
+    pub schema: Value,
+}
+
+/// Why a reply ended.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum Finish {
+    /// The model was done, or came to a stop text.
+    #[default]
+    Stop,
+    /// The output limit or the context was reached: the content is cut.
+    Length,
+    /// The provider's filter cut the content.
+    ContentFilter,
+    /// The model called a tool.
+    ToolCalls,
+    /// A reason we do not know.
+    Other(String),
+}
+
+impl Finish {
+    /// Reads a provider's word; an absent one counts as [`Finish::Stop`], which is how several local servers end.
+    pub(crate) fn from_wire(word: Option<&str>) -> Self {
+        match word {
+            None | Some("" | "stop" | "eos" | "end_turn" | "stop_sequence") => Self::Stop,
+            Some("length" | "max_tokens") => Self::Length,
+            Some("content_filter") => Self::ContentFilter,
+            Some("tool_calls" | "function_call") => Self::ToolCalls,
+            Some(other) => Self::Other(other.chars().filter(|c| !c.is_control()).take(64).collect()),
+        }
+    }
+}
+
+/// A complete reply with content; whether the content is any good is for the caller to judge.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ChatReply {
+    /// The text, neither empty nor over [`crate::MAX_REPLY_CONTENT_BYTES`].
+    pub content: String,
+    /// Why it ended; at [`Finish::Length`] the content is cut.
+    pub finish: Finish,
+    /// Tokens, where the provider reported them.
+    pub usage: Option<Tokens>,
+    /// Cost, where the provider reported it.
+    pub cost: Option<Money>,
+    /// The provider's own id of the generation.
+    pub generation: Option<String>,
+    /// HTTP status.
+    pub status: u16,
+    /// What else the reader of the outcome should know.
+    pub flags: Vec<Flag>,
+}
+
+/// A model a provider offers.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ModelListing {
+    /// The name to call it by.
+    pub id: String,
+    /// The most tokens of prompt and reply together.
+    pub context_length: Option<u32>,
+    /// The most tokens of one reply.
+    pub max_completion_tokens: Option<u32>,
+    /// Price of one prompt token.
+    pub prompt_price: Option<Money>,
+    /// Price of one token of the reply.
+    pub completion_price: Option<Money>,
+    /// Whether some endpoint constrains replies by a schema, where the provider says.
+    pub structured_outputs: Option<bool>,
+}
+
+/// A provider with one credential: what a lane is made of.
+#[async_trait]
+pub trait ChatProvider: Send + Sync {
+    /// The provider's name in our configuration, the part of a model reference before the colon.
+    fn name(&self) -> &str;
+
+    /// The name, not the secret, of the credential the calls are made with.
+    fn credential_name(&self) -> &str;
+
+    /// Makes one call and reads its whole reply; never retries by itself. Dropping the future gives the call up.
+    ///
+    /// # Errors
+    /// A reply that is absent, broken, empty, cut before any content or larger than we read.
+    async fn chat(&self, request: &ChatRequest) -> Result<ChatReply, CallFailure>;
+
+    /// Lists the models the provider offers.
+    ///
+    /// # Errors
+    /// As for a call.
+    async fn models(&self) -> Result<Vec<ModelListing>, CallFailure>;
+}

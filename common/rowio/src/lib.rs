@@ -1,0 +1,33 @@
+//! Rows in, outcomes out: how a file (or any stream of bytes) becomes checked rows and stored blocks, and how
+//! outcomes become JSON Lines or CSV.
+//!
+//! Everything streams: memory does not grow with the number of rows, except for 16 bytes and their table slot
+//! per `custom_id`. Nothing here knows paths, HTTP or stores; it works on `std::io::Read` and `std::io::Write`.
+//! Start at [`RowReader`] for rows, at [`BlockBuilder`] for what is stored, at [`OutcomeWriter`] for results.
+
+mod block;
+mod csv_rows;
+mod custom_id;
+mod digest;
+mod format;
+mod input;
+mod json;
+mod ndjson;
+mod outcome;
+mod problem;
+mod reader;
+mod records;
+mod sample;
+mod stored;
+
+pub use block::{BlockBuilder, CorruptBlock, RowBlock, decode_block, decode_range};
+pub use digest::RowsDigest;
+pub use format::{RowFormat, UnknownFormat};
+pub use input::NotText;
+pub use outcome::{
+    CsvColumns, CsvDialect, CsvOptions, OutcomeFailure, OutcomeRecord, OutcomeWriter, Seal, WriteError,
+};
+pub use problem::{ReadError, RowProblem, RowProblems};
+pub use reader::{CheckedRow, ReadRow, RowLimits, RowReader};
+pub use sample::{Reservoir, Sample, sample_rows};
+pub use stored::StoredRow;

@@ -1,0 +1,18 @@
+//! Outcomes out, as JSON Lines (lossless) or CSV (for tables).
+//!
+//! JSON Lines: one object per line with the members `index`, `custom_id`, `outcome` (`succeeded`, `failed`, `cancelled`,
+//! `expired`), `output`, `error` (`kind`, `message`), `attempts`, `calls`, `tokens` (`prompt`, `completion`), `cost`
+//! (US dollars as a decimal string; null when no call told one) and `flags`, all always there and in this order, and
+//! `input` last where it was asked for. CSV: see [`CsvColumns`] for the columns, [`CsvDialect`] for the cells.
+
+mod cell;
+mod columns;
+mod record;
+mod table;
+mod writer;
+
+pub use cell::CsvDialect;
+pub use columns::CsvColumns;
+pub use record::{OutcomeFailure, OutcomeRecord, Seal};
+pub use table::CsvOptions;
+pub use writer::{OutcomeWriter, WriteError};

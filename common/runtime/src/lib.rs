@@ -1,0 +1,15 @@
+//! From configuration to running parts: providers, store and hub behind their ports, the clock, logs, and shutdown.
+//!
+//! The roles get an [`Engine`] and know nothing about which store or hub is behind it. Start at [`Engine::embedded`].
+
+mod clock;
+mod engine;
+mod providers;
+mod shutdown;
+mod telemetry;
+
+pub use clock::SystemClock;
+pub use engine::{Engine, EngineError};
+pub use providers::{ProviderError, ProviderSettings, Providers};
+pub use shutdown::shutdown_signals;
+pub use telemetry::{LogFormat, init_telemetry};

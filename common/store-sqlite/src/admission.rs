@@ -1,0 +1,99 @@
+//! `Admission`: which chunks may run, and which wait to be hinted again.
+
+use std::collections::HashMap;
+
+use async_trait::async_trait;
+use promptmill_domain::{Batch, BatchEvent, BatchId, ChunkId, HeadEvent};
+use promptmill_ports::{Admission, StoreResult};
+use rusqlite::{Connection, params};
+
+use crate::SqliteStore;
+use crate::batches::{self, BatchNum, Found, int, low};
+use crate::fault::Fault;
+use crate::heads::{self, Changed, READY, WAITING};
+
+/// About what a head costs in a group.
+const HEAD: usize = 1024;
+
+#[async_trait]
+impl Admission for SqliteStore {
+    async fn open_batches(&self) -> StoreResult<Vec<Batch>> {
+        self.read(batches::load_open).await
+    }
+
+    async fn waiting(&self, batch: BatchId, limit: u32) -> StoreResult<Vec<ChunkId>> {
+        self.read(move |db| {
+            let Some(found) = batches::find(db, batch)? else { return Ok(Vec::new()) };
+            let keys = heads::in_state(db, found.num, WAITING, found.num.key(0) - 1, limit)?;
+            Ok(keys.into_iter().map(|key| ChunkId { batch, n: low(key) }).collect())
+        })
+        .await
+    }
+
+    async fn admit(&self, chunks: &[ChunkId], now_ms: u64) -> StoreResult<Vec<ChunkId>> {
+        let chunks = chunks.to_vec();
+        self.write(HEAD * chunks.len(), move |db| admit(db, &chunks, now_ms)).await
+    }
+
+    async fn wake(&self, limit: u32, now_ms: u64) -> StoreResult<Vec<ChunkId>> {
+        self.write(HEAD, move |db| wake(db, limit, now_ms)).await
+    }
+
+    async fn ready(&self, after: Option<ChunkId>, limit: u32) -> StoreResult<Vec<ChunkId>> {
+        self.read(move |db| ready(db, after, limit)).await
+    }
+}
+
+fn admit(db: &Connection, chunks: &[ChunkId], now_ms: u64) -> Result<Vec<ChunkId>, Fault> {
+    let mut known = HashMap::<BatchId, Option<Found>>::new();
+    let mut admitted = Vec::with_capacity(chunks.len());
+    for &chunk in chunks {
+        let found = match known.get_mut(&chunk.batch) {
+            Some(found) => found,
+            None => known.entry(chunk.batch).or_insert(batches::find(db, chunk.batch)?),
+        };
+        let Some(found) = found else { continue };
+        // A paused or closing batch admits nothing.
+        let Ok(running) = found.state.decide(&BatchEvent::Admit) else { continue };
+        let Changed::Applied(_) = heads::change(db, found.num.key(chunk.n), HeadEvent::Admit, now_ms)? else { continue };
+        if running != found.state {
+            batches::set_state(db, found.num, &running)?;
+            found.state = running;
+        }
+        admitted.push(chunk);
+    }
+    Ok(admitted)
+}
+
+fn wake(db: &Connection, limit: u32, now_ms: u64) -> Result<Vec<ChunkId>, Fault> {
+    let mut statement = db.prepare_cached("SELECT id FROM heads WHERE due <= ?1 ORDER BY due LIMIT ?2")?;
+    let due = statement.query_map(params![int(now_ms), limit], |row| row.get(0))?.collect::<Result<Vec<i64>, _>>()?;
+    let mut woken = Vec::with_capacity(due.len());
+    for key in due {
+        if let Changed::Applied(head) = heads::change(db, key, HeadEvent::Wake, now_ms)? {
+            woken.push(head.chunk);
+        }
+    }
+    Ok(woken)
+}
+
+fn ready(db: &Connection, after: Option<ChunkId>, limit: u32) -> Result<Vec<ChunkId>, Fault> {
+    let mut batches = db.prepare_cached("SELECT num, id FROM batches WHERE phase = 1 AND id >= ?1 ORDER BY id")?;
+    let from = after.map_or([0; 16], |after| *after.batch.as_bytes());
+    let open = batches.query_map([from], |row| Ok((BatchNum(row.get(0)?), BatchId::from_bytes(row.get(1)?))))?;
+    let mut ready = Vec::new();
+    for batch in open {
+        let (num, batch) = batch?;
+        let room = limit.saturating_sub(u32::try_from(ready.len()).unwrap_or(limit));
+        if room == 0 {
+            break;
+        }
+        let before = match after {
+            Some(after) if after.batch == batch => num.key(after.n),
+            Some(_) | None => num.key(0) - 1,
+        };
+        let keys = heads::in_state(db, num, READY, before, room)?;
+        ready.extend(keys.into_iter().map(|key| ChunkId { batch, n: low(key) }));
+    }
+    Ok(ready)
+}

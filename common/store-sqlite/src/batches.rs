@@ -1,0 +1,203 @@
+//! The batch's row: how it is found, read and changed.
+//!
+//! Every lookup by id goes through [`find`] or [`owned`], so that a foreign tenant and a batch that is being deleted are
+//! the same as no batch.
+
+use promptmill_domain::{Batch, BatchId, BatchState, TenantId};
+use promptmill_ports::StoreError;
+use rusqlite::{Connection, OptionalExtension as _, Row, params};
+
+use crate::fault::Fault;
+
+/// A batch's number: the upper half of the keys of its heads and outcomes. Never given twice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct BatchNum(pub(crate) i64);
+
+impl BatchNum {
+    /// The key of the head or outcome with the number `low` in the batch.
+    pub(crate) fn key(self, low: u32) -> i64 {
+        (self.0 << 32) | i64::from(low)
+    }
+
+    /// First and last key of the batch.
+    pub(crate) fn range(self) -> (i64, i64) {
+        (self.key(0), self.key(u32::MAX))
+    }
+}
+
+/// The lower half of a key.
+pub(crate) fn low(key: i64) -> u32 {
+    u32::try_from(key & i64::from(u32::MAX)).unwrap_or(u32::MAX)
+}
+
+/// `batches.phase`: the state as far as an index needs it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Phase {
+    /// Rows are coming in.
+    Draft = 0,
+    /// Neither draft nor final.
+    Open = 1,
+    /// Final.
+    Final = 2,
+    /// Being deleted, and gone for everyone but that.
+    Deleting = 3,
+}
+
+impl Phase {
+    /// The phase of a state.
+    pub(crate) fn of(state: &BatchState) -> Self {
+        match state {
+            BatchState::Draft => Self::Draft,
+            state if state.is_final() => Self::Final,
+            _ => Self::Open,
+        }
+    }
+}
+
+/// What most steps need to know of a batch.
+#[derive(Debug, Clone)]
+pub(crate) struct Found {
+    /// Its number.
+    pub(crate) num: BatchNum,
+    /// Whose it is.
+    pub(crate) tenant: TenantId,
+    /// Where it stands.
+    pub(crate) state: BatchState,
+    /// Priority of its chunks.
+    pub(crate) priority: i16,
+    /// Number of rows.
+    pub(crate) total: u32,
+}
+
+/// The batch of any tenant.
+pub(crate) fn find(db: &Connection, batch: BatchId) -> Result<Option<Found>, Fault> {
+    let sql = "SELECT num, tenant, state, priority, total FROM batches WHERE id = ?1 AND phase <> 3";
+    let read = |row: &Row<'_>| {
+        Ok((BatchNum(row.get(0)?), row.get::<_, String>(1)?, row.get::<_, String>(2)?, row.get(3)?, row.get(4)?))
+    };
+    let Some((num, tenant, state, priority, total)) = db.prepare_cached(sql)?.query_row([batch.as_bytes()], read).optional()?
+    else {
+        return Ok(None);
+    };
+    Ok(Some(Found { num, tenant: parse_tenant(&tenant)?, state: from_json(&state, "batch state")?, priority, total }))
+}
+
+/// The batch of this tenant.
+///
+/// # Errors
+/// `NotFound` when there is none.
+pub(crate) fn owned(db: &Connection, tenant: &TenantId, batch: BatchId) -> Result<Found, Fault> {
+    match find(db, batch)? {
+        Some(found) if found.tenant == *tenant => Ok(found),
+        Some(_) | None => Err(Fault::Store(StoreError::NotFound)),
+    }
+}
+
+/// Writes the state and counts the change.
+pub(crate) fn set_state(db: &Connection, num: BatchNum, state: &BatchState) -> Result<(), Fault> {
+    let sql = "UPDATE batches SET state = ?2, phase = ?3, ver = ver + 1 WHERE num = ?1";
+    db.prepare_cached(sql)?.execute(params![num.0, to_json(state), Phase::of(state) as i64])?;
+    Ok(())
+}
+
+/// Counts a change for sessions to see.
+pub(crate) fn bump_changes(db: &Connection) -> Result<(), Fault> {
+    db.prepare_cached("UPDATE meta SET value = value + 1 WHERE key = 'changes'")?.execute([])?;
+    Ok(())
+}
+
+/// The change counter.
+pub(crate) fn changes(db: &Connection) -> Result<u64, Fault> {
+    let sql = "SELECT value FROM meta WHERE key = 'changes'";
+    Ok(db.prepare_cached(sql)?.query_row([], |row| row.get(0))?)
+}
+
+const COLUMNS: &str = "id, tenant, state, ver, spec, limits, total, created_ms, final_counts";
+
+/// The whole batch of this tenant.
+///
+/// # Errors
+/// `NotFound` when there is none.
+pub(crate) fn load(db: &Connection, tenant: &TenantId, batch: BatchId) -> Result<Batch, Fault> {
+    let sql = format!("SELECT {COLUMNS} FROM batches WHERE id = ?1 AND tenant = ?2 AND phase <> 3");
+    let raw = db.prepare_cached(&sql)?.query_row(params![batch.as_bytes(), tenant.as_str()], RawBatch::read).optional()?;
+    raw.ok_or(Fault::Store(StoreError::NotFound))?.decode()
+}
+
+/// Every batch that is neither draft nor final, oldest first.
+pub(crate) fn load_open(db: &Connection) -> Result<Vec<Batch>, Fault> {
+    let sql = format!("SELECT {COLUMNS} FROM batches WHERE phase = 1 ORDER BY id");
+    let mut statement = db.prepare_cached(&sql)?;
+    let rows = statement.query_map([], RawBatch::read)?;
+    rows.map(|raw| raw?.decode()).collect()
+}
+
+/// The tenant's batches, newest first.
+pub(crate) fn load_newest(db: &Connection, tenant: &TenantId, limit: u32) -> Result<Vec<Batch>, Fault> {
+    let sql = format!("SELECT {COLUMNS} FROM batches WHERE tenant = ?1 AND phase <> 3 ORDER BY id DESC LIMIT ?2");
+    let mut statement = db.prepare_cached(&sql)?;
+    let rows = statement.query_map(params![tenant.as_str(), limit], RawBatch::read)?;
+    rows.map(|raw| raw?.decode()).collect()
+}
+
+struct RawBatch {
+    id: [u8; 16],
+    tenant: String,
+    state: String,
+    ver: u64,
+    spec: String,
+    limits: String,
+    total: u32,
+    created_ms: u64,
+    final_counts: Option<String>,
+}
+
+impl RawBatch {
+    fn read(row: &Row<'_>) -> rusqlite::Result<Self> {
+        Ok(Self {
+            id: row.get(0)?,
+            tenant: row.get(1)?,
+            state: row.get(2)?,
+            ver: row.get(3)?,
+            spec: row.get(4)?,
+            limits: row.get(5)?,
+            total: row.get(6)?,
+            created_ms: row.get(7)?,
+            final_counts: row.get(8)?,
+        })
+    }
+
+    fn decode(self) -> Result<Batch, Fault> {
+        Ok(Batch {
+            id: BatchId::from_bytes(self.id),
+            tenant: parse_tenant(&self.tenant)?,
+            state: from_json(&self.state, "batch state")?,
+            ver: self.ver,
+            spec: from_json(&self.spec, "batch spec")?,
+            limits: from_json(&self.limits, "batch limits")?,
+            total: self.total,
+            created_ms: self.created_ms,
+            final_counts: self.final_counts.map(|json| from_json(&json, "final counts")).transpose()?,
+        })
+    }
+}
+
+/// A tenant id read back.
+pub(crate) fn parse_tenant(text: &str) -> Result<TenantId, Fault> {
+    text.parse().map_err(|_| Fault::corrupt("a tenant id"))
+}
+
+/// A value as it is stored.
+pub(crate) fn to_json<T: serde::Serialize>(value: &T) -> String {
+    serde_json::to_string(value).expect("our records have string keys only and serialise without failing")
+}
+
+/// A value read back; `what` names it should it be damaged. The text itself never reaches an error.
+pub(crate) fn from_json<T: serde::de::DeserializeOwned>(json: &str, what: &str) -> Result<T, Fault> {
+    serde_json::from_str(json).map_err(|_| Fault::corrupt(what))
+}
+
+/// An unsigned number as SQLite keeps it; what is beyond the signed range is cut to its end.
+pub(crate) fn int(value: u64) -> i64 {
+    i64::try_from(value).unwrap_or(i64::MAX)
+}

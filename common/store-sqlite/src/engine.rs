@@ -1,0 +1,263 @@
+//! The writer: one thread that runs commands in groups, one transaction and one sync a group.
+//!
+//! Each command runs under a savepoint, so that one that fails takes nothing of the others with it. Nobody is answered
+//! before the commit; a failed commit answers `Unavailable` to the whole group. After an error of the disk the connection
+//! is opened anew, so the store recovers without a restart when the disk does.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::thread::JoinHandle;
+
+use promptmill_ports::{StoreError, StoreResult};
+use rusqlite::Connection;
+use tokio::sync::mpsc::error::TryRecvError;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+
+use crate::batches::BatchNum;
+use crate::fault::Fault;
+use crate::{delete, schema};
+
+/// Commands of one transaction.
+const GROUP: usize = 64;
+/// Bytes of one transaction after which it is closed.
+const GROUP_BYTES: usize = 8 * 1024 * 1024;
+/// Commands that may wait for the writer.
+const WAITING: usize = 256;
+/// KiB of commands that may wait for the writer; a single larger one waits alone.
+const WAITING_KIB: u32 = 64 * 1024;
+
+/// The async side of the writer thread.
+#[derive(Debug)]
+pub(crate) struct Writer {
+    commands: Option<mpsc::Sender<Box<dyn Command>>>,
+    room: Arc<Semaphore>,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// What the writer thread needs to open its connection again.
+#[derive(Debug)]
+pub(crate) struct WriterFile {
+    /// The database file.
+    pub(crate) file: PathBuf,
+    /// Page cache, KiB.
+    pub(crate) cache_kib: u32,
+    /// The most pages the file may have; 0 is SQLite's own limit.
+    pub(crate) max_pages: Arc<AtomicU32>,
+}
+
+impl WriterFile {
+    /// Opens the connection.
+    pub(crate) fn connect(&self) -> Result<Connection, Fault> {
+        schema::connect_writer(&self.file, self.cache_kib, self.max_pages.load(Ordering::Relaxed))
+    }
+}
+
+impl Writer {
+    /// Starts the thread on an open connection. `leftovers` are batches whose deletion a crash cut short; they are deleted
+    /// while nothing else is to do.
+    pub(crate) fn start(db: Connection, file: WriterFile, leftovers: Vec<BatchNum>) -> std::io::Result<Self> {
+        let (commands, queue) = mpsc::channel(WAITING);
+        let thread = std::thread::Builder::new()
+            .name("store-writer".to_owned())
+            .spawn(move || WriterThread { db: Some(db), file, queue, leftovers }.run())?;
+        let room = Arc::new(Semaphore::new(WAITING_KIB as usize));
+        Ok(Self { commands: Some(commands), room, thread: Some(thread) })
+    }
+
+    /// Runs `work` in the next group and answers once it is committed. `bytes` is about what it writes.
+    pub(crate) async fn run<T: Send + 'static>(
+        &self,
+        bytes: usize,
+        work: impl FnOnce(&Connection) -> Result<T, Fault> + Send + 'static,
+    ) -> StoreResult<T> {
+        let kib = u32::try_from(bytes / 1024 + 1).unwrap_or(WAITING_KIB).min(WAITING_KIB);
+        let room = Arc::clone(&self.room).acquire_many_owned(kib).await.map_err(StoreError::unavailable)?;
+        let (reply, answer) = oneshot::channel();
+        let pending = Pending { work: Some(work), result: None, reply, bytes, _room: room };
+        let Some(commands) = &self.commands else { return Err(writer_ended()) };
+        commands.send(Box::new(pending)).await.map_err(|_| writer_ended())?;
+        answer.await.map_err(|_| writer_ended())?
+    }
+
+    /// Lets the thread finish what waits, and waits for that.
+    pub(crate) fn stop(&mut self) {
+        self.commands = None;
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            tracing::error!("the store's writer ended by a panic");
+        }
+    }
+}
+
+fn writer_ended() -> StoreError {
+    StoreError::unavailable("the store's writer has ended")
+}
+
+/// A step of the writer, its result held back until the commit.
+trait Command: Send {
+    fn bytes(&self) -> usize;
+    /// Does the work. `Err` says that it failed and whether the connection is to be opened anew.
+    fn run(&mut self, db: &Connection) -> Result<(), Tainted>;
+    fn answer(self: Box<Self>, committed: bool);
+}
+
+/// Whether an error puts the connection itself in doubt.
+struct Tainted(bool);
+
+struct Pending<T, F> {
+    work: Option<F>,
+    result: Option<StoreResult<T>>,
+    reply: oneshot::Sender<StoreResult<T>>,
+    bytes: usize,
+    _room: OwnedSemaphorePermit,
+}
+
+impl<T: Send, F: FnOnce(&Connection) -> Result<T, Fault> + Send> Command for Pending<T, F> {
+    fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    fn run(&mut self, db: &Connection) -> Result<(), Tainted> {
+        let Some(work) = self.work.take() else { return Err(Tainted(false)) };
+        match work(db) {
+            Ok(value) => {
+                self.result = Some(Ok(value));
+                Ok(())
+            }
+            Err(fault) => {
+                let tainted = Tainted(fault.taints_connection());
+                self.result = Some(Err(fault.into()));
+                Err(tainted)
+            }
+        }
+    }
+
+    fn answer(self: Box<Self>, committed: bool) {
+        let Self { result, reply, .. } = *self;
+        let unavailable = || Err(StoreError::unavailable("the write was not committed"));
+        let answer = match result {
+            // What a command of a lost group saw may never have been; its own failure is still the better word.
+            Some(result @ Err(StoreError::Unavailable(_) | StoreError::Corrupt(_))) => result,
+            Some(result) if committed => result,
+            Some(_) | None => unavailable(),
+        };
+        // Nobody waits any more: the caller took the result for unknown, which the contracts allow.
+        drop(reply.send(answer));
+    }
+}
+
+struct WriterThread {
+    db: Option<Connection>,
+    file: WriterFile,
+    queue: mpsc::Receiver<Box<dyn Command>>,
+    leftovers: Vec<BatchNum>,
+}
+
+impl WriterThread {
+    fn run(mut self) {
+        while let Some(first) = self.next() {
+            let mut group = vec![first];
+            let committed = match self.run_group(&mut group) {
+                Ok(healthy) => {
+                    if !healthy {
+                        self.db = None;
+                    }
+                    true
+                }
+                Err(fault) => {
+                    self.db = None;
+                    tracing::error!(error = ?fault, commands = group.len(), "a group of writes was not committed");
+                    false
+                }
+            };
+            for command in group {
+                command.answer(committed);
+            }
+        }
+    }
+
+    /// The next command, or `None` at the end. While none waits, unfinished deletions go on.
+    fn next(&mut self) -> Option<Box<dyn Command>> {
+        while let Some(num) = self.leftovers.last().copied() {
+            match self.queue.try_recv() {
+                Ok(command) => return Some(command),
+                Err(TryRecvError::Disconnected) => return None,
+                Err(TryRecvError::Empty) => match self.delete_some(num) {
+                    Ok(false) => {}
+                    Ok(true) => drop(self.leftovers.pop()),
+                    Err(fault) => {
+                        tracing::warn!(error = ?fault, "an unfinished deletion waits for the next start");
+                        self.leftovers.clear();
+                    }
+                },
+            }
+        }
+        self.queue.blocking_recv()
+    }
+
+    fn delete_some(&mut self, num: BatchNum) -> Result<bool, Fault> {
+        let transaction = self.connection()?.unchecked_transaction()?;
+        let gone = delete::step(&transaction, num)?;
+        transaction.commit()?;
+        Ok(gone)
+    }
+
+    fn connection(&mut self) -> Result<&Connection, Fault> {
+        let db = match self.db.take() {
+            Some(db) => db,
+            None => self.file.connect()?,
+        };
+        Ok(self.db.insert(db))
+    }
+
+    /// Runs the first command and those that wait behind it, adding them to `group`, and commits. Answers whether the
+    /// connection is still good.
+    fn run_group(&mut self, group: &mut Vec<Box<dyn Command>>) -> Result<bool, Fault> {
+        self.connection()?;
+        let Some(db) = &self.db else { return Err(Fault::Store(writer_ended())) };
+        execute(db, "BEGIN IMMEDIATE")?;
+        let mut healthy = true;
+        let mut bytes = 0;
+        loop {
+            if let Some(command) = group.last_mut() {
+                bytes += command.bytes();
+                healthy &= run_one(db, command.as_mut())?;
+            }
+            if group.len() >= GROUP || bytes >= GROUP_BYTES {
+                break;
+            }
+            match self.queue.try_recv() {
+                Ok(command) => group.push(command),
+                Err(TryRecvError::Empty | TryRecvError::Disconnected) => break,
+            }
+        }
+        execute(db, "COMMIT")?;
+        Ok(healthy)
+    }
+}
+
+/// Runs one command under a savepoint. `Err` means that the whole transaction is lost.
+fn run_one(db: &Connection, command: &mut dyn Command) -> Result<bool, Fault> {
+    execute(db, "SAVEPOINT command")?;
+    let ran = command.run(db);
+    // SQLite may end the transaction by itself when the disk is full or fails.
+    if db.is_autocommit() {
+        return Err(Fault::Store(StoreError::unavailable("the transaction was rolled back")));
+    }
+    let healthy = match ran {
+        Ok(()) => true,
+        Err(Tainted(tainted)) => {
+            execute(db, "ROLLBACK TO command")?;
+            !tainted
+        }
+    };
+    execute(db, "RELEASE command")?;
+    Ok(healthy)
+}
+
+fn execute(db: &Connection, sql: &str) -> Result<(), Fault> {
+    db.prepare_cached(sql)?.execute([])?;
+    Ok(())
+}

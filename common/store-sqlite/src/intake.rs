@@ -1,0 +1,207 @@
+//! `Intake`: rows come in, a draft becomes a queued batch.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use promptmill_domain::chunk::{ChunkCut, FrozenPart};
+use promptmill_domain::{BatchEvent, BatchId, BatchState, ItemCode, LaneId, TenantId, UploadId};
+use promptmill_ports::{Created, Intake, NewBatch, PartCommit, RowBlock, StoreResult};
+use rusqlite::{Connection, OptionalExtension as _, params};
+
+use crate::SqliteStore;
+use crate::batches::{self, BatchNum, Found, Phase, int, to_json};
+use crate::fault::Fault;
+use crate::heads::WAITING;
+
+/// Blocks of a replaced upload deleted with the replacement; what is beyond goes with the batch.
+const REPLACED_BLOCKS: u32 = 1_000;
+
+/// About what a small record costs in a group.
+const SMALL: usize = 512;
+
+#[async_trait]
+impl Intake for SqliteStore {
+    async fn create(&self, tenant: &TenantId, batch: NewBatch) -> StoreResult<Created> {
+        let tenant = tenant.clone();
+        self.write(SMALL + batch.spec.template.len(), move |db| create(db, &tenant, &batch)).await
+    }
+
+    async fn put_rows(&self, tenant: &TenantId, batch: BatchId, upload: UploadId, blocks: Vec<RowBlock>) -> StoreResult<()> {
+        let tenant = tenant.clone();
+        let bytes = blocks.iter().map(|block| block.bytes.len()).sum();
+        self.write(bytes, move |db| put_rows(db, &tenant, batch, upload, &blocks)).await
+    }
+
+    async fn commit_part(&self, tenant: &TenantId, batch: BatchId, part: PartCommit) -> StoreResult<()> {
+        let tenant = tenant.clone();
+        self.write(SMALL, move |db| commit_part(db, &tenant, batch, &part)).await
+    }
+
+    async fn begin_submit(&self, tenant: &TenantId, batch: BatchId) -> StoreResult<Vec<FrozenPart>> {
+        let tenant = tenant.clone();
+        self.write(SMALL, move |db| begin_submit(db, &tenant, batch)).await
+    }
+
+    async fn put_heads(&self, tenant: &TenantId, batch: BatchId, lane: &LaneId, cuts: &[ChunkCut]) -> StoreResult<()> {
+        let (tenant, lane, cuts): (_, _, Arc<[_]>) = (tenant.clone(), lane.clone(), cuts.into());
+        self.write(SMALL * cuts.len(), move |db| put_heads(db, &tenant, batch, &lane, &cuts)).await
+    }
+
+    async fn finish_submit(&self, tenant: &TenantId, batch: BatchId, chunks: u32, total: u32) -> StoreResult<()> {
+        let tenant = tenant.clone();
+        self.write(SMALL, move |db| finish_submit(db, &tenant, batch, chunks, total)).await
+    }
+}
+
+fn create(db: &Connection, tenant: &TenantId, batch: &NewBatch) -> Result<Created, Fault> {
+    if let Some(key) = &batch.idem_key {
+        let sql = "SELECT id FROM batches WHERE tenant = ?1 AND idem_key = ?2";
+        let made: Option<[u8; 16]> =
+            db.prepare_cached(sql)?.query_row(params![tenant.as_str(), key], |row| row.get(0)).optional()?;
+        if let Some(id) = made {
+            return Ok(Created::Existing(BatchId::from_bytes(id)));
+        }
+    }
+    let sql = "SELECT tenant = ?2 AND phase <> 3 FROM batches WHERE id = ?1";
+    let known = params![batch.id.as_bytes(), tenant.as_str()];
+    match db.prepare_cached(sql)?.query_row(known, |row| row.get(0)).optional()? {
+        Some(true) => return Ok(Created::Existing(batch.id)),
+        Some(false) => return Err(Fault::conflict("the batch id is taken")),
+        None => {}
+    }
+    let sql = "INSERT INTO batches(id, tenant, idem_key, phase, state, ver, priority, total, created_ms, limits, spec)
+        VALUES (?1, ?2, ?3, ?4, ?5, 0, ?6, 0, ?7, ?8, ?9)";
+    db.prepare_cached(sql)?.execute(params![
+        batch.id.as_bytes(),
+        tenant.as_str(),
+        batch.idem_key,
+        Phase::Draft as i64,
+        to_json(&BatchState::Draft),
+        batch.spec.priority,
+        int(batch.now_ms),
+        to_json(&batch.limits),
+        to_json(&batch.spec),
+    ])?;
+    if db.last_insert_rowid() > i64::from(i32::MAX) {
+        // The number is the upper half of a signed 64-bit key.
+        return Err(Fault::conflict("this store has no more numbers for batches"));
+    }
+    Ok(Created::New)
+}
+
+fn draft(db: &Connection, tenant: &TenantId, batch: BatchId, what: &str) -> Result<Found, Fault> {
+    let found = batches::owned(db, tenant, batch)?;
+    if found.state == BatchState::Draft {
+        return Ok(found);
+    }
+    Err(Fault::conflict(format!("a batch that is {} takes no {what}", found.state.as_str())))
+}
+
+fn put_rows(db: &Connection, tenant: &TenantId, batch: BatchId, upload: UploadId, blocks: &[RowBlock]) -> Result<(), Fault> {
+    let num = draft(db, tenant, batch, "rows")?.num;
+    let mut insert =
+        db.prepare_cached("INSERT OR IGNORE INTO row_blocks(num, upload, seq, len, bytes) VALUES (?1, ?2, ?3, ?4, ?5)")?;
+    for block in blocks {
+        insert.execute(params![num.0, upload.as_bytes(), block.seq, block.len, &block.bytes[..]])?;
+    }
+    Ok(())
+}
+
+fn commit_part(db: &Connection, tenant: &TenantId, batch: BatchId, part: &PartCommit) -> Result<(), Fault> {
+    let num = draft(db, tenant, batch, "parts")?.num;
+    let sql = "SELECT count(*) FROM row_blocks WHERE num = ?1 AND upload = ?2 AND seq < ?3";
+    let stored: u32 =
+        db.prepare_cached(sql)?.query_row(params![num.0, part.upload.as_bytes(), part.blocks], |row| row.get(0))?;
+    if stored != part.blocks {
+        return Err(Fault::conflict(format!("the upload has {stored} of its {} blocks", part.blocks)));
+    }
+    let sql = "SELECT upload FROM parts WHERE num = ?1 AND part = ?2";
+    let old: Option<[u8; 16]> = db.prepare_cached(sql)?.query_row(params![num.0, part.part], |row| row.get(0)).optional()?;
+    let sql = "INSERT OR REPLACE INTO parts(num, part, upload, blocks, digest) VALUES (?1, ?2, ?3, ?4, ?5)";
+    db.prepare_cached(sql)?.execute(params![num.0, part.part, part.upload.as_bytes(), part.blocks, part.digest])?;
+    match old.map(UploadId::from_bytes) {
+        Some(old) if old != part.upload => drop_unreferenced(db, num, old),
+        Some(_) | None => Ok(()),
+    }
+}
+
+fn drop_unreferenced(db: &Connection, num: BatchNum, upload: UploadId) -> Result<(), Fault> {
+    let sql = "DELETE FROM row_blocks WHERE id IN (SELECT id FROM row_blocks WHERE num = ?1 AND upload = ?2 LIMIT ?3)
+        AND NOT EXISTS (SELECT 1 FROM parts WHERE num = ?1 AND upload = ?2)";
+    db.prepare_cached(sql)?.execute(params![num.0, upload.as_bytes(), REPLACED_BLOCKS])?;
+    Ok(())
+}
+
+fn begin_submit(db: &Connection, tenant: &TenantId, batch: BatchId) -> Result<Vec<FrozenPart>, Fault> {
+    let found = batches::owned(db, tenant, batch)?;
+    let next = found.state.decide(&BatchEvent::BeginSubmit)?;
+    let parts = frozen_parts(db, found.num)?;
+    let rows: u64 = parts.iter().flat_map(|part| &part.blocks).map(|len| u64::from(*len)).sum();
+    if rows == 0 {
+        return Err(Fault::conflict("the batch has no rows"));
+    }
+    if rows > u64::from(u32::MAX) {
+        return Err(Fault::conflict("the batch has too many rows"));
+    }
+    if next != found.state {
+        batches::set_state(db, found.num, &next)?;
+    }
+    Ok(parts)
+}
+
+fn frozen_parts(db: &Connection, num: BatchNum) -> Result<Vec<FrozenPart>, Fault> {
+    let mut parts = db.prepare_cached("SELECT upload, blocks FROM parts WHERE num = ?1 ORDER BY part")?;
+    let parts = parts.query_map([num.0], |row| Ok((UploadId::from_bytes(row.get(0)?), row.get(1)?)))?;
+    let mut lens = db.prepare_cached("SELECT len FROM row_blocks WHERE num = ?1 AND upload = ?2 AND seq < ?3 ORDER BY seq")?;
+    let mut frozen = Vec::new();
+    for part in parts {
+        let (upload, count): (UploadId, u32) = part?;
+        let blocks = lens.query_map(params![num.0, upload.as_bytes(), count], |row| row.get(0))?;
+        frozen.push(FrozenPart { upload, blocks: blocks.collect::<Result<_, _>>()? });
+    }
+    Ok(frozen)
+}
+
+fn put_heads(db: &Connection, tenant: &TenantId, batch: BatchId, lane: &LaneId, cuts: &[ChunkCut]) -> Result<(), Fault> {
+    let found = batches::owned(db, tenant, batch)?;
+    match Phase::of(&found.state) {
+        Phase::Draft => return Err(Fault::conflict("a draft has no chunks")),
+        // Someone else finished the same submit: all heads exist.
+        _ if found.state != BatchState::Submitting => return Ok(()),
+        _ => {}
+    }
+    let sql = "INSERT OR IGNORE INTO heads(id, first, state, ver, settles, kills, priority, upload, seq, skip, calls, prompt_tokens,
+            completion_tokens, cost, lane, parked_len, done) VALUES (?1, ?2, ?3, 0, 0, 0, ?4, ?5, ?6, ?7, 0, 0, 0, 0, ?8, 0, ?9)";
+    let mut insert = db.prepare_cached(sql)?;
+    for cut in cuts {
+        insert.execute(params![
+            found.num.key(cut.n),
+            found.num.key(cut.base),
+            WAITING,
+            found.priority,
+            cut.rows.upload.as_bytes(),
+            cut.rows.seq,
+            cut.rows.skip,
+            lane.as_str(),
+            vec![ItemCode::Open.byte(); cut.len as usize],
+        ])?;
+    }
+    Ok(())
+}
+
+fn finish_submit(db: &Connection, tenant: &TenantId, batch: BatchId, chunks: u32, total: u32) -> Result<(), Fault> {
+    let found = batches::owned(db, tenant, batch)?;
+    if Phase::of(&found.state) != Phase::Draft && found.state != BatchState::Submitting {
+        return Ok(());
+    }
+    let next = found.state.decide(&BatchEvent::FinishSubmit)?;
+    let (first, last) = found.num.range();
+    let stored: u32 =
+        db.prepare_cached("SELECT count(*) FROM heads WHERE id BETWEEN ?1 AND ?2")?.query_row([first, last], |row| row.get(0))?;
+    if stored != chunks {
+        return Err(Fault::conflict(format!("{stored} of the batch's {chunks} chunks exist")));
+    }
+    db.prepare_cached("UPDATE batches SET total = ?2 WHERE num = ?1")?.execute(params![found.num.0, total])?;
+    batches::set_state(db, found.num, &next)?;
+    batches::bump_changes(db)
+}

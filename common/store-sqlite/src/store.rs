@@ -1,0 +1,132 @@
+//! The store as its user holds it: opening, the folder's lock, and the two ways into the database.
+
+use std::fs::{File, TryLockError};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU32;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use promptmill_ports::{StoreError, StoreResult};
+use rusqlite::Connection;
+
+use crate::engine::{Writer, WriterFile};
+use crate::fault::Fault;
+use crate::readers::Readers;
+use crate::{delete, schema, sessions};
+
+/// The database in its folder.
+const DATABASE: &str = "promptmill.db";
+/// The file whose lock says that the folder is in use.
+const LOCK: &str = "promptmill.lock";
+
+/// How a [`SqliteStore`] is set up.
+#[derive(Debug, Clone)]
+pub struct SqliteOptions {
+    /// Threads that read; at least one.
+    pub readers: usize,
+    /// Page cache of each connection, KiB.
+    pub cache_kib: u32,
+    /// The most 4 KiB pages the file may have; `None` leaves SQLite's own limit.
+    pub max_pages: Option<u32>,
+}
+
+impl Default for SqliteOptions {
+    /// Two readers, 8 MiB of cache each, no limit.
+    fn default() -> Self {
+        Self { readers: 2, cache_kib: 8 * 1024, max_pages: None }
+    }
+}
+
+/// A store in one folder, implementing every store port.
+///
+/// Dropping it waits until what was handed in is written, closes the file and gives the folder free. Share it as
+/// `Arc<SqliteStore>`.
+#[derive(Debug)]
+pub struct SqliteStore {
+    writer: Writer,
+    readers: Readers,
+    max_pages: Arc<AtomicU32>,
+    // Dropped last: the threads have ended by then.
+    _lock: File,
+}
+
+impl SqliteStore {
+    /// Opens the store in `folder`, making both when they are missing, and brings its schema forward. Blocks.
+    ///
+    /// Sessions of before are dead: their leases are revoked and counted as deaths.
+    ///
+    /// # Errors
+    /// `Conflict` when another process uses the folder, or a newer promptmill or another program wrote the file; `Corrupt`
+    /// when it is no database; `Unavailable` when the folder cannot be used.
+    pub fn open(folder: &Path, options: SqliteOptions) -> StoreResult<Self> {
+        std::fs::create_dir_all(folder).map_err(StoreError::unavailable)?;
+        let lock = lock(folder)?;
+        let SqliteOptions { readers, cache_kib, max_pages } = options;
+        let file = folder.join(DATABASE);
+        let max_pages = Arc::new(AtomicU32::new(max_pages.unwrap_or(0)));
+        let writer_file = WriterFile { file: file.clone(), cache_kib, max_pages: Arc::clone(&max_pages) };
+        let mut db = writer_file.connect()?;
+        schema::migrate(&mut db)?;
+        let leftovers = start_anew(&mut db)?;
+        let writer = Writer::start(db, writer_file, leftovers).map_err(StoreError::unavailable)?;
+        let readers = Readers::start(&file, readers, cache_kib).map_err(StoreError::unavailable)?;
+        Ok(Self { writer, readers, max_pages, _lock: lock })
+    }
+
+    /// Runs `work` on the writer thread; answers once it is durable. `bytes` is about what it writes.
+    pub(crate) async fn write<T: Send + 'static>(
+        &self,
+        bytes: usize,
+        work: impl FnOnce(&Connection) -> Result<T, Fault> + Send + 'static,
+    ) -> StoreResult<T> {
+        self.writer.run(bytes, work).await
+    }
+
+    /// Runs `work` on a snapshot.
+    pub(crate) async fn read<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Connection) -> Result<T, Fault> + Send + 'static,
+    ) -> StoreResult<T> {
+        self.readers.run(work).await
+    }
+
+    /// Changes the limit of the file's size; 0 is none.
+    pub(crate) async fn set_max_pages(&self, pages: u32) -> StoreResult<()> {
+        self.max_pages.store(pages, std::sync::atomic::Ordering::Relaxed);
+        let pages = if pages == 0 { u32::MAX - 1 } else { pages };
+        self.write(0, move |db| Ok(db.pragma_update(None, "max_page_count", pages)?)).await
+    }
+}
+
+impl Drop for SqliteStore {
+    fn drop(&mut self) {
+        self.readers.stop();
+        self.writer.stop();
+    }
+}
+
+fn lock(folder: &Path) -> StoreResult<File> {
+    let lock = File::options().create(true).truncate(false).write(true).open(folder.join(LOCK));
+    let lock = lock.map_err(StoreError::unavailable)?;
+    match lock.try_lock() {
+        Ok(()) => Ok(lock),
+        Err(TryLockError::WouldBlock) => {
+            Err(StoreError::Conflict(format!("another process uses the data folder {}", folder.display())))
+        }
+        Err(TryLockError::Error(error)) => Err(StoreError::unavailable(error)),
+    }
+}
+
+/// Takes the chunks of all sessions of before, and answers the deletions that were cut short.
+fn start_anew(db: &mut Connection) -> Result<Vec<crate::batches::BatchNum>, Fault> {
+    let transaction = db.transaction()?;
+    // Only parked items compare with it; a wall clock that jumped makes them due early or late, never lost.
+    let now_ms = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| u64::try_from(now.as_millis()).unwrap_or(u64::MAX));
+    let revoked = sessions::bury_all(&transaction, now_ms)?;
+    let leftovers = delete::leftovers(&transaction)?;
+    transaction.commit()?;
+    if revoked > 0 {
+        tracing::info!(chunks = revoked, "took the chunks of sessions that did not end as planned");
+    }
+    Ok(leftovers)
+}

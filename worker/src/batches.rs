@@ -1,0 +1,263 @@
+//! The batches this worker has chunks of: compiled plan, gate, budget and guard of each.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use async_trait::async_trait;
+use promptmill_domain::batch::GUARD_SAMPLE;
+use promptmill_domain::{
+    Batch, BatchEvent, BatchId, BatchLimits, Counts, Ending, FailureKind, Money, Outcome, PauseReason, TenantId, Totals,
+};
+use promptmill_pipeline::{BatchPlan, Gate, PlanError};
+use promptmill_ports::{Signal, StoreError};
+use promptmill_runtime::Engine;
+use tokio::sync::{Notify, mpsc};
+
+use crate::gate::SessionGate;
+
+/// A batch that cannot be worked on here.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum LoadError {
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error(transparent)]
+    Plan(#[from] PlanError),
+}
+
+/// An order to the store that an item's end gave rise to.
+pub(crate) struct Steer {
+    tenant: TenantId,
+    batch: BatchId,
+    reason: PauseReason,
+}
+
+/// What is shared by the items of one batch in this process.
+pub(crate) struct ActiveBatch {
+    pub(crate) tenant: TenantId,
+    pub(crate) id: BatchId,
+    pub(crate) plan: BatchPlan,
+    session: Arc<SessionGate>,
+    open: AtomicBool,
+    closed: Notify,
+    limits: Mutex<BatchLimits>,
+    spent_pico: AtomicU64,
+    guard: Mutex<Guard>,
+    steer: mpsc::UnboundedSender<Steer>,
+}
+
+impl ActiveBatch {
+    fn close(&self) {
+        self.open.store(false, Ordering::Release);
+        self.closed.notify_waiters();
+    }
+
+    fn pause(&self, reason: PauseReason) {
+        self.close();
+        // The receiver ends only with the worker, and then nobody is left to begin anything.
+        let _ = self.steer.send(Steer { tenant: self.tenant.clone(), batch: self.id, reason });
+    }
+
+    fn over_budget(&self) -> bool {
+        let limits = *self.limits.lock().unwrap_or_else(PoisonError::into_inner);
+        limits.max_cost.is_some_and(|max| self.spent_pico.load(Ordering::Acquire) >= max.pico())
+    }
+
+    fn refresh(&self, batch: &Batch) {
+        *self.limits.lock().unwrap_or_else(PoisonError::into_inner) = batch.limits;
+        if batch.state.may_begin() && !self.over_budget() {
+            self.open.store(true, Ordering::Release);
+        } else {
+            self.close();
+        }
+    }
+
+    /// An outcome was recorded: gives the doomed-batch guard its say.
+    pub(crate) fn settled(&self, ending: &Ending) {
+        let opinion = self.guard.lock().unwrap_or_else(PoisonError::into_inner).see(ending);
+        if let Some(reason) = opinion {
+            tracing::warn!(batch.id = %self.id, "the first items all failed for one cause outside the rows; pausing the batch");
+            self.pause(reason);
+        }
+    }
+}
+
+#[async_trait]
+impl Gate for ActiveBatch {
+    fn is_open(&self) -> bool {
+        self.open.load(Ordering::Acquire) && self.session.is_open()
+    }
+
+    async fn closed(&self) {
+        loop {
+            let closed = self.closed.notified();
+            if !self.open.load(Ordering::Acquire) {
+                return;
+            }
+            tokio::select! {
+                () = closed => {}
+                () = self.session.stopping().cancelled() => return,
+            }
+        }
+    }
+
+    fn spent(&self, totals: &Totals) {
+        if totals.cost == Money::ZERO {
+            return;
+        }
+        self.spent_pico.fetch_add(totals.cost.pico(), Ordering::AcqRel);
+        if self.over_budget() && self.open.load(Ordering::Acquire) {
+            self.pause(PauseReason::Budget);
+        }
+    }
+}
+
+/// Watches the first outcomes of a batch for one cause that dooms all of it.
+#[derive(Debug)]
+enum Guard {
+    Off,
+    Watching { seen: u32, kind: Option<FailureKind> },
+}
+
+impl Guard {
+    fn new(wanted: bool, counts: &Counts) -> Self {
+        if wanted && counts.all_succeeded() == 0 { Self::Watching { seen: 0, kind: None } } else { Self::Off }
+    }
+
+    fn see(&mut self, ending: &Ending) -> Option<PauseReason> {
+        let Self::Watching { seen, kind } = self else { return None };
+        match ending {
+            Ending::Failed { kind: cause, message } if cause.dooms_batch() && kind.is_none_or(|first| first == *cause) => {
+                *kind = Some(*cause);
+                *seen += 1;
+                if *seen < GUARD_SAMPLE {
+                    return None;
+                }
+                let reason = PauseReason::Suspect { kind: *cause, message: message.clone() };
+                *self = Self::Off;
+                Some(reason)
+            }
+            Ending::Failed { .. } | Ending::Succeeded { .. } => {
+                *self = Self::Off;
+                None
+            }
+        }
+    }
+}
+
+/// Every batch this worker has chunks of.
+pub(crate) struct Batches {
+    engine: Engine,
+    session: Arc<SessionGate>,
+    active: Mutex<HashMap<BatchId, Arc<ActiveBatch>>>,
+    steer: mpsc::UnboundedSender<Steer>,
+}
+
+impl Batches {
+    /// The registry, and the orders it gives rise to (for [`carry_out`]).
+    pub(crate) fn new(engine: Engine, session: Arc<SessionGate>) -> (Arc<Self>, mpsc::UnboundedReceiver<Steer>) {
+        let (steer, orders) = mpsc::unbounded_channel();
+        (Arc::new(Self { engine, session, active: Mutex::default(), steer }), orders)
+    }
+
+    fn active(&self) -> std::sync::MutexGuard<'_, HashMap<BatchId, Arc<ActiveBatch>>> {
+        // Whole entries only: a panic in between leaves a usable map.
+        self.active.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The batch, compiled at first use.
+    pub(crate) async fn get(&self, tenant: &TenantId, id: BatchId) -> Result<Arc<ActiveBatch>, LoadError> {
+        if let Some(batch) = self.active().get(&id) {
+            return Ok(batch.clone());
+        }
+        let batch = self.engine.store.batch(tenant, id).await?;
+        let counts = self.engine.store.progress(tenant, id).await?.counts;
+        let provider = self.engine.providers.get(batch.spec.model.provider());
+        let provider = provider.ok_or_else(|| PlanError::NoProvider(batch.spec.model.provider().to_owned()))?;
+        let loaded = Arc::new(ActiveBatch {
+            tenant: tenant.clone(),
+            id,
+            plan: BatchPlan::new(id, &batch.spec, provider)?,
+            session: self.session.clone(),
+            open: AtomicBool::new(false),
+            closed: Notify::new(),
+            limits: Mutex::new(batch.limits),
+            spent_pico: AtomicU64::new(counts.totals.cost.pico()),
+            guard: Mutex::new(Guard::new(batch.spec.guard, &counts)),
+            steer: self.steer.clone(),
+        });
+        loaded.refresh(&batch);
+        Ok(self.active().entry(id).or_insert(loaded).clone())
+    }
+
+    /// Reads again the batches whose state or limits may have changed, and forgets those nobody works on.
+    pub(crate) async fn refresh(&self) {
+        let known: Vec<_> = {
+            let mut active = self.active();
+            active.retain(|_, batch| Arc::strong_count(batch) > 1);
+            active.values().cloned().collect()
+        };
+        for batch in known {
+            match self.engine.store.batch(&batch.tenant, batch.id).await {
+                Ok(stored) => batch.refresh(&stored),
+                Err(StoreError::NotFound) => batch.close(),
+                // The next beat tries again; until then the old word holds.
+                Err(error) => tracing::warn!(batch.id = %batch.id, error = %error, "a batch could not be read again"),
+            }
+        }
+    }
+}
+
+/// Carries out the orders until the registry is gone.
+pub(crate) async fn carry_out(engine: Engine, mut orders: mpsc::UnboundedReceiver<Steer>) {
+    while let Some(order) = orders.recv().await {
+        let event = BatchEvent::Pause(order.reason);
+        match engine.store.steer(&order.tenant, order.batch, event).await {
+            Ok(_) => {
+                let _ = engine.signals.publish(Signal::BatchChanged(order.batch)).await;
+            }
+            // It was cancelled or closed meanwhile, which also stops it.
+            Err(StoreError::Conflict(_) | StoreError::NotFound) => {}
+            Err(error) => {
+                tracing::warn!(batch.id = %order.batch, error = %error, "a batch could not be paused; this worker begins nothing of it");
+            }
+        }
+    }
+}
+
+/// What the guard must know of an outcome that is being recorded.
+pub(crate) fn ending_of(outcome: &Outcome) -> Ending {
+    match &outcome.ending {
+        Ending::Failed { kind, message } => Ending::Failed { kind: *kind, message: message.clone() },
+        Ending::Succeeded { repaired, .. } => {
+            Ending::Succeeded { output: promptmill_domain::Output::Text(String::new()), repaired: *repaired }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn failed(kind: FailureKind) -> Ending {
+        Ending::Failed { kind, message: "no such model".into() }
+    }
+
+    fn watch(endings: impl IntoIterator<Item = Ending>) -> Option<PauseReason> {
+        let mut guard = Guard::new(true, &Counts::default());
+        endings.into_iter().filter_map(|ending| guard.see(&ending)).next()
+    }
+
+    #[test]
+    fn the_guard_speaks_when_the_first_items_all_fail_alike_for_a_cause_outside_the_rows() {
+        let sample = GUARD_SAMPLE as usize;
+        let doomed = vec![failed(FailureKind::ModelUnavailable); sample];
+        assert!(matches!(watch(doomed.clone()), Some(PauseReason::Suspect { kind: FailureKind::ModelUnavailable, .. })));
+        assert_eq!(watch(doomed[1..].to_vec()), None);
+        let mut mixed = doomed.clone();
+        mixed[3] = failed(FailureKind::CredentialRefused);
+        mixed.extend(doomed.clone());
+        assert_eq!(watch(mixed), None);
+        assert_eq!(watch(vec![failed(FailureKind::InvalidOutput); 3 * sample]), None);
+    }
+}

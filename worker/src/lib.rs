@@ -1,0 +1,14 @@
+//! The worker role: claims chunks, runs their items on the apalis runtime, settles what they came to.
+//!
+//! One apalis task is one item. The loops are: the session (beats, [`session`]), the pump (claims and feeds, [`pump`]), the
+//! apalis worker ([`runtime`]) and the settler (groups and writes, [`settler`]). Start at [`Worker::start`].
+
+mod batches;
+mod gate;
+mod pump;
+mod runtime;
+mod session;
+mod settler;
+mod worker;
+
+pub use worker::{Worker, WorkerConfig, WorkerError};

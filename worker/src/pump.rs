@@ -1,0 +1,243 @@
+//! The pump: takes hints, claims chunks, and feeds their items to the runtime as slots become free.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use promptmill_domain::{ChunkId, LeaseToken, SessionId};
+use promptmill_pipeline::ItemInput;
+use promptmill_ports::Lease;
+use promptmill_rowio::{StoredRow, decode_range};
+use promptmill_runtime::Engine;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+
+use crate::batches::{ActiveBatch, Batches};
+use crate::gate::SessionGate;
+use crate::runtime::Job;
+use crate::settler::{LeaseKey, SettlerHandle};
+
+/// How long the pump waits for a hint before it looks at the gate again.
+const HINT_WAIT: Duration = Duration::from_millis(500);
+
+/// Pause after a failure of the hub or the store.
+const RETRY: Duration = Duration::from_millis(200);
+
+/// How long a chunk that cannot be run here is kept from coming back.
+const GIVEN_UP_FOR: Duration = Duration::from_secs(5);
+
+/// A chunk in hand: the items that were not begun yet.
+struct Claimed {
+    key: LeaseKey,
+    batch: Arc<ActiveBatch>,
+    items: VecDeque<ItemInput>,
+}
+
+/// The loop's parts.
+pub(crate) struct Pump {
+    pub(crate) engine: Engine,
+    pub(crate) session: SessionId,
+    pub(crate) gate: Arc<SessionGate>,
+    pub(crate) batches: Arc<Batches>,
+    pub(crate) slots: Arc<Semaphore>,
+    pub(crate) settler: SettlerHandle,
+    pub(crate) jobs: mpsc::Sender<Job>,
+}
+
+impl Pump {
+    /// Feeds until the process stops; what was claimed and not begun is let go of.
+    pub(crate) async fn run(self) {
+        let mut claimed: VecDeque<Claimed> = VecDeque::new();
+        // Items of a claimed chunk as of late, so that the pump asks for as many chunks as the free slots need.
+        let mut usual_len = 64;
+        while !self.gate.stopping().is_cancelled() {
+            let unbegun: usize = claimed.iter().map(|chunk| chunk.items.len()).sum();
+            let want = self.slots.available_permits().saturating_sub(unbegun);
+            if unbegun == 0 || want >= usual_len {
+                let wait = if unbegun == 0 { HINT_WAIT } else { Duration::ZERO };
+                let fresh = self.claim(want.div_ceil(usual_len).max(1), wait).await;
+                if let Some(len) = fresh.iter().map(|chunk| chunk.items.len()).max() {
+                    usual_len = len.max(1);
+                }
+                claimed.extend(fresh);
+            }
+            self.feed(&mut claimed).await;
+        }
+        for chunk in claimed {
+            self.settler.dropped(chunk.key, len_of(&chunk.items));
+        }
+    }
+
+    /// Begins items while there are free slots; waits for one slot when there is none.
+    async fn feed(&self, claimed: &mut VecDeque<Claimed>) {
+        let mut waited = false;
+        while let Some(chunk) = claimed.front_mut() {
+            if !self.gate.is_open() || !promptmill_pipeline::Gate::is_open(chunk.batch.as_ref()) {
+                self.settler.dropped(chunk.key, len_of(&chunk.items));
+                claimed.pop_front();
+                continue;
+            }
+            let slot = match self.slots.clone().try_acquire_owned() {
+                Ok(slot) => slot,
+                Err(_) if waited => return,
+                Err(_) => {
+                    waited = true;
+                    tokio::select! {
+                        slot = self.slots.clone().acquire_owned() => slot.expect("the semaphore of slots is never closed"),
+                        () = self.gate.stopping().cancelled() => return,
+                    }
+                }
+            };
+            if let Some(input) = chunk.items.pop_front() {
+                self.begin(chunk.key, chunk.batch.clone(), input, slot, None).await;
+            }
+            if chunk.items.is_empty() {
+                claimed.pop_front();
+            }
+        }
+    }
+
+    async fn begin(
+        &self,
+        key: LeaseKey,
+        batch: Arc<ActiveBatch>,
+        input: ItemInput,
+        slot: OwnedSemaphorePermit,
+        ended: Option<oneshot::Sender<()>>,
+    ) {
+        // The channel ends only with the runtime, when the whole worker is being torn down.
+        let _ = self.jobs.send(Job { key, batch, input, slot, ended }).await;
+    }
+
+    /// Claims up to `chunks` hinted chunks and makes their items ready.
+    async fn claim(&self, chunks: usize, wait: Duration) -> Vec<Claimed> {
+        let hints = tokio::select! {
+            hints = self.engine.queue.pop(chunks, wait) => hints,
+            () = self.gate.stopping().cancelled() => return vec![],
+        };
+        let hints = match hints {
+            Ok(hints) => hints,
+            Err(error) => return self.pause("the queue", &error).await,
+        };
+        if hints.is_empty() || !self.gate.is_open() {
+            return vec![];
+        }
+        let wanted: Vec<(ChunkId, LeaseToken)> =
+            hints.into_iter().map(|chunk| (chunk, LeaseToken::from_bytes(rand::random()))).collect();
+        match self.engine.store.claim(self.session, &wanted, self.engine.clock.now_ms()).await {
+            Ok(leases) => {
+                let mut claimed = Vec::with_capacity(leases.len());
+                for lease in leases {
+                    claimed.extend(self.open(lease).await);
+                }
+                claimed
+            }
+            // A lease that was made all the same ends with the session, or is put back by nobody sooner: the sweep hints only
+            // what is ready.
+            Err(error) => self.pause("the store", &error).await,
+        }
+    }
+
+    async fn pause(&self, what: &str, error: &(dyn std::error::Error + Sync)) -> Vec<Claimed> {
+        tracing::warn!(error = %error, "{what} gave no chunks");
+        tokio::time::sleep(RETRY).await;
+        vec![]
+    }
+
+    /// Makes the items of a lease ready; a quarantined chunk runs beside the pump, one item at a time.
+    async fn open(&self, lease: Lease) -> Option<Claimed> {
+        let key = LeaseKey { chunk: lease.head.chunk, token: lease.token };
+        let batch = match self.batches.get(&lease.head.tenant, lease.head.chunk.batch).await {
+            Ok(batch) => batch,
+            Err(error) => return self.give_up(key, &error),
+        };
+        let rows = match decode_range(&lease.rows, lease.head.rows.skip as usize, lease.head.len() as usize) {
+            Ok(rows) => rows,
+            Err(error) => return self.give_up(key, &error),
+        };
+        let quarantined = lease.head.in_quarantine();
+        let items = due_items(lease, rows, self.engine.clock.now_ms());
+        self.settler.leased(key, len_of(&items));
+        let claimed = Claimed { key, batch, items };
+        if quarantined {
+            tracing::warn!(chunk = %key.chunk, "two workers died over this chunk; it runs one item at a time");
+            tokio::spawn(self.clone().run_alone(claimed));
+            return None;
+        }
+        Some(claimed)
+    }
+
+    /// Lets go of a chunk that this worker cannot run. It stays leased to the session for a while, so that it does not come
+    /// straight back.
+    fn give_up(&self, key: LeaseKey, error: &(dyn std::error::Error + 'static)) -> Option<Claimed> {
+        tracing::error!(chunk = %key.chunk, error = %error, "a chunk cannot be run here");
+        let (settler, stopping) = (self.settler.clone(), self.gate.stopping().clone());
+        tokio::spawn(async move {
+            let _ = tokio::time::timeout(GIVEN_UP_FOR, stopping.cancelled()).await;
+            settler.leased(key, 0);
+        });
+        None
+    }
+
+    async fn run_alone(self, mut chunk: Claimed) {
+        while let Some(input) = chunk.items.pop_front() {
+            let begun = async {
+                let slot = self.slots.clone().acquire_owned().await.expect("the semaphore of slots is never closed");
+                let now_ms = self.engine.clock.now_ms();
+                let mine = self.engine.store.try_item(chunk.key.chunk, chunk.key.token, input.offset, now_ms).await;
+                matches!(mine, Ok(true)).then_some(slot)
+            };
+            let slot = tokio::select! {
+                slot = begun => slot,
+                () = promptmill_pipeline::Gate::closed(chunk.batch.as_ref()) => None,
+            };
+            let Some(slot) = slot else {
+                self.settler.dropped(chunk.key, len_of(&chunk.items) + 1);
+                return;
+            };
+            let (ended, end) = oneshot::channel();
+            self.begin(chunk.key, chunk.batch.clone(), input, slot, Some(ended)).await;
+            // An error means the runtime is gone, and then the next item cannot begin either.
+            if end.await.is_err() {
+                return;
+            }
+        }
+    }
+}
+
+impl Clone for Pump {
+    fn clone(&self) -> Self {
+        Self {
+            engine: self.engine.clone(),
+            session: self.session,
+            gate: self.gate.clone(),
+            batches: self.batches.clone(),
+            slots: self.slots.clone(),
+            settler: self.settler.clone(),
+            jobs: self.jobs.clone(),
+        }
+    }
+}
+
+/// The items of a lease that may be worked on now.
+fn due_items(lease: Lease, rows: Vec<StoredRow>, now_ms: u64) -> VecDeque<ItemInput> {
+    let mut head = lease.head;
+    let mut items = VecDeque::new();
+    for (row, offset) in rows.into_iter().zip(0..) {
+        if !head.is_due(offset, now_ms) {
+            continue;
+        }
+        let parked = head.parked.iter().position(|item| item.offset == offset).map(|at| head.parked.swap_remove(at));
+        items.push_back(ItemInput {
+            index: head.base + offset,
+            offset,
+            custom_id: row.custom_id,
+            variables: row.variables_json,
+            parked,
+        });
+    }
+    items
+}
+
+fn len_of(items: &VecDeque<ItemInput>) -> u32 {
+    u32::try_from(items.len()).unwrap_or(u32::MAX)
+}

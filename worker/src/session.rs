@@ -1,0 +1,51 @@
+//! The session: one beat a second, and what the answer means.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use promptmill_domain::SessionId;
+use promptmill_ports::{BeatAnswer, Signal};
+use promptmill_runtime::Engine;
+use tokio::sync::broadcast::error::RecvError;
+use tokio::time::{Instant, MissedTickBehavior, interval};
+
+use crate::batches::Batches;
+use crate::gate::SessionGate;
+
+const BEAT_EVERY: Duration = Duration::from_secs(1);
+
+/// Beats until the session is declared dead. Every beat's answer also tells whether batches changed, so that a lost signal costs a
+/// second and not more. Never returns while the session lives; the caller drops it to stop.
+pub(crate) async fn keep_alive(engine: Engine, session: SessionId, gate: Arc<SessionGate>, batches: Arc<Batches>) {
+    let mut ticks = interval(BEAT_EVERY);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut signals = engine.signals.subscribe();
+    let (mut beat, mut known_changes) = (0, None);
+    loop {
+        tokio::select! {
+            _ = ticks.tick() => {
+                let sent = Instant::now();
+                beat += 1;
+                match engine.store.beat(session, beat).await {
+                    Ok(BeatAnswer::Alive { changes }) => {
+                        gate.beat_stored(sent);
+                        if known_changes.replace(changes) != Some(changes) {
+                            batches.refresh().await;
+                        }
+                    }
+                    Ok(BeatAnswer::Dead) => {
+                        tracing::error!(session.id = %session, "the session was declared dead; its chunks went to others");
+                        return;
+                    }
+                    // The gate closes by itself when beats stay away too long.
+                    Err(error) => tracing::warn!(session.id = %session, error = %error, "a beat could not be stored"),
+                }
+            }
+            signal = signals.recv() => match signal {
+                Ok(Signal::BatchChanged(_)) | Err(RecvError::Lagged(_)) => batches.refresh().await,
+                Ok(_) => {}
+                Err(RecvError::Closed) => std::future::pending().await,
+            },
+        }
+    }
+}

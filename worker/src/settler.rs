@@ -1,0 +1,251 @@
+//! The settler: gathers the ends of items into groups, one write a group, and lets go of chunks that are through.
+//!
+//! It is the only writer of this worker's heads and has one write under way at a time, so an older byte string can never land
+//! after a newer one.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use promptmill_domain::{ChunkId, Ending, LeaseToken, Release, SettledItem, Totals};
+use promptmill_pipeline::ItemEnd;
+use promptmill_ports::{SettleGroup, Settled, Signal, StoreError, encode_outcome};
+use promptmill_runtime::Engine;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::time::{Instant, timeout_at};
+
+use crate::batches::{ActiveBatch, ending_of};
+
+/// The longest an end waits for others.
+const GROUP_WAIT: Duration = Duration::from_millis(20);
+
+/// Ends in hand at which waiting for more stops.
+const GROUP_ENOUGH: usize = 64;
+
+/// The most ends of one write.
+const GROUP_MAX: usize = 1024;
+
+/// Pause before a write that failed is repeated.
+const RETRY_WRITE: Duration = Duration::from_millis(200);
+
+/// One lease of one chunk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct LeaseKey {
+    pub(crate) chunk: ChunkId,
+    pub(crate) token: LeaseToken,
+}
+
+/// What the settler is told.
+enum Told {
+    /// A chunk was leased with this many items to work on.
+    Leased { key: LeaseKey, items: u32 },
+    /// An item ended.
+    Ended { key: LeaseKey, batch: Arc<ActiveBatch>, offset: u32, end: ItemEnd, slot: OwnedSemaphorePermit },
+    /// Items of a lease will not be begun.
+    Dropped { key: LeaseKey, items: u32 },
+}
+
+/// Tells the settler. Cheap to clone; the settler ends when every handle is gone and everything is written.
+#[derive(Clone)]
+pub(crate) struct SettlerHandle(mpsc::UnboundedSender<Told>);
+
+impl SettlerHandle {
+    fn tell(&self, told: Told) {
+        // The settler outlives its handles unless the process is being torn down, and then the lease ends with the session.
+        let _ = self.0.send(told);
+    }
+
+    pub(crate) fn leased(&self, key: LeaseKey, items: u32) {
+        self.tell(Told::Leased { key, items });
+    }
+
+    pub(crate) fn ended(&self, key: LeaseKey, batch: Arc<ActiveBatch>, offset: u32, end: ItemEnd, slot: OwnedSemaphorePermit) {
+        self.tell(Told::Ended { key, batch, offset, end, slot });
+    }
+
+    pub(crate) fn dropped(&self, key: LeaseKey, items: u32) {
+        if items > 0 {
+            self.tell(Told::Dropped { key, items });
+        }
+    }
+}
+
+/// A lease in hand.
+#[derive(Debug, Default)]
+struct Held {
+    /// Items whose end is not in a group yet.
+    remaining: u32,
+    /// The last group of the lease.
+    seq: u32,
+    lane_paused_until_ms: Option<u64>,
+}
+
+/// What one write holds for one lease.
+#[derive(Default)]
+struct Gathered {
+    settled: Vec<(SettledItem, bytes::Bytes)>,
+    parked: Vec<promptmill_domain::ParkedItem>,
+    spent: Totals,
+    endings: Vec<(Arc<ActiveBatch>, Ending)>,
+}
+
+/// The loop's state.
+pub(crate) struct Settler {
+    engine: Engine,
+    told: mpsc::UnboundedReceiver<Told>,
+    slots: Arc<Semaphore>,
+    slot_count: usize,
+    held: HashMap<LeaseKey, Held>,
+}
+
+impl Settler {
+    pub(crate) fn new(engine: Engine, slots: Arc<Semaphore>, slot_count: usize) -> (Self, SettlerHandle) {
+        // Unbounded, yet never larger than the slots plus two words a lease.
+        let (handle, told) = mpsc::unbounded_channel();
+        (Self { engine, told, slots, slot_count, held: HashMap::new() }, SettlerHandle(handle))
+    }
+
+    /// Runs until every handle is gone and everything told is written.
+    pub(crate) async fn run(mut self) {
+        let mut inbox = Vec::with_capacity(GROUP_MAX);
+        while self.gather(&mut inbox).await {
+            let slots: Vec<OwnedSemaphorePermit> = self.write(&mut inbox).await;
+            drop(slots);
+        }
+    }
+
+    /// Fills `inbox` with what is to be written next; `false` when nothing will come any more.
+    async fn gather(&mut self, inbox: &mut Vec<Told>) -> bool {
+        inbox.clear();
+        if self.told.recv_many(inbox, GROUP_MAX).await == 0 {
+            return false;
+        }
+        let until = Instant::now() + GROUP_WAIT;
+        // A slot is held from before the call until the end is recorded: when all held slots are in hand, nothing else is in flight.
+        while inbox.len() < GROUP_ENOUGH && self.slots.available_permits() + slots_in(inbox) < self.slot_count {
+            let room = GROUP_MAX - inbox.len();
+            match timeout_at(until, self.told.recv_many(inbox, room)).await {
+                Ok(0) | Err(_) => break,
+                Ok(_) => {}
+            }
+        }
+        true
+    }
+
+    /// Writes what was told, repeating until the store took it; answers the slots that are free now.
+    async fn write(&mut self, inbox: &mut Vec<Told>) -> Vec<OwnedSemaphorePermit> {
+        let mut slots = Vec::with_capacity(inbox.len());
+        let mut gathered: HashMap<LeaseKey, Gathered> = HashMap::new();
+        for told in inbox.drain(..) {
+            self.take(told, &mut gathered, &mut slots);
+        }
+        let mut keys = Vec::with_capacity(gathered.len());
+        let mut groups = Vec::with_capacity(gathered.len());
+        for (key, gathered) in gathered {
+            let Some(held) = self.held.get_mut(&key) else { continue };
+            let release = match (held.remaining, held.lane_paused_until_ms) {
+                (0, Some(until_ms)) => Release::ParkUntil(until_ms),
+                (0, None) => Release::LetGo,
+                _ => Release::Keep,
+            };
+            if gathered.settled.is_empty() && gathered.parked.is_empty() && release == Release::Keep {
+                continue;
+            }
+            held.seq += 1;
+            groups.push(SettleGroup {
+                chunk: key.chunk,
+                token: key.token,
+                settled: gathered.settled,
+                parked: gathered.parked,
+                seq: held.seq,
+                spent: gathered.spent,
+                release,
+            });
+            keys.push((key, gathered.endings, release));
+        }
+        if groups.is_empty() {
+            return slots;
+        }
+        let results = self.settle(groups).await;
+        for ((key, endings, release), result) in keys.into_iter().zip(results) {
+            match result {
+                Settled::Recorded { done } => {
+                    for (batch, ending) in endings {
+                        batch.settled(&ending);
+                    }
+                    if done {
+                        let _ = self.engine.signals.publish(Signal::ChunkDone(key.chunk.batch)).await;
+                    }
+                    if done || release != Release::Keep {
+                        self.held.remove(&key);
+                    }
+                }
+                Settled::Fenced => {
+                    // A repeated write whose first answer was lost looks the same once the lease has ended with it.
+                    if release == Release::Keep {
+                        tracing::warn!(chunk = %key.chunk, "a lease was lost; what was in hand of it is dropped");
+                    }
+                    self.held.remove(&key);
+                }
+            }
+        }
+        slots
+    }
+
+    fn take(&mut self, told: Told, gathered: &mut HashMap<LeaseKey, Gathered>, slots: &mut Vec<OwnedSemaphorePermit>) {
+        match told {
+            Told::Leased { key, items } => {
+                self.held.insert(key, Held { remaining: items, ..Held::default() });
+                gathered.entry(key).or_default();
+            }
+            Told::Dropped { key, items } => {
+                if let Some(held) = self.held.get_mut(&key) {
+                    held.remaining = held.remaining.saturating_sub(items);
+                    gathered.entry(key).or_default();
+                }
+            }
+            Told::Ended { key, batch, offset, end, slot } => {
+                slots.push(slot);
+                // A lease that was lost is no longer held, and its items belong to someone else.
+                let Some(held) = self.held.get_mut(&key) else { return };
+                held.remaining = held.remaining.saturating_sub(1);
+                let group = gathered.entry(key).or_default();
+                match end {
+                    ItemEnd::Settled { outcome, spent } => {
+                        group.settled.push((SettledItem { offset, code: outcome.code() }, encode_outcome(&outcome)));
+                        group.endings.push((batch, ending_of(&outcome)));
+                        group.spent += spent;
+                    }
+                    ItemEnd::Parked { item, spent } => {
+                        group.parked.push(item);
+                        group.spent += spent;
+                    }
+                    ItemEnd::Untouched { lane_paused_until_ms } => {
+                        held.lane_paused_until_ms = held.lane_paused_until_ms.max(lane_paused_until_ms);
+                    }
+                }
+            }
+        }
+    }
+
+    async fn settle(&self, groups: Vec<SettleGroup>) -> Vec<Settled> {
+        loop {
+            match self.engine.store.settle(groups.clone(), self.engine.clock.now_ms()).await {
+                Ok(results) => return results,
+                Err(error @ StoreError::Unavailable(_)) => {
+                    tracing::warn!(error = %error, "outcomes could not be stored; trying again");
+                    tokio::time::sleep(RETRY_WRITE).await;
+                }
+                Err(error) => {
+                    // Nothing this worker can do makes it right; the chunks go back with the session, the items run again.
+                    tracing::error!(error = %error, groups = groups.len(), "the store refuses outcomes");
+                    return vec![Settled::Fenced; groups.len()];
+                }
+            }
+        }
+    }
+}
+
+fn slots_in(inbox: &[Told]) -> usize {
+    inbox.iter().filter(|told| matches!(told, Told::Ended { .. })).count()
+}

@@ -1,0 +1,159 @@
+//! The role as a whole: start, and the two ways to stop.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use apalis_core::worker::builder::WorkerBuilder;
+use promptmill_domain::SessionId;
+use promptmill_pipeline::{Pipeline, RetryPolicy};
+use promptmill_ports::StoreError;
+use promptmill_runtime::Engine;
+use tokio::sync::{Semaphore, mpsc};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
+
+use crate::batches::{Batches, carry_out};
+use crate::gate::SessionGate;
+use crate::pump::Pump;
+use crate::runtime::{ItemService, JobBackend};
+use crate::session::keep_alive;
+use crate::settler::Settler;
+
+/// Room for items whose end is being recorded, beside those that call: with less, every slot would stand in the settler while
+/// nothing calls.
+const SETTLING_ROOM: usize = 256;
+
+/// How a worker works.
+#[derive(Debug, Clone)]
+pub struct WorkerConfig {
+    /// The most provider calls at the same time.
+    pub concurrency: usize,
+    /// Waits between attempts.
+    pub retry: RetryPolicy,
+    /// How long a clean stop waits for calls that are under way.
+    pub stop_within: Duration,
+    /// What the session is called for people: role and host.
+    pub label: String,
+}
+
+impl Default for WorkerConfig {
+    fn default() -> Self {
+        Self {
+            concurrency: 16,
+            retry: RetryPolicy::default(),
+            stop_within: Duration::from_secs(30),
+            label: "worker".to_owned(),
+        }
+    }
+}
+
+/// A worker could not start.
+#[derive(Debug, thiserror::Error)]
+#[error("the worker cannot open its session")]
+pub struct WorkerError(#[from] StoreError);
+
+/// A running worker.
+pub struct Worker {
+    engine: Engine,
+    session: SessionId,
+    stop_within: Duration,
+    stopping: CancellationToken,
+    abort: CancellationToken,
+    work: JoinHandle<()>,
+}
+
+impl Worker {
+    /// Opens a session and begins to work.
+    ///
+    /// # Errors
+    /// When the store does not take the session.
+    pub async fn start(engine: Engine, config: WorkerConfig) -> Result<Self, WorkerError> {
+        let session = SessionId::at(engine.clock.now_ms(), rand::random());
+        engine.store.open(session, &config.label).await?;
+        let (stopping, abort) = (CancellationToken::new(), CancellationToken::new());
+        let gate = Arc::new(SessionGate::new(stopping.clone()));
+        let (batches, orders) = Batches::new(engine.clone(), gate.clone());
+        let slot_count = config.concurrency.max(1) + SETTLING_ROOM;
+        let slots = Arc::new(Semaphore::new(slot_count));
+        let (settler, settler_handle) = Settler::new(engine.clone(), slots.clone(), slot_count);
+        let pipeline =
+            Arc::new(Pipeline::new(engine.limiter.clone(), engine.clock.clone(), config.concurrency, config.retry));
+        let (jobs, backend) = mpsc::channel(slot_count);
+        let pump = Pump {
+            engine: engine.clone(),
+            session,
+            gate: gate.clone(),
+            batches: batches.clone(),
+            slots,
+            settler: settler_handle.clone(),
+            jobs,
+        };
+        let items = WorkerBuilder::new(config.label.as_str())
+            .backend(JobBackend::new(backend))
+            .build(ItemService::new(pipeline, settler_handle));
+        let beats = keep_alive(engine.clone(), session, gate, batches);
+        let work = tokio::spawn({
+            let (stopping, abort, engine) = (stopping.clone(), abort.clone(), engine.clone());
+            async move {
+                // Dropped handles end their tasks, which is what an abort is.
+                let items = AbortOnDropHandle::new(tokio::spawn(items.run()));
+                let settler = AbortOnDropHandle::new(tokio::spawn(settler.run()));
+                let pump = AbortOnDropHandle::new(tokio::spawn(pump.run()));
+                let _orders = AbortOnDropHandle::new(tokio::spawn(carry_out(engine, orders)));
+                let through = async {
+                    // Each ends by itself once the one before is gone: the pump when the process stops, the runtime when the
+                    // pump's channel ends and its items did, the settler when nobody is left to tell it anything.
+                    let _ = pump.await;
+                    if let Ok(Err(error)) = items.await {
+                        tracing::error!(error = %error, "the runtime of items ended with an error");
+                    }
+                    let _ = settler.await;
+                };
+                tokio::select! {
+                    () = beats_until_dead(beats, &stopping, &abort) => {}
+                    () = through => {}
+                    () = abort.cancelled() => {}
+                }
+            }
+        });
+        Ok(Self { engine, session, stop_within: config.stop_within, stopping, abort, work })
+    }
+
+    /// The worker's session.
+    pub fn session(&self) -> SessionId {
+        self.session
+    }
+
+    /// Ends when the worker has ended by itself, which it does only when its session was declared dead.
+    pub async fn ended(&mut self) {
+        let _ = (&mut self.work).await;
+    }
+
+    /// Begins nothing more, waits for what is under way as long as the configuration says (or until `now` is cancelled), records
+    /// it, and hands the rest back without counting a death.
+    pub async fn stop(mut self, now: &CancellationToken) {
+        self.stopping.cancel();
+        let in_time = tokio::select! {
+            result = tokio::time::timeout(self.stop_within, &mut self.work) => result.is_ok(),
+            () = now.cancelled() => false,
+        };
+        if !in_time {
+            tracing::warn!("calls that are still under way are given up; their items run again");
+            self.abort.cancel();
+            let _ = (&mut self.work).await;
+        }
+        match self.engine.store.end(self.session, self.engine.clock.now_ms()).await {
+            Ok(0) => {}
+            Ok(chunks) => tracing::info!(chunks, "chunks were handed back"),
+            Err(error) => tracing::warn!(error = %error, "the session could not be ended; its chunks go back when it is found dead"),
+        }
+    }
+}
+
+async fn beats_until_dead(beats: impl Future<Output = ()>, stopping: &CancellationToken, abort: &CancellationToken) {
+    beats.await;
+    // Nothing of a dead session may begin or be recorded.
+    stopping.cancel();
+    abort.cancel();
+}
