@@ -1,1 +1,62 @@
-fn main() {}
+//! `promptmill`: the command line. This file is wiring: arguments in, exit code out.
+
+mod args;
+mod env;
+mod exit;
+mod init;
+mod models;
+mod run;
+
+use clap::{CommandFactory, Parser};
+
+use crate::args::{Cli, Command};
+use crate::exit::{Exit, Failure};
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> std::process::ExitCode {
+    let env = env::load_dotenv();
+    let cli = Cli::parse();
+    promptmill_runtime::init_telemetry(
+        &cli.log,
+        if cli.log_json {
+            LogFormat::Json
+        } else {
+            LogFormat::Text
+        },
+    );
+    let result = env.and_then(|()| dispatch(cli.command));
+    match result {
+        Ok(exit) => exit.into(),
+        Err(failure) => {
+            eprintln!("error: {failure}");
+            failure.exit().into()
+        }
+    }
+}
+
+use promptmill_runtime::LogFormat;
+
+fn dispatch(command: Command) -> Result<Exit, Failure> {
+    match command {
+        Command::Run(args) => block_on(run::run(*args))?,
+        Command::Models(args) => block_on(models::list(args))?,
+        Command::Init(args) => init::init(&args),
+        Command::Completions { shell } => {
+            clap_complete::generate(shell, &mut Cli::command(), "promptmill", &mut std::io::stdout());
+            Ok(Exit::Success)
+        }
+    }
+}
+
+fn block_on<T>(work: impl Future<Output = T>) -> Result<T, Failure> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::work("the runtime cannot be started", error))?;
+    let result = runtime.block_on(work);
+    // A read of standard input that never ends must not keep the process.
+    runtime.shutdown_background();
+    Ok(result)
+}

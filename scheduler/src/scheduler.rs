@@ -6,8 +6,8 @@ use std::time::Duration;
 use promptmill_domain::{Batch, BatchId, BatchState};
 use promptmill_ports::{Signal, StoreError, StoreResult};
 use promptmill_runtime::Engine;
-use tokio::sync::broadcast::error::{RecvError, TryRecvError};
 use tokio::sync::broadcast::Receiver;
+use tokio::sync::broadcast::error::{RecvError, TryRecvError};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
@@ -52,7 +52,12 @@ struct Loop {
 
 impl Loop {
     fn new(engine: Engine) -> Self {
-        Self { engine, watch: Watch::default(), touched: HashSet::new(), swept: None }
+        Self {
+            engine,
+            watch: Watch::default(),
+            touched: HashSet::new(),
+            swept: None,
+        }
     }
 
     async fn run(mut self, stopping: CancellationToken) {
@@ -75,7 +80,9 @@ impl Loop {
             self.drain(&mut signals);
             match self.run_once().await {
                 Ok(()) => {}
-                Err(error @ StoreError::Unavailable(_)) => tracing::warn!(error = %error, "the store is away; scheduling waits"),
+                Err(error @ StoreError::Unavailable(_)) => {
+                    tracing::warn!(error = %error, "the store is away; scheduling waits")
+                }
                 Err(error) => tracing::error!(error = %error, "a step of the scheduler failed"),
             }
         }
@@ -113,7 +120,10 @@ impl Loop {
         }
         admit::run_once(&self.engine, &batches).await?;
         let touched = std::mem::take(&mut self.touched);
-        for batch in batches.iter().filter(|batch| may_end(batch) && (sweep_due || touched.contains(&batch.id))) {
+        for batch in batches
+            .iter()
+            .filter(|batch| may_end(batch) && (sweep_due || touched.contains(&batch.id)))
+        {
             close::run_once(&self.engine, batch).await?;
         }
         if sweep_due {

@@ -32,10 +32,15 @@ async fn hint(engine: &Engine, batches: &[Batch], chunks: Vec<ChunkId>) {
     if chunks.is_empty() {
         return;
     }
-    let running: HashMap<BatchId, i16> =
-        batches.iter().filter(|batch| batch.state.may_begin()).map(|batch| (batch.id, batch.spec.priority)).collect();
-    let hints: Vec<_> =
-        chunks.into_iter().filter_map(|chunk| running.get(&chunk.batch).map(|priority| (chunk, *priority))).collect();
+    let running: HashMap<BatchId, i16> = batches
+        .iter()
+        .filter(|batch| batch.state.may_begin())
+        .map(|batch| (batch.id, batch.spec.priority))
+        .collect();
+    let hints: Vec<_> = chunks
+        .into_iter()
+        .filter_map(|chunk| running.get(&chunk.batch).map(|priority| (chunk, *priority)))
+        .collect();
     if let Err(error) = engine.queue.push(&hints).await {
         tracing::warn!(error = %error, "hints could not be queued; the next sweep tries again");
     }

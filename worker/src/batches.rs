@@ -7,7 +7,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use async_trait::async_trait;
 use promptmill_domain::batch::GUARD_SAMPLE;
 use promptmill_domain::{
-    Batch, BatchEvent, BatchId, BatchLimits, Counts, Ending, FailureKind, Money, Outcome, PauseReason, TenantId, Totals,
+    Batch, BatchEvent, BatchId, BatchLimits, Counts, Ending, FailureKind, Money, Outcome, PauseReason,
+    TenantId, Totals,
 };
 use promptmill_pipeline::{BatchPlan, Gate, PlanError};
 use promptmill_ports::{Signal, StoreError};
@@ -55,12 +56,18 @@ impl ActiveBatch {
     fn pause(&self, reason: PauseReason) {
         self.close();
         // The receiver ends only with the worker, and then nobody is left to begin anything.
-        let _ = self.steer.send(Steer { tenant: self.tenant.clone(), batch: self.id, reason });
+        let _ = self.steer.send(Steer {
+            tenant: self.tenant.clone(),
+            batch: self.id,
+            reason,
+        });
     }
 
     fn over_budget(&self) -> bool {
         let limits = *self.limits.lock().unwrap_or_else(PoisonError::into_inner);
-        limits.max_cost.is_some_and(|max| self.spent_pico.load(Ordering::Acquire) >= max.pico())
+        limits
+            .max_cost
+            .is_some_and(|max| self.spent_pico.load(Ordering::Acquire) >= max.pico())
     }
 
     fn refresh(&self, batch: &Batch) {
@@ -74,7 +81,11 @@ impl ActiveBatch {
 
     /// An outcome was recorded: gives the doomed-batch guard its say.
     pub(crate) fn settled(&self, ending: &Ending) {
-        let opinion = self.guard.lock().unwrap_or_else(PoisonError::into_inner).see(ending);
+        let opinion = self
+            .guard
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .see(ending);
         if let Some(reason) = opinion {
             tracing::warn!(batch.id = %self.id, "the first items all failed for one cause outside the rows; pausing the batch");
             self.pause(reason);
@@ -121,19 +132,30 @@ enum Guard {
 
 impl Guard {
     fn new(wanted: bool, counts: &Counts) -> Self {
-        if wanted && counts.all_succeeded() == 0 { Self::Watching { seen: 0, kind: None } } else { Self::Off }
+        if wanted && counts.all_succeeded() == 0 {
+            Self::Watching { seen: 0, kind: None }
+        } else {
+            Self::Off
+        }
     }
 
     fn see(&mut self, ending: &Ending) -> Option<PauseReason> {
-        let Self::Watching { seen, kind } = self else { return None };
+        let Self::Watching { seen, kind } = self else {
+            return None;
+        };
         match ending {
-            Ending::Failed { kind: cause, message } if cause.dooms_batch() && kind.is_none_or(|first| first == *cause) => {
+            Ending::Failed { kind: cause, message }
+                if cause.dooms_batch() && kind.is_none_or(|first| first == *cause) =>
+            {
                 *kind = Some(*cause);
                 *seen += 1;
                 if *seen < GUARD_SAMPLE {
                     return None;
                 }
-                let reason = PauseReason::Suspect { kind: *cause, message: message.clone() };
+                let reason = PauseReason::Suspect {
+                    kind: *cause,
+                    message: message.clone(),
+                };
                 *self = Self::Off;
                 Some(reason)
             }
@@ -155,9 +177,20 @@ pub(crate) struct Batches {
 
 impl Batches {
     /// The registry, and the orders it gives rise to (for [`carry_out`]).
-    pub(crate) fn new(engine: Engine, session: Arc<SessionGate>) -> (Arc<Self>, mpsc::UnboundedReceiver<Steer>) {
+    pub(crate) fn new(
+        engine: Engine,
+        session: Arc<SessionGate>,
+    ) -> (Arc<Self>, mpsc::UnboundedReceiver<Steer>) {
         let (steer, orders) = mpsc::unbounded_channel();
-        (Arc::new(Self { engine, session, active: Mutex::default(), steer }), orders)
+        (
+            Arc::new(Self {
+                engine,
+                session,
+                active: Mutex::default(),
+                steer,
+            }),
+            orders,
+        )
     }
 
     fn active(&self) -> std::sync::MutexGuard<'_, HashMap<BatchId, Arc<ActiveBatch>>> {
@@ -173,7 +206,8 @@ impl Batches {
         let batch = self.engine.store.batch(tenant, id).await?;
         let counts = self.engine.store.progress(tenant, id).await?.counts;
         let provider = self.engine.providers.get(batch.spec.model.provider());
-        let provider = provider.ok_or_else(|| PlanError::NoProvider(batch.spec.model.provider().to_owned()))?;
+        let provider =
+            provider.ok_or_else(|| PlanError::NoProvider(batch.spec.model.provider().to_owned()))?;
         let loaded = Arc::new(ActiveBatch {
             tenant: tenant.clone(),
             id,
@@ -202,7 +236,9 @@ impl Batches {
                 Ok(stored) => batch.refresh(&stored),
                 Err(StoreError::NotFound) => batch.close(),
                 // The next beat tries again; until then the old word holds.
-                Err(error) => tracing::warn!(batch.id = %batch.id, error = %error, "a batch could not be read again"),
+                Err(error) => {
+                    tracing::warn!(batch.id = %batch.id, error = %error, "a batch could not be read again")
+                }
             }
         }
     }
@@ -228,10 +264,14 @@ pub(crate) async fn carry_out(engine: Engine, mut orders: mpsc::UnboundedReceive
 /// What the guard must know of an outcome that is being recorded.
 pub(crate) fn ending_of(outcome: &Outcome) -> Ending {
     match &outcome.ending {
-        Ending::Failed { kind, message } => Ending::Failed { kind: *kind, message: message.clone() },
-        Ending::Succeeded { repaired, .. } => {
-            Ending::Succeeded { output: promptmill_domain::Output::Text(String::new()), repaired: *repaired }
-        }
+        Ending::Failed { kind, message } => Ending::Failed {
+            kind: *kind,
+            message: message.clone(),
+        },
+        Ending::Succeeded { repaired, .. } => Ending::Succeeded {
+            output: promptmill_domain::Output::Text(String::new()),
+            repaired: *repaired,
+        },
     }
 }
 
@@ -240,7 +280,10 @@ mod tests {
     use super::*;
 
     fn failed(kind: FailureKind) -> Ending {
-        Ending::Failed { kind, message: "no such model".into() }
+        Ending::Failed {
+            kind,
+            message: "no such model".into(),
+        }
     }
 
     fn watch(endings: impl IntoIterator<Item = Ending>) -> Option<PauseReason> {
@@ -252,7 +295,13 @@ mod tests {
     fn the_guard_speaks_when_the_first_items_all_fail_alike_for_a_cause_outside_the_rows() {
         let sample = GUARD_SAMPLE as usize;
         let doomed = vec![failed(FailureKind::ModelUnavailable); sample];
-        assert!(matches!(watch(doomed.clone()), Some(PauseReason::Suspect { kind: FailureKind::ModelUnavailable, .. })));
+        assert!(matches!(
+            watch(doomed.clone()),
+            Some(PauseReason::Suspect {
+                kind: FailureKind::ModelUnavailable,
+                ..
+            })
+        ));
         assert_eq!(watch(doomed[1..].to_vec()), None);
         let mut mixed = doomed.clone();
         mixed[3] = failed(FailureKind::CredentialRefused);

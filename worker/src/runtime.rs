@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use apalis::prelude::Task;
-use apalis_core::backend::{Backend, BackendConfig};
 use apalis_core::backend::finalize::Ephemeral;
+use apalis_core::backend::{Backend, BackendConfig};
 use apalis_core::task::builder::TaskBuilder;
 use apalis_core::worker::context::WorkerContext;
 use promptmill_domain::{Attempt, Ending, FailureKind, Outcome, Totals};
@@ -51,7 +51,11 @@ impl Backend for JobBackend {
         Poll::Ready(Ok(()))
     }
 
-    fn poll_next(&mut self, cx: &mut Context<'_>, worker: &WorkerContext) -> Poll<Option<Result<Self::Task, Self::Error>>> {
+    fn poll_next(
+        &mut self,
+        cx: &mut Context<'_>,
+        worker: &WorkerContext,
+    ) -> Poll<Option<Result<Self::Task, Self::Error>>> {
         match std::task::ready!(self.jobs.poll_recv(cx)) {
             Some(job) => Poll::Ready(Some(Ok(TaskBuilder::new(job).build()))),
             None => {
@@ -109,7 +113,13 @@ impl tower_service::Service<Task<Job>> for ItemService {
     }
 
     fn call(&mut self, task: Task<Job>) -> Self::Future {
-        let Job { key, batch, input, slot, ended } = task.args;
+        let Job {
+            key,
+            batch,
+            input,
+            slot,
+            ended,
+        } = task.args;
         let (pipeline, settler) = (self.pipeline.clone(), self.settler.clone());
         Box::pin(async move {
             let offset = input.offset;
@@ -135,7 +145,19 @@ impl tower_service::Service<Task<Job>> for ItemService {
 
 fn panicked(custom_id: Option<String>) -> ItemEnd {
     tracing::error!("working on an item panicked; the item fails, the worker goes on");
-    let ending = Ending::Failed { kind: FailureKind::Internal, message: "an internal fault; see the worker's log".to_owned() };
-    let outcome = Outcome { custom_id, ending, attempts: Vec::<Attempt>::new(), cut: Totals::default(), flags: vec![] };
-    ItemEnd::Settled { outcome: Box::new(outcome), spent: Totals::default() }
+    let ending = Ending::Failed {
+        kind: FailureKind::Internal,
+        message: "an internal fault; see the worker's log".to_owned(),
+    };
+    let outcome = Outcome {
+        custom_id,
+        ending,
+        attempts: Vec::<Attempt>::new(),
+        cut: Totals::default(),
+        flags: vec![],
+    };
+    ItemEnd::Settled {
+        outcome: Box::new(outcome),
+        spent: Totals::default(),
+    }
 }

@@ -16,7 +16,12 @@ const BEAT_EVERY: Duration = Duration::from_secs(1);
 
 /// Beats until the session is declared dead. Every beat's answer also tells whether batches changed, so that a lost signal costs a
 /// second and not more. Never returns while the session lives; the caller drops it to stop.
-pub(crate) async fn keep_alive(engine: Engine, session: SessionId, gate: Arc<SessionGate>, batches: Arc<Batches>) {
+pub(crate) async fn keep_alive(
+    engine: Engine,
+    session: SessionId,
+    gate: Arc<SessionGate>,
+    batches: Arc<Batches>,
+) {
     let mut ticks = interval(BEAT_EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut signals = engine.signals.subscribe();

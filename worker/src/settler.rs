@@ -40,7 +40,13 @@ enum Told {
     /// A chunk was leased with this many items to work on.
     Leased { key: LeaseKey, items: u32 },
     /// An item ended.
-    Ended { key: LeaseKey, batch: Arc<ActiveBatch>, offset: u32, end: ItemEnd, slot: OwnedSemaphorePermit },
+    Ended {
+        key: LeaseKey,
+        batch: Arc<ActiveBatch>,
+        offset: u32,
+        end: ItemEnd,
+        slot: OwnedSemaphorePermit,
+    },
     /// Items of a lease will not be begun.
     Dropped { key: LeaseKey, items: u32 },
 }
@@ -59,8 +65,21 @@ impl SettlerHandle {
         self.tell(Told::Leased { key, items });
     }
 
-    pub(crate) fn ended(&self, key: LeaseKey, batch: Arc<ActiveBatch>, offset: u32, end: ItemEnd, slot: OwnedSemaphorePermit) {
-        self.tell(Told::Ended { key, batch, offset, end, slot });
+    pub(crate) fn ended(
+        &self,
+        key: LeaseKey,
+        batch: Arc<ActiveBatch>,
+        offset: u32,
+        end: ItemEnd,
+        slot: OwnedSemaphorePermit,
+    ) {
+        self.tell(Told::Ended {
+            key,
+            batch,
+            offset,
+            end,
+            slot,
+        });
     }
 
     pub(crate) fn dropped(&self, key: LeaseKey, items: u32) {
@@ -102,7 +121,16 @@ impl Settler {
     pub(crate) fn new(engine: Engine, slots: Arc<Semaphore>, slot_count: usize) -> (Self, SettlerHandle) {
         // Unbounded, yet never larger than the slots plus two words a lease.
         let (handle, told) = mpsc::unbounded_channel();
-        (Self { engine, told, slots, slot_count, held: HashMap::new() }, SettlerHandle(handle))
+        (
+            Self {
+                engine,
+                told,
+                slots,
+                slot_count,
+                held: HashMap::new(),
+            },
+            SettlerHandle(handle),
+        )
     }
 
     /// Runs until every handle is gone and everything told is written.
@@ -122,7 +150,8 @@ impl Settler {
         }
         let until = Instant::now() + GROUP_WAIT;
         // A slot is held from before the call until the end is recorded: when all held slots are in hand, nothing else is in flight.
-        while inbox.len() < GROUP_ENOUGH && self.slots.available_permits() + slots_in(inbox) < self.slot_count {
+        while inbox.len() < GROUP_ENOUGH && self.slots.available_permits() + slots_in(inbox) < self.slot_count
+        {
             let room = GROUP_MAX - inbox.len();
             match timeout_at(until, self.told.recv_many(inbox, room)).await {
                 Ok(0) | Err(_) => break,
@@ -142,7 +171,9 @@ impl Settler {
         let mut keys = Vec::with_capacity(gathered.len());
         let mut groups = Vec::with_capacity(gathered.len());
         for (key, gathered) in gathered {
-            let Some(held) = self.held.get_mut(&key) else { continue };
+            let Some(held) = self.held.get_mut(&key) else {
+                continue;
+            };
             let release = match (held.remaining, held.lane_paused_until_ms) {
                 (0, Some(until_ms)) => Release::ParkUntil(until_ms),
                 (0, None) => Release::LetGo,
@@ -174,7 +205,11 @@ impl Settler {
                         batch.settled(&ending);
                     }
                     if done {
-                        let _ = self.engine.signals.publish(Signal::ChunkDone(key.chunk.batch)).await;
+                        let _ = self
+                            .engine
+                            .signals
+                            .publish(Signal::ChunkDone(key.chunk.batch))
+                            .await;
                     }
                     if done || release != Release::Keep {
                         self.held.remove(&key);
@@ -192,10 +227,21 @@ impl Settler {
         slots
     }
 
-    fn take(&mut self, told: Told, gathered: &mut HashMap<LeaseKey, Gathered>, slots: &mut Vec<OwnedSemaphorePermit>) {
+    fn take(
+        &mut self,
+        told: Told,
+        gathered: &mut HashMap<LeaseKey, Gathered>,
+        slots: &mut Vec<OwnedSemaphorePermit>,
+    ) {
         match told {
             Told::Leased { key, items } => {
-                self.held.insert(key, Held { remaining: items, ..Held::default() });
+                self.held.insert(
+                    key,
+                    Held {
+                        remaining: items,
+                        ..Held::default()
+                    },
+                );
                 gathered.entry(key).or_default();
             }
             Told::Dropped { key, items } => {
@@ -204,15 +250,29 @@ impl Settler {
                     gathered.entry(key).or_default();
                 }
             }
-            Told::Ended { key, batch, offset, end, slot } => {
+            Told::Ended {
+                key,
+                batch,
+                offset,
+                end,
+                slot,
+            } => {
                 slots.push(slot);
                 // A lease that was lost is no longer held, and its items belong to someone else.
-                let Some(held) = self.held.get_mut(&key) else { return };
+                let Some(held) = self.held.get_mut(&key) else {
+                    return;
+                };
                 held.remaining = held.remaining.saturating_sub(1);
                 let group = gathered.entry(key).or_default();
                 match end {
                     ItemEnd::Settled { outcome, spent } => {
-                        group.settled.push((SettledItem { offset, code: outcome.code() }, encode_outcome(&outcome)));
+                        group.settled.push((
+                            SettledItem {
+                                offset,
+                                code: outcome.code(),
+                            },
+                            encode_outcome(&outcome),
+                        ));
                         group.endings.push((batch, ending_of(&outcome)));
                         group.spent += spent;
                     }
@@ -230,7 +290,12 @@ impl Settler {
 
     async fn settle(&self, groups: Vec<SettleGroup>) -> Vec<Settled> {
         loop {
-            match self.engine.store.settle(groups.clone(), self.engine.clock.now_ms()).await {
+            match self
+                .engine
+                .store
+                .settle(groups.clone(), self.engine.clock.now_ms())
+                .await
+            {
                 Ok(results) => return results,
                 Err(error @ StoreError::Unavailable(_)) => {
                     tracing::warn!(error = %error, "outcomes could not be stored; trying again");
@@ -247,5 +312,8 @@ impl Settler {
 }
 
 fn slots_in(inbox: &[Told]) -> usize {
-    inbox.iter().filter(|told| matches!(told, Told::Ended { .. })).count()
+    inbox
+        .iter()
+        .filter(|told| matches!(told, Told::Ended { .. }))
+        .count()
 }

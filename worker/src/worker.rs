@@ -58,6 +58,7 @@ pub struct Worker {
     engine: Engine,
     session: SessionId,
     stop_within: Duration,
+    pipeline: Arc<Pipeline>,
     stopping: CancellationToken,
     abort: CancellationToken,
     work: JoinHandle<()>,
@@ -77,8 +78,12 @@ impl Worker {
         let slot_count = config.concurrency.max(1) + SETTLING_ROOM;
         let slots = Arc::new(Semaphore::new(slot_count));
         let (settler, settler_handle) = Settler::new(engine.clone(), slots.clone(), slot_count);
-        let pipeline =
-            Arc::new(Pipeline::new(engine.limiter.clone(), engine.clock.clone(), config.concurrency, config.retry));
+        let pipeline = Arc::new(Pipeline::new(
+            engine.limiter.clone(),
+            engine.clock.clone(),
+            config.concurrency,
+            config.retry,
+        ));
         let (jobs, backend) = mpsc::channel(slot_count);
         let pump = Pump {
             engine: engine.clone(),
@@ -91,7 +96,7 @@ impl Worker {
         };
         let items = WorkerBuilder::new(config.label.as_str())
             .backend(JobBackend::new(backend))
-            .build(ItemService::new(pipeline, settler_handle));
+            .build(ItemService::new(pipeline.clone(), settler_handle));
         let beats = keep_alive(engine.clone(), session, gate, batches);
         let work = tokio::spawn({
             let (stopping, abort, engine) = (stopping.clone(), abort.clone(), engine.clone());
@@ -117,12 +122,25 @@ impl Worker {
                 }
             }
         });
-        Ok(Self { engine, session, stop_within: config.stop_within, stopping, abort, work })
+        Ok(Self {
+            engine,
+            session,
+            stop_within: config.stop_within,
+            pipeline,
+            stopping,
+            abort,
+            work,
+        })
     }
 
     /// The worker's session.
     pub fn session(&self) -> SessionId {
         self.session
+    }
+
+    /// Provider calls under way now.
+    pub fn calls_in_flight(&self) -> usize {
+        self.pipeline.calls_in_flight()
     }
 
     /// Ends when the worker has ended by itself, which it does only when its session was declared dead.
@@ -143,15 +161,26 @@ impl Worker {
             self.abort.cancel();
             let _ = (&mut self.work).await;
         }
-        match self.engine.store.end(self.session, self.engine.clock.now_ms()).await {
+        match self
+            .engine
+            .store
+            .end(self.session, self.engine.clock.now_ms())
+            .await
+        {
             Ok(0) => {}
             Ok(chunks) => tracing::info!(chunks, "chunks were handed back"),
-            Err(error) => tracing::warn!(error = %error, "the session could not be ended; its chunks go back when it is found dead"),
+            Err(error) => {
+                tracing::warn!(error = %error, "the session could not be ended; its chunks go back when it is found dead")
+            }
         }
     }
 }
 
-async fn beats_until_dead(beats: impl Future<Output = ()>, stopping: &CancellationToken, abort: &CancellationToken) {
+async fn beats_until_dead(
+    beats: impl Future<Output = ()>,
+    stopping: &CancellationToken,
+    abort: &CancellationToken,
+) {
     beats.await;
     // Nothing of a dead session may begin or be recorded.
     stopping.cancel();

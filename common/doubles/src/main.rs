@@ -9,6 +9,10 @@ use anyhow::Context as _;
 use clap::Parser;
 use promptmill_doubles::{Config, Doubles, FaultPlan, Latency, Preset};
 
+/// A load generator should measure its client, not this program's allocations.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Fault-making doubles of OpenRouter, Ollama and OpenAI-compatible servers.
 ///
 /// Base URLs: /openrouter/api/v1, /ollama, /openai/v1. GET /_ledger tells what was seen, POST /_reset forgets it,

@@ -9,7 +9,9 @@ use std::str::Chars;
 use crate::dice::Dice;
 
 const DEEPEST_GROUP: u32 = 32;
-const LONGEST_REPEAT: u32 = 4_096;
+/// Nested repetitions multiply.
+const LONGEST_TEXT: usize = 16_384;
+const MOST_REPEATS: u32 = 16_384;
 
 /// A text that matches `pattern`; open repetitions are lengthened by `extra`.
 pub(crate) fn matching(pattern: &str, extra: u32, dice: &mut Dice) -> Option<String> {
@@ -52,12 +54,12 @@ impl Writer<'_> {
             }
             let atom = self.atom(c)?;
             let (low, high) = self.repetition()?;
-            let wanted = low
-                .max(1)
-                .saturating_add(self.extra)
-                .min(high.unwrap_or(u32::MAX).max(low))
-                .min(LONGEST_REPEAT);
+            let longest = high.unwrap_or(u32::MAX).max(low).min(MOST_REPEATS);
+            let wanted = low.max(1).saturating_add(self.extra).min(longest);
             for _ in 0..wanted {
+                if text.len() > LONGEST_TEXT {
+                    return None;
+                }
                 match &atom {
                     Atom::Text(part) => text.push_str(part),
                     Atom::OneOf(chars) => {
@@ -89,6 +91,10 @@ impl Writer<'_> {
             '.' => Some(Atom::OneOf(('a'..='z').collect())),
             '\\' => {
                 let escaped = self.rest.next()?;
+                if escaped == 'b' {
+                    // A word's edge: most patterns stand on one there by themselves.
+                    return Some(Atom::Text(String::new()));
+                }
                 escape(escaped).map(Atom::OneOf)
             }
             '*' | '+' | '?' => None,

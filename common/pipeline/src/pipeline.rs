@@ -61,6 +61,7 @@ pub struct Pipeline {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) calls: Arc<Semaphore>,
     pub(crate) lanes: Lanes,
+    concurrency: usize,
     policy: RetryPolicy,
 }
 
@@ -93,8 +94,26 @@ enum Next {
 
 impl Pipeline {
     /// A pipeline that makes at most `concurrency` calls at the same time.
-    pub fn new(limiter: Arc<dyn Limiter>, clock: Arc<dyn Clock>, concurrency: usize, policy: RetryPolicy) -> Self {
-        Self { limiter, clock, calls: Arc::new(Semaphore::new(concurrency.max(1))), lanes: Lanes::default(), policy }
+    pub fn new(
+        limiter: Arc<dyn Limiter>,
+        clock: Arc<dyn Clock>,
+        concurrency: usize,
+        policy: RetryPolicy,
+    ) -> Self {
+        let concurrency = concurrency.max(1);
+        Self {
+            limiter,
+            clock,
+            calls: Arc::new(Semaphore::new(concurrency)),
+            lanes: Lanes::default(),
+            concurrency,
+            policy,
+        }
+    }
+
+    /// Calls under way now.
+    pub fn calls_in_flight(&self) -> usize {
+        self.concurrency.saturating_sub(self.calls.available_permits())
     }
 
     /// Works on an item until it has an outcome, must wait long, or `gate` closes. Dropping the future gives its call up.
@@ -109,11 +128,16 @@ impl Pipeline {
                 begun_ms: parked.begun_ms,
                 last: Some(parked.reason),
             },
-            None => Progress { begun_ms: self.clock.now_ms(), ..Progress::default() },
+            None => Progress {
+                begun_ms: self.clock.now_ms(),
+                ..Progress::default()
+            },
         };
         let (variables, messages) = match prepare(plan, &input.variables) {
             Ok(prepared) => prepared,
-            Err((kind, message)) => return settled(&input, progress, Ending::Failed { kind, message }, vec![]),
+            Err((kind, message)) => {
+                return settled(&input, progress, Ending::Failed { kind, message }, vec![]);
+            }
         };
         let item_key: Arc<str> = format!("{}-{}", plan.batch, input.index).into();
         loop {
@@ -133,14 +157,23 @@ impl Pipeline {
                 progress.attempts.push(history);
             }
             let next = match end {
-                AttemptEnd::Accepted { output, repaired, flags } => {
+                AttemptEnd::Accepted {
+                    output,
+                    repaired,
+                    flags,
+                } => {
                     return settled(&input, progress, Ending::Succeeded { output, repaired }, flags);
                 }
                 AttemptEnd::Failed { kind, message } => {
                     return settled(&input, progress, Ending::Failed { kind, message }, vec![]);
                 }
-                AttemptEnd::Retry(failure) => self.after_failure(plan, gate, &input, &mut progress, failure, began_ms).await,
-                AttemptEnd::LanePaused { until_ms } => self.wait(gate, &input, &mut progress, until_ms, true).await,
+                AttemptEnd::Retry(failure) => {
+                    self.after_failure(plan, gate, &input, &mut progress, failure, began_ms)
+                        .await
+                }
+                AttemptEnd::LanePaused { until_ms } => {
+                    self.wait(gate, &input, &mut progress, until_ms, true).await
+                }
                 AttemptEnd::Stopped => Next::End(self.stopped(&input, &mut progress)),
             };
             match next {
@@ -168,7 +201,10 @@ impl Pipeline {
         }
         let age = Duration::from_millis(now_ms.saturating_sub(progress.begun_ms));
         if progress.counted >= plan.max_attempts || age >= self.policy.give_up_after {
-            let ending = Ending::Failed { kind: failure.kind, message: failure.message };
+            let ending = Ending::Failed {
+                kind: failure.kind,
+                message: failure.message,
+            };
             return Next::End(settled(input, std::mem::take(progress), ending, vec![]));
         }
         let mut wait = self.policy.wait(progress.failures, rand::random());
@@ -193,12 +229,21 @@ impl Pipeline {
     }
 
     /// Waits a short while under the lease, or gives the item back until `due_ms`.
-    async fn wait(&self, gate: &dyn Gate, input: &ItemInput, progress: &mut Progress, due_ms: u64, for_lane: bool) -> Next {
+    async fn wait(
+        &self,
+        gate: &dyn Gate,
+        input: &ItemInput,
+        progress: &mut Progress,
+        due_ms: u64,
+        for_lane: bool,
+    ) -> Next {
         let wait = Duration::from_millis(due_ms.saturating_sub(self.clock.now_ms()));
         if wait > self.policy.patience_under_lease {
             let untouched = for_lane && progress.attempts.is_empty();
             return Next::End(if untouched {
-                ItemEnd::Untouched { lane_paused_until_ms: Some(due_ms) }
+                ItemEnd::Untouched {
+                    lane_paused_until_ms: Some(due_ms),
+                }
             } else {
                 parked(input, progress, due_ms)
             });
@@ -215,7 +260,9 @@ impl Pipeline {
 
     fn stopped(&self, input: &ItemInput, progress: &mut Progress) -> ItemEnd {
         if progress.attempts.is_empty() {
-            ItemEnd::Untouched { lane_paused_until_ms: None }
+            ItemEnd::Untouched {
+                lane_paused_until_ms: None,
+            }
         } else {
             parked(input, progress, self.clock.now_ms())
         }
@@ -224,7 +271,10 @@ impl Pipeline {
 
 fn prepare(plan: &BatchPlan, row: &str) -> Result<(Variables, Vec<Message>), (FailureKind, String)> {
     let variables = Variables::from_json(row).map_err(|error| (FailureKind::Internal, error.to_string()))?;
-    let messages = plan.template.render(&variables).map_err(|error| (FailureKind::RenderFailed, error.to_string()))?;
+    let messages = plan
+        .template
+        .render(&variables)
+        .map_err(|error| (FailureKind::RenderFailed, error.to_string()))?;
     Ok((variables, messages))
 }
 
@@ -241,8 +291,17 @@ fn settled(input: &ItemInput, mut progress: Progress, ending: Ending, mut flags:
     }
     flags.sort_unstable();
     flags.dedup();
-    let outcome = Outcome { custom_id: input.custom_id.clone(), ending, attempts: progress.attempts, cut, flags };
-    ItemEnd::Settled { outcome: Box::new(outcome), spent }
+    let outcome = Outcome {
+        custom_id: input.custom_id.clone(),
+        ending,
+        attempts: progress.attempts,
+        cut,
+        flags,
+    };
+    ItemEnd::Settled {
+        outcome: Box::new(outcome),
+        spent,
+    }
 }
 
 fn parked(input: &ItemInput, progress: &mut Progress, due_ms: u64) -> ItemEnd {

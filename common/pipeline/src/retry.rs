@@ -39,8 +39,12 @@ impl RetryPolicy {
     pub fn ceiling(&self, failures: u32) -> Duration {
         // Sixteen doublings are past every sensible cap.
         let step = failures.saturating_sub(1).min(16) as usize;
-        let mut ceilings =
-            ExponentialBuilder::default().with_min_delay(self.first).with_max_delay(self.cap).with_factor(2.0).without_max_times().build();
+        let mut ceilings = ExponentialBuilder::default()
+            .with_min_delay(self.first)
+            .with_max_delay(self.cap)
+            .with_factor(2.0)
+            .without_max_times()
+            .build();
         ceilings.nth(step).unwrap_or(self.cap).min(self.cap)
     }
 }

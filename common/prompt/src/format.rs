@@ -4,12 +4,13 @@
 
 use std::sync::Arc;
 
-use promptmill_domain::{ModelRef, ModelSettings, Role};
+use promptmill_domain::Role;
 use serde_json::Value;
 
 use crate::fields::Fields;
 use crate::jinja::{Messages, compile_rule};
 use crate::json::{self, syntax_message, type_name};
+use crate::model::read_model;
 use crate::output::{OutputSchema, OutputSpec};
 use crate::problem::{Problem, join, shorten};
 use crate::row::RowCheck;
@@ -37,10 +38,18 @@ pub mod limits {
 }
 
 const TEMPLATE: &[&str] = &[
-    "$schema", "name", "description", "messages", "variables", "model", "output", "formats", "rules", "max_repairs",
+    "$schema",
+    "name",
+    "description",
+    "messages",
+    "variables",
+    "model",
+    "output",
+    "formats",
+    "rules",
+    "max_repairs",
 ];
 const MESSAGE: &[&str] = &["role", "content"];
-const MODEL: &[&str] = &["name", "temperature", "top_p", "max_tokens", "seed", "stop", "extra"];
 const OUTPUT: &[&str] = &["format", "schema", "min_length", "max_length", "enum"];
 const RULE: &[&str] = &["expression", "message", "verdict"];
 const DEFAULT_REPAIRS: u32 = 2;
@@ -48,13 +57,24 @@ const DEFAULT_REPAIRS: u32 = 2;
 /// Parses and compiles a template.
 pub(crate) fn parse(text: &str) -> Result<Template, Vec<Problem>> {
     if text.len() > limits::TEMPLATE_BYTES {
-        return Err(vec![Problem::whole(format!("a template has at most {} bytes", limits::TEMPLATE_BYTES))]);
+        return Err(vec![Problem::whole(format!(
+            "a template has at most {} bytes",
+            limits::TEMPLATE_BYTES
+        ))]);
     }
-    let parsed = json::parse(text)
-        .map_err(|error| vec![Problem::whole(format!("not valid JSON: {}", syntax_message(&error)))])?;
-    let mut problems: Vec<Problem> =
-        parsed.duplicates.into_iter().map(|pointer| Problem::at(pointer, "stands twice in its object")).collect();
-    let template = Fields::open(&parsed.value, "", TEMPLATE, &mut problems).and_then(|fields| read(text, fields));
+    let parsed = json::parse(text).map_err(|error| {
+        vec![Problem::whole(format!(
+            "not valid JSON: {}",
+            syntax_message(&error)
+        ))]
+    })?;
+    let mut problems: Vec<Problem> = parsed
+        .duplicates
+        .into_iter()
+        .map(|pointer| Problem::at(pointer, "stands twice in its object"))
+        .collect();
+    let template =
+        Fields::open(&parsed.value, "", TEMPLATE, &mut problems).and_then(|fields| read(text, fields));
     match template {
         Some(template) if problems.is_empty() => Ok(template),
         _ => Err(problems),
@@ -72,7 +92,9 @@ fn read(text: &str, mut fields: Fields<'_, '_>) -> Option<Template> {
     let output = read_output(&mut fields, name.unwrap_or("output"), formats);
     let rules = read_rules(&mut fields, &rows);
     let most = u64::from(limits::REPAIRS);
-    let max_repairs = fields.count("max_repairs", 0..=most).map_or(DEFAULT_REPAIRS, |count| count as u32);
+    let max_repairs = fields
+        .count("max_repairs", 0..=most)
+        .map_or(DEFAULT_REPAIRS, |count| count as u32);
     Some(Template {
         name: name?.to_owned(),
         description,
@@ -95,7 +117,10 @@ fn read_name<'a>(fields: &mut Fields<'a, '_>) -> Option<&'a str> {
         && name.bytes().all(|b| plain(b) || matches!(b, b'.' | b'_' | b'-'))
         && name.bytes().next().is_some_and(plain);
     if !fits {
-        fields.problem("name", "must be 1 to 100 of a-z, 0-9, '.', '_' and '-', beginning with a letter or digit");
+        fields.problem(
+            "name",
+            "must be 1 to 100 of a-z, 0-9, '.', '_' and '-', beginning with a letter or digit",
+        );
         return None;
     }
     Some(name)
@@ -110,7 +135,9 @@ fn read_messages(fields: &mut Fields<'_, '_>) -> (Messages, Vec<Use>) {
     if fields.required("messages").is_none() {
         return (messages, used);
     }
-    let Some(elements) = fields.array("messages", limits::MESSAGES) else { return (messages, used) };
+    let Some(elements) = fields.array("messages", limits::MESSAGES) else {
+        return (messages, used);
+    };
     if elements.is_empty() {
         fields.problem("messages", "must have at least one message");
     }
@@ -118,14 +145,22 @@ fn read_messages(fields: &mut Fields<'_, '_>) -> (Messages, Vec<Use>) {
     let mut last = None;
     for (n, element) in elements.iter().enumerate() {
         let pointer = join(&base, &n.to_string());
-        let Some(mut message) = Fields::open(element, pointer.as_str(), MESSAGE, fields.problems()) else { continue };
+        let Some(mut message) = Fields::open(element, pointer.as_str(), MESSAGE, fields.problems()) else {
+            continue;
+        };
         message.required("role");
-        let roles = [("system", Role::System), ("user", Role::User), ("assistant", Role::Assistant)];
+        let roles = [
+            ("system", Role::System),
+            ("user", Role::User),
+            ("assistant", Role::Assistant),
+        ];
         let role = message.choice("role", &roles);
         message.required("content");
         let content = message.text("content", limits::MESSAGE_BYTES);
         last = role.or(last);
-        let (Some(role), Some(content)) = (role, content) else { continue };
+        let (Some(role), Some(content)) = (role, content) else {
+            continue;
+        };
         if content.trim().is_empty() {
             message.problem("content", "must not be empty");
             continue;
@@ -135,7 +170,10 @@ fn read_messages(fields: &mut Fields<'_, '_>) -> (Messages, Vec<Use>) {
         used.extend(names.into_iter().map(|name| (name, place.clone())));
     }
     if last == Some(Role::System) {
-        fields.problem("messages", "the last message must be of the user or the assistant");
+        fields.problem(
+            "messages",
+            "the last message must be of the user or the assistant",
+        );
     }
     (messages, used)
 }
@@ -148,97 +186,76 @@ fn read_variables(fields: &mut Fields<'_, '_>, used: Vec<Use>) -> RowCheck {
                 specs.push(VariableSpec::implied(name));
             }
         }
-        let compiled = specs.iter().map(|spec| spec.compile("", fields.problems())).collect();
+        let compiled = specs
+            .iter()
+            .map(|spec| spec.compile("", fields.problems()))
+            .collect();
         return RowCheck::new(specs, compiled, true);
     };
     let base = fields.at("variables");
     let Value::Object(declared) = declared else {
-        fields.problem("variables", format!("must be an object, not {}", type_name(declared)));
+        fields.problem(
+            "variables",
+            format!("must be an object, not {}", type_name(declared)),
+        );
         return RowCheck::new(Vec::new(), Vec::new(), false);
     };
     if declared.len() > limits::VARIABLES {
-        fields.problem("variables", format!("must have at most {} variables", limits::VARIABLES));
+        fields.problem(
+            "variables",
+            format!("must have at most {} variables", limits::VARIABLES),
+        );
         return RowCheck::new(Vec::new(), Vec::new(), false);
     }
     let (mut specs, mut compiled) = (Vec::new(), Vec::new());
     for (name, value) in declared {
         let pointer = join(&base, &shorten(name, 80));
-        let Some(spec) = VariableSpec::read(name, value, &pointer, fields.problems()) else { continue };
+        let Some(spec) = VariableSpec::read(name, value, &pointer, fields.problems()) else {
+            continue;
+        };
         compiled.push(spec.compile(&pointer, fields.problems()));
         specs.push(spec);
     }
     for (name, place) in used.iter().filter(|(name, _)| !declared.contains_key(name)) {
         let hint = crate::problem::nearest(name, declared.keys().map(String::as_str));
-        let hint = hint.map(|meant| format!("; did you mean `{meant}`?")).unwrap_or_default();
-        fields.problems().push(Problem::at(place.clone(), format!("variable `{name}` is not declared{hint}")));
+        let hint = hint
+            .map(|meant| format!("; did you mean `{meant}`?"))
+            .unwrap_or_default();
+        fields.problems().push(Problem::at(
+            place.clone(),
+            format!("variable `{name}` is not declared{hint}"),
+        ));
     }
     RowCheck::new(specs, compiled, false)
 }
 
-fn read_model(fields: &mut Fields<'_, '_>) -> (Option<ModelRef>, ModelSettings) {
-    let pointer = fields.at("model");
-    let nothing = (None, ModelSettings::default());
-    let Some(value) = fields.get("model") else { return nothing };
-    let Some(mut model) = Fields::open(value, pointer, MODEL, fields.problems()) else { return nothing };
-    let name = model.text("name", 1024).and_then(|text| match text.parse::<ModelRef>() {
-        Ok(name) => Some(name),
-        Err(error) => {
-            model.problem("name", error.to_string());
-            None
-        }
-    });
-    let settings = ModelSettings {
-        temperature: model.number("temperature", 0.0..=2.0),
-        top_p: model.number("top_p", 0.0..=1.0),
-        max_tokens: model.count("max_tokens", 1..=u64::from(u32::MAX)).map(|count| count as u32),
-        seed: read_seed(&mut model),
-        stop: read_texts(&mut model, "stop", 16),
-        extra: read_extra(&mut model),
-    };
-    (name, settings)
-}
-
-fn read_seed(model: &mut Fields<'_, '_>) -> Option<i64> {
-    let value = model.get("seed")?;
-    if value.as_i64().is_none() {
-        model.problem("seed", "must be an integer of 64 bits");
-    }
-    value.as_i64()
-}
-
-fn read_extra(model: &mut Fields<'_, '_>) -> serde_json::Map<String, Value> {
-    match model.get("extra") {
-        None => serde_json::Map::new(),
-        Some(Value::Object(extra)) => extra.clone(),
-        Some(other) => {
-            model.problem("extra", format!("must be an object, not {}", type_name(other)));
-            serde_json::Map::new()
-        }
-    }
-}
-
-/// An array of texts that are not empty.
-fn read_texts(fields: &mut Fields<'_, '_>, key: &str, max: usize) -> Vec<String> {
-    let Some(elements) = fields.array(key, max) else { return Vec::new() };
-    let texts: Vec<String> =
-        elements.iter().filter_map(Value::as_str).filter(|text| !text.is_empty()).map(str::to_owned).collect();
-    if texts.len() < elements.len() {
-        fields.problem(key, "must hold only strings that are not empty");
-    }
-    texts
-}
-
 fn read_output(fields: &mut Fields<'_, '_>, template: &str, formats: bool) -> Option<OutputSpec> {
-    let text = OutputSpec::Text { min_length: None, max_length: None, choices: Vec::new() };
+    let text = OutputSpec::Text {
+        min_length: None,
+        max_length: None,
+        choices: Vec::new(),
+    };
     let pointer = fields.at("output");
-    let Some(value) = fields.get("output") else { return Some(text) };
+    let Some(value) = fields.get("output") else {
+        return Some(text);
+    };
     let mut output = Fields::open(value, pointer, OUTPUT, fields.problems())?;
     output.required("format");
     let json = output.choice("format", &[("json", true), ("text", false)])?;
-    let foreign: &[&str] = if json { &["min_length", "max_length", "enum"] } else { &["schema"] };
+    let foreign: &[&str] = if json {
+        &["min_length", "max_length", "enum"]
+    } else {
+        &["schema"]
+    };
     for key in foreign {
         if output.get(key).is_some() {
-            output.problem(key, format!("does not belong to the format `{}`", if json { "json" } else { "text" }));
+            output.problem(
+                key,
+                format!(
+                    "does not belong to the format `{}`",
+                    if json { "json" } else { "text" }
+                ),
+            );
         }
     }
     if !json {
@@ -247,26 +264,42 @@ fn read_output(fields: &mut Fields<'_, '_>, template: &str, formats: bool) -> Op
         if min_length.zip(max_length).is_some_and(|(low, high)| low > high) {
             output.problem("max_length", "is below its minimum, so that no text fits");
         }
-        let choices = read_texts(&mut output, "enum", 1000);
+        let choices = output.texts("enum", 1000);
         if choices.is_empty() && output.get("enum").is_some() {
             output.problem("enum", "must have at least one element");
         }
-        return Some(OutputSpec::Text { min_length, max_length, choices });
+        return Some(OutputSpec::Text {
+            min_length,
+            max_length,
+            choices,
+        });
     }
-    let Some(schema) = output.get("schema") else { return Some(OutputSpec::Json { schema: None }) };
+    let Some(schema) = output.get("schema") else {
+        return Some(OutputSpec::Json { schema: None });
+    };
     let pointer = output.at("schema");
     let checker = Checker::compile(schema, formats, &pointer, output.problems())?;
     let name = OutputSchema::name_for(template);
-    Some(OutputSpec::Json { schema: Some(Arc::new(OutputSchema { name, schema: schema.clone(), checker })) })
+    Some(OutputSpec::Json {
+        schema: Some(Arc::new(OutputSchema {
+            name,
+            schema: schema.clone(),
+            checker,
+        })),
+    })
 }
 
 fn read_rules(fields: &mut Fields<'_, '_>, rows: &RowCheck) -> Vec<Rule> {
     let mut rules = Vec::new();
-    let Some(elements) = fields.array("rules", limits::RULES) else { return rules };
+    let Some(elements) = fields.array("rules", limits::RULES) else {
+        return rules;
+    };
     let base = fields.at("rules");
     for (n, element) in elements.iter().enumerate() {
         let pointer = join(&base, &n.to_string());
-        let Some(mut rule) = Fields::open(element, pointer, RULE, fields.problems()) else { continue };
+        let Some(mut rule) = Fields::open(element, pointer, RULE, fields.problems()) else {
+            continue;
+        };
         rule.required("expression");
         rule.required("message");
         let expression = rule.text("expression", limits::RULE_BYTES);
@@ -276,11 +309,17 @@ fn read_rules(fields: &mut Fields<'_, '_>, rows: &RowCheck) -> Vec<Rule> {
         }
         let verdicts = [("repair", Consequence::Repair), ("reject", Consequence::Reject)];
         let consequence = rule.choice("verdict", &verdicts).unwrap_or(Consequence::Repair);
-        let (Some(expression), Some(message)) = (expression, message) else { continue };
+        let (Some(expression), Some(message)) = (expression, message) else {
+            continue;
+        };
         match compile_rule(expression) {
             Ok(expression) => {
                 note_unknown_variables(&expression, rows, &mut rule);
-                rules.push(Rule { expression, message: message.to_owned(), consequence });
+                rules.push(Rule {
+                    expression,
+                    message: message.to_owned(),
+                    consequence,
+                });
             }
             Err(messages) => {
                 for message in messages {
@@ -293,7 +332,11 @@ fn read_rules(fields: &mut Fields<'_, '_>, rows: &RowCheck) -> Vec<Rule> {
 }
 
 /// Notes `variables.NAME` of a name that no row can have.
-fn note_unknown_variables(expression: &crate::jinja::RuleExpression, rows: &RowCheck, rule: &mut Fields<'_, '_>) {
+fn note_unknown_variables(
+    expression: &crate::jinja::RuleExpression,
+    rows: &RowCheck,
+    rule: &mut Fields<'_, '_>,
+) {
     if rows.is_open() {
         return;
     }

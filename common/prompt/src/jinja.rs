@@ -65,29 +65,63 @@ impl Messages {
         let mut environment = fenced();
         // `{% if notes %}` is how authors ask for an optional variable; printing or using an undefined one still fails.
         environment.set_undefined_behavior(UndefinedBehavior::SemiStrict);
-        let syntax = environment.syntax().to_builder().keep_trailing_newline(true).build();
+        let syntax = environment
+            .syntax()
+            .to_builder()
+            .keep_trailing_newline(true)
+            .build();
         environment.set_syntax(syntax.expect("the default delimiters are valid"));
-        Self { environment, messages: Vec::new() }
+        Self {
+            environment,
+            messages: Vec::new(),
+        }
     }
 
     /// Compiles one more message and returns the names of the variables it uses, in the order they first appear.
-    pub(crate) fn add(&mut self, role: Role, pointer: String, source: &str, problems: &mut Vec<Problem>) -> Vec<String> {
+    pub(crate) fn add(
+        &mut self,
+        role: Role,
+        pointer: String,
+        source: &str,
+        problems: &mut Vec<Problem>,
+    ) -> Vec<String> {
         if !source.contains("{{") && !source.contains("{%") && !source.contains("{#") {
-            self.messages.push(Compiled { role, pointer, body: Body::Plain(source.to_owned()) });
+            self.messages.push(Compiled {
+                role,
+                pointer,
+                body: Body::Plain(source.to_owned()),
+            });
             return Vec::new();
         }
-        if let Err(error) = self.environment.add_template_owned(pointer.clone(), source.to_owned()) {
+        if let Err(error) = self
+            .environment
+            .add_template_owned(pointer.clone(), source.to_owned())
+        {
             problems.push(Problem::at(pointer, compile_message(&error)));
             return Vec::new();
         }
-        problems.extend(Names::of_source(source).unknown().into_iter().map(|text| Problem::at(pointer.clone(), text)));
         let used = match self.environment.get_template(&pointer) {
             Ok(template) => template.undeclared_variables(false),
             Err(_) => Default::default(),
         };
-        let mut used: Vec<String> = used.into_iter().filter(|name| !is_function(name)).collect();
+        let names = Names::of_source(source);
+        let called = names.functions.clone();
+        problems.extend(
+            names
+                .unknown(&used)
+                .into_iter()
+                .map(|text| Problem::at(pointer.clone(), text)),
+        );
+        let mut used: Vec<String> = used
+            .into_iter()
+            .filter(|name| !is_function(name) && !called.contains(&**name))
+            .collect();
         used.sort_by_cached_key(|name| (word_position(source, name), name.clone()));
-        self.messages.push(Compiled { role, pointer, body: Body::Jinja });
+        self.messages.push(Compiled {
+            role,
+            pointer,
+            body: Body::Jinja,
+        });
         used
     }
 
@@ -105,10 +139,15 @@ impl Messages {
                     .map_err(|error| message.error(run_message(&error)))?,
             };
             let Some(left) = room.checked_sub(content.len()) else {
-                return Err(message.error(format!("the rendered prompt is larger than {RENDERED_BYTES} bytes")));
+                return Err(message.error(format!(
+                    "the rendered prompt is larger than {RENDERED_BYTES} bytes"
+                )));
             };
             room = left;
-            rendered.push(Message { role: message.role, content });
+            rendered.push(Message {
+                role: message.role,
+                content,
+            });
         }
         Ok(rendered)
     }
@@ -116,7 +155,10 @@ impl Messages {
 
 impl Compiled {
     fn error(&self, message: String) -> RenderError {
-        RenderError { pointer: self.pointer.clone(), message }
+        RenderError {
+            pointer: self.pointer.clone(),
+            message,
+        }
     }
 }
 
@@ -125,16 +167,26 @@ pub(crate) type RuleExpression = Expression<'static, 'static>;
 
 /// Compiles a rule's expression, or says everything that is wrong with it.
 pub(crate) fn compile_rule(expression: &str) -> Result<RuleExpression, Vec<String>> {
-    let compiled = RULES.compile_expression_owned(expression.to_owned()).map_err(|error| vec![compile_message(&error)])?;
-    let mut problems = Names::of_expression(expression).unknown();
-    let mut names: Vec<String> = compiled
-        .undeclared_variables(false)
+    let compiled = RULES
+        .compile_expression_owned(expression.to_owned())
+        .map_err(|error| vec![compile_message(&error)])?;
+    let undeclared = compiled.undeclared_variables(false);
+    let mut problems = Names::of_expression(expression).unknown(&undeclared);
+    let mut names: Vec<String> = undeclared
         .into_iter()
         .filter(|name| name != "output" && name != "variables" && !is_function(name))
         .collect();
     names.sort();
-    problems.extend(names.iter().map(|name| format!("unknown name `{name}`; a rule sees `output` and `variables`")));
-    if problems.is_empty() { Ok(compiled) } else { Err(problems) }
+    problems.extend(
+        names
+            .iter()
+            .map(|name| format!("unknown name `{name}`; a rule sees `output` and `variables`")),
+    );
+    if problems.is_empty() {
+        Ok(compiled)
+    } else {
+        Err(problems)
+    }
 }
 
 fn is_function(name: &str) -> bool {
@@ -146,9 +198,7 @@ fn word_position(source: &str, name: &str) -> usize {
     let inside = |c: char| c.is_ascii_alphanumeric() || c == '_';
     source
         .match_indices(name)
-        .find(|(at, _)| {
-            !source[..*at].ends_with(inside) && !source[at + name.len()..].starts_with(inside)
-        })
+        .find(|(at, _)| !source[..*at].ends_with(inside) && !source[at + name.len()..].starts_with(inside))
         .map_or(usize::MAX, |(at, _)| at)
 }
 
@@ -163,10 +213,12 @@ pub(crate) fn run_message(error: &Error) -> String {
         ErrorKind::UndefinedError => "a value that is not there is used".to_owned(),
         ErrorKind::OutOfFuel => "this takes more work than one row may".to_owned(),
         // "unable to calculate A + B" quotes both values.
-        ErrorKind::InvalidOperation | ErrorKind::MissingArgument | ErrorKind::TooManyArguments => match error.detail() {
-            Some(detail) if !detail.starts_with("unable to calculate") => detail.to_owned(),
-            _ => error.kind().to_string(),
-        },
+        ErrorKind::InvalidOperation | ErrorKind::MissingArgument | ErrorKind::TooManyArguments => {
+            match error.detail() {
+                Some(detail) if !detail.starts_with("unable to calculate") => detail.to_owned(),
+                _ => error.kind().to_string(),
+            }
+        }
         kind => kind.to_string(),
     };
     with_line(error, &words)

@@ -16,10 +16,21 @@ pub(crate) struct Mended {
 /// Mends `text` in one pass; `None` when there is nothing to mend.
 pub(crate) fn mend(text: &str) -> Option<Mended> {
     let bytes = text.as_bytes();
-    let mut mended = Mended { text: String::with_capacity(text.len() + 16), slips: false, surrogates: false };
-    let (mut at, mut copied, mut in_string) = (0, 0, false);
+    let mut mended = Mended {
+        text: String::with_capacity(text.len() + 16),
+        slips: false,
+        surrogates: false,
+    };
+    let (mut at, mut copied, mut in_string, mut before) = (0, 0, false, b'[');
     while at < bytes.len() {
-        let (len, replacement) = if in_string { in_text(bytes, at) } else { in_structure(bytes, at) };
+        let (len, replacement) = if in_string {
+            in_text(bytes, at)
+        } else {
+            in_structure(bytes, at, before)
+        };
+        if !in_string && !bytes[at].is_ascii_whitespace() {
+            before = bytes[at];
+        }
         match bytes[at] {
             b'"' => in_string = !in_string,
             _ => {
@@ -27,7 +38,11 @@ pub(crate) fn mend(text: &str) -> Option<Mended> {
                     mended.text.push_str(&text[copied..at]);
                     mended.text.push_str(&replacement);
                     copied = at + len;
-                    if replacement == "\\ufffd" { mended.surrogates = true } else { mended.slips = true }
+                    if replacement == "\\ufffd" {
+                        mended.surrogates = true;
+                    } else {
+                        mended.slips = true;
+                    }
                 }
             }
         }
@@ -40,9 +55,10 @@ pub(crate) fn mend(text: &str) -> Option<Mended> {
     Some(mended)
 }
 
-/// Outside strings: the length of what stands at `at`, and what to put in its place.
-fn in_structure(bytes: &[u8], at: usize) -> (usize, Option<String>) {
-    if bytes[at] != b',' {
+/// Outside strings: the length of what stands at `at`, and what to put in its place. A comma is only superfluous after
+/// a value; where none stands `before` it, something is missing.
+fn in_structure(bytes: &[u8], at: usize, before: u8) -> (usize, Option<String>) {
+    if bytes[at] != b',' || matches!(before, b'[' | b'{' | b',' | b':') {
         return (1, None);
     }
     let next = bytes[at + 1..].iter().find(|byte| !byte.is_ascii_whitespace());
@@ -73,7 +89,11 @@ fn in_text(bytes: &[u8], at: usize) -> (usize, Option<String>) {
 fn unit(bytes: &[u8], at: usize) -> Option<u16> {
     let digits = bytes.get(at..at + 6)?.strip_prefix(b"\\u")?;
     let text = std::str::from_utf8(digits).ok()?;
-    if text.bytes().all(|byte| byte.is_ascii_hexdigit()) { u16::from_str_radix(text, 16).ok() } else { None }
+    if text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+        u16::from_str_radix(text, 16).ok()
+    } else {
+        None
+    }
 }
 
 /// `json` on one line: line breaks can only be white space between tokens, and lines are how outcomes are stored.

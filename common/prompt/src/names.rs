@@ -3,31 +3,36 @@
 //! A tokeniser for names alone: it skips text, comments, raw blocks and strings, and trusts the engine to refuse
 //! sources with a wrong syntax before it is asked.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 
 /// Filters a template may use.
+#[rustfmt::skip]
 pub(crate) const FILTERS: &[&str] = &[
-    "abs", "attr", "batch", "bool", "capitalize", "chain", "count", "d", "default", "dictsort", "first", "float",
-    "format", "groupby", "indent", "int", "items", "join", "last", "length", "lines", "list", "lower", "map", "max",
-    "min", "reject", "rejectattr", "replace", "reverse", "round", "select", "selectattr", "slice", "sort", "split",
-    "string", "sum", "title", "tojson", "trim", "unique", "upper", "zip",
+    "abs", "attr", "batch", "bool", "capitalize", "chain", "count", "d", "default", "dictsort", "first",
+    "float", "format", "groupby", "indent", "int", "items", "join", "last", "length", "lines", "list",
+    "lower", "map", "max", "min", "reject", "rejectattr", "replace", "reverse", "round", "select",
+    "selectattr", "slice", "sort", "split", "string", "sum", "title", "tojson", "trim", "unique", "upper",
+    "zip",
 ];
 
 /// Tests (`is ...`) a template may use.
+#[rustfmt::skip]
 pub(crate) const TESTS: &[&str] = &[
-    "boolean", "defined", "divisibleby", "endingwith", "eq", "equalto", "even", "false", "float", "ge", "greaterthan",
-    "gt", "in", "int", "integer", "iterable", "le", "lessthan", "lower", "lt", "mapping", "ne", "none", "number",
-    "odd", "sameas", "sequence", "startingwith", "string", "true", "undefined", "upper",
+    "boolean", "defined", "divisibleby", "endingwith", "eq", "equalto", "even", "false", "float", "ge",
+    "greaterthan", "gt", "in", "int", "integer", "iterable", "le", "lessthan", "lower", "lt", "mapping",
+    "ne", "none", "number", "odd", "sameas", "sequence", "startingwith", "string", "true", "undefined",
+    "upper",
 ];
 
 /// Functions a template may call.
 pub(crate) const FUNCTIONS: &[&str] = &["dict", "namespace", "range"];
 
 /// Names that mean something else than a variable, so that none may be called so.
+#[rustfmt::skip]
 pub(crate) const RESERVED: &[&str] = &[
-    "and", "caller", "call", "debug", "dict", "do", "elif", "else", "false", "False", "filter", "for", "if", "in",
-    "is", "loop", "macro", "namespace", "none", "None", "not", "or", "range", "recursive", "self", "set", "super",
-    "true", "True", "with",
+    "and", "caller", "call", "debug", "dict", "do", "elif", "else", "false", "False", "filter", "for", "if",
+    "in", "is", "loop", "macro", "namespace", "none", "None", "not", "or", "range", "recursive", "self",
+    "set", "super", "true", "True", "with",
 ];
 
 /// The names a source uses.
@@ -61,8 +66,15 @@ impl<'s> Names<'s> {
                 }
             };
             let (body, after) = split_tag(&tag[skip..], block);
-            let word = body.trim_start_matches(['-', '+']).trim_end_matches(['-', '+']).trim();
-            rest = if block && word == "raw" { after_raw(after) } else { after };
+            let word = body
+                .trim_start_matches(['-', '+'])
+                .trim_end_matches(['-', '+'])
+                .trim();
+            rest = if block && word == "raw" {
+                after_raw(after)
+            } else {
+                after
+            };
             finder.read(body, block);
         }
         finder.finish()
@@ -75,8 +87,10 @@ impl<'s> Names<'s> {
         finder.finish()
     }
 
-    /// Each name that is not known, as a sentence.
-    pub(crate) fn unknown(&self) -> Vec<String> {
+    /// Each name that is not known, as a sentence. Only calls of `undeclared` names are calls of functions: others
+    /// were assigned in the source.
+    pub(crate) fn unknown(mut self, undeclared: &HashSet<String>) -> Vec<String> {
+        self.functions.retain(|name| undeclared.contains(*name));
         let mut unknown = Vec::new();
         for (kind, names, known) in [
             ("filter", &self.filters, FILTERS),
@@ -88,7 +102,10 @@ impl<'s> Names<'s> {
                     Some(meant) => format!("; did you mean `{meant}`?"),
                     None => String::new(),
                 };
-                unknown.push(format!("unknown {kind} `{}`{hint}", crate::problem::shorten(name, 60)));
+                unknown.push(format!(
+                    "unknown {kind} `{}`{hint}",
+                    crate::problem::shorten(name, 60)
+                ));
             }
         }
         unknown
@@ -170,14 +187,16 @@ impl<'s> Finder<'s> {
             let Token::Ident(name) = token else { continue };
             let before = |k: usize| n.checked_sub(k).map(|i| tokens[i]);
             // After a dot `is` is an attribute and not the operator.
-            let operator = |k: usize, word| before(k) == Some(Token::Ident(word)) && before(k + 1) != Some(Token::Mark(b'.'));
+            let operator = |k: usize, word| {
+                before(k) == Some(Token::Ident(word)) && before(k + 1) != Some(Token::Mark(b'.'))
+            };
             if before(1) == Some(Token::Mark(b'|')) {
                 self.names.filters.insert(name);
             } else if (operator(1, "is") && *name != "not") || (operator(1, "not") && operator(2, "is")) {
                 self.names.tests.insert(name);
             } else if tokens.get(n + 1) == Some(&Token::Mark(b'('))
                 && before(1) != Some(Token::Mark(b'.'))
-                && !(block && n <= 1)
+                && !(block && n == 1 && before(1) == Some(Token::Ident("filter")))
                 && (!RESERVED.contains(name) || FUNCTIONS.contains(name) || *name == "debug")
             {
                 self.names.functions.insert(name);
@@ -203,9 +222,16 @@ fn tokens(body: &str) -> Vec<Token<'_>> {
                 tokens.push(Token::Literal);
             }
             byte if byte.is_ascii_alphanumeric() || byte == b'_' => {
-                let len = bytes[at..].iter().take_while(|b| b.is_ascii_alphanumeric() || **b == b'_').count();
+                let len = bytes[at..]
+                    .iter()
+                    .take_while(|b| b.is_ascii_alphanumeric() || **b == b'_')
+                    .count();
                 let word = &body[at..at + len];
-                tokens.push(if byte.is_ascii_digit() { Token::Literal } else { Token::Ident(word) });
+                tokens.push(if byte.is_ascii_digit() {
+                    Token::Literal
+                } else {
+                    Token::Ident(word)
+                });
                 at += len;
             }
             byte => {
@@ -227,18 +253,55 @@ mod tests {
     #[track_caller]
     fn check(source: &str, filters: &[&str], tests: &[&str], functions: &[&str]) {
         let names = Names::of_source(source);
-        assert_eq!(names.filters.iter().copied().collect::<Vec<_>>(), filters, "filters of {source}");
-        assert_eq!(names.tests.iter().copied().collect::<Vec<_>>(), tests, "tests of {source}");
-        assert_eq!(names.functions.iter().copied().collect::<Vec<_>>(), functions, "functions of {source}");
+        assert_eq!(
+            names.filters.iter().copied().collect::<Vec<_>>(),
+            filters,
+            "filters of {source}"
+        );
+        assert_eq!(
+            names.tests.iter().copied().collect::<Vec<_>>(),
+            tests,
+            "tests of {source}"
+        );
+        assert_eq!(
+            names.functions.iter().copied().collect::<Vec<_>>(),
+            functions,
+            "functions of {source}"
+        );
     }
 
     #[test]
     fn filters_tests_and_functions_are_found() {
-        check("{{ a|upper | join(', ')|d(1) }}", &["d", "join", "upper"], &[], &[]);
-        check("{% if a is defined and b is not none %}{% endif %}", &[], &["defined", "none"], &[]);
-        check("{% for i in range(3) %}{{ f(i) }}{{ x.items() }}{% endfor %}", &[], &[], &["f", "range"]);
-        check("{% filter upper %}x{% endfilter %}{% if not (a) %}{% endif %}", &["upper"], &[], &[]);
-        check("{% macro m(x) %}{{ x }}{% endmacro %}{{ m(1) }}{{ debug() }}", &[], &[], &["debug"]);
+        check(
+            "{{ a|upper | join(', ')|d(1) }}",
+            &["d", "join", "upper"],
+            &[],
+            &[],
+        );
+        check(
+            "{% if a is defined and b is not none %}{% endif %}",
+            &[],
+            &["defined", "none"],
+            &[],
+        );
+        check(
+            "{% for i in range(3) %}{{ f(i) }}{{ x.items() }}{% endfor %}",
+            &[],
+            &[],
+            &["f", "range"],
+        );
+        check(
+            "{% filter upper %}x{% endfilter %}{% if not (a) %}{% endif %}",
+            &["upper"],
+            &[],
+            &[],
+        );
+        check(
+            "{% macro m(x) %}{{ x }}{% endmacro %}{{ m(1) }}{{ debug() }}",
+            &[],
+            &[],
+            &["debug"],
+        );
     }
 
     #[test]
@@ -246,7 +309,12 @@ mod tests {
         check("a | b is c {x | y}", &[], &[], &[]);
         check("{{ 'a | b }} is x' }} | c", &[], &[], &[]);
         check(r#"{{ "q\" | b" }}"#, &[], &[], &[]);
-        check("{# {{ a|b }} #}{%- raw -%}{{ a|b }}{% x %}{%- endraw -%}{{ z|lower }}", &["lower"], &[], &[]);
+        check(
+            "{# {{ a|b }} #}{%- raw -%}{{ a|b }}{% x %}{%- endraw -%}{{ z|lower }}",
+            &["lower"],
+            &[],
+            &[],
+        );
         check("{{ {'a': {'b': 1}}|length }}", &["length"], &[], &[]);
         check("{{ a.is.x }}{{- a|trim -}}", &["trim"], &[], &[]);
     }

@@ -37,15 +37,28 @@ pub struct OutputSchema {
 
 impl fmt::Debug for OutputSchema {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("OutputSchema").field("name", &self.name).field("schema", &self.schema).finish_non_exhaustive()
+        f.debug_struct("OutputSchema")
+            .field("name", &self.name)
+            .field("schema", &self.schema)
+            .finish_non_exhaustive()
     }
 }
 
 impl OutputSchema {
     /// The provider-side name for a template's name.
     pub(crate) fn name_for(template: &str) -> String {
-        let fits = |c: char| if c.is_ascii_alphanumeric() || c == '_' || c == '-' { c } else { '_' };
+        let fits = |c: char| {
+            if c.is_ascii_alphanumeric() || c == '_' || c == '-' {
+                c
+            } else {
+                '_'
+            }
+        };
         let name: String = template.chars().take(64).map(fits).collect();
-        if name.is_empty() { "output".to_owned() } else { name }
+        if name.is_empty() {
+            "output".to_owned()
+        } else {
+            name
+        }
     }
 }

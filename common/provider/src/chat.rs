@@ -70,7 +70,7 @@ impl Finish {
     /// Reads a provider's word; an absent one counts as [`Finish::Stop`], which is how several local servers end.
     pub(crate) fn from_wire(word: Option<&str>) -> Self {
         match word {
-            None | Some("" | "stop" | "eos" | "end_turn" | "stop_sequence") => Self::Stop,
+            None | Some("" | "stop" | "eos" | "eos_token" | "end_turn" | "stop_sequence") => Self::Stop,
             Some("length" | "max_tokens") => Self::Length,
             Some("content_filter") => Self::ContentFilter,
             Some("tool_calls" | "function_call") => Self::ToolCalls,

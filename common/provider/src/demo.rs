@@ -66,7 +66,7 @@ impl ChatProvider for Demo {
         let is = |mode: &str| request.model.split('-').any(|word| word == mode);
         let mut draw = draw_of(request);
         if is("slow") {
-            tokio::time::sleep(Duration::from_millis(200 + draw.below(601))).await;
+            tokio::time::sleep(latency(&mut draw)).await;
         }
         let fault = if is("faulty") { fault::of(request) } else { None };
         if let Some(Fault::Failure(failure)) = fault {
@@ -85,6 +85,11 @@ impl ChatProvider for Demo {
         };
         Ok(MODELS.map(listing).to_vec())
     }
+}
+
+/// From 200 to 800 ms.
+fn latency(draw: &mut Draw) -> Duration {
+    Duration::from_millis(200 + draw.below(601))
 }
 
 /// The attempt is left out: whoever asks the same again is told the same.

@@ -98,20 +98,23 @@ pub fn http_client(options: &HttpOptions) -> Result<HttpClient, HttpClientError>
 impl HttpClient {
     /// The client for the host of `url`.
     pub(crate) fn for_url(&self, url: &reqwest::Url) -> Client {
-        let is_loopback = match url.host() {
-            Some(url::Host::Domain(name)) => {
-                let name = name.trim_end_matches('.');
-                name == "localhost" || name.ends_with(".localhost")
-            }
-            Some(url::Host::Ipv4(address)) => address.is_loopback(),
-            Some(url::Host::Ipv6(address)) => address.is_loopback(),
-            None => false,
-        };
-        if is_loopback {
+        if is_loopback(url) {
             self.loopback.clone()
         } else {
             self.remote.clone()
         }
+    }
+}
+
+fn is_loopback(url: &reqwest::Url) -> bool {
+    match url.host() {
+        Some(url::Host::Domain(name)) => {
+            let name = name.trim_end_matches('.');
+            name == "localhost" || name.ends_with(".localhost")
+        }
+        Some(url::Host::Ipv4(address)) => address.is_loopback(),
+        Some(url::Host::Ipv6(address)) => address.is_loopback(),
+        None => false,
     }
 }
 
@@ -352,6 +355,35 @@ impl Incoming {
             generation,
             retry_after: retry_after::from_headers(self.response.headers(), SystemTime::now()),
             body,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn without_a_tls_provider_there_is_an_error_and_no_panic() {
+        assert!(matches!(
+            http_client(&HttpOptions::default()),
+            Err(HttpClientError::NoTlsProvider)
+        ));
+    }
+
+    #[test]
+    fn loopback_hosts_never_go_through_a_proxy() {
+        for (url, expected) in [
+            ("http://127.0.0.1:11434", true),
+            ("http://127.8.8.8", true),
+            ("http://[::1]:1", true),
+            ("http://localhost.", true),
+            ("http://a.localhost", true),
+            ("http://localhost.example.com", false),
+            ("https://openrouter.ai/api/v1", false),
+            ("http://10.0.0.1", false),
+        ] {
+            assert_eq!(is_loopback(&url.parse().unwrap()), expected, "{url}");
         }
     }
 }

@@ -141,7 +141,7 @@ mod tests {
         let cases = [
             (r#"{"custom_id":"x"}"#, "{               }"),
             (r#"{"custom_id" : "x" , "b":1}"#, r#"{                    "b":1}"#),
-            (r#"{"b":1, "custom_id":"é" }"#, r#"{"b":1                    }"#),
+            (r#"{"b":1, "custom_id":"é" }"#, r#"{"b":1                   }"#),
             (r#"{"b":1,"custom_id":2,"c":3}"#, r#"{"b":1,              "c":3}"#),
         ];
         for (text, expected) in cases {

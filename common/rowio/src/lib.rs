@@ -25,7 +25,7 @@ pub use digest::RowsDigest;
 pub use format::{RowFormat, UnknownFormat};
 pub use input::NotText;
 pub use outcome::{
-    CsvColumns, CsvDialect, CsvOptions, OutcomeFailure, OutcomeRecord, OutcomeWriter, Seal, WriteError,
+    CsvColumns, CsvDialect, CsvOptions, OutcomeFailure, OutcomeRecord, OutcomeWriter, WriteError,
 };
 pub use problem::{ReadError, RowProblem, RowProblems};
 pub use reader::{CheckedRow, ReadRow, RowLimits, RowReader};

@@ -6,7 +6,7 @@
 
 use std::borrow::Cow;
 
-use promptmill_prompt::Template;
+use promptmill_prompt::{Problem, Template, Variables};
 use serde_json::value::RawValue;
 
 use crate::custom_id::CUSTOM_ID;
@@ -49,19 +49,9 @@ pub(crate) fn check(line: u64, bytes: &[u8], template: &Template, reserved: Rese
             };
         }
     };
-    let checked = template.check(&row.variables).or_else(|problems| {
-        let begin = row.variables.as_ptr().addr().wrapping_sub(text.as_ptr().addr());
-        let inside = begin > 0 && begin < text.len();
-        if inside
-            && problems
-                .iter()
-                .any(|problem| problem.message.contains(" column "))
-        {
-            // Blanks instead of what stands before, so that a column told is the line's.
-            return template.check(&format!("{}{}", " ".repeat(begin), row.variables));
-        }
-        Err(problems)
-    });
+    let checked = template
+        .check(&row.variables)
+        .or_else(|problems| at_column(text, &row.variables, problems, template));
     let checked = checked.map_err(from_template);
     match row.custom_id.map_or(Ok(None), read_id) {
         Ok(custom_id) => Found {
@@ -78,6 +68,31 @@ pub(crate) fn check(line: u64, bytes: &[u8], template: &Template, reserved: Rese
             }
         }
     }
+}
+
+/// Gives columns as the line has them, and leaves its number (always 1 to the template) to who tells the problem.
+fn at_column(
+    text: &str,
+    variables: &str,
+    mut problems: Vec<Problem>,
+    template: &Template,
+) -> Result<Variables, Vec<Problem>> {
+    const PLACE: &str = " at line 1 column ";
+    if !problems.iter().any(|problem| problem.message.contains(PLACE)) {
+        return Err(problems);
+    }
+    let begin = variables.as_ptr().addr().wrapping_sub(text.as_ptr().addr());
+    if begin > 0 && begin < text.len() {
+        // Inside an envelope: checked once more with blanks for what stands before.
+        problems = match template.check(&format!("{}{variables}", " ".repeat(begin))) {
+            Ok(checked) => return Ok(checked),
+            Err(problems) => problems,
+        };
+    }
+    for problem in &mut problems {
+        problem.message = problem.message.replace(PLACE, " at column ");
+    }
+    Err(problems)
 }
 
 struct Row<'a> {
@@ -102,10 +117,10 @@ fn split(text: &str, reserved: Reserved) -> Result<Row<'_>, RowProblem> {
     });
     let is_id = body.is_some() || reserved.custom_id;
     if ids > 1 && is_id {
-        return Err(RowProblem::at(CUSTOM_ID, "stands in the row twice"));
+        return Err(RowProblem::at(CUSTOM_ID, "stands twice in the row"));
     }
     match (body, id.filter(|_| is_id)) {
-        (Some(_), _) if bodies > 1 => Err(RowProblem::at(VARIABLES, "stands in the row twice")),
+        (Some(_), _) if bodies > 1 => Err(RowProblem::at(VARIABLES, "stands twice in the row")),
         (Some(body), id) => Ok(Row {
             custom_id: id.map(|id| id.value),
             variables: Cow::Borrowed(body.value.get()),
@@ -223,7 +238,7 @@ mod tests {
             r#"{"variables":{},"variables":{}}"#,
         ] {
             let problem = split(twice, FREE).err().unwrap();
-            assert_eq!(problem.reason, "stands in the row twice", "{twice}");
+            assert_eq!(problem.reason, "stands twice in the row", "{twice}");
         }
     }
 

@@ -116,9 +116,23 @@ mod tests {
 
     #[test]
     fn the_same_seed_chooses_the_same_rows_for_ever() {
-        assert_eq!(Sample::choose(1000, 5, 7), [9, 223, 227, 481, 829]);
-        assert_eq!(sample_rows(0..1000, 5, 7), [0, 0, 0, 0, 0]);
+        assert_eq!(Sample::choose(1000, 5, 7), [210, 405, 674, 834, 903]);
+        assert_eq!(sample_rows(0..1000, 5, 7), [440, 476, 648, 692, 914]);
         assert_ne!(Sample::choose(1000, 5, 7), Sample::choose(1000, 5, 8));
+    }
+
+    #[test]
+    fn the_generator_gives_its_published_numbers() {
+        let mut random = Random(1_234_567);
+        let first = [random.next(), random.next(), random.next()];
+        assert_eq!(
+            first,
+            [
+                6_457_827_717_110_365_317,
+                3_203_168_211_198_807_973,
+                9_817_491_932_198_370_423
+            ]
+        );
     }
 
     #[test]

@@ -50,6 +50,13 @@ impl Engine {
     where
         H: Queue + Limiter + Signals + 'static,
     {
-        Self { store, queue: hub.clone(), limiter: hub.clone(), signals: hub, clock: Arc::new(SystemClock), providers }
+        Self {
+            store,
+            queue: hub.clone(),
+            limiter: hub.clone(),
+            signals: hub,
+            clock: Arc::new(SystemClock),
+            providers,
+        }
     }
 }

@@ -65,21 +65,19 @@ pub(crate) struct Found {
     pub(crate) state: BatchState,
     /// Priority of its chunks.
     pub(crate) priority: i16,
-    /// Number of rows.
-    pub(crate) total: u32,
 }
 
 /// The batch of any tenant.
 pub(crate) fn find(db: &Connection, batch: BatchId) -> Result<Option<Found>, Fault> {
-    let sql = "SELECT num, tenant, state, priority, total FROM batches WHERE id = ?1 AND phase <> 3";
+    let sql = "SELECT num, tenant, state, priority FROM batches WHERE id = ?1 AND phase <> 3";
     let read = |row: &Row<'_>| {
-        Ok((BatchNum(row.get(0)?), row.get::<_, String>(1)?, row.get::<_, String>(2)?, row.get(3)?, row.get(4)?))
+        Ok((BatchNum(row.get(0)?), row.get::<_, String>(1)?, row.get::<_, String>(2)?, row.get(3)?))
     };
-    let Some((num, tenant, state, priority, total)) = db.prepare_cached(sql)?.query_row([batch.as_bytes()], read).optional()?
+    let Some((num, tenant, state, priority)) = db.prepare_cached(sql)?.query_row([batch.as_bytes()], read).optional()?
     else {
         return Ok(None);
     };
-    Ok(Some(Found { num, tenant: parse_tenant(&tenant)?, state: from_json(&state, "batch state")?, priority, total }))
+    Ok(Some(Found { num, tenant: parse_tenant(&tenant)?, state: from_json(&state, "batch state")?, priority }))
 }
 
 /// The batch of this tenant.

@@ -6,7 +6,6 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread::JoinHandle;
 
 use promptmill_ports::{StoreError, StoreResult};
@@ -42,14 +41,14 @@ pub(crate) struct WriterFile {
     pub(crate) file: PathBuf,
     /// Page cache, KiB.
     pub(crate) cache_kib: u32,
-    /// The most pages the file may have; 0 is SQLite's own limit.
-    pub(crate) max_pages: Arc<AtomicU32>,
+    /// The most pages the file may have; `None` is SQLite's own limit.
+    pub(crate) max_pages: Option<u32>,
 }
 
 impl WriterFile {
     /// Opens the connection.
     pub(crate) fn connect(&self) -> Result<Connection, Fault> {
-        schema::connect_writer(&self.file, self.cache_kib, self.max_pages.load(Ordering::Relaxed))
+        schema::connect_writer(&self.file, self.cache_kib, self.max_pages)
     }
 }
 

@@ -62,7 +62,7 @@ const STEPS: &[&str] = &["
 const STATEMENTS: usize = 96;
 
 /// Opens the file for the writer, creating it when it is missing.
-pub(crate) fn connect_writer(file: &Path, cache_kib: u32, max_pages: u32) -> Result<Connection, Fault> {
+pub(crate) fn connect_writer(file: &Path, cache_kib: u32, max_pages: Option<u32>) -> Result<Connection, Fault> {
     let db = Connection::open_with_flags(file, flags() | OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE)?;
     set_up(&db, cache_kib)?;
     db.pragma_update(None, "journal_mode", "WAL")?;
@@ -71,8 +71,8 @@ pub(crate) fn connect_writer(file: &Path, cache_kib: u32, max_pages: u32) -> Res
     // A checkpoint syncs the database, so fewer of them, and a log that is cut back after a burst.
     db.pragma_update(None, "wal_autocheckpoint", 4_000)?;
     db.pragma_update(None, "journal_size_limit", 64 * 1024 * 1024)?;
-    if max_pages > 0 {
-        db.pragma_update(None, "max_page_count", max_pages)?;
+    if let Some(pages) = max_pages {
+        db.pragma_update(None, "max_page_count", pages)?;
     }
     Ok(db)
 }

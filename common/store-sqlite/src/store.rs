@@ -2,8 +2,6 @@
 
 use std::fs::{File, TryLockError};
 use std::path::Path;
-use std::sync::Arc;
-use std::sync::atomic::AtomicU32;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use promptmill_ports::{StoreError, StoreResult};
@@ -45,7 +43,6 @@ impl Default for SqliteOptions {
 pub struct SqliteStore {
     writer: Writer,
     readers: Readers,
-    max_pages: Arc<AtomicU32>,
     // Dropped last: the threads have ended by then.
     _lock: File,
 }
@@ -63,14 +60,13 @@ impl SqliteStore {
         let lock = lock(folder)?;
         let SqliteOptions { readers, cache_kib, max_pages } = options;
         let file = folder.join(DATABASE);
-        let max_pages = Arc::new(AtomicU32::new(max_pages.unwrap_or(0)));
-        let writer_file = WriterFile { file: file.clone(), cache_kib, max_pages: Arc::clone(&max_pages) };
+        let writer_file = WriterFile { file: file.clone(), cache_kib, max_pages };
         let mut db = writer_file.connect()?;
         schema::migrate(&mut db)?;
         let leftovers = start_anew(&mut db)?;
         let writer = Writer::start(db, writer_file, leftovers).map_err(StoreError::unavailable)?;
         let readers = Readers::start(&file, readers, cache_kib).map_err(StoreError::unavailable)?;
-        Ok(Self { writer, readers, max_pages, _lock: lock })
+        Ok(Self { writer, readers, _lock: lock })
     }
 
     /// Runs `work` on the writer thread; answers once it is durable. `bytes` is about what it writes.
@@ -88,13 +84,6 @@ impl SqliteStore {
         work: impl FnOnce(&Connection) -> Result<T, Fault> + Send + 'static,
     ) -> StoreResult<T> {
         self.readers.run(work).await
-    }
-
-    /// Changes the limit of the file's size; 0 is none.
-    pub(crate) async fn set_max_pages(&self, pages: u32) -> StoreResult<()> {
-        self.max_pages.store(pages, std::sync::atomic::Ordering::Relaxed);
-        let pages = if pages == 0 { u32::MAX - 1 } else { pages };
-        self.write(0, move |db| Ok(db.pragma_update(None, "max_page_count", pages)?)).await
     }
 }
 

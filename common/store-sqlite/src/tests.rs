@@ -1,1 +1,233 @@
-//! tests
+//! What can only be seen or caused from inside: a full disk, bodies that came too early, and the groups of the writer.
+
+use bytes::Bytes;
+use promptmill_domain::{
+    BatchId, BatchLimits, BatchSpec, ChunkId, FailureKind, ItemCode, LaneId, LeaseToken, ModelSettings, Release, SessionId, SettledItem,
+    TenantId, Totals, UploadId,
+};
+use promptmill_ports::{
+    Admission as _, Close as _, Intake as _, NewBatch, PageLimit, PartCommit, Read as _, RowBlock, Sessions as _, SettleGroup, Settled,
+    StoreError, StoredOutcome, Work as _, flow,
+};
+use rusqlite::params;
+use tempfile::TempDir;
+
+use crate::fault::Fault;
+use crate::{SqliteOptions, SqliteStore};
+
+const NOW: u64 = 1_790_000_000_000;
+const BATCH: BatchId = BatchId::from_bytes([1; 16]);
+const CHUNK: ChunkId = ChunkId { batch: BATCH, n: 0 };
+const TOKEN: LeaseToken = LeaseToken::from_bytes([4; 16]);
+
+fn tenant() -> TenantId {
+    TenantId::default_tenant()
+}
+
+fn open(folder: &TempDir, max_pages: Option<u32>) -> SqliteStore {
+    SqliteStore::open(folder.path(), SqliteOptions { max_pages, ..SqliteOptions::default() }).unwrap()
+}
+
+async fn draft(store: &SqliteStore) {
+    let spec = BatchSpec {
+        template: "{}".to_owned(),
+        model: "demo:any".parse().unwrap(),
+        settings: ModelSettings::default(),
+        max_attempts: 1,
+        guard: false,
+        priority: 0,
+    };
+    let batch = NewBatch { id: BATCH, spec, limits: BatchLimits::default(), idem_key: None, now_ms: NOW };
+    store.create(&tenant(), batch).await.unwrap();
+}
+
+/// A batch whose first chunk, of three items, is leased under [`TOKEN`].
+async fn leased(store: &SqliteStore) {
+    draft(store).await;
+    let upload = UploadId::from_bytes([2; 16]);
+    let block = RowBlock { seq: 0, len: 96, bytes: Bytes::from_static(b"rows") };
+    store.put_rows(&tenant(), BATCH, upload, vec![block]).await.unwrap();
+    let part = PartCommit { part: 0, upload, blocks: 1, digest: [0; 32] };
+    store.commit_part(&tenant(), BATCH, part).await.unwrap();
+    flow::submit(store, &tenant(), BATCH, &LaneId::new("demo", "none")).await.unwrap();
+    let session = SessionId::from_bytes([3; 16]);
+    store.open(session, "worker").await.unwrap();
+    store.admit(&[CHUNK], NOW).await.unwrap();
+    assert_eq!(store.claim(session, &[(CHUNK, TOKEN)], NOW).await.unwrap().len(), 1);
+}
+
+fn group(settled: Vec<(u32, ItemCode, &'static str)>) -> SettleGroup {
+    let item = |(offset, code, body): (u32, ItemCode, &'static str)| (SettledItem { offset, code }, Bytes::from(body));
+    SettleGroup {
+        chunk: CHUNK,
+        token: TOKEN,
+        settled: settled.into_iter().map(item).collect(),
+        parked: vec![],
+        seq: 1,
+        spent: Totals::default(),
+        release: Release::Keep,
+    }
+}
+
+/// Puts a body where no head's byte names it, as a writer that stores bodies before heads may leave it.
+async fn orphan(store: &SqliteStore, index: u32, code: ItemCode, body: &'static str) {
+    let insert = move |db: &rusqlite::Connection| {
+        let num: i64 = db.query_row("SELECT num FROM batches", [], |row| row.get(0))?;
+        let id = crate::batches::BatchNum(num).key(index);
+        db.execute("INSERT INTO outcomes(id, code, body) VALUES (?1, ?2, ?3)", params![id, code.byte(), body.as_bytes()])?;
+        Ok(())
+    };
+    store.write(0, insert).await.unwrap();
+}
+
+async fn outcomes(store: &SqliteStore) -> Vec<StoredOutcome> {
+    store.outcomes(&tenant(), BATCH, 0, PageLimit { items: 100, bytes: 10_000 }).await.unwrap().outcomes
+}
+
+#[tokio::test]
+async fn a_body_that_is_there_already_is_adopted_with_its_code() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(&folder, None);
+    leased(&store).await;
+    let failed = ItemCode::Failed(FailureKind::Timeout);
+    orphan(&store, 1, failed, "of the holder before").await;
+    assert_eq!(outcomes(&store).await, []);
+
+    let settled = store.settle(vec![group(vec![(1, ItemCode::Succeeded, "of the new holder")])], NOW).await.unwrap();
+    assert_eq!(settled, [Settled::Recorded { done: false }]);
+    let body = Some(Bytes::from("of the holder before"));
+    assert_eq!(outcomes(&store).await, [StoredOutcome { index: 1, code: failed, body }]);
+    let counts = store.progress(&tenant(), BATCH).await.unwrap().counts;
+    assert_eq!((counts.succeeded, counts.all_failed()), (0, 1));
+}
+
+#[tokio::test]
+async fn a_body_that_no_byte_names_is_never_shown() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(&folder, None);
+    leased(&store).await;
+    orphan(&store, 0, ItemCode::Succeeded, "too late").await;
+    orphan(&store, 2, ItemCode::Succeeded, "not yet").await;
+    store.settle(vec![group(vec![(1, ItemCode::Succeeded, "in time")])], NOW).await.unwrap();
+    store.steer_for_test().await;
+    store.seal(&tenant(), BATCH, 100, NOW).await.unwrap();
+    let seen: Vec<_> = outcomes(&store).await.into_iter().take(3).map(|o| (o.index, o.code, o.body)).collect();
+    let cancelled = |index| (index, ItemCode::Cancelled, None);
+    assert_eq!(seen, [cancelled(0), (1, ItemCode::Succeeded, Some(Bytes::from("in time"))), cancelled(2)]);
+}
+
+impl SqliteStore {
+    async fn steer_for_test(&self) {
+        use promptmill_ports::Control as _;
+        self.steer(&tenant(), BATCH, promptmill_domain::BatchEvent::Cancel).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_full_disk_is_unavailable_and_forgiven_without_a_restart() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(&folder, Some(100));
+    draft(&store).await;
+    let upload = UploadId::from_bytes([2; 16]);
+    // Bytes that SQLite cannot fold, 64 KiB a block.
+    let put = |seq: u32| {
+        let block = RowBlock { seq, len: 1, bytes: vec![1; 64 * 1024].into() };
+        store.put_rows_for_test(upload, block)
+    };
+    let mut stored = 0;
+    let refused = loop {
+        match put(stored).await {
+            Ok(()) => stored += 1,
+            Err(error) => break error,
+        }
+    };
+    assert!(matches!(refused, StoreError::Unavailable(_)), "{refused:?}");
+    assert!((1..10).contains(&stored), "{stored}");
+    assert!(matches!(put(stored).await, Err(StoreError::Unavailable(_))));
+    // What is there can be read all the while.
+    assert_eq!(store.batch(&tenant(), BATCH).await.unwrap().id, BATCH);
+
+    store.write(0, |db| Ok(db.pragma_update(None, "max_page_count", 10_000)?)).await.unwrap();
+    for seq in stored..20 {
+        put(seq).await.unwrap();
+    }
+    let part = PartCommit { part: 0, upload, blocks: 20, digest: [0; 32] };
+    store.commit_part(&tenant(), BATCH, part).await.unwrap();
+}
+
+impl SqliteStore {
+    async fn put_rows_for_test(&self, upload: UploadId, block: RowBlock) -> promptmill_ports::StoreResult<()> {
+        self.put_rows(&tenant(), BATCH, upload, vec![block]).await
+    }
+}
+
+#[tokio::test]
+async fn a_command_that_fails_takes_nothing_of_its_group_with_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(&folder, None);
+    let insert = |label: &'static str, fails: bool| {
+        store.write(0, move |db| {
+            let sql = "INSERT INTO sessions(id, label, beat, alive) VALUES (?1, ?2, 0, 1)";
+            db.execute(sql, params![label.as_bytes(), label])?;
+            if fails { Err(Fault::conflict("no")) } else { Ok(()) }
+        })
+    };
+    let (held, go) = std::sync::mpsc::channel::<()>();
+    // Holds the writer until all the others wait, so that they share one group.
+    let first = store.write(0, move |_| {
+        go.recv().map_err(|_| Fault::conflict("nobody let go"))?;
+        Ok(())
+    });
+    let release = async move {
+        for _ in 0..10 {
+            tokio::task::yield_now().await;
+        }
+        held.send(()).unwrap();
+    };
+    let (first, one, two, three, ()) =
+        tokio::join!(first, insert("a", false), insert("b", true), insert("c", false), release);
+    assert!(first.is_ok() && one.is_ok() && three.is_ok());
+    assert!(matches!(two, Err(StoreError::Conflict(_))));
+    let labels = store.read(|db| {
+        let mut labels = db.prepare("SELECT label FROM sessions ORDER BY label")?;
+        let labels = labels.query_map([], |row| row.get(0))?.collect::<Result<Vec<String>, _>>()?;
+        Ok(labels)
+    });
+    assert_eq!(labels.await.unwrap(), ["a", "c"]);
+}
+
+#[tokio::test]
+async fn a_group_that_cannot_be_committed_is_unavailable_and_the_next_one_works() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(&folder, None);
+    // Ends the transaction behind the writer's back, as SQLite itself does when the disk fails.
+    let lost = store.write(0, |db| {
+        db.execute("INSERT INTO sessions VALUES (x'01', 'lost', 0, 1)", [])?;
+        Ok(db.execute_batch("ROLLBACK")?)
+    });
+    assert!(matches!(lost.await, Err(StoreError::Unavailable(_))));
+    assert_eq!(store.sessions().await.unwrap(), []);
+    draft(&store).await;
+}
+
+#[tokio::test]
+async fn a_deletion_that_was_cut_short_is_finished_after_the_next_start() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(&folder, None);
+    leased(&store).await;
+    store.settle(vec![group(vec![(0, ItemCode::Succeeded, "body")])], NOW).await.unwrap();
+    store.write(0, |db| Ok(db.execute_batch("UPDATE batches SET phase = 3")?)).await.unwrap();
+    drop(store);
+    let store = open(&folder, None);
+    let left = async || {
+        let sql = "SELECT (SELECT count(*) FROM batches) + (SELECT count(*) FROM heads) + (SELECT count(*) FROM outcomes)
+            + (SELECT count(*) FROM row_blocks) + (SELECT count(*) FROM parts)";
+        store.read(move |db| Ok(db.query_row(sql, [], |row| row.get::<_, u64>(0))?)).await.unwrap()
+    };
+    // It happens while the writer has nothing else to do; each look gives it time.
+    let mut looks = 0;
+    while left().await > 0 {
+        looks += 1;
+        assert!(looks < 100_000, "the leftovers stay");
+    }
+}

@@ -38,7 +38,7 @@ pub(crate) fn reply(call: &Particulars<'_>, speech: &Speech, fault: Option<Fault
             .collect();
         match fault {
             Some(Fault::ErrorMidStream) => {
-                lines.push("{\"error\":\"an error was encountered while running the model\"}\n".to_owned())
+                lines.push("{\"error\":\"an error was encountered while running the model\"}\n".to_owned());
             }
             Some(Fault::Cut) => {}
             _ => lines.push(last("") + "\n"),

@@ -2,8 +2,8 @@
 //!
 //! They name keywords, limits and the schema's own values. Of the reply they repeat only property names, cut short.
 
-use jsonschema::error::{TypeKind, ValidationErrorKind};
 use jsonschema::ValidationError;
+use jsonschema::error::{TypeKind, ValidationErrorKind};
 use promptmill_domain::Reason;
 use serde_json::Value;
 
@@ -17,7 +17,10 @@ const BRANCHES: usize = 3;
 
 /// An error of validating a reply.
 pub(crate) fn reason(error: &ValidationError<'_>) -> Reason {
-    Reason::at(shorten(error.instance_path().as_str(), POINTER), message(error, 0))
+    Reason::at(
+        shorten(error.instance_path().as_str(), POINTER),
+        message(error, 0),
+    )
 }
 
 /// An error of compiling a schema; it speaks about the template's own text only.
@@ -38,14 +41,21 @@ fn message(error: &ValidationError<'_>, nesting: usize) -> String {
         ValidationErrorKind::AdditionalItems { limit } => format!("must have at most {limit} elements"),
         ValidationErrorKind::AdditionalProperties { unexpected }
         | ValidationErrorKind::UnevaluatedProperties { unexpected } => {
-            format!("must not have the properties: {}", list(unexpected.iter().map(String::as_str), 5))
+            format!(
+                "must not have the properties: {}",
+                list(unexpected.iter().map(String::as_str), 5)
+            )
         }
         ValidationErrorKind::AnyOf { context } | ValidationErrorKind::OneOfNotValid { context } => {
             format!("matches none of the allowed forms{}", branches(context, nesting))
         }
-        ValidationErrorKind::OneOfMultipleValid { .. } => "matches more than one of the allowed forms".to_owned(),
+        ValidationErrorKind::OneOfMultipleValid { .. } => {
+            "matches more than one of the allowed forms".to_owned()
+        }
         ValidationErrorKind::Constant { expected_value } => format!("must be {}", value(expected_value)),
-        ValidationErrorKind::Contains => "must contain more or fewer elements of the required form".to_owned(),
+        ValidationErrorKind::Contains => {
+            "must contain more or fewer elements of the required form".to_owned()
+        }
         ValidationErrorKind::Enum { options } => match &**options {
             Value::Array(options) => {
                 let known: Vec<String> = options.iter().map(value).collect();
@@ -57,12 +67,20 @@ fn message(error: &ValidationError<'_>, nesting: usize) -> String {
         ValidationErrorKind::ExclusiveMinimum { limit } => format!("must be greater than {}", value(limit)),
         ValidationErrorKind::FalseSchema => "must not be there".to_owned(),
         ValidationErrorKind::Format { format } => format!("must be a valid {}", shorten(format, 60)),
-        ValidationErrorKind::MaxItems { limit } => format!("must have at most {limit} elements, has {}", size(instance)),
-        ValidationErrorKind::MinItems { limit } => format!("must have at least {limit} elements, has {}", size(instance)),
+        ValidationErrorKind::MaxItems { limit } => {
+            format!("must have at most {limit} elements, has {}", size(instance))
+        }
+        ValidationErrorKind::MinItems { limit } => {
+            format!("must have at least {limit} elements, has {}", size(instance))
+        }
         ValidationErrorKind::Maximum { limit } => format!("must be at most {}", value(limit)),
         ValidationErrorKind::Minimum { limit } => format!("must be at least {}", value(limit)),
-        ValidationErrorKind::MaxLength { limit } => format!("must have at most {limit} characters, has {}", size(instance)),
-        ValidationErrorKind::MinLength { limit } => format!("must have at least {limit} characters, has {}", size(instance)),
+        ValidationErrorKind::MaxLength { limit } => {
+            format!("must have at most {limit} characters, has {}", size(instance))
+        }
+        ValidationErrorKind::MinLength { limit } => {
+            format!("must have at least {limit} characters, has {}", size(instance))
+        }
         ValidationErrorKind::MaxProperties { limit } => {
             format!("must have at most {limit} properties, has {}", size(instance))
         }
@@ -71,9 +89,14 @@ fn message(error: &ValidationError<'_>, nesting: usize) -> String {
         }
         ValidationErrorKind::MultipleOf { multiple_of } => format!("must be a multiple of {multiple_of}"),
         ValidationErrorKind::Not { .. } => "has a form that is not allowed".to_owned(),
-        ValidationErrorKind::Pattern { pattern } => format!("must match the pattern {}", shorten(pattern, VALUE)),
+        ValidationErrorKind::Pattern { pattern } => {
+            format!("must match the pattern {}", shorten(pattern, VALUE))
+        }
         ValidationErrorKind::PropertyNames { error } if nesting < 2 => {
-            format!("has a property whose name is not allowed: the name {}", message(error, nesting + 1))
+            format!(
+                "has a property whose name is not allowed: the name {}",
+                message(error, nesting + 1)
+            )
         }
         ValidationErrorKind::PropertyNames { .. } => "has a property whose name is not allowed".to_owned(),
         ValidationErrorKind::Required { property } => format!("must have the property {}", value(property)),
@@ -100,10 +123,23 @@ fn branches(context: &[Vec<ValidationError<'_>>], nesting: usize) -> String {
         return String::new();
     }
     let mut words = String::new();
-    for (n, first) in context.iter().filter_map(|errors| errors.first()).take(BRANCHES).enumerate() {
+    for (n, first) in context
+        .iter()
+        .filter_map(|errors| errors.first())
+        .take(BRANCHES)
+        .enumerate()
+    {
         let place = shorten(first.instance_path().as_str(), 60);
-        let at = if place.is_empty() { String::new() } else { format!("{place} ") };
-        words.push_str(&format!("{}{at}{}", if n == 0 { ": " } else { "; or " }, message(first, nesting + 1)));
+        let at = if place.is_empty() {
+            String::new()
+        } else {
+            format!("{place} ")
+        };
+        words.push_str(&format!(
+            "{}{at}{}",
+            if n == 0 { ": " } else { "; or " },
+            message(first, nesting + 1)
+        ));
     }
     if context.len() > BRANCHES {
         words.push_str("; …");

@@ -10,6 +10,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use serde_json::{Map, Value};
 
+use super::steps::{State, Walk, visits};
 use crate::problem::{Problem, join, shorten};
 
 const SCHEMA_BYTES: usize = 256 << 10;
@@ -17,13 +18,11 @@ const SCHEMA_DEPTH: usize = 64;
 const SUBSCHEMAS: usize = 5_000;
 const PATTERNS: usize = 100;
 /// Visits along one path.
-const VISITS: usize = 10_000;
-/// Schemas in a row that stay at one instance: each is a few stack frames of the validator.
-const CHAIN: usize = 32;
+pub(super) const VISITS: usize = 10_000;
 /// Every schema must be usable on instances nested at least this deep.
 const LEAST_DEPTH: usize = 4;
 /// Instances are never nested deeper (`serde_json` refuses them).
-const MOST_DEPTH: usize = 127;
+pub(super) const MOST_DEPTH: usize = 127;
 /// Size of the whole bookkeeping; only schemas made to be hostile come near.
 const EDGES: usize = 200_000;
 
@@ -48,15 +47,23 @@ pub(crate) struct Bounds {
 impl Bounds {
     /// Visits along the worst path of an instance nested `depth` levels.
     pub(crate) fn visits_at(&self, depth: usize) -> usize {
-        self.visits.get(depth).or(self.visits.last()).copied().unwrap_or(1)
+        self.visits
+            .get(depth)
+            .or(self.visits.last())
+            .copied()
+            .unwrap_or(1)
     }
 }
 
 /// Measures the schema at `pointer`; `None` (noted) when it is refused.
 pub(crate) fn measure(schema: &Value, pointer: &str, problems: &mut Vec<Problem>) -> Option<Bounds> {
-    let refuse = |place: &str, message: String| Problem::at(format!("{pointer}{}", shorten(place, 200)), message);
+    let refuse =
+        |place: &str, message: String| Problem::at(format!("{pointer}{}", shorten(place, 200)), message);
     if nesting(schema) > SCHEMA_DEPTH {
-        problems.push(refuse("", format!("a schema is nested at most {SCHEMA_DEPTH} levels")));
+        problems.push(refuse(
+            "",
+            format!("a schema is nested at most {SCHEMA_DEPTH} levels"),
+        ));
         return None;
     }
     if schema.to_string().len() > SCHEMA_BYTES {
@@ -65,7 +72,9 @@ pub(crate) fn measure(schema: &Value, pointer: &str, problems: &mut Vec<Problem>
     }
     let mut graph = Graph::new(schema);
     let found = graph.explore().and_then(|()| graph.bounds());
-    found.map_err(|(place, message)| problems.push(refuse(&place, message))).ok()
+    found
+        .map_err(|(place, message)| problems.push(refuse(&place, message)))
+        .ok()
 }
 
 /// Depth of a JSON value that came from the parser, so that recursion is bounded.
@@ -79,7 +88,7 @@ fn nesting(value: &Value) -> usize {
 
 /// Where a descending edge leads: which children of an instance it is applied to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-enum Child<'s> {
+pub(super) enum Child<'s> {
     Property(&'s str),
     AnyProperty,
     Item(usize),
@@ -88,18 +97,19 @@ enum Child<'s> {
 
 /// One schema of the graph. Edges carry how often they are walked.
 #[derive(Default)]
-struct Node<'s> {
-    place: String,
+pub(super) struct Node<'s> {
+    pub(super) place: String,
     cost: usize,
-    same: Vec<(usize, usize)>,
+    pub(super) same: Vec<(usize, usize)>,
     down: Vec<(Child<'s>, usize)>,
 }
 
-type Refusal = (String, String);
+/// The place and what is wrong there.
+pub(super) type Refusal = (String, String);
 
-struct Graph<'s> {
+pub(super) struct Graph<'s> {
     root: &'s Value,
-    nodes: Vec<Node<'s>>,
+    pub(super) nodes: Vec<Node<'s>>,
     /// Node of a schema by its address in the document: one node a schema, however it is reached.
     ids: HashMap<usize, usize>,
     queue: Vec<(usize, &'s Value)>,
@@ -130,7 +140,10 @@ impl<'s> Graph<'s> {
         self.node(self.root, String::new());
         while let Some((id, schema)) = self.queue.pop() {
             if self.nodes.len() > SUBSCHEMAS {
-                return Err((String::new(), format!("a schema has at most {SUBSCHEMAS} sub-schemas")));
+                return Err((
+                    String::new(),
+                    format!("a schema has at most {SUBSCHEMAS} sub-schemas"),
+                ));
             }
             match schema {
                 Value::Object(keywords) => self.read(id, keywords)?,
@@ -150,7 +163,10 @@ impl<'s> Graph<'s> {
         }
         let id = self.nodes.len();
         self.ids.insert(address, id);
-        self.nodes.push(Node { place, ..Node::default() });
+        self.nodes.push(Node {
+            place,
+            ..Node::default()
+        });
         self.queue.push((id, schema));
         id
     }
@@ -160,15 +176,22 @@ impl<'s> Graph<'s> {
         let at = |keyword: &str| join(&place, keyword);
         for keyword in ["$id", "$schema"] {
             if id != 0 && keywords.contains_key(keyword) {
-                return Err((at(keyword), format!("`{keyword}` stands only at the root of a schema")));
+                return Err((
+                    at(keyword),
+                    format!("`{keyword}` stands only at the root of a schema"),
+                ));
             }
         }
         self.unique |= keywords.get("uniqueItems") == Some(&Value::Bool(true));
         self.patterns += usize::from(keywords.contains_key("pattern"));
         // Finding out what was evaluated already walks the schemas of this instance once more.
-        let again = keywords.contains_key("unevaluatedProperties") || keywords.contains_key("unevaluatedItems");
+        let again =
+            keywords.contains_key("unevaluatedProperties") || keywords.contains_key("unevaluatedItems");
         let times = if again { 2 } else { 1 };
-        let mut node = Node { cost: 1, ..Node::default() };
+        let mut node = Node {
+            cost: 1,
+            ..Node::default()
+        };
         for keyword in SAME_ONE {
             if let Some(schema) = keywords.get(*keyword) {
                 node.same.push((self.node(schema, at(keyword)), times));
@@ -177,27 +200,40 @@ impl<'s> Graph<'s> {
         for keyword in SAME_LIST {
             for (n, schema) in elements(keywords, keyword) {
                 self.alternatives |= *keyword != "allOf";
-                node.same.push((self.node(schema, join(&at(keyword), &n.to_string())), times));
+                node.same
+                    .push((self.node(schema, join(&at(keyword), &n.to_string())), times));
             }
         }
         for keyword in SAME_MAP {
             for (name, schema) in members(keywords, keyword).filter(|(_, schema)| !schema.is_array()) {
-                node.same.push((self.node(schema, join(&at(keyword), name)), times));
+                node.same
+                    .push((self.node(schema, join(&at(keyword), name)), times));
             }
         }
         for keyword in ["$ref", "$dynamicRef", "$recursiveRef"] {
-            let Some(reference) = keywords.get(keyword) else { continue };
-            for (target_place, target) in self.resolve(reference).map_err(|message| (at(keyword), message))? {
+            let Some(reference) = keywords.get(keyword) else {
+                continue;
+            };
+            for (target_place, target) in self
+                .resolve(reference)
+                .map_err(|message| (at(keyword), message))?
+            {
                 node.same.push((self.node(target, target_place), times));
             }
         }
         for (name, schema) in members(keywords, "properties") {
-            node.down.push((Child::Property(name), self.node(schema, join(&at("properties"), name))));
+            node.down.push((
+                Child::Property(name),
+                self.node(schema, join(&at("properties"), name)),
+            ));
         }
         for (name, schema) in members(keywords, "patternProperties") {
             self.patterns += 1;
             node.cost += 1;
-            node.down.push((Child::AnyProperty, self.node(schema, join(&at("patternProperties"), name))));
+            node.down.push((
+                Child::AnyProperty,
+                self.node(schema, join(&at("patternProperties"), name)),
+            ));
         }
         for (keywords_of, child) in [(ANY_PROPERTY, Child::AnyProperty), (ANY_ITEM, Child::AnyItem)] {
             for keyword in keywords_of {
@@ -212,7 +248,10 @@ impl<'s> Graph<'s> {
         }
         for keyword in ["items", "prefixItems"] {
             for (n, schema) in elements(keywords, keyword) {
-                node.down.push((Child::Item(n), self.node(schema, join(&at(keyword), &n.to_string()))));
+                node.down.push((
+                    Child::Item(n),
+                    self.node(schema, join(&at(keyword), &n.to_string())),
+                ));
             }
         }
         for keyword in ["$defs", "definitions"] {
@@ -228,18 +267,30 @@ impl<'s> Graph<'s> {
     /// The schemas a reference may lead to; only places inside the document.
     fn resolve(&self, reference: &Value) -> Result<Vec<(String, &'s Value)>, String> {
         let local = "a reference must be local: `#`, `#/...` or `#anchor`".to_owned();
-        let Some(fragment) = reference.as_str().and_then(|text| text.strip_prefix('#')) else { return Err(local) };
+        let Some(fragment) = reference.as_str().and_then(|text| text.strip_prefix('#')) else {
+            return Err(local);
+        };
         let fragment = percent_decoded(fragment).ok_or(local)?;
         if fragment.is_empty() || fragment.starts_with('/') {
-            let target = self.root.pointer(&fragment).map(|target| vec![(fragment, target)]);
+            let target = self
+                .root
+                .pointer(&fragment)
+                .map(|target| vec![(fragment, target)]);
             return target.ok_or_else(|| "the reference leads nowhere".to_owned());
         }
-        self.anchors.get(fragment.as_str()).cloned().ok_or_else(|| "the reference leads nowhere".to_owned())
+        self.anchors
+            .get(fragment.as_str())
+            .cloned()
+            .ok_or_else(|| "the reference leads nowhere".to_owned())
     }
 
     /// The dynamic programming over the graph.
     fn bounds(&self) -> Result<Bounds, Refusal> {
-        let mut walk = Walk { graph: self, state: vec![State::New; self.nodes.len()], order: Vec::new() };
+        let mut walk = Walk {
+            graph: self,
+            state: vec![State::New; self.nodes.len()],
+            order: Vec::new(),
+        };
         for id in 0..self.nodes.len() {
             walk.visit(id, 1)?;
         }
@@ -262,7 +313,9 @@ impl<'s> Graph<'s> {
             }
             edges += reached.len();
             if count > VISITS || edges > EDGES {
-                let message = format!("checking this schema could take more than {VISITS} steps a value; use fewer alternatives");
+                let message = format!(
+                    "checking this schema could take more than {VISITS} steps a value; use fewer alternatives"
+                );
                 return Err((node.place.clone(), message));
             }
             here[id] = count;
@@ -275,99 +328,45 @@ impl<'s> Graph<'s> {
                 .to_owned();
             return Err((String::new(), message));
         }
-        let depth = if visits.len() > MOST_DEPTH { MOST_DEPTH } else { visits.len() - 1 };
-        Ok(Bounds { depth, alternatives: self.alternatives, unique: self.unique, visits })
-    }
-}
-
-/// Visits of the root by nesting, as long as they stay within the limit. Entry `d` is for instances nested `d` levels.
-fn visits(here: &[usize], down: &[BTreeMap<(Child<'_>, usize), usize>]) -> Vec<usize> {
-    let mut now = here.to_vec();
-    let mut visits = vec![now[0]];
-    while visits.len() <= MOST_DEPTH {
-        let next: Vec<usize> = here.iter().zip(down).map(|(own, edges)| own.saturating_add(worst_child(edges, &now))).collect();
-        if next[0] > VISITS {
-            return visits;
-        }
-        if next == now {
-            // Deeper instances cost no more: the schema says nothing about them.
-            visits.resize(MOST_DEPTH + 1, next[0]);
-            return visits;
-        }
-        visits.push(next[0]);
-        now = next;
-    }
-    visits
-}
-
-/// The most visits any one child of an instance gets.
-fn worst_child(edges: &BTreeMap<(Child<'_>, usize), usize>, visits: &[usize]) -> usize {
-    let (mut any_property, mut any_item) = (0_usize, 0_usize);
-    let mut single: BTreeMap<Child<'_>, usize> = BTreeMap::new();
-    for ((child, target), times) in edges {
-        let walked = times.saturating_mul(visits[*target]);
-        let sum = match child {
-            Child::AnyProperty => &mut any_property,
-            Child::AnyItem => &mut any_item,
-            one => single.entry(*one).or_default(),
+        let depth = if visits.len() > MOST_DEPTH {
+            MOST_DEPTH
+        } else {
+            visits.len() - 1
         };
-        *sum = sum.saturating_add(walked);
-    }
-    let named = single.iter().map(|(child, sum)| match child {
-        Child::Property(_) | Child::AnyProperty => sum.saturating_add(any_property),
-        Child::Item(_) | Child::AnyItem => sum.saturating_add(any_item),
-    });
-    named.max().unwrap_or(0).max(any_property).max(any_item)
-}
-
-#[derive(Clone, Copy, PartialEq)]
-enum State {
-    New,
-    Open,
-    /// Length of the longest chain that begins here.
-    Done(usize),
-}
-
-/// Depth-first walk over the edges that stay at the same instance.
-struct Walk<'g, 's> {
-    graph: &'g Graph<'s>,
-    state: Vec<State>,
-    /// Nodes after everything they refer to.
-    order: Vec<usize>,
-}
-
-impl Walk<'_, '_> {
-    fn visit(&mut self, id: usize, depth: usize) -> Result<usize, Refusal> {
-        let refuse = |message: String| Err((self.graph.nodes[id].place.clone(), message));
-        match self.state[id] {
-            State::Done(chain) => return Ok(chain),
-            State::Open => return refuse("the schema refers to itself without going into a property or element".to_owned()),
-            State::New if depth > CHAIN => return refuse(format!("more than {CHAIN} schemas refer to each other in a row")),
-            State::New => self.state[id] = State::Open,
-        }
-        let mut chain = 0;
-        for (other, _) in &self.graph.nodes[id].same {
-            chain = chain.max(self.visit(*other, depth + 1)?);
-        }
-        if chain >= CHAIN {
-            let message = format!("more than {CHAIN} schemas refer to each other in a row");
-            return Err((self.graph.nodes[id].place.clone(), message));
-        }
-        self.state[id] = State::Done(chain + 1);
-        self.order.push(id);
-        Ok(chain + 1)
+        Ok(Bounds {
+            depth,
+            alternatives: self.alternatives,
+            unique: self.unique,
+            visits,
+        })
     }
 }
 
 fn elements<'s>(keywords: &'s Map<String, Value>, keyword: &str) -> impl Iterator<Item = (usize, &'s Value)> {
-    keywords.get(keyword).and_then(Value::as_array).into_iter().flatten().enumerate()
+    keywords
+        .get(keyword)
+        .and_then(Value::as_array)
+        .into_iter()
+        .flatten()
+        .enumerate()
 }
 
-fn members<'s>(keywords: &'s Map<String, Value>, keyword: &str) -> impl Iterator<Item = (&'s String, &'s Value)> {
-    keywords.get(keyword).and_then(Value::as_object).into_iter().flatten()
+fn members<'s>(
+    keywords: &'s Map<String, Value>,
+    keyword: &str,
+) -> impl Iterator<Item = (&'s String, &'s Value)> {
+    keywords
+        .get(keyword)
+        .and_then(Value::as_object)
+        .into_iter()
+        .flatten()
 }
 
-fn collect_anchors<'s>(value: &'s Value, place: &str, anchors: &mut HashMap<&'s str, Vec<(String, &'s Value)>>) {
+fn collect_anchors<'s>(
+    value: &'s Value,
+    place: &str,
+    anchors: &mut HashMap<&'s str, Vec<(String, &'s Value)>>,
+) {
     match value {
         Value::Object(members) => {
             for keyword in ["$anchor", "$dynamicAnchor"] {

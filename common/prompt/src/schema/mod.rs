@@ -5,6 +5,7 @@
 
 mod describe;
 mod guard;
+mod steps;
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
@@ -37,7 +38,12 @@ pub(crate) struct Checker {
 
 impl Checker {
     /// Compiles the schema at `pointer`; every problem found is noted.
-    pub(crate) fn compile(schema: &Value, formats: bool, pointer: &str, problems: &mut Vec<Problem>) -> Option<Self> {
+    pub(crate) fn compile(
+        schema: &Value,
+        formats: bool,
+        pointer: &str,
+        problems: &mut Vec<Problem>,
+    ) -> Option<Self> {
         let before = problems.len();
         let draft = draft(schema, pointer, problems)?;
         let bounds = guard::measure(schema, pointer, problems)?;
@@ -57,13 +63,18 @@ impl Checker {
     /// What is wrong with `parsed`, read from `bytes` bytes; empty when it satisfies the schema.
     pub(crate) fn check(&self, parsed: &Parsed, bytes: usize) -> Vec<Reason> {
         if parsed.depth > self.bounds.depth {
-            return vec![Reason::whole(format!("must not be nested deeper than {} levels", self.bounds.depth))];
+            return vec![Reason::whole(format!(
+                "must not be nested deeper than {} levels",
+                self.bounds.depth
+            ))];
         }
         if parsed.nodes.saturating_mul(self.bounds.visits_at(parsed.depth)) > VISITS {
             return vec![Reason::whole("is too large to be checked against the schema")];
         }
         if self.bounds.unique && parsed.longest_array > UNIQUE_ITEMS {
-            return vec![Reason::whole(format!("must not hold an array of more than {UNIQUE_ITEMS} elements"))];
+            return vec![Reason::whole(format!(
+                "must not hold an array of more than {UNIQUE_ITEMS} elements"
+            ))];
         }
         if self.validator.is_valid(&parsed.value) {
             return Vec::new();
@@ -74,9 +85,19 @@ impl Checker {
         }
         // All errors of an instance exist before the first is handed out.
         if parsed.nodes > DETAIL_NODES {
-            return self.validator.validate(&parsed.value).err().iter().map(describe::reason).collect();
+            return self
+                .validator
+                .validate(&parsed.value)
+                .err()
+                .iter()
+                .map(describe::reason)
+                .collect();
         }
-        self.validator.iter_errors(&parsed.value).take(REASONS).map(|error| describe::reason(&error)).collect()
+        self.validator
+            .iter_errors(&parsed.value)
+            .take(REASONS)
+            .map(|error| describe::reason(&error))
+            .collect()
     }
 }
 
@@ -84,11 +105,18 @@ impl Checker {
 pub(crate) fn compile_pattern(pattern: &str) -> Result<Validator, String> {
     options(Draft::Draft202012, false)
         .build(&json!({ "pattern": pattern }))
-        .map_err(|_| format!("is not a regular expression of the linear-time syntax: {}", shorten(pattern, 60)))
+        .map_err(|_| {
+            format!(
+                "is not a regular expression of the linear-time syntax: {}",
+                shorten(pattern, 60)
+            )
+        })
 }
 
 fn options(draft: Draft, formats: bool) -> jsonschema::ValidationOptions<'static> {
-    let patterns = PatternOptions::regex().size_limit(PATTERN_BYTES).dfa_size_limit(PATTERN_BYTES);
+    let patterns = PatternOptions::regex()
+        .size_limit(PATTERN_BYTES)
+        .dfa_size_limit(PATTERN_BYTES);
     jsonschema::options()
         .with_draft(draft)
         .with_pattern_options(patterns)
@@ -102,15 +130,21 @@ fn options(draft: Draft, formats: bool) -> jsonschema::ValidationOptions<'static
 
 /// One `@`, a short local part without spaces, a domain of labels or an address in brackets. Cheap on purpose.
 fn is_email(text: &str) -> bool {
-    let Some((local, domain)) = text.rsplit_once('@') else { return false };
-    let plain = |c: char| !c.is_whitespace() && !c.is_control() && !matches!(c, '@' | '<' | '>' | ',' | ';' | '(' | ')');
+    let Some((local, domain)) = text.rsplit_once('@') else {
+        return false;
+    };
+    let plain = |c: char| {
+        !c.is_whitespace() && !c.is_control() && !matches!(c, '@' | '<' | '>' | ',' | ';' | '(' | ')')
+    };
     let local_fits = (1..=64).contains(&local.len())
         && !local.starts_with('.')
         && !local.ends_with('.')
         && !local.contains("..")
         && local.chars().all(plain);
     if let Some(address) = domain.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
-        let v6 = address.strip_prefix("IPv6:").is_some_and(|v6| v6.parse::<Ipv6Addr>().is_ok());
+        let v6 = address
+            .strip_prefix("IPv6:")
+            .is_some_and(|v6| v6.parse::<Ipv6Addr>().is_ok());
         return local_fits && (v6 || address.parse::<Ipv4Addr>().is_ok());
     }
     let label = |label: &str| {
@@ -124,12 +158,19 @@ fn is_email(text: &str) -> bool {
 
 /// The draft a schema asks for.
 fn draft(schema: &Value, pointer: &str, problems: &mut Vec<Problem>) -> Option<Draft> {
-    let Some(declared) = schema.get("$schema") else { return Some(Draft::Draft202012) };
+    let Some(declared) = schema.get("$schema") else {
+        return Some(Draft::Draft202012);
+    };
     match declared.as_str().map(|uri| uri.trim_end_matches('#')) {
         Some("https://json-schema.org/draft/2020-12/schema") => Some(Draft::Draft202012),
-        Some("http://json-schema.org/draft-07/schema" | "https://json-schema.org/draft-07/schema") => Some(Draft::Draft7),
+        Some("http://json-schema.org/draft-07/schema" | "https://json-schema.org/draft-07/schema") => {
+            Some(Draft::Draft7)
+        }
         _ => {
-            problems.push(Problem::at(format!("{pointer}/$schema"), "must name JSON Schema draft 2020-12 or draft-07"));
+            problems.push(Problem::at(
+                format!("{pointer}/$schema"),
+                "must name JSON Schema draft 2020-12 or draft-07",
+            ));
             None
         }
     }

@@ -20,7 +20,11 @@ pub(super) fn flatten(
     draw: &mut Draw,
 ) -> Option<Map<String, Value>> {
     let mut plain = match schema {
-        Value::Object(map) => map.clone(),
+        Value::Object(map) => map
+            .iter()
+            .filter(|(key, _)| matters(key))
+            .map(|(k, v)| (k.clone(), v.clone()))
+            .collect(),
         Value::Bool(false) => return None,
         _ => Map::new(),
     };
@@ -65,6 +69,14 @@ pub(super) fn flatten(
         );
     }
     Some(plain)
+}
+
+/// Definitions are found from the root; to copy them to every value would cost the square of the schema.
+fn matters(key: &str) -> bool {
+    !matches!(
+        key,
+        "$defs" | "definitions" | "examples" | "description" | "title"
+    )
 }
 
 fn merge_branch(plain: &mut Map<String, Value>, branch: Option<&Value>) {
@@ -136,7 +148,7 @@ fn avoid(plain: &mut Map<String, Value>, names: impl IntoIterator<Item = String>
 
 /// Tightens one schema by another.
 pub(super) fn merge(plain: &mut Map<String, Value>, other: &Map<String, Value>) {
-    for (key, theirs) in other {
+    for (key, theirs) in other.iter().filter(|(key, _)| matters(key)) {
         let Some(ours) = plain.get_mut(key) else {
             plain.insert(key.clone(), theirs.clone());
             continue;
@@ -155,7 +167,7 @@ pub(super) fn merge(plain: &mut Map<String, Value>, other: &Map<String, Value>) 
                 }
             }
             ("required" | AVOID | "allOf", Value::Array(ours), Value::Array(theirs)) => {
-                ours.extend(theirs.iter().cloned())
+                ours.extend(theirs.iter().cloned());
             }
             ("enum", Value::Array(ours), Value::Array(theirs)) => ours.retain(|value| theirs.contains(value)),
             ("type", ours, theirs) => {
@@ -164,15 +176,15 @@ pub(super) fn merge(plain: &mut Map<String, Value>, other: &Map<String, Value>) 
                     *ours = Value::Array(common);
                 }
             }
-            ("minimum" | "exclusiveMinimum" | "minLength" | "minItems" | "minProperties", ours, theirs) => {
-                if theirs.as_f64() > ours.as_f64() {
-                    *ours = theirs.clone();
-                }
+            ("minimum" | "exclusiveMinimum" | "minLength" | "minItems" | "minProperties", ours, theirs)
+                if theirs.as_f64() > ours.as_f64() =>
+            {
+                *ours = theirs.clone();
             }
-            ("maximum" | "exclusiveMaximum" | "maxLength" | "maxItems" | "maxProperties", ours, theirs) => {
-                if theirs.as_f64() < ours.as_f64() {
-                    *ours = theirs.clone();
-                }
+            ("maximum" | "exclusiveMaximum" | "maxLength" | "maxItems" | "maxProperties", ours, theirs)
+                if theirs.as_f64() < ours.as_f64() =>
+            {
+                *ours = theirs.clone();
             }
             ("items" | "additionalProperties", ours, theirs) => *ours = both(ours, theirs),
             // Kept apart, to be chosen and resolved one after the other.

@@ -104,14 +104,9 @@ pub(super) fn text(schema: &Map<String, Value>, property: &str, words: &Words, d
     };
     let least = length("minLength").unwrap_or(0);
     let most = length("maxLength").unwrap_or(MAX_TEXT).max(least);
-    if let Some(pattern) = schema.get("pattern").and_then(Value::as_str) {
-        for stretch in [3, 3, 3, 8, 8, 0, 0, 1, 1, 24, 24, 64, 128, 256, 512, 1024] {
-            match pattern::matching(pattern, stretch, draw) {
-                Some(text) if (least..=most).contains(&text.chars().count()) => return text,
-                Some(_) => {}
-                None => break,
-            }
-        }
+    let pattern = schema.get("pattern").and_then(Value::as_str);
+    if let Some(text) = pattern.and_then(|pattern| matching(pattern, least, most, draw)) {
+        return text;
     }
     if let Some(text) = schema
         .get("format")
@@ -132,6 +127,22 @@ pub(super) fn text(schema: &Map<String, Value>, property: &str, words: &Words, d
         text.push('x');
     }
     text
+}
+
+/// A text of a fitting length that matches, by trial with ever longer repetitions.
+fn matching(pattern: &str, least: usize, most: usize, draw: &mut Draw) -> Option<String> {
+    const TRIES: u32 = 12;
+    for stretch in [3, 8, 0, 1, 24, 64, 128, 512, 2048] {
+        for _ in 0..TRIES {
+            match pattern::matching(pattern, stretch, draw) {
+                Some(text) if (least..=most).contains(&text.chars().count()) => return Some(text),
+                Some(_) => {}
+                // Not understood, or too long with this stretch and so with every greater one.
+                None => return None,
+            }
+        }
+    }
+    None
 }
 
 fn formatted(format: &str, words: &Words, draw: &mut Draw) -> Option<String> {

@@ -13,7 +13,7 @@ use super::{pattern, scalar};
 const SHALLOW_FROM: u32 = 5;
 const MAX_DEPTH: u32 = 40;
 /// How many values one reply may hold.
-const MAX_VALUES: u32 = 20_000;
+const MAX_VALUES: u32 = 5_000;
 
 /// Makes one value.
 pub(super) struct Generator<'a> {
@@ -104,9 +104,9 @@ impl<'a> Generator<'a> {
         for (name, _) in optional.filter(|(name, _)| !avoided.contains(&name.as_str())) {
             let drawn = depth < SHALLOW_FROM && self.draw.percent(60);
             if drawn && wanted.len() < most {
-                wanted.push(name.clone())
+                wanted.push(name.clone());
             } else {
-                spare.push(name.clone())
+                spare.push(name.clone());
             }
         }
         while wanted.len() < least.min(most)
@@ -122,7 +122,7 @@ impl<'a> Generator<'a> {
             object.insert(name.clone(), self.value(schema, name, depth + 1));
         }
         for name in wanted.iter().filter(|name| !properties.contains_key(*name)) {
-            let schema = self.further_schema(plain, name);
+            let schema = further_schema(plain);
             object.insert(name.clone(), self.value(&schema, name, depth + 1));
         }
         self.add_further(plain, &mut object, properties.is_empty(), least, most, depth);
@@ -170,7 +170,7 @@ impl<'a> Generator<'a> {
             }
             let name = self.further_name(plain, attempt);
             if !object.contains_key(&name) {
-                let schema = self.further_schema(plain, &name);
+                let schema = further_schema(plain);
                 let value = self.value(&schema, &name, depth + 1);
                 object.insert(name, value);
             }
@@ -197,17 +197,6 @@ impl<'a> Generator<'a> {
             })
     }
 
-    fn further_schema(&self, plain: &Map<String, Value>, _name: &str) -> Value {
-        let patterns = plain.get("patternProperties").and_then(Value::as_object);
-        let schema = patterns
-            .and_then(|patterns| patterns.values().next())
-            .or_else(|| plain.get("additionalProperties"));
-        schema
-            .filter(|schema| schema.is_object())
-            .cloned()
-            .unwrap_or(Value::Bool(true))
-    }
-
     fn array(&mut self, plain: &Map<String, Value>, property: &str, depth: u32) -> Vec<Value> {
         let least = count(plain, "minItems").unwrap_or(0);
         let most = count(plain, "maxItems").unwrap_or(usize::MAX);
@@ -227,7 +216,7 @@ impl<'a> Generator<'a> {
             .max(leading.len())
             .max(if open { drawn } else { 0 })
             .min(most.max(least))
-            .min(10_000);
+            .min(5_000);
         let unique = plain.get("uniqueItems") == Some(&Value::Bool(true));
         let contained = plain.get("contains");
         let anything = Value::Bool(true);
@@ -253,6 +242,18 @@ impl<'a> Generator<'a> {
     fn small(&mut self, bound: u64) -> usize {
         usize::try_from(self.draw.below(bound)).unwrap_or(0)
     }
+}
+
+/// The schema of a property the object does not name.
+fn further_schema(plain: &Map<String, Value>) -> Value {
+    let patterns = plain.get("patternProperties").and_then(Value::as_object);
+    let schema = patterns
+        .and_then(|patterns| patterns.values().next())
+        .or_else(|| plain.get("additionalProperties"));
+    schema
+        .filter(|schema| schema.is_object())
+        .cloned()
+        .unwrap_or(Value::Bool(true))
 }
 
 fn names(value: Option<&Value>) -> impl Iterator<Item = &str> {

@@ -157,7 +157,7 @@ fn the_same_request_gets_the_same_reply_and_another_row_another() {
     let mut fixed = Draw::from_parts(1, [b"abc".as_slice()]);
     assert_eq!(
         [fixed.next(), fixed.next()],
-        [16_331_250_519_377_606_188, 8_286_671_926_127_128_253]
+        [14_623_416_867_141_725_498, 11_083_526_035_810_257_792]
     );
 }
 
@@ -299,18 +299,21 @@ async fn a_faulty_call_fails_and_a_plain_one_does_not() {
     assert_eq!(demo.models().await.unwrap().len(), 4);
 }
 
-#[tokio::test(start_paused = true)]
-async fn a_slow_call_takes_200_to_800_milliseconds() {
-    let mut request = request();
-    request.model = "slow".into();
-    for seed in 0..20 {
-        request.seed_hint = seed;
-        let started = tokio::time::Instant::now();
-        Demo::default().chat(&request).await.unwrap();
-        let elapsed = started.elapsed();
+#[test]
+fn a_slow_call_takes_200_to_800_milliseconds() {
+    let mut draw = Draw::from_parts(1, []);
+    for _ in 0..10_000 {
+        let latency = latency(&mut draw);
         assert!(
-            (Duration::from_millis(200)..=Duration::from_millis(801)).contains(&elapsed),
-            "{elapsed:?}"
+            (Duration::from_millis(200)..=Duration::from_millis(800)).contains(&latency),
+            "{latency:?}"
         );
+    }
+}
+
+proptest::proptest! {
+    #[test]
+    fn no_pattern_makes_the_matcher_panic(text in "[\\[\\](){}|\\\\^$.*+?,a-c0-9:<>=!-]{0,24}", seed in 0..10_u64) {
+        let _ = pattern::matching(&text, 3, &mut Draw::from_parts(seed, []));
     }
 }

@@ -114,7 +114,7 @@ impl StreamReader {
             return Progress::More;
         }
         if let Ok(line) = serde_json::from_slice::<Line<'_>>(line) {
-            return self.take(line);
+            return self.take(&line);
         }
         let Some(mended) = surrogates::replace_lone(line) else {
             return Progress::Malformed(line.len());
@@ -122,13 +122,13 @@ impl StreamReader {
         match serde_json::from_slice::<Line<'_>>(&mended) {
             Ok(line) => {
                 self.surrogates_replaced = true;
-                self.take(line)
+                self.take(&line)
             }
             Err(_) => Progress::Malformed(line.len()),
         }
     }
 
-    fn take(&mut self, line: Line<'_>) -> Progress {
+    fn take(&mut self, line: &Line<'_>) -> Progress {
         if let Some(error) = line.error {
             return Progress::Error(ErrorFacts::from_error(error.get()));
         }

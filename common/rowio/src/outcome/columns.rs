@@ -11,7 +11,7 @@ use crate::csv_rows::is_open;
 ///
 /// `index`, `custom_id`, `outcome`, then the output, then `error_kind`, `error_message`, `attempts`, `calls`,
 /// `prompt_tokens`, `completion_tokens`, `cost`, `flags` (separated by blanks), then one `input.NAME` for each variable
-/// of the template where inputs are asked for.
+/// of the template where inputs are asked for (and `input_other` when the template takes variables it does not name).
 ///
 /// The output is one column `output`, unless the template's output schema is of `type: object` and names properties:
 /// then each is a column `output.NAME`, in the schema's order, and where the schema lets further members through, a

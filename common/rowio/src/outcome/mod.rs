@@ -13,6 +13,6 @@ mod writer;
 
 pub use cell::CsvDialect;
 pub use columns::CsvColumns;
-pub use record::{OutcomeFailure, OutcomeRecord, Seal};
+pub use record::{OutcomeFailure, OutcomeRecord};
 pub use table::CsvOptions;
 pub use writer::{OutcomeWriter, WriteError};

@@ -2,19 +2,10 @@
 
 use std::borrow::Cow;
 
-use promptmill_domain::{FailureKind, Flag, Money, Outcome, Output, Tokens, outcome::Ending};
+use promptmill_domain::{FailureKind, Flag, ItemCode, Money, Outcome, Output, Tokens, outcome::Ending};
 use serde::ser::Error as _;
 use serde::{Serialize, Serializer};
 use serde_json::value::RawValue;
-
-/// How an item ended that was not worked on to its end.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Seal {
-    /// The batch was cancelled.
-    Cancelled,
-    /// The batch's deadline passed.
-    Expired,
-}
 
 /// Why an item failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -78,17 +69,26 @@ impl<'a> OutcomeRecord<'a> {
         }
     }
 
-    /// The record of an item that was sealed before it was settled.
-    pub fn sealed(index: u32, custom_id: Option<&'a str>, seal: Seal) -> Self {
+    /// The record of an item that was closed without an outcome of its own: sealed by a cancel or a deadline, or given up because
+    /// its workers died over it.
+    pub fn closed(index: u32, custom_id: Option<&'a str>, code: ItemCode) -> Self {
+        let error = match code {
+            ItemCode::Failed(kind) => Some(OutcomeFailure {
+                kind,
+                message: CLOSED,
+            }),
+            ItemCode::Open
+            | ItemCode::Succeeded
+            | ItemCode::Repaired
+            | ItemCode::Cancelled
+            | ItemCode::Expired => None,
+        };
         Self {
             index: u64::from(index),
             custom_id,
-            outcome: match seal {
-                Seal::Cancelled => "cancelled",
-                Seal::Expired => "expired",
-            },
+            outcome: code.as_str(),
             output: None,
-            error: None,
+            error,
             attempts: 0,
             calls: 0,
             tokens: Tokens::default(),
@@ -108,10 +108,16 @@ impl<'a> OutcomeRecord<'a> {
     }
 }
 
+/// What there is to say about an item that failed without a body.
+const CLOSED: &str = "the processes that worked on this row died over it";
+
+const BREAKS: [char; 2] = ['\n', '\r'];
+
 fn output<S: Serializer>(output: &Option<&Output>, serializer: S) -> Result<S::Ok, S::Error> {
     match output {
         None => serializer.serialize_none(),
         Some(Output::Text(text)) => serializer.serialize_str(text),
+        Some(Output::Json(json)) if !json.get().contains(BREAKS) => json.serialize(serializer),
         Some(Output::Json(json)) => raw(json.get(), serializer),
     }
 }
@@ -132,7 +138,7 @@ fn raw<S: Serializer>(text: &str, serializer: S) -> Result<S::Ok, S::Error> {
 
 /// `json` without the blanks between its tokens, when it has line breaks there; else as it is.
 fn one_line(json: &str) -> Cow<'_, str> {
-    if !json.contains(['\n', '\r']) {
+    if !json.contains(BREAKS) {
         return Cow::Borrowed(json);
     }
     let mut line = String::with_capacity(json.len());

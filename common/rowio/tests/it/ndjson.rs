@@ -96,7 +96,7 @@ fn what_is_not_json_is_told_with_its_column() {
         ("{\"product\":\"a\",\"product\":\"b\"}", "twice"),
         (
             "{\"variables\":{\"product\":\"a\",\"count\": 1e400}}",
-            "at column 41",
+            "at column 42",
         ),
     ];
     for (row, expected) in cases {

@@ -3,14 +3,14 @@
 use std::sync::Arc;
 
 use promptmill_domain::outcome::Ending;
-use promptmill_domain::{Attempt, Call, FailureKind, Flag, Money, Outcome, Output, Tokens, Totals};
+use promptmill_domain::{Attempt, Call, FailureKind, Flag, ItemCode, Money, Outcome, Output, Tokens, Totals};
 use promptmill_prompt::Template;
-use promptmill_rowio::{CsvColumns, CsvDialect, CsvOptions, OutcomeRecord, OutcomeWriter, Seal, WriteError};
+use promptmill_rowio::{CsvColumns, CsvDialect, CsvOptions, OutcomeRecord, OutcomeWriter, WriteError};
 use proptest::prelude::*;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
-use crate::support::parse;
+use crate::support::{open_template, parse};
 
 fn template(output: &Value) -> Arc<Template> {
     parse(&json!({
@@ -125,8 +125,8 @@ fn a_line_has_every_member_in_its_order() {
         OutcomeRecord::settled(1, &text)
             .with_input("{\"product\":\"Lamp\",\n\"n\": 12345678901234567890123}"),
         OutcomeRecord::settled(2, &failed),
-        OutcomeRecord::sealed(3, Some("sku-4"), Seal::Cancelled),
-        OutcomeRecord::sealed(4, None, Seal::Expired),
+        OutcomeRecord::closed(3, Some("sku-4"), ItemCode::Cancelled),
+        OutcomeRecord::closed(4, None, ItemCode::Expired),
     ];
     let expected = [
         r#"{"index":0,"custom_id":"sku,1","outcome":"succeeded","output":{"title":"a\nb","score":1E5},"error":null,"attempts":1,"calls":2,"tokens":{"prompt":20,"completion":10},"cost":"0.0001","flags":["mended","usage_unknown"]}"#,
@@ -147,7 +147,7 @@ fn an_object_output_is_spread_over_columns() {
         OutcomeRecord::settled(0, &full),
         OutcomeRecord::settled(1, &sparse).with_input(r#"{"product":"Lamp \"XL\"","count":3}"#),
         OutcomeRecord::settled(2, &failed),
-        OutcomeRecord::sealed(3, None, Seal::Cancelled),
+        OutcomeRecord::closed(3, None, ItemCode::Cancelled),
     ];
     let columns = CsvColumns::of(&object_template(), true);
     let expected = concat!(
@@ -204,6 +204,29 @@ fn members_the_schema_lets_through_are_not_lost() {
 }
 
 #[test]
+fn variables_an_open_template_does_not_name_stand_in_one_column() {
+    let outcome = succeeded(text_output("x"));
+    let record = OutcomeRecord::settled(0, &outcome).with_input(r#"{"text":"t","more":[1]}"#);
+    let written = csv(
+        &[record],
+        CsvColumns::of(&open_template(), true),
+        CsvOptions::default(),
+    );
+    assert!(
+        written
+            .lines()
+            .next()
+            .unwrap()
+            .ends_with(",flags,input.text,input_other"),
+        "{written}"
+    );
+    assert!(
+        written.trim_end().ends_with(r#",t,"{""more"":[1]}""#),
+        "{written}"
+    );
+}
+
+#[test]
 fn an_output_of_another_shape_is_refused_and_leaves_no_half_row() {
     let columns = CsvColumns::of(&object_template(), false);
     let mut writer = OutcomeWriter::csv(Vec::new(), columns, CsvOptions::default()).unwrap();
@@ -238,7 +261,7 @@ fn a_failing_target_is_an_error() {
             Ok(())
         }
     }
-    let record = OutcomeRecord::sealed(0, None, Seal::Expired);
+    let record = OutcomeRecord::closed(0, None, ItemCode::Expired);
     let mut lines = OutcomeWriter::jsonl(Full);
     assert!(lines.write(&record).is_ok());
     assert!(lines.flush().is_err());

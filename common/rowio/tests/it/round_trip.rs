@@ -1,9 +1,13 @@
 //! What was read, stored and read again is the same.
 
+use std::fs::File;
+use std::path::Path;
 use std::sync::Arc;
 
 use promptmill_prompt::Variables;
-use promptmill_rowio::{BlockBuilder, RowFormat, RowsDigest, StoredRow, decode_block};
+use promptmill_rowio::{
+    BlockBuilder, ReadRow, RowFormat, RowLimits, RowReader, RowsDigest, StoredRow, decode_block,
+};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
@@ -37,7 +41,7 @@ fn stored(bytes: &[u8], format: RowFormat, template: &Arc<promptmill_prompt::Tem
         .collect()
 }
 
-fn digest(rows: &[StoredRow]) -> String {
+fn digest(rows: &[StoredRow]) -> [u8; 32] {
     let mut digest = RowsDigest::new();
     rows.iter().for_each(|row| digest.push(row));
     digest.finish()
@@ -115,4 +119,33 @@ fn the_digest_tells_changed_rows_and_not_changed_writing() {
     );
     let (csv, ndjson) = ("text,n\na,1\n", "{\"text\":\"a\",\"n\":\"1\"}");
     assert_eq!(of(csv, RowFormat::Csv), of(ndjson, RowFormat::Ndjson));
+}
+
+#[test]
+fn the_example_rows_fit_their_templates_and_render() {
+    let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../templates");
+    let mut files = 0;
+    for entry in std::fs::read_dir(examples).unwrap() {
+        let folder = entry.unwrap().path();
+        let Ok(template) = std::fs::read_to_string(folder.join("template.json")) else {
+            continue;
+        };
+        let template = Arc::new(promptmill_prompt::Template::parse(&template).unwrap());
+        for name in ["rows.jsonl", "rows.csv"] {
+            let Ok(rows) = File::open(folder.join(name)) else {
+                continue;
+            };
+            let format = RowFormat::from_path(Path::new(name)).unwrap();
+            let reader =
+                RowReader::new(rows, format, Arc::clone(&template), RowLimits::default()).rendering();
+            for row in reader {
+                match row.unwrap() {
+                    ReadRow::Row(row) => assert!(row.rendered.is_some()),
+                    ReadRow::Bad(problems) => panic!("{}: {problems}", folder.display()),
+                }
+            }
+            files += 1;
+        }
+    }
+    assert!(files >= 3, "{files}");
 }

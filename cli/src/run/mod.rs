@@ -1,0 +1,244 @@
+//! `promptmill run`: one batch from a file of rows to validated outcomes, in one process.
+//!
+//! The story is told in [`run`]; each step is a file. The same worker and scheduler as in a fleet do the work, over SQLite in the
+//! state folder.
+
+mod dry_run;
+mod intake;
+mod output;
+mod preflight;
+mod progress;
+mod state;
+mod summary;
+mod target;
+mod watch;
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use promptmill_domain::{
+    BatchEvent, BatchLimits, BatchSpec, BatchState, ModelRef, ModelSettings, PauseReason, TenantId,
+};
+use promptmill_ports::flow;
+use promptmill_prompt::Template;
+use promptmill_runtime::{Engine, ProviderSettings, Providers, shutdown_signals};
+use promptmill_scheduler::Scheduler;
+use promptmill_worker::{Worker, WorkerConfig};
+use tokio::time::Instant;
+
+use crate::args::RunArgs;
+use crate::env;
+use crate::exit::{Exit, Failure};
+use state::{Found, StateDir};
+use target::Target;
+use watch::Ended;
+
+/// A template file larger than this is refused unread.
+const MAX_TEMPLATE_BYTES: u64 = 4 * 1024 * 1024;
+
+pub(crate) async fn run(args: RunArgs) -> Result<Exit, Failure> {
+    let template = Arc::new(load_template(&args.template)?);
+    let rows = intake::Source::new(&args.rows)?;
+    if args.dry_run {
+        return dry_run::dry_run(&args, &template, rows).await;
+    }
+    let model = choose_model(&args, &template)?;
+    let target = Target::parse(&args.out)?;
+    let state = StateDir::choose(&args, &target)?;
+    let providers = Arc::new(
+        Providers::new(ProviderSettings::from_env(env::lookup))
+            .map_err(|error| Failure::work("the providers cannot be set up", error))?,
+    );
+    let provider = preflight::check(&providers, &model, !args.no_guard).await?;
+    let engine = state.open(&args, providers)?;
+    let (clean, now) =
+        shutdown_signals().map_err(|error| Failure::work("signals cannot be handled", error))?;
+
+    let tenant = TenantId::default_tenant();
+    let spec = BatchSpec {
+        template: template.source().to_owned(),
+        model: model.clone(),
+        settings: ModelSettings::default(),
+        max_attempts: BatchSpec::default_max_attempts(),
+        guard: !args.no_guard,
+        priority: 0,
+    };
+    let limits = BatchLimits {
+        max_concurrency: None,
+        max_cost: args.max_cost,
+    };
+    let batch = match state.look(&engine, &tenant, args.resume).await? {
+        Found::Nothing => tokio::select! {
+            taken = intake::take(&engine, &tenant, spec, limits, rows, &args, &template) => taken?,
+            () = clean.cancelled() => return Ok(interrupted(&args)),
+        },
+        Found::Earlier(earlier) => {
+            let digest = intake::digest(rows, &args, &template).await?;
+            state::must_be_same(&engine, &tenant, &earlier, &spec, digest).await?;
+            earlier.id
+        }
+    };
+    let lane = promptmill_domain::LaneId::new(provider.name(), provider.credential_name());
+    go_on(&engine, &tenant, batch, &lane, limits).await?;
+
+    let started = Instant::now();
+    let config = WorkerConfig {
+        concurrency: args.concurrency as usize,
+        stop_within: Duration::from_secs(30),
+        label: "run".to_owned(),
+        ..WorkerConfig::default()
+    };
+    let worker = Worker::start(engine.clone(), config)
+        .await
+        .map_err(|error| Failure::work("work cannot begin", error))?;
+    let scheduler = Scheduler::start(engine.clone());
+    let view = progress::View::new(args.quiet);
+    let ended = watch::until_ended(&engine, &tenant, batch, &worker, &view, &clean).await;
+    if matches!(ended, Ok(Ended::Interrupted)) {
+        view.say("stopping: waiting for calls under way (Ctrl-C again to give them up)");
+    }
+    worker.stop(&now).await;
+    scheduler.stop().await;
+    view.finish();
+    finish(
+        &engine,
+        &tenant,
+        batch,
+        &args,
+        &template,
+        &target,
+        ended?,
+        started.elapsed(),
+    )
+    .await
+}
+
+/// Submits a batch that is not yet, and lets one that stands still go on.
+async fn go_on(
+    engine: &Engine,
+    tenant: &TenantId,
+    batch: promptmill_domain::BatchId,
+    lane: &promptmill_domain::LaneId,
+    limits: BatchLimits,
+) -> Result<(), Failure> {
+    let stuck = |error| Failure::work("the batch cannot be started", error);
+    let stored = engine.store.batch(tenant, batch).await.map_err(stuck)?;
+    match stored.state {
+        BatchState::Draft | BatchState::Submitting => {
+            flow::submit(engine.store.as_ref(), tenant, batch, lane)
+                .await
+                .map_err(stuck)?;
+        }
+        BatchState::Paused { .. } => {
+            engine
+                .store
+                .set_limits(tenant, batch, limits)
+                .await
+                .map_err(stuck)?;
+            engine
+                .store
+                .steer(tenant, batch, BatchEvent::Resume)
+                .await
+                .map_err(stuck)?;
+        }
+        BatchState::Queued | BatchState::Running => {
+            engine
+                .store
+                .set_limits(tenant, batch, limits)
+                .await
+                .map_err(stuck)?;
+        }
+        BatchState::Cancelling
+        | BatchState::Expiring
+        | BatchState::Completed
+        | BatchState::Cancelled
+        | BatchState::Expired => {}
+    }
+    Ok(())
+}
+
+/// Writes the results, tells what came of it, and chooses the exit code.
+#[expect(
+    clippy::too_many_arguments,
+    reason = "the last step of one story, with everything the story gathered"
+)]
+async fn finish(
+    engine: &Engine,
+    tenant: &TenantId,
+    batch: promptmill_domain::BatchId,
+    args: &RunArgs,
+    template: &Template,
+    target: &Target,
+    ended: Ended,
+    took: Duration,
+) -> Result<Exit, Failure> {
+    let progress = engine
+        .store
+        .progress(tenant, batch)
+        .await
+        .map_err(|error| Failure::work("the counts cannot be read", error))?;
+    if ended == Ended::Interrupted {
+        summary::print(args, &progress.counts, took, None);
+        return Ok(interrupted(args));
+    }
+    output::write(engine, tenant, batch, template, target, args.include_input).await?;
+    summary::print(args, &progress.counts, took, Some(target));
+    match ended {
+        Ended::Completed if progress.counts.all_failed() == 0 => Ok(Exit::Success),
+        Ended::Completed => Ok(Exit::SomeFailed),
+        Ended::Paused(PauseReason::Budget) => {
+            let spent = progress.counts.totals.cost;
+            eprintln!(
+                "stopped: ${spent} are spent, the limit is reached; go on with --resume and a higher --max-cost"
+            );
+            Ok(Exit::Budget)
+        }
+        Ended::Paused(PauseReason::Suspect { kind, message }) => {
+            let kind = kind.as_str();
+            eprintln!("stopped: the first items all failed alike: {kind}: {message}");
+            eprintln!(
+                "mend the cause and begin anew with --fresh, or go on all the same with --resume --no-guard"
+            );
+            Ok(Exit::Suspect)
+        }
+        Ended::Paused(PauseReason::Requested) | Ended::Interrupted => Ok(interrupted(args)),
+    }
+}
+
+fn interrupted(args: &RunArgs) -> Exit {
+    if !args.quiet {
+        eprintln!("interrupted; the same command with --resume goes on from here");
+    }
+    Exit::Interrupted
+}
+
+fn load_template(path: &Path) -> Result<Template, Failure> {
+    let shown = path.display();
+    let size = std::fs::metadata(path)
+        .map_err(|error| Failure::input(format!("the template {shown} cannot be read: {error}")))?
+        .len();
+    if size > MAX_TEMPLATE_BYTES {
+        return Err(Failure::input(format!(
+            "the template {shown} has {size} bytes; at most {MAX_TEMPLATE_BYTES} are read"
+        )));
+    }
+    let bytes = std::fs::read(path)
+        .map_err(|error| Failure::input(format!("the template {shown} cannot be read: {error}")))?;
+    let text = String::from_utf8(bytes)
+        .map_err(|_| Failure::input(format!("the template {shown} is not UTF-8 text")))?;
+    Template::parse(&text).map_err(|problems| {
+        let mut message = format!("the template {shown} has {} problem(s):", problems.len());
+        for problem in problems.iter().take(100) {
+            message.push_str("\n  ");
+            message.push_str(&problem.to_string());
+        }
+        Failure::Input(message)
+    })
+}
+
+fn choose_model(args: &RunArgs, template: &Template) -> Result<ModelRef, Failure> {
+    args.model.clone().or_else(|| template.model().cloned()).ok_or_else(|| {
+        Failure::input("no model: give --model PROVIDER:NAME (for example --model demo:any) or put model.name into the template")
+    })
+}

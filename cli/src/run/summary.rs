@@ -1,0 +1,68 @@
+//! The words at the end of a run.
+
+use std::time::Duration;
+
+use promptmill_domain::Counts;
+
+use super::progress::{cents, duration};
+use super::target::Target;
+use crate::args::RunArgs;
+
+/// Prints to standard error what the rows came to and what it took.
+pub(crate) fn print(args: &RunArgs, counts: &Counts, took: Duration, written: Option<&Target>) {
+    if args.quiet {
+        return;
+    }
+    eprint!("{}", text(counts, took));
+    if let Some(Target::File { path, .. }) = written {
+        eprintln!("results: {}", path.display());
+    }
+}
+
+fn text(counts: &Counts, took: Duration) -> String {
+    let mut text = format!(
+        "{} of {} rows have an outcome: {} succeeded ({} first time, {} repaired), {} failed\n",
+        counts.settled(),
+        counts.total(),
+        counts.all_succeeded(),
+        counts.succeeded,
+        counts.repaired,
+        counts.all_failed(),
+    );
+    for (kind, items) in &counts.failed {
+        text.push_str(&format!("  failed: {items} {}\n", kind.as_str()));
+    }
+    let totals = &counts.totals;
+    let rate = counts.settled() as f64 / took.as_secs_f64().max(0.001);
+    text.push_str(&format!(
+        "{} calls, {} + {} tokens, ${}, {} ({rate:.0} rows/s)\n",
+        totals.calls,
+        totals.tokens.prompt,
+        totals.tokens.completion,
+        cents(totals.cost),
+        duration(took),
+    ));
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use promptmill_domain::FailureKind;
+
+    #[test]
+    fn the_summary_tells_outcomes_reasons_and_what_it_took() {
+        let counts = Counts {
+            succeeded: 7,
+            repaired: 2,
+            failed: [(FailureKind::ContentRefused, 1)].into(),
+            ..Counts::default()
+        };
+        let text = text(&counts, Duration::from_secs(2));
+        assert_eq!(
+            text,
+            "10 of 10 rows have an outcome: 9 succeeded (7 first time, 2 repaired), 1 failed\n  failed: 1 content_refused\n\
+             0 calls, 0 + 0 tokens, $0, 2.0 s (5 rows/s)\n"
+        );
+    }
+}

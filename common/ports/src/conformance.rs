@@ -1,0 +1,3 @@
+//! What every backend must pass, as functions over the ports and a macro that makes a test of each.
+
+pub mod store;

@@ -1,0 +1,91 @@
+//! The conformance suite of the store ports: each function is one sentence about a fresh store and panics where it is not true.
+//!
+//! [`store_conformance!`](crate::store_conformance) makes a test of each. The cases use their own random ids, so one store may
+//! serve several of them; [`random_steps_agree_with_the_model`] alone expects that nobody else wakes chunks meanwhile.
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a conformance case is a test that lives outside cfg(test)")]
+
+mod close;
+mod intake;
+mod model;
+mod read;
+mod scene;
+mod sessions;
+mod walk;
+mod work;
+
+pub use close::*;
+pub use intake::*;
+pub use read::*;
+pub use sessions::*;
+pub use walk::*;
+pub use work::*;
+
+/// Makes a `#[tokio::test]` of every case. The expression makes a fresh store: anything that dereferences to a
+/// [`Store`](crate::Store); it may await, and is dropped at the end of the case.
+///
+/// ```ignore
+/// promptmill_ports::store_conformance!(TemporaryStore::new());
+/// ```
+#[macro_export]
+macro_rules! store_conformance {
+    ($make:expr) => {
+        $crate::store_conformance! { @cases $make;
+            create_is_idempotent_by_id_and_by_key
+            the_same_key_of_two_tenants_makes_two_batches
+            rows_are_invisible_until_their_part_is_committed
+            a_part_that_is_sent_again_replaces_what_it_was
+            a_block_that_is_sent_again_changes_nothing
+            a_part_with_a_missing_block_is_refused
+            every_submit_step_may_be_repeated
+            two_submits_at_once_make_one_set_of_heads
+            an_empty_draft_cannot_be_submitted
+            rows_and_parts_are_frozen_by_the_submit
+            a_submit_with_a_missing_head_is_refused
+            the_heads_are_the_cut_of_the_rows
+            only_a_ready_chunk_is_claimed
+            of_two_claimers_exactly_one_gets_the_chunk
+            chunks_of_a_paused_or_closing_batch_are_neither_admitted_nor_claimed
+            a_lease_brings_the_rows_of_its_chunk
+            a_stale_token_cannot_settle
+            a_settle_that_is_repeated_is_recorded_once
+            an_item_keeps_its_first_outcome
+            a_group_that_names_no_item_of_its_chunk_is_refused
+            groups_of_one_call_are_answered_in_order
+            a_chunk_whose_open_items_all_wait_is_parked_until_the_earliest
+            a_lane_that_stands_still_parks_the_whole_chunk
+            a_released_chunk_with_open_items_is_ready_again
+            a_chunk_whose_items_all_settled_is_done
+            a_session_that_beats_is_not_buried
+            burying_a_session_takes_its_chunks_and_counts_the_death
+            a_dead_session_is_told_so_and_claims_nothing
+            a_quarantined_item_that_keeps_killing_fails_alone
+            a_planned_end_hands_chunks_back_without_a_death
+            sessions_lists_only_the_living
+            sealing_closes_open_items_and_fences_the_holder
+            sealing_is_refused_while_the_batch_runs
+            a_batch_closes_only_when_every_chunk_is_final
+            an_expired_batch_keeps_what_was_settled
+            deleting_removes_everything_in_bounded_steps
+            only_a_final_batch_or_a_draft_is_deleted
+            steering_and_limits_are_seen_as_changes
+            a_step_that_the_state_forbids_is_a_conflict
+            outcomes_come_in_order_of_index_and_page_by_page
+            a_page_is_bounded_by_bytes_and_never_empty
+            the_rows_of_an_item_are_found_by_its_index
+            ready_chunks_come_page_by_page
+            open_batches_are_those_between_draft_and_end
+            a_tenant_lists_its_own_batches_newest_first
+            a_foreign_tenant_finds_nothing
+            random_steps_agree_with_the_model
+        }
+    };
+    (@cases $make:expr; $($case:ident)*) => {
+        $(
+            #[tokio::test]
+            async fn $case() {
+                let store = $make;
+                $crate::conformance::store::$case(&*store).await;
+            }
+        )*
+    };
+}

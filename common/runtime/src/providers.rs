@@ -1,0 +1,109 @@
+//! The providers a process can call, made from its configuration.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use promptmill_provider::{
+    ChatProvider, Demo, HttpClientError, HttpOptions, InvalidConfig, Ollama, OllamaConfig, OpenAiCompatible,
+    OpenAiCompatibleConfig, OpenRouter, OpenRouterConfig, http_client,
+};
+use secrecy::SecretString;
+
+/// Where the providers are and under which credentials they are called. Every field documents its environment variable.
+#[derive(Debug, Clone, Default)]
+pub struct ProviderSettings {
+    /// `openrouter:` models.
+    pub openrouter: OpenRouterConfig,
+    /// `ollama:` models.
+    pub ollama: OllamaConfig,
+    /// `openai:` models, on any OpenAI-compatible server.
+    pub openai: OpenAiCompatibleConfig,
+    /// How connections are made and kept.
+    pub http: HttpOptions,
+}
+
+impl ProviderSettings {
+    /// Reads `OPENROUTER_API_KEY`, `OPENROUTER_BASE_URL`, `OLLAMA_HOST`, `OLLAMA_API_KEY`, `OPENAI_API_KEY` and `OPENAI_BASE_URL`
+    /// through `lookup`. A variable that is unset or empty leaves its default.
+    pub fn from_env(lookup: impl Fn(&str) -> Option<String>) -> Self {
+        let get = |name: &str| lookup(name).filter(|value| !value.trim().is_empty());
+        let secret = |name: &str| get(name).map(|value| SecretString::from(value.trim()));
+        let mut settings = Self::default();
+        settings.openrouter.api_key = secret("OPENROUTER_API_KEY");
+        settings.ollama.api_key = secret("OLLAMA_API_KEY");
+        settings.openai.api_key = secret("OPENAI_API_KEY");
+        for (target, name) in [
+            (&mut settings.openrouter.base_url, "OPENROUTER_BASE_URL"),
+            (&mut settings.ollama.host, "OLLAMA_HOST"),
+            (&mut settings.openai.base_url, "OPENAI_BASE_URL"),
+        ] {
+            if let Some(value) = get(name) {
+                *target = value.trim().to_owned();
+            }
+        }
+        settings
+    }
+}
+
+/// A provider could not be made.
+#[derive(Debug, thiserror::Error)]
+pub enum ProviderError {
+    /// The HTTP client could not be made.
+    #[error("the HTTP client cannot be made")]
+    Http(#[from] HttpClientError),
+    /// A setting is wrong.
+    #[error("{variable} is wrong")]
+    Config {
+        /// The environment variable to mend.
+        variable: &'static str,
+        /// What is wrong with it.
+        #[source]
+        source: InvalidConfig,
+    },
+}
+
+/// The providers by the name before the colon of a model.
+pub struct Providers(BTreeMap<String, Arc<dyn ChatProvider>>);
+
+impl Providers {
+    /// OpenRouter, Ollama, an OpenAI-compatible server and the demo. Nothing is called yet.
+    ///
+    /// # Errors
+    /// When an address of the settings is not one.
+    pub fn new(settings: ProviderSettings) -> Result<Self, ProviderError> {
+        // Fails when the process has a provider of cryptography already, which is then as good.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let client = http_client(&settings.http)?;
+        let config = |variable| move |source| ProviderError::Config { variable, source };
+        let openrouter =
+            OpenRouter::new(settings.openrouter, &client).map_err(config("OPENROUTER_BASE_URL"))?;
+        let ollama = Ollama::new(settings.ollama, &client).map_err(config("OLLAMA_HOST"))?;
+        let openai = OpenAiCompatible::new(settings.openai, &client).map_err(config("OPENAI_BASE_URL"))?;
+        Ok(Self::of([
+            Arc::new(openrouter) as Arc<dyn ChatProvider>,
+            Arc::new(ollama),
+            Arc::new(openai),
+            Arc::new(Demo::default()),
+        ]))
+    }
+
+    /// Exactly these providers, by their names.
+    pub fn of(providers: impl IntoIterator<Item = Arc<dyn ChatProvider>>) -> Self {
+        Self(
+            providers
+                .into_iter()
+                .map(|provider| (provider.name().to_owned(), provider))
+                .collect(),
+        )
+    }
+
+    /// The provider of that name.
+    pub fn get(&self, name: &str) -> Option<Arc<dyn ChatProvider>> {
+        self.0.get(name).cloned()
+    }
+
+    /// Every name, in order.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.0.keys().map(String::as_str)
+    }
+}

@@ -1,0 +1,153 @@
+//! What only a store in a file promises: it survives its process, and its folder has one user.
+
+use std::fs;
+use std::path::Path;
+
+use bytes::Bytes;
+use promptmill_domain::{
+    BatchId, BatchLimits, BatchSpec, ChunkId, ItemCode, LaneId, LeaseToken, ModelSettings, Release, SessionId, SettledItem, TenantId,
+    Totals, UploadId,
+};
+use promptmill_ports::{
+    Admission as _, Intake as _, NewBatch, PageLimit, PartCommit, Read as _, RowBlock, Sessions as _, SettleGroup, StoreError, Work as _,
+    flow,
+};
+use promptmill_store_sqlite::{SqliteOptions, SqliteStore};
+use rusqlite::Connection;
+
+use crate::{TemporaryStore, open};
+
+const NOW: u64 = 1_790_000_000_000;
+const BATCH: BatchId = BatchId::from_bytes([1; 16]);
+const UPLOAD: UploadId = UploadId::from_bytes([2; 16]);
+const SESSION: SessionId = SessionId::from_bytes([3; 16]);
+const ROWS: u32 = 64;
+
+fn tenant() -> TenantId {
+    TenantId::default_tenant()
+}
+
+/// A queued batch of [`ROWS`] rows in chunks of two.
+async fn queued(store: &SqliteStore) {
+    let spec = BatchSpec {
+        template: "{}".to_owned(),
+        model: "demo:any".parse().unwrap(),
+        settings: ModelSettings::default(),
+        max_attempts: 1,
+        guard: false,
+        priority: 0,
+    };
+    let batch = NewBatch { id: BATCH, spec, limits: BatchLimits::default(), idem_key: None, now_ms: NOW };
+    store.create(&tenant(), batch).await.unwrap();
+    let block = RowBlock { seq: 0, len: ROWS, bytes: Bytes::from_static(b"rows") };
+    store.put_rows(&tenant(), BATCH, UPLOAD, vec![block]).await.unwrap();
+    let part = PartCommit { part: 0, upload: UPLOAD, blocks: 1, digest: [0; 32] };
+    store.commit_part(&tenant(), BATCH, part).await.unwrap();
+    flow::submit(store, &tenant(), BATCH, &LaneId::new("demo", "none")).await.unwrap();
+    store.open(SESSION, "worker").await.unwrap();
+}
+
+/// Admits and claims chunk `n` and settles its first item; answers the lease's token.
+async fn work_on(store: &SqliteStore, n: u32) -> LeaseToken {
+    let (chunk, token) = (ChunkId { batch: BATCH, n }, LeaseToken::from_bytes([u8::try_from(n).unwrap(); 16]));
+    store.admit(&[chunk], NOW).await.unwrap();
+    assert_eq!(store.claim(SESSION, &[(chunk, token)], NOW).await.unwrap().len(), 1);
+    let settled = vec![(SettledItem { offset: 0, code: ItemCode::Succeeded }, Bytes::from(format!("body {n}")))];
+    let spent = Totals { calls: 1, ..Totals::default() };
+    let group = SettleGroup { chunk, token, settled, parked: vec![], seq: 1, spent, release: Release::Keep };
+    store.settle(vec![group], NOW).await.unwrap();
+    token
+}
+
+/// Everything that was acknowledged while `chunks` chunks were worked on is there, and nobody holds them any more.
+async fn check_recovered(store: &SqliteStore, chunks: u32) {
+    let progress = store.progress(&tenant(), BATCH).await.unwrap();
+    let counts = &progress.counts;
+    assert_eq!((counts.total(), counts.succeeded, counts.leased), (u64::from(ROWS), u64::from(chunks), 0));
+    assert_eq!(counts.totals.calls, u64::from(chunks));
+    let limit = PageLimit { items: 1_000, bytes: 1_000_000 };
+    let outcomes = store.outcomes(&tenant(), BATCH, 0, limit).await.unwrap().outcomes;
+    let bodies: Vec<_> = outcomes.into_iter().map(|outcome| (outcome.index, outcome.body.unwrap())).collect();
+    assert_eq!(bodies, (0..chunks).map(|n| (2 * n, Bytes::from(format!("body {n}")))).collect::<Vec<_>>());
+    assert_eq!(store.sessions().await.unwrap(), []);
+
+    let session = SessionId::from_bytes([9; 16]);
+    store.open(session, "next").await.unwrap();
+    let wanted: Vec<_> = (0..chunks).map(|n| (ChunkId { batch: BATCH, n }, LeaseToken::from_bytes([100; 16]))).collect();
+    let leases = store.claim(session, &wanted, NOW).await.unwrap();
+    assert_eq!(leases.iter().map(|lease| (lease.head.kills, lease.head.open())).collect::<Vec<_>>(), vec![(1, 1); wanted.len()]);
+}
+
+fn copy_files(from: &Path, to: &Path, names: &[&str]) {
+    for name in names {
+        fs::copy(from.join(name), to.join(name)).unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_store_that_is_opened_again_has_everything_and_its_old_sessions_are_dead() {
+    let store = TemporaryStore::new();
+    queued(&store).await;
+    for n in 0..3 {
+        work_on(&store, n).await;
+    }
+    let store = store.reopen();
+    check_recovered(&store, 3).await;
+}
+
+#[tokio::test]
+async fn every_acknowledged_write_survives_a_kill() {
+    let store = TemporaryStore::new();
+    queued(&store).await;
+    for n in 0..6 {
+        work_on(&store, n).await;
+        // What a kill at this moment would leave: the files as they are, the log not yet checkpointed.
+        let left = tempfile::tempdir().unwrap();
+        copy_files(store.path(), left.path(), &["promptmill.db", "promptmill.db-wal"]);
+        check_recovered(&open(left.path()), n + 1).await;
+    }
+}
+
+#[tokio::test]
+async fn a_torn_last_write_costs_nothing_that_was_acknowledged() {
+    let store = TemporaryStore::new();
+    queued(&store).await;
+    work_on(&store, 0).await;
+    let left = tempfile::tempdir().unwrap();
+    copy_files(store.path(), left.path(), &["promptmill.db", "promptmill.db-wal"]);
+    let log = left.path().join("promptmill.db-wal");
+    let mut torn = fs::read(&log).unwrap();
+    torn.extend((0..5_000u32).map(|i| u8::try_from(i * 31 % 251).unwrap()));
+    fs::write(&log, torn).unwrap();
+    check_recovered(&open(left.path()), 1).await;
+}
+
+#[tokio::test]
+async fn a_folder_has_one_user_at_a_time() {
+    let store = TemporaryStore::new();
+    let second = SqliteStore::open(store.path(), SqliteOptions::default());
+    assert!(matches!(&second, Err(StoreError::Conflict(words)) if words.contains("another process")), "{second:?}");
+    drop(store.reopen());
+}
+
+#[tokio::test]
+async fn a_newer_schema_is_refused_and_left_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    drop(open(folder.path()));
+    let file = folder.path().join("promptmill.db");
+    Connection::open(&file).unwrap().pragma_update(None, "user_version", 999).unwrap();
+    let refused = SqliteStore::open(folder.path(), SqliteOptions::default());
+    assert!(matches!(&refused, Err(StoreError::Conflict(words)) if words.contains("999")), "{refused:?}");
+    let version: i64 = Connection::open(&file).unwrap().pragma_query_value(None, "user_version", |row| row.get(0)).unwrap();
+    assert_eq!(version, 999);
+}
+
+#[tokio::test]
+async fn a_file_of_another_program_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("promptmill.db");
+    Connection::open(&file).unwrap().execute_batch("CREATE TABLE notes(text)").unwrap();
+    assert!(matches!(SqliteStore::open(folder.path(), SqliteOptions::default()), Err(StoreError::Conflict(_))));
+    fs::write(&file, [7; 10_000]).unwrap();
+    assert!(matches!(SqliteStore::open(folder.path(), SqliteOptions::default()), Err(StoreError::Corrupt(_))));
+}
