@@ -335,3 +335,6 @@ impl Counts {
         self.open() + self.settled()
     }
 }
+
+#[cfg(test)]
+mod tests;

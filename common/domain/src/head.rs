@@ -411,3 +411,6 @@ impl Head {
         Refusal::WrongState(self.state.as_str())
     }
 }
+
+#[cfg(test)]
+mod tests;

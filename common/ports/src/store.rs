@@ -71,6 +71,9 @@ pub struct PartCommit {
 #[async_trait]
 pub trait Intake: Send + Sync {
     /// Makes a batch in `draft`. Atomic; repeating it with the same id or key answers [`Created::Existing`].
+    ///
+    /// # Errors
+    /// `Conflict` when the id is that of another tenant's batch, or of one that is being deleted.
     async fn create(&self, tenant: &TenantId, batch: NewBatch) -> StoreResult<Created>;
 
     /// Stores blocks of an upload, invisible until a part names it. Repeating a block is a no-op.
@@ -88,16 +91,20 @@ pub trait Intake: Send + Sync {
     /// Moves a draft to `submitting` and answers its parts in order; from then on they cannot change. Repeatable.
     ///
     /// # Errors
-    /// `Conflict` when the batch is past submitting, or has no rows.
+    /// `Conflict` when the batch is past submitting, or has no rows or more than an index can number.
     async fn begin_submit(&self, tenant: &TenantId, batch: BatchId) -> StoreResult<Vec<FrozenPart>>;
 
-    /// Writes heads in state `waiting`, leaving out those that exist. Repeatable.
-    async fn put_heads(&self, tenant: &TenantId, batch: BatchId, lane: &LaneId, cuts: &[ChunkCut]) -> StoreResult<()>;
-
-    /// Moves a submitting batch, all of whose `chunks` heads exist, to `queued` with its `total` of rows. Atomic and repeatable.
+    /// Writes heads in state `waiting`, leaving out those that exist. Repeatable; past submitting it does nothing.
     ///
     /// # Errors
-    /// `Conflict` when a head is missing.
+    /// `Conflict` when the batch is a draft.
+    async fn put_heads(&self, tenant: &TenantId, batch: BatchId, lane: &LaneId, cuts: &[ChunkCut]) -> StoreResult<()>;
+
+    /// Moves a submitting batch, all of whose `chunks` heads exist, to `queued` with its `total` of rows. Atomic and
+    /// repeatable; past submitting it does nothing. Counts as a change for [`BeatAnswer::Alive`].
+    ///
+    /// # Errors
+    /// `Conflict` when a head is missing, or the batch is a draft.
     async fn finish_submit(&self, tenant: &TenantId, batch: BatchId, chunks: u32, total: u32) -> StoreResult<()>;
 }
 
@@ -148,7 +155,8 @@ pub enum Settled {
 pub trait Work: Send + Sync {
     /// Leases each chunk that is `ready` to `owner` under the token given with it; others are left out of the answer.
     ///
-    /// A chunk whose batch may not begin items (paused, cancelling...) is left out too. Atomic per chunk. After an unknown
+    /// A chunk whose batch may not begin items (paused, cancelling...) is left out too, and a session that is not known to be
+    /// alive gets none. Atomic per chunk. After an unknown
     /// result a lease may exist that nobody knows of; it ends with the session.
     async fn claim(&self, owner: SessionId, chunks: &[(ChunkId, LeaseToken)], now_ms: u64) -> StoreResult<Vec<Lease>>;
 
@@ -157,6 +165,10 @@ pub trait Work: Send + Sync {
     ///
     /// After an unknown result the caller repeats the same call: what was recorded stays as it is, `spent` counts once by `seq`. A
     /// group that ended its lease the first time is answered [`Settled::Fenced`] then.
+    ///
+    /// # Errors
+    /// `Conflict` when a group names an item its chunk does not have or a code that is no outcome: a mistake of the caller.
+    /// Nothing of that group is recorded; other groups of the call may be.
     async fn settle(&self, groups: Vec<SettleGroup>, now_ms: u64) -> StoreResult<Vec<Settled>>;
 
     /// Records which item the holder of a quarantined chunk begins. Answers whether the lease is still held.
@@ -177,7 +189,7 @@ pub struct SessionBeat {
 /// What a beat tells the session.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum BeatAnswer {
-    /// It lives. The number changes whenever a batch's state or limits changed; a session that sees a new one re-reads its batches.
+    /// It lives. The number changes whenever a batch was submitted, steered or given other limits; a session that sees a new one re-reads its batches.
     Alive {
         /// The fleet-wide change counter of batches.
         changes: u64,
@@ -189,10 +201,13 @@ pub enum BeatAnswer {
 /// The life and death of sessions.
 #[async_trait]
 pub trait Sessions: Send + Sync {
-    /// Registers a session with beat 0.
+    /// Registers a session with beat 0. Repeatable.
+    ///
+    /// # Errors
+    /// `Conflict` when the session was declared dead.
     async fn open(&self, session: SessionId, label: &str) -> StoreResult<()>;
 
-    /// Stores beat `beat` of the session.
+    /// Stores beat `beat` of the session. A session that is unknown or ended is answered as a dead one.
     async fn beat(&self, session: SessionId, beat: u64) -> StoreResult<BeatAnswer>;
 
     /// All sessions that are neither ended nor dead.
@@ -209,7 +224,7 @@ pub trait Sessions: Send + Sync {
 /// How the scheduler lets chunks run, and puts lost hints back.
 #[async_trait]
 pub trait Admission: Send + Sync {
-    /// Batches that are neither draft nor final, oldest first.
+    /// Batches that are neither draft nor final, oldest first (in the order of their ids, which tell the time).
     async fn open_batches(&self) -> StoreResult<Vec<Batch>>;
 
     /// The first `limit` waiting chunks of a batch, by number.
@@ -221,7 +236,7 @@ pub trait Admission: Send + Sync {
     /// Moves up to `limit` parked chunks that are due to `ready`; answers them.
     async fn wake(&self, limit: u32, now_ms: u64) -> StoreResult<Vec<ChunkId>>;
 
-    /// Up to `limit` chunks that are `ready`, in the order of their ids, after `after`.
+    /// Up to `limit` chunks that are `ready`, in the order of their ids, after `after`; those of a paused batch too.
     async fn ready(&self, after: Option<ChunkId>, limit: u32) -> StoreResult<Vec<ChunkId>>;
 }
 
@@ -230,14 +245,24 @@ pub trait Admission: Send + Sync {
 pub trait Close: Send + Sync {
     /// Closes up to `limit` chunks of a batch that is cancelling or expiring: open items get the code of that, leases end. Answers
     /// how many chunks were sealed; 0 means all of them are final.
+    ///
+    /// # Errors
+    /// `Conflict` when the batch goes on, or is not submitted.
     async fn seal(&self, tenant: &TenantId, batch: BatchId, limit: u32, now_ms: u64) -> StoreResult<u32>;
 
     /// Moves a batch, all of whose chunks are done or sealed, to its final state with its exact counts, in one step. Answers the
     /// counts, or `None` when a chunk is not final. Repeatable.
+    ///
+    /// # Errors
+    /// `Conflict` when the batch is not submitted.
     async fn close(&self, tenant: &TenantId, batch: BatchId, now_ms: u64) -> StoreResult<Option<Counts>>;
 
     /// Deletes a batch that is final or a draft, with rows, heads and outcomes; the batch itself last. Works through at most about
-    /// 1,000 records a call; answers whether all is gone.
+    /// 1,000 records a call; answers whether all is gone. From the first call on the batch is gone for every other call, and its
+    /// key may make another one; after the last it is `NotFound` here too.
+    ///
+    /// # Errors
+    /// `Conflict` when the batch is neither final nor a draft.
     async fn delete(&self, tenant: &TenantId, batch: BatchId) -> StoreResult<bool>;
 }
 
@@ -252,6 +277,9 @@ pub trait Control: Send + Sync {
     async fn steer(&self, tenant: &TenantId, batch: BatchId, event: BatchEvent) -> StoreResult<BatchState>;
 
     /// Replaces the limits of a batch that is not final. Counts as a change.
+    ///
+    /// # Errors
+    /// `Conflict` when the batch is final.
     async fn set_limits(&self, tenant: &TenantId, batch: BatchId, limits: BatchLimits) -> StoreResult<()>;
 }
 
@@ -273,7 +301,8 @@ pub struct StoredOutcome {
     pub index: u32,
     /// How it ended.
     pub code: ItemCode,
-    /// The encoded body; `None` for an item that was closed without one (sealed, or a worker killer).
+    /// The encoded body; `None` for an item that was closed without one (sealed, or a worker killer). A stored body whose code is
+    /// not the one in the head came too late and is never shown.
     pub body: Option<Bytes>,
 }
 

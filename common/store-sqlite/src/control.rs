@@ -15,7 +15,7 @@ const SMALL: usize = 512;
 impl Control for SqliteStore {
     async fn steer(&self, tenant: &TenantId, batch: BatchId, event: BatchEvent) -> StoreResult<BatchState> {
         let tenant = tenant.clone();
-        self.write(SMALL, move |db| steer(db, &tenant, batch, event)).await
+        self.write(SMALL, move |db| steer(db, &tenant, batch, &event)).await
     }
 
     async fn set_limits(&self, tenant: &TenantId, batch: BatchId, limits: BatchLimits) -> StoreResult<()> {
@@ -24,7 +24,7 @@ impl Control for SqliteStore {
     }
 }
 
-fn steer(db: &Connection, tenant: &TenantId, batch: BatchId, event: BatchEvent) -> Result<BatchState, Fault> {
+fn steer(db: &Connection, tenant: &TenantId, batch: BatchId, event: &BatchEvent) -> Result<BatchState, Fault> {
     let found = batches::owned(db, tenant, batch)?;
     match event {
         BatchEvent::Pause(_) | BatchEvent::Resume | BatchEvent::Cancel | BatchEvent::Expire => {}
@@ -32,7 +32,7 @@ fn steer(db: &Connection, tenant: &TenantId, batch: BatchId, event: BatchEvent) 
             return Err(Fault::conflict("this step of a batch is taken by its own call"));
         }
     }
-    let next = found.state.decide(&event)?;
+    let next = found.state.decide(event)?;
     if next != found.state {
         batches::set_state(db, found.num, &next)?;
         batches::bump_changes(db)?;

@@ -1,11 +1,13 @@
 //! Counting a batch's items from its heads: one pass over the rows that decodes nothing it does not count.
+//!
+//! The rules are those of `Counts::add` in the domain, applied to all heads at once; the conformance suite holds the two together.
 
 use promptmill_domain::{Counts, FailureKind, ItemCode};
 use rusqlite::Connection;
 
 use crate::batches::BatchNum;
 use crate::fault::Fault;
-use crate::heads::{self, LEASED};
+use crate::heads::{self, LEASED, PARKED};
 
 /// Counts of a batch, and how many of its chunks are not final.
 pub(crate) fn count(db: &Connection, num: BatchNum) -> Result<(Counts, u32), Fault> {
@@ -24,12 +26,13 @@ pub(crate) fn count(db: &Connection, num: BatchNum) -> Result<(Counts, u32), Fau
             histogram[usize::from(*byte)] += 1;
         }
         let open = histogram[usize::from(ItemCode::Open.byte())] - open_before;
-        let parked_open = parked.min(open);
-        counts.parked += parked_open;
+        // A chunk that is parked for its lane waits as a whole.
+        let waits = if state == PARKED { open } else { parked.min(open) };
+        counts.parked += waits;
         if state == LEASED {
-            counts.leased += open - parked_open;
+            counts.leased += open - waits;
         } else {
-            counts.waiting += open - parked_open;
+            counts.waiting += open - waits;
         }
         counts.totals += heads::read_totals(row, 2)?;
         open_chunks += u32::from(state < heads::DONE);

@@ -38,7 +38,7 @@ const fn state_number(state: &ChunkState) -> i64 {
 #[derive(Debug)]
 pub(crate) enum Changed {
     /// It is written; the head as it is now.
-    Applied(Head),
+    Applied(Box<Head>),
     /// The head refused it.
     Refused(Refusal),
     /// There is no such chunk.
@@ -52,7 +52,7 @@ pub(crate) fn change(db: &Connection, key: i64, event: HeadEvent<'_>, now_ms: u6
     match head.apply(event, now_ms) {
         Ok(()) => {
             save(db, key, &head, &before)?;
-            Ok(Changed::Applied(head))
+            Ok(Changed::Applied(Box::new(head)))
         }
         Err(refusal) => Ok(Changed::Refused(refusal)),
     }

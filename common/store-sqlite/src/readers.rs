@@ -2,7 +2,7 @@
 //!
 //! A call that begins after a write was answered sees that write.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
@@ -28,11 +28,11 @@ type Call = Box<dyn FnOnce(Result<&Connection, Fault>) -> bool + Send>;
 
 impl Readers {
     /// Starts `count` threads on the file; each opens it at its first call.
-    pub(crate) fn start(file: &PathBuf, count: usize, cache_kib: u32) -> std::io::Result<Self> {
+    pub(crate) fn start(file: &Path, count: usize, cache_kib: u32) -> std::io::Result<Self> {
         let (calls, queue) = mpsc::channel(WAITING);
         let queue = Arc::new(Mutex::new(queue));
         let spawn = |number: usize| {
-            let (queue, file) = (Arc::clone(&queue), file.clone());
+            let (queue, file) = (Arc::clone(&queue), file.to_owned());
             let name = format!("store-reader-{number}");
             std::thread::Builder::new().name(name).spawn(move || ReaderThread { db: None, file, cache_kib, queue }.run())
         };

@@ -78,7 +78,7 @@ fn take_chunks(db: &Connection, session: SessionId, event: &HeadEvent<'_>, now_m
     let keys = statement.query_map([session.as_bytes()], |row| row.get(0))?.collect::<Result<Vec<i64>, _>>()?;
     let mut taken = 0;
     for key in keys {
-        if let Changed::Applied(_) = heads::change(db, key, event.clone(), now_ms)? {
+        if let Changed::Applied(_) = heads::change(db, key, *event, now_ms)? {
             taken += 1;
         }
     }

@@ -18,7 +18,7 @@ const DATABASE: &str = "promptmill.db";
 const LOCK: &str = "promptmill.lock";
 
 /// How a [`SqliteStore`] is set up.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Copy)]
 pub struct SqliteOptions {
     /// Threads that read; at least one.
     pub readers: usize,

@@ -62,7 +62,7 @@ fn claim(db: &Connection, owner: SessionId, chunks: &[(ChunkId, LeaseToken)], no
             Some(rows) => Bytes::clone(rows),
             None => blocks.entry(key).or_insert(load_block(db, num, head.rows)?).clone(),
         };
-        leases.push(Lease { head, token, rows });
+        leases.push(Lease { head: *head, token, rows });
     }
     Ok(leases)
 }

@@ -1,5 +1,7 @@
 //! The SQLite store from outside: the conformance suite, and what only a store in a file promises.
 
+#![expect(clippy::unwrap_used, reason = "helpers of tests fail the test")]
+
 mod file;
 mod suite;
 

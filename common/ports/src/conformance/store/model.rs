@@ -82,7 +82,7 @@ impl Model {
 
     /// Takes every chunk of a session by `event`; answers how many.
     pub(super) fn take(&mut self, event: &HeadEvent<'_>, now_ms: u64) -> u32 {
-        self.heads.iter_mut().map(|head| u32::from(head.apply(event.clone(), now_ms).is_ok())).sum()
+        self.heads.iter_mut().map(|head| u32::from(head.apply(*event, now_ms).is_ok())).sum()
     }
 
     /// The leased chunks, as (number, token).

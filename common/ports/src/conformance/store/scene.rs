@@ -107,11 +107,13 @@ pub(super) fn body(index: u32) -> Bytes {
 }
 
 #[track_caller]
+#[expect(clippy::needless_pass_by_value, reason = "a result is checked where it is made")]
 pub(super) fn check_conflict<T: std::fmt::Debug>(result: StoreResult<T>) {
     assert!(matches!(result, Err(StoreError::Conflict(_))), "expected a conflict, got {result:?}");
 }
 
 #[track_caller]
+#[expect(clippy::needless_pass_by_value, reason = "a result is checked where it is made")]
 pub(super) fn check_not_found<T: std::fmt::Debug>(result: StoreResult<T>) {
     assert!(matches!(result, Err(StoreError::NotFound)), "expected not found, got {result:?}");
 }

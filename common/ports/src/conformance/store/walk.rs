@@ -244,11 +244,13 @@ impl<'a> Walk<'a> {
         let all_final = self.model.open_chunks() == 0;
         let closed = self.scene.store.close(&self.scene.tenant, self.scene.batch, self.now_ms).await.unwrap();
         assert_eq!(closed.is_some(), all_final);
-        if !all_final {
+        if all_final {
+            self.model.state = self.model.state.decide(&BatchEvent::Close).unwrap();
+        } else {
             self.steer(BatchEvent::Cancel).await;
             while self.seal(5).await > 0 {}
         }
-        self.check("sealed").await;
+        self.check("at the end").await;
         let counts = self.scene.store.close(&self.scene.tenant, self.scene.batch, self.now_ms).await.unwrap();
         assert_eq!(counts, Some(self.model.counts()));
     }

@@ -176,7 +176,7 @@ pub async fn a_lane_that_stands_still_parks_the_whole_chunk(store: &dyn Store) {
     let wait = vec![parked(0, NOW + 10)];
     scene.settle(SettleGroup { parked: wait, release: Release::ParkUntil(NOW + 50), ..group(&lease) }).await;
     let counts = scene.counts().await;
-    assert_eq!((counts.parked, counts.waiting), (1, 1));
+    assert_eq!((counts.parked, counts.waiting), (2, 0));
     assert!(!store.wake(100, NOW + 49).await.unwrap().contains(&scene.chunk(0)));
     assert!(scene.claim(0).await.is_empty());
     assert!(store.wake(100, NOW + 50).await.unwrap().contains(&scene.chunk(0)));

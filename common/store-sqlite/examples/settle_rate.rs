@@ -1,0 +1,109 @@
+//! Prints how many items a second settle on this machine's disk, and how long counting a large batch takes.
+//!
+//! `cargo run --release -p promptmill-store-sqlite --example settle_rate -- [ITEMS] [WORKERS]`: ITEMS rows (default 1,000,000) in
+//! chunks of 256, WORKERS (default 8) settling groups of 64 bodies of 300 bytes at the same time.
+
+use std::error::Error;
+use std::sync::Arc;
+use std::time::Instant;
+
+use bytes::Bytes;
+use promptmill_domain::chunk::MAX_CHUNK_ROWS;
+use promptmill_domain::{
+    BatchId, BatchLimits, BatchSpec, ChunkId, ItemCode, LaneId, LeaseToken, ModelSettings, Release, SessionId, SettledItem, TenantId,
+    Totals, UploadId,
+};
+use promptmill_ports::{Admission, Intake, Lease, NewBatch, PartCommit, Read, RowBlock, Sessions, SettleGroup, StoreResult, Work, flow};
+use promptmill_store_sqlite::{SqliteOptions, SqliteStore};
+
+const GROUP: usize = 64;
+const BODY: usize = 300;
+const BATCH: BatchId = BatchId::from_bytes([1; 16]);
+const SESSION: SessionId = SessionId::from_bytes([3; 16]);
+
+type Failure = Box<dyn Error + Send + Sync>;
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> Result<(), Failure> {
+    let mut numbers = std::env::args().skip(1).map(|argument| argument.parse::<u32>());
+    let items = numbers.next().transpose()?.unwrap_or(1_000_000);
+    let workers = numbers.next().transpose()?.unwrap_or(8).max(1);
+    let folder = tempfile::tempdir()?;
+    let store = Arc::new(SqliteStore::open(folder.path(), SqliteOptions::default())?);
+
+    let begun = Instant::now();
+    let chunks = submit(&store, items).await?;
+    report("accepted", items, begun);
+
+    let begun = Instant::now();
+    let tasks: Vec<_> = (0..workers).map(|worker| tokio::spawn(settle(Arc::clone(&store), worker, workers, chunks))).collect();
+    for task in tasks {
+        task.await??;
+    }
+    report("settled", items, begun);
+
+    let begun = Instant::now();
+    let progress = store.progress(&TenantId::default_tenant(), BATCH).await?;
+    println!("counted {} items in {:?}", progress.counts.succeeded, begun.elapsed());
+    Ok(())
+}
+
+fn report(what: &str, items: u32, begun: Instant) {
+    let elapsed = begun.elapsed();
+    println!("{what} {items} items in {elapsed:?}: {:.0} a second", f64::from(items) / elapsed.as_secs_f64());
+}
+
+/// Makes the batch and lets all of its chunks run; answers how many there are.
+async fn submit(store: &SqliteStore, items: u32) -> Result<u32, Failure> {
+    let tenant = TenantId::default_tenant();
+    let spec = BatchSpec {
+        template: "{}".to_owned(),
+        model: "demo:any".parse()?,
+        settings: ModelSettings::default(),
+        max_attempts: 1,
+        guard: false,
+        priority: 0,
+    };
+    store.create(&tenant, NewBatch { id: BATCH, spec, limits: BatchLimits::default(), idem_key: None, now_ms: 0 }).await?;
+    let upload = UploadId::from_bytes([2; 16]);
+    let blocks = items.div_ceil(MAX_CHUNK_ROWS);
+    let block = |seq: u32| {
+        let len = MAX_CHUNK_ROWS.min(items - seq * MAX_CHUNK_ROWS);
+        RowBlock { seq, len, bytes: vec![0; 8 * 1024].into() }
+    };
+    for first in (0..blocks).step_by(64) {
+        store.put_rows(&tenant, BATCH, upload, (first..blocks.min(first + 64)).map(block).collect()).await?;
+    }
+    store.commit_part(&tenant, BATCH, PartCommit { part: 0, upload, blocks, digest: [0; 32] }).await?;
+    flow::submit(store, &tenant, BATCH, &LaneId::new("demo", "none")).await?;
+    store.open(SESSION, "bench").await?;
+    let chunks = store.waiting(BATCH, u32::MAX).await?;
+    for some in chunks.chunks(256) {
+        store.admit(some, 0).await?;
+    }
+    Ok(u32::try_from(chunks.len())?)
+}
+
+/// Claims every `workers`-th chunk and settles it in groups.
+async fn settle(store: Arc<SqliteStore>, worker: u32, workers: u32, chunks: u32) -> StoreResult<()> {
+    for n in (worker..chunks).step_by(workers as usize) {
+        let wanted = [(ChunkId { batch: BATCH, n }, LeaseToken::from_bytes([7; 16]))];
+        for lease in store.claim(SESSION, &wanted, 0).await? {
+            settle_chunk(&store, &lease).await?;
+        }
+    }
+    Ok(())
+}
+
+async fn settle_chunk(store: &SqliteStore, lease: &Lease) -> StoreResult<()> {
+    let offsets: Vec<u32> = (0..lease.head.len()).collect();
+    for (some, seq) in offsets.chunks(GROUP).zip(1u32..) {
+        let body = Bytes::from(vec![b'x'; BODY]);
+        let settled = some.iter().map(|&offset| (SettledItem { offset, code: ItemCode::Succeeded }, body.clone())).collect();
+        let spent = Totals { calls: some.len() as u64, ..Totals::default() };
+        let (chunk, token) = (lease.head.chunk, lease.token);
+        let group = SettleGroup { chunk, token, settled, parked: Vec::new(), seq, spent, release: Release::Keep };
+        store.settle(vec![group], 0).await?;
+    }
+    Ok(())
+}
