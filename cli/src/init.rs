@@ -7,25 +7,16 @@ use crate::args::InitArgs;
 use crate::exit::{Exit, Failure};
 
 const FILES: [(&str, &str); 3] = [
-    (
-        "template.json",
-        include_str!("../../templates/product-descriptions/template.json"),
-    ),
-    (
-        "rows.csv",
-        include_str!("../../templates/product-descriptions/rows.csv"),
-    ),
+    ("template.json", include_str!("../../templates/product-descriptions/template.json")),
+    ("rows.csv", include_str!("../../templates/product-descriptions/rows.csv")),
     (".env", include_str!("../../.env.example")),
 ];
 
 pub(crate) fn init(args: &InitArgs) -> Result<Exit, Failure> {
     std::fs::create_dir_all(&args.dir)
         .map_err(|error| Failure::work(format!("{} cannot be made", args.dir.display()), error))?;
-    let taken: Vec<&str> = FILES
-        .iter()
-        .map(|(name, _)| *name)
-        .filter(|name| args.dir.join(name).exists())
-        .collect();
+    let taken: Vec<&str> =
+        FILES.iter().map(|(name, _)| *name).filter(|name| args.dir.join(name).exists()).collect();
     if !taken.is_empty() {
         return Err(Failure::input(format!(
             "{} exists in {}; nothing was written",
@@ -44,16 +35,10 @@ pub(crate) fn init(args: &InitArgs) -> Result<Exit, Failure> {
         match written {
             Ok(()) => {}
             Err(error) if error.kind() == ErrorKind::AlreadyExists => {
-                return Err(Failure::input(format!(
-                    "{} exists; it was left as it is",
-                    path.display()
-                )));
+                return Err(Failure::input(format!("{} exists; it was left as it is", path.display())));
             }
             Err(error) => {
-                return Err(Failure::work(
-                    format!("{} cannot be written", path.display()),
-                    error,
-                ));
+                return Err(Failure::work(format!("{} cannot be written", path.display()), error));
             }
         }
     }

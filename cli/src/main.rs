@@ -20,11 +20,7 @@ fn main() -> std::process::ExitCode {
     let cli = Cli::parse();
     promptmill_runtime::init_telemetry(
         &cli.log,
-        if cli.log_json {
-            LogFormat::Json
-        } else {
-            LogFormat::Text
-        },
+        if cli.log_json { LogFormat::Json } else { LogFormat::Text },
     );
     let result = env.and_then(|()| dispatch(cli.command));
     match result {

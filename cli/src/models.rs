@@ -29,11 +29,7 @@ pub(crate) async fn list(args: ModelsArgs) -> Result<Exit, Failure> {
         models.retain(|model| model.id.contains(filter.as_str()));
     }
     models.sort_by(|a, b| a.id.cmp(&b.id));
-    let written = if args.json {
-        write_json(&models)
-    } else {
-        write_table(&args.provider, &models)
-    };
+    let written = if args.json { write_json(&models) } else { write_table(&args.provider, &models) };
     match written {
         // The reader had enough, as `head` does.
         Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(Exit::Success),
@@ -58,26 +54,12 @@ fn write_json(models: &[ModelListing]) -> std::io::Result<()> {
 
 fn write_table(provider: &str, models: &[ModelListing]) -> std::io::Result<()> {
     let mut out = std::io::stdout().lock();
-    let width = models
-        .iter()
-        .map(|model| model.id.len() + provider.len() + 1)
-        .max()
-        .unwrap_or(0)
-        .max(5);
-    writeln!(
-        out,
-        "{:width$}  {:>9}  {:>12}  {:>12}",
-        "MODEL", "CONTEXT", "IN $/M", "OUT $/M"
-    )?;
+    let width = models.iter().map(|model| model.id.len() + provider.len() + 1).max().unwrap_or(0).max(5);
+    writeln!(out, "{:width$}  {:>9}  {:>12}  {:>12}", "MODEL", "CONTEXT", "IN $/M", "OUT $/M")?;
     for model in models {
         let name = format!("{provider}:{}", model.id);
-        let context = model
-            .context_length
-            .map_or_else(|| "-".to_owned(), |tokens| tokens.to_string());
-        let (prompt, completion) = (
-            per_million(model.prompt_price),
-            per_million(model.completion_price),
-        );
+        let context = model.context_length.map_or_else(|| "-".to_owned(), |tokens| tokens.to_string());
+        let (prompt, completion) = (per_million(model.prompt_price), per_million(model.completion_price));
         writeln!(out, "{name:width$}  {context:>9}  {prompt:>12}  {completion:>12}")?;
     }
     Ok(())

@@ -28,20 +28,14 @@ pub(crate) async fn run_once(engine: &Engine, batches: &[Batch]) -> StoreResult<
             if take == 0 {
                 return Ok(admitted);
             }
-            let waiting = engine
-                .store
-                .waiting(batch.id, u32::try_from(take).unwrap_or(u32::MAX))
-                .await?;
+            let waiting = engine.store.waiting(batch.id, u32::try_from(take).unwrap_or(u32::MAX)).await?;
             if waiting.is_empty() {
                 continue;
             }
             let chunks = engine.store.admit(&waiting, engine.clock.now_ms()).await?;
             room -= chunks.len().min(room);
             admitted += chunks.len();
-            let hints: Vec<_> = chunks
-                .into_iter()
-                .map(|chunk| (chunk, batch.spec.priority))
-                .collect();
+            let hints: Vec<_> = chunks.into_iter().map(|chunk| (chunk, batch.spec.priority)).collect();
             if let Err(error) = engine.queue.push(&hints).await {
                 // They are ready in the store; the sweep hints them again.
                 tracing::warn!(error = %error, "hints could not be queued");

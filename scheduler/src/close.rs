@@ -11,12 +11,7 @@ const SEAL_STEP: u32 = 200;
 pub(crate) async fn run_once(engine: &Engine, batch: &Batch) -> StoreResult<bool> {
     let now_ms = engine.clock.now_ms();
     if batch.state.seals_with().is_some() {
-        while engine
-            .store
-            .seal(&batch.tenant, batch.id, SEAL_STEP, now_ms)
-            .await?
-            > 0
-        {}
+        while engine.store.seal(&batch.tenant, batch.id, SEAL_STEP, now_ms).await? > 0 {}
     }
     let counts = engine.store.close(&batch.tenant, batch.id, now_ms).await?;
     if let Some(counts) = &counts {

@@ -52,12 +52,7 @@ struct Loop {
 
 impl Loop {
     fn new(engine: Engine) -> Self {
-        Self {
-            engine,
-            watch: Watch::default(),
-            touched: HashSet::new(),
-            swept: None,
-        }
+        Self { engine, watch: Watch::default(), touched: HashSet::new(), swept: None }
     }
 
     async fn run(mut self, stopping: CancellationToken) {
@@ -81,7 +76,7 @@ impl Loop {
             match self.run_once().await {
                 Ok(()) => {}
                 Err(error @ StoreError::Unavailable(_)) => {
-                    tracing::warn!(error = %error, "the store is away; scheduling waits")
+                    tracing::warn!(error = %error, "the store is away; scheduling waits");
                 }
                 Err(error) => tracing::error!(error = %error, "a step of the scheduler failed"),
             }
@@ -120,9 +115,8 @@ impl Loop {
         }
         admit::run_once(&self.engine, &batches).await?;
         let touched = std::mem::take(&mut self.touched);
-        for batch in batches
-            .iter()
-            .filter(|batch| may_end(batch) && (sweep_due || touched.contains(&batch.id)))
+        for batch in
+            batches.iter().filter(|batch| may_end(batch) && (sweep_due || touched.contains(&batch.id)))
         {
             close::run_once(&self.engine, batch).await?;
         }

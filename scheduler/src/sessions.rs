@@ -29,17 +29,13 @@ impl Watch {
             }
         };
         let now = Instant::now();
-        self.seen
-            .retain(|id, _| sessions.iter().any(|session| session.session == *id));
+        self.seen.retain(|id, _| sessions.iter().any(|session| session.session == *id));
         for session in sessions {
             let (beat, since) = self.seen.entry(session.session).or_insert((session.beat, now));
             if *beat != session.beat {
                 (*beat, *since) = (session.beat, now);
             } else if now.duration_since(*since) >= DEAD_AFTER {
-                let chunks = engine
-                    .store
-                    .bury(session.session, session.beat, engine.clock.now_ms())
-                    .await?;
+                let chunks = engine.store.bury(session.session, session.beat, engine.clock.now_ms()).await?;
                 if let Some(chunks) = chunks {
                     tracing::warn!(session.id = %session.session, label = session.label, chunks, "a session died; its chunks go on elsewhere");
                 }

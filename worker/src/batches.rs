@@ -7,8 +7,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use async_trait::async_trait;
 use promptmill_domain::batch::GUARD_SAMPLE;
 use promptmill_domain::{
-    Batch, BatchEvent, BatchId, BatchLimits, Counts, Ending, FailureKind, Money, Outcome, PauseReason,
-    TenantId, Totals,
+    Batch, BatchEvent, BatchId, BatchLimits, Counts, Ending, FailureKind, Money, PauseReason, TenantId,
+    Totals,
 };
 use promptmill_pipeline::{BatchPlan, Gate, PlanError};
 use promptmill_ports::{Signal, StoreError};
@@ -56,18 +56,16 @@ impl ActiveBatch {
     fn pause(&self, reason: PauseReason) {
         self.close();
         // The receiver ends only with the worker, and then nobody is left to begin anything.
-        let _ = self.steer.send(Steer {
-            tenant: self.tenant.clone(),
-            batch: self.id,
-            reason,
-        });
+        let _ = self.steer.send(Steer { tenant: self.tenant.clone(), batch: self.id, reason });
+    }
+
+    fn limits(&self) -> BatchLimits {
+        *self.limits.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn over_budget(&self) -> bool {
         let limits = *self.limits.lock().unwrap_or_else(PoisonError::into_inner);
-        limits
-            .max_cost
-            .is_some_and(|max| self.spent_pico.load(Ordering::Acquire) >= max.pico())
+        limits.max_cost.is_some_and(|max| self.spent_pico.load(Ordering::Acquire) >= max.pico())
     }
 
     fn refresh(&self, batch: &Batch) {
@@ -79,13 +77,13 @@ impl ActiveBatch {
         }
     }
 
-    /// An outcome was recorded: gives the doomed-batch guard its say.
-    pub(crate) fn settled(&self, ending: &Ending) {
-        let opinion = self
-            .guard
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .see(ending);
+    /// An item has its outcome: gives the doomed-batch guard its say. Asked before the outcome is recorded, because by then many more
+    /// would have been called.
+    pub(crate) fn came_to(&self, ending: &Ending) {
+        if !self.limits().guard {
+            return;
+        }
+        let opinion = self.guard.lock().unwrap_or_else(PoisonError::into_inner).see(ending);
         if let Some(reason) = opinion {
             tracing::warn!(batch.id = %self.id, "the first items all failed for one cause outside the rows; pausing the batch");
             self.pause(reason);
@@ -131,12 +129,8 @@ enum Guard {
 }
 
 impl Guard {
-    fn new(wanted: bool, counts: &Counts) -> Self {
-        if wanted && counts.all_succeeded() == 0 {
-            Self::Watching { seen: 0, kind: None }
-        } else {
-            Self::Off
-        }
+    fn new(counts: &Counts) -> Self {
+        if counts.all_succeeded() == 0 { Self::Watching { seen: 0, kind: None } } else { Self::Off }
     }
 
     fn see(&mut self, ending: &Ending) -> Option<PauseReason> {
@@ -152,10 +146,7 @@ impl Guard {
                 if *seen < GUARD_SAMPLE {
                     return None;
                 }
-                let reason = PauseReason::Suspect {
-                    kind: *cause,
-                    message: message.clone(),
-                };
+                let reason = PauseReason::Suspect { kind: *cause, message: message.clone() };
                 *self = Self::Off;
                 Some(reason)
             }
@@ -182,15 +173,7 @@ impl Batches {
         session: Arc<SessionGate>,
     ) -> (Arc<Self>, mpsc::UnboundedReceiver<Steer>) {
         let (steer, orders) = mpsc::unbounded_channel();
-        (
-            Arc::new(Self {
-                engine,
-                session,
-                active: Mutex::default(),
-                steer,
-            }),
-            orders,
-        )
+        (Arc::new(Self { engine, session, active: Mutex::default(), steer }), orders)
     }
 
     fn active(&self) -> std::sync::MutexGuard<'_, HashMap<BatchId, Arc<ActiveBatch>>> {
@@ -217,7 +200,7 @@ impl Batches {
             closed: Notify::new(),
             limits: Mutex::new(batch.limits),
             spent_pico: AtomicU64::new(counts.totals.cost.pico()),
-            guard: Mutex::new(Guard::new(batch.spec.guard, &counts)),
+            guard: Mutex::new(Guard::new(&counts)),
             steer: self.steer.clone(),
         });
         loaded.refresh(&batch);
@@ -237,7 +220,7 @@ impl Batches {
                 Err(StoreError::NotFound) => batch.close(),
                 // The next beat tries again; until then the old word holds.
                 Err(error) => {
-                    tracing::warn!(batch.id = %batch.id, error = %error, "a batch could not be read again")
+                    tracing::warn!(batch.id = %batch.id, error = %error, "a batch could not be read again");
                 }
             }
         }
@@ -261,33 +244,16 @@ pub(crate) async fn carry_out(engine: Engine, mut orders: mpsc::UnboundedReceive
     }
 }
 
-/// What the guard must know of an outcome that is being recorded.
-pub(crate) fn ending_of(outcome: &Outcome) -> Ending {
-    match &outcome.ending {
-        Ending::Failed { kind, message } => Ending::Failed {
-            kind: *kind,
-            message: message.clone(),
-        },
-        Ending::Succeeded { repaired, .. } => Ending::Succeeded {
-            output: promptmill_domain::Output::Text(String::new()),
-            repaired: *repaired,
-        },
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn failed(kind: FailureKind) -> Ending {
-        Ending::Failed {
-            kind,
-            message: "no such model".into(),
-        }
+        Ending::Failed { kind, message: "no such model".into() }
     }
 
     fn watch(endings: impl IntoIterator<Item = Ending>) -> Option<PauseReason> {
-        let mut guard = Guard::new(true, &Counts::default());
+        let mut guard = Guard::new(&Counts::default());
         endings.into_iter().filter_map(|ending| guard.see(&ending)).next()
     }
 
@@ -297,10 +263,7 @@ mod tests {
         let doomed = vec![failed(FailureKind::ModelUnavailable); sample];
         assert!(matches!(
             watch(doomed.clone()),
-            Some(PauseReason::Suspect {
-                kind: FailureKind::ModelUnavailable,
-                ..
-            })
+            Some(PauseReason::Suspect { kind: FailureKind::ModelUnavailable, .. })
         ));
         assert_eq!(watch(doomed[1..].to_vec()), None);
         let mut mixed = doomed.clone();

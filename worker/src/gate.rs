@@ -20,10 +20,7 @@ pub(crate) struct SessionGate {
 
 impl SessionGate {
     pub(crate) fn new(stopping: CancellationToken) -> Self {
-        Self {
-            stopping,
-            last_beat: Mutex::new(Instant::now()),
-        }
+        Self { stopping, last_beat: Mutex::new(Instant::now()) }
     }
 
     /// A beat that was sent at `sent` was stored.

@@ -88,8 +88,7 @@ impl Pump {
                 }
             };
             if let Some(input) = chunk.items.pop_front() {
-                self.begin(chunk.key, chunk.batch.clone(), input, slot, None)
-                    .await;
+                self.begin(chunk.key, chunk.batch.clone(), input, slot, None).await;
             }
             if chunk.items.is_empty() {
                 claimed.pop_front();
@@ -106,16 +105,7 @@ impl Pump {
         ended: Option<oneshot::Sender<()>>,
     ) {
         // The channel ends only with the runtime, when the whole worker is being torn down.
-        let _ = self
-            .jobs
-            .send(Job {
-                key,
-                batch,
-                input,
-                slot,
-                ended,
-            })
-            .await;
+        let _ = self.jobs.send(Job { key, batch, input, slot, ended }).await;
     }
 
     /// Claims up to `chunks` hinted chunks and makes their items ready.
@@ -131,16 +121,9 @@ impl Pump {
         if hints.is_empty() || !self.gate.is_open() {
             return vec![];
         }
-        let wanted: Vec<(ChunkId, LeaseToken)> = hints
-            .into_iter()
-            .map(|chunk| (chunk, LeaseToken::from_bytes(rand::random())))
-            .collect();
-        match self
-            .engine
-            .store
-            .claim(self.session, &wanted, self.engine.clock.now_ms())
-            .await
-        {
+        let wanted: Vec<(ChunkId, LeaseToken)> =
+            hints.into_iter().map(|chunk| (chunk, LeaseToken::from_bytes(rand::random()))).collect();
+        match self.engine.store.claim(self.session, &wanted, self.engine.clock.now_ms()).await {
             Ok(leases) => {
                 let mut claimed = Vec::with_capacity(leases.len());
                 for lease in leases {
@@ -162,19 +145,12 @@ impl Pump {
 
     /// Makes the items of a lease ready; a quarantined chunk runs beside the pump, one item at a time.
     async fn open(&self, lease: Lease) -> Option<Claimed> {
-        let key = LeaseKey {
-            chunk: lease.head.chunk,
-            token: lease.token,
-        };
+        let key = LeaseKey { chunk: lease.head.chunk, token: lease.token };
         let batch = match self.batches.get(&lease.head.tenant, lease.head.chunk.batch).await {
             Ok(batch) => batch,
             Err(error) => return self.give_up(key, &error),
         };
-        let rows = match decode_range(
-            &lease.rows,
-            lease.head.rows.skip as usize,
-            lease.head.len() as usize,
-        ) {
+        let rows = match decode_range(&lease.rows, lease.head.rows.skip as usize, lease.head.len() as usize) {
             Ok(rows) => rows,
             Err(error) => return self.give_up(key, &error),
         };
@@ -205,18 +181,11 @@ impl Pump {
     async fn run_alone(self, mut chunk: Claimed) {
         while let Some(input) = chunk.items.pop_front() {
             let begun = async {
-                let slot = self
-                    .slots
-                    .clone()
-                    .acquire_owned()
-                    .await
-                    .expect("the semaphore of slots is never closed");
+                let slot =
+                    self.slots.clone().acquire_owned().await.expect("the semaphore of slots is never closed");
                 let now_ms = self.engine.clock.now_ms();
-                let mine = self
-                    .engine
-                    .store
-                    .try_item(chunk.key.chunk, chunk.key.token, input.offset, now_ms)
-                    .await;
+                let mine =
+                    self.engine.store.try_item(chunk.key.chunk, chunk.key.token, input.offset, now_ms).await;
                 matches!(mine, Ok(true)).then_some(slot)
             };
             let slot = tokio::select! {
@@ -228,8 +197,7 @@ impl Pump {
                 return;
             };
             let (ended, end) = oneshot::channel();
-            self.begin(chunk.key, chunk.batch.clone(), input, slot, Some(ended))
-                .await;
+            self.begin(chunk.key, chunk.batch.clone(), input, slot, Some(ended)).await;
             // An error means the runtime is gone, and then the next item cannot begin either.
             if end.await.is_err() {
                 return;
@@ -260,11 +228,8 @@ fn due_items(lease: Lease, rows: Vec<StoredRow>, now_ms: u64) -> VecDeque<ItemIn
         if !head.is_due(offset, now_ms) {
             continue;
         }
-        let parked = head
-            .parked
-            .iter()
-            .position(|item| item.offset == offset)
-            .map(|at| head.parked.swap_remove(at));
+        let parked =
+            head.parked.iter().position(|item| item.offset == offset).map(|at| head.parked.swap_remove(at));
         items.push_back(ItemInput {
             index: head.base + offset,
             offset,

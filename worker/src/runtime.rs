@@ -113,13 +113,7 @@ impl tower_service::Service<Task<Job>> for ItemService {
     }
 
     fn call(&mut self, task: Task<Job>) -> Self::Future {
-        let Job {
-            key,
-            batch,
-            input,
-            slot,
-            ended,
-        } = task.args;
+        let Job { key, batch, input, slot, ended } = task.args;
         let (pipeline, settler) = (self.pipeline.clone(), self.settler.clone());
         Box::pin(async move {
             let offset = input.offset;
@@ -133,7 +127,10 @@ impl tower_service::Service<Task<Job>> for ItemService {
                 Ok(end) => end,
                 Err(_) => panicked(custom_id),
             };
-            settler.ended(key, batch, offset, end, slot);
+            if let ItemEnd::Settled { outcome, .. } = &end {
+                batch.came_to(&outcome.ending);
+            }
+            settler.ended(key, offset, end, slot);
             if let Some(ended) = ended {
                 // Nobody may be waiting any more.
                 let _ = ended.send(());
@@ -149,15 +146,7 @@ fn panicked(custom_id: Option<String>) -> ItemEnd {
         kind: FailureKind::Internal,
         message: "an internal fault; see the worker's log".to_owned(),
     };
-    let outcome = Outcome {
-        custom_id,
-        ending,
-        attempts: Vec::<Attempt>::new(),
-        cut: Totals::default(),
-        flags: vec![],
-    };
-    ItemEnd::Settled {
-        outcome: Box::new(outcome),
-        spent: Totals::default(),
-    }
+    let outcome =
+        Outcome { custom_id, ending, attempts: Vec::<Attempt>::new(), cut: Totals::default(), flags: vec![] };
+    ItemEnd::Settled { outcome: Box::new(outcome), spent: Totals::default() }
 }

@@ -7,14 +7,12 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use promptmill_domain::{ChunkId, Ending, LeaseToken, Release, SettledItem, Totals};
+use promptmill_domain::{ChunkId, LeaseToken, Release, SettledItem, Totals};
 use promptmill_pipeline::ItemEnd;
 use promptmill_ports::{SettleGroup, Settled, Signal, StoreError, encode_outcome};
 use promptmill_runtime::Engine;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::time::{Instant, timeout_at};
-
-use crate::batches::{ActiveBatch, ending_of};
 
 /// The longest an end waits for others.
 const GROUP_WAIT: Duration = Duration::from_millis(20);
@@ -40,13 +38,7 @@ enum Told {
     /// A chunk was leased with this many items to work on.
     Leased { key: LeaseKey, items: u32 },
     /// An item ended.
-    Ended {
-        key: LeaseKey,
-        batch: Arc<ActiveBatch>,
-        offset: u32,
-        end: ItemEnd,
-        slot: OwnedSemaphorePermit,
-    },
+    Ended { key: LeaseKey, offset: u32, end: ItemEnd, slot: OwnedSemaphorePermit },
     /// Items of a lease will not be begun.
     Dropped { key: LeaseKey, items: u32 },
 }
@@ -65,21 +57,8 @@ impl SettlerHandle {
         self.tell(Told::Leased { key, items });
     }
 
-    pub(crate) fn ended(
-        &self,
-        key: LeaseKey,
-        batch: Arc<ActiveBatch>,
-        offset: u32,
-        end: ItemEnd,
-        slot: OwnedSemaphorePermit,
-    ) {
-        self.tell(Told::Ended {
-            key,
-            batch,
-            offset,
-            end,
-            slot,
-        });
+    pub(crate) fn ended(&self, key: LeaseKey, offset: u32, end: ItemEnd, slot: OwnedSemaphorePermit) {
+        self.tell(Told::Ended { key, offset, end, slot });
     }
 
     pub(crate) fn dropped(&self, key: LeaseKey, items: u32) {
@@ -105,7 +84,6 @@ struct Gathered {
     settled: Vec<(SettledItem, bytes::Bytes)>,
     parked: Vec<promptmill_domain::ParkedItem>,
     spent: Totals,
-    endings: Vec<(Arc<ActiveBatch>, Ending)>,
 }
 
 /// The loop's state.
@@ -121,16 +99,7 @@ impl Settler {
     pub(crate) fn new(engine: Engine, slots: Arc<Semaphore>, slot_count: usize) -> (Self, SettlerHandle) {
         // Unbounded, yet never larger than the slots plus two words a lease.
         let (handle, told) = mpsc::unbounded_channel();
-        (
-            Self {
-                engine,
-                told,
-                slots,
-                slot_count,
-                held: HashMap::new(),
-            },
-            SettlerHandle(handle),
-        )
+        (Self { engine, told, slots, slot_count, held: HashMap::new() }, SettlerHandle(handle))
     }
 
     /// Runs until every handle is gone and everything told is written.
@@ -192,24 +161,17 @@ impl Settler {
                 spent: gathered.spent,
                 release,
             });
-            keys.push((key, gathered.endings, release));
+            keys.push((key, release));
         }
         if groups.is_empty() {
             return slots;
         }
         let results = self.settle(groups).await;
-        for ((key, endings, release), result) in keys.into_iter().zip(results) {
+        for ((key, release), result) in keys.into_iter().zip(results) {
             match result {
                 Settled::Recorded { done } => {
-                    for (batch, ending) in endings {
-                        batch.settled(&ending);
-                    }
                     if done {
-                        let _ = self
-                            .engine
-                            .signals
-                            .publish(Signal::ChunkDone(key.chunk.batch))
-                            .await;
+                        let _ = self.engine.signals.publish(Signal::ChunkDone(key.chunk.batch)).await;
                     }
                     if done || release != Release::Keep {
                         self.held.remove(&key);
@@ -235,13 +197,7 @@ impl Settler {
     ) {
         match told {
             Told::Leased { key, items } => {
-                self.held.insert(
-                    key,
-                    Held {
-                        remaining: items,
-                        ..Held::default()
-                    },
-                );
+                self.held.insert(key, Held { remaining: items, ..Held::default() });
                 gathered.entry(key).or_default();
             }
             Told::Dropped { key, items } => {
@@ -250,13 +206,7 @@ impl Settler {
                     gathered.entry(key).or_default();
                 }
             }
-            Told::Ended {
-                key,
-                batch,
-                offset,
-                end,
-                slot,
-            } => {
+            Told::Ended { key, offset, end, slot } => {
                 slots.push(slot);
                 // A lease that was lost is no longer held, and its items belong to someone else.
                 let Some(held) = self.held.get_mut(&key) else {
@@ -266,14 +216,9 @@ impl Settler {
                 let group = gathered.entry(key).or_default();
                 match end {
                     ItemEnd::Settled { outcome, spent } => {
-                        group.settled.push((
-                            SettledItem {
-                                offset,
-                                code: outcome.code(),
-                            },
-                            encode_outcome(&outcome),
-                        ));
-                        group.endings.push((batch, ending_of(&outcome)));
+                        group
+                            .settled
+                            .push((SettledItem { offset, code: outcome.code() }, encode_outcome(&outcome)));
                         group.spent += spent;
                     }
                     ItemEnd::Parked { item, spent } => {
@@ -290,12 +235,7 @@ impl Settler {
 
     async fn settle(&self, groups: Vec<SettleGroup>) -> Vec<Settled> {
         loop {
-            match self
-                .engine
-                .store
-                .settle(groups.clone(), self.engine.clock.now_ms())
-                .await
-            {
+            match self.engine.store.settle(groups.clone(), self.engine.clock.now_ms()).await {
                 Ok(results) => return results,
                 Err(error @ StoreError::Unavailable(_)) => {
                     tracing::warn!(error = %error, "outcomes could not be stored; trying again");
@@ -312,8 +252,5 @@ impl Settler {
 }
 
 fn slots_in(inbox: &[Told]) -> usize {
-    inbox
-        .iter()
-        .filter(|told| matches!(told, Told::Ended { .. }))
-        .count()
+    inbox.iter().filter(|told| matches!(told, Told::Ended { .. })).count()
 }

@@ -122,15 +122,7 @@ impl Worker {
                 }
             }
         });
-        Ok(Self {
-            engine,
-            session,
-            stop_within: config.stop_within,
-            pipeline,
-            stopping,
-            abort,
-            work,
-        })
+        Ok(Self { engine, session, stop_within: config.stop_within, pipeline, stopping, abort, work })
     }
 
     /// The worker's session.
@@ -161,16 +153,11 @@ impl Worker {
             self.abort.cancel();
             let _ = (&mut self.work).await;
         }
-        match self
-            .engine
-            .store
-            .end(self.session, self.engine.clock.now_ms())
-            .await
-        {
+        match self.engine.store.end(self.session, self.engine.clock.now_ms()).await {
             Ok(0) => {}
             Ok(chunks) => tracing::info!(chunks, "chunks were handed back"),
             Err(error) => {
-                tracing::warn!(error = %error, "the session could not be ended; its chunks go back when it is found dead")
+                tracing::warn!(error = %error, "the session could not be ended; its chunks go back when it is found dead");
             }
         }
     }

@@ -18,25 +18,17 @@ pub(crate) async fn dry_run(
     let template = template.clone();
     let checked = tokio::task::spawn_blocking(move || {
         let (mut first, mut bytes) = (None, 0u64);
-        let most = if let Choice::First(rows) = choice {
-            rows
-        } else {
-            u32::MAX
-        };
+        let most = if let Choice::First(rows) = choice { rows } else { u32::MAX };
         let rows = each_row(&source, &template, most, |row| {
             let messages = row.rendered.unwrap_or_default();
-            bytes += messages
-                .iter()
-                .map(|message| message.content.len() as u64)
-                .sum::<u64>();
+            bytes += messages.iter().map(|message| message.content.len() as u64).sum::<u64>();
             first.get_or_insert(messages);
             true
         })?;
         Ok::<_, Failure>((rows, bytes, first.unwrap_or_default()))
     });
-    let (rows, bytes, first) = checked
-        .await
-        .map_err(|error| Failure::work("reading the rows broke off", error))??;
+    let (rows, bytes, first) =
+        checked.await.map_err(|error| Failure::work("reading the rows broke off", error))??;
     for message in &first {
         println!("--- {}\n{}", message.role.as_str(), message.content);
     }

@@ -33,17 +33,11 @@ pub(crate) struct Source {
 impl Source {
     pub(crate) fn new(rows: &Path) -> Result<Self, Failure> {
         if rows == Path::new("-") {
-            return Ok(Self {
-                path: None,
-                format: RowFormat::Ndjson,
-            });
+            return Ok(Self { path: None, format: RowFormat::Ndjson });
         }
         let format =
             RowFormat::from_path(rows).map_err(|error| Failure::input(format!("--rows: {error}")))?;
-        Ok(Self {
-            path: Some(rows.to_owned()),
-            format,
-        })
+        Ok(Self { path: Some(rows.to_owned()), format })
     }
 
     fn open(&self) -> Result<Box<dyn Read + Send>, Failure> {
@@ -59,9 +53,7 @@ impl Source {
     }
 
     fn name(&self) -> String {
-        self.path
-            .as_ref()
-            .map_or_else(|| "standard input".to_owned(), |path| path.display().to_string())
+        self.path.as_ref().map_or_else(|| "standard input".to_owned(), |path| path.display().to_string())
     }
 }
 
@@ -81,50 +73,22 @@ pub(crate) async fn take(
     let upload = UploadId::at(now_ms, rand::random());
     engine
         .store
-        .create(
-            tenant,
-            NewBatch {
-                id,
-                spec,
-                limits,
-                idem_key: None,
-                now_ms,
-            },
-        )
+        .create(tenant, NewBatch { id, spec, limits, idem_key: None, now_ms })
         .await
         .map_err(unstored)?;
     let (blocks, mut stored) = mpsc::channel::<RowBlock>(BLOCKS_IN_FLIGHT);
     let choice = Choice::of(args);
     let reading = tokio::task::spawn_blocking({
         let template = template.clone();
-        move || {
-            read(&source, choice, &template, |block| {
-                blocks.blocking_send(block).is_ok()
-            })
-        }
+        move || read(&source, choice, &template, |block| blocks.blocking_send(block).is_ok())
     });
     let mut at_hand = Vec::with_capacity(BLOCKS_IN_FLIGHT);
     while stored.recv_many(&mut at_hand, BLOCKS_IN_FLIGHT).await > 0 {
-        engine
-            .store
-            .put_rows(tenant, id, upload, std::mem::take(&mut at_hand))
-            .await
-            .map_err(unstored)?;
+        engine.store.put_rows(tenant, id, upload, std::mem::take(&mut at_hand)).await.map_err(unstored)?;
     }
-    let taken = reading
-        .await
-        .map_err(|error| Failure::work("reading the rows broke off", error))??;
-    let part = PartCommit {
-        part: 0,
-        upload,
-        blocks: taken.blocks,
-        digest: taken.digest,
-    };
-    engine
-        .store
-        .commit_part(tenant, id, part)
-        .await
-        .map_err(unstored)?;
+    let taken = reading.await.map_err(|error| Failure::work("reading the rows broke off", error))??;
+    let part = PartCommit { part: 0, upload, blocks: taken.blocks, digest: taken.digest };
+    engine.store.commit_part(tenant, id, part).await.map_err(unstored)?;
     Ok(id)
 }
 
@@ -136,10 +100,7 @@ pub(crate) async fn digest(
 ) -> Result<[u8; 32], Failure> {
     let (choice, template) = (Choice::of(args), template.clone());
     let reading = tokio::task::spawn_blocking(move || read(&source, choice, &template, |_| true));
-    Ok(reading
-        .await
-        .map_err(|error| Failure::work("reading the rows broke off", error))??
-        .digest)
+    Ok(reading.await.map_err(|error| Failure::work("reading the rows broke off", error))??.digest)
 }
 
 /// Which rows are taken.
@@ -154,10 +115,7 @@ impl Choice {
     pub(crate) fn of(args: &RunArgs) -> Self {
         match (args.limit, args.sample) {
             (Some(rows), _) => Self::First(rows),
-            (None, Some(rows)) => Self::Sample {
-                rows,
-                seed: args.seed,
-            },
+            (None, Some(rows)) => Self::Sample { rows, seed: args.seed },
             (None, None) => Self::All,
         }
     }
@@ -181,11 +139,7 @@ fn read(
     let mut emit = |block: promptmill_rowio::RowBlock| {
         let seq = blocks;
         blocks += 1;
-        keep(RowBlock {
-            seq,
-            len: block.len,
-            bytes: block.bytes.into(),
-        })
+        keep(RowBlock { seq, len: block.len, bytes: block.bytes.into() })
     };
     let mut store = |row: &StoredRow, digest: &mut RowsDigest| {
         digest.push(row);
@@ -201,20 +155,13 @@ fn read(
             store(&row, &mut digest);
         }
     } else {
-        let most = if let Choice::First(rows) = choice {
-            rows
-        } else {
-            u32::MAX
-        };
+        let most = if let Choice::First(rows) = choice { rows } else { u32::MAX };
         each_row(source, template, most, |row| store(&row.to_stored(), &mut digest))?;
     }
     if let Some(last) = builder.finish() {
         emit(last);
     }
-    Ok(Taken {
-        blocks,
-        digest: digest.finish(),
-    })
+    Ok(Taken { blocks, digest: digest.finish() })
 }
 
 /// Gives each good row to `take` until it wants no more, and fails with all bad rows when there is one.
@@ -224,19 +171,13 @@ pub(crate) fn each_row(
     most: u32,
     mut take: impl FnMut(CheckedRow) -> bool,
 ) -> Result<u32, Failure> {
-    let mut reader = RowReader::new(
-        source.open()?,
-        source.format,
-        template.clone(),
-        RowLimits::default(),
-    )
-    .rendering();
+    let mut reader =
+        RowReader::new(source.open()?, source.format, template.clone(), RowLimits::default()).rendering();
     let mut report = Report::default();
     let mut rows = 0;
     while rows < most {
-        let next = reader
-            .next_row()
-            .map_err(|error| Failure::input(format!("{}: {error}", source.name())))?;
+        let next =
+            reader.next_row().map_err(|error| Failure::input(format!("{}: {error}", source.name())))?;
         match next {
             None => break,
             Some(ReadRow::Row(row)) => {
@@ -280,10 +221,7 @@ impl Report {
         if self.bad == 0 {
             return Ok(());
         }
-        let mut message = format!(
-            "{} of {rows} rows in {name} cannot be used; nothing was called",
-            self.bad
-        );
+        let mut message = format!("{} of {rows} rows in {name} cannot be used; nothing was called", self.bad);
         for line in &self.lines {
             message.push('\n');
             message.push_str(line);

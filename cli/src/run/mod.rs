@@ -61,13 +61,9 @@ pub(crate) async fn run(args: RunArgs) -> Result<Exit, Failure> {
         model: model.clone(),
         settings: ModelSettings::default(),
         max_attempts: BatchSpec::default_max_attempts(),
-        guard: !args.no_guard,
         priority: 0,
     };
-    let limits = BatchLimits {
-        max_concurrency: None,
-        max_cost: args.max_cost,
-    };
+    let limits = BatchLimits { max_concurrency: None, max_cost: args.max_cost, guard: !args.no_guard };
     let batch = match state.look(&engine, &tenant, args.resume).await? {
         Found::Nothing => tokio::select! {
             taken = intake::take(&engine, &tenant, spec, limits, rows, &args, &template) => taken?,
@@ -101,17 +97,7 @@ pub(crate) async fn run(args: RunArgs) -> Result<Exit, Failure> {
     worker.stop(&now).await;
     scheduler.stop().await;
     view.finish();
-    finish(
-        &engine,
-        &tenant,
-        batch,
-        &args,
-        &template,
-        &target,
-        ended?,
-        started.elapsed(),
-    )
-    .await
+    finish(&engine, &tenant, batch, &args, &template, &target, ended?, started.elapsed()).await
 }
 
 /// Submits a batch that is not yet, and lets one that stands still go on.
@@ -126,28 +112,14 @@ async fn go_on(
     let stored = engine.store.batch(tenant, batch).await.map_err(stuck)?;
     match stored.state {
         BatchState::Draft | BatchState::Submitting => {
-            flow::submit(engine.store.as_ref(), tenant, batch, lane)
-                .await
-                .map_err(stuck)?;
+            flow::submit(engine.store.as_ref(), tenant, batch, lane).await.map_err(stuck)?;
         }
         BatchState::Paused { .. } => {
-            engine
-                .store
-                .set_limits(tenant, batch, limits)
-                .await
-                .map_err(stuck)?;
-            engine
-                .store
-                .steer(tenant, batch, BatchEvent::Resume)
-                .await
-                .map_err(stuck)?;
+            engine.store.set_limits(tenant, batch, limits).await.map_err(stuck)?;
+            engine.store.steer(tenant, batch, BatchEvent::Resume).await.map_err(stuck)?;
         }
         BatchState::Queued | BatchState::Running => {
-            engine
-                .store
-                .set_limits(tenant, batch, limits)
-                .await
-                .map_err(stuck)?;
+            engine.store.set_limits(tenant, batch, limits).await.map_err(stuck)?;
         }
         BatchState::Cancelling
         | BatchState::Expiring

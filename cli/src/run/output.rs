@@ -16,10 +16,7 @@ use super::target::{Target, parent_of};
 use crate::exit::Failure;
 
 /// What is read from the store at once.
-const PAGE: PageLimit = PageLimit {
-    items: 512,
-    bytes: 4 * 1024 * 1024,
-};
+const PAGE: PageLimit = PageLimit { items: 512, bytes: 4 * 1024 * 1024 };
 
 type Sink = OutcomeWriter<BufWriter<Box<dyn Write + Send>>>;
 
@@ -34,13 +31,10 @@ pub(crate) async fn write(
 ) -> Result<(), Failure> {
     match target {
         Target::Stdout => {
-            let sink = OutcomeWriter::jsonl(BufWriter::new(
-                Box::new(std::io::stdout()) as Box<dyn Write + Send>
-            ));
+            let sink =
+                OutcomeWriter::jsonl(BufWriter::new(Box::new(std::io::stdout()) as Box<dyn Write + Send>));
             let mut inner = copy(engine, tenant, batch, sink, include_input).await?;
-            inner
-                .flush()
-                .map_err(|error| Failure::work("standard output cannot be written", error))
+            inner.flush().map_err(|error| Failure::work("standard output cannot be written", error))
         }
         Target::File { path, format } => {
             let unwritable =
@@ -51,21 +45,19 @@ pub(crate) async fn write(
             let writer = BufWriter::new(Box::new(file) as Box<dyn Write + Send>);
             let sink = match format {
                 RowFormat::Ndjson => OutcomeWriter::jsonl(writer),
-                RowFormat::Csv => OutcomeWriter::csv(
-                    writer,
-                    CsvColumns::of(template, include_input),
-                    CsvOptions::default(),
-                )
-                .map_err(|error| Failure::work(format!("{} cannot be written", path.display()), error))?,
+                RowFormat::Csv => {
+                    OutcomeWriter::csv(writer, CsvColumns::of(template, include_input), CsvOptions::default())
+                        .map_err(|error| {
+                            Failure::work(format!("{} cannot be written", path.display()), error)
+                        })?
+                }
             };
             let mut inner = copy(engine, tenant, batch, sink, include_input).await?;
             inner.flush().map_err(unwritable)?;
             kept.sync_all().map_err(unwritable)?;
             std::fs::rename(&aside, path).map_err(unwritable)?;
             // Without this the name may be lost in a power cut although the content is not.
-            File::open(parent_of(path))
-                .and_then(|folder| folder.sync_all())
-                .map_err(unwritable)
+            File::open(parent_of(path)).and_then(|folder| folder.sync_all()).map_err(unwritable)
         }
     }
 }
@@ -84,20 +76,10 @@ async fn copy(
     include_input: bool,
 ) -> Result<BufWriter<Box<dyn Write + Send>>, Failure> {
     let unreadable = |error| Failure::work("the outcomes cannot be read", error);
-    let mut rows = Rows {
-        engine,
-        tenant,
-        batch,
-        base: 0,
-        rows: vec![],
-    };
+    let mut rows = Rows { engine, tenant, batch, base: 0, rows: vec![] };
     let mut from = Some(0);
     while let Some(index) = from {
-        let page = engine
-            .store
-            .outcomes(tenant, batch, index, PAGE)
-            .await
-            .map_err(unreadable)?;
+        let page = engine.store.outcomes(tenant, batch, index, PAGE).await.map_err(unreadable)?;
         for stored in page.outcomes {
             let row = match (include_input, &stored.body) {
                 (false, Some(_)) => None,
@@ -108,8 +90,7 @@ async fn copy(
         }
         from = page.next;
     }
-    sink.finish()
-        .map_err(|error| Failure::work("the results cannot be written", error))
+    sink.finish().map_err(|error| Failure::work("the results cannot be written", error))
 }
 
 fn write_one(
@@ -152,9 +133,7 @@ struct Rows<'a> {
 impl Rows<'_> {
     async fn get(&mut self, index: u32) -> Result<&StoredRow, Failure> {
         let held = |rows: &[StoredRow], base: u32| {
-            index
-                .checked_sub(base)
-                .is_some_and(|at| (at as usize) < rows.len())
+            index.checked_sub(base).is_some_and(|at| (at as usize) < rows.len())
         };
         if !held(&self.rows, self.base) {
             let block = self.engine.store.rows(self.tenant, self.batch, index).await;
@@ -163,9 +142,7 @@ impl Rows<'_> {
                 .map_err(|error| Failure::work("the rows cannot be read", error))?;
             self.base = block.base;
         }
-        let row = index
-            .checked_sub(self.base)
-            .and_then(|at| self.rows.get(at as usize));
+        let row = index.checked_sub(self.base).and_then(|at| self.rows.get(at as usize));
         row.ok_or_else(|| Failure::Work(format!("row {index} is missing in the store"), None))
     }
 }

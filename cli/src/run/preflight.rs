@@ -40,10 +40,9 @@ pub(crate) async fn check(
         Ok(_) => Ok(provider),
         Err(failure) => match failure.kind {
             FailureKind::ConnectionFailed => Err(unreachable(name, failure)),
-            FailureKind::CredentialRefused => Err(Failure::input(format!(
-                "{name} refuses the key: {}",
-                failure.message
-            ))),
+            FailureKind::CredentialRefused => {
+                Err(Failure::input(format!("{name} refuses the key: {}", failure.message)))
+            }
             // Some servers have no list of models; the calls will tell.
             _ => Ok(provider),
         },
@@ -62,8 +61,5 @@ fn unreachable(name: &str, failure: CallFailure) -> Failure {
 /// Ollama lists names with their tag, and a name without one means `latest`. Cloud models are not listed.
 fn ollama_has(models: &[ModelListing], name: &str) -> bool {
     let cloud = name.ends_with("-cloud") || name.ends_with(":cloud");
-    cloud
-        || models
-            .iter()
-            .any(|model| model.id == name || model.id.strip_suffix(":latest") == Some(name))
+    cloud || models.iter().any(|model| model.id == name || model.id.strip_suffix(":latest") == Some(name))
 }

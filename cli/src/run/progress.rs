@@ -40,20 +40,13 @@ impl View {
         } else {
             Form::Lines(Mutex::new(None))
         };
-        Self {
-            form,
-            rate: Mutex::default(),
-        }
+        Self { form, rate: Mutex::default() }
     }
 
     pub(crate) fn show(&self, progress: &Progress, calls: usize) {
         let counts = &progress.counts;
         let (settled, total) = (counts.settled(), counts.total());
-        let rate = self
-            .rate
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .after(Instant::now(), settled);
+        let rate = self.rate.lock().unwrap_or_else(PoisonError::into_inner).after(Instant::now(), settled);
         let left = match rate {
             Some(rate) if rate > 0.0 => duration(Duration::from_secs_f64((total - settled) as f64 / rate)),
             _ => "?".to_owned(),
@@ -107,12 +100,7 @@ impl Rate {
     /// Items per second over the last while; `None` before there are two moments.
     fn after(&mut self, now: Instant, settled: u64) -> Option<f64> {
         self.0.push_back((now, settled));
-        while self.0.len() > 2
-            && self
-                .0
-                .get(1)
-                .is_some_and(|(at, _)| now.duration_since(*at) >= RATE_OVER)
-        {
+        while self.0.len() > 2 && self.0.get(1).is_some_and(|(at, _)| now.duration_since(*at) >= RATE_OVER) {
             self.0.pop_front();
         }
         let (from, before) = *self.0.front()?;

@@ -36,9 +36,7 @@ impl StateDir {
             )));
         }
         let holds_others = || {
-            let entries = std::fs::read_dir(&path)
-                .map(|entries| entries.flatten().count())
-                .unwrap_or(0);
+            let entries = std::fs::read_dir(&path).map(|entries| entries.flatten().count()).unwrap_or(0);
             entries > 0 && !path.join(DATABASE).exists()
         };
         if holds_others() {
@@ -80,10 +78,7 @@ impl StateDir {
         resume: bool,
     ) -> Result<Found, Failure> {
         let unreadable = |error| {
-            Failure::work(
-                format!("the state of the run in {} cannot be read", self.path.display()),
-                error,
-            )
+            Failure::work(format!("the state of the run in {} cannot be read", self.path.display()), error)
         };
         let mut found = Found::Nothing;
         for batch in engine.store.batches(tenant, 100).await.map_err(unreadable)? {

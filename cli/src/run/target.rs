@@ -23,18 +23,12 @@ impl Target {
         let format = RowFormat::from_path(out).map_err(|error| Failure::input(format!("--out: {error}")))?;
         let parent = parent_of(out);
         if !parent.is_dir() {
-            return Err(Failure::input(format!(
-                "--out: the folder {} does not exist",
-                parent.display()
-            )));
+            return Err(Failure::input(format!("--out: the folder {} does not exist", parent.display())));
         }
         if out.is_dir() {
             return Err(Failure::input(format!("--out: {} is a folder", out.display())));
         }
-        Ok(Self::File {
-            path: out.to_owned(),
-            format,
-        })
+        Ok(Self::File { path: out.to_owned(), format })
     }
 
     /// The default folder of the run's state.

@@ -8,7 +8,8 @@ use crate::support::{Desk, check_all_succeeded, check_complete};
 #[test]
 fn a_batch_goes_from_rows_to_validated_outcomes() {
     let desk = Desk::with_rows(300);
-    let finished = desk.run("demo:any", &[]).check_code(0).check_says("300 of 300 rows have an outcome: 300 succeeded");
+    let finished =
+        desk.run("demo:any", &[]).check_code(0).check_says("300 of 300 rows have an outcome: 300 succeeded");
     assert!(finished.stdout.is_empty());
     let outcomes = desk.outcomes();
     check_all_succeeded(&outcomes, 300);
@@ -32,7 +33,8 @@ fn the_same_rows_give_the_same_demo_outcomes() {
 #[test]
 fn faults_are_retried_and_repaired_and_failures_are_told_by_reason() {
     let desk = Desk::with_rows(400);
-    let finished = desk.run("demo:faulty", &["--concurrency", "64"]).check_code(3).check_says("content_refused");
+    let finished =
+        desk.run("demo:faulty", &["--concurrency", "64"]).check_code(3).check_says("content_refused");
     assert!(finished.stderr.contains("repaired"));
     let outcomes = desk.outcomes();
     check_complete(&outcomes, 400);
@@ -51,12 +53,25 @@ fn csv_rows_give_csv_outcomes_with_a_column_for_each_property() {
     let desk = Desk::new();
     desk.write("template.json", &crate::support::ticket_template().to_string());
     desk.write("rows.csv", "custom_id,n\nid-0,0\nid-1,1\n");
-    desk.promptmill(&["run", "template.json", "--rows", "rows.csv", "--model", "demo:any", "--out", "out.csv", "--include-input"])
-        .check_code(0);
+    desk.promptmill(&[
+        "run",
+        "template.json",
+        "--rows",
+        "rows.csv",
+        "--model",
+        "demo:any",
+        "--out",
+        "out.csv",
+        "--include-input",
+    ])
+    .check_code(0);
     let csv = desk.read("out.csv");
     let mut lines = csv.lines();
     let header = lines.next().unwrap();
-    assert!(header.starts_with("index,custom_id,outcome,output.category,output.urgent,output.score"), "{header}");
+    assert!(
+        header.starts_with("index,custom_id,outcome,output.category,output.urgent,output.score"),
+        "{header}"
+    );
     assert!(header.ends_with("flags,input.n"), "{header}");
     assert_eq!(lines.count(), 2);
 }
@@ -64,7 +79,19 @@ fn csv_rows_give_csv_outcomes_with_a_column_for_each_property() {
 #[test]
 fn rows_may_come_from_standard_input_and_outcomes_go_to_standard_output() {
     let desk = Desk::with_rows(0);
-    let args = ["run", "template.json", "--rows", "-", "--model", "demo:any", "--out", "-", "--state", "state", "--quiet"];
+    let args = [
+        "run",
+        "template.json",
+        "--rows",
+        "-",
+        "--model",
+        "demo:any",
+        "--out",
+        "-",
+        "--state",
+        "state",
+        "--quiet",
+    ];
     let finished = desk.promptmill_fed(&args, "{\"n\": 1}\n{\"n\": 2}\n").check_code(0);
     assert_eq!(finished.stdout.lines().count(), 2);
     assert_eq!(finished.stderr, "");
@@ -78,7 +105,10 @@ fn bad_rows_are_all_found_before_the_first_call() {
     let mut rows: String = (0..200).map(|n| format!("{{\"n\": \"{n}\"}}\n")).collect();
     rows.push_str("{\"n\": 1}\n{\"m\": 1}\nnonsense\n");
     desk.write("rows.jsonl", &rows);
-    let finished = desk.run("openai:any", &[]).check_code(2).check_says("202 of 203 rows in rows.jsonl cannot be used; nothing was called");
+    let finished = desk
+        .run("openai:any", &[])
+        .check_code(2)
+        .check_says("202 of 203 rows in rows.jsonl cannot be used; nothing was called");
     assert_eq!(finished.stderr.matches("\n  line ").count(), 100);
     assert!(finished.stderr.contains("line 1: n: "), "{}", finished.stderr);
     assert_eq!(doubles.ledger().totals().calls, 0);
@@ -96,12 +126,17 @@ fn mistakes_are_answered_with_a_sentence_that_says_what_to_do() {
     desk.run("demo", &[]).check_code(2).check_says("PROVIDER:NAME");
     desk.run("demo:any", &["--resume"]).check_code(2).check_says("no run to resume");
     desk.run("demo:any", &["--concurrency", "0"]).check_code(2);
-    desk.promptmill(&["run", "none.json", "--rows", "rows.jsonl", "--out", "o.jsonl"]).check_code(2).check_says("none.json");
-    desk.promptmill(&["run", "template.json", "--rows", "rows.txt", "--model", "demo:a", "--out", "o.jsonl"]).check_code(2);
+    desk.promptmill(&["run", "none.json", "--rows", "rows.jsonl", "--out", "o.jsonl"])
+        .check_code(2)
+        .check_says("none.json");
+    desk.promptmill(&["run", "template.json", "--rows", "rows.txt", "--model", "demo:a", "--out", "o.jsonl"])
+        .check_code(2);
     desk.promptmill(&["run", "template.json", "--rows", "rows.jsonl", "--model", "demo:a", "--out", "-"])
         .check_code(2)
         .check_says("--state DIR");
-    desk.promptmill(&["run", "template.json", "--rows", "rows.jsonl", "--out", "o.jsonl"]).check_code(2).check_says("--model");
+    desk.promptmill(&["run", "template.json", "--rows", "rows.jsonl", "--out", "o.jsonl"])
+        .check_code(2)
+        .check_says("--model");
     desk.write("template.json", &template.replace("{{ n }}", "{{ nn }}"));
     desk.run("demo:any", &[]).check_code(2).check_says("nn");
     desk.write("template.json", "{");
@@ -120,13 +155,18 @@ fn an_unreachable_server_is_told_before_any_work() {
 
 #[test]
 fn a_doomed_batch_stops_early_unless_told_otherwise() {
-    for (plan, kind) in [(Fault::UnknownModel, "model_unavailable"), (Fault::Unauthorized, "credential_refused")] {
+    for (plan, kind) in
+        [(Fault::UnknownModel, "model_unavailable"), (Fault::Unauthorized, "credential_refused")]
+    {
         let doubles = Doubles::start(Config { plan: FaultPlan::always(plan), ..Config::default() }).unwrap();
         let mut desk = Desk::with_rows(500);
         desk.point_at(&doubles);
-        desk.run("openrouter:a/b", &["--concurrency", "4"]).check_code(5).check_says("all failed alike").check_says(kind);
+        desk.run("openrouter:a/b", &["--concurrency", "4"])
+            .check_code(5)
+            .check_says("all failed alike")
+            .check_says(kind);
         let calls = doubles.ledger().totals().calls;
-        assert!((20..200).contains(&calls), "{calls} calls");
+        assert!((20..30).contains(&calls), "{calls} calls");
         desk.run("openrouter:a/b", &["--resume", "--no-guard"]).check_code(3).check_says(kind);
         check_complete(&desk.outcomes(), 500);
         assert_eq!(doubles.ledger().totals().calls, 500);
@@ -142,7 +182,9 @@ fn the_cost_limit_stops_the_batch_and_a_higher_one_lets_it_go_on() {
     let per_call = doubles.ledger().totals().cost_pico / 2;
     assert!(per_call > 0, "the double reports cost");
     let max = promptmill_domain::Money::from_pico(per_call * 50).to_string();
-    desk.run("openrouter:a/b", &["--fresh", "--concurrency", "4", "--max-cost", &max]).check_code(4).check_says("the limit is reached");
+    desk.run("openrouter:a/b", &["--fresh", "--concurrency", "4", "--max-cost", &max])
+        .check_code(4)
+        .check_says("the limit is reached");
     let calls = doubles.ledger().totals().calls - 2;
     assert!((40..=70).contains(&calls), "{calls} calls for a limit of about 50");
     assert_eq!(desk.outcomes().len() as u64, calls);
@@ -159,7 +201,8 @@ fn limit_and_sample_choose_rows_and_a_seed_chooses_the_same_ones() {
     let mut chosen = Vec::new();
     for _ in 0..2 {
         desk.run("demo:any", &["--fresh", "--sample", "9", "--seed", "5"]).check_code(0);
-        let ids: Vec<String> = desk.outcomes().iter().map(|outcome| outcome["custom_id"].to_string()).collect();
+        let ids: Vec<String> =
+            desk.outcomes().iter().map(|outcome| outcome["custom_id"].to_string()).collect();
         assert_eq!(ids.len(), 9);
         chosen.push(ids);
     }
@@ -196,7 +239,8 @@ fn a_finished_run_is_resumed_without_a_call_and_refuses_other_rows() {
 
 #[test]
 fn two_runs_cannot_share_a_state_folder() {
-    let doubles = Doubles::start(Config { plan: FaultPlan::always(Fault::Hang), ..Config::default() }).unwrap();
+    let doubles =
+        Doubles::start(Config { plan: FaultPlan::always(Fault::Hang), ..Config::default() }).unwrap();
     let mut desk = Desk::with_rows(2);
     desk.point_at(&doubles);
     let mut first = desk.start(&crate::support::run_args("openai:m", &[]));
@@ -232,7 +276,16 @@ fn init_writes_files_that_run_and_never_overwrites() {
     let desk = Desk::new();
     desk.promptmill(&["init", "start"]).check_code(0);
     desk.promptmill(&["init", "start"]).check_code(2).check_says("nothing was written");
-    let run = ["run", "start/template.json", "--rows", "start/rows.csv", "--model", "demo:any", "--out", "results.csv"];
+    let run = [
+        "run",
+        "start/template.json",
+        "--rows",
+        "start/rows.csv",
+        "--model",
+        "demo:any",
+        "--out",
+        "results.csv",
+    ];
     desk.promptmill(&run).check_code(0);
     let env = desk.read("start/.env");
     for variable in ["OPENROUTER_API_KEY", "OLLAMA_HOST", "OPENAI_BASE_URL", "PROMPTMILL_LOG"] {
@@ -258,7 +311,10 @@ fn models_are_listed_with_prices_and_context() {
     desk.point_at(&doubles);
     let finished = desk.promptmill(&["models", "openrouter", "--json"]).check_code(0);
     let first: Value = serde_json::from_str(finished.stdout.lines().next().unwrap()).unwrap();
-    assert!(first["id"].is_string() && first["context_length"].is_u64() && first["prompt_price"].is_string(), "{first}");
+    assert!(
+        first["id"].is_string() && first["context_length"].is_u64() && first["prompt_price"].is_string(),
+        "{first}"
+    );
     desk.promptmill(&["models", "ollama"]).check_code(0);
     desk.promptmill(&["models", "nobody"]).check_code(2).check_says("there is no provider");
 }

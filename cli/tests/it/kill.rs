@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 
-use promptmill_doubles::{Config, Doubles, FaultPlan};
 use promptmill_domain::TenantId;
+use promptmill_doubles::{Config, Doubles, FaultPlan};
 use promptmill_ports::PageLimit;
 use promptmill_runtime::{Engine, Providers};
 use rand::rngs::StdRng;
@@ -50,13 +50,19 @@ fn one_run(seed: u64) {
     let mut extra_allowed = 0;
     for nth in 0..kills {
         let before = doubles.ledger().totals().calls;
-        let mut child = desk.start(&run_args("openai:m", &["--concurrency", CONCURRENCY, if nth == 0 { "--quiet" } else { "--resume" }]));
+        let mut child = desk.start(&run_args(
+            "openai:m",
+            &["--concurrency", CONCURRENCY, if nth == 0 { "--quiet" } else { "--resume" }],
+        ));
         // Either in the middle of the work, or so early that rows are still coming in or heads being written.
         if dice.random_bool(0.8) {
             let calls = before + dice.random_range(1..ROWS as u64);
-            wait_for("calls, or the end", || doubles.ledger().totals().calls >= calls || child.try_wait().unwrap().is_some());
+            wait_for("calls, or the end", || {
+                doubles.ledger().totals().calls >= calls || child.try_wait().unwrap().is_some()
+            });
         } else {
-            let moment = std::time::Instant::now() + std::time::Duration::from_micros(dice.random_range(0..120_000));
+            let moment =
+                std::time::Instant::now() + std::time::Duration::from_micros(dice.random_range(0..120_000));
             wait_for("the moment", || std::time::Instant::now() >= moment);
         }
         child.kill().unwrap();
@@ -85,7 +91,11 @@ fn one_run(seed: u64) {
     }
     check_all_succeeded(&desk.outcomes(), ROWS);
     let totals = doubles.ledger().totals();
-    assert!(totals.calls_after_valid <= extra_allowed, "seed {seed}: {} repeated calls", totals.calls_after_valid);
+    assert!(
+        totals.calls_after_valid <= extra_allowed,
+        "seed {seed}: {} repeated calls",
+        totals.calls_after_valid
+    );
     assert_eq!(totals.refused, 0, "seed {seed}");
 }
 

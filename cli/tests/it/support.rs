@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
 
 use promptmill_doubles::{Doubles, Provider};
@@ -29,7 +29,9 @@ impl Desk {
     }
 
     pub(crate) fn write_rows(&self, rows: usize) {
-        let lines: String = (0..rows).map(|n| format!("{}\n", json!({"custom_id": format!("id-{n}"), "variables": {"n": n}}))).collect();
+        let lines: String = (0..rows)
+            .map(|n| format!("{}\n", json!({"custom_id": format!("id-{n}"), "variables": {"n": n}})))
+            .collect();
         self.write("rows.jsonl", &lines);
     }
 
@@ -45,15 +47,13 @@ impl Desk {
         self.dir.path().join(name)
     }
 
-    pub(crate) fn dir(&self) -> &Path {
-        self.dir.path()
-    }
-
     /// Points the environment at the double, as a user would.
     pub(crate) fn point_at(&mut self, doubles: &Doubles) {
-        for (variable, provider) in
-            [("OPENROUTER_BASE_URL", Provider::OpenRouter), ("OLLAMA_HOST", Provider::Ollama), ("OPENAI_BASE_URL", Provider::OpenAi)]
-        {
+        for (variable, provider) in [
+            ("OPENROUTER_BASE_URL", Provider::OpenRouter),
+            ("OLLAMA_HOST", Provider::Ollama),
+            ("OPENAI_BASE_URL", Provider::OpenAi),
+        ] {
             self.env.insert(variable.to_owned(), doubles.base_url(provider));
         }
         self.env.insert("OPENROUTER_API_KEY".to_owned(), "test-key".to_owned());
@@ -78,7 +78,8 @@ impl Desk {
     pub(crate) fn promptmill_fed(&self, args: &[&str], input: &str) -> Finished {
         use std::io::Write as _;
         let mut command = self.command(args);
-        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut child =
+            command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
         Finished::of(child.wait_with_output().unwrap())
     }
@@ -101,7 +102,8 @@ impl Desk {
 
 /// The arguments of [`Desk::run`].
 pub(crate) fn run_args<'a>(model: &'a str, more: &[&'a str]) -> Vec<&'a str> {
-    let mut args = vec!["run", "template.json", "--rows", "rows.jsonl", "--model", model, "--out", "out.jsonl"];
+    let mut args =
+        vec!["run", "template.json", "--rows", "rows.jsonl", "--model", model, "--out", "out.jsonl"];
     args.extend_from_slice(more);
     args
 }

@@ -21,9 +21,6 @@ pub struct BatchSpec {
     /// Attempts at an item before it fails, those not counted that failed for the whole lane's trouble.
     #[serde(default = "BatchSpec::default_max_attempts")]
     pub max_attempts: u32,
-    /// Whether to pause when the first items all fail for one cause that lies outside the rows.
-    #[serde(default = "BatchSpec::default_guard")]
-    pub guard: bool,
     /// Larger is served earlier.
     #[serde(default)]
     pub priority: i16,
@@ -34,21 +31,25 @@ impl BatchSpec {
     pub const fn default_max_attempts() -> u32 {
         5
     }
-
-    /// The guard is on.
-    pub const fn default_guard() -> bool {
-        true
-    }
 }
 
 /// Limits that may change while the batch runs.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct BatchLimits {
     /// The most provider calls at the same time.
     pub max_concurrency: Option<u32>,
     /// No call begins once this much is spent; calls already begun may end above it.
     pub max_cost: Option<Money>,
+    /// Whether to pause when the first items all fail for one cause that lies outside the rows.
+    pub guard: bool,
+}
+
+impl Default for BatchLimits {
+    /// No limit, and the guard on.
+    fn default() -> Self {
+        Self { max_concurrency: None, max_cost: None, guard: true }
+    }
 }
 
 /// Settled items before the doomed-batch guard gives its opinion.

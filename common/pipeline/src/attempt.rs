@@ -20,11 +20,7 @@ const KEPT_REASONS: usize = 10;
 /// How an attempt ended.
 pub(crate) enum AttemptEnd {
     /// A reply was accepted.
-    Accepted {
-        output: Output,
-        repaired: bool,
-        flags: Vec<Flag>,
-    },
+    Accepted { output: Output, repaired: bool, flags: Vec<Flag> },
     /// The item failed for good.
     Failed { kind: FailureKind, message: String },
     /// A further attempt may end better.
@@ -71,11 +67,7 @@ impl Pipeline {
             let result = plan.provider.chat(&request).await;
             drop(permit);
             let mut call = record(started_ms, started.elapsed(), &result);
-            input.gate.spent(&Totals {
-                calls: 1,
-                tokens: call.tokens,
-                cost: call.cost.unwrap_or_default(),
-            });
+            input.gate.spent(&Totals { calls: 1, tokens: call.tokens, cost: call.cost.unwrap_or_default() });
             let reply = match result {
                 Ok(reply) => {
                     self.lanes.succeeded(&plan.lane, self.clock.now_ms());
@@ -86,10 +78,7 @@ impl Pipeline {
                     let end = if failure.transient {
                         AttemptEnd::Retry(failure)
                     } else {
-                        AttemptEnd::Failed {
-                            kind: failure.kind,
-                            message: failure.message,
-                        }
+                        AttemptEnd::Failed { kind: failure.kind, message: failure.message }
                     };
                     return (history, end);
                 }
@@ -101,14 +90,7 @@ impl Pipeline {
                     history.calls.push(call);
                     let mut flags = judgement.flags;
                     flags.extend(reply.flags);
-                    return (
-                        history,
-                        AttemptEnd::Accepted {
-                            output,
-                            repaired,
-                            flags,
-                        },
-                    );
+                    return (history, AttemptEnd::Accepted { output, repaired, flags });
                 }
                 (Verdict::Accept, _) => return cut_short(history, call, &reply),
                 // A reply that was cut off is invalid for that reason; telling the model what is missing would not help it.
@@ -120,13 +102,7 @@ impl Pipeline {
                     call.failure = Some(FailureKind::RejectedOutput);
                     history.calls.push(call);
                     let message = first_reasons(&reasons);
-                    return (
-                        history,
-                        AttemptEnd::Failed {
-                            kind: FailureKind::RejectedOutput,
-                            message,
-                        },
-                    );
+                    return (history, AttemptEnd::Failed { kind: FailureKind::RejectedOutput, message });
                 }
                 (Verdict::Repair(reasons), _) => {
                     keep_reasons(&mut call, &reasons);
@@ -134,21 +110,12 @@ impl Pipeline {
                     history.calls.push(call);
                     if repairs_left == 0 {
                         let message = first_reasons(&reasons);
-                        return (
-                            history,
-                            AttemptEnd::Failed {
-                                kind: FailureKind::InvalidOutput,
-                                message,
-                            },
-                        );
+                        return (history, AttemptEnd::Failed { kind: FailureKind::InvalidOutput, message });
                     }
                     repairs_left -= 1;
                     // Only the last exchange is kept, so that repairs do not let the prompt grow without bound.
                     request.messages.truncate(input.messages.len());
-                    request.messages.push(Message {
-                        role: Role::Assistant,
-                        content: reply.content,
-                    });
+                    request.messages.push(Message { role: Role::Assistant, content: reply.content });
                     request.messages.push(plan.template.repair_message(&reasons));
                 }
             }
@@ -175,16 +142,11 @@ impl Pipeline {
         match acquired {
             // The wait may have been long, and nothing may begin once the gate is closed.
             Ok(_) if !input.gate.is_open() => Err(AttemptEnd::Stopped),
-            Ok(permit) => Ok(Permits {
-                _place: place,
-                _permit: permit,
-            }),
+            Ok(permit) => Ok(Permits { _place: place, _permit: permit }),
             Err(Denied::Paused { until_ms }) => Err(AttemptEnd::LanePaused { until_ms }),
             Err(Denied::Unavailable(error)) => {
                 tracing::debug!(error = %error, "no permit without the hub");
-                Err(AttemptEnd::LanePaused {
-                    until_ms: self.clock.now_ms() + HUB_RETRY.as_millis() as u64,
-                })
+                Err(AttemptEnd::LanePaused { until_ms: self.clock.now_ms() + HUB_RETRY.as_millis() as u64 })
             }
         }
     }
@@ -208,50 +170,32 @@ fn is_whole(reply: &ChatReply, output: &Output) -> bool {
 
 fn cut_short(mut history: Attempt, mut call: Call, reply: &ChatReply) -> (Attempt, AttemptEnd) {
     let (kind, message) = match &reply.finish {
-        Finish::ContentFilter => (
-            FailureKind::ContentRefused,
-            "the provider's content filter cut the reply".to_owned(),
-        ),
+        Finish::ContentFilter => {
+            (FailureKind::ContentRefused, "the provider's content filter cut the reply".to_owned())
+        }
         Finish::Length => (
             FailureKind::TruncatedReply,
             "the reply was cut at the output limit; raise max_tokens or ask for less".to_owned(),
         ),
-        Finish::ToolCalls => (
-            FailureKind::MalformedReply,
-            "the model called a tool instead of replying".to_owned(),
-        ),
-        Finish::Other(word) => (
-            FailureKind::MalformedReply,
-            format!("the reply ended with {word:?}"),
-        ),
-        Finish::Stop => (
-            FailureKind::Internal,
-            "a reply was accepted without an output".to_owned(),
-        ),
+        Finish::ToolCalls => {
+            (FailureKind::MalformedReply, "the model called a tool instead of replying".to_owned())
+        }
+        Finish::Other(word) => (FailureKind::MalformedReply, format!("the reply ended with {word:?}")),
+        Finish::Stop => (FailureKind::Internal, "a reply was accepted without an output".to_owned()),
     };
     call.failure = Some(kind);
     call.problems.push(message.clone());
     history.calls.push(call);
     let mut failure = CallFailure::new(kind, &message);
     failure.status = Some(reply.status);
-    let end = if failure.transient {
-        AttemptEnd::Retry(failure)
-    } else {
-        AttemptEnd::Failed { kind, message }
-    };
+    let end =
+        if failure.transient { AttemptEnd::Retry(failure) } else { AttemptEnd::Failed { kind, message } };
     (history, end)
 }
 
 fn record(started_ms: u64, took: Duration, result: &Result<ChatReply, CallFailure>) -> Call {
     let (failure, status, problems, usage, cost, generation) = match result {
-        Ok(reply) => (
-            None,
-            Some(reply.status),
-            vec![],
-            reply.usage,
-            reply.cost,
-            reply.generation.clone(),
-        ),
+        Ok(reply) => (None, Some(reply.status), vec![], reply.usage, reply.cost, reply.generation.clone()),
         Err(failure) => (
             Some(failure.kind),
             failure.status,
@@ -274,28 +218,19 @@ fn record(started_ms: u64, took: Duration, result: &Result<ChatReply, CallFailur
 }
 
 fn keep_reasons(call: &mut Call, reasons: &[Reason]) {
-    call.problems
-        .extend(reasons.iter().take(KEPT_REASONS).map(ToString::to_string));
+    call.problems.extend(reasons.iter().take(KEPT_REASONS).map(ToString::to_string));
 }
 
 fn first_reasons(reasons: &[Reason]) -> String {
     let shown: Vec<String> = reasons.iter().take(3).map(ToString::to_string).collect();
     let more = reasons.len().saturating_sub(shown.len());
     let joined = shown.join("; ");
-    if more == 0 {
-        joined
-    } else {
-        format!("{joined}; and {more} more")
-    }
+    if more == 0 { joined } else { format!("{joined}; and {more} more") }
 }
 
 /// About how many tokens a call will take: four bytes of prompt a token, and the output limit where there is one.
 fn estimate_tokens(request: &ChatRequest) -> u32 {
-    let prompt: usize = request
-        .messages
-        .iter()
-        .map(|message| message.content.len() / 4 + 4)
-        .sum();
+    let prompt: usize = request.messages.iter().map(|message| message.content.len() / 4 + 4).sum();
     let prompt = u32::try_from(prompt).unwrap_or(u32::MAX);
     prompt.saturating_add(request.settings.max_tokens.unwrap_or(0))
 }

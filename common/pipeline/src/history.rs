@@ -15,11 +15,7 @@ pub(crate) fn bound(attempts: &mut Vec<Attempt>, limit: usize) -> Option<Totals>
         return None;
     }
     let keep_words = attempts.len().saturating_sub(1);
-    for call in attempts
-        .iter_mut()
-        .take(keep_words)
-        .flat_map(|attempt| &mut attempt.calls)
-    {
+    for call in attempts.iter_mut().take(keep_words).flat_map(|attempt| &mut attempt.calls) {
         call.problems.clear();
     }
     let surplus = size(attempts).saturating_sub(limit);
@@ -39,13 +35,7 @@ fn size(attempts: &[Attempt]) -> usize {
     attempts
         .iter()
         .flat_map(|attempt| &attempt.calls)
-        .map(|call| {
-            CALL + call
-                .problems
-                .iter()
-                .map(|problem| problem.len() + 4)
-                .sum::<usize>()
-        })
+        .map(|call| CALL + call.problems.iter().map(|problem| problem.len() + 4).sum::<usize>())
         .sum()
 }
 

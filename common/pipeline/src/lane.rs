@@ -38,27 +38,15 @@ impl Lanes {
             health.pauses_in_a_row = 0;
             health.last_success_ms = now_ms;
         } else {
-            lanes.insert(
-                LaneId::clone(lane),
-                Health {
-                    last_success_ms: now_ms,
-                    ..Health::default()
-                },
-            );
+            lanes.insert(LaneId::clone(lane), Health { last_success_ms: now_ms, ..Health::default() });
         }
     }
 
     pub(crate) fn failed(&self, lane: &Arc<LaneId>, kind: FailureKind, attempt_began_ms: u64) -> LaneFailure {
         let throttled = kind == FailureKind::RateLimited;
-        let unreachable = matches!(
-            kind,
-            FailureKind::ProviderOverloaded | FailureKind::ConnectionFailed
-        );
+        let unreachable = matches!(kind, FailureKind::ProviderOverloaded | FailureKind::ConnectionFailed);
         if !throttled && !unreachable {
-            return LaneFailure {
-                not_the_items_fault: false,
-                pause_number: None,
-            };
+            return LaneFailure { not_the_items_fault: false, pause_number: None };
         }
         let mut lanes = self.lock();
         let health = lanes.entry(LaneId::clone(lane)).or_default();
@@ -96,27 +84,11 @@ mod tests {
     fn an_outage_is_the_lanes_fault_and_a_single_bad_row_is_its_own() {
         let lanes = Lanes::default();
         let lane = Arc::new(LaneId::new("openrouter", "default"));
-        assert!(
-            lanes
-                .failed(&lane, FailureKind::ConnectionFailed, 100)
-                .not_the_items_fault
-        );
+        assert!(lanes.failed(&lane, FailureKind::ConnectionFailed, 100).not_the_items_fault);
         lanes.succeeded(&lane, 120);
-        assert!(
-            !lanes
-                .failed(&lane, FailureKind::ConnectionFailed, 110)
-                .not_the_items_fault
-        );
-        assert!(
-            lanes
-                .failed(&lane, FailureKind::RateLimited, 110)
-                .not_the_items_fault
-        );
-        assert!(
-            !lanes
-                .failed(&lane, FailureKind::EmptyReply, 200)
-                .not_the_items_fault
-        );
+        assert!(!lanes.failed(&lane, FailureKind::ConnectionFailed, 110).not_the_items_fault);
+        assert!(lanes.failed(&lane, FailureKind::RateLimited, 110).not_the_items_fault);
+        assert!(!lanes.failed(&lane, FailureKind::EmptyReply, 200).not_the_items_fault);
     }
 
     #[test]
@@ -129,22 +101,9 @@ mod tests {
         assert_eq!(pauses.iter().flatten().collect::<Vec<_>>(), [&1]);
         assert_eq!(pauses.last(), Some(&Some(1)));
         lanes.pausing(&lane, 1_000);
-        assert_eq!(
-            lanes.failed(&lane, FailureKind::ConnectionFailed, 9).pause_number,
-            None
-        );
-        assert_eq!(
-            lanes
-                .failed(&lane, FailureKind::ConnectionFailed, 1_001)
-                .pause_number,
-            Some(2)
-        );
+        assert_eq!(lanes.failed(&lane, FailureKind::ConnectionFailed, 9).pause_number, None);
+        assert_eq!(lanes.failed(&lane, FailureKind::ConnectionFailed, 1_001).pause_number, Some(2));
         lanes.succeeded(&lane, 1_003);
-        assert_eq!(
-            lanes
-                .failed(&lane, FailureKind::ConnectionFailed, 1_004)
-                .pause_number,
-            None
-        );
+        assert_eq!(lanes.failed(&lane, FailureKind::ConnectionFailed, 1_004).pause_number, None);
     }
 }

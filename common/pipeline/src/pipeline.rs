@@ -128,10 +128,7 @@ impl Pipeline {
                 begun_ms: parked.begun_ms,
                 last: Some(parked.reason),
             },
-            None => Progress {
-                begun_ms: self.clock.now_ms(),
-                ..Progress::default()
-            },
+            None => Progress { begun_ms: self.clock.now_ms(), ..Progress::default() },
         };
         let (variables, messages) = match prepare(plan, &input.variables) {
             Ok(prepared) => prepared,
@@ -157,19 +154,14 @@ impl Pipeline {
                 progress.attempts.push(history);
             }
             let next = match end {
-                AttemptEnd::Accepted {
-                    output,
-                    repaired,
-                    flags,
-                } => {
+                AttemptEnd::Accepted { output, repaired, flags } => {
                     return settled(&input, progress, Ending::Succeeded { output, repaired }, flags);
                 }
                 AttemptEnd::Failed { kind, message } => {
                     return settled(&input, progress, Ending::Failed { kind, message }, vec![]);
                 }
                 AttemptEnd::Retry(failure) => {
-                    self.after_failure(plan, gate, &input, &mut progress, failure, began_ms)
-                        .await
+                    self.after_failure(plan, gate, &input, &mut progress, failure, began_ms).await
                 }
                 AttemptEnd::LanePaused { until_ms } => {
                     self.wait(gate, &input, &mut progress, until_ms, true).await
@@ -201,10 +193,7 @@ impl Pipeline {
         }
         let age = Duration::from_millis(now_ms.saturating_sub(progress.begun_ms));
         if progress.counted >= plan.max_attempts || age >= self.policy.give_up_after {
-            let ending = Ending::Failed {
-                kind: failure.kind,
-                message: failure.message,
-            };
+            let ending = Ending::Failed { kind: failure.kind, message: failure.message };
             return Next::End(settled(input, std::mem::take(progress), ending, vec![]));
         }
         let mut wait = self.policy.wait(progress.failures, rand::random());
@@ -241,9 +230,7 @@ impl Pipeline {
         if wait > self.policy.patience_under_lease {
             let untouched = for_lane && progress.attempts.is_empty();
             return Next::End(if untouched {
-                ItemEnd::Untouched {
-                    lane_paused_until_ms: Some(due_ms),
-                }
+                ItemEnd::Untouched { lane_paused_until_ms: Some(due_ms) }
             } else {
                 parked(input, progress, due_ms)
             });
@@ -260,9 +247,7 @@ impl Pipeline {
 
     fn stopped(&self, input: &ItemInput, progress: &mut Progress) -> ItemEnd {
         if progress.attempts.is_empty() {
-            ItemEnd::Untouched {
-                lane_paused_until_ms: None,
-            }
+            ItemEnd::Untouched { lane_paused_until_ms: None }
         } else {
             parked(input, progress, self.clock.now_ms())
         }
@@ -271,10 +256,8 @@ impl Pipeline {
 
 fn prepare(plan: &BatchPlan, row: &str) -> Result<(Variables, Vec<Message>), (FailureKind, String)> {
     let variables = Variables::from_json(row).map_err(|error| (FailureKind::Internal, error.to_string()))?;
-    let messages = plan
-        .template
-        .render(&variables)
-        .map_err(|error| (FailureKind::RenderFailed, error.to_string()))?;
+    let messages =
+        plan.template.render(&variables).map_err(|error| (FailureKind::RenderFailed, error.to_string()))?;
     Ok((variables, messages))
 }
 
@@ -291,17 +274,9 @@ fn settled(input: &ItemInput, mut progress: Progress, ending: Ending, mut flags:
     }
     flags.sort_unstable();
     flags.dedup();
-    let outcome = Outcome {
-        custom_id: input.custom_id.clone(),
-        ending,
-        attempts: progress.attempts,
-        cut,
-        flags,
-    };
-    ItemEnd::Settled {
-        outcome: Box::new(outcome),
-        spent,
-    }
+    let outcome =
+        Outcome { custom_id: input.custom_id.clone(), ending, attempts: progress.attempts, cut, flags };
+    ItemEnd::Settled { outcome: Box::new(outcome), spent }
 }
 
 fn parked(input: &ItemInput, progress: &mut Progress, due_ms: u64) -> ItemEnd {

@@ -74,11 +74,7 @@ fn merge(template: &ModelSettings, batch: &ModelSettings) -> ModelSettings {
         top_p: batch.top_p.or(template.top_p),
         max_tokens: batch.max_tokens.or(template.max_tokens),
         seed: batch.seed.or(template.seed),
-        stop: if batch.stop.is_empty() {
-            template.stop.clone()
-        } else {
-            batch.stop.clone()
-        },
+        stop: if batch.stop.is_empty() { template.stop.clone() } else { batch.stop.clone() },
         extra,
     }
 }

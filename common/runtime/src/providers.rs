@@ -89,12 +89,7 @@ impl Providers {
 
     /// Exactly these providers, by their names.
     pub fn of(providers: impl IntoIterator<Item = Arc<dyn ChatProvider>>) -> Self {
-        Self(
-            providers
-                .into_iter()
-                .map(|provider| (provider.name().to_owned(), provider))
-                .collect(),
-        )
+        Self(providers.into_iter().map(|provider| (provider.name().to_owned(), provider)).collect())
     }
 
     /// The provider of that name.

@@ -10,10 +10,13 @@ use std::time::Instant;
 use bytes::Bytes;
 use promptmill_domain::chunk::MAX_CHUNK_ROWS;
 use promptmill_domain::{
-    BatchId, BatchLimits, BatchSpec, ChunkId, ItemCode, LaneId, LeaseToken, ModelSettings, Release, SessionId, SettledItem, TenantId,
-    Totals, UploadId,
+    BatchId, BatchLimits, BatchSpec, ChunkId, ItemCode, LaneId, LeaseToken, ModelSettings, Release,
+    SessionId, SettledItem, TenantId, Totals, UploadId,
 };
-use promptmill_ports::{Admission, Intake, Lease, NewBatch, PartCommit, Read, RowBlock, Sessions, SettleGroup, StoreResult, Work, flow};
+use promptmill_ports::{
+    Admission, Intake, Lease, NewBatch, PartCommit, Read, RowBlock, Sessions, SettleGroup, StoreResult, Work,
+    flow,
+};
 use promptmill_store_sqlite::{SqliteOptions, SqliteStore};
 
 const GROUP: usize = 64;
@@ -36,7 +39,9 @@ async fn main() -> Result<(), Failure> {
     report("accepted", items, begun);
 
     let begun = Instant::now();
-    let tasks: Vec<_> = (0..workers).map(|worker| tokio::spawn(settle(Arc::clone(&store), worker, workers, chunks))).collect();
+    let tasks: Vec<_> = (0..workers)
+        .map(|worker| tokio::spawn(settle(Arc::clone(&store), worker, workers, chunks)))
+        .collect();
     for task in tasks {
         task.await??;
     }
@@ -61,10 +66,14 @@ async fn submit(store: &SqliteStore, items: u32) -> Result<u32, Failure> {
         model: "demo:any".parse()?,
         settings: ModelSettings::default(),
         max_attempts: 1,
-        guard: false,
         priority: 0,
     };
-    store.create(&tenant, NewBatch { id: BATCH, spec, limits: BatchLimits::default(), idem_key: None, now_ms: 0 }).await?;
+    store
+        .create(
+            &tenant,
+            NewBatch { id: BATCH, spec, limits: BatchLimits::default(), idem_key: None, now_ms: 0 },
+        )
+        .await?;
     let upload = UploadId::from_bytes([2; 16]);
     let blocks = items.div_ceil(MAX_CHUNK_ROWS);
     let block = |seq: u32| {
@@ -99,10 +108,14 @@ async fn settle_chunk(store: &SqliteStore, lease: &Lease) -> StoreResult<()> {
     let offsets: Vec<u32> = (0..lease.head.len()).collect();
     for (some, seq) in offsets.chunks(GROUP).zip(1u32..) {
         let body = Bytes::from(vec![b'x'; BODY]);
-        let settled = some.iter().map(|&offset| (SettledItem { offset, code: ItemCode::Succeeded }, body.clone())).collect();
+        let settled = some
+            .iter()
+            .map(|&offset| (SettledItem { offset, code: ItemCode::Succeeded }, body.clone()))
+            .collect();
         let spent = Totals { calls: some.len() as u64, ..Totals::default() };
         let (chunk, token) = (lease.head.chunk, lease.token);
-        let group = SettleGroup { chunk, token, settled, parked: Vec::new(), seq, spent, release: Release::Keep };
+        let group =
+            SettleGroup { chunk, token, settled, parked: Vec::new(), seq, spent, release: Release::Keep };
         store.settle(vec![group], 0).await?;
     }
     Ok(())

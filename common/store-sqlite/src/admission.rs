@@ -23,7 +23,9 @@ impl Admission for SqliteStore {
 
     async fn waiting(&self, batch: BatchId, limit: u32) -> StoreResult<Vec<ChunkId>> {
         self.read(move |db| {
-            let Some(found) = batches::find(db, batch)? else { return Ok(Vec::new()) };
+            let Some(found) = batches::find(db, batch)? else {
+                return Ok(Vec::new());
+            };
             let keys = heads::in_state(db, found.num, WAITING, found.num.key(0) - 1, limit)?;
             Ok(keys.into_iter().map(|key| ChunkId { batch, n: low(key) }).collect())
         })
@@ -54,8 +56,12 @@ fn admit(db: &Connection, chunks: &[ChunkId], now_ms: u64) -> Result<Vec<ChunkId
         };
         let Some(found) = found else { continue };
         // A paused or closing batch admits nothing.
-        let Ok(running) = found.state.decide(&BatchEvent::Admit) else { continue };
-        let Changed::Applied(_) = heads::change(db, found.num.key(chunk.n), HeadEvent::Admit, now_ms)? else { continue };
+        let Ok(running) = found.state.decide(&BatchEvent::Admit) else {
+            continue;
+        };
+        let Changed::Applied(_) = heads::change(db, found.num.key(chunk.n), HeadEvent::Admit, now_ms)? else {
+            continue;
+        };
         if running != found.state {
             batches::set_state(db, found.num, &running)?;
             found.state = running;
@@ -67,7 +73,9 @@ fn admit(db: &Connection, chunks: &[ChunkId], now_ms: u64) -> Result<Vec<ChunkId
 
 fn wake(db: &Connection, limit: u32, now_ms: u64) -> Result<Vec<ChunkId>, Fault> {
     let mut statement = db.prepare_cached("SELECT id FROM heads WHERE due <= ?1 ORDER BY due LIMIT ?2")?;
-    let due = statement.query_map(params![int(now_ms), limit], |row| row.get(0))?.collect::<Result<Vec<i64>, _>>()?;
+    let due = statement
+        .query_map(params![int(now_ms), limit], |row| row.get(0))?
+        .collect::<Result<Vec<i64>, _>>()?;
     let mut woken = Vec::with_capacity(due.len());
     for key in due {
         if let Changed::Applied(head) = heads::change(db, key, HeadEvent::Wake, now_ms)? {
@@ -78,9 +86,11 @@ fn wake(db: &Connection, limit: u32, now_ms: u64) -> Result<Vec<ChunkId>, Fault>
 }
 
 fn ready(db: &Connection, after: Option<ChunkId>, limit: u32) -> Result<Vec<ChunkId>, Fault> {
-    let mut batches = db.prepare_cached("SELECT num, id FROM batches WHERE phase = 1 AND id >= ?1 ORDER BY id")?;
+    let mut batches =
+        db.prepare_cached("SELECT num, id FROM batches WHERE phase = 1 AND id >= ?1 ORDER BY id")?;
     let from = after.map_or([0; 16], |after| *after.batch.as_bytes());
-    let open = batches.query_map([from], |row| Ok((BatchNum(row.get(0)?), BatchId::from_bytes(row.get(1)?))))?;
+    let open =
+        batches.query_map([from], |row| Ok((BatchNum(row.get(0)?), BatchId::from_bytes(row.get(1)?))))?;
     let mut ready = Vec::new();
     for batch in open {
         let (num, batch) = batch?;

@@ -73,11 +73,17 @@ pub(crate) fn find(db: &Connection, batch: BatchId) -> Result<Option<Found>, Fau
     let read = |row: &Row<'_>| {
         Ok((BatchNum(row.get(0)?), row.get::<_, String>(1)?, row.get::<_, String>(2)?, row.get(3)?))
     };
-    let Some((num, tenant, state, priority)) = db.prepare_cached(sql)?.query_row([batch.as_bytes()], read).optional()?
+    let Some((num, tenant, state, priority)) =
+        db.prepare_cached(sql)?.query_row([batch.as_bytes()], read).optional()?
     else {
         return Ok(None);
     };
-    Ok(Some(Found { num, tenant: parse_tenant(&tenant)?, state: from_json(&state, "batch state")?, priority }))
+    Ok(Some(Found {
+        num,
+        tenant: parse_tenant(&tenant)?,
+        state: from_json(&state, "batch state")?,
+        priority,
+    }))
 }
 
 /// The batch of this tenant.
@@ -118,7 +124,10 @@ const COLUMNS: &str = "id, tenant, state, ver, spec, limits, total, created_ms, 
 /// `NotFound` when there is none.
 pub(crate) fn load(db: &Connection, tenant: &TenantId, batch: BatchId) -> Result<Batch, Fault> {
     let sql = format!("SELECT {COLUMNS} FROM batches WHERE id = ?1 AND tenant = ?2 AND phase <> 3");
-    let raw = db.prepare_cached(&sql)?.query_row(params![batch.as_bytes(), tenant.as_str()], RawBatch::read).optional()?;
+    let raw = db
+        .prepare_cached(&sql)?
+        .query_row(params![batch.as_bytes(), tenant.as_str()], RawBatch::read)
+        .optional()?;
     raw.ok_or(Fault::Store(StoreError::NotFound))?.decode()
 }
 
@@ -132,7 +141,8 @@ pub(crate) fn load_open(db: &Connection) -> Result<Vec<Batch>, Fault> {
 
 /// The tenant's batches, newest first.
 pub(crate) fn load_newest(db: &Connection, tenant: &TenantId, limit: u32) -> Result<Vec<Batch>, Fault> {
-    let sql = format!("SELECT {COLUMNS} FROM batches WHERE tenant = ?1 AND phase <> 3 ORDER BY id DESC LIMIT ?2");
+    let sql =
+        format!("SELECT {COLUMNS} FROM batches WHERE tenant = ?1 AND phase <> 3 ORDER BY id DESC LIMIT ?2");
     let mut statement = db.prepare_cached(&sql)?;
     let rows = statement.query_map(params![tenant.as_str(), limit], RawBatch::read)?;
     rows.map(|raw| raw?.decode()).collect()

@@ -42,10 +42,14 @@ fn seal(db: &Connection, tenant: &TenantId, batch: BatchId, limit: u32, now_ms: 
         return Ok(0);
     }
     let Some(code) = found.state.seals_with() else {
-        return Err(Fault::conflict(format!("the chunks of a batch that is {} cannot be sealed", found.state.as_str())));
+        return Err(Fault::conflict(format!(
+            "the chunks of a batch that is {} cannot be sealed",
+            found.state.as_str()
+        )));
     };
     let (first, last) = found.num.range();
-    let sql = "SELECT id FROM heads WHERE state IN (0, 1, 2, 3) AND state < 4 AND id BETWEEN ?1 AND ?2 LIMIT ?3";
+    let sql =
+        "SELECT id FROM heads WHERE state IN (0, 1, 2, 3) AND state < 4 AND id BETWEEN ?1 AND ?2 LIMIT ?3";
     let mut statement = db.prepare_cached(sql)?;
     let keys = statement.query_map(params![first, last, limit.max(1)], |row| row.get(0))?;
     let mut sealed = 0;
@@ -76,12 +80,17 @@ fn close(db: &Connection, tenant: &TenantId, batch: BatchId) -> Result<Option<Co
 /// Whether a chunk is neither done nor sealed; one look at the index, for the scheduler asks often.
 fn has_open_chunk(db: &Connection, num: BatchNum) -> Result<bool, Fault> {
     let (first, last) = num.range();
-    let sql = "SELECT 1 FROM heads WHERE state IN (0, 1, 2, 3) AND state < 4 AND id BETWEEN ?1 AND ?2 LIMIT 1";
+    let sql =
+        "SELECT 1 FROM heads WHERE state IN (0, 1, 2, 3) AND state < 4 AND id BETWEEN ?1 AND ?2 LIMIT 1";
     Ok(db.prepare_cached(sql)?.exists([first, last])?)
 }
 
 fn frozen_counts(db: &Connection, found: &Found) -> Result<Counts, Fault> {
     let sql = "SELECT final_counts FROM batches WHERE num = ?1";
-    let json: Option<String> = db.prepare_cached(sql)?.query_row([found.num.0], |row| row.get(0)).optional()?.flatten();
-    json.map_or_else(|| Err(Fault::corrupt("a final batch has no counts")), |json| from_json(&json, "final counts"))
+    let json: Option<String> =
+        db.prepare_cached(sql)?.query_row([found.num.0], |row| row.get(0)).optional()?.flatten();
+    json.map_or_else(
+        || Err(Fault::corrupt("a final batch has no counts")),
+        |json| from_json(&json, "final counts"),
+    )
 }

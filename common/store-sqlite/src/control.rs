@@ -24,7 +24,12 @@ impl Control for SqliteStore {
     }
 }
 
-fn steer(db: &Connection, tenant: &TenantId, batch: BatchId, event: &BatchEvent) -> Result<BatchState, Fault> {
+fn steer(
+    db: &Connection,
+    tenant: &TenantId,
+    batch: BatchId,
+    event: &BatchEvent,
+) -> Result<BatchState, Fault> {
     let found = batches::owned(db, tenant, batch)?;
     match event {
         BatchEvent::Pause(_) | BatchEvent::Resume | BatchEvent::Cancel | BatchEvent::Expire => {}
@@ -43,7 +48,10 @@ fn steer(db: &Connection, tenant: &TenantId, batch: BatchId, event: &BatchEvent)
 fn set_limits(db: &Connection, tenant: &TenantId, batch: BatchId, limits: BatchLimits) -> Result<(), Fault> {
     let found = batches::owned(db, tenant, batch)?;
     if found.state.is_final() {
-        return Err(Fault::conflict(format!("the limits of a batch that is {} cannot change", found.state.as_str())));
+        return Err(Fault::conflict(format!(
+            "the limits of a batch that is {} cannot change",
+            found.state.as_str()
+        )));
     }
     let sql = "UPDATE batches SET limits = ?2, ver = ver + 1 WHERE num = ?1 AND limits <> ?2";
     if db.prepare_cached(sql)?.execute(params![found.num.0, to_json(&limits)])? > 0 {

@@ -23,8 +23,13 @@ pub(crate) const STEP_BYTES: usize = 4 * 1024 * 1024;
 pub(crate) fn mark(db: &Connection, tenant: &TenantId, batch: BatchId) -> Result<BatchNum, Fault> {
     let sql = "SELECT num, phase FROM batches WHERE id = ?1 AND tenant = ?2";
     let known = params![batch.as_bytes(), tenant.as_str()];
-    let found = db.prepare_cached(sql)?.query_row(known, |row| Ok((BatchNum(row.get(0)?), row.get::<_, i64>(1)?))).optional()?;
-    let Some((num, phase)) = found else { return Err(Fault::Store(StoreError::NotFound)) };
+    let found = db
+        .prepare_cached(sql)?
+        .query_row(known, |row| Ok((BatchNum(row.get(0)?), row.get::<_, i64>(1)?)))
+        .optional()?;
+    let Some((num, phase)) = found else {
+        return Err(Fault::Store(StoreError::NotFound));
+    };
     if phase == Phase::Open as i64 {
         return Err(Fault::conflict("a batch that is not final cannot be deleted; cancel it first"));
     }
@@ -41,7 +46,9 @@ pub(crate) fn step(db: &Connection, num: BatchNum) -> Result<bool, Fault> {
     let (first, last) = num.range();
     let mut room = RECORDS;
     for table in ["outcomes", "heads"] {
-        let sql = format!("DELETE FROM {table} WHERE id IN (SELECT id FROM {table} WHERE id BETWEEN ?1 AND ?2 LIMIT ?3)");
+        let sql = format!(
+            "DELETE FROM {table} WHERE id IN (SELECT id FROM {table} WHERE id BETWEEN ?1 AND ?2 LIMIT ?3)"
+        );
         room -= db.prepare_cached(&sql)?.execute(params![first, last, room])?.min(room);
         if room == 0 {
             return Ok(false);

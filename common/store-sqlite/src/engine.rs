@@ -57,9 +57,9 @@ impl Writer {
     /// while nothing else is to do.
     pub(crate) fn start(db: Connection, file: WriterFile, leftovers: Vec<BatchNum>) -> std::io::Result<Self> {
         let (commands, queue) = mpsc::channel(WAITING);
-        let thread = std::thread::Builder::new()
-            .name("store-writer".to_owned())
-            .spawn(move || WriterThread { db: Some(db), file, queue, leftovers }.run())?;
+        let thread = std::thread::Builder::new().name("store-writer".to_owned()).spawn(move || {
+            WriterThread { db: Some(db), file, queue, leftovers }.run();
+        })?;
         let room = Arc::new(Semaphore::new(WAITING_KIB as usize));
         Ok(Self { commands: Some(commands), room, thread: Some(thread) })
     }
@@ -74,7 +74,9 @@ impl Writer {
         let room = Arc::clone(&self.room).acquire_many_owned(kib).await.map_err(StoreError::unavailable)?;
         let (reply, answer) = oneshot::channel();
         let pending = Pending { work: Some(work), result: None, reply, bytes, _room: room };
-        let Some(commands) = &self.commands else { return Err(writer_ended()) };
+        let Some(commands) = &self.commands else {
+            return Err(writer_ended());
+        };
         commands.send(Box::new(pending)).await.map_err(|_| writer_ended())?;
         answer.await.map_err(|_| writer_ended())?
     }
@@ -119,7 +121,9 @@ impl<T: Send, F: FnOnce(&Connection) -> Result<T, Fault> + Send> Command for Pen
     }
 
     fn run(&mut self, db: &Connection) -> Result<(), Tainted> {
-        let Some(work) = self.work.take() else { return Err(Tainted(false)) };
+        let Some(work) = self.work.take() else {
+            return Err(Tainted(false));
+        };
         match work(db) {
             Ok(value) => {
                 self.result = Some(Ok(value));
@@ -215,7 +219,9 @@ impl WriterThread {
     /// connection is still good.
     fn run_group(&mut self, group: &mut Vec<Box<dyn Command>>) -> Result<bool, Fault> {
         self.connection()?;
-        let Some(db) = &self.db else { return Err(Fault::Store(writer_ended())) };
+        let Some(db) = &self.db else {
+            return Err(Fault::Store(writer_ended()));
+        };
         execute(db, "BEGIN IMMEDIATE")?;
         let mut healthy = true;
         let mut bytes = 0;

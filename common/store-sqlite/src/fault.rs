@@ -66,14 +66,17 @@ impl From<Fault> for StoreError {
 fn classify(error: rusqlite::Error) -> StoreError {
     use rusqlite::Error as E;
     match &error {
-        E::FromSqlConversionFailure(..) | E::InvalidColumnType(..) | E::IntegralValueOutOfRange(..) | E::Utf8Error(..) => {
-            StoreError::Corrupt(error.to_string())
-        }
+        E::FromSqlConversionFailure(..)
+        | E::InvalidColumnType(..)
+        | E::IntegralValueOutOfRange(..)
+        | E::Utf8Error(..) => StoreError::Corrupt(error.to_string()),
         _ => match error.sqlite_error_code() {
             Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase | ErrorCode::ConstraintViolation) => {
                 StoreError::Corrupt(error.to_string())
             }
-            Some(ErrorCode::TooBig) => StoreError::Conflict("a value is larger than the store can keep".to_owned()),
+            Some(ErrorCode::TooBig) => {
+                StoreError::Conflict("a value is larger than the store can keep".to_owned())
+            }
             _ => StoreError::unavailable(error),
         },
     }

@@ -2,8 +2,8 @@
 
 use promptmill_domain::head::Trying;
 use promptmill_domain::{
-    BatchId, ChunkId, ChunkState, Head, HeadEvent, LaneId, LeaseToken, Money, ParkedItem, Refusal, RowsRef, SessionId, Tokens, Totals,
-    UploadId,
+    BatchId, ChunkId, ChunkState, Head, HeadEvent, LaneId, LeaseToken, Money, ParkedItem, Refusal, RowsRef,
+    SessionId, Tokens, Totals, UploadId,
 };
 use rusqlite::{Connection, OptionalExtension as _, Row, params};
 
@@ -47,7 +47,9 @@ pub(crate) enum Changed {
 
 /// Reads the head, applies the event and writes it.
 pub(crate) fn change(db: &Connection, key: i64, event: HeadEvent<'_>, now_ms: u64) -> Result<Changed, Fault> {
-    let Some(mut head) = load(db, key)? else { return Ok(Changed::Missing) };
+    let Some(mut head) = load(db, key)? else {
+        return Ok(Changed::Missing);
+    };
     let before = head.state.clone();
     match head.apply(event, now_ms) {
         Ok(()) => {
@@ -104,7 +106,11 @@ impl RawHead {
             ver: row.get(7)?,
             kills: row.get(8)?,
             priority: row.get(9)?,
-            rows: RowsRef { upload: UploadId::from_bytes(row.get(10)?), seq: row.get(11)?, skip: row.get(12)? },
+            rows: RowsRef {
+                upload: UploadId::from_bytes(row.get(10)?),
+                seq: row.get(11)?,
+                skip: row.get(12)?,
+            },
             trying,
             totals: read_totals(row, 15)?,
             lane: row.get(19)?,
@@ -118,9 +124,10 @@ impl RawHead {
         let state = match (self.state, self.owner, self.token, self.due) {
             (WAITING, None, None, None) => ChunkState::Waiting,
             (READY, None, None, None) => ChunkState::Ready,
-            (LEASED, Some(owner), Some(token), None) => {
-                ChunkState::Leased { owner: SessionId::from_bytes(owner), token: LeaseToken::from_bytes(token) }
-            }
+            (LEASED, Some(owner), Some(token), None) => ChunkState::Leased {
+                owner: SessionId::from_bytes(owner),
+                token: LeaseToken::from_bytes(token),
+            },
             (PARKED, None, None, Some(due_ms)) => ChunkState::Parked { due_ms },
             (DONE, None, None, None) => ChunkState::Done,
             (SEALED, None, None, None) => ChunkState::Sealed,
@@ -202,8 +209,15 @@ fn save_state(db: &Connection, key: i64, state: &ChunkState) -> Result<(), Fault
 }
 
 /// The keys of all chunks of this state in a batch, or of the first `limit`.
-pub(crate) fn in_state(db: &Connection, num: BatchNum, state: i64, after: i64, limit: u32) -> Result<Vec<i64>, Fault> {
-    let sql = "SELECT id FROM heads WHERE state = ?1 AND state < 4 AND id > ?2 AND id <= ?3 ORDER BY id LIMIT ?4";
+pub(crate) fn in_state(
+    db: &Connection,
+    num: BatchNum,
+    state: i64,
+    after: i64,
+    limit: u32,
+) -> Result<Vec<i64>, Fault> {
+    let sql =
+        "SELECT id FROM heads WHERE state = ?1 AND state < 4 AND id > ?2 AND id <= ?3 ORDER BY id LIMIT ?4";
     let mut statement = db.prepare_cached(sql)?;
     let keys = statement.query_map(params![state, after, num.range().1, limit], |row| row.get(0))?;
     Ok(keys.collect::<Result<_, _>>()?)

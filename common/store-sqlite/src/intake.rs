@@ -26,7 +26,13 @@ impl Intake for SqliteStore {
         self.write(SMALL + batch.spec.template.len(), move |db| create(db, &tenant, &batch)).await
     }
 
-    async fn put_rows(&self, tenant: &TenantId, batch: BatchId, upload: UploadId, blocks: Vec<RowBlock>) -> StoreResult<()> {
+    async fn put_rows(
+        &self,
+        tenant: &TenantId,
+        batch: BatchId,
+        upload: UploadId,
+        blocks: Vec<RowBlock>,
+    ) -> StoreResult<()> {
         let tenant = tenant.clone();
         let bytes = blocks.iter().map(|block| block.bytes.len()).sum();
         self.write(bytes, move |db| put_rows(db, &tenant, batch, upload, &blocks)).await
@@ -42,12 +48,24 @@ impl Intake for SqliteStore {
         self.write(SMALL, move |db| begin_submit(db, &tenant, batch)).await
     }
 
-    async fn put_heads(&self, tenant: &TenantId, batch: BatchId, lane: &LaneId, cuts: &[ChunkCut]) -> StoreResult<()> {
+    async fn put_heads(
+        &self,
+        tenant: &TenantId,
+        batch: BatchId,
+        lane: &LaneId,
+        cuts: &[ChunkCut],
+    ) -> StoreResult<()> {
         let (tenant, lane, cuts): (_, _, Arc<[_]>) = (tenant.clone(), lane.clone(), cuts.into());
         self.write(SMALL * cuts.len(), move |db| put_heads(db, &tenant, batch, &lane, &cuts)).await
     }
 
-    async fn finish_submit(&self, tenant: &TenantId, batch: BatchId, chunks: u32, total: u32) -> StoreResult<()> {
+    async fn finish_submit(
+        &self,
+        tenant: &TenantId,
+        batch: BatchId,
+        chunks: u32,
+        total: u32,
+    ) -> StoreResult<()> {
         let tenant = tenant.clone();
         self.write(SMALL, move |db| finish_submit(db, &tenant, batch, chunks, total)).await
     }
@@ -97,10 +115,17 @@ fn draft(db: &Connection, tenant: &TenantId, batch: BatchId, what: &str) -> Resu
     Err(Fault::conflict(format!("a batch that is {} takes no {what}", found.state.as_str())))
 }
 
-fn put_rows(db: &Connection, tenant: &TenantId, batch: BatchId, upload: UploadId, blocks: &[RowBlock]) -> Result<(), Fault> {
+fn put_rows(
+    db: &Connection,
+    tenant: &TenantId,
+    batch: BatchId,
+    upload: UploadId,
+    blocks: &[RowBlock],
+) -> Result<(), Fault> {
     let num = draft(db, tenant, batch, "rows")?.num;
-    let mut insert =
-        db.prepare_cached("INSERT OR IGNORE INTO row_blocks(num, upload, seq, len, bytes) VALUES (?1, ?2, ?3, ?4, ?5)")?;
+    let mut insert = db.prepare_cached(
+        "INSERT OR IGNORE INTO row_blocks(num, upload, seq, len, bytes) VALUES (?1, ?2, ?3, ?4, ?5)",
+    )?;
     for block in blocks {
         insert.execute(params![num.0, upload.as_bytes(), block.seq, block.len, &block.bytes[..]])?;
     }
@@ -110,15 +135,23 @@ fn put_rows(db: &Connection, tenant: &TenantId, batch: BatchId, upload: UploadId
 fn commit_part(db: &Connection, tenant: &TenantId, batch: BatchId, part: &PartCommit) -> Result<(), Fault> {
     let num = draft(db, tenant, batch, "parts")?.num;
     let sql = "SELECT count(*) FROM row_blocks WHERE num = ?1 AND upload = ?2 AND seq < ?3";
-    let stored: u32 =
-        db.prepare_cached(sql)?.query_row(params![num.0, part.upload.as_bytes(), part.blocks], |row| row.get(0))?;
+    let stored: u32 = db
+        .prepare_cached(sql)?
+        .query_row(params![num.0, part.upload.as_bytes(), part.blocks], |row| row.get(0))?;
     if stored != part.blocks {
         return Err(Fault::conflict(format!("the upload has {stored} of its {} blocks", part.blocks)));
     }
     let sql = "SELECT upload FROM parts WHERE num = ?1 AND part = ?2";
-    let old: Option<[u8; 16]> = db.prepare_cached(sql)?.query_row(params![num.0, part.part], |row| row.get(0)).optional()?;
+    let old: Option<[u8; 16]> =
+        db.prepare_cached(sql)?.query_row(params![num.0, part.part], |row| row.get(0)).optional()?;
     let sql = "INSERT OR REPLACE INTO parts(num, part, upload, blocks, digest) VALUES (?1, ?2, ?3, ?4, ?5)";
-    db.prepare_cached(sql)?.execute(params![num.0, part.part, part.upload.as_bytes(), part.blocks, part.digest])?;
+    db.prepare_cached(sql)?.execute(params![
+        num.0,
+        part.part,
+        part.upload.as_bytes(),
+        part.blocks,
+        part.digest
+    ])?;
     match old.map(UploadId::from_bytes) {
         Some(old) if old != part.upload => drop_unreferenced(db, num, old),
         Some(_) | None => Ok(()),
@@ -152,7 +185,9 @@ fn begin_submit(db: &Connection, tenant: &TenantId, batch: BatchId) -> Result<Ve
 fn frozen_parts(db: &Connection, num: BatchNum) -> Result<Vec<FrozenPart>, Fault> {
     let mut parts = db.prepare_cached("SELECT upload, blocks FROM parts WHERE num = ?1 ORDER BY part")?;
     let parts = parts.query_map([num.0], |row| Ok((UploadId::from_bytes(row.get(0)?), row.get(1)?)))?;
-    let mut lens = db.prepare_cached("SELECT len FROM row_blocks WHERE num = ?1 AND upload = ?2 AND seq < ?3 ORDER BY seq")?;
+    let mut lens = db.prepare_cached(
+        "SELECT len FROM row_blocks WHERE num = ?1 AND upload = ?2 AND seq < ?3 ORDER BY seq",
+    )?;
     let mut frozen = Vec::new();
     for part in parts {
         let (upload, count): (UploadId, u32) = part?;
@@ -162,7 +197,13 @@ fn frozen_parts(db: &Connection, num: BatchNum) -> Result<Vec<FrozenPart>, Fault
     Ok(frozen)
 }
 
-fn put_heads(db: &Connection, tenant: &TenantId, batch: BatchId, lane: &LaneId, cuts: &[ChunkCut]) -> Result<(), Fault> {
+fn put_heads(
+    db: &Connection,
+    tenant: &TenantId,
+    batch: BatchId,
+    lane: &LaneId,
+    cuts: &[ChunkCut],
+) -> Result<(), Fault> {
     let found = batches::owned(db, tenant, batch)?;
     match Phase::of(&found.state) {
         Phase::Draft => return Err(Fault::conflict("a draft has no chunks")),
@@ -189,19 +230,27 @@ fn put_heads(db: &Connection, tenant: &TenantId, batch: BatchId, lane: &LaneId, 
     Ok(())
 }
 
-fn finish_submit(db: &Connection, tenant: &TenantId, batch: BatchId, chunks: u32, total: u32) -> Result<(), Fault> {
+fn finish_submit(
+    db: &Connection,
+    tenant: &TenantId,
+    batch: BatchId,
+    chunks: u32,
+    total: u32,
+) -> Result<(), Fault> {
     let found = batches::owned(db, tenant, batch)?;
     if Phase::of(&found.state) != Phase::Draft && found.state != BatchState::Submitting {
         return Ok(());
     }
     let next = found.state.decide(&BatchEvent::FinishSubmit)?;
     let (first, last) = found.num.range();
-    let stored: u32 =
-        db.prepare_cached("SELECT count(*) FROM heads WHERE id BETWEEN ?1 AND ?2")?.query_row([first, last], |row| row.get(0))?;
+    let stored: u32 = db
+        .prepare_cached("SELECT count(*) FROM heads WHERE id BETWEEN ?1 AND ?2")?
+        .query_row([first, last], |row| row.get(0))?;
     if stored != chunks {
         return Err(Fault::conflict(format!("{stored} of the batch's {chunks} chunks exist")));
     }
-    db.prepare_cached("UPDATE batches SET total = ?2 WHERE num = ?1")?.execute(params![found.num.0, total])?;
+    db.prepare_cached("UPDATE batches SET total = ?2 WHERE num = ?1")?
+        .execute(params![found.num.0, total])?;
     batches::set_state(db, found.num, &next)?;
     batches::bump_changes(db)
 }

@@ -1,7 +1,7 @@
 //! The store in one SQLite file, for a process that runs every role itself.
 //!
-//! One writer thread commits in groups ([`engine`]), a few readers answer from snapshots ([`readers`]); every change of a
-//! head is one `Head::apply` ([`heads`]). The folder is locked while the store lives, so that at [`SqliteStore::open`]
+//! One writer thread commits in groups (`engine`), a few readers answer from snapshots (`readers`); every change of a
+//! head is one `Head::apply` (`heads`). The folder is locked while the store lives, so that at [`SqliteStore::open`]
 //! every session of before is known to be dead. Start at [`SqliteStore`]; the contracts are those of `promptmill_ports`.
 
 mod admission;

@@ -3,7 +3,9 @@
 use async_trait::async_trait;
 use bytes::Bytes;
 use promptmill_domain::{Batch, BatchId, FailureKind, ItemCode, RowsRef, TenantId, UploadId};
-use promptmill_ports::{BlockRow, OutcomePage, PageLimit, Progress, Read, StoreError, StoreResult, StoredOutcome};
+use promptmill_ports::{
+    BlockRow, OutcomePage, PageLimit, Progress, Read, StoreError, StoreResult, StoredOutcome,
+};
 use rusqlite::{Connection, OptionalExtension as _, Row, params};
 
 use crate::SqliteStore;
@@ -28,7 +30,13 @@ impl Read for SqliteStore {
         .await
     }
 
-    async fn outcomes(&self, tenant: &TenantId, batch: BatchId, from: u32, limit: PageLimit) -> StoreResult<OutcomePage> {
+    async fn outcomes(
+        &self,
+        tenant: &TenantId,
+        batch: BatchId,
+        from: u32,
+        limit: PageLimit,
+    ) -> StoreResult<OutcomePage> {
         let tenant = tenant.clone();
         self.read(move |db| outcomes(db, batches::owned(db, &tenant, batch)?.num, from, limit)).await
     }
@@ -42,7 +50,8 @@ impl Read for SqliteStore {
         let tenant = tenant.clone();
         self.read(move |db| {
             let num = batches::owned(db, &tenant, batch)?.num;
-            let mut statement = db.prepare_cached("SELECT part, digest FROM parts WHERE num = ?1 ORDER BY part")?;
+            let mut statement =
+                db.prepare_cached("SELECT part, digest FROM parts WHERE num = ?1 ORDER BY part")?;
             let parts = statement.query_map([num.0], |row| Ok((row.get(0)?, row.get(1)?)))?;
             Ok(parts.collect::<Result<_, _>>()?)
         })
@@ -67,16 +76,24 @@ fn first_of(db: &Connection, num: BatchNum, index: u32) -> Result<Option<i64>, F
 
 fn outcomes(db: &Connection, num: BatchNum, from: u32, limit: PageLimit) -> Result<OutcomePage, Fault> {
     let mut page = Page { outcomes: Vec::new(), bytes: 0, limit };
-    let Some(first) = first_of(db, num, from)? else { return Ok(OutcomePage { outcomes: page.outcomes, next: None }) };
-    let mut heads = db.prepare_cached("SELECT first, done FROM heads WHERE first BETWEEN ?1 AND ?2 ORDER BY first")?;
+    let Some(first) = first_of(db, num, from)? else {
+        return Ok(OutcomePage { outcomes: page.outcomes, next: None });
+    };
+    let mut heads =
+        db.prepare_cached("SELECT first, done FROM heads WHERE first BETWEEN ?1 AND ?2 ORDER BY first")?;
     let mut heads = heads.query([first, num.range().1])?;
-    let mut bodies = db.prepare_cached("SELECT id, code, body FROM outcomes WHERE id BETWEEN ?1 AND ?2 ORDER BY id")?;
+    let mut bodies =
+        db.prepare_cached("SELECT id, code, body FROM outcomes WHERE id BETWEEN ?1 AND ?2 ORDER BY id")?;
     while let Some(head) = heads.next()? {
         let base = low(head.get(0)?);
         let done = head.get_ref(1)?.as_blob().map_err(rusqlite::Error::from)?;
-        let items = (base..).zip(done.iter().copied()).filter(|(index, byte)| *index >= from && *byte != ItemCode::Open.byte());
+        let items = (base..)
+            .zip(done.iter().copied())
+            .filter(|(index, byte)| *index >= from && *byte != ItemCode::Open.byte());
         let mut items = items.peekable();
-        let Some((start, _)) = items.peek().copied() else { continue };
+        let Some((start, _)) = items.peek().copied() else {
+            continue;
+        };
         let end = num.key(base) + i64::try_from(done.len()).unwrap_or(i64::MAX >> 1) - 1;
         let mut bodies = bodies.query([num.key(start), end])?;
         let mut body = bodies.next()?;

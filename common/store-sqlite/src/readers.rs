@@ -34,7 +34,9 @@ impl Readers {
         let spawn = |number: usize| {
             let (queue, file) = (Arc::clone(&queue), file.to_owned());
             let name = format!("store-reader-{number}");
-            std::thread::Builder::new().name(name).spawn(move || ReaderThread { db: None, file, cache_kib, queue }.run())
+            std::thread::Builder::new().name(name).spawn(move || {
+                ReaderThread { db: None, file, cache_kib, queue }.run();
+            })
         };
         let threads = (0..count.max(1)).map(spawn).collect::<Result<_, _>>()?;
         Ok(Self { calls: Some(calls), threads })
@@ -53,7 +55,9 @@ impl Readers {
             drop(reply.send(result.map_err(StoreError::from)));
             good
         });
-        let Some(calls) = &self.calls else { return Err(readers_ended()) };
+        let Some(calls) = &self.calls else {
+            return Err(readers_ended());
+        };
         calls.send(call).await.map_err(|_| readers_ended())?;
         answer.await.map_err(|_| readers_ended())?
     }

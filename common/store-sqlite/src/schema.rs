@@ -62,8 +62,15 @@ const STEPS: &[&str] = &["
 const STATEMENTS: usize = 96;
 
 /// Opens the file for the writer, creating it when it is missing.
-pub(crate) fn connect_writer(file: &Path, cache_kib: u32, max_pages: Option<u32>) -> Result<Connection, Fault> {
-    let db = Connection::open_with_flags(file, flags() | OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE)?;
+pub(crate) fn connect_writer(
+    file: &Path,
+    cache_kib: u32,
+    max_pages: Option<u32>,
+) -> Result<Connection, Fault> {
+    let db = Connection::open_with_flags(
+        file,
+        flags() | OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE,
+    )?;
     set_up(&db, cache_kib)?;
     db.pragma_update(None, "journal_mode", "WAL")?;
     // A commit that was answered survives a power cut.

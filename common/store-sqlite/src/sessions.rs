@@ -23,16 +23,25 @@ impl Sessions for SqliteStore {
         self.write(SMALL, move |db| {
             let sql = "UPDATE sessions SET beat = ?2 WHERE id = ?1 AND alive";
             let known = db.prepare_cached(sql)?.execute(params![session.as_bytes(), int(beat)])?;
-            if known == 0 { Ok(BeatAnswer::Dead) } else { Ok(BeatAnswer::Alive { changes: batches::changes(db)? }) }
+            if known == 0 {
+                Ok(BeatAnswer::Dead)
+            } else {
+                Ok(BeatAnswer::Alive { changes: batches::changes(db)? })
+            }
         })
         .await
     }
 
     async fn sessions(&self) -> StoreResult<Vec<SessionBeat>> {
         self.read(|db| {
-            let mut statement = db.prepare_cached("SELECT id, label, beat FROM sessions WHERE alive ORDER BY id")?;
+            let mut statement =
+                db.prepare_cached("SELECT id, label, beat FROM sessions WHERE alive ORDER BY id")?;
             let rows = statement.query_map([], |row| {
-                Ok(SessionBeat { session: SessionId::from_bytes(row.get(0)?), label: row.get(1)?, beat: row.get(2)? })
+                Ok(SessionBeat {
+                    session: SessionId::from_bytes(row.get(0)?),
+                    label: row.get(1)?,
+                    beat: row.get(2)?,
+                })
             })?;
             Ok(rows.collect::<Result<_, _>>()?)
         })
@@ -45,7 +54,8 @@ impl Sessions for SqliteStore {
 
     async fn end(&self, session: SessionId, now_ms: u64) -> StoreResult<u32> {
         self.write(SMALL, move |db| {
-            db.prepare_cached("DELETE FROM sessions WHERE id = ?1 AND alive")?.execute([session.as_bytes()])?;
+            db.prepare_cached("DELETE FROM sessions WHERE id = ?1 AND alive")?
+                .execute([session.as_bytes()])?;
             take_chunks(db, session, &HeadEvent::HandBack { owner: session }, now_ms)
         })
         .await
@@ -73,9 +83,15 @@ fn bury(db: &Connection, session: SessionId, beat: u64, now_ms: u64) -> Result<O
 }
 
 /// Takes every chunk of a session from it by `event`; answers how many.
-fn take_chunks(db: &Connection, session: SessionId, event: &HeadEvent<'_>, now_ms: u64) -> Result<u32, Fault> {
+fn take_chunks(
+    db: &Connection,
+    session: SessionId,
+    event: &HeadEvent<'_>,
+    now_ms: u64,
+) -> Result<u32, Fault> {
     let mut statement = db.prepare_cached("SELECT id FROM heads WHERE owner = ?1")?;
-    let keys = statement.query_map([session.as_bytes()], |row| row.get(0))?.collect::<Result<Vec<i64>, _>>()?;
+    let keys =
+        statement.query_map([session.as_bytes()], |row| row.get(0))?.collect::<Result<Vec<i64>, _>>()?;
     let mut taken = 0;
     for key in keys {
         if let Changed::Applied(_) = heads::change(db, key, *event, now_ms)? {

@@ -110,7 +110,9 @@ fn lock(folder: &Path) -> StoreResult<File> {
 fn start_anew(db: &mut Connection) -> Result<Vec<crate::batches::BatchNum>, Fault> {
     let transaction = db.transaction()?;
     // Only parked items compare with it; a wall clock that jumped makes them due early or late, never lost.
-    let now_ms = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| u64::try_from(now.as_millis()).unwrap_or(u64::MAX));
+    let now_ms = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |now| u64::try_from(now.as_millis()).unwrap_or(u64::MAX));
     let revoked = sessions::bury_all(&transaction, now_ms)?;
     let leftovers = delete::leftovers(&transaction)?;
     transaction.commit()?;

@@ -2,12 +2,12 @@
 
 use bytes::Bytes;
 use promptmill_domain::{
-    BatchId, BatchLimits, BatchSpec, ChunkId, FailureKind, ItemCode, LaneId, LeaseToken, ModelSettings, Release, SessionId, SettledItem,
-    TenantId, Totals, UploadId,
+    BatchEvent, BatchId, BatchLimits, BatchSpec, ChunkId, FailureKind, ItemCode, LaneId, LeaseToken,
+    ModelSettings, Release, SessionId, SettledItem, TenantId, Totals, UploadId,
 };
 use promptmill_ports::{
-    Admission as _, Close as _, Intake as _, NewBatch, PageLimit, PartCommit, Read as _, RowBlock, Sessions as _, SettleGroup, Settled,
-    StoreError, StoredOutcome, Work as _, flow,
+    Admission as _, Close as _, Control as _, Intake as _, NewBatch, PageLimit, PartCommit, Read as _,
+    RowBlock, Sessions as _, SettleGroup, Settled, StoreError, StoredOutcome, Work as _, flow,
 };
 use rusqlite::params;
 use tempfile::TempDir;
@@ -34,7 +34,6 @@ async fn draft(store: &SqliteStore) {
         model: "demo:any".parse().unwrap(),
         settings: ModelSettings::default(),
         max_attempts: 1,
-        guard: false,
         priority: 0,
     };
     let batch = NewBatch { id: BATCH, spec, limits: BatchLimits::default(), idem_key: None, now_ms: NOW };
@@ -57,7 +56,9 @@ async fn leased(store: &SqliteStore) {
 }
 
 fn group(settled: Vec<(u32, ItemCode, &'static str)>) -> SettleGroup {
-    let item = |(offset, code, body): (u32, ItemCode, &'static str)| (SettledItem { offset, code }, Bytes::from(body));
+    let item = |(offset, code, body): (u32, ItemCode, &'static str)| {
+        (SettledItem { offset, code }, Bytes::from(body))
+    };
     SettleGroup {
         chunk: CHUNK,
         token: TOKEN,
@@ -74,7 +75,10 @@ async fn orphan(store: &SqliteStore, index: u32, code: ItemCode, body: &'static 
     let insert = move |db: &rusqlite::Connection| {
         let num: i64 = db.query_row("SELECT num FROM batches", [], |row| row.get(0))?;
         let id = crate::batches::BatchNum(num).key(index);
-        db.execute("INSERT INTO outcomes(id, code, body) VALUES (?1, ?2, ?3)", params![id, code.byte(), body.as_bytes()])?;
+        db.execute(
+            "INSERT INTO outcomes(id, code, body) VALUES (?1, ?2, ?3)",
+            params![id, code.byte(), body.as_bytes()],
+        )?;
         Ok(())
     };
     store.write(0, insert).await.unwrap();
@@ -93,7 +97,8 @@ async fn a_body_that_is_there_already_is_adopted_with_its_code() {
     orphan(&store, 1, failed, "of the holder before").await;
     assert_eq!(outcomes(&store).await, []);
 
-    let settled = store.settle(vec![group(vec![(1, ItemCode::Succeeded, "of the new holder")])], NOW).await.unwrap();
+    let settled =
+        store.settle(vec![group(vec![(1, ItemCode::Succeeded, "of the new holder")])], NOW).await.unwrap();
     assert_eq!(settled, [Settled::Recorded { done: false }]);
     let body = Some(Bytes::from("of the holder before"));
     assert_eq!(outcomes(&store).await, [StoredOutcome { index: 1, code: failed, body }]);
@@ -109,18 +114,12 @@ async fn a_body_that_no_byte_names_is_never_shown() {
     orphan(&store, 0, ItemCode::Succeeded, "too late").await;
     orphan(&store, 2, ItemCode::Succeeded, "not yet").await;
     store.settle(vec![group(vec![(1, ItemCode::Succeeded, "in time")])], NOW).await.unwrap();
-    store.steer_for_test().await;
+    store.steer(&tenant(), BATCH, BatchEvent::Cancel).await.unwrap();
     store.seal(&tenant(), BATCH, 100, NOW).await.unwrap();
-    let seen: Vec<_> = outcomes(&store).await.into_iter().take(3).map(|o| (o.index, o.code, o.body)).collect();
+    let seen: Vec<_> =
+        outcomes(&store).await.into_iter().take(3).map(|o| (o.index, o.code, o.body)).collect();
     let cancelled = |index| (index, ItemCode::Cancelled, None);
     assert_eq!(seen, [cancelled(0), (1, ItemCode::Succeeded, Some(Bytes::from("in time"))), cancelled(2)]);
-}
-
-impl SqliteStore {
-    async fn steer_for_test(&self) {
-        use promptmill_ports::Control as _;
-        self.steer(&tenant(), BATCH, promptmill_domain::BatchEvent::Cancel).await.unwrap();
-    }
 }
 
 #[tokio::test]
@@ -129,10 +128,9 @@ async fn a_full_disk_is_unavailable_and_forgiven_without_a_restart() {
     let store = open(&folder, Some(100));
     draft(&store).await;
     let upload = UploadId::from_bytes([2; 16]);
-    // Bytes that SQLite cannot fold, 64 KiB a block.
-    let put = |seq: u32| {
+    let put = async |seq: u32| {
         let block = RowBlock { seq, len: 1, bytes: vec![1; 64 * 1024].into() };
-        store.put_rows_for_test(upload, block)
+        store.put_rows(&tenant(), BATCH, upload, vec![block]).await
     };
     let mut stored = 0;
     let refused = loop {
@@ -153,12 +151,6 @@ async fn a_full_disk_is_unavailable_and_forgiven_without_a_restart() {
     }
     let part = PartCommit { part: 0, upload, blocks: 20, digest: [0; 32] };
     store.commit_part(&tenant(), BATCH, part).await.unwrap();
-}
-
-impl SqliteStore {
-    async fn put_rows_for_test(&self, upload: UploadId, block: RowBlock) -> promptmill_ports::StoreResult<()> {
-        self.put_rows(&tenant(), BATCH, upload, vec![block]).await
-    }
 }
 
 #[tokio::test]

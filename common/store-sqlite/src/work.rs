@@ -7,7 +7,8 @@ use std::collections::HashMap;
 use async_trait::async_trait;
 use bytes::Bytes;
 use promptmill_domain::{
-    BatchId, ChunkId, ChunkState, Head, HeadEvent, ItemCode, LeaseToken, Refusal, RowsRef, SessionId, SettledItem, UploadId,
+    BatchId, ChunkId, ChunkState, Head, HeadEvent, ItemCode, LeaseToken, Refusal, RowsRef, SessionId,
+    SettledItem, UploadId,
 };
 use promptmill_ports::{Lease, SettleGroup, Settled, StoreResult, Work};
 use rusqlite::{Connection, OptionalExtension as _, params};
@@ -23,23 +24,40 @@ const HEAD: usize = 1024;
 
 #[async_trait]
 impl Work for SqliteStore {
-    async fn claim(&self, owner: SessionId, chunks: &[(ChunkId, LeaseToken)], now_ms: u64) -> StoreResult<Vec<Lease>> {
+    async fn claim(
+        &self,
+        owner: SessionId,
+        chunks: &[(ChunkId, LeaseToken)],
+        now_ms: u64,
+    ) -> StoreResult<Vec<Lease>> {
         let chunks = chunks.to_vec();
         self.write(HEAD * chunks.len(), move |db| claim(db, owner, &chunks, now_ms)).await
     }
 
     async fn settle(&self, groups: Vec<SettleGroup>, now_ms: u64) -> StoreResult<Vec<Settled>> {
         let bodies: usize = groups.iter().flat_map(|group| &group.settled).map(|(_, body)| body.len()).sum();
-        let settle_all = move |db: &Connection| groups.iter().map(|group| settle(db, group, now_ms)).collect();
+        let settle_all =
+            move |db: &Connection| groups.iter().map(|group| settle(db, group, now_ms)).collect();
         self.write(bodies + HEAD, settle_all).await
     }
 
-    async fn try_item(&self, chunk: ChunkId, token: LeaseToken, offset: u32, now_ms: u64) -> StoreResult<bool> {
+    async fn try_item(
+        &self,
+        chunk: ChunkId,
+        token: LeaseToken,
+        offset: u32,
+        now_ms: u64,
+    ) -> StoreResult<bool> {
         self.write(HEAD, move |db| try_item(db, chunk, token, offset, now_ms)).await
     }
 }
 
-fn claim(db: &Connection, owner: SessionId, chunks: &[(ChunkId, LeaseToken)], now_ms: u64) -> Result<Vec<Lease>, Fault> {
+fn claim(
+    db: &Connection,
+    owner: SessionId,
+    chunks: &[(ChunkId, LeaseToken)],
+    now_ms: u64,
+) -> Result<Vec<Lease>, Fault> {
     // A lease of a session that is no more would be nobody's to take away.
     if !sessions::is_alive(db, owner)? {
         return Ok(Vec::new());
@@ -52,8 +70,12 @@ fn claim(db: &Connection, owner: SessionId, chunks: &[(ChunkId, LeaseToken)], no
             Some(found) => found,
             None => batches.entry(chunk.batch).or_insert(batches::find(db, chunk.batch)?),
         };
-        let Some(num) = found.as_ref().filter(|found| found.state.may_begin()).map(|found| found.num) else { continue };
-        let Changed::Applied(head) = heads::change(db, num.key(chunk.n), HeadEvent::Claim { owner, token }, now_ms)? else {
+        let Some(num) = found.as_ref().filter(|found| found.state.may_begin()).map(|found| found.num) else {
+            continue;
+        };
+        let Changed::Applied(head) =
+            heads::change(db, num.key(chunk.n), HeadEvent::Claim { owner, token }, now_ms)?
+        else {
             continue;
         };
         // Chunks of a small batch share a block.
@@ -71,15 +93,21 @@ fn claim(db: &Connection, owner: SessionId, chunks: &[(ChunkId, LeaseToken)], no
 pub(crate) fn load_block(db: &Connection, num: BatchNum, rows: RowsRef) -> Result<Bytes, Fault> {
     let sql = "SELECT bytes FROM row_blocks WHERE num = ?1 AND upload = ?2 AND seq = ?3";
     let upload: UploadId = rows.upload;
-    let bytes: Option<Vec<u8>> =
-        db.prepare_cached(sql)?.query_row(params![num.0, upload.as_bytes(), rows.seq], |row| row.get(0)).optional()?;
+    let bytes: Option<Vec<u8>> = db
+        .prepare_cached(sql)?
+        .query_row(params![num.0, upload.as_bytes(), rows.seq], |row| row.get(0))
+        .optional()?;
     bytes.map(Bytes::from).ok_or_else(|| Fault::corrupt("a chunk's rows are missing"))
 }
 
 fn settle(db: &Connection, group: &SettleGroup, now_ms: u64) -> Result<Settled, Fault> {
-    let Some(found) = batches::find(db, group.chunk.batch)? else { return Ok(Settled::Fenced) };
+    let Some(found) = batches::find(db, group.chunk.batch)? else {
+        return Ok(Settled::Fenced);
+    };
     let key = found.num.key(group.chunk.n);
-    let Some(mut head) = heads::load(db, key)? else { return Ok(Settled::Fenced) };
+    let Some(mut head) = heads::load(db, key)? else {
+        return Ok(Settled::Fenced);
+    };
     if !matches!(&head.state, ChunkState::Leased { token, .. } if *token == group.token) {
         return Ok(Settled::Fenced);
     }
@@ -96,15 +124,23 @@ fn settle(db: &Connection, group: &SettleGroup, now_ms: u64) -> Result<Settled, 
     match head.apply(event, now_ms) {
         Ok(()) => {}
         Err(Refusal::Fenced) => return Ok(Settled::Fenced),
-        Err(refusal @ (Refusal::WrongState(_) | Refusal::NoSuchItem)) => return Err(Fault::conflict(refusal.to_string())),
+        Err(refusal @ (Refusal::WrongState(_) | Refusal::NoSuchItem)) => {
+            return Err(Fault::conflict(refusal.to_string()));
+        }
     }
     heads::save(db, key, &head, &before)?;
     Ok(Settled::Recorded { done: head.state == ChunkState::Done })
 }
 
 /// Stores the bodies of items that are open, and answers all items with the code of the body that is stored for them.
-fn store_bodies(db: &Connection, num: BatchNum, head: &Head, group: &SettleGroup) -> Result<Vec<SettledItem>, Fault> {
-    let mut insert = db.prepare_cached("INSERT OR IGNORE INTO outcomes(id, code, body) VALUES (?1, ?2, ?3)")?;
+fn store_bodies(
+    db: &Connection,
+    num: BatchNum,
+    head: &Head,
+    group: &SettleGroup,
+) -> Result<Vec<SettledItem>, Fault> {
+    let mut insert =
+        db.prepare_cached("INSERT OR IGNORE INTO outcomes(id, code, body) VALUES (?1, ?2, ?3)")?;
     let mut settled = Vec::with_capacity(group.settled.len());
     for (item, body) in &group.settled {
         let byte = head.done.get(item.offset as usize).copied();
@@ -124,18 +160,29 @@ fn store_bodies(db: &Connection, num: BatchNum, head: &Head, group: &SettleGroup
 }
 
 fn stored_code(db: &Connection, id: i64) -> Result<ItemCode, Fault> {
-    let byte: u8 = db.prepare_cached("SELECT code FROM outcomes WHERE id = ?1")?.query_row([id], |row| row.get(0))?;
+    let byte: u8 =
+        db.prepare_cached("SELECT code FROM outcomes WHERE id = ?1")?.query_row([id], |row| row.get(0))?;
     match ItemCode::from_byte(byte) {
         Some(ItemCode::Open) | None => Err(Fault::corrupt("the code of an outcome")),
         Some(code) => Ok(code),
     }
 }
 
-fn try_item(db: &Connection, chunk: ChunkId, token: LeaseToken, offset: u32, now_ms: u64) -> Result<bool, Fault> {
-    let Some(found) = batches::find(db, chunk.batch)? else { return Ok(false) };
+fn try_item(
+    db: &Connection,
+    chunk: ChunkId,
+    token: LeaseToken,
+    offset: u32,
+    now_ms: u64,
+) -> Result<bool, Fault> {
+    let Some(found) = batches::find(db, chunk.batch)? else {
+        return Ok(false);
+    };
     match heads::change(db, found.num.key(chunk.n), HeadEvent::Try { token, offset }, now_ms)? {
         Changed::Applied(_) => Ok(true),
         Changed::Missing | Changed::Refused(Refusal::Fenced) => Ok(false),
-        Changed::Refused(refusal @ (Refusal::WrongState(_) | Refusal::NoSuchItem)) => Err(Fault::conflict(refusal.to_string())),
+        Changed::Refused(refusal @ (Refusal::WrongState(_) | Refusal::NoSuchItem)) => {
+            Err(Fault::conflict(refusal.to_string()))
+        }
     }
 }

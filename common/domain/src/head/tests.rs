@@ -44,7 +44,15 @@ fn spent(calls: u64) -> Totals {
 
 fn waits(offset: u32, due_ms: u64) -> ParkedItem {
     let reason = FailureKind::RateLimited;
-    ParkedItem { offset, due_ms, counted: 1, reason, begun_ms: START, attempts: vec![], cut: Totals::default() }
+    ParkedItem {
+        offset,
+        due_ms,
+        counted: 1,
+        reason,
+        begun_ms: START,
+        attempts: vec![],
+        cut: Totals::default(),
+    }
 }
 
 /// An event that owns what it refers to. `current` says to use the token of the present lease, if there is one.
@@ -52,8 +60,18 @@ fn waits(offset: u32, due_ms: u64) -> ParkedItem {
 enum Op {
     Admit,
     Claim(u8),
-    Settle { current: bool, settled: Vec<SettledItem>, parked: Vec<ParkedItem>, seq: u32, spent: u64, release: Release },
-    Try { current: bool, offset: u32 },
+    Settle {
+        current: bool,
+        settled: Vec<SettledItem>,
+        parked: Vec<ParkedItem>,
+        seq: u32,
+        spent: u64,
+        release: Release,
+    },
+    Try {
+        current: bool,
+        offset: u32,
+    },
     Revoke(u8),
     HandBack(u8),
     Wake,
@@ -147,7 +165,9 @@ fn check_invariants(head: &Head, len: u32) -> Result<(), TestCaseError> {
     }
     match &head.state {
         ChunkState::Done => prop_assert!(head.open() == 0 && head.parked.is_empty()),
-        ChunkState::Sealed => prop_assert!(head.open() == 0 && head.parked.is_empty() && head.trying.is_none()),
+        ChunkState::Sealed => {
+            prop_assert!(head.open() == 0 && head.parked.is_empty() && head.trying.is_none());
+        }
         ChunkState::Parked { due_ms } => {
             prop_assert!(head.open() > 0);
             // Where every open item waits, nothing is missed by waiting for the earliest of them or longer for the lane.
@@ -293,7 +313,12 @@ fn a_lane_that_stands_still_parks_a_chunk_that_could_go_on() {
     settle(&mut past, &[], &[], Release::ParkUntil(START));
     assert_eq!(past.state, ChunkState::Ready);
     let mut done = leased(1);
-    settle(&mut done, &[SettledItem { offset: 0, code: ItemCode::Succeeded }], &[], Release::ParkUntil(START + 50));
+    settle(
+        &mut done,
+        &[SettledItem { offset: 0, code: ItemCode::Succeeded }],
+        &[],
+        Release::ParkUntil(START + 50),
+    );
     assert_eq!(done.state, ChunkState::Done);
 }
 

@@ -2,7 +2,11 @@
 //!
 //! [`store_conformance!`](crate::store_conformance) makes a test of each. The cases use their own random ids, so one store may
 //! serve several of them; [`random_steps_agree_with_the_model`] alone expects that nobody else wakes chunks meanwhile.
-#![expect(clippy::unwrap_used, clippy::panic, reason = "a conformance case is a test that lives outside cfg(test)")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a conformance case is a test that lives outside cfg(test)"
+)]
 
 mod close;
 mod intake;

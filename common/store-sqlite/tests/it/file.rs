@@ -5,12 +5,12 @@ use std::path::Path;
 
 use bytes::Bytes;
 use promptmill_domain::{
-    BatchId, BatchLimits, BatchSpec, ChunkId, ItemCode, LaneId, LeaseToken, ModelSettings, Release, SessionId, SettledItem, TenantId,
-    Totals, UploadId,
+    BatchId, BatchLimits, BatchSpec, ChunkId, ItemCode, LaneId, LeaseToken, ModelSettings, Release,
+    SessionId, SettledItem, TenantId, Totals, UploadId,
 };
 use promptmill_ports::{
-    Admission as _, Intake as _, NewBatch, PageLimit, PartCommit, Read as _, RowBlock, Sessions as _, SettleGroup, StoreError, Work as _,
-    flow,
+    Admission as _, Intake as _, NewBatch, PageLimit, PartCommit, Read as _, RowBlock, Sessions as _,
+    SettleGroup, StoreError, Work as _, flow,
 };
 use promptmill_store_sqlite::{SqliteOptions, SqliteStore};
 use rusqlite::Connection;
@@ -34,7 +34,6 @@ async fn queued(store: &SqliteStore) {
         model: "demo:any".parse().unwrap(),
         settings: ModelSettings::default(),
         max_attempts: 1,
-        guard: false,
         priority: 0,
     };
     let batch = NewBatch { id: BATCH, spec, limits: BatchLimits::default(), idem_key: None, now_ms: NOW };
@@ -49,10 +48,12 @@ async fn queued(store: &SqliteStore) {
 
 /// Admits and claims chunk `n` and settles its first item; answers the lease's token.
 async fn work_on(store: &SqliteStore, n: u32) -> LeaseToken {
-    let (chunk, token) = (ChunkId { batch: BATCH, n }, LeaseToken::from_bytes([u8::try_from(n).unwrap(); 16]));
+    let (chunk, token) =
+        (ChunkId { batch: BATCH, n }, LeaseToken::from_bytes([u8::try_from(n).unwrap(); 16]));
     store.admit(&[chunk], NOW).await.unwrap();
     assert_eq!(store.claim(SESSION, &[(chunk, token)], NOW).await.unwrap().len(), 1);
-    let settled = vec![(SettledItem { offset: 0, code: ItemCode::Succeeded }, Bytes::from(format!("body {n}")))];
+    let settled =
+        vec![(SettledItem { offset: 0, code: ItemCode::Succeeded }, Bytes::from(format!("body {n}")))];
     let spent = Totals { calls: 1, ..Totals::default() };
     let group = SettleGroup { chunk, token, settled, parked: vec![], seq: 1, spent, release: Release::Keep };
     store.settle(vec![group], NOW).await.unwrap();
@@ -73,9 +74,13 @@ async fn check_recovered(store: &SqliteStore, chunks: u32) {
 
     let session = SessionId::from_bytes([9; 16]);
     store.open(session, "next").await.unwrap();
-    let wanted: Vec<_> = (0..chunks).map(|n| (ChunkId { batch: BATCH, n }, LeaseToken::from_bytes([100; 16]))).collect();
+    let wanted: Vec<_> =
+        (0..chunks).map(|n| (ChunkId { batch: BATCH, n }, LeaseToken::from_bytes([100; 16]))).collect();
     let leases = store.claim(session, &wanted, NOW).await.unwrap();
-    assert_eq!(leases.iter().map(|lease| (lease.head.kills, lease.head.open())).collect::<Vec<_>>(), vec![(1, 1); wanted.len()]);
+    assert_eq!(
+        leases.iter().map(|lease| (lease.head.kills, lease.head.open())).collect::<Vec<_>>(),
+        vec![(1, 1); wanted.len()]
+    );
 }
 
 fn copy_files(from: &Path, to: &Path, names: &[&str]) {
@@ -126,7 +131,10 @@ async fn a_torn_last_write_costs_nothing_that_was_acknowledged() {
 async fn a_folder_has_one_user_at_a_time() {
     let store = TemporaryStore::new();
     let second = SqliteStore::open(store.path(), SqliteOptions::default());
-    assert!(matches!(&second, Err(StoreError::Conflict(words)) if words.contains("another process")), "{second:?}");
+    assert!(
+        matches!(&second, Err(StoreError::Conflict(words)) if words.contains("another process")),
+        "{second:?}"
+    );
     drop(store.reopen());
 }
 
@@ -138,7 +146,8 @@ async fn a_newer_schema_is_refused_and_left_alone() {
     Connection::open(&file).unwrap().pragma_update(None, "user_version", 999).unwrap();
     let refused = SqliteStore::open(folder.path(), SqliteOptions::default());
     assert!(matches!(&refused, Err(StoreError::Conflict(words)) if words.contains("999")), "{refused:?}");
-    let version: i64 = Connection::open(&file).unwrap().pragma_query_value(None, "user_version", |row| row.get(0)).unwrap();
+    let version: i64 =
+        Connection::open(&file).unwrap().pragma_query_value(None, "user_version", |row| row.get(0)).unwrap();
     assert_eq!(version, 999);
 }
 
@@ -147,7 +156,13 @@ async fn a_file_of_another_program_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("promptmill.db");
     Connection::open(&file).unwrap().execute_batch("CREATE TABLE notes(text)").unwrap();
-    assert!(matches!(SqliteStore::open(folder.path(), SqliteOptions::default()), Err(StoreError::Conflict(_))));
+    assert!(matches!(
+        SqliteStore::open(folder.path(), SqliteOptions::default()),
+        Err(StoreError::Conflict(_))
+    ));
     fs::write(&file, [7; 10_000]).unwrap();
-    assert!(matches!(SqliteStore::open(folder.path(), SqliteOptions::default()), Err(StoreError::Corrupt(_))));
+    assert!(matches!(
+        SqliteStore::open(folder.path(), SqliteOptions::default()),
+        Err(StoreError::Corrupt(_))
+    ));
 }

@@ -93,7 +93,7 @@ async fn kept(bench: &mut Bench) -> Result<()> {
     let end = bench.work_until_done(TASKS + 10, Duration::from_secs(120)).await?;
     let after = bench.used_memory().await?;
     println!(
-        "  {TASKS} tasks with 8 bytes of arguments at most, {end}: {} bytes kept a task, {} keys, {} with an expiry",
+        "  {TASKS} tasks whose argument is one number, {end}: {} bytes kept a task, {} keys, {} with an expiry",
         (after - before) / TASKS as i64,
         bench.keys().await?,
         bench.expiring_keys().await?

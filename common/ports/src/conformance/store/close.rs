@@ -21,7 +21,8 @@ pub async fn sealing_closes_open_items_and_fences_the_holder(store: &dyn Store) 
     assert_eq!(store.seal(tenant, batch, 10, NOW).await.unwrap(), 0);
     assert_eq!(scene.settle(SettleGroup { seq: 3, ..settling(&lease, [0, 2]) }).await, Settled::Fenced);
 
-    let seen: Vec<_> = scene.outcomes().await.outcomes.into_iter().map(|o| (o.index, o.code, o.body)).collect();
+    let seen: Vec<_> =
+        scene.outcomes().await.outcomes.into_iter().map(|o| (o.index, o.code, o.body)).collect();
     let cancelled = |index| (index, ItemCode::Cancelled, None);
     let succeeded = |index| (index, ItemCode::Succeeded, Some(body(index)));
     assert_eq!(seen, [cancelled(0), succeeded(1), cancelled(2), succeeded(3), cancelled(4)]);
@@ -54,7 +55,10 @@ pub async fn a_batch_closes_only_when_every_chunk_is_final(store: &dyn Store) {
     assert_eq!((counts.succeeded, counts.all_failed(), counts.total(), counts.totals), (2, 1, 3, spent(3)));
     assert_eq!(store.close(tenant, batch, NOW + 1).await.unwrap(), Some(counts.clone()));
     let closed = store.batch(tenant, batch).await.unwrap();
-    assert_eq!((closed.state, closed.final_counts.as_ref(), closed.total), (BatchState::Completed, Some(&counts), 3));
+    assert_eq!(
+        (closed.state, closed.final_counts.as_ref(), closed.total),
+        (BatchState::Completed, Some(&counts), 3)
+    );
     let progress = store.progress(tenant, batch).await.unwrap();
     assert_eq!((progress.counts, progress.open_chunks), (counts, 0));
     let draft = Scene::draft(store).await;
@@ -125,7 +129,9 @@ pub async fn only_a_final_batch_or_a_draft_is_deleted(store: &dyn Store) {
     let draft = Scene::draft(store).await;
     draft.upload(&[5]).await;
     while !store.delete(&draft.tenant, draft.batch).await.unwrap() {}
-    check_not_found(store.put_rows(&draft.tenant, draft.batch, fresh_upload(), vec![block(0, 1, "late")]).await);
+    check_not_found(
+        store.put_rows(&draft.tenant, draft.batch, fresh_upload(), vec![block(0, 1, "late")]).await,
+    );
 }
 
 /// Sessions learn from the change counter that batches were submitted, steered or given other limits.
@@ -138,7 +144,8 @@ pub async fn steering_and_limits_are_seen_as_changes(store: &dyn Store) {
     store.put_heads(tenant, batch, &lane(), &cuts).await.unwrap();
     let mut seen = store.changes().await.unwrap();
     let mut ver = store.batch(tenant, batch).await.unwrap().ver;
-    let limits = BatchLimits { max_concurrency: None, max_cost: Some(Money::from_pico(5)) };
+    let limits =
+        BatchLimits { max_concurrency: None, max_cost: Some(Money::from_pico(5)), ..BatchLimits::default() };
     for step in 0..4 {
         match step {
             0 => store.finish_submit(tenant, batch, 1, 1).await.unwrap(),
@@ -152,7 +159,9 @@ pub async fn steering_and_limits_are_seen_as_changes(store: &dyn Store) {
     }
     assert_eq!(store.batch(tenant, batch).await.unwrap().limits, limits);
     // Other cases may share the store, so the counter may have gone on.
-    assert!(matches!(store.beat(scene.session, 1).await.unwrap(), BeatAnswer::Alive { changes } if changes >= seen));
+    assert!(
+        matches!(store.beat(scene.session, 1).await.unwrap(), BeatAnswer::Alive { changes } if changes >= seen)
+    );
 }
 
 /// What the state does not allow is refused and changes nothing; what already happened is no refusal.

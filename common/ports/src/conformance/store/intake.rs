@@ -41,7 +41,10 @@ pub async fn rows_are_invisible_until_their_part_is_committed(store: &dyn Store)
     store.commit_part(&scene.tenant, scene.batch, part(0, upload, 1)).await.unwrap();
     assert_eq!(store.parts(&scene.tenant, scene.batch).await.unwrap(), [(0, [0; 32])]);
     let parts = store.begin_submit(&scene.tenant, scene.batch).await.unwrap();
-    assert_eq!(parts.iter().map(|part| (part.upload, part.blocks.clone())).collect::<Vec<_>>(), [(upload, vec![3])]);
+    assert_eq!(
+        parts.iter().map(|part| (part.upload, part.blocks.clone())).collect::<Vec<_>>(),
+        [(upload, vec![3])]
+    );
 }
 
 /// The last upload committed for a part is the part; parts are joined by their number.
@@ -138,7 +141,10 @@ pub async fn two_submits_at_once_make_one_set_of_heads(store: &dyn Store) {
         }
     }
     let progress = store.progress(&scene.tenant, scene.batch).await.unwrap();
-    assert_eq!((progress.state, progress.counts.waiting, progress.counts.total()), (BatchState::Queued, 500, 500));
+    assert_eq!(
+        (progress.state, progress.counts.waiting, progress.counts.total()),
+        (BatchState::Queued, 500, 500)
+    );
 }
 
 /// No rows, no batch.

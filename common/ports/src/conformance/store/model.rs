@@ -4,7 +4,10 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use promptmill_domain::chunk::ChunkCut;
-use promptmill_domain::{Batch, BatchEvent, BatchState, ChunkState, Counts, Head, HeadEvent, ItemCode, LeaseToken, Refusal, SessionId};
+use promptmill_domain::{
+    Batch, BatchEvent, BatchState, ChunkState, Counts, Head, HeadEvent, ItemCode, LeaseToken, Refusal,
+    SessionId,
+};
 
 use super::scene::{Scene, lane};
 use crate::{SettleGroup, Settled, StoredOutcome};
@@ -40,7 +43,9 @@ impl Model {
 
     /// Lets a chunk run; answers whether it was waiting.
     pub(super) fn admit(&mut self, n: usize, now_ms: u64) -> bool {
-        let Ok(next) = self.state.decide(&BatchEvent::Admit) else { return false };
+        let Ok(next) = self.state.decide(&BatchEvent::Admit) else {
+            return false;
+        };
         let admitted = self.heads[n].apply(HeadEvent::Admit, now_ms).is_ok();
         if admitted {
             self.state = next;
@@ -49,8 +54,15 @@ impl Model {
     }
 
     /// Leases a chunk; answers the head as it was leased.
-    pub(super) fn claim(&mut self, n: usize, owner: SessionId, token: LeaseToken, now_ms: u64) -> Option<Head> {
-        let claimed = self.state.may_begin() && self.heads[n].apply(HeadEvent::Claim { owner, token }, now_ms).is_ok();
+    pub(super) fn claim(
+        &mut self,
+        n: usize,
+        owner: SessionId,
+        token: LeaseToken,
+        now_ms: u64,
+    ) -> Option<Head> {
+        let claimed =
+            self.state.may_begin() && self.heads[n].apply(HeadEvent::Claim { owner, token }, now_ms).is_ok();
         claimed.then(|| self.heads[n].clone())
     }
 

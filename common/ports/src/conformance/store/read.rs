@@ -23,7 +23,11 @@ pub async fn outcomes_come_in_order_of_index_and_page_by_page(store: &dyn Store)
             seen.extend(page.outcomes);
             from = page.next;
         }
-        let wanted = settled.map(|index| StoredOutcome { index, code: promptmill_domain::ItemCode::Succeeded, body: Some(body(index)) });
+        let wanted = settled.map(|index| StoredOutcome {
+            index,
+            code: promptmill_domain::ItemCode::Succeeded,
+            body: Some(body(index)),
+        });
         assert_eq!(seen, wanted, "{items} a page");
     }
     let limit = PageLimit { items: 100, bytes: usize::MAX };
@@ -40,7 +44,8 @@ pub async fn a_page_is_bounded_by_bytes_and_never_empty(store: &dyn Store) {
     scene.settle(settling(&lease, 0..3)).await;
     let size = body(0).len();
     for (bytes, fits) in [(0, 1), (size - 1, 1), (size, 1), (2 * size, 2), (3 * size, 3)] {
-        let page = store.outcomes(&scene.tenant, scene.batch, 0, PageLimit { items: 10, bytes }).await.unwrap();
+        let page =
+            store.outcomes(&scene.tenant, scene.batch, 0, PageLimit { items: 10, bytes }).await.unwrap();
         assert_eq!(page.outcomes.len(), fits, "{bytes} bytes");
         assert_eq!(page.next, (fits < 3).then_some(u32::try_from(fits).unwrap()));
     }
@@ -113,7 +118,9 @@ pub async fn a_tenant_lists_its_own_batches_newest_first(store: &dyn Store) {
         store.create(&tenant, new_batch(id, None)).await.unwrap();
     }
     Scene::draft(store).await;
-    let listed = async |limit| store.batches(&tenant, limit).await.unwrap().into_iter().map(|batch| batch.id).collect::<Vec<_>>();
+    let listed = async |limit| {
+        store.batches(&tenant, limit).await.unwrap().into_iter().map(|batch| batch.id).collect::<Vec<_>>()
+    };
     assert_eq!(listed(10).await, [ids[2], ids[1], ids[0]]);
     assert_eq!(listed(2).await, [ids[2], ids[1]]);
     assert_eq!(store.batches(&fresh_tenant(), 10).await.unwrap(), []);

@@ -3,13 +3,16 @@
 use bytes::Bytes;
 use promptmill_domain::chunk::ChunkCut;
 use promptmill_domain::{
-    BatchId, BatchLimits, BatchSpec, ChunkId, FailureKind, ItemCode, LaneId, LeaseToken, Money, ParkedItem, Release, RowsRef, SessionId,
-    SettledItem, TenantId, Tokens, Totals, UploadId,
+    BatchId, BatchLimits, BatchSpec, ChunkId, FailureKind, ItemCode, LaneId, LeaseToken, Money, ParkedItem,
+    Release, RowsRef, SessionId, SettledItem, TenantId, Tokens, Totals, UploadId,
 };
 
 use promptmill_domain::Counts;
 
-use crate::{Lease, NewBatch, OutcomePage, PageLimit, PartCommit, RowBlock, SettleGroup, Settled, Store, StoreError, StoreResult};
+use crate::{
+    Lease, NewBatch, OutcomePage, PageLimit, PartCommit, RowBlock, SettleGroup, Settled, Store, StoreError,
+    StoreResult,
+};
 
 /// The time at which the scenes begin, Unix milliseconds.
 pub(super) const NOW: u64 = 1_790_000_000_000;
@@ -52,10 +55,9 @@ pub(super) fn new_batch(id: BatchId, idem_key: Option<&str>) -> NewBatch {
         model: "demo:any".parse().unwrap(),
         settings: promptmill_domain::ModelSettings::default(),
         max_attempts: 3,
-        guard: false,
         priority: 7,
     };
-    let limits = BatchLimits { max_concurrency: Some(8), max_cost: None };
+    let limits = BatchLimits { max_concurrency: Some(8), max_cost: None, ..BatchLimits::default() };
     NewBatch { id, spec, limits, idem_key: idem_key.map(str::to_owned), now_ms: NOW }
 }
 
@@ -68,12 +70,24 @@ pub(super) fn part(part: u32, upload: UploadId, blocks: u32) -> PartCommit {
 }
 
 pub(super) fn spent(calls: u64) -> Totals {
-    Totals { calls, tokens: Tokens { prompt: 10 * calls, completion: 3 * calls }, cost: Money::from_pico(1_000 * calls) }
+    Totals {
+        calls,
+        tokens: Tokens { prompt: 10 * calls, completion: 3 * calls },
+        cost: Money::from_pico(1_000 * calls),
+    }
 }
 
 pub(super) fn parked(offset: u32, due_ms: u64) -> ParkedItem {
     let attempts = vec![promptmill_domain::Attempt::default()];
-    ParkedItem { offset, due_ms, counted: 1, reason: FailureKind::RateLimited, begun_ms: NOW, attempts, cut: spent(1) }
+    ParkedItem {
+        offset,
+        due_ms,
+        counted: 1,
+        reason: FailureKind::RateLimited,
+        begun_ms: NOW,
+        attempts,
+        cut: spent(1),
+    }
 }
 
 pub(super) const fn ok(offset: u32) -> SettledItem {

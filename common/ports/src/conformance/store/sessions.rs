@@ -63,7 +63,10 @@ pub async fn a_quarantined_item_that_keeps_killing_fails_alone(store: &dyn Store
     let outcomes = scene.outcomes().await.outcomes;
     assert_eq!(outcomes.len(), 1);
     let killer = &outcomes[0];
-    assert_eq!((killer.index, killer.code, &killer.body), (1, ItemCode::Failed(FailureKind::WorkerKiller), &None));
+    assert_eq!(
+        (killer.index, killer.code, &killer.body),
+        (1, ItemCode::Failed(FailureKind::WorkerKiller), &None)
+    );
     let lease = scene.lease(0).await;
     assert_eq!((lease.head.open(), lease.head.trying), (2, None));
     assert_eq!(scene.settle(settling(&lease, [0, 2])).await, Settled::Recorded { done: true });

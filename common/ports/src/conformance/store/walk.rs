@@ -3,7 +3,9 @@
 use std::collections::BTreeSet;
 
 use bytes::Bytes;
-use promptmill_domain::{BatchEvent, BatchState, FailureKind, HeadEvent, ItemCode, PauseReason, Release, SessionId, SettledItem};
+use promptmill_domain::{
+    BatchEvent, BatchState, FailureKind, HeadEvent, ItemCode, PauseReason, Release, SessionId, SettledItem,
+};
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom as _;
 use rand::{Rng as _, SeedableRng as _};
@@ -48,7 +50,10 @@ impl<'a> Walk<'a> {
         store.commit_part(&scene.tenant, scene.batch, part(0, upload, 1)).await.unwrap();
         store.begin_submit(&scene.tenant, scene.batch).await.unwrap();
         store.put_heads(&scene.tenant, scene.batch, &lane(), &cuts).await.unwrap();
-        store.finish_submit(&scene.tenant, scene.batch, u32::try_from(CHUNKS).unwrap(), lens.iter().sum()).await.unwrap();
+        store
+            .finish_submit(&scene.tenant, scene.batch, u32::try_from(CHUNKS).unwrap(), lens.iter().sum())
+            .await
+            .unwrap();
         let batch = store.batch(&scene.tenant, scene.batch).await.unwrap();
         let model = Model::queued(&scene, &batch, &cuts);
         Self { scene, model, rng, now_ms: NOW, beat: 0, seq: 0, last: None }
@@ -95,12 +100,15 @@ impl<'a> Walk<'a> {
         let leases = self.scene.store.claim(self.scene.session, &asked, self.now_ms).await.unwrap();
         let (owner, now_ms) = (self.scene.session, self.now_ms);
         let tokens = chunks.into_iter().zip(asked);
-        let expected: Vec<_> = tokens.filter_map(|(n, (_, token))| self.model.claim(n, owner, token, now_ms)).collect();
+        let expected: Vec<_> =
+            tokens.filter_map(|(n, (_, token))| self.model.claim(n, owner, token, now_ms)).collect();
         assert_eq!(leases.into_iter().map(|lease| lease.head).collect::<Vec<_>>(), expected);
     }
 
     async fn settle(&mut self) {
-        let Some((n, token)) = self.model.leases().choose(&mut self.rng).copied() else { return };
+        let Some((n, token)) = self.model.leases().choose(&mut self.rng).copied() else {
+            return;
+        };
         let len = self.model.heads[n].len();
         let token = if self.rng.random_ratio(1, 12) { fresh_token() } else { token };
         self.seq += 1;
@@ -122,9 +130,12 @@ impl<'a> Walk<'a> {
             if self.rng.random_ratio(1, 3) {
                 group.parked.push(parked(offset, self.now_ms + self.rng.random_range(0..100)));
             } else {
-                let codes = [ItemCode::Succeeded, ItemCode::Repaired, FAILED, ItemCode::Failed(FailureKind::Timeout)];
+                let codes =
+                    [ItemCode::Succeeded, ItemCode::Repaired, FAILED, ItemCode::Failed(FailureKind::Timeout)];
                 let code = codes[self.rng.random_range(0..codes.len())];
-                group.settled.push((SettledItem { offset, code }, Bytes::from(self.rng.random::<u64>().to_string())));
+                group
+                    .settled
+                    .push((SettledItem { offset, code }, Bytes::from(self.rng.random::<u64>().to_string())));
             }
         }
         self.record(group).await;
@@ -143,7 +154,9 @@ impl<'a> Walk<'a> {
     }
 
     async fn try_item(&mut self) {
-        let Some((n, token)) = self.model.leases().choose(&mut self.rng).copied() else { return };
+        let Some((n, token)) = self.model.leases().choose(&mut self.rng).copied() else {
+            return;
+        };
         let token = if self.rng.random_ratio(1, 5) { fresh_token() } else { token };
         let offset = self.rng.random_range(0..self.model.heads[n].len());
         let held = self.scene.store.try_item(self.id(n), token, offset, self.now_ms).await.unwrap();
@@ -155,7 +168,11 @@ impl<'a> Walk<'a> {
         let woken = self.scene.store.wake(1_000, self.now_ms).await.unwrap();
         let woken: BTreeSet<_> = woken.into_iter().filter(|chunk| chunk.batch == self.scene.batch).collect();
         let now_ms = self.now_ms;
-        let due = self.model.heads.iter_mut().filter_map(|head| head.apply(HeadEvent::Wake, now_ms).ok().map(|()| head.chunk));
+        let due = self
+            .model
+            .heads
+            .iter_mut()
+            .filter_map(|head| head.apply(HeadEvent::Wake, now_ms).ok().map(|()| head.chunk));
         assert_eq!(woken, due.collect());
     }
 
@@ -200,7 +217,8 @@ impl<'a> Walk<'a> {
     }
 
     async fn seal(&mut self, limit: u32) -> u32 {
-        let sealed = self.scene.store.seal(&self.scene.tenant, self.scene.batch, limit, self.now_ms).await.unwrap();
+        let sealed =
+            self.scene.store.seal(&self.scene.tenant, self.scene.batch, limit, self.now_ms).await.unwrap();
         assert_eq!(sealed, self.model.open_chunks().min(limit));
         // Which chunks come first is the store's to choose.
         for n in 0..CHUNKS {
@@ -210,7 +228,12 @@ impl<'a> Walk<'a> {
             }
             let index = head.base + head.len() - 1;
             let limit = crate::PageLimit { items: u32::MAX, bytes: usize::MAX };
-            let page = self.scene.store.outcomes(&self.scene.tenant, self.scene.batch, head.base, limit).await.unwrap();
+            let page = self
+                .scene
+                .store
+                .outcomes(&self.scene.tenant, self.scene.batch, head.base, limit)
+                .await
+                .unwrap();
             let codes: Vec<_> = page.outcomes.iter().filter(|outcome| outcome.index <= index).collect();
             if codes.len() == head.len() as usize {
                 head.apply(HeadEvent::Seal(ItemCode::Cancelled), self.now_ms).unwrap();

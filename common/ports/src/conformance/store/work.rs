@@ -28,7 +28,8 @@ pub async fn of_two_claimers_exactly_one_gets_the_chunk(store: &dyn Store) {
     store.open(rival, "rival").await.unwrap();
     for n in 0..8 {
         let (mine, theirs) = ([(scene.chunk(n), fresh_token())], [(scene.chunk(n), fresh_token())]);
-        let (one, two) = tokio::join!(store.claim(scene.session, &mine, NOW), store.claim(rival, &theirs, NOW));
+        let (one, two) =
+            tokio::join!(store.claim(scene.session, &mine, NOW), store.claim(rival, &theirs, NOW));
         assert_eq!(one.unwrap().len() + two.unwrap().len(), 1);
     }
 }
@@ -56,7 +57,8 @@ pub async fn a_lease_brings_the_rows_of_its_chunk(store: &dyn Store) {
     let scene = Scene::ready(store, &[2, 3]).await;
     let wanted = [(scene.chunk(1), fresh_token()), (scene.chunk(0), fresh_token())];
     let leases = store.claim(scene.session, &wanted, NOW).await.unwrap();
-    let skips: Vec<_> = leases.iter().map(|lease| (lease.head.chunk, lease.head.rows.skip, lease.head.len())).collect();
+    let skips: Vec<_> =
+        leases.iter().map(|lease| (lease.head.chunk, lease.head.rows.skip, lease.head.len())).collect();
     assert_eq!(skips, [(scene.chunk(1), 2, 3), (scene.chunk(0), 0, 2)]);
     assert!(leases.iter().all(|lease| lease.rows == "the rows"));
 }
@@ -114,7 +116,8 @@ pub async fn an_item_keeps_its_first_outcome(store: &dyn Store) {
     let mut twice = settling(&lease, [0]);
     twice.settled.push(failed(0, "second"));
     scene.settle(twice).await;
-    let third = SettleGroup { settled: vec![failed(0, "third"), failed(1, "other")], seq: 2, ..group(&lease) };
+    let third =
+        SettleGroup { settled: vec![failed(0, "third"), failed(1, "other")], seq: 2, ..group(&lease) };
     scene.settle(third).await;
     let outcomes = scene.outcomes().await.outcomes;
     let seen: Vec<_> = outcomes.iter().map(|o| (o.index, o.code, o.body.as_deref())).collect();
@@ -142,7 +145,10 @@ pub async fn groups_of_one_call_are_answered_in_order(store: &dyn Store) {
     let stale = SettleGroup { token: fresh_token(), ..settling(&three, [0]) };
     let groups = vec![settling(&two, [1]), stale, settling(&one, [0])];
     let settled = store.settle(groups, NOW).await.unwrap();
-    assert_eq!(settled, [Settled::Recorded { done: false }, Settled::Fenced, Settled::Recorded { done: true }]);
+    assert_eq!(
+        settled,
+        [Settled::Recorded { done: false }, Settled::Fenced, Settled::Recorded { done: true }]
+    );
     let indexes: Vec<_> = scene.outcomes().await.outcomes.iter().map(|outcome| outcome.index).collect();
     assert_eq!(indexes, [0, 2]);
     assert_eq!(store.settle(Vec::new(), NOW).await.unwrap(), []);
@@ -188,7 +194,9 @@ pub async fn a_released_chunk_with_open_items_is_ready_again(store: &dyn Store) 
     let scene = Scene::ready(store, &[3]).await;
     let first = scene.lease(0).await;
     let wait = vec![parked(1, NOW + 1_000)];
-    scene.settle(SettleGroup { parked: wait.clone(), release: Release::LetGo, ..settling(&first, [2]) }).await;
+    scene
+        .settle(SettleGroup { parked: wait.clone(), release: Release::LetGo, ..settling(&first, [2]) })
+        .await;
     let second = scene.lease(0).await;
     assert_eq!(second.head.done, [0, 0, ItemCode::Succeeded.byte()]);
     assert_eq!((second.head.parked.clone(), second.head.kills), (wait, 0));

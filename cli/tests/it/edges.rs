@@ -1,0 +1,213 @@
+//! The edges between our crates, and which of them may use which library.
+//!
+//! Cargo itself tells what the crates declare and what that resolves to. A new edge is a line here and a change of
+//! ARCHITECTURE.md in the same commit.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+use cargo_metadata::{CargoOpt, DependencyKind, Metadata, MetadataCommand};
+
+/// What each of our crates may depend on outside its tests. A crate that is missing here fails.
+const EDGES: &[(&str, &[&str])] = &[
+    ("domain", &[]),
+    ("prompt", &["domain"]),
+    ("rowio", &["domain", "prompt"]),
+    ("provider", &["domain"]),
+    ("ports", &["domain"]),
+    ("pipeline", &["domain", "ports", "prompt", "provider"]),
+    ("store-sqlite", &["domain", "ports"]),
+    ("runtime", &["domain", "ports", "provider", "store-sqlite"]),
+    ("worker", &["domain", "ports", "pipeline", "rowio", "runtime"]),
+    ("scheduler", &["domain", "ports", "runtime"]),
+    (
+        "cli",
+        &[
+            "domain", "pipeline", "ports", "prompt", "provider", "rowio", "runtime", "scheduler", "store-sqlite", "worker",
+        ],
+    ),
+    ("doubles", &[]),
+];
+
+/// The roles: none of them knows another one, not even in its tests. The command line starts them, so it is not one.
+const ROLES: &[&str] = &["api", "scheduler", "worker"];
+
+/// A library and the crates that may use it.
+struct Fence {
+    library: &'static str,
+    used_by: &'static [&'static str],
+    /// Crates that may use it in their tests as well.
+    tested_by: &'static [&'static str],
+}
+
+const fn fence(library: &'static str, used_by: &'static [&'static str]) -> Fence {
+    Fence { library, used_by, tested_by: &[] }
+}
+
+const FENCES: &[Fence] = &[
+    fence("apalis", &["scheduler", "worker"]),
+    fence("apalis-core", &["scheduler", "worker"]),
+    fence("axum", &["api"]),
+    fence("hyper", &["doubles"]),
+    // The replies that the demo provider makes from a schema are held against the real thing.
+    Fence { library: "jsonschema", used_by: &["prompt"], tested_by: &["provider"] },
+    fence("minijinja", &["prompt"]),
+    fence("mongodb", &["store-mongo"]),
+    fence("redis", &["hub-redis"]),
+    fence("reqwest", &["provider"]),
+    fence("rusqlite", &["store-sqlite"]),
+];
+
+/// Libraries that may not even come along with another one: two that decision records refuse (docs/adr), and every TLS or crypto
+/// provider beside ring.
+const REFUSED: &[&str] =
+    &["apalis-redis", "aws-lc-rs", "aws-lc-sys", "backoff", "native-tls", "openssl", "openssl-sys"];
+
+const PREFIX: &str = "promptmill-";
+
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+struct Edge {
+    from: String,
+    to: String,
+    in_tests: bool,
+}
+
+#[test]
+fn every_crate_stands_in_the_table_of_edges() {
+    let listed: BTreeSet<_> = EDGES.iter().map(|(name, _)| (*name).to_owned()).collect();
+    let there: BTreeSet<_> = metadata().workspace_packages().iter().map(|package| short(&package.name)).collect();
+    assert_eq!(there, listed, "a new crate needs a line in EDGES, and a crate that left loses its line");
+}
+
+#[test]
+fn crates_depend_only_along_the_edges() {
+    assert_eq!(forbidden_edges(&our_edges()), []);
+}
+
+#[test]
+fn an_edge_beside_the_table_is_found() {
+    let edge = |from: &str, to: &str, in_tests| Edge { from: from.to_owned(), to: to.to_owned(), in_tests };
+    let allowed = edge("worker", "pipeline", false);
+    let only_in_tests = [edge("worker", "store-sqlite", true), edge("provider", "doubles", true)];
+    let forbidden = [
+        edge("domain", "ports", false),
+        edge("worker", "store-sqlite", false),
+        edge("cli", "doubles", false),
+        edge("scheduler", "worker", false),
+        edge("scheduler", "worker", true),
+        edge("newcomer", "domain", false),
+    ];
+    let all: Vec<_> = only_in_tests.iter().chain(&forbidden).chain([&allowed]).cloned().collect();
+    assert_eq!(forbidden_edges(&all), forbidden);
+}
+
+#[test]
+fn fenced_libraries_stay_in_their_crates() {
+    let edges = library_edges();
+    let mut outside = vec![];
+    for fence in FENCES {
+        outside.extend(edges.iter().filter(|edge| {
+            let from = edge.from.as_str();
+            edge.to == fence.library
+                && !fence.used_by.contains(&from)
+                && !(edge.in_tests && fence.tested_by.contains(&from))
+        }));
+    }
+    assert!(outside.is_empty(), "libraries outside their fences: {outside:#?}");
+}
+
+#[test]
+fn refused_libraries_come_along_with_nothing() {
+    let found: Vec<_> = metadata()
+        .packages
+        .iter()
+        .filter(|package| REFUSED.contains(&package.name.as_str()))
+        .map(|package| format!("{} {}", package.name, package.version))
+        .collect();
+    assert!(found.is_empty(), "refused libraries in the tree: {found:?}; `cargo tree -i NAME` tells who brings them");
+}
+
+#[test]
+fn there_is_one_tls_library_and_one_crypto_provider() {
+    let features = resolved_features();
+    let rustls = &features["rustls"];
+    assert_eq!(rustls.len(), 1, "versions of rustls: {rustls:?}");
+    assert_eq!(features["ring"].len(), 1, "versions of ring");
+    for features in rustls.values() {
+        assert!(features.contains("ring"), "rustls without ring: {features:?}");
+        assert!(!features.iter().any(|feature| feature.starts_with("aws")), "rustls with a second provider: {features:?}");
+    }
+}
+
+#[test]
+fn the_schema_library_can_fetch_nothing() {
+    for (version, features) in &resolved_features()["jsonschema"] {
+        let fetching: Vec<_> = features.iter().filter(|feature| feature.starts_with("resolve-")).collect();
+        assert!(fetching.is_empty(), "jsonschema {version} would follow a $ref out of the schema: {fetching:?}");
+    }
+}
+
+/// What the whole workspace resolves to, for every platform and with every feature of ours.
+fn metadata() -> Metadata {
+    MetadataCommand::new()
+        .manifest_path(Path::new(env!("CARGO_MANIFEST_DIR")).join("Cargo.toml"))
+        .features(CargoOpt::AllFeatures)
+        .other_options(["--locked".to_owned()])
+        .exec()
+        .unwrap()
+}
+
+fn short(name: &str) -> String {
+    name.strip_prefix(PREFIX).unwrap_or(name).to_owned()
+}
+
+/// What our crates declare, optional and platform-specific dependencies included.
+fn declared_edges() -> Vec<Edge> {
+    let metadata = metadata();
+    let mut edges: Vec<_> = metadata
+        .workspace_packages()
+        .iter()
+        .flat_map(|package| {
+            package.dependencies.iter().map(|dependency| Edge {
+                from: short(&package.name),
+                to: dependency.name.clone(),
+                in_tests: dependency.kind == DependencyKind::Development,
+            })
+        })
+        .collect();
+    edges.sort();
+    edges.dedup();
+    edges
+}
+
+fn our_edges() -> Vec<Edge> {
+    let ours = |edge: Edge| edge.to.strip_prefix(PREFIX).map(str::to_owned).map(|to| Edge { to, ..edge.clone() });
+    declared_edges().into_iter().filter_map(ours).collect()
+}
+
+fn library_edges() -> Vec<Edge> {
+    declared_edges().into_iter().filter(|edge| !edge.to.starts_with(PREFIX)).collect()
+}
+
+/// In tests a crate may use any of ours, except for one role another.
+fn forbidden_edges(edges: &[Edge]) -> Vec<Edge> {
+    let is_role = |name: &str| ROLES.contains(&name);
+    let is_forbidden = |edge: &&Edge| {
+        let listed = EDGES.iter().find(|(name, _)| *name == edge.from);
+        let allowed = edge.in_tests || listed.is_some_and(|(_, allowed)| allowed.contains(&edge.to.as_str()));
+        !allowed || (is_role(&edge.from) && is_role(&edge.to))
+    };
+    edges.iter().filter(is_forbidden).cloned().collect()
+}
+
+/// The features that are on: by library, then by version.
+fn resolved_features() -> BTreeMap<String, BTreeMap<String, BTreeSet<String>>> {
+    let metadata = metadata();
+    let mut features: BTreeMap<String, BTreeMap<String, BTreeSet<String>>> = BTreeMap::new();
+    for node in &metadata.resolve.as_ref().unwrap().nodes {
+        let package = &metadata[&node.id];
+        let on = node.features.iter().map(|feature| feature.to_string()).collect();
+        features.entry(package.name.to_string()).or_default().insert(package.version.to_string(), on);
+    }
+    features
+}
