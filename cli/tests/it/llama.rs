@@ -24,7 +24,7 @@ fn a_real_model_fills_a_schema_for_every_row() {
     let mut desk = Desk::new();
     desk.write("template.json", &template().to_string());
     desk.write("rows.jsonl", &rows());
-    let server = LlamaServer::start(desk.dir());
+    let server = LlamaServer::start(&desk.path("llama-server.log"));
     desk.set("OPENAI_BASE_URL", &server.base_url());
 
     desk.promptmill(&[
@@ -116,15 +116,14 @@ struct LlamaServer {
 }
 
 impl LlamaServer {
-    /// Returns once the server says that its model is loaded.
-    fn start(dir: &Path) -> Self {
+    /// Returns once the server says that its model is loaded; what it says besides goes to `log`.
+    fn start(log: &Path) -> Self {
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
         let servers = root.join(".test-servers");
         let python = installed("PROMPTMILL_TEST_LLAMA_PYTHON", servers.join("python/bin/python"));
         let model = installed("PROMPTMILL_TEST_LLAMA_MODEL", servers.join("SmolLM2-135M-Instruct.Q4_1.gguf"));
         let port = free_port();
-        let log = dir.join("llama-server.log");
-        let log_file = File::create(&log).unwrap();
+        let log_file = File::create(log).unwrap();
         let process = Command::new(python)
             .arg(root.join("tools/llama-server.py"))
             .arg(model)
@@ -138,7 +137,7 @@ impl LlamaServer {
         let mut server = Self { process, port };
         wait_for("the llama.cpp server to load its model", || {
             if let Some(status) = server.process.try_wait().unwrap() {
-                panic!("the llama.cpp server ended with {status}:\n{}", fs::read_to_string(&log).unwrap_or_default());
+                panic!("the llama.cpp server ended with {status}:\n{}", fs::read_to_string(log).unwrap_or_default());
             }
             server.is_healthy()
         });
