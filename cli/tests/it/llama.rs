@@ -17,7 +17,8 @@ const ROWS: usize = 6;
 const MOODS: [&str; 3] = ["positive", "neutral", "negative"];
 const TOPICS: [&str; 4] = ["delivery", "price", "quality", "other"];
 const MAX_TOKENS: u64 = 80;
-const MAX_KEYWORD: usize = 24;
+/// Short enough that a reply which keeps to the schema cannot reach [`MAX_TOKENS`], whatever its letters.
+const MAX_KEYWORD: usize = 12;
 
 #[test]
 fn a_real_model_fills_a_schema_for_every_row() {
@@ -100,12 +101,11 @@ fn check_outcome(outcome: &Value) {
     assert!((1..=MAX_KEYWORD).contains(&keyword), "{outcome}");
     assert!(output["answer"].is_boolean(), "{outcome}");
 
-    let attempts = outcome["attempts"].as_u64().unwrap();
-    let calls = outcome["calls"].as_u64().unwrap();
-    assert!((1..=calls).contains(&attempts), "{outcome}");
+    // The prompt names no key: only a server that was given the schema gets there, and it does so with its first reply.
+    assert_eq!((&outcome["attempts"], &outcome["calls"]), (&json!(1), &json!(1)), "{outcome}");
     let (prompt, completion) = (&outcome["tokens"]["prompt"], &outcome["tokens"]["completion"]);
     assert!(prompt.as_u64().unwrap() > 0, "{outcome}");
-    assert!((1..=calls * MAX_TOKENS).contains(&completion.as_u64().unwrap()), "{outcome}");
+    assert!((1..=MAX_TOKENS).contains(&completion.as_u64().unwrap()), "{outcome}");
     assert!(outcome["cost"].is_null(), "this server tells no cost: {outcome}");
 }
 

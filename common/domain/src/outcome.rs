@@ -261,6 +261,8 @@ pub enum Flag {
     Mended,
     /// Half surrogates in the reply were replaced by U+FFFD.
     SurrogatesReplaced,
+    /// The reply was longer than is kept (1 MiB of text), and its end is missing.
+    ReplyCut,
     /// The history was shortened to stay within its size limit.
     HistoryCut,
     /// The provider did not report tokens.
@@ -273,6 +275,7 @@ impl Flag {
         match self {
             Self::Mended => "mended",
             Self::SurrogatesReplaced => "surrogates_replaced",
+            Self::ReplyCut => "reply_cut",
             Self::HistoryCut => "history_cut",
             Self::UsageUnknown => "usage_unknown",
         }
@@ -411,7 +414,7 @@ mod tests {
         for kind in FailureKind::ALL {
             assert_eq!(serde_json::to_string(&kind).unwrap(), format!("\"{}\"", kind.as_str()));
         }
-        for flag in [Flag::Mended, Flag::SurrogatesReplaced, Flag::HistoryCut, Flag::UsageUnknown] {
+        for flag in [Flag::Mended, Flag::SurrogatesReplaced, Flag::ReplyCut, Flag::HistoryCut, Flag::UsageUnknown] {
             assert_eq!(serde_json::to_string(&flag).unwrap(), format!("\"{}\"", flag.as_str()));
         }
     }

@@ -93,6 +93,13 @@ impl Pipeline {
                     return (history, AttemptEnd::Accepted { output, repaired, flags });
                 }
                 (Verdict::Accept, _) => return cut_short(history, call, &reply),
+                // A reply whose end we did not keep cannot be judged, and sending a mebibyte back would not mend it.
+                (Verdict::Repair(_) | Verdict::Reject(_), _) if reply.flags.contains(&Flag::ReplyCut) => {
+                    call.failure = Some(FailureKind::ReplyTooLarge);
+                    history.calls.push(call);
+                    let message = "the reply is longer than the 1 MiB that is kept".to_owned();
+                    return (history, AttemptEnd::Failed { kind: FailureKind::ReplyTooLarge, message });
+                }
                 // A reply that was cut off is invalid for that reason; telling the model what is missing would not help it.
                 (Verdict::Repair(_), _) if reply.finish != Finish::Stop => {
                     return cut_short(history, call, &reply);

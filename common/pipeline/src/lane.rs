@@ -42,7 +42,7 @@ impl Lanes {
         }
     }
 
-    pub(crate) fn failed(&self, lane: &Arc<LaneId>, kind: FailureKind, attempt_began_ms: u64) -> LaneFailure {
+    pub(crate) fn failed(&self, lane: &Arc<LaneId>, kind: FailureKind, called_ms: u64) -> LaneFailure {
         let throttled = kind == FailureKind::RateLimited;
         let unreachable = matches!(kind, FailureKind::ProviderOverloaded | FailureKind::ConnectionFailed);
         if !throttled && !unreachable {
@@ -52,14 +52,14 @@ impl Lanes {
         let health = lanes.entry(LaneId::clone(lane)).or_default();
         health.failures_in_a_row = health.failures_in_a_row.saturating_add(1);
         // Calls that were under way when the lane began to stand still tell nothing new.
-        let known = attempt_began_ms <= health.paused_until_ms;
+        let known = called_ms <= health.paused_until_ms;
         let pause_number = (health.failures_in_a_row >= PAUSE_AFTER && !known).then(|| {
             health.pauses_in_a_row = health.pauses_in_a_row.saturating_add(1);
             health.pauses_in_a_row
         });
         LaneFailure {
             // Being told to slow down is never the row's fault. An unreachable provider is, once others get through.
-            not_the_items_fault: throttled || health.last_success_ms < attempt_began_ms,
+            not_the_items_fault: throttled || health.last_success_ms < called_ms,
             pause_number,
         }
     }

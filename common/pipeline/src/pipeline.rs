@@ -148,8 +148,9 @@ impl Pipeline {
                 item_key: &item_key,
                 number,
             };
-            let began_ms = self.clock.now_ms();
             let (history, end) = self.attempt(&attempt).await;
+            // The wait for leave does not belong to the call: what others met meanwhile says nothing about it.
+            let called_ms = history.calls.last().map_or(0, |call| call.started_ms);
             if !history.calls.is_empty() {
                 progress.attempts.push(history);
             }
@@ -161,7 +162,7 @@ impl Pipeline {
                     return settled(&input, progress, Ending::Failed { kind, message }, vec![]);
                 }
                 AttemptEnd::Retry(failure) => {
-                    self.after_failure(plan, gate, &input, &mut progress, failure, began_ms).await
+                    self.after_failure(plan, gate, &input, &mut progress, failure, called_ms).await
                 }
                 AttemptEnd::LanePaused { until_ms } => {
                     self.wait(gate, &input, &mut progress, until_ms, true).await
@@ -182,10 +183,10 @@ impl Pipeline {
         input: &ItemInput,
         progress: &mut Progress,
         failure: CallFailure,
-        began_ms: u64,
+        called_ms: u64,
     ) -> Next {
         let now_ms = self.clock.now_ms();
-        let lane = self.lanes.failed(&plan.lane, failure.kind, began_ms);
+        let lane = self.lanes.failed(&plan.lane, failure.kind, called_ms);
         progress.failures = progress.failures.saturating_add(1);
         progress.last = Some(failure.kind);
         if !lane.not_the_items_fault {
@@ -207,13 +208,13 @@ impl Pipeline {
             _ => None,
         };
         if let Some(pause) = pause {
-            let until_ms = now_ms + u64::try_from(pause.as_millis()).unwrap_or(u64::MAX);
+            let until_ms = later(now_ms, pause);
             self.lanes.pausing(&plan.lane, until_ms);
             if let Err(error) = self.limiter.pause(&plan.lane, until_ms).await {
                 tracing::warn!(lane = %plan.lane, error = %error, "the pause of a lane could not be told to the fleet");
             }
         }
-        let due_ms = now_ms + u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
+        let due_ms = later(now_ms, wait);
         self.wait(gate, input, progress, due_ms, false).await
     }
 
@@ -252,6 +253,12 @@ impl Pipeline {
             parked(input, progress, self.clock.now_ms())
         }
     }
+}
+
+/// The first millisecond of the clock at which `wait` is surely over: both the clock and the wait may have lost a part of one.
+fn later(now_ms: u64, wait: Duration) -> u64 {
+    let wait_ms = u64::try_from(wait.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX);
+    now_ms.saturating_add(wait_ms).saturating_add(u64::from(wait_ms > 0))
 }
 
 fn prepare(plan: &BatchPlan, row: &str) -> Result<(Variables, Vec<Message>), (FailureKind, String)> {

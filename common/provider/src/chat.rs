@@ -82,7 +82,7 @@ impl Finish {
 /// A complete reply with content; whether the content is any good is for the caller to judge.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ChatReply {
-    /// The text, neither empty nor over [`crate::MAX_REPLY_CONTENT_BYTES`].
+    /// The text, not empty; cut at [`crate::MAX_REPLY_CONTENT_BYTES`], with [`Flag::ReplyCut`] then.
     pub content: String,
     /// Why it ended; at [`Finish::Length`] the content is cut.
     pub finish: Finish,

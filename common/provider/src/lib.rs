@@ -35,5 +35,5 @@ pub use openrouter::{OpenRouter, OpenRouterConfig};
 /// The most bytes of a reply that are read from the wire; more is [`promptmill_domain::FailureKind::ReplyTooLarge`].
 pub const MAX_REPLY_WIRE_BYTES: usize = 8 * 1024 * 1024;
 
-/// The most bytes of text a reply may hold; more is [`promptmill_domain::FailureKind::ReplyTooLarge`].
+/// The most bytes of a reply's text that are kept; a longer one is cut and flagged [`promptmill_domain::Flag::ReplyCut`].
 pub const MAX_REPLY_CONTENT_BYTES: usize = 1024 * 1024;

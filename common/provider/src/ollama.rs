@@ -146,7 +146,7 @@ fn stream_failure(progress: &Progress, incoming: &Incoming) -> CallFailure {
     let failure = match progress {
         Progress::TooLarge => CallFailure::new(
             FailureKind::ReplyTooLarge,
-            "the reply's text is larger than 1 MiB",
+            "a line of the stream is larger than we read",
         ),
         Progress::Malformed(line_bytes) => {
             let content_type = incoming.content_type();
@@ -171,6 +171,9 @@ impl stream::Whole {
             return Err(failure);
         }
         let mut flags = Vec::new();
+        if self.cut {
+            flags.push(Flag::ReplyCut);
+        }
         if self.surrogates_replaced {
             flags.push(Flag::SurrogatesReplaced);
         }

@@ -143,6 +143,10 @@ fn interpret(
     if usage.is_none() {
         flags.push(Flag::UsageUnknown);
     }
+    let mut content = content;
+    if cut(&mut content) {
+        flags.push(Flag::ReplyCut);
+    }
     Ok(ChatReply {
         content,
         finish,
@@ -154,14 +158,17 @@ fn interpret(
     })
 }
 
+/// Shortens `content` to what is kept; answers whether anything went.
+pub(crate) fn cut(content: &mut String) -> bool {
+    if content.len() <= MAX_REPLY_CONTENT_BYTES {
+        return false;
+    }
+    content.truncate(content.floor_char_boundary(MAX_REPLY_CONTENT_BYTES));
+    true
+}
+
 /// Why a complete reply holds nothing to judge, if it does not.
 pub(crate) fn unusable(content: &str, finish: &Finish, refused: bool) -> Option<(FailureKind, &'static str)> {
-    if content.len() > MAX_REPLY_CONTENT_BYTES {
-        return Some((
-            FailureKind::ReplyTooLarge,
-            "the reply's text is larger than 1 MiB",
-        ));
-    }
     if !content.trim().is_empty() {
         return None;
     }

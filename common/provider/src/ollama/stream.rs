@@ -11,7 +11,7 @@ use serde_json::value::RawValue;
 
 use crate::chat::Finish;
 use crate::error_body::ErrorFacts;
-use crate::{MAX_REPLY_CONTENT_BYTES, surrogates};
+use crate::{reply, surrogates};
 
 /// What the official client reads at most as one line.
 const MAX_LINE_BYTES: usize = 8 * 1024 * 1024;
@@ -23,6 +23,7 @@ pub(super) struct StreamReader {
     partial: Vec<u8>,
     content: String,
     surrogates_replaced: bool,
+    cut: bool,
 }
 
 /// How far a stream is.
@@ -36,7 +37,7 @@ pub(super) enum Progress {
     Error(ErrorFacts),
     /// A line of so many bytes is not the JSON the protocol says.
     Malformed(usize),
-    /// A line or the content passed its limit.
+    /// A line passed its limit.
     TooLarge,
 }
 
@@ -47,6 +48,7 @@ pub(super) struct Whole {
     pub(super) finish: Finish,
     pub(super) usage: Option<Tokens>,
     pub(super) surrogates_replaced: bool,
+    pub(super) cut: bool,
 }
 
 #[derive(Deserialize)]
@@ -133,10 +135,11 @@ impl StreamReader {
             return Progress::Error(ErrorFacts::from_error(error.get()));
         }
         if let Some(message) = &line.message {
-            if self.content.len() + message.content.len() > MAX_REPLY_CONTENT_BYTES {
-                return Progress::TooLarge;
+            // What is not kept is not gathered either; the stream is still read to its end for the counts.
+            if !self.cut {
+                self.content.push_str(&message.content);
+                self.cut = reply::cut(&mut self.content);
             }
-            self.content.push_str(&message.content);
         }
         if !line.done {
             return Progress::More;
@@ -151,6 +154,7 @@ impl StreamReader {
                 completion: line.eval_count.unwrap_or(0),
             }),
             surrogates_replaced: self.surrogates_replaced,
+            cut: self.cut,
         })
     }
 }
@@ -191,6 +195,7 @@ mod tests {
                 completion: 12,
             }),
             surrogates_replaced: false,
+            cut: false,
         }
     }
 
@@ -261,12 +266,13 @@ mod tests {
     }
 
     #[test]
-    fn content_over_a_mebibyte_is_too_large() {
+    fn content_over_a_mebibyte_is_cut_and_the_stream_read_to_its_end() {
         let line = format!("{{\"message\":{{\"content\":\"{}\"}}}}\n", "x".repeat(600 * 1024));
-        assert!(matches!(
-            read(&[line.as_bytes(), line.as_bytes()]),
-            Progress::TooLarge
-        ));
+        let done = b"{\"done\":true,\"eval_count\":9}\n";
+        let Progress::Done(whole) = read(&[line.as_bytes(), line.as_bytes(), line.as_bytes(), done]) else {
+            panic!("the stream is whole");
+        };
+        assert!(whole.cut && whole.content.len() == 1024 * 1024 && whole.usage.is_some());
     }
 
     proptest! {

@@ -411,17 +411,11 @@ fn half_surrogates_do_not_cost_the_reply() {
 }
 
 #[test]
-fn a_text_over_a_mebibyte_is_too_large() {
-    let body = format!(
-        r#"{{"choices":[{{"message":{{"content":"{}"}}}}]}}"#,
-        "x".repeat(1024 * 1024 + 1)
-    );
-    assert_eq!(
-        reply::read(&reply_of(200, "application/json", &body), classify)
-            .unwrap_err()
-            .kind,
-        ReplyTooLarge
-    );
+fn a_text_over_a_mebibyte_is_cut_at_a_character_and_flagged() {
+    let body = format!(r#"{{"choices":[{{"message":{{"content":"x{}"}}}}]}}"#, "я".repeat(512 * 1024));
+    let reply = reply::read(&reply_of(200, "application/json", &body), classify).unwrap();
+    assert_eq!(reply.content.len(), 1024 * 1024 - 1);
+    assert!(reply.flags.contains(&Flag::ReplyCut));
 }
 
 #[test]
