@@ -2,7 +2,8 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use promptmill_domain::batch::GUARD_SAMPLE;
@@ -17,6 +18,9 @@ use tokio::sync::{Notify, mpsc};
 
 use crate::gate::SessionGate;
 
+/// Pause before an order that the store did not take is repeated.
+const STEER_RETRY: Duration = Duration::from_millis(200);
+
 /// A batch that cannot be worked on here.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum LoadError {
@@ -28,18 +32,20 @@ pub(crate) enum LoadError {
 
 /// An order to the store that an item's end gave rise to.
 pub(crate) struct Steer {
-    tenant: TenantId,
-    batch: BatchId,
+    batch: Arc<ActiveBatch>,
     reason: PauseReason,
 }
 
 /// What is shared by the items of one batch in this process.
 pub(crate) struct ActiveBatch {
+    me: Weak<Self>,
     pub(crate) tenant: TenantId,
     pub(crate) id: BatchId,
     pub(crate) plan: BatchPlan,
     session: Arc<SessionGate>,
     open: AtomicBool,
+    /// An order to pause is on its way to the store; until it is there, what the store says is out of date.
+    pausing: AtomicBool,
     closed: Notify,
     limits: Mutex<BatchLimits>,
     spent_pico: AtomicU64,
@@ -54,9 +60,11 @@ impl ActiveBatch {
     }
 
     fn pause(&self, reason: PauseReason) {
+        self.pausing.store(true, Ordering::Release);
         self.close();
+        let Some(batch) = self.me.upgrade() else { return };
         // The receiver ends only with the worker, and then nobody is left to begin anything.
-        let _ = self.steer.send(Steer { tenant: self.tenant.clone(), batch: self.id, reason });
+        let _ = self.steer.send(Steer { batch, reason });
     }
 
     fn limits(&self) -> BatchLimits {
@@ -70,7 +78,8 @@ impl ActiveBatch {
 
     fn refresh(&self, batch: &Batch) {
         *self.limits.lock().unwrap_or_else(PoisonError::into_inner) = batch.limits;
-        if batch.state.may_begin() && !self.over_budget() {
+        let pausing = self.pausing.load(Ordering::Acquire);
+        if batch.state.may_begin() && !pausing && !self.over_budget() {
             self.open.store(true, Ordering::Release);
         } else {
             self.close();
@@ -191,12 +200,15 @@ impl Batches {
         let provider = self.engine.providers.get(batch.spec.model.provider());
         let provider =
             provider.ok_or_else(|| PlanError::NoProvider(batch.spec.model.provider().to_owned()))?;
-        let loaded = Arc::new(ActiveBatch {
+        let plan = BatchPlan::new(id, &batch.spec, provider)?;
+        let loaded = Arc::new_cyclic(|me| ActiveBatch {
+            me: me.clone(),
             tenant: tenant.clone(),
             id,
-            plan: BatchPlan::new(id, &batch.spec, provider)?,
+            plan,
             session: self.session.clone(),
             open: AtomicBool::new(false),
+            pausing: AtomicBool::new(false),
             closed: Notify::new(),
             limits: Mutex::new(batch.limits),
             spent_pico: AtomicU64::new(counts.totals.cost.pico()),
@@ -207,8 +219,10 @@ impl Batches {
         Ok(self.active().entry(id).or_insert(loaded).clone())
     }
 
-    /// Reads again the batches whose state or limits may have changed, and forgets those nobody works on.
-    pub(crate) async fn refresh(&self) {
+    /// Reads again the batches whose state or limits may have changed, and forgets those nobody works on. Answers whether all of
+    /// them could be read.
+    pub(crate) async fn refresh(&self) -> bool {
+        let mut all_read = true;
         let known: Vec<_> = {
             let mut active = self.active();
             active.retain(|_, batch| Arc::strong_count(batch) > 1);
@@ -221,24 +235,32 @@ impl Batches {
                 // The next beat tries again; until then the old word holds.
                 Err(error) => {
                     tracing::warn!(batch.id = %batch.id, error = %error, "a batch could not be read again");
+                    all_read = false;
                 }
             }
         }
+        all_read
     }
 }
 
-/// Carries out the orders until the registry is gone.
+/// Carries out the orders until the registry is gone. An order is repeated until the store has taken it: a batch that is paused here
+/// alone would stand still and never say why.
 pub(crate) async fn carry_out(engine: Engine, mut orders: mpsc::UnboundedReceiver<Steer>) {
-    while let Some(order) = orders.recv().await {
-        let event = BatchEvent::Pause(order.reason);
-        match engine.store.steer(&order.tenant, order.batch, event).await {
-            Ok(_) => {
-                let _ = engine.signals.publish(Signal::BatchChanged(order.batch)).await;
-            }
-            // It was cancelled or closed meanwhile, which also stops it.
-            Err(StoreError::Conflict(_) | StoreError::NotFound) => {}
-            Err(error) => {
-                tracing::warn!(batch.id = %order.batch, error = %error, "a batch could not be paused; this worker begins nothing of it");
+    while let Some(Steer { batch, reason }) = orders.recv().await {
+        let event = BatchEvent::Pause(reason);
+        loop {
+            match engine.store.steer(&batch.tenant, batch.id, event.clone()).await {
+                Ok(_) => {
+                    batch.pausing.store(false, Ordering::Release);
+                    let _ = engine.signals.publish(Signal::BatchChanged(batch.id)).await;
+                    break;
+                }
+                // It was cancelled or closed meanwhile, which also stops it.
+                Err(StoreError::Conflict(_) | StoreError::NotFound) => break,
+                Err(error) => {
+                    tracing::warn!(batch.id = %batch.id, error = %error, "a batch could not be paused; this worker begins nothing of it");
+                    tokio::time::sleep(STEER_RETRY).await;
+                }
             }
         }
     }

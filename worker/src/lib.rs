@@ -9,6 +9,7 @@ mod pump;
 mod runtime;
 mod session;
 mod settler;
+mod slots;
 mod worker;
 
 pub use worker::{Worker, WorkerConfig, WorkerError};

@@ -9,12 +9,13 @@ use promptmill_pipeline::ItemInput;
 use promptmill_ports::Lease;
 use promptmill_rowio::{StoredRow, decode_range};
 use promptmill_runtime::Engine;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot};
 
 use crate::batches::{ActiveBatch, Batches};
 use crate::gate::SessionGate;
 use crate::runtime::Job;
 use crate::settler::{LeaseKey, SettlerHandle};
+use crate::slots::{Room, Slot, Slots};
 
 /// How long the pump waits for a hint before it looks at the gate again.
 const HINT_WAIT: Duration = Duration::from_millis(500);
@@ -29,7 +30,13 @@ const GIVEN_UP_FOR: Duration = Duration::from_secs(5);
 struct Claimed {
     key: LeaseKey,
     batch: Arc<ActiveBatch>,
-    items: VecDeque<ItemInput>,
+    items: VecDeque<Unbegun>,
+}
+
+/// An item that was not begun yet, and the room its row takes.
+struct Unbegun {
+    input: ItemInput,
+    room: Room,
 }
 
 /// The loop's parts.
@@ -38,7 +45,7 @@ pub(crate) struct Pump {
     pub(crate) session: SessionId,
     pub(crate) gate: Arc<SessionGate>,
     pub(crate) batches: Arc<Batches>,
-    pub(crate) slots: Arc<Semaphore>,
+    pub(crate) slots: Arc<Slots>,
     pub(crate) settler: SettlerHandle,
     pub(crate) jobs: mpsc::Sender<Job>,
 }
@@ -51,10 +58,11 @@ impl Pump {
         let mut usual_len = 64;
         while !self.gate.stopping().is_cancelled() {
             let unbegun: usize = claimed.iter().map(|chunk| chunk.items.len()).sum();
-            let want = self.slots.available_permits().saturating_sub(unbegun);
+            let want = self.slots.free().saturating_sub(unbegun);
             if unbegun == 0 || want >= usual_len {
+                let rooms = self.make_room(want.div_ceil(usual_len).max(1), unbegun == 0).await;
                 let wait = if unbegun == 0 { HINT_WAIT } else { Duration::ZERO };
-                let fresh = self.claim(want.div_ceil(usual_len).max(1), wait).await;
+                let fresh = if rooms.is_empty() { vec![] } else { self.claim(rooms, wait).await };
                 if let Some(len) = fresh.iter().map(|chunk| chunk.items.len()).max() {
                     usual_len = len.max(1);
                 }
@@ -76,19 +84,19 @@ impl Pump {
                 claimed.pop_front();
                 continue;
             }
-            let slot = match self.slots.clone().try_acquire_owned() {
-                Ok(slot) => slot,
-                Err(_) if waited => return,
-                Err(_) => {
+            let place = match self.slots.try_place() {
+                Some(place) => place,
+                None if waited => return,
+                None => {
                     waited = true;
                     tokio::select! {
-                        slot = self.slots.clone().acquire_owned() => slot.expect("the semaphore of slots is never closed"),
+                        place = self.slots.place() => place,
                         () = self.gate.stopping().cancelled() => return,
                     }
                 }
             };
-            if let Some(input) = chunk.items.pop_front() {
-                self.begin(chunk.key, chunk.batch.clone(), input, slot, None).await;
+            if let Some(Unbegun { input, room }) = chunk.items.pop_front() {
+                self.begin(chunk.key, chunk.batch.clone(), input, Slot::new(place, room), None).await;
             }
             if chunk.items.is_empty() {
                 claimed.pop_front();
@@ -101,22 +109,41 @@ impl Pump {
         key: LeaseKey,
         batch: Arc<ActiveBatch>,
         input: ItemInput,
-        slot: OwnedSemaphorePermit,
+        slot: Slot,
         ended: Option<oneshot::Sender<()>>,
     ) {
         // The channel ends only with the runtime, when the whole worker is being torn down.
         let _ = self.jobs.send(Job { key, batch, input, slot, ended }).await;
     }
 
-    /// Claims up to `chunks` hinted chunks and makes their items ready.
-    async fn claim(&self, chunks: usize, wait: Duration) -> Vec<Claimed> {
+    /// Room for up to `chunks` chunks. When there is none now it is waited for only if `must`.
+    async fn make_room(&self, chunks: usize, must: bool) -> Vec<Room> {
+        let rooms = self.slots.rooms(chunks);
+        if !rooms.is_empty() || !must {
+            return rooms;
+        }
+        tokio::select! {
+            room = self.slots.room() => vec![room],
+            () = self.gate.stopping().cancelled() => vec![],
+        }
+    }
+
+    /// Claims as many hinted chunks as there are `rooms` and makes their items ready.
+    async fn claim(&self, rooms: Vec<Room>, wait: Duration) -> Vec<Claimed> {
+        if !self.gate.is_open() {
+            // A hint that is taken and not used is lost to the workers that could use it.
+            return self.pause().await;
+        }
         let hints = tokio::select! {
-            hints = self.engine.queue.pop(chunks, wait) => hints,
+            hints = self.engine.queue.pop(rooms.len(), wait) => hints,
             () = self.gate.stopping().cancelled() => return vec![],
         };
         let hints = match hints {
             Ok(hints) => hints,
-            Err(error) => return self.pause("the queue", &error).await,
+            Err(error) => {
+                tracing::warn!(error = %error, "the queue gave no hints");
+                return self.pause().await;
+            }
         };
         if hints.is_empty() || !self.gate.is_open() {
             return vec![];
@@ -126,25 +153,32 @@ impl Pump {
         match self.engine.store.claim(self.session, &wanted, self.engine.clock.now_ms()).await {
             Ok(leases) => {
                 let mut claimed = Vec::with_capacity(leases.len());
-                for lease in leases {
-                    claimed.extend(self.open(lease).await);
+                for (lease, room) in leases.into_iter().zip(rooms) {
+                    claimed.extend(self.open(lease, room).await);
                 }
                 claimed
             }
-            // A lease that was made all the same ends with the session, or is put back by nobody sooner: the sweep hints only
-            // what is ready.
-            Err(error) => self.pause("the store", &error).await,
+            Err(error) => {
+                tracing::warn!(error = %error, "the store gave no chunks");
+                // The leases may exist all the same, and would then stand as long as this session lives: let go of each.
+                for (chunk, token) in wanted {
+                    self.settler.leased(LeaseKey { chunk, token }, 0);
+                }
+                self.pause().await
+            }
         }
     }
 
-    async fn pause(&self, what: &str, error: &(dyn std::error::Error + Sync)) -> Vec<Claimed> {
-        tracing::warn!(error = %error, "{what} gave no chunks");
-        tokio::time::sleep(RETRY).await;
+    async fn pause(&self) -> Vec<Claimed> {
+        tokio::select! {
+            () = tokio::time::sleep(RETRY) => {}
+            () = self.gate.stopping().cancelled() => {}
+        }
         vec![]
     }
 
     /// Makes the items of a lease ready; a quarantined chunk runs beside the pump, one item at a time.
-    async fn open(&self, lease: Lease) -> Option<Claimed> {
+    async fn open(&self, lease: Lease, room: Room) -> Option<Claimed> {
         let key = LeaseKey { chunk: lease.head.chunk, token: lease.token };
         let batch = match self.batches.get(&lease.head.tenant, lease.head.chunk.batch).await {
             Ok(batch) => batch,
@@ -155,7 +189,7 @@ impl Pump {
             Err(error) => return self.give_up(key, &error),
         };
         let quarantined = lease.head.in_quarantine();
-        let items = due_items(lease, rows, self.engine.clock.now_ms());
+        let items = due_items(lease, rows, room, self.engine.clock.now_ms());
         self.settler.leased(key, len_of(&items));
         let claimed = Claimed { key, batch, items };
         if quarantined {
@@ -179,23 +213,23 @@ impl Pump {
     }
 
     async fn run_alone(self, mut chunk: Claimed) {
-        while let Some(input) = chunk.items.pop_front() {
+        while let Some(Unbegun { input, room }) = chunk.items.pop_front() {
             let begun = async {
-                let slot =
-                    self.slots.clone().acquire_owned().await.expect("the semaphore of slots is never closed");
+                let place = self.slots.place().await;
                 let now_ms = self.engine.clock.now_ms();
                 let mine =
                     self.engine.store.try_item(chunk.key.chunk, chunk.key.token, input.offset, now_ms).await;
-                matches!(mine, Ok(true)).then_some(slot)
+                matches!(mine, Ok(true)).then_some(place)
             };
-            let slot = tokio::select! {
-                slot = begun => slot,
+            let place = tokio::select! {
+                place = begun => place,
                 () = promptmill_pipeline::Gate::closed(chunk.batch.as_ref()) => None,
             };
-            let Some(slot) = slot else {
+            let Some(place) = place else {
                 self.settler.dropped(chunk.key, len_of(&chunk.items) + 1);
                 return;
             };
+            let slot = Slot::new(place, room);
             let (ended, end) = oneshot::channel();
             self.begin(chunk.key, chunk.batch.clone(), input, slot, Some(ended)).await;
             // An error means the runtime is gone, and then the next item cannot begin either.
@@ -220,8 +254,8 @@ impl Clone for Pump {
     }
 }
 
-/// The items of a lease that may be worked on now.
-fn due_items(lease: Lease, rows: Vec<StoredRow>, now_ms: u64) -> VecDeque<ItemInput> {
+/// The items of a lease that may be worked on now, each with its part of the chunk's room.
+fn due_items(lease: Lease, rows: Vec<StoredRow>, mut room: Room, now_ms: u64) -> VecDeque<Unbegun> {
     let mut head = lease.head;
     let mut items = VecDeque::new();
     for (row, offset) in rows.into_iter().zip(0..) {
@@ -230,17 +264,19 @@ fn due_items(lease: Lease, rows: Vec<StoredRow>, now_ms: u64) -> VecDeque<ItemIn
         }
         let parked =
             head.parked.iter().position(|item| item.offset == offset).map(|at| head.parked.swap_remove(at));
-        items.push_back(ItemInput {
+        let input = ItemInput {
             index: head.base + offset,
             offset,
             custom_id: row.custom_id,
             variables: row.variables_json,
             parked,
-        });
+        };
+        let room = room.of(&input);
+        items.push_back(Unbegun { input, room });
     }
     items
 }
 
-fn len_of(items: &VecDeque<ItemInput>) -> u32 {
+fn len_of(items: &VecDeque<Unbegun>) -> u32 {
     u32::try_from(items.len()).unwrap_or(u32::MAX)
 }

@@ -11,12 +11,13 @@ use apalis_core::task::builder::TaskBuilder;
 use apalis_core::worker::context::WorkerContext;
 use promptmill_domain::{Attempt, Ending, FailureKind, Outcome, Totals};
 use promptmill_pipeline::{ItemEnd, ItemInput, Pipeline};
-use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot};
 use tokio_util::task::AbortOnDropHandle;
 use tower_layer::Identity;
 
 use crate::batches::ActiveBatch;
 use crate::settler::{LeaseKey, SettlerHandle};
+use crate::slots::Slot;
 
 /// One item on its way: an apalis task's arguments.
 pub(crate) struct Job {
@@ -24,7 +25,7 @@ pub(crate) struct Job {
     pub(crate) batch: Arc<ActiveBatch>,
     pub(crate) input: ItemInput,
     /// Its slot; given back when its end is recorded.
-    pub(crate) slot: OwnedSemaphorePermit,
+    pub(crate) slot: Slot,
     /// Told when its end is handed to the settler.
     pub(crate) ended: Option<oneshot::Sender<()>>,
 }
@@ -125,7 +126,9 @@ impl tower_service::Service<Task<Job>> for ItemService {
             });
             let end = match AbortOnDropHandle::new(run).await {
                 Ok(end) => end,
-                Err(_) => panicked(custom_id),
+                Err(error) if error.is_panic() => panicked(custom_id),
+                // The process is being torn down, which says nothing about the item.
+                Err(_) => ItemEnd::Untouched { lane_paused_until_ms: None },
             };
             if let ItemEnd::Settled { outcome, .. } = &end {
                 batch.came_to(&outcome.ending);

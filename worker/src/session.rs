@@ -6,6 +6,7 @@ use std::time::Duration;
 use promptmill_domain::SessionId;
 use promptmill_ports::{BeatAnswer, Signal};
 use promptmill_runtime::Engine;
+use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
@@ -34,8 +35,9 @@ pub(crate) async fn keep_alive(
                 match engine.store.beat(session, beat).await {
                     Ok(BeatAnswer::Alive { changes }) => {
                         gate.beat_stored(sent);
-                        if known_changes.replace(changes) != Some(changes) {
-                            batches.refresh().await;
+                        // Known only once every batch could be read: what failed now is read again at the next beat.
+                        if known_changes != Some(changes) && batches.refresh().await {
+                            known_changes = Some(changes);
                         }
                     }
                     Ok(BeatAnswer::Dead) => {
@@ -46,11 +48,21 @@ pub(crate) async fn keep_alive(
                     Err(error) => tracing::warn!(session.id = %session, error = %error, "a beat could not be stored"),
                 }
             }
-            signal = signals.recv() => match signal {
-                Ok(Signal::BatchChanged(_)) | Err(RecvError::Lagged(_)) => batches.refresh().await,
-                Ok(_) => {}
-                Err(RecvError::Closed) => std::future::pending().await,
-            },
+            () = batch_changed(&mut signals) => {
+                batches.refresh().await;
+            }
+        }
+    }
+}
+
+/// Ends when a signal says that a batch changed, or signals were lost. Once signals are gone for good it never ends: the beats must
+/// go on without them.
+async fn batch_changed(signals: &mut Receiver<Signal>) {
+    loop {
+        match signals.recv().await {
+            Ok(Signal::BatchChanged(_)) | Err(RecvError::Lagged(_)) => return,
+            Ok(_) => {}
+            Err(RecvError::Closed) => std::future::pending().await,
         }
     }
 }

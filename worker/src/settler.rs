@@ -11,8 +11,10 @@ use promptmill_domain::{ChunkId, LeaseToken, Release, SettledItem, Totals};
 use promptmill_pipeline::ItemEnd;
 use promptmill_ports::{SettleGroup, Settled, Signal, StoreError, encode_outcome};
 use promptmill_runtime::Engine;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout_at};
+
+use crate::slots::{Slot, Slots};
 
 /// The longest an end waits for others.
 const GROUP_WAIT: Duration = Duration::from_millis(20);
@@ -38,7 +40,7 @@ enum Told {
     /// A chunk was leased with this many items to work on.
     Leased { key: LeaseKey, items: u32 },
     /// An item ended.
-    Ended { key: LeaseKey, offset: u32, end: ItemEnd, slot: OwnedSemaphorePermit },
+    Ended { key: LeaseKey, offset: u32, end: ItemEnd, slot: Slot },
     /// Items of a lease will not be begun.
     Dropped { key: LeaseKey, items: u32 },
 }
@@ -57,7 +59,7 @@ impl SettlerHandle {
         self.tell(Told::Leased { key, items });
     }
 
-    pub(crate) fn ended(&self, key: LeaseKey, offset: u32, end: ItemEnd, slot: OwnedSemaphorePermit) {
+    pub(crate) fn ended(&self, key: LeaseKey, offset: u32, end: ItemEnd, slot: Slot) {
         self.tell(Told::Ended { key, offset, end, slot });
     }
 
@@ -90,23 +92,22 @@ struct Gathered {
 pub(crate) struct Settler {
     engine: Engine,
     told: mpsc::UnboundedReceiver<Told>,
-    slots: Arc<Semaphore>,
-    slot_count: usize,
+    slots: Arc<Slots>,
     held: HashMap<LeaseKey, Held>,
 }
 
 impl Settler {
-    pub(crate) fn new(engine: Engine, slots: Arc<Semaphore>, slot_count: usize) -> (Self, SettlerHandle) {
+    pub(crate) fn new(engine: Engine, slots: Arc<Slots>) -> (Self, SettlerHandle) {
         // Unbounded, yet never larger than the slots plus two words a lease.
         let (handle, told) = mpsc::unbounded_channel();
-        (Self { engine, told, slots, slot_count, held: HashMap::new() }, SettlerHandle(handle))
+        (Self { engine, told, slots, held: HashMap::new() }, SettlerHandle(handle))
     }
 
     /// Runs until every handle is gone and everything told is written.
     pub(crate) async fn run(mut self) {
         let mut inbox = Vec::with_capacity(GROUP_MAX);
         while self.gather(&mut inbox).await {
-            let slots: Vec<OwnedSemaphorePermit> = self.write(&mut inbox).await;
+            let slots: Vec<Slot> = self.write(&mut inbox).await;
             drop(slots);
         }
     }
@@ -119,8 +120,7 @@ impl Settler {
         }
         let until = Instant::now() + GROUP_WAIT;
         // A slot is held from before the call until the end is recorded: when all held slots are in hand, nothing else is in flight.
-        while inbox.len() < GROUP_ENOUGH && self.slots.available_permits() + slots_in(inbox) < self.slot_count
-        {
+        while inbox.len() < GROUP_ENOUGH && slots_in(inbox) < self.slots.taken() {
             let room = GROUP_MAX - inbox.len();
             match timeout_at(until, self.told.recv_many(inbox, room)).await {
                 Ok(0) | Err(_) => break,
@@ -131,7 +131,7 @@ impl Settler {
     }
 
     /// Writes what was told, repeating until the store took it; answers the slots that are free now.
-    async fn write(&mut self, inbox: &mut Vec<Told>) -> Vec<OwnedSemaphorePermit> {
+    async fn write(&mut self, inbox: &mut Vec<Told>) -> Vec<Slot> {
         let mut slots = Vec::with_capacity(inbox.len());
         let mut gathered: HashMap<LeaseKey, Gathered> = HashMap::new();
         for told in inbox.drain(..) {
@@ -193,7 +193,7 @@ impl Settler {
         &mut self,
         told: Told,
         gathered: &mut HashMap<LeaseKey, Gathered>,
-        slots: &mut Vec<OwnedSemaphorePermit>,
+        slots: &mut Vec<Slot>,
     ) {
         match told {
             Told::Leased { key, items } => {
@@ -233,18 +233,36 @@ impl Settler {
         }
     }
 
+    /// Settles all groups at once; when the store refuses them, one by one, so that a damaged chunk takes no other with it.
     async fn settle(&self, groups: Vec<SettleGroup>) -> Vec<Settled> {
+        if let Some(results) = self.try_settle(&groups).await {
+            return results;
+        }
+        let mut results = Vec::with_capacity(groups.len());
+        for group in groups {
+            let chunk = group.chunk;
+            let alone = self.try_settle(&[group]).await.and_then(|mut alone| alone.pop());
+            results.push(alone.unwrap_or_else(|| {
+                // Nothing this worker can do makes it right; the chunk goes back with the session, its items run again.
+                tracing::error!(chunk = %chunk, "what a chunk came to is dropped");
+                Settled::Fenced
+            }));
+        }
+        results
+    }
+
+    /// Repeats the write while the store is away; `None` when it refuses.
+    async fn try_settle(&self, groups: &[SettleGroup]) -> Option<Vec<Settled>> {
         loop {
-            match self.engine.store.settle(groups.clone(), self.engine.clock.now_ms()).await {
-                Ok(results) => return results,
+            match self.engine.store.settle(groups.to_vec(), self.engine.clock.now_ms()).await {
+                Ok(results) => return Some(results),
                 Err(error @ StoreError::Unavailable(_)) => {
                     tracing::warn!(error = %error, "outcomes could not be stored; trying again");
                     tokio::time::sleep(RETRY_WRITE).await;
                 }
                 Err(error) => {
-                    // Nothing this worker can do makes it right; the chunks go back with the session, the items run again.
                     tracing::error!(error = %error, groups = groups.len(), "the store refuses outcomes");
-                    return vec![Settled::Fenced; groups.len()];
+                    return None;
                 }
             }
         }

@@ -8,7 +8,7 @@ use promptmill_domain::SessionId;
 use promptmill_pipeline::{Pipeline, RetryPolicy};
 use promptmill_ports::StoreError;
 use promptmill_runtime::Engine;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
@@ -19,6 +19,7 @@ use crate::pump::Pump;
 use crate::runtime::{ItemService, JobBackend};
 use crate::session::keep_alive;
 use crate::settler::Settler;
+use crate::slots::Slots;
 
 /// Room for items whose end is being recorded, beside those that call: with less, every slot would stand in the settler while
 /// nothing calls.
@@ -76,8 +77,8 @@ impl Worker {
         let gate = Arc::new(SessionGate::new(stopping.clone()));
         let (batches, orders) = Batches::new(engine.clone(), gate.clone());
         let slot_count = config.concurrency.max(1) + SETTLING_ROOM;
-        let slots = Arc::new(Semaphore::new(slot_count));
-        let (settler, settler_handle) = Settler::new(engine.clone(), slots.clone(), slot_count);
+        let slots = Arc::new(Slots::new(slot_count));
+        let (settler, settler_handle) = Settler::new(engine.clone(), slots.clone());
         let pipeline = Arc::new(Pipeline::new(
             engine.limiter.clone(),
             engine.clock.clone(),
@@ -102,9 +103,9 @@ impl Worker {
             let (stopping, abort, engine) = (stopping.clone(), abort.clone(), engine.clone());
             async move {
                 // Dropped handles end their tasks, which is what an abort is.
-                let items = AbortOnDropHandle::new(tokio::spawn(items.run()));
-                let settler = AbortOnDropHandle::new(tokio::spawn(settler.run()));
-                let pump = AbortOnDropHandle::new(tokio::spawn(pump.run()));
+                let items = spawn_tied(&stopping, items.run());
+                let settler = spawn_tied(&stopping, settler.run());
+                let pump = spawn_tied(&stopping, pump.run());
                 let _orders = AbortOnDropHandle::new(tokio::spawn(carry_out(engine, orders)));
                 let through = async {
                     // Each ends by itself once the one before is gone: the pump when the process stops, the runtime when the
@@ -135,9 +136,12 @@ impl Worker {
         self.pipeline.calls_in_flight()
     }
 
-    /// Ends when the worker has ended by itself, which it does only when its session was declared dead.
+    /// Ends when the worker has ended by itself, which it does only when its session was declared dead or one of its loops broke.
     pub async fn ended(&mut self) {
-        let _ = (&mut self.work).await;
+        // A handle that gave its result must not be asked again.
+        if !self.work.is_finished() {
+            let _ = (&mut self.work).await;
+        }
     }
 
     /// Begins nothing more, waits for what is under way as long as the configuration says (or until `now` is cancelled), records
@@ -145,13 +149,13 @@ impl Worker {
     pub async fn stop(mut self, now: &CancellationToken) {
         self.stopping.cancel();
         let in_time = tokio::select! {
-            result = tokio::time::timeout(self.stop_within, &mut self.work) => result.is_ok(),
+            result = tokio::time::timeout(self.stop_within, self.ended()) => result.is_ok(),
             () = now.cancelled() => false,
         };
         if !in_time {
             tracing::warn!("calls that are still under way are given up; their items run again");
             self.abort.cancel();
-            let _ = (&mut self.work).await;
+            self.ended().await;
         }
         match self.engine.store.end(self.session, self.engine.clock.now_ms()).await {
             Ok(0) => {}
@@ -161,6 +165,19 @@ impl Worker {
             }
         }
     }
+}
+
+/// Runs a loop of the worker. When it ends, by a panic too, the worker begins to stop: with one loop gone the others would go on
+/// calling without recording.
+fn spawn_tied<F>(stopping: &CancellationToken, work: F) -> AbortOnDropHandle<F::Output>
+where
+    F: Future<Output: Send> + Send + 'static,
+{
+    let guard = stopping.clone().drop_guard();
+    AbortOnDropHandle::new(tokio::spawn(async move {
+        let _guard = guard;
+        work.await
+    }))
 }
 
 async fn beats_until_dead(

@@ -23,7 +23,16 @@ const EDGES: &[(&str, &[&str])] = &[
     (
         "cli",
         &[
-            "domain", "pipeline", "ports", "prompt", "provider", "rowio", "runtime", "scheduler", "store-sqlite", "worker",
+            "domain",
+            "pipeline",
+            "ports",
+            "prompt",
+            "provider",
+            "rowio",
+            "runtime",
+            "scheduler",
+            "store-sqlite",
+            "worker",
         ],
     ),
     ("doubles", &[]),
@@ -75,7 +84,8 @@ struct Edge {
 #[test]
 fn every_crate_stands_in_the_table_of_edges() {
     let listed: BTreeSet<_> = EDGES.iter().map(|(name, _)| (*name).to_owned()).collect();
-    let there: BTreeSet<_> = metadata().workspace_packages().iter().map(|package| short(&package.name)).collect();
+    let there: BTreeSet<_> =
+        metadata().workspace_packages().iter().map(|package| short(&package.name)).collect();
     assert_eq!(there, listed, "a new crate needs a line in EDGES, and a crate that left loses its line");
 }
 
@@ -107,7 +117,11 @@ fn fenced_libraries_stay_in_their_crates() {
 
 #[test]
 fn a_library_outside_its_fence_is_found() {
-    let allowed = [edge("prompt", "jsonschema", false), edge("provider", "jsonschema", true), edge("cli", "serde", false)];
+    let allowed = [
+        edge("prompt", "jsonschema", false),
+        edge("provider", "jsonschema", true),
+        edge("cli", "serde", false),
+    ];
     let outside = [
         edge("provider", "jsonschema", false),
         edge("worker", "reqwest", true),
@@ -126,7 +140,10 @@ fn refused_libraries_come_along_with_nothing() {
         .filter(|package| REFUSED.contains(&package.name.as_str()))
         .map(|package| format!("{} {}", package.name, package.version))
         .collect();
-    assert!(found.is_empty(), "refused libraries in the tree: {found:?}; `cargo tree -i NAME` tells who brings them");
+    assert!(
+        found.is_empty(),
+        "refused libraries in the tree: {found:?}; `cargo tree -i NAME` tells who brings them"
+    );
 }
 
 #[test]
@@ -137,7 +154,10 @@ fn there_is_one_tls_library_and_one_crypto_provider() {
     assert_eq!(features["ring"].len(), 1, "versions of ring");
     for features in rustls.values() {
         assert!(features.contains("ring"), "rustls without ring: {features:?}");
-        assert!(!features.iter().any(|feature| feature.starts_with("aws")), "rustls with a second provider: {features:?}");
+        assert!(
+            !features.iter().any(|feature| feature.starts_with("aws")),
+            "rustls with a second provider: {features:?}"
+        );
     }
 }
 
@@ -145,7 +165,10 @@ fn there_is_one_tls_library_and_one_crypto_provider() {
 fn the_schema_library_can_fetch_nothing() {
     for (version, features) in &resolved_features()["jsonschema"] {
         let fetching: Vec<_> = features.iter().filter(|feature| feature.starts_with("resolve-")).collect();
-        assert!(fetching.is_empty(), "jsonschema {version} would follow a $ref out of the schema: {fetching:?}");
+        assert!(
+            fetching.is_empty(),
+            "jsonschema {version} would follow a $ref out of the schema: {fetching:?}"
+        );
     }
 }
 
@@ -187,7 +210,8 @@ fn declared_edges() -> Vec<Edge> {
 }
 
 fn our_edges() -> Vec<Edge> {
-    let ours = |edge: Edge| edge.to.strip_prefix(PREFIX).map(str::to_owned).map(|to| Edge { to, ..edge.clone() });
+    let ours =
+        |edge: Edge| edge.to.strip_prefix(PREFIX).map(str::to_owned).map(|to| Edge { to, ..edge.clone() });
     declared_edges().into_iter().filter_map(ours).collect()
 }
 
@@ -223,7 +247,7 @@ fn resolved_features() -> BTreeMap<String, BTreeMap<String, BTreeSet<String>>> {
     let mut features: BTreeMap<String, BTreeMap<String, BTreeSet<String>>> = BTreeMap::new();
     for node in &metadata.resolve.as_ref().unwrap().nodes {
         let package = &metadata[&node.id];
-        let on = node.features.iter().map(|feature| feature.to_string()).collect();
+        let on = node.features.iter().map(ToString::to_string).collect();
         features.entry(package.name.to_string()).or_default().insert(package.version.to_string(), on);
     }
     features

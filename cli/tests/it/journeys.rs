@@ -340,3 +340,54 @@ fn keys_prompts_and_replies_never_reach_the_log() {
         assert!(!finished.stderr.contains(secret), "{secret:?} is in the log");
     }
 }
+
+#[test]
+fn the_examples_of_the_repository_run_and_the_one_of_the_readme_succeeds() {
+    let examples = concat!(env!("CARGO_MANIFEST_DIR"), "/../templates");
+    for (name, rows, all_succeed) in [
+        ("product-descriptions", "rows.csv", true),
+        ("ticket-classification", "rows.jsonl", false),
+        ("translate-russian", "rows.jsonl", false),
+    ] {
+        let desk = Desk::new();
+        let (template, rows) =
+            (format!("{examples}/{name}/template.json"), format!("{examples}/{name}/{rows}"));
+        let finished = desk.promptmill(&[
+            "run",
+            &template,
+            "--rows",
+            &rows,
+            "--model",
+            "demo:any",
+            "--out",
+            "out.jsonl",
+        ]);
+        let outcomes = desk.outcomes();
+        assert!(outcomes.len() >= 15, "{name}: {}", outcomes.len());
+        let succeeded = outcomes.iter().filter(|outcome| outcome["outcome"] == "succeeded").count();
+        // The demo knows the schema and not the rules, so a rule may stay broken after every repair.
+        assert!(succeeded * 2 > outcomes.len(), "{name}: {succeeded} of {}", outcomes.len());
+        let expected = if succeeded == outcomes.len() { 0 } else { 3 };
+        let finished = finished.check_code(expected);
+        assert!(!all_succeed || expected == 0, "{name}: {}", finished.stderr);
+    }
+}
+
+#[test]
+fn a_batch_of_one_row_and_a_batch_whose_every_item_fails_end_as_such() {
+    let desk = Desk::with_rows(1);
+    desk.run("demo:any", &[]).check_code(0).check_says("1 of 1 rows");
+    let doubles =
+        Doubles::start(Config { plan: FaultPlan::always(Fault::StubbornReply), ..Config::default() })
+            .unwrap();
+    let mut desk = Desk::with_rows(30);
+    desk.point_at(&doubles);
+    desk.run("openai:m", &[]).check_code(3).check_says("30 invalid_output");
+    for outcome in desk.outcomes() {
+        assert_eq!(
+            (&outcome["calls"], &outcome["attempts"]),
+            (&json!(3), &json!(1)),
+            "two repairs, then no more"
+        );
+    }
+}

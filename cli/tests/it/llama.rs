@@ -81,7 +81,9 @@ fn rows() -> String {
         "Great colours; my daughter wants a second one.",
         "Es ist in Ordnung, aber die Lieferung war langsam.",
     ];
-    let line = |(n, review)| format!("{}\n", json!({"custom_id": format!("id-{n}"), "variables": {"review": review}}));
+    let line = |(n, review)| {
+        format!("{}\n", json!({"custom_id": format!("id-{n}"), "variables": {"review": review}}))
+    };
     reviews.iter().enumerate().map(line).collect()
 }
 
@@ -137,7 +139,10 @@ impl LlamaServer {
         let mut server = Self { process, port };
         wait_for("the llama.cpp server to load its model", || {
             if let Some(status) = server.process.try_wait().unwrap() {
-                panic!("the llama.cpp server ended with {status}:\n{}", fs::read_to_string(log).unwrap_or_default());
+                panic!(
+                    "the llama.cpp server ended with {status}:\n{}",
+                    fs::read_to_string(log).unwrap_or_default()
+                );
             }
             server.is_healthy()
         });
@@ -173,7 +178,11 @@ impl Drop for LlamaServer {
 /// The path a variable names, or where `./check` puts it.
 fn installed(variable: &str, default: PathBuf) -> PathBuf {
     let path = std::env::var_os(variable).map_or(default, PathBuf::from);
-    assert!(path.is_file(), "{} is missing; run ./check, which installs it (or set {variable})", path.display());
+    assert!(
+        path.is_file(),
+        "{} is missing; run ./check, which installs it (or set {variable})",
+        path.display()
+    );
     path
 }
 

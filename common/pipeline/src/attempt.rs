@@ -8,7 +8,7 @@ use promptmill_domain::{
 };
 use promptmill_ports::Denied;
 use promptmill_prompt::Variables;
-use promptmill_provider::{CallFailure, ChatReply, ChatRequest, Finish};
+use promptmill_provider::{CallFailure, ChatReply, ChatRequest, Finish, ResponseFormat};
 
 use crate::gate::Gate;
 use crate::pipeline::Pipeline;
@@ -104,6 +104,10 @@ impl Pipeline {
                 (Verdict::Repair(_), _) if reply.finish != Finish::Stop => {
                     return cut_short(history, call, &reply);
                 }
+                // JSON that was accepted as JSON is whole; a text may miss just what the rule looked for.
+                (Verdict::Reject(_), _) if matches!(plan.format, ResponseFormat::Text) && is_cut(&reply) => {
+                    return cut_short(history, call, &reply);
+                }
                 (Verdict::Reject(reasons), _) => {
                     keep_reasons(&mut call, &reasons);
                     call.failure = Some(FailureKind::RejectedOutput);
@@ -171,8 +175,12 @@ struct Permits {
 fn is_whole(reply: &ChatReply, output: &Output) -> bool {
     match output {
         Output::Json(_) => true,
-        Output::Text(_) => !matches!(reply.finish, Finish::Length | Finish::ContentFilter),
+        Output::Text(_) => !is_cut(reply),
     }
+}
+
+fn is_cut(reply: &ChatReply) -> bool {
+    matches!(reply.finish, Finish::Length | Finish::ContentFilter)
 }
 
 fn cut_short(mut history: Attempt, mut call: Call, reply: &ChatReply) -> (Attempt, AttemptEnd) {

@@ -68,7 +68,11 @@ impl Bench {
     }
 
     /// Pushes `count` tasks, in one go.
-    pub async fn push(&mut self, count: usize, options: fn(TaskBuilder<u64>) -> TaskBuilder<u64>) -> Result<()> {
+    pub async fn push(
+        &mut self,
+        count: usize,
+        options: fn(TaskBuilder<u64>) -> TaskBuilder<u64>,
+    ) -> Result<()> {
         self.push_from(0, count, options).await
     }
 
@@ -104,8 +108,14 @@ impl Bench {
                 return Ok(());
             }
             redis::pipe()
-                .cmd("RPUSH").arg(config.active_jobs_list()).arg(&ids).ignore()
-                .cmd("ZREM").arg(config.scheduled_jobs_set()).arg(&ids).ignore()
+                .cmd("RPUSH")
+                .arg(config.active_jobs_list())
+                .arg(&ids)
+                .ignore()
+                .cmd("ZREM")
+                .arg(config.scheduled_jobs_set())
+                .arg(&ids)
+                .ignore()
                 .query_async::<()>(&mut self.redis)
                 .await?;
         }
@@ -118,7 +128,8 @@ impl Bench {
             Ok(())
         }
         let name = self.worker_name();
-        let worker = WorkerBuilder::new(name).backend(self.storage()).data(Arc::clone(&self.order)).build(run);
+        let worker =
+            WorkerBuilder::new(name).backend(self.storage()).data(Arc::clone(&self.order)).build(run);
         let mut watcher = Self { redis: self.redis.clone(), workers: 0, order: Arc::default() };
         let watch = async {
             while watcher.done().await? < count {

@@ -58,10 +58,7 @@ async fn due(bench: &mut Bench) -> Result<()> {
 /// What one task costs Redis with a long ready list behind it: taking the lease scans the list for an id that left it before.
 async fn ready_length(bench: &mut Bench) -> Result<()> {
     const TASKS: usize = 1_000;
-    println!(
-        "  {:>7}  {:>12}  {:>20}  {:>8}",
-        "ready", "LREM us/call", "Redis CPU us a task", "tasks/s"
-    );
+    println!("  {:>7}  {:>12}  {:>20}  {:>8}", "ready", "LREM us/call", "Redis CPU us a task", "tasks/s");
     for ready in [1_000, 10_000, 100_000] {
         bench.flush().await?;
         bench.push_ready(ready + TASKS).await?;
