@@ -7,9 +7,9 @@ use promptmill_runtime::Engine;
 /// Hints to keep queued: enough for the workers never to wait for the scheduler, few enough for a later batch to get its turn soon.
 const WINDOW: usize = 32;
 
-/// Lets waiting chunks of the open batches run until the queue holds enough of them: batches of higher priority first, then in turn.
-/// Answers how many chunks were admitted.
-pub(crate) async fn run_once(engine: &Engine, batches: &[Batch]) -> StoreResult<usize> {
+/// Lets waiting chunks of the open batches run until the queue holds enough of them: batches of higher priority first, then in turn,
+/// beginning with the `turn`-th. Answers how many chunks were admitted.
+pub(crate) async fn run_once(engine: &Engine, batches: &[Batch], turn: usize) -> StoreResult<usize> {
     let queued = match engine.queue.depth().await {
         Ok(depth) => depth,
         Err(error) => {
@@ -21,7 +21,9 @@ pub(crate) async fn run_once(engine: &Engine, batches: &[Batch]) -> StoreResult<
     let mut admitted = 0;
     let mut candidates: Vec<&Batch> = batches.iter().filter(|batch| batch.state.may_begin()).collect();
     candidates.sort_by_key(|batch| std::cmp::Reverse(batch.spec.priority));
-    for equals in candidates.chunk_by(|a, b| a.spec.priority == b.spec.priority) {
+    for equals in candidates.chunk_by_mut(|a, b| a.spec.priority == b.spec.priority) {
+        // Where there is room for one chunk at a time, the oldest batch would else take it every time.
+        equals.rotate_left(turn % equals.len());
         let share = room.div_ceil(equals.len()).max(1);
         for batch in equals {
             let take = share.min(room);

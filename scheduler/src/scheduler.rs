@@ -48,11 +48,13 @@ struct Loop {
     /// Batches a signal said something about since they were looked at.
     touched: HashSet<BatchId>,
     swept: Option<Instant>,
+    /// Chunks admitted so far: whose turn it is among batches of one priority.
+    turn: usize,
 }
 
 impl Loop {
     fn new(engine: Engine) -> Self {
-        Self { engine, watch: Watch::default(), touched: HashSet::new(), swept: None }
+        Self { engine, watch: Watch::default(), touched: HashSet::new(), swept: None, turn: 0 }
     }
 
     async fn run(mut self, stopping: CancellationToken) {
@@ -107,18 +109,23 @@ impl Loop {
         let sweep_due = self.swept.is_none_or(|at| at.elapsed() >= SWEEP);
         let batches = self.engine.store.open_batches().await?;
         if sweep_due {
-            self.watch.run_once(&self.engine).await?;
+            self.watch.run_once(&self.engine, Instant::now()).await?;
         }
         sweep::wake(&self.engine, &batches).await?;
         if sweep_due {
             sweep::rehint(&self.engine, &batches).await?;
         }
-        admit::run_once(&self.engine, &batches).await?;
+        self.turn = self.turn.wrapping_add(admit::run_once(&self.engine, &batches, self.turn).await?);
         let touched = std::mem::take(&mut self.touched);
         for batch in
             batches.iter().filter(|batch| may_end(batch) && (sweep_due || touched.contains(&batch.id)))
         {
-            close::run_once(&self.engine, batch).await?;
+            match close::run_once(&self.engine, batch).await {
+                Ok(_) => {}
+                Err(error @ StoreError::Unavailable(_)) => return Err(error),
+                // The others must not wait for one that is damaged or was just deleted.
+                Err(error) => tracing::error!(batch.id = %batch.id, error = %error, "a batch could not be closed"),
+            }
         }
         if sweep_due {
             self.swept = Some(Instant::now());

@@ -122,7 +122,14 @@ impl tower_service::Service<Task<Job>> for ItemService {
             // A task of its own: items spread over the runtime's threads, a panic stays with its item, and the item ends with the worker.
             let run = tokio::spawn({
                 let batch = batch.clone();
-                async move { pipeline.run(&batch.plan, batch.as_ref(), input).await }
+                async move {
+                    let end = pipeline.run(&batch.plan, batch.as_ref(), input).await;
+                    // Here and not below: whole rows of calls could end before the runtime comes to look at this one.
+                    if let ItemEnd::Settled { outcome, .. } = &end {
+                        batch.came_to(&outcome.ending);
+                    }
+                    end
+                }
             });
             let end = match AbortOnDropHandle::new(run).await {
                 Ok(end) => end,
@@ -130,9 +137,6 @@ impl tower_service::Service<Task<Job>> for ItemService {
                 // The process is being torn down, which says nothing about the item.
                 Err(_) => ItemEnd::Untouched { lane_paused_until_ms: None },
             };
-            if let ItemEnd::Settled { outcome, .. } = &end {
-                batch.came_to(&outcome.ending);
-            }
             settler.ended(key, offset, end, slot);
             if let Some(ended) = ended {
                 // Nobody may be waiting any more.

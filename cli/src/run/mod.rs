@@ -51,7 +51,7 @@ pub(crate) async fn run(args: RunArgs) -> Result<Exit, Failure> {
             .map_err(|error| Failure::work("the providers cannot be set up", error))?,
     );
     let provider = preflight::check(&providers, &model, !args.no_guard).await?;
-    let engine = state.open(&args, providers)?;
+    let engine = state.open(&args, &providers)?;
     let (clean, now) =
         shutdown_signals().map_err(|error| Failure::work("signals cannot be handled", error))?;
 

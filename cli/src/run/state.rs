@@ -36,7 +36,7 @@ impl StateDir {
             )));
         }
         let holds_others = || {
-            let entries = std::fs::read_dir(&path).map(|entries| entries.flatten().count()).unwrap_or(0);
+            let entries = std::fs::read_dir(&path).map_or(0, |entries| entries.flatten().count());
             entries > 0 && !path.join(DATABASE).exists()
         };
         if holds_others() {
@@ -49,7 +49,7 @@ impl StateDir {
     }
 
     /// Opens the store in it, after throwing away what was there when that was asked for.
-    pub(crate) fn open(&self, args: &RunArgs, providers: Arc<Providers>) -> Result<Engine, Failure> {
+    pub(crate) fn open(&self, args: &RunArgs, providers: &Arc<Providers>) -> Result<Engine, Failure> {
         let shown = self.path.display();
         if args.resume && !self.path.join(DATABASE).exists() {
             return Err(Failure::input(format!(

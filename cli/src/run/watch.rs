@@ -48,7 +48,7 @@ pub(crate) async fn until_ended(
             }
             // The worker goes on trying as well.
             Err(StoreError::Unavailable(error)) => {
-                view.say(&format!("the state cannot be read ({error}); trying again"))
+                view.say(&format!("the state cannot be read ({error}); trying again"));
             }
             Err(error) => return Err(Failure::work("the state of the run cannot be read", error)),
         }

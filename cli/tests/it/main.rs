@@ -1,5 +1,11 @@
 //! Whole journeys through the binary, and what holds for the workspace as a whole.
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "helpers of tests may fail a test like the tests themselves"
+)]
+
 mod edges;
 mod faults;
 mod journeys;

@@ -42,7 +42,15 @@ impl Lanes {
         }
     }
 
-    pub(crate) fn failed(&self, lane: &Arc<LaneId>, kind: FailureKind, called_ms: u64) -> LaneFailure {
+    /// A call that began at `called_ms` failed. `since_ms` is when the item's failure before was over, or the same moment when there
+    /// was none: if others got through since then, the lane works and the item does not.
+    pub(crate) fn failed(
+        &self,
+        lane: &Arc<LaneId>,
+        kind: FailureKind,
+        called_ms: u64,
+        since_ms: u64,
+    ) -> LaneFailure {
         let throttled = kind == FailureKind::RateLimited;
         let unreachable = matches!(kind, FailureKind::ProviderOverloaded | FailureKind::ConnectionFailed);
         if !throttled && !unreachable {
@@ -59,7 +67,7 @@ impl Lanes {
         });
         LaneFailure {
             // Being told to slow down is never the row's fault. An unreachable provider is, once others get through.
-            not_the_items_fault: throttled || health.last_success_ms < called_ms,
+            not_the_items_fault: throttled || health.last_success_ms <= since_ms,
             pause_number,
         }
     }
@@ -84,11 +92,14 @@ mod tests {
     fn an_outage_is_the_lanes_fault_and_a_single_bad_row_is_its_own() {
         let lanes = Lanes::default();
         let lane = Arc::new(LaneId::new("openrouter", "default"));
-        assert!(lanes.failed(&lane, FailureKind::ConnectionFailed, 100).not_the_items_fault);
+        assert!(lanes.failed(&lane, FailureKind::ConnectionFailed, 100, 100).not_the_items_fault);
         lanes.succeeded(&lane, 120);
-        assert!(!lanes.failed(&lane, FailureKind::ConnectionFailed, 110).not_the_items_fault);
-        assert!(lanes.failed(&lane, FailureKind::RateLimited, 110).not_the_items_fault);
-        assert!(!lanes.failed(&lane, FailureKind::EmptyReply, 200).not_the_items_fault);
+        assert!(!lanes.failed(&lane, FailureKind::ConnectionFailed, 110, 110).not_the_items_fault);
+        // A failure so quick that nobody gets through meanwhile is the row's own too, when others did since its last one.
+        assert!(lanes.failed(&lane, FailureKind::ConnectionFailed, 130, 130).not_the_items_fault);
+        assert!(!lanes.failed(&lane, FailureKind::ConnectionFailed, 130, 115).not_the_items_fault);
+        assert!(lanes.failed(&lane, FailureKind::RateLimited, 110, 110).not_the_items_fault);
+        assert!(!lanes.failed(&lane, FailureKind::EmptyReply, 200, 200).not_the_items_fault);
     }
 
     #[test]
@@ -96,14 +107,14 @@ mod tests {
         let lanes = Lanes::default();
         let lane = Arc::new(LaneId::new("openrouter", "default"));
         let pauses: Vec<_> = (1..=u64::from(PAUSE_AFTER))
-            .map(|n| lanes.failed(&lane, FailureKind::ConnectionFailed, n).pause_number)
+            .map(|n| lanes.failed(&lane, FailureKind::ConnectionFailed, n, n).pause_number)
             .collect();
         assert_eq!(pauses.iter().flatten().collect::<Vec<_>>(), [&1]);
         assert_eq!(pauses.last(), Some(&Some(1)));
         lanes.pausing(&lane, 1_000);
-        assert_eq!(lanes.failed(&lane, FailureKind::ConnectionFailed, 9).pause_number, None);
-        assert_eq!(lanes.failed(&lane, FailureKind::ConnectionFailed, 1_001).pause_number, Some(2));
+        assert_eq!(lanes.failed(&lane, FailureKind::ConnectionFailed, 9, 9).pause_number, None);
+        assert_eq!(lanes.failed(&lane, FailureKind::ConnectionFailed, 1_001, 1_001).pause_number, Some(2));
         lanes.succeeded(&lane, 1_003);
-        assert_eq!(lanes.failed(&lane, FailureKind::ConnectionFailed, 1_004).pause_number, None);
+        assert_eq!(lanes.failed(&lane, FailureKind::ConnectionFailed, 1_004, 1_004).pause_number, None);
     }
 }

@@ -84,6 +84,15 @@ impl Progress {
     fn spent(&self) -> Totals {
         Totals::of(self.attempts.iter().skip(self.inherited))
     }
+
+    /// When the last call began, and when the attempt before was over (the same moment when there was none). The wait for leave
+    /// belongs to neither: what others met meanwhile says nothing about the item.
+    fn window(&self) -> (u64, u64) {
+        let mut last_calls = self.attempts.iter().rev().filter_map(|attempt| attempt.calls.last());
+        let called_ms = last_calls.next().map_or(0, |call| call.started_ms);
+        let before = last_calls.next().map(|call| call.started_ms.saturating_add(call.duration_ms.into()));
+        (called_ms, before.map_or(called_ms, |over_ms| over_ms.min(called_ms)))
+    }
 }
 
 /// What follows an attempt that gave no outcome.
@@ -149,8 +158,6 @@ impl Pipeline {
                 number,
             };
             let (history, end) = self.attempt(&attempt).await;
-            // The wait for leave does not belong to the call: what others met meanwhile says nothing about it.
-            let called_ms = history.calls.last().map_or(0, |call| call.started_ms);
             if !history.calls.is_empty() {
                 progress.attempts.push(history);
             }
@@ -162,7 +169,7 @@ impl Pipeline {
                     return settled(&input, progress, Ending::Failed { kind, message }, vec![]);
                 }
                 AttemptEnd::Retry(failure) => {
-                    self.after_failure(plan, gate, &input, &mut progress, failure, called_ms).await
+                    self.after_failure(plan, gate, &input, &mut progress, failure).await
                 }
                 AttemptEnd::LanePaused { until_ms } => {
                     self.wait(gate, &input, &mut progress, until_ms, true).await
@@ -183,10 +190,10 @@ impl Pipeline {
         input: &ItemInput,
         progress: &mut Progress,
         failure: CallFailure,
-        called_ms: u64,
     ) -> Next {
         let now_ms = self.clock.now_ms();
-        let lane = self.lanes.failed(&plan.lane, failure.kind, called_ms);
+        let (called_ms, since_ms) = progress.window();
+        let lane = self.lanes.failed(&plan.lane, failure.kind, called_ms, since_ms);
         progress.failures = progress.failures.saturating_add(1);
         progress.last = Some(failure.kind);
         if !lane.not_the_items_fault {

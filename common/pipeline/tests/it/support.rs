@@ -1,0 +1,380 @@
+//! One item, its provider, and everything around it, as far as a test wants to choose it.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use promptmill_domain::{
+    BatchId, BatchSpec, Ending, FailureKind, LaneId, Message, ModelSettings, Money, Outcome, ParkedItem, Role,
+    Tokens, Totals,
+};
+use promptmill_pipeline::{BatchPlan, Gate, ItemEnd, ItemInput, Pipeline, RetryPolicy};
+use promptmill_ports::{Clock, Denied, HubError, Limiter, MemoryHub, Permit};
+use promptmill_provider::{CallFailure, ChatProvider, ChatReply, ChatRequest, Finish, ModelListing};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+/// When every test begins, Unix milliseconds.
+pub(crate) const START_MS: u64 = 1_790_000_000_000;
+
+/// What every scripted call costs.
+pub(crate) const COST: Money = Money::from_pico(1_000);
+
+/// A reply that [`Scene::json`]'s template accepts.
+pub(crate) const GOOD: &str = r#"{"word":"yes"}"#;
+
+pub(crate) type Answer = Result<ChatReply, CallFailure>;
+type Script = dyn Fn(usize, &ChatRequest) -> Answer + Send + Sync;
+
+/// A call as the provider saw it.
+#[derive(Debug, Clone)]
+pub(crate) struct Seen {
+    pub(crate) at: Duration,
+    pub(crate) attempt: u32,
+    pub(crate) messages: Vec<Message>,
+}
+
+/// Answers by a script, and keeps what it was asked.
+pub(crate) struct ScriptedProvider {
+    script: Box<Script>,
+    takes: Duration,
+    began: Instant,
+    seen: Mutex<Vec<Seen>>,
+    now: AtomicUsize,
+    most: AtomicUsize,
+}
+
+impl ScriptedProvider {
+    pub(crate) fn seen(&self) -> Vec<Seen> {
+        self.seen.lock().unwrap().clone()
+    }
+
+    /// The moment the clock began to run.
+    pub(crate) fn began(&self) -> Instant {
+        self.began
+    }
+
+    pub(crate) fn calls(&self) -> usize {
+        self.seen.lock().unwrap().len()
+    }
+
+    /// The most calls at the same time.
+    pub(crate) fn most(&self) -> usize {
+        self.most.load(Ordering::SeqCst)
+    }
+}
+
+#[async_trait]
+impl ChatProvider for ScriptedProvider {
+    fn name(&self) -> &str {
+        "scripted"
+    }
+
+    fn credential_name(&self) -> &str {
+        "none"
+    }
+
+    async fn chat(&self, request: &ChatRequest) -> Answer {
+        let call = {
+            let mut seen = self.seen.lock().unwrap();
+            seen.push(Seen {
+                at: self.began.elapsed(),
+                attempt: request.attempt,
+                messages: request.messages.clone(),
+            });
+            seen.len() - 1
+        };
+        let now = self.now.fetch_add(1, Ordering::SeqCst) + 1;
+        self.most.fetch_max(now, Ordering::SeqCst);
+        tokio::time::sleep(self.takes).await;
+        self.now.fetch_sub(1, Ordering::SeqCst);
+        (self.script)(call, request)
+    }
+
+    async fn models(&self) -> Result<Vec<ModelListing>, CallFailure> {
+        Ok(vec![])
+    }
+}
+
+/// Wall time that goes with the runtime's time.
+struct TestClock(Instant);
+
+impl Clock for TestClock {
+    fn now_ms(&self) -> u64 {
+        START_MS + u64::try_from(self.0.elapsed().as_millis()).unwrap()
+    }
+}
+
+/// The in-memory limiter, with a list of the pauses it was told.
+#[derive(Default)]
+pub(crate) struct WatchedLimiter {
+    hub: MemoryHub,
+    pauses: Mutex<Vec<u64>>,
+}
+
+impl WatchedLimiter {
+    /// How long after the start each pause was to end, in milliseconds.
+    pub(crate) fn pauses(&self) -> Vec<u64> {
+        self.pauses.lock().unwrap().iter().map(|until| until - START_MS).collect()
+    }
+}
+
+#[async_trait]
+impl Limiter for WatchedLimiter {
+    async fn acquire(&self, lane: &LaneId, tokens: u32, now_ms: u64) -> Result<Permit, Denied> {
+        self.hub.acquire(lane, tokens, now_ms).await
+    }
+
+    async fn pause(&self, lane: &LaneId, until_ms: u64) -> Result<(), HubError> {
+        self.pauses.lock().unwrap().push(until_ms);
+        self.hub.pause(lane, until_ms).await
+    }
+
+    async fn set_concurrency(&self, lane: &LaneId, limit: Option<u32>) -> Result<(), HubError> {
+        self.hub.set_concurrency(lane, limit).await
+    }
+}
+
+/// A gate that a test closes.
+#[derive(Default)]
+pub(crate) struct TestGate {
+    closed: CancellationToken,
+    spent: Mutex<Totals>,
+}
+
+impl TestGate {
+    pub(crate) fn close(&self) {
+        self.closed.cancel();
+    }
+
+    pub(crate) fn spent(&self) -> Totals {
+        *self.spent.lock().unwrap()
+    }
+}
+
+#[async_trait]
+impl Gate for TestGate {
+    fn is_open(&self) -> bool {
+        !self.closed.is_cancelled()
+    }
+
+    async fn closed(&self) {
+        self.closed.cancelled().await;
+    }
+
+    fn spent(&self, totals: &Totals) {
+        *self.spent.lock().unwrap() += *totals;
+    }
+}
+
+/// Everything around an item. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Scene {
+    pub(crate) provider: Arc<ScriptedProvider>,
+    pub(crate) limiter: Arc<WatchedLimiter>,
+    pub(crate) gate: Arc<TestGate>,
+    pipeline: Arc<Pipeline>,
+    plan: Arc<BatchPlan>,
+}
+
+/// How a scene differs from the usual one.
+pub(crate) struct Setting {
+    pub(crate) output: &'static str,
+    pub(crate) rules: &'static str,
+    pub(crate) max_attempts: u32,
+    pub(crate) max_repairs: u32,
+    pub(crate) concurrency: usize,
+    pub(crate) takes: Duration,
+    pub(crate) policy: RetryPolicy,
+}
+
+impl Default for Setting {
+    fn default() -> Self {
+        Self {
+            output: r#"{"format":"json","schema":{"type":"object","required":["word"],"properties":{"word":{"type":"string"}}}}"#,
+            rules: "[]",
+            max_attempts: 5,
+            max_repairs: 2,
+            concurrency: 4,
+            takes: Duration::from_millis(10),
+            policy: RetryPolicy::default(),
+        }
+    }
+}
+
+impl Setting {
+    pub(crate) fn text() -> Self {
+        Self { output: r#"{"format":"text"}"#, ..Self::default() }
+    }
+
+    pub(crate) fn scene(self, script: impl Fn(usize, &ChatRequest) -> Answer + Send + Sync + 'static) -> Scene {
+        let template = format!(
+            r#"{{"name":"test","messages":[{{"role":"system","content":"Be brief."}},{{"role":"user","content":"Say {{{{ word }}}}."}}],
+                "variables":{{"word":{{"type":"string"}}}},"output":{},"rules":{},"max_repairs":{}}}"#,
+            self.output, self.rules, self.max_repairs
+        );
+        let spec = BatchSpec {
+            template,
+            model: "scripted:any".parse().unwrap(),
+            settings: ModelSettings::default(),
+            max_attempts: self.max_attempts,
+            priority: 0,
+        };
+        let began = Instant::now();
+        let provider = Arc::new(ScriptedProvider {
+            script: Box::new(script),
+            takes: self.takes,
+            began,
+            seen: Mutex::default(),
+            now: AtomicUsize::new(0),
+            most: AtomicUsize::new(0),
+        });
+        let limiter = Arc::new(WatchedLimiter::default());
+        let plan = BatchPlan::new(BatchId::from_bytes([7; 16]), &spec, provider.clone()).unwrap();
+        Scene {
+            pipeline: Arc::new(Pipeline::new(
+                limiter.clone(),
+                Arc::new(TestClock(began)),
+                self.concurrency,
+                self.policy,
+            )),
+            plan: Arc::new(plan),
+            gate: Arc::default(),
+            provider,
+            limiter,
+        }
+    }
+}
+
+impl Scene {
+    /// A usual scene with this script.
+    pub(crate) fn json(script: impl Fn(usize, &ChatRequest) -> Answer + Send + Sync + 'static) -> Self {
+        Setting::default().scene(script)
+    }
+
+    /// A usual scene that answers so, one after the other, and well from then on.
+    pub(crate) fn of(answers: Vec<Answer>) -> Self {
+        Self::json(in_turn(answers))
+    }
+
+    pub(crate) async fn run(&self) -> ItemEnd {
+        self.run_item(item(0)).await
+    }
+
+    pub(crate) async fn run_item(&self, input: ItemInput) -> ItemEnd {
+        self.pipeline.run(&self.plan, self.gate.as_ref(), input).await
+    }
+
+    /// Begins an item beside the test.
+    pub(crate) fn spawn(&self, input: ItemInput) -> tokio::task::JoinHandle<ItemEnd> {
+        let scene = self.clone();
+        tokio::spawn(async move { scene.run_item(input).await })
+    }
+
+    pub(crate) fn lane(&self) -> LaneId {
+        self.plan.lane().clone()
+    }
+
+    pub(crate) fn calls_in_flight(&self) -> usize {
+        self.pipeline.calls_in_flight()
+    }
+}
+
+/// A fresh item.
+pub(crate) fn item(index: u32) -> ItemInput {
+    ItemInput {
+        index,
+        offset: index,
+        custom_id: Some(format!("row-{index}")),
+        variables: r#"{"word":"yes"}"#.to_owned(),
+        parked: None,
+    }
+}
+
+/// These answers one after the other, and good ones from then on.
+pub(crate) fn in_turn(answers: Vec<Answer>) -> impl Fn(usize, &ChatRequest) -> Answer {
+    move |call, _| answers.get(call).cloned().unwrap_or_else(|| says(GOOD))
+}
+
+/// A complete reply.
+pub(crate) fn says(content: &str) -> Answer {
+    Ok(reply(content, Finish::Stop))
+}
+
+/// A reply that ended so.
+pub(crate) fn ends(content: &str, finish: Finish) -> Answer {
+    Ok(reply(content, finish))
+}
+
+fn reply(content: &str, finish: Finish) -> ChatReply {
+    ChatReply {
+        content: content.to_owned(),
+        finish,
+        usage: Some(Tokens { prompt: 10, completion: 5 }),
+        cost: Some(COST),
+        generation: None,
+        status: 200,
+        flags: vec![],
+    }
+}
+
+/// A failed call.
+pub(crate) fn fails(kind: FailureKind) -> Answer {
+    Err(CallFailure::new(kind, "the provider's words"))
+}
+
+/// The provider says when to come back, to the whole lane.
+pub(crate) fn slow_down(retry_after: Duration) -> Answer {
+    let mut failure = CallFailure::new(FailureKind::RateLimited, "slow down").with_status(429);
+    failure.retry_after = Some(retry_after);
+    failure.lane_wide = true;
+    Err(failure)
+}
+
+#[track_caller]
+pub(crate) fn settled(end: ItemEnd) -> (Outcome, Totals) {
+    match end {
+        ItemEnd::Settled { outcome, spent } => (*outcome, spent),
+        other => panic!("not settled: {other:?}"),
+    }
+}
+
+#[track_caller]
+pub(crate) fn failed(end: ItemEnd) -> (FailureKind, String, Outcome) {
+    let (outcome, _) = settled(end);
+    match outcome.ending.clone() {
+        Ending::Failed { kind, message } => (kind, message, outcome),
+        Ending::Succeeded { .. } => panic!("succeeded"),
+    }
+}
+
+#[track_caller]
+pub(crate) fn succeeded(end: ItemEnd) -> (bool, Outcome) {
+    let (outcome, _) = settled(end);
+    match outcome.ending.clone() {
+        Ending::Succeeded { repaired, .. } => (repaired, outcome),
+        Ending::Failed { kind, message } => panic!("failed: {kind:?} {message}"),
+    }
+}
+
+#[track_caller]
+pub(crate) fn parked(end: ItemEnd) -> (ParkedItem, Totals) {
+    match end {
+        ItemEnd::Parked { item, spent } => (item, spent),
+        other => panic!("not parked: {other:?}"),
+    }
+}
+
+#[track_caller]
+pub(crate) fn untouched(end: ItemEnd) -> Option<u64> {
+    match end {
+        ItemEnd::Untouched { lane_paused_until_ms } => lane_paused_until_ms,
+        other => panic!("not untouched: {other:?}"),
+    }
+}
+
+/// Who spoke, in order.
+pub(crate) fn roles(messages: &[Message]) -> Vec<Role> {
+    messages.iter().map(|message| message.role).collect()
+}

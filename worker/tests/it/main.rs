@@ -1,0 +1,12 @@
+//! The worker from outside: real SQLite, the in-memory hub or one that misbehaves, and a scripted provider with a ledger.
+
+#![expect(clippy::unwrap_used, clippy::panic, reason = "helpers of tests fail the test")]
+
+mod deaths;
+mod ends;
+mod failing_store;
+mod provider;
+mod quarantine;
+mod steering;
+mod store_faults;
+mod support;
