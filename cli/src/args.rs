@@ -94,7 +94,7 @@ pub(crate) struct RunArgs {
     /// Go on even when the first items all fail for one cause outside the rows.
     #[arg(long)]
     pub(crate) no_guard: bool,
-    /// Print no progress.
+    /// Print neither progress nor summary.
     #[arg(long, short)]
     pub(crate) quiet: bool,
 }

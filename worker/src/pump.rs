@@ -9,7 +9,7 @@ use promptmill_pipeline::ItemInput;
 use promptmill_ports::Lease;
 use promptmill_rowio::{StoredRow, decode_range};
 use promptmill_runtime::Engine;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc};
 
 use crate::batches::{ActiveBatch, Batches};
 use crate::gate::SessionGate;
@@ -48,6 +48,8 @@ pub(crate) struct Pump {
     pub(crate) slots: Arc<Slots>,
     pub(crate) settler: SettlerHandle,
     pub(crate) jobs: mpsc::Sender<Job>,
+    /// Held while an item of a quarantined chunk is tried.
+    pub(crate) alone: Arc<Semaphore>,
 }
 
 impl Pump {
@@ -96,7 +98,7 @@ impl Pump {
                 }
             };
             if let Some(Unbegun { input, room }) = chunk.items.pop_front() {
-                self.begin(chunk.key, chunk.batch.clone(), input, Slot::new(place, room), None).await;
+                self.begin(chunk.key, chunk.batch.clone(), input, Slot::new(place, room)).await;
             }
             if chunk.items.is_empty() {
                 claimed.pop_front();
@@ -104,16 +106,16 @@ impl Pump {
         }
     }
 
+    /// Hands an item to the runtime; `false` when that is gone.
     async fn begin(
         &self,
         key: LeaseKey,
         batch: Arc<ActiveBatch>,
         input: ItemInput,
         slot: Slot,
-        ended: Option<oneshot::Sender<()>>,
-    ) {
+    ) -> bool {
         // The channel ends only with the runtime, when the whole worker is being torn down.
-        let _ = self.jobs.send(Job { key, batch, input, slot, ended }).await;
+        self.jobs.send(Job { key, batch, input, slot }).await.is_ok()
     }
 
     /// Room for up to `chunks` chunks. When there is none now it is waited for only if `must`.
@@ -212,30 +214,33 @@ impl Pump {
         None
     }
 
+    /// Runs the items of a quarantined chunk one at a time, and no item of another quarantined chunk beside them: the death of this
+    /// process is held against every item that is being tried, and all but one of them would be innocent.
     async fn run_alone(self, mut chunk: Claimed) {
         while let Some(Unbegun { input, room }) = chunk.items.pop_front() {
             let begun = async {
+                let alone = self.alone.clone().acquire_owned().await.expect("the semaphore is never closed");
                 let place = self.slots.place().await;
                 let now_ms = self.engine.clock.now_ms();
                 let mine =
                     self.engine.store.try_item(chunk.key.chunk, chunk.key.token, input.offset, now_ms).await;
-                matches!(mine, Ok(true)).then_some(place)
+                matches!(mine, Ok(true)).then_some((alone, place))
             };
-            let place = tokio::select! {
-                place = begun => place,
+            let begun = tokio::select! {
+                begun = begun => begun,
                 () = promptmill_pipeline::Gate::closed(chunk.batch.as_ref()) => None,
             };
-            let Some(place) = place else {
+            let Some((alone, place)) = begun else {
                 self.settler.dropped(chunk.key, len_of(&chunk.items) + 1);
                 return;
             };
-            let slot = Slot::new(place, room);
-            let (ended, end) = oneshot::channel();
-            self.begin(chunk.key, chunk.batch.clone(), input, slot, Some(ended)).await;
-            // An error means the runtime is gone, and then the next item cannot begin either.
-            if end.await.is_err() {
+            let (slot, recorded) = Slot::watched(place, room);
+            if !self.begin(chunk.key, chunk.batch.clone(), input, slot).await {
                 return;
             }
+            // Until it is recorded the head still says that this item is being tried.
+            let _ = recorded.await;
+            drop(alone);
         }
     }
 }
@@ -250,6 +255,7 @@ impl Clone for Pump {
             slots: self.slots.clone(),
             settler: self.settler.clone(),
             jobs: self.jobs.clone(),
+            alone: self.alone.clone(),
         }
     }
 }

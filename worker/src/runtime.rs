@@ -11,7 +11,7 @@ use apalis_core::task::builder::TaskBuilder;
 use apalis_core::worker::context::WorkerContext;
 use promptmill_domain::{Attempt, Ending, FailureKind, Outcome, Totals};
 use promptmill_pipeline::{ItemEnd, ItemInput, Pipeline};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 use tokio_util::task::AbortOnDropHandle;
 use tower_layer::Identity;
 
@@ -26,8 +26,6 @@ pub(crate) struct Job {
     pub(crate) input: ItemInput,
     /// Its slot; given back when its end is recorded.
     pub(crate) slot: Slot,
-    /// Told when its end is handed to the settler.
-    pub(crate) ended: Option<oneshot::Sender<()>>,
 }
 
 /// The apalis backend: the receiving end of the pump's channel.
@@ -114,7 +112,7 @@ impl tower_service::Service<Task<Job>> for ItemService {
     }
 
     fn call(&mut self, task: Task<Job>) -> Self::Future {
-        let Job { key, batch, input, slot, ended } = task.args;
+        let Job { key, batch, input, slot } = task.args;
         let (pipeline, settler) = (self.pipeline.clone(), self.settler.clone());
         Box::pin(async move {
             let offset = input.offset;
@@ -138,10 +136,6 @@ impl tower_service::Service<Task<Job>> for ItemService {
                 Err(_) => ItemEnd::Untouched { lane_paused_until_ms: None },
             };
             settler.ended(key, offset, end, slot);
-            if let Some(ended) = ended {
-                // Nobody may be waiting any more.
-                let _ = ended.send(());
-            }
             Ok(())
         })
     }

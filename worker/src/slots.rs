@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use promptmill_domain::chunk::{MAX_BLOCK_BYTES, MAX_CHUNK_ROWS};
 use promptmill_pipeline::ItemInput;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 /// Bytes of rows in hand at the same time.
 const ROW_BYTES: usize = 64 * 1024 * 1024;
@@ -31,7 +31,13 @@ pub(crate) struct Slots {
 pub(crate) struct Slot {
     _place: OwnedSemaphorePermit,
     _room: Room,
+    /// Its receiver ends with the slot, which is when the item's end is recorded.
+    _watched: Option<oneshot::Sender<Never>>,
 }
+
+/// What is never sent.
+#[derive(Debug)]
+pub(crate) enum Never {}
 
 /// Room for the rows of one chunk, or for one of them.
 #[derive(Debug)]
@@ -78,7 +84,13 @@ impl Slots {
 
 impl Slot {
     pub(crate) fn new(place: OwnedSemaphorePermit, room: Room) -> Self {
-        Self { _place: place, _room: room }
+        Self { _place: place, _room: room, _watched: None }
+    }
+
+    /// A slot, and a receiver that ends when it is given back.
+    pub(crate) fn watched(place: OwnedSemaphorePermit, room: Room) -> (Self, oneshot::Receiver<Never>) {
+        let (watched, given_back) = oneshot::channel();
+        (Self { _place: place, _room: room, _watched: Some(watched) }, given_back)
     }
 }
 

@@ -8,7 +8,7 @@ use promptmill_domain::SessionId;
 use promptmill_pipeline::{Pipeline, RetryPolicy};
 use promptmill_ports::StoreError;
 use promptmill_runtime::Engine;
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
@@ -94,6 +94,7 @@ impl Worker {
             slots,
             settler: settler_handle.clone(),
             jobs,
+            alone: Arc::new(Semaphore::new(1)),
         };
         let items = WorkerBuilder::new(config.label.as_str())
             .backend(JobBackend::new(backend))

@@ -18,9 +18,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use promptmill_domain::{
-    BatchEvent, BatchLimits, BatchSpec, BatchState, ModelRef, ModelSettings, PauseReason, TenantId,
+    BatchEvent, BatchId, BatchLimits, BatchSpec, BatchState, LaneId, ModelRef, ModelSettings, PauseReason,
+    TenantId,
 };
-use promptmill_ports::flow;
+use promptmill_ports::{Progress, flow};
 use promptmill_prompt::Template;
 use promptmill_runtime::{Engine, ProviderSettings, Providers, shutdown_signals};
 use promptmill_scheduler::Scheduler;
@@ -75,9 +76,12 @@ pub(crate) async fn run(args: RunArgs) -> Result<Exit, Failure> {
             earlier.id
         }
     };
-    let lane = promptmill_domain::LaneId::new(provider.name(), provider.credential_name());
+    let lane = LaneId::new(provider.name(), provider.credential_name());
     go_on(&engine, &tenant, batch, &lane, limits).await?;
 
+    let scene =
+        Scene { engine: &engine, tenant: &tenant, batch, args: &args, template: &template, target: &target };
+    let before = scene.progress().await?.counts.settled();
     let started = Instant::now();
     let config = WorkerConfig {
         concurrency: args.concurrency as usize,
@@ -97,15 +101,15 @@ pub(crate) async fn run(args: RunArgs) -> Result<Exit, Failure> {
     worker.stop(&now).await;
     scheduler.stop().await;
     view.finish();
-    finish(&engine, &tenant, batch, &args, &template, &target, ended?, started.elapsed()).await
+    scene.finish(ended?, started.elapsed(), before).await
 }
 
 /// Submits a batch that is not yet, and lets one that stands still go on.
 async fn go_on(
     engine: &Engine,
     tenant: &TenantId,
-    batch: promptmill_domain::BatchId,
-    lane: &promptmill_domain::LaneId,
+    batch: BatchId,
+    lane: &LaneId,
     limits: BatchLimits,
 ) -> Result<(), Failure> {
     let stuck = |error| Failure::work("the batch cannot be started", error);
@@ -130,51 +134,60 @@ async fn go_on(
     Ok(())
 }
 
-/// Writes the results, tells what came of it, and chooses the exit code.
-#[expect(
-    clippy::too_many_arguments,
-    reason = "the last step of one story, with everything the story gathered"
-)]
-async fn finish(
-    engine: &Engine,
-    tenant: &TenantId,
-    batch: promptmill_domain::BatchId,
-    args: &RunArgs,
-    template: &Template,
-    target: &Target,
-    ended: Ended,
-    took: Duration,
-) -> Result<Exit, Failure> {
-    let progress = engine
-        .store
-        .progress(tenant, batch)
-        .await
-        .map_err(|error| Failure::work("the counts cannot be read", error))?;
-    if ended == Ended::Interrupted {
-        summary::print(args, &progress.counts, took, None);
-        return Ok(interrupted(args));
+/// The run, once it is clear what runs.
+struct Scene<'a> {
+    engine: &'a Engine,
+    tenant: &'a TenantId,
+    batch: BatchId,
+    args: &'a RunArgs,
+    template: &'a Template,
+    target: &'a Target,
+}
+
+impl Scene<'_> {
+    async fn progress(&self) -> Result<Progress, Failure> {
+        let progress = self.engine.store.progress(self.tenant, self.batch).await;
+        progress.map_err(|error| Failure::work("the counts cannot be read", error))
     }
-    output::write(engine, tenant, batch, template, target, args.include_input).await?;
-    summary::print(args, &progress.counts, took, Some(target));
-    match ended {
-        Ended::Completed if progress.counts.all_failed() == 0 => Ok(Exit::Success),
-        Ended::Completed => Ok(Exit::SomeFailed),
-        Ended::Paused(PauseReason::Budget) => {
-            let spent = progress.counts.totals.cost;
-            eprintln!(
-                "stopped: ${spent} are spent, the limit is reached; go on with --resume and a higher --max-cost"
-            );
-            Ok(Exit::Budget)
+
+    /// Writes the results, tells what came of it, and chooses the exit code. `before` is how many items had their outcome when this
+    /// run of `took` began.
+    async fn finish(&self, ended: Ended, took: Duration, before: u64) -> Result<Exit, Failure> {
+        let counts = self.progress().await?.counts;
+        if ended == Ended::Interrupted {
+            summary::print(self.args, &counts, took, before, None);
+            return Ok(interrupted(self.args));
         }
-        Ended::Paused(PauseReason::Suspect { kind, message }) => {
-            let kind = kind.as_str();
-            eprintln!("stopped: the first items all failed alike: {kind}: {message}");
-            eprintln!(
-                "mend the cause and begin anew with --fresh, or go on all the same with --resume --no-guard"
-            );
-            Ok(Exit::Suspect)
+        output::write(
+            self.engine,
+            self.tenant,
+            self.batch,
+            self.template,
+            self.target,
+            self.args.include_input,
+        )
+        .await?;
+        summary::print(self.args, &counts, took, before, Some(self.target));
+        match ended {
+            Ended::Completed if counts.all_failed() == 0 => Ok(Exit::Success),
+            Ended::Completed => Ok(Exit::SomeFailed),
+            Ended::Paused(PauseReason::Budget) => {
+                let spent = counts.totals.cost;
+                eprintln!(
+                    "stopped: ${spent} are spent, the limit is reached; go on with --resume and a higher --max-cost"
+                );
+                Ok(Exit::Budget)
+            }
+            Ended::Paused(PauseReason::Suspect { kind, message }) => {
+                let kind = kind.as_str();
+                eprintln!("stopped: the first items all failed alike: {kind}: {message}");
+                eprintln!(
+                    "mend the cause and begin anew with --fresh, or go on all the same with --resume --no-guard"
+                );
+                Ok(Exit::Suspect)
+            }
+            Ended::Paused(PauseReason::Requested) | Ended::Interrupted => Ok(interrupted(self.args)),
         }
-        Ended::Paused(PauseReason::Requested) | Ended::Interrupted => Ok(interrupted(args)),
     }
 }
 

@@ -4,7 +4,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use promptmill_domain::{Batch, BatchSpec, BatchState, TenantId};
-use promptmill_runtime::{Engine, Providers};
+use promptmill_ports::StoreError;
+use promptmill_runtime::{Engine, EngineError, Providers};
 
 use super::target::Target;
 use crate::args::RunArgs;
@@ -56,18 +57,19 @@ impl StateDir {
                 "there is no run to resume in {shown}; leave --resume out to begin one"
             )));
         }
-        let open = || {
-            Engine::embedded(&self.path, providers.clone()).map_err(|error| {
-                Failure::work(format!("the state of the run in {shown} cannot be opened"), error)
-            })
-        };
+        let unusable =
+            |error| Failure::work(format!("the state of the run in {shown} cannot be opened"), error);
         if args.fresh && self.path.exists() {
-            // Opened first: a run that is under way there holds the lock and must not lose its files.
-            drop(open()?);
+            // Opened first: a run that is under way there holds the lock and must not lose its files. Damage is no reason to keep them.
+            match Engine::embedded(&self.path, providers.clone()) {
+                Ok(engine) => drop(engine),
+                Err(EngineError::Store(_, StoreError::Corrupt(_))) => {}
+                Err(error) => return Err(unusable(error)),
+            }
             std::fs::remove_dir_all(&self.path)
                 .map_err(|error| Failure::work(format!("{shown} cannot be removed"), error))?;
         }
-        open()
+        Engine::embedded(&self.path, providers.clone()).map_err(unusable)
     }
 
     /// What an earlier run left; a draft that never became a batch is removed.

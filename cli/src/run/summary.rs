@@ -8,18 +8,18 @@ use super::progress::{cents, duration};
 use super::target::Target;
 use crate::args::RunArgs;
 
-/// Prints to standard error what the rows came to and what it took.
-pub(crate) fn print(args: &RunArgs, counts: &Counts, took: Duration, written: Option<&Target>) {
+/// Prints to standard error what the rows came to, and what it took; `before` items had their outcome when this run began.
+pub(crate) fn print(args: &RunArgs, counts: &Counts, took: Duration, before: u64, written: Option<&Target>) {
     if args.quiet {
         return;
     }
-    eprint!("{}", text(counts, took));
+    eprint!("{}", text(counts, took, before));
     if let Some(Target::File { path, .. }) = written {
         eprintln!("results: {}", path.display());
     }
 }
 
-fn text(counts: &Counts, took: Duration) -> String {
+fn text(counts: &Counts, took: Duration, before: u64) -> String {
     let mut text = format!(
         "{} of {} rows have an outcome: {} succeeded ({} first time, {} repaired), {} failed\n",
         counts.settled(),
@@ -33,7 +33,7 @@ fn text(counts: &Counts, took: Duration) -> String {
         text.push_str(&format!("  failed: {items} {}\n", kind.as_str()));
     }
     let totals = &counts.totals;
-    let rate = counts.settled() as f64 / took.as_secs_f64().max(0.001);
+    let rate = counts.settled().saturating_sub(before) as f64 / took.as_secs_f64().max(0.001);
     text.push_str(&format!(
         "{} calls, {} + {} tokens, ${}, {} ({rate:.0} rows/s)\n",
         totals.calls,
@@ -58,11 +58,11 @@ mod tests {
             failed: [(FailureKind::ContentRefused, 1)].into(),
             ..Counts::default()
         };
-        let text = text(&counts, Duration::from_secs(2));
+        let text = text(&counts, Duration::from_secs(2), 4);
         assert_eq!(
             text,
             "10 of 10 rows have an outcome: 9 succeeded (7 first time, 2 repaired), 1 failed\n  failed: 1 content_refused\n\
-             0 calls, 0 + 0 tokens, $0, 2.0 s (5 rows/s)\n"
+             0 calls, 0 + 0 tokens, $0, 2.0 s (3 rows/s)\n"
         );
     }
 }

@@ -23,7 +23,7 @@ async fn a_worker_whose_session_was_buried_records_nothing_more_and_another_fini
     provider.release(4);
     dead.ended().await;
     assert_eq!(scene.counts(batch).await.succeeded, settled, "a late settle is fenced");
-    assert_eq!(provider.now(), 0, "its calls are given up");
+    eventually("its calls are given up", async || provider.now() == 0).await;
     let begun = provider.begun();
     let begun_rows = provider.rows_begun();
     assert_eq!(begun, begun_rows);
@@ -55,7 +55,6 @@ async fn a_clean_stop_records_what_is_under_way_and_hands_back_the_rest_without_
     let counts = scene.counts(batch).await;
     assert_eq!((counts.succeeded, counts.leased, counts.open()), (8, 0, 592));
     let heads = scene.claim_all(batch).await;
-    assert_eq!(heads.len(), 32);
     assert!(heads.iter().all(|head| head.kills == 0), "a planned stop is no death");
     assert_eq!(heads.iter().map(|head| u64::from(head.open())).sum::<u64>(), 592);
 }
@@ -64,7 +63,7 @@ async fn a_clean_stop_records_what_is_under_way_and_hands_back_the_rest_without_
 async fn a_stop_that_may_not_wait_gives_its_calls_up_without_a_death() {
     let provider = Scripted::new(|_, _| Does::Hang);
     let scene = Scene::new(provider.clone());
-    let batch = scene.submit(100).await;
+    let batch = scene.submit(64).await;
     scene.step().await;
     let worker = scene.worker(8).await;
     eventually("calls are under way", async || provider.now() == 8).await;

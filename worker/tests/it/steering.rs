@@ -24,8 +24,12 @@ async fn a_cancel_seals_what_is_open_and_a_late_reply_is_no_result() {
     scene.steer(batch, BatchEvent::Cancel).await;
     let counts = scene.ended(batch, BatchState::Cancelled).await;
     assert_eq!((counts.succeeded, counts.cancelled), (10, 90));
-    provider.release(100);
-    eventually("the late replies came", async || provider.now() == 0).await;
+    scene.engine.signals.publish(Signal::BatchChanged(batch)).await.unwrap();
+    eventually("the late replies came and nothing follows them", async || {
+        provider.release(1);
+        provider.now() == 0
+    })
+    .await;
     scene.stop(worker).await;
     let outcomes = scene.outcomes(batch).await;
     let cancelled: Vec<_> = outcomes.iter().filter(|outcome| outcome.code == ItemCode::Cancelled).collect();
@@ -44,7 +48,8 @@ async fn check_pause_and_resume(scene: Scene, provider: &Scripted, signal: bool)
     if signal {
         scene.engine.signals.publish(Signal::BatchChanged(batch)).await.unwrap();
     }
-    // Chunks are let go of once the pause has arrived, by a signal or by a beat; calls under way hold theirs.
+    // Calls under way hold their chunks, of at most 13 rows; all others are let go of once the pause arrives.
+    eventually("the pause arrives", async || scene.counts(batch).await.leased <= 4 * 13).await;
     provider.release(4);
     eventually("everything is let go of", async || scene.counts(batch).await.leased == 0).await;
     let begun = provider.begun();
