@@ -124,7 +124,9 @@ impl Loop {
                 Ok(_) => {}
                 Err(error @ StoreError::Unavailable(_)) => return Err(error),
                 // The others must not wait for one that is damaged or was just deleted.
-                Err(error) => tracing::error!(batch.id = %batch.id, error = %error, "a batch could not be closed"),
+                Err(error) => {
+                    tracing::error!(batch.id = %batch.id, error = %error, "a batch could not be closed")
+                }
             }
         }
         if sweep_due {

@@ -107,13 +107,7 @@ impl Pump {
     }
 
     /// Hands an item to the runtime; `false` when that is gone.
-    async fn begin(
-        &self,
-        key: LeaseKey,
-        batch: Arc<ActiveBatch>,
-        input: ItemInput,
-        slot: Slot,
-    ) -> bool {
+    async fn begin(&self, key: LeaseKey, batch: Arc<ActiveBatch>, input: ItemInput, slot: Slot) -> bool {
         // The channel ends only with the runtime, when the whole worker is being torn down.
         self.jobs.send(Job { key, batch, input, slot }).await.is_ok()
     }

@@ -189,12 +189,7 @@ impl Settler {
         slots
     }
 
-    fn take(
-        &mut self,
-        told: Told,
-        gathered: &mut HashMap<LeaseKey, Gathered>,
-        slots: &mut Vec<Slot>,
-    ) {
+    fn take(&mut self, told: Told, gathered: &mut HashMap<LeaseKey, Gathered>, slots: &mut Vec<Slot>) {
         match told {
             Told::Leased { key, items } => {
                 self.held.insert(key, Held { remaining: items, ..Held::default() });

@@ -34,7 +34,11 @@ async fn a_worker_whose_session_was_buried_records_nothing_more_and_another_fini
     scene.check_one_outcome_each(batch, 600).await;
     assert_eq!(provider.rows_begun(), 600);
     let begun_and_unsettled = begun - usize::try_from(settled).unwrap();
-    assert_eq!(provider.begun(), 600 + begun_and_unsettled, "only what was begun and unsettled is called again");
+    assert_eq!(
+        provider.begun(),
+        600 + begun_and_unsettled,
+        "only what was begun and unsettled is called again"
+    );
     // Stopping what has ended by itself is no mistake.
     scene.stop(dead).await;
     scene.stop(heir).await;

@@ -59,7 +59,8 @@ async fn an_item_that_panics_fails_alone_and_the_worker_goes_on() {
     let worker = scene.worker(8).await;
     let counts = scene.ended(batch, BatchState::Completed).await;
     assert_eq!((counts.succeeded, counts.failed[&FailureKind::Internal]), (196, 4));
-    let failed = scene.outcomes(batch).await.into_iter().filter(|outcome| outcome.code != ItemCode::Succeeded);
+    let failed =
+        scene.outcomes(batch).await.into_iter().filter(|outcome| outcome.code != ItemCode::Succeeded);
     assert!(failed.map(|outcome| outcome.index).eq([7, 57, 107, 157]));
     assert_eq!(worker.calls_in_flight(), 0, "a panic gives its place back");
     let next = scene.submit(20).await;
@@ -85,7 +86,9 @@ async fn failures_of_the_provider_cost_attempts_and_not_the_batch() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn chunks_of_a_lane_that_stands_still_wake_when_it_goes_on() {
-    let provider = Scripted::new(|row, before| if row == 0 && before == 0 { Does::SlowDown(6_000) } else { Does::Answer });
+    let provider = Scripted::new(
+        |row, before| if row == 0 && before == 0 { Does::SlowDown(6_000) } else { Does::Answer },
+    );
     let scene = Scene::new(provider.clone()).schedule();
     let batch = scene.submit(64).await;
     let worker = scene.worker(1).await;

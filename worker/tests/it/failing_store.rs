@@ -7,9 +7,9 @@ use promptmill_domain::{
     TenantId, UploadId,
 };
 use promptmill_ports::{
-    Admission, BeatAnswer, BlockRow, Close, Control, Created, Intake, Lease, NewBatch, OutcomePage, PageLimit,
-    PartCommit, Progress, Read, RowBlock, SessionBeat, Sessions, SettleGroup, Settled, StoreError, StoreResult,
-    Work,
+    Admission, BeatAnswer, BlockRow, Close, Control, Created, Intake, Lease, NewBatch, OutcomePage,
+    PageLimit, PartCommit, Progress, Read, RowBlock, SessionBeat, Sessions, SettleGroup, Settled, StoreError,
+    StoreResult, Work,
 };
 use promptmill_store_sqlite::SqliteStore;
 
@@ -55,7 +55,13 @@ impl Intake for FailingStore {
         self.fated("create", self.inner.create(tenant, batch)).await
     }
 
-    async fn put_rows(&self, tenant: &TenantId, batch: BatchId, upload: UploadId, blocks: Vec<RowBlock>) -> StoreResult<()> {
+    async fn put_rows(
+        &self,
+        tenant: &TenantId,
+        batch: BatchId,
+        upload: UploadId,
+        blocks: Vec<RowBlock>,
+    ) -> StoreResult<()> {
         self.fated("put_rows", self.inner.put_rows(tenant, batch, upload, blocks)).await
     }
 
@@ -67,11 +73,23 @@ impl Intake for FailingStore {
         self.fated("begin_submit", self.inner.begin_submit(tenant, batch)).await
     }
 
-    async fn put_heads(&self, tenant: &TenantId, batch: BatchId, lane: &LaneId, cuts: &[ChunkCut]) -> StoreResult<()> {
+    async fn put_heads(
+        &self,
+        tenant: &TenantId,
+        batch: BatchId,
+        lane: &LaneId,
+        cuts: &[ChunkCut],
+    ) -> StoreResult<()> {
         self.fated("put_heads", self.inner.put_heads(tenant, batch, lane, cuts)).await
     }
 
-    async fn finish_submit(&self, tenant: &TenantId, batch: BatchId, chunks: u32, total: u32) -> StoreResult<()> {
+    async fn finish_submit(
+        &self,
+        tenant: &TenantId,
+        batch: BatchId,
+        chunks: u32,
+        total: u32,
+    ) -> StoreResult<()> {
         self.fated("finish_submit", self.inner.finish_submit(tenant, batch, chunks, total)).await
     }
 }
@@ -87,11 +105,22 @@ impl Work for FailingStore {
         }
     }
 
-    async fn claim(&self, owner: SessionId, chunks: &[(ChunkId, LeaseToken)], now_ms: u64) -> StoreResult<Vec<Lease>> {
+    async fn claim(
+        &self,
+        owner: SessionId,
+        chunks: &[(ChunkId, LeaseToken)],
+        now_ms: u64,
+    ) -> StoreResult<Vec<Lease>> {
         self.fated("claim", self.inner.claim(owner, chunks, now_ms)).await
     }
 
-    async fn try_item(&self, chunk: ChunkId, token: LeaseToken, offset: u32, now_ms: u64) -> StoreResult<bool> {
+    async fn try_item(
+        &self,
+        chunk: ChunkId,
+        token: LeaseToken,
+        offset: u32,
+        now_ms: u64,
+    ) -> StoreResult<bool> {
         self.fated("try_item", self.inner.try_item(chunk, token, offset, now_ms)).await
     }
 }
@@ -178,7 +207,13 @@ impl Read for FailingStore {
         self.fated("progress", self.inner.progress(tenant, batch)).await
     }
 
-    async fn outcomes(&self, tenant: &TenantId, batch: BatchId, from: u32, limit: PageLimit) -> StoreResult<OutcomePage> {
+    async fn outcomes(
+        &self,
+        tenant: &TenantId,
+        batch: BatchId,
+        from: u32,
+        limit: PageLimit,
+    ) -> StoreResult<OutcomePage> {
         self.fated("outcomes", self.inner.outcomes(tenant, batch, from, limit)).await
     }
 

@@ -110,7 +110,12 @@ async fn a_batch_whose_first_items_all_fail_for_a_cause_outside_the_rows_is_paus
         if guard {
             eventually("the guard pauses it", async || {
                 let state = scene.batch(batch).await.state;
-                matches!(state, BatchState::Paused { reason: PauseReason::Suspect { kind: FailureKind::ModelUnavailable, .. } })
+                matches!(
+                    state,
+                    BatchState::Paused {
+                        reason: PauseReason::Suspect { kind: FailureKind::ModelUnavailable, .. }
+                    }
+                )
             })
             .await;
             eventually("everything is let go of", async || scene.counts(batch).await.leased == 0).await;

@@ -11,7 +11,8 @@ use crate::provider::{COST, Does, Scripted};
 use crate::support::{Scene, eventually};
 
 fn scene(provider: &Arc<Scripted>, fate: impl Fn(&str) -> Fate + Send + Sync + 'static) -> Scene {
-    Scene::with(MemoryHub::new(), provider.clone(), |store| Arc::new(FailingStore::new(store, fate))).schedule()
+    Scene::with(MemoryHub::new(), provider.clone(), |store| Arc::new(FailingStore::new(store, fate)))
+        .schedule()
 }
 
 /// Every `n`-th call of these methods.
@@ -70,7 +71,11 @@ async fn a_pause_that_the_store_did_not_take_is_ordered_again() {
     let scene = scene(&provider, {
         let refusals = AtomicU32::new(0);
         move |method| {
-            if method == "steer" && refusals.fetch_add(1, Ordering::SeqCst) < 3 { Fate::FailsBefore } else { Fate::Works }
+            if method == "steer" && refusals.fetch_add(1, Ordering::SeqCst) < 3 {
+                Fate::FailsBefore
+            } else {
+                Fate::Works
+            }
         }
     });
     let limits = BatchLimits { max_cost: Some(COST.times(10)), ..BatchLimits::default() };
@@ -93,7 +98,9 @@ async fn a_batch_that_could_not_be_read_again_is_read_at_the_next_beat() {
         // Only the worker reads a single batch here while the count runs.
         move |method| {
             let hit = method == "batch"
-                && broken.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)).is_ok();
+                && broken
+                    .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1))
+                    .is_ok();
             if hit { Fate::FailsBefore } else { Fate::Works }
         }
     });

@@ -5,12 +5,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use promptmill_domain::{
-    Batch, BatchEvent, BatchId, BatchLimits, BatchSpec, BatchState, ChunkId, Counts, Head,
-    LaneId, LeaseToken, ModelSettings, SessionId, TenantId, UploadId,
+    Batch, BatchEvent, BatchId, BatchLimits, BatchSpec, BatchState, ChunkId, Counts, Head, LaneId,
+    LeaseToken, ModelSettings, SessionId, TenantId, UploadId,
 };
 use promptmill_ports::{
-    Limiter, MemoryHub, NewBatch, PageLimit, PartCommit, Queue, RowBlock, Signals, Store,
-    StoreError, StoreResult, StoredOutcome, flow,
+    Limiter, MemoryHub, NewBatch, PageLimit, PartCommit, Queue, RowBlock, Signals, Store, StoreError,
+    StoreResult, StoredOutcome, flow,
 };
 use promptmill_prompt::Template;
 use promptmill_provider::ChatProvider as _;
@@ -196,9 +196,8 @@ impl Scene {
     pub(crate) async fn claim_all(&self, batch: BatchId) -> Vec<Head> {
         let session = SessionId::at(self.engine.clock.now_ms(), rand::random());
         self.engine.store.open(session, "test").await.unwrap();
-        let wanted: Vec<_> = (0..100)
-            .map(|n| (ChunkId { batch, n }, LeaseToken::from_bytes(rand::random())))
-            .collect();
+        let wanted: Vec<_> =
+            (0..100).map(|n| (ChunkId { batch, n }, LeaseToken::from_bytes(rand::random()))).collect();
         let leases = self.engine.store.claim(session, &wanted, self.engine.clock.now_ms()).await.unwrap();
         leases.into_iter().map(|lease| lease.head).collect()
     }

@@ -29,7 +29,8 @@ async fn a_gate_that_closes_during_a_wait_parks_the_item_with_its_due_time() {
 
 #[tokio::test(start_paused = true)]
 async fn a_gate_that_closes_before_a_repair_parks_what_was_called() {
-    let scene = Setting { takes: Duration::from_secs(1), ..Setting::default() }.scene(|_, _| says("not JSON"));
+    let scene =
+        Setting { takes: Duration::from_secs(1), ..Setting::default() }.scene(|_, _| says("not JSON"));
     let running = scene.spawn(item(0));
     tokio::time::sleep(Duration::from_millis(500)).await;
     scene.gate.close();

@@ -21,32 +21,33 @@ async fn usage_and_cost_of_failed_and_invalid_calls_are_kept() {
     assert_eq!(call.problems, ["broke off"]);
     assert_eq!(call.started_ms, START_MS);
     assert_eq!(call.duration_ms, 10);
-    let expected = Totals {
-        calls: 3,
-        tokens: Tokens { prompt: 27, completion: 11 },
-        cost: Money::from_pico(2_050),
-    };
+    let expected =
+        Totals { calls: 3, tokens: Tokens { prompt: 27, completion: 11 }, cost: Money::from_pico(2_050) };
     assert_eq!((spent, outcome.totals(), scene.gate.spent()), (expected, expected, expected));
     assert!(outcome.flags.is_empty(), "{:?}", outcome.flags);
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_reply_without_usage_is_flagged() {
-    let scene = Scene::json(|_, _| says(GOOD).map(|mut reply| {
-        reply.usage = None;
-        reply.cost = None;
-        reply
-    }));
+    let scene = Scene::json(|_, _| {
+        says(GOOD).map(|mut reply| {
+            reply.usage = None;
+            reply.cost = None;
+            reply
+        })
+    });
     let (_, outcome) = succeeded(scene.run().await);
     assert_eq!(outcome.flags, [Flag::UsageUnknown]);
 }
 
 #[tokio::test(start_paused = true)]
 async fn flags_of_the_reply_and_of_the_judge_reach_the_outcome_once() {
-    let scene = Scene::json(|_, _| says("Here you are: {\"word\":\"yes\"} - done").map(|mut reply| {
-        reply.flags = vec![Flag::SurrogatesReplaced, Flag::Mended];
-        reply
-    }));
+    let scene = Scene::json(|_, _| {
+        says("Here you are: {\"word\":\"yes\"} - done").map(|mut reply| {
+            reply.flags = vec![Flag::SurrogatesReplaced, Flag::Mended];
+            reply
+        })
+    });
     let (_, outcome) = succeeded(scene.run().await);
     assert_eq!(outcome.flags, [Flag::Mended, Flag::SurrogatesReplaced]);
 }

@@ -9,6 +9,11 @@ use proptest::prelude::*;
 
 use crate::support::*;
 
+/// Waits everything out, so that no item parks.
+fn patient() -> RetryPolicy {
+    RetryPolicy { patience_under_lease: Duration::from_secs(600), ..RetryPolicy::default() }
+}
+
 #[tokio::test(start_paused = true)]
 async fn an_outage_counts_no_attempts_and_pauses_the_lane_longer_each_time() {
     let scene = Setting { concurrency: 16, ..Setting::default() }
@@ -43,7 +48,7 @@ async fn an_outage_counts_no_attempts_and_pauses_the_lane_longer_each_time() {
 
 #[tokio::test(start_paused = true)]
 async fn a_row_that_always_breaks_the_connection_fails_while_others_succeed() {
-    let scene = Setting { concurrency: 4, ..Setting::default() }.scene(|_, request| {
+    let scene = Setting { policy: patient(), ..Setting::default() }.scene(|_, request| {
         if request.seed_hint == 0 { fails(FailureKind::ConnectionFailed) } else { says(GOOD) }
     });
     let bad = scene.spawn(item(0));
@@ -67,9 +72,10 @@ async fn a_row_that_always_breaks_the_connection_fails_while_others_succeed() {
 
 #[tokio::test(start_paused = true)]
 async fn a_row_that_breaks_the_connection_at_once_fails_although_nothing_succeeds_in_that_moment() {
-    let scene = Setting { takes: Duration::ZERO, ..Setting::default() }.scene(|_, request| {
-        if request.seed_hint == 0 { fails(FailureKind::ConnectionFailed) } else { says(GOOD) }
-    });
+    let scene =
+        Setting { takes: Duration::ZERO, policy: patient(), ..Setting::default() }.scene(|_, request| {
+            if request.seed_hint == 0 { fails(FailureKind::ConnectionFailed) } else { says(GOOD) }
+        });
     let bad = scene.spawn(item(0));
     for index in 1..1_000 {
         succeeded(scene.run_item(item(index)).await);
@@ -83,11 +89,12 @@ async fn a_row_that_breaks_the_connection_at_once_fails_although_nothing_succeed
 #[tokio::test(start_paused = true)]
 async fn what_succeeded_while_an_item_waited_for_leave_does_not_count_against_it() {
     // The first call succeeds, then the provider is gone; the second item had been waiting for the only place meanwhile.
-    let scene = Setting { concurrency: 1, max_attempts: 1, ..Setting::default() }.scene(|call, _| match call {
-        0 => says(GOOD),
-        1 => fails(FailureKind::ConnectionFailed),
-        _ => says(GOOD),
-    });
+    let scene =
+        Setting { concurrency: 1, max_attempts: 1, ..Setting::default() }.scene(|call, _| match call {
+            0 => says(GOOD),
+            1 => fails(FailureKind::ConnectionFailed),
+            _ => says(GOOD),
+        });
     let first = scene.spawn(item(0));
     let second = scene.spawn(item(1));
     succeeded(first.await.unwrap());
@@ -110,8 +117,7 @@ proptest! {
     ) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
         runtime.block_on(async {
-            let policy = RetryPolicy { patience_under_lease: Duration::from_secs(600), ..RetryPolicy::default() };
-            let scene = Setting { concurrency, policy, ..Setting::default() }.scene(move |call, _| {
+            let scene = Setting { concurrency, policy: patient(), ..Setting::default() }.scene(move |call, _| {
                 match faults[call % faults.len()] {
                     0 if call < 200 => fails(FailureKind::EmptyReply),
                     1 if call < 200 => says("not JSON"),

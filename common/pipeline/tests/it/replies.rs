@@ -11,7 +11,9 @@ const BAD: &str = r#"{"wrong":1}"#;
 async fn an_accepted_reply_settles_with_one_call() {
     let scene = Scene::of(vec![]);
     let (outcome, spent) = settled(scene.run().await);
-    assert!(matches!(&outcome.ending, Ending::Succeeded { output: Output::Json(json), repaired: false } if json.get() == GOOD));
+    assert!(
+        matches!(&outcome.ending, Ending::Succeeded { output: Output::Json(json), repaired: false } if json.get() == GOOD)
+    );
     assert_eq!(outcome.custom_id.as_deref(), Some("row-0"));
     assert_eq!((scene.provider.calls(), spent.calls, spent.cost), (1, 1, COST));
     assert_eq!(outcome.totals(), spent);
@@ -65,7 +67,8 @@ async fn a_failed_call_during_a_repair_begins_a_further_attempt_from_the_start()
     assert_eq!(outcome.attempts.iter().map(|attempt| attempt.calls.len()).collect::<Vec<_>>(), [2, 1]);
 }
 
-const REJECTS: &str = r#"[{"expression":"output.word != 'no'","message":"must not say no","verdict":"reject"}]"#;
+const REJECTS: &str =
+    r#"[{"expression":"output.word != 'no'","message":"must not say no","verdict":"reject"}]"#;
 
 #[tokio::test(start_paused = true)]
 async fn a_rule_that_rejects_is_final() {
@@ -87,7 +90,8 @@ async fn a_rule_that_asks_for_a_repair_is_told_to_the_model() {
 
 #[tokio::test(start_paused = true)]
 async fn text_that_was_cut_is_called_again_and_fails_as_truncated() {
-    let scene = Setting { max_attempts: 3, ..Setting::text() }.scene(|_, _| ends("half a sen", Finish::Length));
+    let scene =
+        Setting { max_attempts: 3, ..Setting::text() }.scene(|_, _| ends("half a sen", Finish::Length));
     let (kind, message, outcome) = failed(scene.run().await);
     assert_eq!((kind, scene.provider.calls()), (FailureKind::TruncatedReply, 3));
     assert!(message.contains("max_tokens"), "{message}");
@@ -114,9 +118,8 @@ async fn json_that_was_cut_is_called_again_and_not_repaired() {
 #[tokio::test(start_paused = true)]
 async fn a_rule_has_no_say_about_half_a_text() {
     let rules = r#"[{"expression":"'end' in output","message":"must come to an end","verdict":"reject"}]"#;
-    let scene = Setting { rules, ..Setting::text() }.scene(|call, _| {
-        if call == 0 { ends("to the e", Finish::Length) } else { says("to the end") }
-    });
+    let scene = Setting { rules, ..Setting::text() }
+        .scene(|call, _| if call == 0 { ends("to the e", Finish::Length) } else { says("to the end") });
     assert!(!succeeded(scene.run().await).0);
 }
 

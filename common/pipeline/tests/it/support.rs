@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use promptmill_domain::{
-    BatchId, BatchSpec, Ending, FailureKind, LaneId, Message, ModelSettings, Money, Outcome, ParkedItem, Role,
-    Tokens, Totals,
+    BatchId, BatchSpec, Ending, FailureKind, LaneId, Message, ModelSettings, Money, Outcome, ParkedItem,
+    Role, Tokens, Totals,
 };
 use promptmill_pipeline::{BatchPlan, Gate, ItemEnd, ItemInput, Pipeline, RetryPolicy};
 use promptmill_ports::{Clock, Denied, HubError, Limiter, MemoryHub, Permit};
@@ -208,7 +208,10 @@ impl Setting {
         Self { output: r#"{"format":"text"}"#, ..Self::default() }
     }
 
-    pub(crate) fn scene(self, script: impl Fn(usize, &ChatRequest) -> Answer + Send + Sync + 'static) -> Scene {
+    pub(crate) fn scene(
+        self,
+        script: impl Fn(usize, &ChatRequest) -> Answer + Send + Sync + 'static,
+    ) -> Scene {
         let template = format!(
             r#"{{"name":"test","messages":[{{"role":"system","content":"Be brief."}},{{"role":"user","content":"Say {{{{ word }}}}."}}],
                 "variables":{{"word":{{"type":"string"}}}},"output":{},"rules":{},"max_repairs":{}}}"#,

@@ -27,7 +27,7 @@ pub use work::*;
 /// Makes a `#[tokio::test]` of every case. The expression makes a fresh store: anything that dereferences to a
 /// [`Store`](crate::Store); it may await, and is dropped at the end of the case.
 ///
-/// ```ignore
+/// ```text
 /// promptmill_ports::store_conformance!(TemporaryStore::new());
 /// ```
 #[macro_export]

@@ -1,0 +1,164 @@
+//! What is admitted in which order, what is woken, hinted again, sealed, closed and declared dead.
+
+use std::time::Duration;
+
+use promptmill_domain::{BatchEvent, BatchState, PauseReason, Release};
+use promptmill_ports::hub::{Faults, FaultyHub};
+use promptmill_ports::{MemoryHub, Settled};
+use promptmill_scheduler::Scheduler;
+
+use crate::support::{Scene, eventually};
+
+#[tokio::test]
+async fn a_batch_of_higher_priority_is_served_first_and_equals_in_turn() {
+    let scene = Scene::on(MemoryHub::new()).await;
+    let low = scene.submit(32, 0).await;
+    let (one, two) = (scene.submit(32, 5).await, scene.submit(32, 5).await);
+    let scheduler = Scheduler::start(scene.engine.clone());
+    let mut order = Vec::new();
+    while order.len() < 96 {
+        // One at a time, so that there is room for one more chunk then.
+        let hint = scene.hints(1).await;
+        for lease in scene.claim(&hint).await {
+            scene.finish(&lease).await;
+            order.push(lease.head.chunk.batch);
+        }
+        eventually("the window is filled up", async || {
+            let left = 96 - order.len();
+            scene.engine.queue.depth().await.unwrap() >= left.min(32)
+        })
+        .await;
+    }
+    scheduler.stop().await;
+    let first_low = order.iter().position(|batch| *batch == low).unwrap();
+    assert_eq!(first_low, 64, "a lower priority comes when nothing of a higher one is left");
+    for batch in [one, two] {
+        let among_first = order[..48].iter().filter(|admitted| **admitted == batch).count();
+        assert!((16..=32).contains(&among_first), "{among_first} of the first 48");
+    }
+}
+
+#[tokio::test]
+async fn hints_that_are_lost_are_put_back() {
+    let scene = Scene::on(MemoryHub::new()).await;
+    let batch = scene.submit(8, 0).await;
+    let scheduler = Scheduler::start(scene.engine.clone());
+    let mut lost = 0;
+    while lost < 8 {
+        lost += scene.hints(8).await.len();
+    }
+    let mut done = 0;
+    while done < 8 {
+        let hints = scene.hints(8).await;
+        for lease in scene.claim(&hints).await {
+            assert_eq!(scene.finish(&lease).await, Settled::Recorded { done: true });
+            done += 1;
+        }
+    }
+    assert_eq!(scene.ended(batch, BatchState::Completed).await.succeeded, 8);
+    scheduler.stop().await;
+}
+
+#[tokio::test]
+async fn a_batch_is_closed_although_every_signal_is_lost() {
+    let faults = Faults { drop: 0.0, repeat: 0.0, delay: 0.0, forget: 0.0, fail: 0.0 };
+    let scene = Scene::on(FaultyHub::new(1, faults)).await;
+    let batch = scene.submit(3, 0).await;
+    let scheduler = Scheduler::start(scene.engine.clone());
+    let mut done = 0;
+    while done < 3 {
+        let hints = scene.hints(3).await;
+        for lease in scene.claim(&hints).await {
+            // Nothing is published.
+            scene.finish(&lease).await;
+            done += 1;
+        }
+    }
+    scene.ended(batch, BatchState::Completed).await;
+    scheduler.stop().await;
+}
+
+#[tokio::test]
+async fn a_parked_chunk_is_woken_when_it_is_due() {
+    let scene = Scene::on(MemoryHub::new()).await;
+    let batch = scene.submit(1, 0).await;
+    let scheduler = Scheduler::start(scene.engine.clone());
+    let hints = scene.hints(1).await;
+    let lease = scene.claim(&hints).await.remove(0);
+    let due_ms = scene.engine.clock.now_ms() + 300;
+    scene.settle(&lease, vec![], Release::ParkUntil(due_ms)).await;
+    let woken = scene.hints(1).await;
+    assert!(scene.engine.clock.now_ms() >= due_ms);
+    assert_eq!(woken, hints);
+    assert_eq!(scene.claim(&woken).await.len(), 1);
+    assert_eq!(scene.counts(batch).await.leased, 1);
+    scheduler.stop().await;
+}
+
+#[tokio::test]
+async fn a_cancelled_batch_is_sealed_and_closed_and_the_late_settle_is_fenced() {
+    let scene = Scene::on(MemoryHub::new()).await;
+    let batch = scene.submit(4, 0).await;
+    let scheduler = Scheduler::start(scene.engine.clone());
+    let lease = scene.claim(&scene.hints(1).await).await.remove(0);
+    scene.engine.store.steer(&scene.tenant, batch, BatchEvent::Cancel).await.unwrap();
+    let counts = scene.ended(batch, BatchState::Cancelled).await;
+    assert_eq!((counts.cancelled, counts.succeeded), (4, 0));
+    assert_eq!(scene.finish(&lease).await, Settled::Fenced);
+    assert_eq!(scene.counts(batch).await, counts);
+    scheduler.stop().await;
+}
+
+#[tokio::test]
+async fn nothing_of_a_paused_batch_is_admitted_or_hinted_until_it_is_resumed() {
+    let scene = Scene::on(MemoryHub::new()).await;
+    let paused = scene.submit(4, 9).await;
+    let pause = BatchEvent::Pause(PauseReason::Requested);
+    scene.engine.store.steer(&scene.tenant, paused, pause).await.unwrap();
+    let other = scene.submit(4, 0).await;
+    let scheduler = Scheduler::start(scene.engine.clone());
+    let mut seen = 0;
+    while seen < 4 {
+        let hints = scene.hints(4).await;
+        assert!(hints.iter().all(|chunk| chunk.batch == other));
+        seen += scene.claim(&hints).await.len();
+    }
+    scene.engine.store.steer(&scene.tenant, paused, BatchEvent::Resume).await.unwrap();
+    assert_eq!(scene.hints(1).await[0].batch, paused);
+    scheduler.stop().await;
+}
+
+#[tokio::test]
+async fn chunks_of_a_session_that_died_go_on_elsewhere() {
+    let scene = Scene::on(MemoryHub::new()).await;
+    let batch = scene.submit(2, 0).await;
+    let scheduler = Scheduler::start(scene.engine.clone());
+    let mut held = 0;
+    while held < 2 {
+        held += scene.claim(&scene.hints(2).await).await.len();
+    }
+    // The session never beats.
+    eventually("it is declared dead", async || scene.engine.store.sessions().await.unwrap().is_empty()).await;
+    assert_eq!(scene.counts(batch).await.leased, 0);
+    assert!(!scene.hints(2).await.is_empty());
+    scheduler.stop().await;
+}
+
+#[tokio::test]
+async fn two_schedulers_beside_each_other_admit_and_close_once() {
+    let scene = Scene::on(MemoryHub::new()).await;
+    let batch = scene.submit(64, 0).await;
+    let schedulers = [Scheduler::start(scene.engine.clone()), Scheduler::start(scene.engine.clone())];
+    let mut done = 0;
+    while done < 32 {
+        let hints = scene.hints(32).await;
+        for lease in scene.claim(&hints).await {
+            scene.finish(&lease).await;
+            done += 1;
+        }
+    }
+    assert_eq!(scene.ended(batch, BatchState::Completed).await.succeeded, 64);
+    for scheduler in schedulers {
+        tokio::time::timeout(Duration::from_secs(20), scheduler.stop()).await.unwrap();
+    }
+}
