@@ -1,6 +1,7 @@
 //! A store in a folder, batches in it, and a session that claims and settles by hand.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use promptmill_domain::{
@@ -21,7 +22,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 pub(crate) struct Scene {
     pub(crate) engine: Engine,
     pub(crate) tenant: TenantId,
-    pub(crate) session: SessionId,
+    session: SessionId,
+    beats: AtomicU64,
     _folder: TempDir,
 }
 
@@ -32,7 +34,8 @@ impl Scene {
         let engine = Engine::over(store, Arc::new(hub), Arc::new(Providers::of([])));
         let session = SessionId::at(engine.clock.now_ms(), rand::random());
         engine.store.open(session, "test").await.unwrap();
-        Self { engine, tenant: TenantId::default_tenant(), session, _folder: folder }
+        let beats = AtomicU64::new(0);
+        Self { engine, tenant: TenantId::default_tenant(), session, beats, _folder: folder }
     }
 
     /// A queued batch; one of up to 32 rows has one row a chunk.
@@ -69,6 +72,12 @@ impl Scene {
         let hints = self.engine.queue.pop(limit, PATIENCE).await.unwrap();
         assert!(!hints.is_empty(), "no hint came");
         hints
+    }
+
+    /// Keeps the test's session alive where a test takes longer than a session lives without a beat.
+    pub(crate) async fn beat(&self) {
+        let beat = self.beats.fetch_add(1, Ordering::SeqCst) + 1;
+        self.engine.store.beat(self.session, beat).await.unwrap();
     }
 
     pub(crate) async fn claim(&self, chunks: &[ChunkId]) -> Vec<Lease> {

@@ -26,7 +26,7 @@ async fn a_batch_ends_on_a_hub_that_drops_repeats_delays_forgets_and_fails() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_batch_ends_on_a_hub_that_loses_every_signal() {
+async fn a_batch_ends_on_a_hub_that_is_nearly_always_away() {
     let faults = Faults { drop: 0.5, repeat: 0.0, delay: 0.0, forget: 0.0, fail: 0.9 };
     let scene = Scene::on(FaultyHub::new(1, faults), Scripted::new(|_, _| Does::Answer)).schedule();
     let batch = scene.submit(100).await;

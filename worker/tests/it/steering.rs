@@ -4,12 +4,9 @@ use promptmill_domain::{
     BatchEvent, BatchLimits, BatchState, FailureKind, ItemCode, PauseReason, batch::GUARD_SAMPLE,
 };
 use promptmill_ports::Signal;
-use promptmill_ports::hub::{Faults, FaultyHub, MemoryHub};
 
 use crate::provider::{COST, Does, Scripted};
 use crate::support::{Scene, eventually};
-
-const NO_SIGNALS: Faults = Faults { drop: 1.0, repeat: 0.0, delay: 0.0, forget: 0.0, fail: 0.0 };
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_cancel_seals_what_is_open_and_a_late_reply_is_no_result() {
@@ -67,15 +64,13 @@ async fn check_pause_and_resume(scene: Scene, provider: &Scripted, signal: bool)
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_paused_batch_begins_nothing_and_a_resumed_one_completes() {
     let provider = Scripted::new(|_, _| Does::AnswerLater);
-    check_pause_and_resume(Scene::on(MemoryHub::new(), provider.clone()).schedule(), &provider, true).await;
+    check_pause_and_resume(Scene::new(provider.clone()).schedule(), &provider, true).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_pause_whose_signal_is_lost_arrives_with_a_beat() {
+async fn a_pause_without_a_signal_arrives_with_a_beat() {
     let provider = Scripted::new(|_, _| Does::AnswerLater);
-    // Dropped hints come back only through a hub that keeps some.
-    let hub = FaultyHub::new(1, Faults { drop: 0.5, ..NO_SIGNALS });
-    check_pause_and_resume(Scene::on(hub, provider.clone()).schedule(), &provider, false).await;
+    check_pause_and_resume(Scene::new(provider.clone()).schedule(), &provider, false).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
