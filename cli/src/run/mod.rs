@@ -89,12 +89,12 @@ pub(crate) async fn run(args: RunArgs) -> Result<Exit, Failure> {
         label: "run".to_owned(),
         ..WorkerConfig::default()
     };
-    let worker = Worker::start(engine.clone(), config)
+    let mut worker = Worker::start(engine.clone(), config)
         .await
         .map_err(|error| Failure::work("work cannot begin", error))?;
     let scheduler = Scheduler::start(engine.clone());
     let view = progress::View::new(args.quiet);
-    let ended = watch::until_ended(&engine, &tenant, batch, &worker, &view, &clean).await;
+    let ended = watch::until_ended(&engine, &tenant, batch, &mut worker, &view, &clean).await;
     if matches!(ended, Ok(Ended::Interrupted)) {
         view.say("stopping: waiting for calls under way (Ctrl-C again to give them up)");
     }

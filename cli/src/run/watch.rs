@@ -31,12 +31,11 @@ pub(crate) async fn until_ended(
     engine: &Engine,
     tenant: &TenantId,
     batch: BatchId,
-    worker: &Worker,
+    worker: &mut Worker,
     view: &View,
     stop: &CancellationToken,
 ) -> Result<Ended, Failure> {
     let mut signals = engine.signals.subscribe();
-    let mut pace = LOOK_EVERY;
     loop {
         let began = Instant::now();
         match engine.store.progress(tenant, batch).await {
@@ -53,13 +52,16 @@ pub(crate) async fn until_ended(
             Err(error) => return Err(Failure::work("the state of the run cannot be read", error)),
         }
         // Counting a large batch takes a while; looking must stay a small part of the work.
-        pace = pace.max(began.elapsed() * 20).min(Duration::from_secs(2));
-        let next = sleep(pace);
+        let next = sleep((began.elapsed() * 20).clamp(LOOK_EVERY, Duration::from_secs(2)));
         tokio::pin!(next);
         loop {
             tokio::select! {
                 () = &mut next => break,
                 () = stop.cancelled() => return Ok(Ended::Interrupted),
+                () = worker.ended() => {
+                    let message = "the worker stopped by itself (PROMPTMILL_LOG=warn tells why); --resume goes on from here";
+                    return Err(Failure::Work(message.to_owned(), None));
+                }
                 signal = signals.recv() => match signal {
                     Ok(promptmill_ports::Signal::BatchChanged(changed)) if changed == batch => break,
                     Ok(_) | Err(_) => {}

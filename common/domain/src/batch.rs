@@ -167,10 +167,16 @@ impl BatchState {
             }
             (Self::Paused { .. }, E::Resume) => Ok(Self::Running),
             (Self::Queued | Self::Running, E::Resume) => Ok(self.clone()),
-            (Self::Queued | Self::Running | Self::Paused { .. } | Self::Cancelling, E::Cancel) => Ok(Self::Cancelling),
-            (Self::Queued | Self::Running | Self::Paused { .. } | Self::Expiring, E::Expire) => Ok(Self::Expiring),
+            (Self::Queued | Self::Running | Self::Paused { .. } | Self::Cancelling, E::Cancel) => {
+                Ok(Self::Cancelling)
+            }
+            (Self::Queued | Self::Running | Self::Paused { .. } | Self::Expiring, E::Expire) => {
+                Ok(Self::Expiring)
+            }
             // A paused batch whose last items settled meanwhile has nothing left to resume.
-            (Self::Queued | Self::Running | Self::Paused { .. } | Self::Completed, E::Close) => Ok(Self::Completed),
+            (Self::Queued | Self::Running | Self::Paused { .. } | Self::Completed, E::Close) => {
+                Ok(Self::Completed)
+            }
             (Self::Cancelling | Self::Cancelled, E::Close) => Ok(Self::Cancelled),
             (Self::Expiring | Self::Expired, E::Close) => Ok(Self::Expired),
             (
@@ -184,7 +190,14 @@ impl BatchState {
                 | Self::Completed
                 | Self::Cancelled
                 | Self::Expired,
-                E::BeginSubmit | E::FinishSubmit | E::Admit | E::Pause(_) | E::Resume | E::Cancel | E::Expire | E::Close,
+                E::BeginSubmit
+                | E::FinishSubmit
+                | E::Admit
+                | E::Pause(_)
+                | E::Resume
+                | E::Cancel
+                | E::Expire
+                | E::Close,
             ) => refused(),
         }
     }

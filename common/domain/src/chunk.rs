@@ -39,10 +39,11 @@ pub struct ChunkCut {
 /// A chunk never spans two blocks, so a worker reads one block for it.
 pub fn cut(parts: &[FrozenPart]) -> impl Iterator<Item = ChunkCut> + '_ {
     let total: u64 = parts.iter().flat_map(|part| &part.blocks).map(|len| u64::from(*len)).sum();
-    let size = u32::try_from(total.div_ceil(u64::from(SPREAD))).unwrap_or(MAX_CHUNK_ROWS).clamp(1, MAX_CHUNK_ROWS);
-    let blocks = parts.iter().flat_map(|part| {
-        part.blocks.iter().zip(0u32..).map(move |(len, seq)| (part.upload, seq, *len))
-    });
+    let size =
+        u32::try_from(total.div_ceil(u64::from(SPREAD))).unwrap_or(MAX_CHUNK_ROWS).clamp(1, MAX_CHUNK_ROWS);
+    let blocks = parts
+        .iter()
+        .flat_map(|part| part.blocks.iter().zip(0u32..).map(move |(len, seq)| (part.upload, seq, *len)));
     let pieces = blocks.flat_map(move |(upload, seq, len)| {
         (0..len).step_by(size as usize).map(move |skip| (RowsRef { upload, seq, skip }, size.min(len - skip)))
     });

@@ -264,7 +264,8 @@ impl Head {
             HeadEvent::Try { token, offset } => {
                 self.check_token(token)?;
                 self.check_offset(offset)?;
-                let kills = self.trying.filter(|trying| trying.offset == offset).map_or(0, |trying| trying.kills);
+                let kills =
+                    self.trying.filter(|trying| trying.offset == offset).map_or(0, |trying| trying.kills);
                 self.trying = Some(Trying { offset, kills });
             }
             HeadEvent::Revoke { owner } => {
@@ -334,6 +335,10 @@ impl Head {
         }
         let done = &self.done;
         self.parked.retain(|item| done[item.offset as usize] == ItemCode::Open.byte());
+        // An item that was begun alone and given back unharmed is no suspect; one that killed before stays one.
+        if release != Release::Keep && self.trying.is_some_and(|trying| trying.kills == 0) {
+            self.trying = None;
+        }
         match release {
             Release::Keep if self.open() > 0 => {}
             Release::Keep | Release::LetGo => self.state = self.resting(now_ms),
@@ -384,7 +389,9 @@ impl Head {
         }
         let earliest = self.parked.iter().map(|item| item.due_ms).min();
         match earliest {
-            Some(due_ms) if self.parked.len() == open as usize && due_ms > now_ms => ChunkState::Parked { due_ms },
+            Some(due_ms) if self.parked.len() == open as usize && due_ms > now_ms => {
+                ChunkState::Parked { due_ms }
+            }
             _ => ChunkState::Ready,
         }
     }

@@ -80,7 +80,8 @@ impl FromStr for Money {
         }
         // The amount is value * 10^scale in units of 10^-12 dollars.
         let fraction_digits = i32::try_from(fraction.len()).map_err(|_| InvalidMoney)?;
-        let scale = exponent.checked_sub(fraction_digits).and_then(|s| s.checked_add(12)).ok_or(InvalidMoney)?;
+        let scale =
+            exponent.checked_sub(fraction_digits).and_then(|s| s.checked_add(12)).ok_or(InvalidMoney)?;
         let pico = if value == 0 {
             0
         } else if scale >= 0 {

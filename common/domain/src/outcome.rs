@@ -180,7 +180,9 @@ impl ItemCode {
             2 => Some(Self::Repaired),
             240 => Some(Self::Cancelled),
             241 => Some(Self::Expired),
-            _ => FailureKind::ALL.get(usize::from(byte.checked_sub(Self::FAILED)?)).copied().map(Self::Failed),
+            _ => {
+                FailureKind::ALL.get(usize::from(byte.checked_sub(Self::FAILED)?)).copied().map(Self::Failed)
+            }
         }
     }
 
@@ -399,8 +401,13 @@ mod tests {
 
     #[test]
     fn every_code_survives_its_byte_and_no_two_share_one() {
-        let mut codes =
-            vec![ItemCode::Open, ItemCode::Succeeded, ItemCode::Repaired, ItemCode::Cancelled, ItemCode::Expired];
+        let mut codes = vec![
+            ItemCode::Open,
+            ItemCode::Succeeded,
+            ItemCode::Repaired,
+            ItemCode::Cancelled,
+            ItemCode::Expired,
+        ];
         codes.extend(FailureKind::ALL.map(ItemCode::Failed));
         for code in &codes {
             assert_eq!(ItemCode::from_byte(code.byte()), Some(*code));
@@ -414,7 +421,9 @@ mod tests {
         for kind in FailureKind::ALL {
             assert_eq!(serde_json::to_string(&kind).unwrap(), format!("\"{}\"", kind.as_str()));
         }
-        for flag in [Flag::Mended, Flag::SurrogatesReplaced, Flag::ReplyCut, Flag::HistoryCut, Flag::UsageUnknown] {
+        for flag in
+            [Flag::Mended, Flag::SurrogatesReplaced, Flag::ReplyCut, Flag::HistoryCut, Flag::UsageUnknown]
+        {
             assert_eq!(serde_json::to_string(&flag).unwrap(), format!("\"{}\"", flag.as_str()));
         }
     }

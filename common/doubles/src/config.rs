@@ -54,25 +54,16 @@ impl std::error::Error for InvalidLatency {}
 
 impl Latency {
     /// No waiting at all.
-    pub const NONE: Self = Self {
-        shortest: Duration::ZERO,
-        longest: Duration::ZERO,
-    };
+    pub const NONE: Self = Self { shortest: Duration::ZERO, longest: Duration::ZERO };
 
     /// The same for every call.
     pub const fn fixed(latency: Duration) -> Self {
-        Self {
-            shortest: latency,
-            longest: latency,
-        }
+        Self { shortest: latency, longest: latency }
     }
 
     /// Evenly spread from `shortest` to `longest`, which are swapped when they stand the wrong way round.
     pub fn range(shortest: Duration, longest: Duration) -> Self {
-        Self {
-            shortest: shortest.min(longest),
-            longest: longest.max(shortest),
-        }
+        Self { shortest: shortest.min(longest), longest: longest.max(shortest) }
     }
 
     pub(crate) fn draw(self, dice: &mut Dice) -> Duration {
@@ -90,11 +81,7 @@ impl FromStr for Latency {
     type Err = InvalidLatency;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let millis = |text: &str| {
-            text.parse()
-                .map(Duration::from_millis)
-                .map_err(|_| InvalidLatency)
-        };
+        let millis = |text: &str| text.parse().map(Duration::from_millis).map_err(|_| InvalidLatency);
         match text.split_once("..") {
             Some((shortest, longest)) => Ok(Self::range(millis(shortest)?, millis(longest)?)),
             None => Ok(Self::fixed(millis(text)?)),
@@ -152,10 +139,7 @@ mod tests {
     fn a_latency_is_one_number_or_a_range() {
         assert_eq!("20".parse(), Ok(Latency::fixed(Duration::from_millis(20))));
         let range: Latency = "20..5".parse().unwrap();
-        assert_eq!(
-            range,
-            Latency::range(Duration::from_millis(5), Duration::from_millis(20))
-        );
+        assert_eq!(range, Latency::range(Duration::from_millis(5), Duration::from_millis(20)));
         let mut dice = Dice::new(3);
         for _ in 0..100 {
             assert!((Duration::from_millis(5)..=Duration::from_millis(20)).contains(&range.draw(&mut dice)));

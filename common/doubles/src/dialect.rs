@@ -67,11 +67,7 @@ pub(crate) fn answer(call: &Particulars<'_>, step: &Step) -> Answer {
 
 /// The answer to a request that is not in order.
 pub(crate) fn refusal(provider: Provider, refusal: &Refusal) -> Answer {
-    Answer::whole(
-        refusal.status,
-        JSON,
-        refusals::plain(provider, refusal.status, &refusal.reason),
-    )
+    Answer::whole(refusal.status, JSON, refusals::plain(provider, refusal.status, &refusal.reason))
 }
 
 fn refused(call: &Particulars<'_>, fault: Fault, status: u16) -> Answer {
@@ -86,10 +82,7 @@ fn refused(call: &Particulars<'_>, fault: Fault, status: u16) -> Answer {
         RetryAfter::Date(seconds) => {
             let whole = unix_seconds(now).saturating_add(u64::from(seconds)) + 1;
             let date = UNIX_EPOCH + Duration::from_secs(whole);
-            (
-                httpdate::fmt_http_date(date),
-                date.duration_since(now).unwrap_or_default(),
-            )
+            (httpdate::fmt_http_date(date), date.duration_since(now).unwrap_or_default())
         }
     };
     if matches!(fault, Fault::RateLimited(_)) {

@@ -8,15 +8,10 @@ const STEP: u64 = 0x9e37_79b9_7f4a_7c15;
 pub(crate) fn hash(seed: u64, bytes: &[u8]) -> u64 {
     let (words, rest) = bytes.as_chunks::<8>();
     let absorb = |state: u64, word: u64| (state ^ word).wrapping_mul(0xff51_afd7_ed55_8ccd).rotate_left(29);
-    let state = words.iter().fold(seed ^ STEP, |state, word| {
-        absorb(state, u64::from_le_bytes(*word))
-    });
+    let state = words.iter().fold(seed ^ STEP, |state, word| absorb(state, u64::from_le_bytes(*word)));
     let mut last = [0; 8];
     last[..rest.len()].copy_from_slice(rest);
-    mix(absorb(
-        absorb(state, u64::from_le_bytes(last)),
-        bytes.len() as u64,
-    ))
+    mix(absorb(absorb(state, u64::from_le_bytes(last)), bytes.len() as u64))
 }
 
 /// The finaliser of splitmix64 (public domain, Sebastiano Vigna).
@@ -69,12 +64,9 @@ mod tests {
     fn a_hash_depends_on_the_seed_on_every_byte_and_on_the_length() {
         let base = hash(1, b"0123456789");
         assert_eq!(base, hash(1, b"0123456789"));
-        for other in [
-            hash(2, b"0123456789"),
-            hash(1, b"0123456780"),
-            hash(1, b"1123456789"),
-            hash(1, b"012345678"),
-        ] {
+        for other in
+            [hash(2, b"0123456789"), hash(1, b"0123456780"), hash(1, b"1123456789"), hash(1, b"012345678")]
+        {
             assert_ne!(base, other);
         }
         assert_ne!(hash(1, b"a"), hash(1, b"a\0"));

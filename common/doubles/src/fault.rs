@@ -232,11 +232,9 @@ impl Fault {
                 Some(Self::ErrorMidStream)
             }
             Self::ErrorChoice | Self::ErrorFinish if !openrouter => Some(Self::ErrorReply),
-            Self::ErrorMidStream if !asked.stream => Some(if openrouter {
-                Self::ErrorChoice
-            } else {
-                Self::ErrorReply
-            }),
+            Self::ErrorMidStream if !asked.stream => {
+                Some(if openrouter { Self::ErrorChoice } else { Self::ErrorReply })
+            }
             Self::NullContent | Self::NoChoices if ollama || asked.stream => Some(Self::EmptyContent),
             Self::Filtered if ollama => None,
             other => Some(other),

@@ -90,10 +90,7 @@ pub(crate) struct RunningCall {
 
 impl Ledger {
     pub(crate) fn new(early_grace: Duration) -> Self {
-        Self {
-            state: Arc::new(Mutex::new(State::new(0))),
-            early_grace,
-        }
+        Self { state: Arc::new(Mutex::new(State::new(0))), early_grace }
     }
 
     /// Everything, with each marker's history.
@@ -108,11 +105,7 @@ impl Ledger {
 
     /// What is known of one marker; all zero for one never seen.
     pub fn marker(&self, marker: &str) -> MarkerRecord {
-        self.lock()
-            .rows
-            .get(marker)
-            .map(|row| row.record.clone())
-            .unwrap_or_default()
+        self.lock().rows.get(marker).map(|row| row.record.clone()).unwrap_or_default()
     }
 
     /// Forgets everything, scripts' positions and pauses included. Calls still running are not counted when they end.
@@ -126,21 +119,14 @@ impl Ledger {
         let mut copies = BTreeMap::new();
         if markers {
             for (marker, row) in &state.rows {
-                let mut record = MarkerRecord {
-                    history: Vec::new(),
-                    ..row.record.clone()
-                };
+                let mut record = MarkerRecord { history: Vec::new(), ..row.record.clone() };
                 if history {
                     record.history.clone_from(&row.record.history);
                 }
                 copies.insert(marker.to_string(), record);
             }
         }
-        Snapshot {
-            totals: state.totals.clone(),
-            markers: copies,
-            refusals: state.refusals.clone(),
-        }
+        Snapshot { totals: state.totals.clone(), markers: copies, refusals: state.refusals.clone() }
     }
 
     /// Records a call and what it meets: `decide` is told how many calls its marker made before and how many
@@ -157,9 +143,7 @@ impl Ledger {
             now >= pause.since + self.early_grace && now + PAUSE_TOLERANCE < pause.until
         });
         let mut unknown = Position::default();
-        let mut row = arrival
-            .marker
-            .map(|marker| state.rows.entry(marker.into()).or_default());
+        let mut row = arrival.marker.map(|marker| state.rows.entry(marker.into()).or_default());
         let position = match (&mut row, arrival.body) {
             (Some(row), _) => &mut row.position,
             (None, Some(body)) => state.bodies.entry(body).or_default(),
@@ -171,20 +155,13 @@ impl Ledger {
             Step::Fault(fault) => Some(*fault),
             Step::Clean | Step::Say(_) => None,
         };
-        position.run = if fault.is_some_and(|fault| !fault.leaves_valid_reply()) {
-            position.run + 1
-        } else {
-            0
-        };
+        position.run =
+            if fault.is_some_and(|fault| !fault.leaves_valid_reply()) { position.run + 1 } else { 0 };
 
         let seq = state.seq;
         state.seq += 1;
         let totals = &mut state.totals;
-        *(if arrival.repair {
-            &mut totals.repair_calls
-        } else {
-            &mut totals.calls
-        }) += 1;
+        *(if arrival.repair { &mut totals.repair_calls } else { &mut totals.calls }) += 1;
         totals.unmarked_calls += u64::from(row.is_none());
         totals.early_calls += u64::from(early);
         totals.in_flight += 1;
@@ -192,11 +169,7 @@ impl Ledger {
         count(&mut totals.faults, fault);
         let place = row.map(|row| {
             let record = &mut row.record;
-            *(if arrival.repair {
-                &mut record.repair_calls
-            } else {
-                &mut record.calls
-            }) += 1;
+            *(if arrival.repair { &mut record.repair_calls } else { &mut record.calls }) += 1;
             record.early_calls += u64::from(early);
             let again = u64::from(record.valid_replies > 0);
             record.calls_after_valid += again;
@@ -204,14 +177,8 @@ impl Ledger {
             count(&mut record.faults, fault);
             let begun_us = micros(now - state.epoch);
             let fault = fault.map(|fault| fault.name().to_owned());
-            let call = CallRecord {
-                seq,
-                begun_us,
-                ended_us: None,
-                repair: arrival.repair,
-                fault,
-                sent: false,
-            };
+            let call =
+                CallRecord { seq, begun_us, ended_us: None, repair: arrival.repair, fault, sent: false };
             record.history.push(call);
             record.history.len() - 1
         });
@@ -219,17 +186,7 @@ impl Ledger {
         let generation = state.generation;
         drop(guard);
         let delivery = Delivery::default();
-        (
-            RunningCall {
-                ledger: self.clone(),
-                generation,
-                seq,
-                place,
-                delivery,
-                sent: false,
-            },
-            step,
-        )
+        (RunningCall { ledger: self.clone(), generation, seq, place, delivery, sent: false }, step)
     }
 
     /// Records that a request was refused for what it is.
@@ -272,19 +229,9 @@ impl RunningCall {
             return;
         }
         let now = Instant::now();
-        let Delivery {
-            ok,
-            valid,
-            prompt_tokens,
-            completion_tokens,
-            cost_pico,
-            pause,
-        } = self.delivery;
+        let Delivery { ok, valid, prompt_tokens, completion_tokens, cost_pico, pause } = self.delivery;
         state.totals.in_flight -= 1;
-        let record = self
-            .place
-            .as_ref()
-            .and_then(|(marker, at)| Some((state.rows.get_mut(marker)?, *at)));
+        let record = self.place.as_ref().and_then(|(marker, at)| Some((state.rows.get_mut(marker)?, *at)));
         let mut unknown = MarkerRecord::default();
         let record = match record {
             Some((row, at)) => {
@@ -312,10 +259,7 @@ impl RunningCall {
         record.completion_tokens += completion_tokens;
         if let Some((credential, length)) = pause {
             let until = now + length;
-            let pause = state
-                .pauses
-                .entry(credential)
-                .or_insert(Pause { since: now, until });
+            let pause = state.pauses.entry(credential).or_insert(Pause { since: now, until });
             // A pause that is over makes room for the new one; a second one inside it only moves its end.
             if pause.until < now {
                 *pause = Pause { since: now, until };

@@ -82,9 +82,7 @@ fn main() -> anyhow::Result<()> {
     .with_context(|| format!("cannot listen on {}", args.listen))?;
     if args.print_addr {
         println!("listening on {}", doubles.addr());
-        std::io::stdout()
-            .flush()
-            .context("cannot write to standard output")?;
+        std::io::stdout().flush().context("cannot write to standard output")?;
     }
     loop {
         // The doubles serve from their own thread; the process ends by a signal.

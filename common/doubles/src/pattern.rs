@@ -15,12 +15,7 @@ const MOST_REPEATS: u32 = 16_384;
 
 /// A text that matches `pattern`; open repetitions are lengthened by `extra`.
 pub(crate) fn matching(pattern: &str, extra: u32, dice: &mut Dice) -> Option<String> {
-    let mut writer = Writer {
-        rest: pattern.chars().peekable(),
-        extra,
-        dice,
-        depth: 0,
-    };
+    let mut writer = Writer { rest: pattern.chars().peekable(), extra, dice, depth: 0 };
     let text = writer.alternatives()?;
     writer.rest.next().is_none().then_some(text)
 }
@@ -133,11 +128,7 @@ impl Writer<'_> {
         }
         if negated {
             let printable = (' '..='~').filter(|c| !chars.contains(c)).collect::<Vec<_>>();
-            let letters = printable
-                .iter()
-                .copied()
-                .filter(char::is_ascii_alphanumeric)
-                .collect::<Vec<_>>();
+            let letters = printable.iter().copied().filter(char::is_ascii_alphanumeric).collect::<Vec<_>>();
             chars = if letters.is_empty() { printable } else { letters };
         }
         (!chars.is_empty()).then_some(Atom::OneOf(chars))
@@ -214,10 +205,7 @@ mod tests {
     fn open_repetition_grows_when_asked() {
         let long = matching("^[a-z]{2,10}$", 5, &mut Dice::new(5)).unwrap();
         assert_eq!(long.len(), 7);
-        assert_eq!(
-            matching("^[a-z]{2,10}$", 50, &mut Dice::new(5)).unwrap().len(),
-            10
-        );
+        assert_eq!(matching("^[a-z]{2,10}$", 50, &mut Dice::new(5)).unwrap().len(), 10);
     }
 
     #[test]

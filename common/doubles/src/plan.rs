@@ -118,10 +118,7 @@ impl From<Preset> for FaultPlan {
 impl FaultPlan {
     /// No fault.
     pub fn none() -> Self {
-        Self {
-            longest_run: 3,
-            ..Self::default()
-        }
+        Self { longest_run: 3, ..Self::default() }
     }
 
     /// About a quarter of all calls faulty, every transient kind, at most three in a row for one marker.
@@ -163,8 +160,7 @@ impl FaultPlan {
         for (fault, per_mille) in PER_MILLE {
             plan = plan.with(fault, f64::from(per_mille) / 1_000.0);
         }
-        plan.with(Fault::InProse, 0.006)
-            .with(Fault::SurrogateInContent, 0.004)
+        plan.with(Fault::InProse, 0.006).with(Fault::SurrogateInContent, 0.004)
     }
 
     /// Half of all calls refused for their rate, with and without a pause, at most three in a row for one marker.
@@ -178,11 +174,7 @@ impl FaultPlan {
 
     /// Every call meets `fault`, without an end.
     pub fn always(fault: Fault) -> Self {
-        Self {
-            longest_run: u32::MAX,
-            ..Self::default()
-        }
-        .with(fault, 1.0)
+        Self { longest_run: u32::MAX, ..Self::default() }.with(fault, 1.0)
     }
 
     /// The same with `fault` in `probability` of all calls.
@@ -200,13 +192,7 @@ impl FaultPlan {
         steps: impl IntoIterator<Item = S>,
     ) -> Self {
         let steps = steps.into_iter().map(Into::into).collect();
-        self.scripts.insert(
-            marker.into(),
-            Script {
-                steps,
-                then: Step::Clean,
-            },
-        );
+        self.scripts.insert(marker.into(), Script { steps, then: Step::Clean });
         self
     }
 
@@ -214,23 +200,14 @@ impl FaultPlan {
     #[must_use]
     pub fn script_every<S: Into<Step>>(mut self, steps: impl IntoIterator<Item = S>) -> Self {
         let steps = steps.into_iter().map(Into::into).collect();
-        self.every_marker = Some(Script {
-            steps,
-            then: Step::Clean,
-        });
+        self.every_marker = Some(Script { steps, then: Step::Clean });
         self
     }
 
     /// The same with `step` for every call of `marker`.
     #[must_use]
     pub fn always_for(mut self, marker: impl Into<String>, step: impl Into<Step>) -> Self {
-        self.scripts.insert(
-            marker.into(),
-            Script {
-                steps: Vec::new(),
-                then: step.into(),
-            },
-        );
+        self.scripts.insert(marker.into(), Script { steps: Vec::new(), then: step.into() });
         self
     }
 
@@ -251,11 +228,7 @@ impl FaultPlan {
         for Weighted { fault, probability } in &self.faults {
             if roll < *probability {
                 let blocks = !fault.is_permanent() && !fault.leaves_valid_reply();
-                return if blocks && run >= self.longest_run {
-                    Step::Clean
-                } else {
-                    Step::Fault(*fault)
-                };
+                return if blocks && run >= self.longest_run { Step::Clean } else { Step::Fault(*fault) };
             }
             roll -= probability;
         }

@@ -48,9 +48,7 @@ impl FaultProxy {
     /// # Errors
     /// When no port can be bound or no thread can be started.
     pub fn start(upstream: SocketAddr) -> io::Result<Self> {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()?;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         // Bound and never listening, it keeps the port ours while connections to it are refused.
         let keeper = TcpSocket::new_v4()?;
         keeper.set_reuseaddr(true)?;
@@ -62,18 +60,11 @@ impl FaultProxy {
         };
         let (toxic, changes) = watch::channel(Toxic::None);
         let (apply, applied) = mpsc::channel();
-        let thread = std::thread::Builder::new()
-            .name("fault-proxy".to_owned())
-            .spawn(move || {
-                let _keeper = keeper;
-                runtime.block_on(run(listener, addr, upstream, changes, apply));
-            })?;
-        Ok(Self {
-            addr,
-            toxic: Some(toxic),
-            applied: Mutex::new(applied),
-            thread: Some(thread),
-        })
+        let thread = std::thread::Builder::new().name("fault-proxy".to_owned()).spawn(move || {
+            let _keeper = keeper;
+            runtime.block_on(run(listener, addr, upstream, changes, apply));
+        })?;
+        Ok(Self { addr, toxic: Some(toxic), applied: Mutex::new(applied), thread: Some(thread) })
     }
 
     /// Where to connect instead of to the upstream.
@@ -235,7 +226,5 @@ async fn open(changes: &mut watch::Receiver<Toxic>) -> bool {
 /// Waits until connections must end.
 async fn closed(changes: &mut watch::Receiver<Toxic>) {
     // The sender is dropped only together with the proxy, which ends everything.
-    let _ = changes
-        .wait_for(|toxic| matches!(toxic, Toxic::Refuse | Toxic::ResetPeer))
-        .await;
+    let _ = changes.wait_for(|toxic| matches!(toxic, Toxic::Refuse | Toxic::ResetPeer)).await;
 }

@@ -61,13 +61,7 @@ pub(crate) fn speak(asked: &Asked, marker: Option<&str>, step: &Step) -> Speech 
     // Four characters a token is the usual estimate for English; a text has at least one.
     let tokens = |chars: usize| (chars as u64).div_ceil(4);
     let completion_tokens = tokens(text.as_deref().map_or(0, |text| text.chars().count()));
-    Speech {
-        text,
-        finish,
-        prompt_tokens: tokens(asked.prompt_chars),
-        completion_tokens,
-        valid,
-    }
+    Speech { text, finish, prompt_tokens: tokens(asked.prompt_chars), completion_tokens, valid }
 }
 
 fn bent_text(asked: &Asked, marker: Option<&str>, fault: Fault) -> Option<String> {
@@ -79,10 +73,9 @@ fn bent_text(asked: &Asked, marker: Option<&str>, fault: Fault) -> Option<String
         Fault::NullContent => return None,
         Fault::InvalidReply | Fault::StubbornReply => bad_text(asked).unwrap_or_else(good),
         Fault::Fenced => format!("```json\n{}\n```", good()),
-        Fault::InProse => format!(
-            "Here is the JSON you asked for:\n\n{}\n\nLet me know if it helps.",
-            good()
-        ),
+        Fault::InProse => {
+            format!("Here is the JSON you asked for:\n\n{}\n\nLet me know if it helps.", good())
+        }
         Fault::SurrogateInReply => good_text(asked, marker, true),
         Fault::SurrogateInContent => good_text(asked, marker, true).replace(SURROGATE_MARK, "\\ud83d"),
         _ => good(),
@@ -95,23 +88,13 @@ fn good_text(asked: &Asked, marker: Option<&str>, mark: bool) -> String {
         Format::Schema(schema) => schema::conforming(schema, dice, mark).to_string(),
         Format::Json => {
             let answer = schema::words(&mut dice, 3);
-            let answer = if mark {
-                format!("{SURROGATE_MARK}{answer}")
-            } else {
-                answer
-            };
+            let answer = if mark { format!("{SURROGATE_MARK}{answer}") } else { answer };
             let marker = marker.map_or(Value::Null, Value::from);
             serde_json::json!({"row": marker, "answer": answer, "score": dice.below(100)}).to_string()
         }
         Format::Text => {
-            let mark = if mark {
-                SURROGATE_MARK.to_string()
-            } else {
-                String::new()
-            };
-            let row = marker
-                .map(|marker| format!(" (row {marker})"))
-                .unwrap_or_default();
+            let mark = if mark { SURROGATE_MARK.to_string() } else { String::new() };
+            let row = marker.map(|marker| format!(" (row {marker})")).unwrap_or_default();
             format!("{mark}{}{row}.", schema::words(&mut dice, 8))
         }
     }
@@ -129,11 +112,7 @@ fn bad_text(asked: &Asked) -> Option<String> {
 /// `text` as a JSON string, the mark replaced by half a surrogate pair as an escape no decoder can honour.
 pub(crate) fn literal(text: &str) -> String {
     let quoted = Value::from(text).to_string();
-    if quoted.contains(SURROGATE_MARK) {
-        quoted.replace(SURROGATE_MARK, "\\ud83d")
-    } else {
-        quoted
-    }
+    if quoted.contains(SURROGATE_MARK) { quoted.replace(SURROGATE_MARK, "\\ud83d") } else { quoted }
 }
 
 /// `text` in a few pieces, as a stream brings it.

@@ -57,10 +57,7 @@ pub(crate) struct Refusal {
 
 impl Refusal {
     pub(crate) fn new(status: u16, reason: impl Into<String>) -> Self {
-        Self {
-            status,
-            reason: reason.into(),
-        }
+        Self { status, reason: reason.into() }
     }
 }
 
@@ -144,10 +141,7 @@ pub(crate) fn read(
     read_schema: ReadSchema<'_>,
 ) -> Result<Asked, Refusal> {
     let body_error = |error: serde_json::Error| {
-        Refusal::new(
-            400,
-            format!("invalid body at line {} column {}", error.line(), error.column()),
-        )
+        Refusal::new(400, format!("invalid body at line {} column {}", error.line(), error.column()))
     };
     let chat: ChatBody<'_> = serde_json::from_slice(body).map_err(body_error)?;
     let model = chat.model.clone().unwrap_or_default();
@@ -172,18 +166,12 @@ pub(crate) fn read(
     Ok(Asked {
         provider,
         stream: chat.stream.unwrap_or(provider == Provider::Ollama),
-        include_usage: chat
-            .stream_options
-            .is_some_and(|options| options.include_usage == Some(true)),
+        include_usage: chat.stream_options.is_some_and(|options| options.include_usage == Some(true)),
         format,
         repair: users > 1 || assistant.is_some(),
         mended: assistant.is_some_and(|at| messages[at..].iter().any(|message| is(message, "user"))),
         empty: messages.is_empty(),
-        prompt_chars: messages
-            .iter()
-            .filter_map(|message| message.content)
-            .map(|raw| raw.get().len())
-            .sum(),
+        prompt_chars: messages.iter().filter_map(|message| message.content).map(|raw| raw.get().len()).sum(),
         chance: hash(seed, body),
         model,
     })
@@ -192,11 +180,7 @@ pub(crate) fn read(
 /// A wrong type ends in Ollama's default branch: 500.
 fn check_options(options: Option<&RawValue>) -> Result<(), Refusal> {
     let read = options.map(|options| serde_json::from_str::<Option<OllamaOptions>>(options.get()));
-    if matches!(read, Some(Err(_))) {
-        Err(Refusal::new(500, "option of a wrong type"))
-    } else {
-        Ok(())
-    }
+    if matches!(read, Some(Err(_))) { Err(Refusal::new(500, "option of a wrong type")) } else { Ok(()) }
 }
 
 fn check_messages(provider: Provider, messages: &[ChatMessage<'_>]) -> Result<(), Refusal> {
@@ -240,18 +224,12 @@ fn check_sampling(chat: &ChatBody<'_>) -> Result<(), Refusal> {
     if chat.max_tokens == Some(0) || chat.max_completion_tokens == Some(0) {
         return Err(Refusal::new(400, "the output limit must be at least 1"));
     }
-    let stop_fits = chat
-        .stop
-        .is_none_or(|stop| match serde_json::from_str::<Value>(stop.get()) {
-            Ok(Value::Null | Value::String(_)) => true,
-            Ok(Value::Array(texts)) => texts.len() <= 4 && texts.iter().all(Value::is_string),
-            _ => false,
-        });
-    if stop_fits {
-        Ok(())
-    } else {
-        Err(Refusal::new(400, "stop must be a text or at most 4 texts"))
-    }
+    let stop_fits = chat.stop.is_none_or(|stop| match serde_json::from_str::<Value>(stop.get()) {
+        Ok(Value::Null | Value::String(_)) => true,
+        Ok(Value::Array(texts)) => texts.len() <= 4 && texts.iter().all(Value::is_string),
+        _ => false,
+    });
+    if stop_fits { Ok(()) } else { Err(Refusal::new(400, "stop must be a text or at most 4 texts")) }
 }
 
 fn completions_format(
@@ -269,17 +247,10 @@ fn completions_format(
             let name = named.and_then(|named| named.name.as_deref()).unwrap_or_default();
             let plain = |b: u8| b.is_ascii_alphanumeric() || b == b'_' || b == b'-';
             if name.is_empty() || name.len() > 64 || !name.bytes().all(plain) {
-                return Err(Refusal::new(
-                    400,
-                    "json_schema.name must be 1 to 64 of a-zA-Z0-9_-",
-                ));
+                return Err(Refusal::new(400, "json_schema.name must be 1 to 64 of a-zA-Z0-9_-"));
             }
-            let schema = named
-                .and_then(|named| named.schema)
-                .and_then(|raw| read_schema(raw.get()));
-            schema
-                .map(Format::Schema)
-                .ok_or_else(|| Refusal::new(400, "json_schema.schema must be a schema"))
+            let schema = named.and_then(|named| named.schema).and_then(|raw| read_schema(raw.get()));
+            schema.map(Format::Schema).ok_or_else(|| Refusal::new(400, "json_schema.schema must be a schema"))
         }
         _ => Err(Refusal::new(400, "unknown response_format")),
     }
@@ -289,9 +260,9 @@ fn ollama_format(format: Option<&RawValue>, read_schema: ReadSchema<'_>) -> Resu
     match format.map_or("null", RawValue::get) {
         "null" | "\"\"" => Ok(Format::Text),
         "\"json\"" => Ok(Format::Json),
-        schema if schema.starts_with('{') => read_schema(schema)
-            .map(Format::Schema)
-            .ok_or_else(|| Refusal::new(500, "invalid format")),
+        schema if schema.starts_with('{') => {
+            read_schema(schema).map(Format::Schema).ok_or_else(|| Refusal::new(500, "invalid format"))
+        }
         _ => Err(Refusal::new(500, "invalid format")),
     }
 }

@@ -28,35 +28,17 @@ pub(crate) const SURROGATE_MARK: char = '\u{e000}';
 /// A value that conforms to `schema`, always the same for the same dice. With `mark`, the first freely chosen text
 /// begins with [`SURROGATE_MARK`].
 pub(crate) fn conforming(schema: &Value, dice: Dice, mark: bool) -> Value {
-    Generator {
-        root: schema,
-        dice,
-        mark,
-        budget: BUDGET,
-    }
-    .value(schema, 0)
+    Generator { root: schema, dice, mark, budget: BUDGET }.value(schema, 0)
 }
 
 /// A value that does not conform to `schema`; `None` where every value might.
 pub(crate) fn violating(schema: &Value, dice: Dice) -> Option<Value> {
-    let mut generator = Generator {
-        root: schema,
-        dice: dice.clone(),
-        mark: false,
-        budget: BUDGET,
-    };
+    let mut generator = Generator { root: schema, dice: dice.clone(), mark: false, budget: BUDGET };
     // What one branch of an alternative requires, another may not, so branches are left aside here.
     let top = generator.without_branches(schema, 0);
     if let Value::Object(mut object) = conforming(schema, dice, false) {
-        let required = top
-            .get("required")
-            .and_then(Value::as_array)
-            .into_iter()
-            .flatten();
-        if let Some(missing) = required
-            .filter_map(Value::as_str)
-            .find(|name| object.contains_key(*name))
-        {
+        let required = top.get("required").and_then(Value::as_array).into_iter().flatten();
+        if let Some(missing) = required.filter_map(Value::as_str).find(|name| object.contains_key(*name)) {
             object.shift_remove(missing);
             return Some(Value::Object(object));
         }
@@ -66,15 +48,8 @@ pub(crate) fn violating(schema: &Value, dice: Dice) -> Option<Value> {
         Some(Value::Array(several)) => several.iter().filter_map(Value::as_str).collect(),
         _ => return None,
     };
-    let others = [
-        ("string", json!("none of that")),
-        ("boolean", json!(true)),
-        ("null", Value::Null),
-    ];
-    others
-        .into_iter()
-        .find(|(name, _)| !types.contains(name))
-        .map(|(_, value)| value)
+    let others = [("string", json!("none of that")), ("boolean", json!(true)), ("null", Value::Null)];
+    others.into_iter().find(|(name, _)| !types.contains(name)).map(|(_, value)| value)
 }
 
 struct Generator<'s> {
@@ -130,11 +105,7 @@ impl Generator<'_> {
             let branches = branches.as_array().map(Vec::as_slice).unwrap_or_default();
             // Deep inside a recursive schema the branch that ends it is the one without a reference.
             let plain = branches.iter().find(|branch| branch.get("$ref").is_none());
-            let chosen = if depth >= SPARSE_DEPTH {
-                plain.or(branches.first())
-            } else {
-                branches.first()
-            };
+            let chosen = if depth >= SPARSE_DEPTH { plain.or(branches.first()) } else { branches.first() };
             if let Some(chosen) = chosen {
                 let chosen = self.without_branches(chosen, 0);
                 merge(&mut keywords, chosen);
@@ -147,13 +118,8 @@ impl Generator<'_> {
         let mut keywords = schema.as_object().cloned().unwrap_or_default();
         while nested < DEEPEST && self.spend() {
             if let Some(Value::String(reference)) = keywords.remove("$ref") {
-                let target = reference
-                    .strip_prefix('#')
-                    .and_then(|pointer| self.root.pointer(pointer));
-                merge(
-                    &mut keywords,
-                    target.and_then(Value::as_object).cloned().unwrap_or_default(),
-                );
+                let target = reference.strip_prefix('#').and_then(|pointer| self.root.pointer(pointer));
+                merge(&mut keywords, target.and_then(Value::as_object).cloned().unwrap_or_default());
             } else if let Some(Value::Array(parts)) = keywords.remove("allOf") {
                 for part in parts {
                     let part = self.without_branches(&part, nested + 1);
@@ -175,14 +141,9 @@ impl Generator<'_> {
             .filter_map(Value::as_str)
             .collect();
         let at_least = size(keywords, "minProperties").unwrap_or(0);
-        let at_most = size(keywords, "maxProperties")
-            .unwrap_or(usize::MAX)
-            .max(required.len());
+        let at_most = size(keywords, "maxProperties").unwrap_or(usize::MAX).max(required.len());
         let none = Map::new();
-        let properties = keywords
-            .get("properties")
-            .and_then(Value::as_object)
-            .unwrap_or(&none);
+        let properties = keywords.get("properties").and_then(Value::as_object).unwrap_or(&none);
         let mut room = at_most - required.len();
         let mut lacking = at_least.saturating_sub(required.len());
         let mut object = Map::new();
@@ -200,16 +161,13 @@ impl Generator<'_> {
         }
         for name in required {
             if !object.contains_key(name) {
-                let value = self.value(
-                    keywords.get("additionalProperties").unwrap_or(&Value::Null),
-                    depth + 1,
-                );
+                let value =
+                    self.value(keywords.get("additionalProperties").unwrap_or(&Value::Null), depth + 1);
                 object.insert(name.to_owned(), value);
             }
         }
-        if let Some(additional) = keywords
-            .get("additionalProperties")
-            .filter(|schema| **schema != Value::Bool(false))
+        if let Some(additional) =
+            keywords.get("additionalProperties").filter(|schema| **schema != Value::Bool(false))
         {
             let wanted = if properties.is_empty() && room > 0 && depth < SPARSE_DEPTH {
                 at_least.max(1)
@@ -237,20 +195,11 @@ impl Generator<'_> {
             (_, Some(Value::Array(first))) => (first.as_slice(), keywords.get("additionalItems")),
             (_, rest) => (&[][..], rest),
         };
-        let usual = if depth >= SPARSE_DEPTH {
-            0
-        } else {
-            first.len().max(1) + self.dice.below(2) as usize
-        };
+        let usual = if depth >= SPARSE_DEPTH { 0 } else { first.len().max(1) + self.dice.below(2) as usize };
         let closed = *rest.unwrap_or(&Value::Null) == Value::Bool(false);
-        let length = usual
-            .max(at_least)
-            .min(at_most)
-            .min(if closed { first.len() } else { usize::MAX });
-        let rest = rest
-            .or_else(|| keywords.get("contains"))
-            .cloned()
-            .unwrap_or_else(|| json!({"type": "string"}));
+        let length = usual.max(at_least).min(at_most).min(if closed { first.len() } else { usize::MAX });
+        let rest =
+            rest.or_else(|| keywords.get("contains")).cloned().unwrap_or_else(|| json!({"type": "string"}));
         let unique = keywords.get("uniqueItems") == Some(&Value::Bool(true));
         let mut items: Vec<Value> = Vec::new();
         let mut tries = 0;

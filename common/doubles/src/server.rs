@@ -72,9 +72,7 @@ impl Doubles {
     /// # Errors
     /// When the address cannot be bound or no thread can be started.
     pub fn start(config: Config) -> io::Result<Self> {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()?;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let listener = listen(&runtime, config.listen)?;
         let addr = listener.local_addr()?;
         let shared = Arc::new(Shared {
@@ -85,22 +83,15 @@ impl Doubles {
         });
         let (stop, stopped) = oneshot::channel();
         let serving = Arc::clone(&shared);
-        let thread = std::thread::Builder::new()
-            .name("doubles".to_owned())
-            .spawn(move || {
-                runtime.block_on(async {
-                    tokio::select! {
-                        () = accept(listener, serving) => {}
-                        _ = stopped => {}
-                    }
-                });
-            })?;
-        Ok(Self {
-            addr,
-            shared,
-            stop: Some(stop),
-            thread: Some(thread),
-        })
+        let thread = std::thread::Builder::new().name("doubles".to_owned()).spawn(move || {
+            runtime.block_on(async {
+                tokio::select! {
+                    () = accept(listener, serving) => {}
+                    _ = stopped => {}
+                }
+            });
+        })?;
+        Ok(Self { addr, shared, stop: Some(stop), thread: Some(thread) })
     }
 
     /// Where it listens.
@@ -136,11 +127,7 @@ impl Drop for Doubles {
 
 fn listen(runtime: &Runtime, addr: SocketAddr) -> io::Result<TcpListener> {
     let _context = runtime.enter();
-    let socket = if addr.is_ipv4() {
-        TcpSocket::new_v4()?
-    } else {
-        TcpSocket::new_v6()?
-    };
+    let socket = if addr.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
     socket.set_reuseaddr(true)?;
     socket.bind(addr)?;
     socket.listen(BACKLOG)
@@ -163,9 +150,7 @@ async fn serve(stream: TcpStream, shared: Arc<Shared>) {
     let socket = TokioIo::new(Socket::new(stream, Arc::clone(&line)));
     let service = service_fn(move |request| route(request, Arc::clone(&shared), Arc::clone(&line)));
     // A connection that ends with an error was broken by a fault or by its caller; the ledger knows which.
-    let _ = hyper::server::conn::http1::Builder::new()
-        .serve_connection(socket, service)
-        .await;
+    let _ = hyper::server::conn::http1::Builder::new().serve_connection(socket, service).await;
 }
 
 async fn route(
@@ -178,11 +163,7 @@ async fn route(
         let Some(below) = path.strip_prefix(provider.base_path()) else {
             continue;
         };
-        let chat = if provider == Provider::Ollama {
-            "/api/chat"
-        } else {
-            "/chat/completions"
-        };
+        let chat = if provider == Provider::Ollama { "/api/chat" } else { "/chat/completions" };
         if below == chat && request.method() == Method::POST {
             return chat::chat(provider, request, shared, line).await;
         }

@@ -62,10 +62,7 @@ impl AsyncWrite for Socket {
         };
         let (unfinished, written) = call.deliver(|| {
             let written = Pin::new(&mut this.stream).poll_write(context, bytes);
-            (
-                matches!(written, Poll::Ready(Ok(length)) if length == bytes.len()),
-                written,
-            )
+            (matches!(written, Poll::Ready(Ok(length)) if length == bytes.len()), written)
         });
         *leaving = unfinished;
         drop(leaving);

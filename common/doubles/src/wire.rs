@@ -54,21 +54,14 @@ impl Answer {
             ending: Ending::Complete,
             sized: true,
             apart: false,
-            delivery: Delivery {
-                ok: status == 200,
-                ..Delivery::default()
-            },
+            delivery: Delivery { ok: status == 200, ..Delivery::default() },
         }
     }
 
     /// A body of lines or events that comes as it is made.
     pub(crate) fn stream(content_type: &'static str, pieces: Vec<String>) -> Self {
         let pieces = pieces.into_iter().map(Bytes::from).collect();
-        Self {
-            pieces,
-            sized: false,
-            ..Self::whole(200, content_type, Bytes::new())
-        }
+        Self { pieces, sized: false, ..Self::whole(200, content_type, Bytes::new()) }
     }
 
     pub(crate) fn header(mut self, name: &'static str, value: impl Into<String>) -> Self {
@@ -90,10 +83,8 @@ impl Answer {
     pub(crate) fn dribbled(mut self, chance: u64) -> Self {
         let body = Bytes::from(self.pieces.concat());
         let piece = body.len() / (3 + (chance % 3) as usize) + 1;
-        self.pieces = (0..body.len())
-            .step_by(piece)
-            .map(|at| body.slice(at..body.len().min(at + piece)))
-            .collect();
+        self.pieces =
+            (0..body.len()).step_by(piece).map(|at| body.slice(at..body.len().min(at + piece))).collect();
         self.apart = true;
         self
     }
@@ -119,10 +110,8 @@ impl Answer {
             headers.insert(CONTENT_LENGTH, HeaderValue::from(length + missing));
         }
         for (name, value) in self.headers {
-            headers.insert(
-                name,
-                HeaderValue::try_from(value).expect("header values made here are plain ASCII"),
-            );
+            headers
+                .insert(name, HeaderValue::try_from(value).expect("header values made here are plain ASCII"));
         }
         response
     }

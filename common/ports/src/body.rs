@@ -29,7 +29,8 @@ thread_local! {
 /// Encodes an outcome for storage.
 pub fn encode_outcome(outcome: &Outcome) -> Bytes {
     let mut body = vec![PLAIN];
-    serde_json::to_writer(&mut body, outcome).expect("an outcome has string keys only, and a vector takes every write");
+    serde_json::to_writer(&mut body, outcome)
+        .expect("an outcome has string keys only, and a vector takes every write");
     if body.len() < COMPRESS_FROM {
         return body.into();
     }

@@ -13,7 +13,12 @@ const HEADS_PER_WRITE: usize = 500;
 ///
 /// A crash between the steps leaves the batch in `submitting`; whoever calls this again ends with the same heads, because
 /// the cut derives from the frozen parts alone.
-pub async fn submit(intake: &(impl Intake + ?Sized), tenant: &TenantId, batch: BatchId, lane: &LaneId) -> StoreResult<u32> {
+pub async fn submit(
+    intake: &(impl Intake + ?Sized),
+    tenant: &TenantId,
+    batch: BatchId,
+    lane: &LaneId,
+) -> StoreResult<u32> {
     let parts = intake.begin_submit(tenant, batch).await?;
     let mut pending: Vec<ChunkCut> = Vec::with_capacity(HEADS_PER_WRITE);
     let (mut chunks, mut total) = (0, 0);

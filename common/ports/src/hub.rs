@@ -7,5 +7,5 @@ mod faulty;
 mod limiter;
 mod memory;
 
-pub use faulty::{FaultyHub, Faults};
+pub use faulty::{Faults, FaultyHub};
 pub use memory::MemoryHub;

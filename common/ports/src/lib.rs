@@ -20,6 +20,7 @@ pub use error::{StoreError, StoreResult};
 pub use hub::MemoryHub;
 pub use hub_ports::{Denied, HubError, Limiter, Permit, Queue, Signal, Signals};
 pub use store::{
-    Admission, BeatAnswer, BlockRow, Close, Control, Created, Intake, Lease, NewBatch, OutcomePage, PageLimit, PartCommit, Progress,
-    Read, RowBlock, SessionBeat, Sessions, SettleGroup, Settled, Store, StoredOutcome, Work,
+    Admission, BeatAnswer, BlockRow, Close, Control, Created, Intake, Lease, NewBatch, OutcomePage,
+    PageLimit, PartCommit, Progress, Read, RowBlock, SessionBeat, Sessions, SettleGroup, Settled, Store,
+    StoredOutcome, Work,
 };

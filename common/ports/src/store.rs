@@ -10,8 +10,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use promptmill_domain::chunk::{ChunkCut, FrozenPart};
 use promptmill_domain::{
-    Batch, BatchEvent, BatchId, BatchLimits, BatchSpec, BatchState, ChunkId, Counts, Head, ItemCode, LaneId, LeaseToken, ParkedItem,
-    Release, RowsRef, SessionId, SettledItem, TenantId, Totals, UploadId,
+    Batch, BatchEvent, BatchId, BatchLimits, BatchSpec, BatchState, ChunkId, Counts, Head, ItemCode, LaneId,
+    LeaseToken, ParkedItem, Release, RowsRef, SessionId, SettledItem, TenantId, Totals, UploadId,
 };
 
 use crate::StoreResult;
@@ -80,7 +80,13 @@ pub trait Intake: Send + Sync {
     ///
     /// # Errors
     /// `Conflict` when the batch is not a draft.
-    async fn put_rows(&self, tenant: &TenantId, batch: BatchId, upload: UploadId, blocks: Vec<RowBlock>) -> StoreResult<()>;
+    async fn put_rows(
+        &self,
+        tenant: &TenantId,
+        batch: BatchId,
+        upload: UploadId,
+        blocks: Vec<RowBlock>,
+    ) -> StoreResult<()>;
 
     /// Makes the upload the content of the part, replacing what the part was before. Atomic and repeatable.
     ///
@@ -98,14 +104,26 @@ pub trait Intake: Send + Sync {
     ///
     /// # Errors
     /// `Conflict` when the batch is a draft.
-    async fn put_heads(&self, tenant: &TenantId, batch: BatchId, lane: &LaneId, cuts: &[ChunkCut]) -> StoreResult<()>;
+    async fn put_heads(
+        &self,
+        tenant: &TenantId,
+        batch: BatchId,
+        lane: &LaneId,
+        cuts: &[ChunkCut],
+    ) -> StoreResult<()>;
 
     /// Moves a submitting batch, all of whose `chunks` heads exist, to `queued` with its `total` of rows. Atomic and
     /// repeatable; past submitting it does nothing. Counts as a change for [`BeatAnswer::Alive`].
     ///
     /// # Errors
     /// `Conflict` when a head is missing, or the batch is a draft.
-    async fn finish_submit(&self, tenant: &TenantId, batch: BatchId, chunks: u32, total: u32) -> StoreResult<()>;
+    async fn finish_submit(
+        &self,
+        tenant: &TenantId,
+        batch: BatchId,
+        chunks: u32,
+        total: u32,
+    ) -> StoreResult<()>;
 }
 
 /// A chunk in the hands of a worker.
@@ -158,7 +176,12 @@ pub trait Work: Send + Sync {
     /// A chunk whose batch may not begin items (paused, cancelling...) is left out too, and a session that is not known to be
     /// alive gets none. Atomic per chunk. After an unknown
     /// result a lease may exist that nobody knows of; it ends with the session.
-    async fn claim(&self, owner: SessionId, chunks: &[(ChunkId, LeaseToken)], now_ms: u64) -> StoreResult<Vec<Lease>>;
+    async fn claim(
+        &self,
+        owner: SessionId,
+        chunks: &[(ChunkId, LeaseToken)],
+        now_ms: u64,
+    ) -> StoreResult<Vec<Lease>>;
 
     /// Records groups, each atomically: bodies first (a body that exists already is kept and adopted), then the head.
     /// Answers in the order of the groups.
@@ -172,7 +195,13 @@ pub trait Work: Send + Sync {
     async fn settle(&self, groups: Vec<SettleGroup>, now_ms: u64) -> StoreResult<Vec<Settled>>;
 
     /// Records which item the holder of a quarantined chunk begins. Answers whether the lease is still held.
-    async fn try_item(&self, chunk: ChunkId, token: LeaseToken, offset: u32, now_ms: u64) -> StoreResult<bool>;
+    async fn try_item(
+        &self,
+        chunk: ChunkId,
+        token: LeaseToken,
+        offset: u32,
+        now_ms: u64,
+    ) -> StoreResult<bool>;
 }
 
 /// A session's heartbeat as the store has it.
@@ -347,7 +376,13 @@ pub trait Read: Send + Sync {
     async fn progress(&self, tenant: &TenantId, batch: BatchId) -> StoreResult<Progress>;
 
     /// Outcomes from index `from` on, as far as `limit` allows.
-    async fn outcomes(&self, tenant: &TenantId, batch: BatchId, from: u32, limit: PageLimit) -> StoreResult<OutcomePage>;
+    async fn outcomes(
+        &self,
+        tenant: &TenantId,
+        batch: BatchId,
+        from: u32,
+        limit: PageLimit,
+    ) -> StoreResult<OutcomePage>;
 
     /// The rows of the chunk that holds item `index`.
     async fn rows(&self, tenant: &TenantId, batch: BatchId, index: u32) -> StoreResult<BlockRow>;

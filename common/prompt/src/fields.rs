@@ -26,10 +26,7 @@ impl<'a, 'p> Fields<'a, 'p> {
     ) -> Option<Self> {
         let pointer = pointer.into();
         let Value::Object(map) = value else {
-            problems.push(Problem::at(
-                pointer,
-                format!("must be an object, not {}", type_name(value)),
-            ));
+            problems.push(Problem::at(pointer, format!("must be an object, not {}", type_name(value))));
             return None;
         };
         for key in map.keys().filter(|key| !allowed.contains(&key.as_str())) {
@@ -43,11 +40,7 @@ impl<'a, 'p> Fields<'a, 'p> {
                 format!("unknown key{hint} (allowed: {known})"),
             ));
         }
-        Some(Self {
-            map,
-            pointer,
-            problems,
-        })
+        Some(Self { map, pointer, problems })
     }
 
     /// The pointer of `key`.
@@ -112,10 +105,7 @@ impl<'a, 'p> Fields<'a, 'p> {
         match value.as_u64() {
             Some(number) if range.contains(&number) => Some(number),
             _ => {
-                self.problem(
-                    key,
-                    format!("must be an integer from {} to {}", range.start(), range.end()),
-                );
+                self.problem(key, format!("must be an integer from {} to {}", range.start(), range.end()));
                 None
             }
         }
@@ -127,10 +117,7 @@ impl<'a, 'p> Fields<'a, 'p> {
         match value.as_f64() {
             Some(number) if range.contains(&number) => Some(number),
             Some(_) => {
-                self.problem(
-                    key,
-                    format!("must be a number from {} to {}", range.start(), range.end()),
-                );
+                self.problem(key, format!("must be a number from {} to {}", range.start(), range.end()));
                 None
             }
             None => {
@@ -160,10 +147,7 @@ impl<'a, 'p> Fields<'a, 'p> {
         let Some(elements) = self.array(key, max) else {
             return Vec::new();
         };
-        let filled = elements
-            .iter()
-            .filter_map(Value::as_str)
-            .filter(|text| !text.is_empty());
+        let filled = elements.iter().filter_map(Value::as_str).filter(|text| !text.is_empty());
         let texts: Vec<String> = filled.map(str::to_owned).collect();
         if texts.len() < elements.len() {
             self.problem(key, "must hold only strings that are not empty");
@@ -174,9 +158,7 @@ impl<'a, 'p> Fields<'a, 'p> {
     /// One of the names in `choices`.
     pub(crate) fn choice<T: Copy>(&mut self, key: &str, choices: &[(&str, T)]) -> Option<T> {
         let value = self.map.get(key)?;
-        let found = value
-            .as_str()
-            .and_then(|name| choices.iter().find(|(known, _)| *known == name));
+        let found = value.as_str().and_then(|name| choices.iter().find(|(known, _)| *known == name));
         if found.is_none() {
             let known = list(choices.iter().map(|(name, _)| *name), 20);
             self.problem(key, format!("must be one of: {known}"));

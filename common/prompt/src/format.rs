@@ -57,17 +57,10 @@ const DEFAULT_REPAIRS: u32 = 2;
 /// Parses and compiles a template.
 pub(crate) fn parse(text: &str) -> Result<Template, Vec<Problem>> {
     if text.len() > limits::TEMPLATE_BYTES {
-        return Err(vec![Problem::whole(format!(
-            "a template has at most {} bytes",
-            limits::TEMPLATE_BYTES
-        ))]);
+        return Err(vec![Problem::whole(format!("a template has at most {} bytes", limits::TEMPLATE_BYTES))]);
     }
-    let parsed = json::parse(text).map_err(|error| {
-        vec![Problem::whole(format!(
-            "not valid JSON: {}",
-            syntax_message(&error)
-        ))]
-    })?;
+    let parsed = json::parse(text)
+        .map_err(|error| vec![Problem::whole(format!("not valid JSON: {}", syntax_message(&error)))])?;
     let mut problems: Vec<Problem> = parsed
         .duplicates
         .into_iter()
@@ -92,9 +85,7 @@ fn read(text: &str, mut fields: Fields<'_, '_>) -> Option<Template> {
     let output = read_output(&mut fields, name.unwrap_or("output"), formats);
     let rules = read_rules(&mut fields, &rows);
     let most = u64::from(limits::REPAIRS);
-    let max_repairs = fields
-        .count("max_repairs", 0..=most)
-        .map_or(DEFAULT_REPAIRS, |count| count as u32);
+    let max_repairs = fields.count("max_repairs", 0..=most).map_or(DEFAULT_REPAIRS, |count| count as u32);
     Some(Template {
         name: name?.to_owned(),
         description,
@@ -149,11 +140,7 @@ fn read_messages(fields: &mut Fields<'_, '_>) -> (Messages, Vec<Use>) {
             continue;
         };
         message.required("role");
-        let roles = [
-            ("system", Role::System),
-            ("user", Role::User),
-            ("assistant", Role::Assistant),
-        ];
+        let roles = [("system", Role::System), ("user", Role::User), ("assistant", Role::Assistant)];
         let role = message.choice("role", &roles);
         message.required("content");
         let content = message.text("content", limits::MESSAGE_BYTES);
@@ -170,10 +157,7 @@ fn read_messages(fields: &mut Fields<'_, '_>) -> (Messages, Vec<Use>) {
         used.extend(names.into_iter().map(|name| (name, place.clone())));
     }
     if last == Some(Role::System) {
-        fields.problem(
-            "messages",
-            "the last message must be of the user or the assistant",
-        );
+        fields.problem("messages", "the last message must be of the user or the assistant");
     }
     (messages, used)
 }
@@ -186,25 +170,16 @@ fn read_variables(fields: &mut Fields<'_, '_>, used: Vec<Use>) -> RowCheck {
                 specs.push(VariableSpec::implied(name));
             }
         }
-        let compiled = specs
-            .iter()
-            .map(|spec| spec.compile("", fields.problems()))
-            .collect();
+        let compiled = specs.iter().map(|spec| spec.compile("", fields.problems())).collect();
         return RowCheck::new(specs, compiled, true);
     };
     let base = fields.at("variables");
     let Value::Object(declared) = declared else {
-        fields.problem(
-            "variables",
-            format!("must be an object, not {}", type_name(declared)),
-        );
+        fields.problem("variables", format!("must be an object, not {}", type_name(declared)));
         return RowCheck::new(Vec::new(), Vec::new(), false);
     };
     if declared.len() > limits::VARIABLES {
-        fields.problem(
-            "variables",
-            format!("must have at most {} variables", limits::VARIABLES),
-        );
+        fields.problem("variables", format!("must have at most {} variables", limits::VARIABLES));
         return RowCheck::new(Vec::new(), Vec::new(), false);
     }
     let (mut specs, mut compiled) = (Vec::new(), Vec::new());
@@ -218,23 +193,16 @@ fn read_variables(fields: &mut Fields<'_, '_>, used: Vec<Use>) -> RowCheck {
     }
     for (name, place) in used.iter().filter(|(name, _)| !declared.contains_key(name)) {
         let hint = crate::problem::nearest(name, declared.keys().map(String::as_str));
-        let hint = hint
-            .map(|meant| format!("; did you mean `{meant}`?"))
-            .unwrap_or_default();
-        fields.problems().push(Problem::at(
-            place.clone(),
-            format!("variable `{name}` is not declared{hint}"),
-        ));
+        let hint = hint.map(|meant| format!("; did you mean `{meant}`?")).unwrap_or_default();
+        fields
+            .problems()
+            .push(Problem::at(place.clone(), format!("variable `{name}` is not declared{hint}")));
     }
     RowCheck::new(specs, compiled, false)
 }
 
 fn read_output(fields: &mut Fields<'_, '_>, template: &str, formats: bool) -> Option<OutputSpec> {
-    let text = OutputSpec::Text {
-        min_length: None,
-        max_length: None,
-        choices: Vec::new(),
-    };
+    let text = OutputSpec::Text { min_length: None, max_length: None, choices: Vec::new() };
     let pointer = fields.at("output");
     let Some(value) = fields.get("output") else {
         return Some(text);
@@ -242,19 +210,12 @@ fn read_output(fields: &mut Fields<'_, '_>, template: &str, formats: bool) -> Op
     let mut output = Fields::open(value, pointer, OUTPUT, fields.problems())?;
     output.required("format");
     let json = output.choice("format", &[("json", true), ("text", false)])?;
-    let foreign: &[&str] = if json {
-        &["min_length", "max_length", "enum"]
-    } else {
-        &["schema"]
-    };
+    let foreign: &[&str] = if json { &["min_length", "max_length", "enum"] } else { &["schema"] };
     for key in foreign {
         if output.get(key).is_some() {
             output.problem(
                 key,
-                format!(
-                    "does not belong to the format `{}`",
-                    if json { "json" } else { "text" }
-                ),
+                format!("does not belong to the format `{}`", if json { "json" } else { "text" }),
             );
         }
     }
@@ -268,11 +229,7 @@ fn read_output(fields: &mut Fields<'_, '_>, template: &str, formats: bool) -> Op
         if choices.is_empty() && output.get("enum").is_some() {
             output.problem("enum", "must have at least one element");
         }
-        return Some(OutputSpec::Text {
-            min_length,
-            max_length,
-            choices,
-        });
+        return Some(OutputSpec::Text { min_length, max_length, choices });
     }
     let Some(schema) = output.get("schema") else {
         return Some(OutputSpec::Json { schema: None });
@@ -280,13 +237,7 @@ fn read_output(fields: &mut Fields<'_, '_>, template: &str, formats: bool) -> Op
     let pointer = output.at("schema");
     let checker = Checker::compile(schema, formats, &pointer, output.problems())?;
     let name = OutputSchema::name_for(template);
-    Some(OutputSpec::Json {
-        schema: Some(Arc::new(OutputSchema {
-            name,
-            schema: schema.clone(),
-            checker,
-        })),
-    })
+    Some(OutputSpec::Json { schema: Some(Arc::new(OutputSchema { name, schema: schema.clone(), checker })) })
 }
 
 fn read_rules(fields: &mut Fields<'_, '_>, rows: &RowCheck) -> Vec<Rule> {
@@ -315,11 +266,7 @@ fn read_rules(fields: &mut Fields<'_, '_>, rows: &RowCheck) -> Vec<Rule> {
         match compile_rule(expression) {
             Ok(expression) => {
                 note_unknown_variables(&expression, rows, &mut rule);
-                rules.push(Rule {
-                    expression,
-                    message: message.to_owned(),
-                    consequence,
-                });
+                rules.push(Rule { expression, message: message.to_owned(), consequence });
             }
             Err(messages) => {
                 for message in messages {

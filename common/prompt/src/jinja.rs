@@ -65,16 +65,9 @@ impl Messages {
         let mut environment = fenced();
         // `{% if notes %}` is how authors ask for an optional variable; printing or using an undefined one still fails.
         environment.set_undefined_behavior(UndefinedBehavior::SemiStrict);
-        let syntax = environment
-            .syntax()
-            .to_builder()
-            .keep_trailing_newline(true)
-            .build();
+        let syntax = environment.syntax().to_builder().keep_trailing_newline(true).build();
         environment.set_syntax(syntax.expect("the default delimiters are valid"));
-        Self {
-            environment,
-            messages: Vec::new(),
-        }
+        Self { environment, messages: Vec::new() }
     }
 
     /// Compiles one more message and returns the names of the variables it uses, in the order they first appear.
@@ -86,17 +79,10 @@ impl Messages {
         problems: &mut Vec<Problem>,
     ) -> Vec<String> {
         if !source.contains("{{") && !source.contains("{%") && !source.contains("{#") {
-            self.messages.push(Compiled {
-                role,
-                pointer,
-                body: Body::Plain(source.to_owned()),
-            });
+            self.messages.push(Compiled { role, pointer, body: Body::Plain(source.to_owned()) });
             return Vec::new();
         }
-        if let Err(error) = self
-            .environment
-            .add_template_owned(pointer.clone(), source.to_owned())
-        {
+        if let Err(error) = self.environment.add_template_owned(pointer.clone(), source.to_owned()) {
             problems.push(Problem::at(pointer, compile_message(&error)));
             return Vec::new();
         }
@@ -106,22 +92,11 @@ impl Messages {
         };
         let names = Names::of_source(source);
         let called = names.functions.clone();
-        problems.extend(
-            names
-                .unknown(&used)
-                .into_iter()
-                .map(|text| Problem::at(pointer.clone(), text)),
-        );
-        let mut used: Vec<String> = used
-            .into_iter()
-            .filter(|name| !is_function(name) && !called.contains(&**name))
-            .collect();
+        problems.extend(names.unknown(&used).into_iter().map(|text| Problem::at(pointer.clone(), text)));
+        let mut used: Vec<String> =
+            used.into_iter().filter(|name| !is_function(name) && !called.contains(&**name)).collect();
         used.sort_by_cached_key(|name| (word_position(source, name), name.clone()));
-        self.messages.push(Compiled {
-            role,
-            pointer,
-            body: Body::Jinja,
-        });
+        self.messages.push(Compiled { role, pointer, body: Body::Jinja });
         used
     }
 
@@ -139,15 +114,12 @@ impl Messages {
                     .map_err(|error| message.error(run_message(&error)))?,
             };
             let Some(left) = room.checked_sub(content.len()) else {
-                return Err(message.error(format!(
-                    "the rendered prompt is larger than {RENDERED_BYTES} bytes"
-                )));
+                return Err(
+                    message.error(format!("the rendered prompt is larger than {RENDERED_BYTES} bytes"))
+                );
             };
             room = left;
-            rendered.push(Message {
-                role: message.role,
-                content,
-            });
+            rendered.push(Message { role: message.role, content });
         }
         Ok(rendered)
     }
@@ -155,10 +127,7 @@ impl Messages {
 
 impl Compiled {
     fn error(&self, message: String) -> RenderError {
-        RenderError {
-            pointer: self.pointer.clone(),
-            message,
-        }
+        RenderError { pointer: self.pointer.clone(), message }
     }
 }
 
@@ -178,15 +147,9 @@ pub(crate) fn compile_rule(expression: &str) -> Result<RuleExpression, Vec<Strin
         .collect();
     names.sort();
     problems.extend(
-        names
-            .iter()
-            .map(|name| format!("unknown name `{name}`; a rule sees `output` and `variables`")),
+        names.iter().map(|name| format!("unknown name `{name}`; a rule sees `output` and `variables`")),
     );
-    if problems.is_empty() {
-        Ok(compiled)
-    } else {
-        Err(problems)
-    }
+    if problems.is_empty() { Ok(compiled) } else { Err(problems) }
 }
 
 fn is_function(name: &str) -> bool {

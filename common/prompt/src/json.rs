@@ -31,26 +31,10 @@ pub(crate) struct Parsed {
 pub(crate) fn parse(text: &str) -> Result<Parsed, serde_json::Error> {
     let mut facts = Facts::default();
     let mut deserializer = serde_json::Deserializer::from_str(text);
-    let value = Seed {
-        facts: &mut facts,
-        path: None,
-        depth: 0,
-    }
-    .deserialize(&mut deserializer)?;
+    let value = Seed { facts: &mut facts, path: None, depth: 0 }.deserialize(&mut deserializer)?;
     deserializer.end()?;
-    let Facts {
-        duplicates,
-        depth,
-        nodes,
-        longest_array,
-    } = facts;
-    Ok(Parsed {
-        value,
-        duplicates,
-        depth,
-        nodes,
-        longest_array,
-    })
+    let Facts { duplicates, depth, nodes, longest_array } = facts;
+    Ok(Parsed { value, duplicates, depth, nodes, longest_array })
 }
 
 #[derive(Default)]
@@ -121,9 +105,7 @@ impl<'de> Visitor<'de> for Seed<'_, '_> {
     }
 
     fn visit_f64<E: serde::de::Error>(self, value: f64) -> Result<Value, E> {
-        Number::from_f64(value)
-            .map(Value::Number)
-            .ok_or_else(|| E::custom("number out of range"))
+        Number::from_f64(value).map(Value::Number).ok_or_else(|| E::custom("number out of range"))
     }
 
     fn visit_str<E>(self, value: &str) -> Result<Value, E> {
@@ -143,15 +125,8 @@ impl<'de> Visitor<'de> for Seed<'_, '_> {
         self.facts.depth = self.facts.depth.max(depth);
         let mut array = Vec::new();
         loop {
-            let path = Path {
-                parent: self.path,
-                segment: Segment::Index(array.len()),
-            };
-            let seed = Seed {
-                facts: &mut *self.facts,
-                path: Some(&path),
-                depth,
-            };
+            let path = Path { parent: self.path, segment: Segment::Index(array.len()) };
+            let seed = Seed { facts: &mut *self.facts, path: Some(&path), depth };
             let Some(element) = elements.next_element_seed(seed)? else {
                 break;
             };
@@ -166,15 +141,9 @@ impl<'de> Visitor<'de> for Seed<'_, '_> {
         self.facts.depth = self.facts.depth.max(depth);
         let mut object = Map::new();
         while let Some(key) = members.next_key::<String>()? {
-            let path = Path {
-                parent: self.path,
-                segment: Segment::Key(&key),
-            };
-            let value = members.next_value_seed(Seed {
-                facts: &mut *self.facts,
-                path: Some(&path),
-                depth,
-            })?;
+            let path = Path { parent: self.path, segment: Segment::Key(&key) };
+            let value =
+                members.next_value_seed(Seed { facts: &mut *self.facts, path: Some(&path), depth })?;
             if object.contains_key(&key) {
                 if self.facts.duplicates.len() == NAMED_DUPLICATES {
                     return Err(A::Error::custom("too many duplicate keys"));
@@ -241,16 +210,7 @@ mod tests {
 
     #[test]
     fn text_after_the_value_is_refused() {
-        for bad in [
-            "{} x",
-            "",
-            "NaN",
-            "1e400",
-            "[1,]",
-            "\u{feff}{}",
-            "\"a\nb\"",
-            r#""\ud800""#,
-        ] {
+        for bad in ["{} x", "", "NaN", "1e400", "[1,]", "\u{feff}{}", "\"a\nb\"", r#""\ud800""#] {
             assert!(parse(bad).is_err(), "{bad:?}");
         }
     }

@@ -32,11 +32,7 @@ pub struct Judgement {
 
 impl Judgement {
     fn repair(reasons: Vec<Reason>) -> Self {
-        Self {
-            verdict: Verdict::Repair(reasons),
-            output: None,
-            flags: Vec::new(),
-        }
+        Self { verdict: Verdict::Repair(reasons), output: None, flags: Vec::new() }
     }
 }
 
@@ -48,22 +44,12 @@ pub(crate) fn judge(spec: &OutputSpec, rules: &[Rule], reply: &str, variables: &
         ))]);
     }
     match spec {
-        OutputSpec::Text {
-            min_length,
-            max_length,
-            choices,
-        } => {
+        OutputSpec::Text { min_length, max_length, choices } => {
             let text = match check_text(reply, *min_length, *max_length, choices) {
                 Ok(text) => text,
                 Err(reason) => return Judgement::repair(vec![reason]),
             };
-            conclude(
-                rules,
-                variables,
-                || Jinja::from(text),
-                || Output::Text(text.to_owned()),
-                Vec::new(),
-            )
+            conclude(rules, variables, || Jinja::from(text), || Output::Text(text.to_owned()), Vec::new())
         }
         OutputSpec::Json { schema } => match find_json(reply, schema.as_deref()) {
             Err(reasons) => Judgement::repair(reasons),
@@ -73,13 +59,7 @@ pub(crate) fn judge(spec: &OutputSpec, rules: &[Rule], reply: &str, variables: &
                     Ok(raw) => raw,
                     Err(error) => return Judgement::repair(vec![unreadable(&error)]),
                 };
-                conclude(
-                    rules,
-                    variables,
-                    || Jinja::from(Serde(&parsed.value)),
-                    || Output::Json(raw),
-                    flags,
-                )
+                conclude(rules, variables, || Jinja::from(Serde(&parsed.value)), || Output::Json(raw), flags)
             }
         },
     }
@@ -96,25 +76,13 @@ fn conclude(
     if !rules.is_empty() {
         let broken = rules::check(rules, value(), variables.root());
         if broken.rejects {
-            return Judgement {
-                verdict: Verdict::Reject(broken.reasons),
-                output: None,
-                flags,
-            };
+            return Judgement { verdict: Verdict::Reject(broken.reasons), output: None, flags };
         }
         if !broken.reasons.is_empty() {
-            return Judgement {
-                verdict: Verdict::Repair(broken.reasons),
-                output: None,
-                flags,
-            };
+            return Judgement { verdict: Verdict::Repair(broken.reasons), output: None, flags };
         }
     }
-    Judgement {
-        verdict: Verdict::Accept,
-        output: Some(output()),
-        flags,
-    }
+    Judgement { verdict: Verdict::Accept, output: Some(output()), flags }
 }
 
 /// The text a reply delivers: itself, or the allowed text it names.
@@ -131,24 +99,17 @@ fn check_text<'t>(
     if !choices.is_empty() {
         let chosen = choices.iter().find(|choice| choice.trim() == trimmed);
         return chosen.map(String::as_str).ok_or_else(|| {
-            Reason::whole(format!(
-                "must be exactly one of: {}",
-                list(choices.iter().map(String::as_str), 30)
-            ))
+            Reason::whole(format!("must be exactly one of: {}", list(choices.iter().map(String::as_str), 30)))
         });
     }
     if min_length.is_some() || max_length.is_some() {
         let found = trimmed.chars().count() as u64;
         if min_length.is_some_and(|low| found < low) {
             let low = min_length.unwrap_or_default();
-            return Err(Reason::whole(format!(
-                "must have at least {low} characters, has {found}"
-            )));
+            return Err(Reason::whole(format!("must have at least {low} characters, has {found}")));
         }
         if let Some(high) = max_length.filter(|high| found > *high) {
-            return Err(Reason::whole(format!(
-                "must have at most {high} characters, has {found}"
-            )));
+            return Err(Reason::whole(format!("must have at most {high} characters, has {found}")));
         }
     }
     Ok(reply)
@@ -169,14 +130,7 @@ fn find_json<'r>(reply: &'r str, schema: Option<&OutputSchema>) -> Result<Found<
     }
     let first_error = match json::parse(bare) {
         Ok(parsed) => {
-            return accept(
-                Found {
-                    text: bare.into(),
-                    parsed,
-                    flags: Vec::new(),
-                },
-                schema,
-            );
+            return accept(Found { text: bare.into(), parsed, flags: Vec::new() }, schema);
         }
         Err(error) => error,
     };
@@ -210,11 +164,7 @@ fn choose<'r>(places: &[&'r str], schema: Option<&OutputSchema>) -> Option<Resul
 fn read(place: &str, moved: bool) -> Option<Found<'_>> {
     if let Ok(parsed) = json::parse(place) {
         let flags = if moved { vec![Flag::Mended] } else { Vec::new() };
-        return Some(Found {
-            text: place.into(),
-            parsed,
-            flags,
-        });
+        return Some(Found { text: place.into(), parsed, flags });
     }
     let mended = mend(place)?;
     let parsed = json::parse(&mended.text).ok()?;
@@ -225,32 +175,20 @@ fn read(place: &str, moved: bool) -> Option<Found<'_>> {
     if mended.surrogates {
         flags.push(Flag::SurrogatesReplaced);
     }
-    Some(Found {
-        text: mended.text.into(),
-        parsed,
-        flags,
-    })
+    Some(Found { text: mended.text.into(), parsed, flags })
 }
 
 /// Passes on what satisfies the schema. A key written twice has no one meaning, so the model is asked.
 fn accept<'r>(found: Found<'r>, schema: Option<&OutputSchema>) -> Result<Found<'r>, Vec<Reason>> {
     if !found.parsed.duplicates.is_empty() {
         let place = |pointer: &String| {
-            Reason::at(
-                crate::problem::shorten(pointer, 200),
-                "stands twice in its object",
-            )
+            Reason::at(crate::problem::shorten(pointer, 200), "stands twice in its object")
         };
         return Err(found.parsed.duplicates.iter().map(place).collect());
     }
-    let reasons = schema
-        .map(|schema| schema.checker.check(&found.parsed, found.text.len()))
-        .unwrap_or_default();
-    if reasons.is_empty() {
-        Ok(found)
-    } else {
-        Err(reasons)
-    }
+    let reasons =
+        schema.map(|schema| schema.checker.check(&found.parsed, found.text.len())).unwrap_or_default();
+    if reasons.is_empty() { Ok(found) } else { Err(reasons) }
 }
 
 fn unreadable(error: &serde_json::Error) -> Reason {

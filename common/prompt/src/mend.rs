@@ -16,18 +16,10 @@ pub(crate) struct Mended {
 /// Mends `text` in one pass; `None` when there is nothing to mend.
 pub(crate) fn mend(text: &str) -> Option<Mended> {
     let bytes = text.as_bytes();
-    let mut mended = Mended {
-        text: String::with_capacity(text.len() + 16),
-        slips: false,
-        surrogates: false,
-    };
+    let mut mended = Mended { text: String::with_capacity(text.len() + 16), slips: false, surrogates: false };
     let (mut at, mut copied, mut in_string, mut before) = (0, 0, false, b'[');
     while at < bytes.len() {
-        let (len, replacement) = if in_string {
-            in_text(bytes, at)
-        } else {
-            in_structure(bytes, at, before)
-        };
+        let (len, replacement) = if in_string { in_text(bytes, at) } else { in_structure(bytes, at, before) };
         if !in_string && !bytes[at].is_ascii_whitespace() {
             before = bytes[at];
         }
@@ -89,11 +81,7 @@ fn in_text(bytes: &[u8], at: usize) -> (usize, Option<String>) {
 fn unit(bytes: &[u8], at: usize) -> Option<u16> {
     let digits = bytes.get(at..at + 6)?.strip_prefix(b"\\u")?;
     let text = std::str::from_utf8(digits).ok()?;
-    if text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
-        u16::from_str_radix(text, 16).ok()
-    } else {
-        None
-    }
+    if text.bytes().all(|byte| byte.is_ascii_hexdigit()) { u16::from_str_radix(text, 16).ok() } else { None }
 }
 
 /// `json` on one line: line breaks can only be white space between tokens, and lines are how outcomes are stored.

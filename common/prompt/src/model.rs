@@ -6,15 +6,7 @@ use serde_json::Value;
 use crate::fields::Fields;
 use crate::json::type_name;
 
-const MODEL: &[&str] = &[
-    "name",
-    "temperature",
-    "top_p",
-    "max_tokens",
-    "seed",
-    "stop",
-    "extra",
-];
+const MODEL: &[&str] = &["name", "temperature", "top_p", "max_tokens", "seed", "stop", "extra"];
 
 /// Reads the `model` of a template: which one, and with which settings.
 pub(crate) fn read_model(fields: &mut Fields<'_, '_>) -> (Option<ModelRef>, ModelSettings) {
@@ -26,21 +18,17 @@ pub(crate) fn read_model(fields: &mut Fields<'_, '_>) -> (Option<ModelRef>, Mode
     let Some(mut model) = Fields::open(value, pointer, MODEL, fields.problems()) else {
         return nothing;
     };
-    let name = model
-        .text("name", 1024)
-        .and_then(|text| match text.parse::<ModelRef>() {
-            Ok(name) => Some(name),
-            Err(error) => {
-                model.problem("name", error.to_string());
-                None
-            }
-        });
+    let name = model.text("name", 1024).and_then(|text| match text.parse::<ModelRef>() {
+        Ok(name) => Some(name),
+        Err(error) => {
+            model.problem("name", error.to_string());
+            None
+        }
+    });
     let settings = ModelSettings {
         temperature: model.number("temperature", 0.0..=2.0),
         top_p: model.number("top_p", 0.0..=1.0),
-        max_tokens: model
-            .count("max_tokens", 1..=u64::from(u32::MAX))
-            .map(|count| count as u32),
+        max_tokens: model.count("max_tokens", 1..=u64::from(u32::MAX)).map(|count| count as u32),
         seed: read_seed(&mut model),
         stop: model.texts("stop", 16),
         extra: read_extra(&mut model),

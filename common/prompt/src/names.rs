@@ -66,15 +66,8 @@ impl<'s> Names<'s> {
                 }
             };
             let (body, after) = split_tag(&tag[skip..], block);
-            let word = body
-                .trim_start_matches(['-', '+'])
-                .trim_end_matches(['-', '+'])
-                .trim();
-            rest = if block && word == "raw" {
-                after_raw(after)
-            } else {
-                after
-            };
+            let word = body.trim_start_matches(['-', '+']).trim_end_matches(['-', '+']).trim();
+            rest = if block && word == "raw" { after_raw(after) } else { after };
             finder.read(body, block);
         }
         finder.finish()
@@ -102,10 +95,7 @@ impl<'s> Names<'s> {
                     Some(meant) => format!("; did you mean `{meant}`?"),
                     None => String::new(),
                 };
-                unknown.push(format!(
-                    "unknown {kind} `{}`{hint}",
-                    crate::problem::shorten(name, 60)
-                ));
+                unknown.push(format!("unknown {kind} `{}`{hint}", crate::problem::shorten(name, 60)));
             }
         }
         unknown
@@ -222,16 +212,9 @@ fn tokens(body: &str) -> Vec<Token<'_>> {
                 tokens.push(Token::Literal);
             }
             byte if byte.is_ascii_alphanumeric() || byte == b'_' => {
-                let len = bytes[at..]
-                    .iter()
-                    .take_while(|b| b.is_ascii_alphanumeric() || **b == b'_')
-                    .count();
+                let len = bytes[at..].iter().take_while(|b| b.is_ascii_alphanumeric() || **b == b'_').count();
                 let word = &body[at..at + len];
-                tokens.push(if byte.is_ascii_digit() {
-                    Token::Literal
-                } else {
-                    Token::Ident(word)
-                });
+                tokens.push(if byte.is_ascii_digit() { Token::Literal } else { Token::Ident(word) });
                 at += len;
             }
             byte => {
@@ -253,55 +236,18 @@ mod tests {
     #[track_caller]
     fn check(source: &str, filters: &[&str], tests: &[&str], functions: &[&str]) {
         let names = Names::of_source(source);
-        assert_eq!(
-            names.filters.iter().copied().collect::<Vec<_>>(),
-            filters,
-            "filters of {source}"
-        );
-        assert_eq!(
-            names.tests.iter().copied().collect::<Vec<_>>(),
-            tests,
-            "tests of {source}"
-        );
-        assert_eq!(
-            names.functions.iter().copied().collect::<Vec<_>>(),
-            functions,
-            "functions of {source}"
-        );
+        assert_eq!(names.filters.iter().copied().collect::<Vec<_>>(), filters, "filters of {source}");
+        assert_eq!(names.tests.iter().copied().collect::<Vec<_>>(), tests, "tests of {source}");
+        assert_eq!(names.functions.iter().copied().collect::<Vec<_>>(), functions, "functions of {source}");
     }
 
     #[test]
     fn filters_tests_and_functions_are_found() {
-        check(
-            "{{ a|upper | join(', ')|d(1) }}",
-            &["d", "join", "upper"],
-            &[],
-            &[],
-        );
-        check(
-            "{% if a is defined and b is not none %}{% endif %}",
-            &[],
-            &["defined", "none"],
-            &[],
-        );
-        check(
-            "{% for i in range(3) %}{{ f(i) }}{{ x.items() }}{% endfor %}",
-            &[],
-            &[],
-            &["f", "range"],
-        );
-        check(
-            "{% filter upper %}x{% endfilter %}{% if not (a) %}{% endif %}",
-            &["upper"],
-            &[],
-            &[],
-        );
-        check(
-            "{% macro m(x) %}{{ x }}{% endmacro %}{{ m(1) }}{{ debug() }}",
-            &[],
-            &[],
-            &["debug"],
-        );
+        check("{{ a|upper | join(', ')|d(1) }}", &["d", "join", "upper"], &[], &[]);
+        check("{% if a is defined and b is not none %}{% endif %}", &[], &["defined", "none"], &[]);
+        check("{% for i in range(3) %}{{ f(i) }}{{ x.items() }}{% endfor %}", &[], &[], &["f", "range"]);
+        check("{% filter upper %}x{% endfilter %}{% if not (a) %}{% endif %}", &["upper"], &[], &[]);
+        check("{% macro m(x) %}{{ x }}{% endmacro %}{{ m(1) }}{{ debug() }}", &[], &[], &["debug"]);
     }
 
     #[test]
@@ -309,12 +255,7 @@ mod tests {
         check("a | b is c {x | y}", &[], &[], &[]);
         check("{{ 'a | b }} is x' }} | c", &[], &[], &[]);
         check(r#"{{ "q\" | b" }}"#, &[], &[], &[]);
-        check(
-            "{# {{ a|b }} #}{%- raw -%}{{ a|b }}{% x %}{%- endraw -%}{{ z|lower }}",
-            &["lower"],
-            &[],
-            &[],
-        );
+        check("{# {{ a|b }} #}{%- raw -%}{{ a|b }}{% x %}{%- endraw -%}{{ z|lower }}", &["lower"], &[], &[]);
         check("{{ {'a': {'b': 1}}|length }}", &["length"], &[], &[]);
         check("{{ a.is.x }}{{- a|trim -}}", &["trim"], &[], &[]);
     }

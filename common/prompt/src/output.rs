@@ -48,17 +48,9 @@ impl OutputSchema {
     /// The provider-side name for a template's name.
     pub(crate) fn name_for(template: &str) -> String {
         let fits = |c: char| {
-            if c.is_ascii_alphanumeric() || c == '_' || c == '-' {
-                c
-            } else {
-                '_'
-            }
+            if c.is_ascii_alphanumeric() || c == '_' || c == '-' { c } else { '_' }
         };
         let name: String = template.chars().take(64).map(fits).collect();
-        if name.is_empty() {
-            "output".to_owned()
-        } else {
-            name
-        }
+        if name.is_empty() { "output".to_owned() } else { name }
     }
 }

@@ -16,10 +16,7 @@ pub struct Problem {
 impl Problem {
     /// A problem at the place `pointer`.
     pub fn at(pointer: impl Into<String>, message: impl Into<String>) -> Self {
-        Self {
-            pointer: pointer.into(),
-            message: message.into(),
-        }
+        Self { pointer: pointer.into(), message: message.into() }
     }
 
     /// A problem of the whole.

@@ -102,10 +102,9 @@ impl<'de> Visitor<'de> for ValueSeed<'_> {
     fn visit_seq<A: SeqAccess<'de>>(mut self, mut elements: A) -> Result<Jinja, A::Error> {
         let depth = self.deeper();
         let mut array = Vec::new();
-        while let Some(element) = elements.next_element_seed(ValueSeed {
-            reading: &mut *self.reading,
-            depth,
-        })? {
+        while let Some(element) =
+            elements.next_element_seed(ValueSeed { reading: &mut *self.reading, depth })?
+        {
             array.push(element);
         }
         Ok(Jinja::from(array))
@@ -117,27 +116,18 @@ impl<'de> Visitor<'de> for ValueSeed<'_> {
         while let Some(key) = members.next_key::<Key<'de>>()? {
             let key = key.as_str();
             if key.len() > KEY_BYTES {
-                self.reading
-                    .fault(|| format!("a key inside has more than {KEY_BYTES} bytes"));
+                self.reading.fault(|| format!("a key inside has more than {KEY_BYTES} bytes"));
             }
             let key = Jinja::from(key);
-            pairs.push((
-                key,
-                members.next_value_seed(ValueSeed {
-                    reading: &mut *self.reading,
-                    depth,
-                })?,
-            ));
+            pairs.push((key, members.next_value_seed(ValueSeed { reading: &mut *self.reading, depth })?));
         }
         let count = pairs.len();
         if count > KEYS_PER_OBJECT {
-            self.reading
-                .fault(|| format!("an object inside has more than {KEYS_PER_OBJECT} keys"));
+            self.reading.fault(|| format!("an object inside has more than {KEYS_PER_OBJECT} keys"));
         }
         let object = Jinja::from_pairs(pairs);
         if object.len() != Some(count) {
-            self.reading
-                .fault(|| "an object inside has the same key twice".to_owned());
+            self.reading.fault(|| "an object inside has the same key twice".to_owned());
         }
         Ok(object)
     }
@@ -146,8 +136,7 @@ impl<'de> Visitor<'de> for ValueSeed<'_> {
 impl ValueSeed<'_> {
     fn deeper(&mut self) -> usize {
         if self.depth >= ROW_DEPTH {
-            self.reading
-                .fault(|| format!("is nested deeper than {ROW_DEPTH} levels"));
+            self.reading.fault(|| format!("is nested deeper than {ROW_DEPTH} levels"));
         }
         self.depth + 1
     }

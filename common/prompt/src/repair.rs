@@ -33,8 +33,5 @@ pub(crate) fn message(output: &OutputSpec, reasons: &[Reason]) -> Message {
         }
         OutputSpec::Text { .. } => "Reply again with the complete corrected text and nothing else.",
     });
-    Message {
-        role: Role::User,
-        content,
-    }
+    Message { role: Role::User, content }
 }

@@ -44,11 +44,7 @@ impl Variables {
     /// [`CorruptVariables`] when the text is not a JSON object.
     pub fn from_json(text: &str) -> Result<Self, CorruptVariables> {
         let root: Jinja = serde_json::from_str(text).map_err(|_| CorruptVariables)?;
-        if root.kind() == ValueKind::Map {
-            Ok(Self { root })
-        } else {
-            Err(CorruptVariables)
-        }
+        if root.kind() == ValueKind::Map { Ok(Self { root }) } else { Err(CorruptVariables) }
     }
 
     /// The row as the engine sees it; a cheap handle.
@@ -83,17 +79,8 @@ struct Draft<'t> {
 
 impl RowCheck {
     pub(crate) fn new(specs: Vec<VariableSpec>, compiled: Vec<Variable>, open: bool) -> Self {
-        let slots = specs
-            .iter()
-            .enumerate()
-            .map(|(slot, spec)| (spec.name.clone(), slot))
-            .collect();
-        Self {
-            specs,
-            compiled,
-            slots,
-            open,
-        }
+        let slots = specs.iter().enumerate().map(|(slot, spec)| (spec.name.clone(), slot)).collect();
+        Self { specs, compiled, slots, open }
     }
 
     pub(crate) fn specs(&self) -> &[VariableSpec] {
@@ -107,22 +94,13 @@ impl RowCheck {
     /// A row as a JSON object.
     pub(crate) fn check(&self, text: &str) -> Result<Variables, Vec<Problem>> {
         if text.len() > ROW_BYTES {
-            return Err(vec![Problem::whole(format!(
-                "a row has at most {ROW_BYTES} bytes"
-            ))]);
+            return Err(vec![Problem::whole(format!("a row has at most {ROW_BYTES} bytes"))]);
         }
         let mut draft = Draft::new(self.specs.len());
         let mut deserializer = serde_json::Deserializer::from_str(text);
         let mut reading = Reading::default();
-        let visitor = RowVisitor {
-            check: self,
-            draft: &mut draft,
-            reading: &mut reading,
-        };
-        if let Err(error) = deserializer
-            .deserialize_map(visitor)
-            .and_then(|()| deserializer.end())
-        {
+        let visitor = RowVisitor { check: self, draft: &mut draft, reading: &mut reading };
+        if let Err(error) = deserializer.deserialize_map(visitor).and_then(|()| deserializer.end()) {
             draft.problems.push(Problem::whole(row_syntax(&error)));
             return Err(draft.problems);
         }
@@ -135,15 +113,8 @@ impl RowCheck {
     /// A row as the texts of named fields.
     pub(crate) fn check_texts(&self, fields: &[(&str, &str)]) -> Result<Variables, Vec<Problem>> {
         let mut draft = Draft::new(self.specs.len());
-        if fields
-            .iter()
-            .map(|(name, text)| name.len() + text.len())
-            .sum::<usize>()
-            > ROW_BYTES
-        {
-            return Err(vec![Problem::whole(format!(
-                "a row has at most {ROW_BYTES} bytes"
-            ))]);
+        if fields.iter().map(|(name, text)| name.len() + text.len()).sum::<usize>() > ROW_BYTES {
+            return Err(vec![Problem::whole(format!("a row has at most {ROW_BYTES} bytes"))]);
         }
         for (name, text) in fields {
             let Some(&slot) = self.slots.get(*name) else {
@@ -176,27 +147,16 @@ impl RowCheck {
                 Some(meant) => format!("; did you mean `{meant}`?"),
                 None => String::new(),
             };
-            problems.push(Problem::at(
-                join("", &shorten(name, 60)),
-                format!("unknown variable{hint}"),
-            ));
+            problems.push(Problem::at(join("", &shorten(name, 60)), format!("unknown variable{hint}")));
         }
     }
 
     /// Checks every value, fills in defaults and puts the row in its canonical order.
     fn finish(&self, draft: Draft<'_>) -> Result<Variables, Vec<Problem>> {
-        let Draft {
-            values,
-            mut extras,
-            mut problems,
-            ..
-        } = draft;
+        let Draft { values, mut extras, mut problems, .. } = draft;
         extras.sort_by(|(a, _), (b, _)| a.cmp(b));
         problems.extend(
-            extras
-                .windows(2)
-                .filter(|pair| pair[0].0 == pair[1].0)
-                .map(|pair| duplicate(&pair[0].0)),
+            extras.windows(2).filter(|pair| pair[0].0 == pair[1].0).map(|pair| duplicate(&pair[0].0)),
         );
         let mut pairs = Vec::with_capacity(values.len() + extras.len());
         for ((spec, variable), value) in self.specs.iter().zip(&self.compiled).zip(values) {
@@ -219,25 +179,14 @@ impl RowCheck {
         if !problems.is_empty() {
             return Err(problems);
         }
-        pairs.extend(
-            extras
-                .iter_mut()
-                .map(|(name, value)| (&**name, std::mem::take(value))),
-        );
-        Ok(Variables {
-            root: Jinja::from_pairs(pairs),
-        })
+        pairs.extend(extras.iter_mut().map(|(name, value)| (&**name, std::mem::take(value))));
+        Ok(Variables { root: Jinja::from_pairs(pairs) })
     }
 }
 
 impl Draft<'_> {
     fn new(slots: usize) -> Self {
-        Self {
-            values: vec![None; slots],
-            seen: vec![false; slots],
-            extras: Vec::new(),
-            problems: Vec::new(),
-        }
+        Self { values: vec![None; slots], seen: vec![false; slots], extras: Vec::new(), problems: Vec::new() }
     }
 }
 
@@ -268,13 +217,9 @@ fn typed(spec: &VariableSpec, text: &str) -> Result<Option<Jinja>, String> {
         Some(kind) => {
             let mut reading = Reading::default();
             let mut deserializer = serde_json::Deserializer::from_str(text);
-            let seed = ValueSeed {
-                reading: &mut reading,
-                depth: 1,
-            };
-            let value = seed
-                .deserialize(&mut deserializer)
-                .and_then(|value| deserializer.end().map(|()| value));
+            let seed = ValueSeed { reading: &mut reading, depth: 1 };
+            let value =
+                seed.deserialize(&mut deserializer).and_then(|value| deserializer.end().map(|()| value));
             let value = value.map_err(|_| format!("must be {} written as JSON", kind.as_str()))?;
             if reading.wide && raw_has_lost_integer(text) {
                 return Err(LOST_INTEGER.to_owned());
@@ -303,10 +248,7 @@ impl<'de> Visitor<'de> for RowVisitor<'_, '_> {
     fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<(), A::Error> {
         while let Some(key) = members.next_key::<Key<'de>>()? {
             let name = key.as_str();
-            let value = members.next_value_seed(ValueSeed {
-                reading: &mut *self.reading,
-                depth: 1,
-            })?;
+            let value = members.next_value_seed(ValueSeed { reading: &mut *self.reading, depth: 1 })?;
             let problems = &mut self.draft.problems;
             if problems.len() >= 100 {
                 return Err(A::Error::custom("too many problems"));

@@ -125,15 +125,10 @@ impl Template {
     /// A JSON Schema (draft 2020-12) of one row, for forms and for clients.
     pub fn variables_schema(&self) -> Value {
         let specs = self.variables();
-        let properties: Map<String, Value> = specs
-            .iter()
-            .map(|spec| (spec.name.clone(), spec.to_schema()))
-            .collect();
-        let required: Vec<&str> = specs
-            .iter()
-            .filter(|spec| spec.required)
-            .map(|spec| spec.name.as_str())
-            .collect();
+        let properties: Map<String, Value> =
+            specs.iter().map(|spec| (spec.name.clone(), spec.to_schema())).collect();
+        let required: Vec<&str> =
+            specs.iter().filter(|spec| spec.required).map(|spec| spec.name.as_str()).collect();
         json!({
             "$schema": "https://json-schema.org/draft/2020-12/schema",
             "title": self.name,
@@ -148,8 +143,6 @@ impl Template {
 /// Names the template and leaves out its text: a prompt never reaches a log by accident.
 impl std::fmt::Debug for Template {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Template")
-            .field("name", &self.name)
-            .finish_non_exhaustive()
+        f.debug_struct("Template").field("name", &self.name).finish_non_exhaustive()
     }
 }

@@ -108,11 +108,7 @@ pub(crate) struct Variable {
 impl VariableSpec {
     /// A variable only known by its use in a message.
     pub(crate) fn implied(name: String) -> Self {
-        Self {
-            name,
-            required: true,
-            ..Self::default()
-        }
+        Self { name, required: true, ..Self::default() }
     }
 
     /// Reads the declaration of `name` at `pointer`.
@@ -150,34 +146,16 @@ impl VariableSpec {
 
     fn check_sense(&self, fields: &mut Fields<'_, '_>) {
         if self.required && self.default.is_some() {
-            fields.problem(
-                "required",
-                "a variable with a default is not required; remove one of the two",
-            );
+            fields.problem("required", "a variable with a default is not required; remove one of the two");
         }
-        if fields
-            .get("enum")
-            .is_some_and(|value| value.as_array().is_some_and(Vec::is_empty))
-        {
+        if fields.get("enum").is_some_and(|value| value.as_array().is_some_and(Vec::is_empty)) {
             fields.problem("enum", "must have at least one element");
         }
-        let string = [
-            ("min_length", VariableKind::String),
-            ("max_length", VariableKind::String),
-        ];
-        let array = [
-            ("min_items", VariableKind::Array),
-            ("max_items", VariableKind::Array),
-        ];
-        let number = [
-            ("minimum", VariableKind::Number),
-            ("maximum", VariableKind::Number),
-        ];
-        for (key, kind) in string
-            .into_iter()
-            .chain(array)
-            .chain(number)
-            .chain([("pattern", VariableKind::String)])
+        let string = [("min_length", VariableKind::String), ("max_length", VariableKind::String)];
+        let array = [("min_items", VariableKind::Array), ("max_items", VariableKind::Array)];
+        let number = [("minimum", VariableKind::Number), ("maximum", VariableKind::Number)];
+        for (key, kind) in
+            string.into_iter().chain(array).chain(number).chain([("pattern", VariableKind::String)])
         {
             let fits = self.kind == Some(kind)
                 || (kind == VariableKind::Number && self.kind == Some(VariableKind::Integer));
@@ -206,11 +184,7 @@ impl VariableSpec {
                 .map_err(|message| problems.push(Problem::at(join(pointer, "pattern"), message)))
                 .ok()
         });
-        let mut variable = Variable {
-            default: None,
-            choices: Vec::new(),
-            pattern,
-        };
+        let mut variable = Variable { default: None, choices: Vec::new(), pattern };
         let mut compiled = Vec::with_capacity(self.choices.len());
         for (n, choice) in self.choices.iter().enumerate() {
             let value = Jinja::from(Serde(choice));
@@ -248,30 +222,19 @@ impl VariableSpec {
         let chosen = |choice: &Jinja| choice.kind() == value.kind() && *choice == value;
         if !variable.choices.is_empty() && !variable.choices.iter().any(chosen) {
             let known: Vec<String> = self.choices.iter().map(Value::to_string).collect();
-            return Err(format!(
-                "must be one of: {}",
-                list(known.iter().map(String::as_str), 20)
-            ));
+            return Err(format!("must be one of: {}", list(known.iter().map(String::as_str), 20)));
         }
         Ok(value)
     }
 
     fn check_text(&self, variable: &Variable, text: &str) -> Result<(), String> {
         if self.min_length.is_some() || self.max_length.is_some() {
-            within(
-                text.chars().count() as u64,
-                self.min_length,
-                self.max_length,
-                "characters",
-            )?;
+            within(text.chars().count() as u64, self.min_length, self.max_length, "characters")?;
         }
         if let Some(pattern) = &variable.pattern
             && !pattern.is_valid(&Value::String(text.to_owned()))
         {
-            return Err(format!(
-                "must match the pattern {}",
-                self.pattern.as_deref().unwrap_or_default()
-            ));
+            return Err(format!("must match the pattern {}", self.pattern.as_deref().unwrap_or_default()));
         }
         Ok(())
     }
@@ -297,18 +260,11 @@ impl VariableSpec {
             }
         };
         let number = |limit: f64| {
-            if limit.fract() == 0.0 && limit.abs() < 9e15 {
-                json!(limit as i64)
-            } else {
-                json!(limit)
-            }
+            if limit.fract() == 0.0 && limit.abs() < 9e15 { json!(limit as i64) } else { json!(limit) }
         };
         set("type", self.kind.map(|kind| json!(kind.as_str())));
         set("description", self.description.clone().map(Value::String));
-        set(
-            "enum",
-            (!self.choices.is_empty()).then(|| Value::Array(self.choices.clone())),
-        );
+        set("enum", (!self.choices.is_empty()).then(|| Value::Array(self.choices.clone())));
         set("default", self.default.clone());
         set("minLength", self.min_length.map(Value::from));
         set("maxLength", self.max_length.map(Value::from));
@@ -325,13 +281,11 @@ fn check_name(name: &str) -> Result<(), String> {
     let begins = name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_');
     if name.len() > 64 || !begins || !name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_') {
         return Err(
-            "a variable's name is 1 to 64 of A-Z, a-z, 0-9 and _, and does not begin with a digit".to_owned(),
+            "a variable's name is 1 to 64 of A-Z, a-z, 0-9 and _, and does not begin with a digit".to_owned()
         );
     }
     if RESERVED.contains(&name) {
-        return Err(format!(
-            "`{name}` means something else in a message; choose another name"
-        ));
+        return Err(format!("`{name}` means something else in a message; choose another name"));
     }
     Ok(())
 }
@@ -353,11 +307,7 @@ fn of_kind(kind: VariableKind, value: Jinja) -> Result<Jinja, String> {
         VariableKind::Array => value.kind() == ValueKind::Seq,
         VariableKind::Object => value.kind() == ValueKind::Map,
     };
-    if fits {
-        Ok(value)
-    } else {
-        Err(format!("must be {}, not {}", kind.as_str(), jinja_type(&value)))
-    }
+    if fits { Ok(value) } else { Err(format!("must be {}, not {}", kind.as_str(), jinja_type(&value))) }
 }
 
 /// The integer a fraction such as `5.0` stands for.

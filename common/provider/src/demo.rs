@@ -45,10 +45,7 @@ impl Default for Demo {
 impl Demo {
     /// A demo provider under these names of our configuration.
     pub fn new(name: impl Into<String>, credential: impl Into<String>) -> Self {
-        Self {
-            name: name.into(),
-            credential: credential.into(),
-        }
+        Self { name: name.into(), credential: credential.into() }
     }
 }
 
@@ -98,10 +95,7 @@ fn draw_of(request: &ChatRequest) -> Draw {
         .messages
         .iter()
         .flat_map(|message| [message.role.as_str().as_bytes(), message.content.as_bytes()]);
-    Draw::from_parts(
-        request.seed_hint,
-        std::iter::once(request.model.as_bytes()).chain(said),
-    )
+    Draw::from_parts(request.seed_hint, std::iter::once(request.model.as_bytes()).chain(said))
 }
 
 fn reply(request: &ChatRequest, fault: Option<&Fault>, mut draw: Draw) -> ChatReply {
@@ -110,10 +104,9 @@ fn reply(request: &ChatRequest, fault: Option<&Fault>, mut draw: Draw) -> ChatRe
     let (value, schema) = match &request.format {
         ResponseFormat::Text => (None, &anything),
         ResponseFormat::Json => (Some(json!({ "answer": words.sentence(&mut draw) })), &anything),
-        ResponseFormat::Schema(schema) => (
-            Some(Generator::new(&schema.schema, &words, draw.clone()).generate()),
-            &schema.schema,
-        ),
+        ResponseFormat::Schema(schema) => {
+            (Some(Generator::new(&schema.schema, &words, draw.clone()).generate()), &schema.schema)
+        }
     };
     let content = match (value, fault) {
         (None, _) => words.sentence(&mut draw),
@@ -121,10 +114,7 @@ fn reply(request: &ChatRequest, fault: Option<&Fault>, mut draw: Draw) -> ChatRe
         (Some(value), None) => value.to_string(),
     };
     let prompt_bytes: usize = request.messages.iter().map(|message| message.content.len()).sum();
-    let usage = Tokens {
-        prompt: tokens(prompt_bytes),
-        completion: tokens(content.len()),
-    };
+    let usage = Tokens { prompt: tokens(prompt_bytes), completion: tokens(content.len()) };
     ChatReply {
         content,
         finish: Finish::Stop,

@@ -77,22 +77,14 @@ impl Endpoint {
             value.set_sensitive(true);
             headers.insert(AUTHORIZATION, value);
         }
-        Ok(Self {
-            client: client.for_url(base),
-            chat: chat?,
-            models: models?,
-            headers,
-            timeouts,
-        })
+        Ok(Self { client: client.for_url(base), chat: chat?, models: models?, headers, timeouts })
     }
 
     /// Adds a header to every request.
     pub(crate) fn header(&mut self, name: &'static str, text: &str) -> Result<(), InvalidConfig> {
         let visible = !text.is_empty() && text.bytes().all(|b| b == b' ' || b.is_ascii_graphic());
-        let value = HeaderValue::from_str(text)
-            .ok()
-            .filter(|_| visible)
-            .ok_or(InvalidConfig::Header(name))?;
+        let value =
+            HeaderValue::from_str(text).ok().filter(|_| visible).ok_or(InvalidConfig::Header(name))?;
         self.headers.insert(HeaderName::from_static(name), value);
         Ok(())
     }
@@ -138,37 +130,20 @@ mod tests {
     #[test]
     fn a_base_url_keeps_its_path_prefix() {
         let cases = [
-            (
-                "https://openrouter.ai/api/v1",
-                "https://openrouter.ai/api/v1/chat/completions",
-            ),
-            (
-                "http://127.0.0.1:8080/a/v1/",
-                "http://127.0.0.1:8080/a/v1/chat/completions",
-            ),
+            ("https://openrouter.ai/api/v1", "https://openrouter.ai/api/v1/chat/completions"),
+            ("http://127.0.0.1:8080/a/v1/", "http://127.0.0.1:8080/a/v1/chat/completions"),
             ("http://h", "http://h/chat/completions"),
         ];
         for (base, expected) in cases {
-            assert_eq!(
-                join(&parse_base_url(base).unwrap(), "chat/completions")
-                    .unwrap()
-                    .as_str(),
-                expected
-            );
+            assert_eq!(join(&parse_base_url(base).unwrap(), "chat/completions").unwrap().as_str(), expected);
         }
     }
 
     #[test]
     fn a_base_url_that_hides_something_is_refused() {
-        for bad in [
-            "",
-            "openrouter.ai",
-            "ftp://h",
-            "http://",
-            "http://u:hunter2@h",
-            "http://h?x=1",
-            "http://h#f",
-        ] {
+        for bad in
+            ["", "openrouter.ai", "ftp://h", "http://", "http://u:hunter2@h", "http://h?x=1", "http://h#f"]
+        {
             let error = parse_base_url(bad).unwrap_err().to_string();
             assert!(!error.contains("hunter2"), "{error}");
         }

@@ -46,17 +46,11 @@ impl ErrorFacts {
         let message = if text.is_empty() {
             String::new()
         } else if markup || body.contains(&0) {
-            format!(
-                "the provider answered with content of type {content_type}, {} bytes",
-                body.len()
-            )
+            format!("the provider answered with content of type {content_type}, {} bytes", body.len())
         } else {
             text.to_owned()
         };
-        Self {
-            message,
-            ..Self::default()
-        }
+        Self { message, ..Self::default() }
     }
 
     /// Reads the JSON text of an `error` field.
@@ -81,16 +75,10 @@ impl ErrorFacts {
 
     fn from_error_value(error: &Value) -> Self {
         let metadata = error.get("metadata");
-        let in_metadata = |key: &str| {
-            metadata
-                .and_then(|metadata| metadata.get(key))
-                .filter(|value| !value.is_null())
-        };
+        let in_metadata =
+            |key: &str| metadata.and_then(|metadata| metadata.get(key)).filter(|value| !value.is_null());
         let mut message = words_of(error);
-        if let Some(upstream) = in_metadata("raw")
-            .map(raw_words)
-            .filter(|words| !words.is_empty())
-        {
+        if let Some(upstream) = in_metadata("raw").map(raw_words).filter(|words| !words.is_empty()) {
             message = format!("{message}: {upstream}");
         }
         Self {
@@ -107,11 +95,7 @@ impl ErrorFacts {
 
     /// The `code` where it is an HTTP error status.
     pub(crate) fn status_code(&self) -> Option<u16> {
-        self.code
-            .as_deref()?
-            .parse()
-            .ok()
-            .filter(|code| (400..600).contains(code))
+        self.code.as_deref()?.parse().ok().filter(|code| (400..600).contains(code))
     }
 }
 
@@ -120,10 +104,7 @@ impl Availability {
         Some(Self {
             code: word(value.get("code"))?,
             retryable: value.get("retryable").and_then(Value::as_bool),
-            retry_after: value
-                .get("retry_after")
-                .and_then(Value::as_f64)
-                .and_then(retry_after::from_seconds),
+            retry_after: value.get("retry_after").and_then(Value::as_f64).and_then(retry_after::from_seconds),
         })
     }
 }
@@ -177,29 +158,13 @@ mod tests {
     #[test]
     fn every_shape_of_an_error_gives_its_words() {
         let cases = [
-            (
-                r#"{"error":{"message":"m1","type":"t","code":"c"}}"#,
-                "application/json",
-                "m1",
-            ),
+            (r#"{"error":{"message":"m1","type":"t","code":"c"}}"#, "application/json", "m1"),
             (r#"{"error":"m2"}"#, "application/json", "m2"),
             (r#"{"detail":"m3"}"#, "application/json", "m3"),
-            (
-                r#"{"detail":[{"loc":["body"],"msg":"m4"}]}"#,
-                "application/json",
-                "m4",
-            ),
-            (
-                r#"{"object":"error","message":"m5","code":400}"#,
-                "application/json",
-                "m5",
-            ),
+            (r#"{"detail":[{"loc":["body"],"msg":"m4"}]}"#, "application/json", "m4"),
+            (r#"{"object":"error","message":"m5","code":400}"#, "application/json", "m5"),
             (r#"{"error":null,"message":"m6"}"#, "application/json", "m6"),
-            (
-                r#"{"error":{"message":"cut \ud83d"}}"#,
-                "application/json",
-                "cut \u{fffd}",
-            ),
+            (r#"{"error":{"message":"cut \ud83d"}}"#, "application/json", "cut \u{fffd}"),
             (r#"[{"error":{"message":"m7"}}]"#, "application/json", "m7"),
             ("upstream is down\n", "text/plain", "upstream is down"),
             (
@@ -211,11 +176,7 @@ mod tests {
             ("{}", "application/json", ""),
         ];
         for (body, content_type, expected) in cases {
-            assert_eq!(
-                ErrorFacts::from_body(body.as_bytes(), content_type).message,
-                expected,
-                "{body}"
-            );
+            assert_eq!(ErrorFacts::from_body(body.as_bytes(), content_type).message, expected, "{body}");
         }
     }
 
@@ -238,11 +199,7 @@ mod tests {
             (r#"{"code":7}"#, Some("7"), None),
         ] {
             let facts = ErrorFacts::from_error(json);
-            assert_eq!(
-                (facts.code.as_deref(), facts.status_code()),
-                (code, status),
-                "{json}"
-            );
+            assert_eq!((facts.code.as_deref(), facts.status_code()), (code, status), "{json}");
         }
     }
 }

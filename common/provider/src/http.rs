@@ -98,11 +98,7 @@ pub fn http_client(options: &HttpOptions) -> Result<HttpClient, HttpClientError>
 impl HttpClient {
     /// The client for the host of `url`.
     pub(crate) fn for_url(&self, url: &reqwest::Url) -> Client {
-        if is_loopback(url) {
-            self.loopback.clone()
-        } else {
-            self.remote.clone()
-        }
+        if is_loopback(url) { self.loopback.clone() } else { self.remote.clone() }
     }
 }
 
@@ -182,28 +178,17 @@ pub(crate) async fn send(
 ) -> Result<Incoming, CallFailure> {
     let started = Instant::now();
     let deadline = started + timeouts.total;
-    let response = match timeout_at(
-        deadline.min(started + timeouts.first_byte),
-        client.execute(request),
-    )
-    .await
+    let response = match timeout_at(deadline.min(started + timeouts.first_byte), client.execute(request))
+        .await
     {
         Ok(Ok(response)) => response,
         Ok(Err(error)) => return Err(unsent(&error)),
         Err(_) => {
             let waited = timeouts.first_byte.min(timeouts.total).as_secs();
-            return Err(CallFailure::new(
-                FailureKind::Timeout,
-                format!("no reply began within {waited} s"),
-            ));
+            return Err(CallFailure::new(FailureKind::Timeout, format!("no reply began within {waited} s")));
         }
     };
-    Ok(Incoming {
-        response,
-        idle: timeouts.idle,
-        deadline,
-        read: 0,
-    })
+    Ok(Incoming { response, idle: timeouts.idle, deadline, read: 0 })
 }
 
 /// Names the cause without the error's own text, which holds the URL and may come from a proxy.
@@ -232,10 +217,7 @@ impl Incoming {
     }
 
     fn header(&self, name: &str) -> Option<&str> {
-        self.response
-            .headers()
-            .get(name)
-            .and_then(|value| value.to_str().ok())
+        self.response.headers().get(name).and_then(|value| value.to_str().ok())
     }
 
     /// The content type without its parameters, shortened; `none` where there is none.
@@ -262,19 +244,13 @@ impl Incoming {
                 return Err(self.failure(FailureKind::MalformedReply, message));
             }
             Err(_) => {
-                let message = format!(
-                    "the reply stopped after {} bytes and did not go on in time",
-                    self.read
-                );
+                let message =
+                    format!("the reply stopped after {} bytes and did not go on in time", self.read);
                 return Err(self.failure(FailureKind::Timeout, message));
             }
         };
         self.read = self.read.saturating_add(chunk.as_ref().map_or(0, Bytes::len));
-        if self.read > cap {
-            Err(self.too_large(cap))
-        } else {
-            Ok(chunk)
-        }
+        if self.read > cap { Err(self.too_large(cap)) } else { Ok(chunk) }
     }
 
     /// Refuses a body that we could only read by unpacking it, or that says itself it is too large.
@@ -288,21 +264,14 @@ impl Incoming {
                 "the reply is compressed although we did not ask for it",
             ));
         }
-        if self
-            .response
-            .content_length()
-            .is_some_and(|length| length > cap as u64)
-        {
+        if self.response.content_length().is_some_and(|length| length > cap as u64) {
             return Err(self.too_large(cap));
         }
         Ok(())
     }
 
     fn too_large(&self, cap: usize) -> CallFailure {
-        self.failure(
-            FailureKind::ReplyTooLarge,
-            format!("the reply is larger than {cap} bytes"),
-        )
+        self.failure(FailureKind::ReplyTooLarge, format!("the reply is larger than {cap} bytes"))
     }
 
     /// Reads the body to its end.
@@ -310,16 +279,9 @@ impl Incoming {
         self.check_head(MAX_REPLY_WIRE_BYTES)?;
         let mut body = self.chunk(MAX_REPLY_WIRE_BYTES).await?.unwrap_or_default();
         if let Some(second) = self.chunk(MAX_REPLY_WIRE_BYTES).await? {
-            let expected = self
-                .response
-                .content_length()
-                .unwrap_or(0)
-                .min(MAX_REPLY_WIRE_BYTES as u64);
-            let mut joined = Vec::with_capacity(
-                usize::try_from(expected)
-                    .unwrap_or(0)
-                    .max(body.len() + second.len()),
-            );
+            let expected = self.response.content_length().unwrap_or(0).min(MAX_REPLY_WIRE_BYTES as u64);
+            let mut joined =
+                Vec::with_capacity(usize::try_from(expected).unwrap_or(0).max(body.len() + second.len()));
             joined.extend_from_slice(&body);
             joined.extend_from_slice(&second);
             while let Some(chunk) = self.chunk(MAX_REPLY_WIRE_BYTES).await? {
@@ -346,9 +308,7 @@ impl Incoming {
     }
 
     fn into_reply(self, body: Bytes) -> WholeReply {
-        let generation = self
-            .header("x-generation-id")
-            .map(|id| id.chars().take(128).collect());
+        let generation = self.header("x-generation-id").map(|id| id.chars().take(128).collect());
         WholeReply {
             status: self.status(),
             content_type: self.content_type(),
@@ -365,10 +325,7 @@ mod tests {
 
     #[test]
     fn without_a_tls_provider_there_is_an_error_and_no_panic() {
-        assert!(matches!(
-            http_client(&HttpOptions::default()),
-            Err(HttpClientError::NoTlsProvider)
-        ));
+        assert!(matches!(http_client(&HttpOptions::default()), Err(HttpClientError::NoTlsProvider)));
     }
 
     #[test]

@@ -76,11 +76,7 @@ impl Ollama {
         let base = parse_ollama_host(&config.host)?;
         let paths = ["api/chat", "api/tags"];
         let endpoint = Endpoint::new(client, &base, paths, config.api_key.as_ref(), config.timeouts)?;
-        Ok(Self {
-            name: config.name,
-            credential: config.credential,
-            endpoint,
-        })
+        Ok(Self { name: config.name, credential: config.credential, endpoint })
     }
 }
 
@@ -144,10 +140,9 @@ async fn read_stream(mut incoming: Incoming) -> Result<ChatReply, CallFailure> {
 
 fn stream_failure(progress: &Progress, incoming: &Incoming) -> CallFailure {
     let failure = match progress {
-        Progress::TooLarge => CallFailure::new(
-            FailureKind::ReplyTooLarge,
-            "a line of the stream is larger than we read",
-        ),
+        Progress::TooLarge => {
+            CallFailure::new(FailureKind::ReplyTooLarge, "a line of the stream is larger than we read")
+        }
         Progress::Malformed(line_bytes) => {
             let content_type = incoming.content_type();
             let message = format!(
@@ -155,10 +150,9 @@ fn stream_failure(progress: &Progress, incoming: &Incoming) -> CallFailure {
             );
             CallFailure::new(FailureKind::MalformedReply, message)
         }
-        Progress::More | Progress::Done(_) | Progress::Error(_) => CallFailure::new(
-            FailureKind::MalformedReply,
-            "the stream ended before the model was done",
-        ),
+        Progress::More | Progress::Done(_) | Progress::Error(_) => {
+            CallFailure::new(FailureKind::MalformedReply, "the stream ended before the model was done")
+        }
     };
     failure.with_status(incoming.status())
 }
@@ -180,39 +174,19 @@ impl stream::Whole {
         if self.usage.is_none() {
             flags.push(Flag::UsageUnknown);
         }
-        let Self {
-            content,
-            finish,
-            usage,
-            ..
-        } = self;
-        Ok(ChatReply {
-            content,
-            finish,
-            usage,
-            cost: None,
-            generation: None,
-            status,
-            flags,
-        })
+        let Self { content, finish, usage, .. } = self;
+        Ok(ChatReply { content, finish, usage, cost: None, generation: None, status, flags })
     }
 }
 
 fn error_reply(reply: &WholeReply) -> CallFailure {
-    classify(
-        ErrorFacts::from_body(&reply.body, &reply.content_type),
-        reply.status,
-        reply.retry_after,
-    )
+    classify(ErrorFacts::from_body(&reply.body, &reply.content_type), reply.status, reply.retry_after)
 }
 
 /// The status decides; only for a refused request, a broken runner and an error inside a stream do the words.
 fn classify(facts: ErrorFacts, wire_status: u16, retry_after: Option<Duration>) -> CallFailure {
-    let status = if (200..300).contains(&wire_status) {
-        facts.status_code().unwrap_or(500)
-    } else {
-        wire_status
-    };
+    let status =
+        if (200..300).contains(&wire_status) { facts.status_code().unwrap_or(500) } else { wire_status };
     let words = facts.message.to_ascii_lowercase();
     let kind = match status {
         400 | 413 | 500 if says_context_too_long(&words) => FailureKind::ContextTooLong,
@@ -223,15 +197,7 @@ fn classify(facts: ErrorFacts, wire_status: u16, retry_after: Option<Duration>) 
         405 => FailureKind::RequestRefused,
         status => by_status(status),
     };
-    Finding {
-        kind,
-        message: facts.message,
-        wire_status,
-        status,
-        retry_after,
-        retryable: None,
-    }
-    .into_failure()
+    Finding { kind, message: facts.message, wire_status, status, retry_after, retryable: None }.into_failure()
 }
 
 #[derive(Deserialize)]

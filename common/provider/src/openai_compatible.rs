@@ -22,17 +22,10 @@ use crate::request_body::{self, Dialect};
 
 const OPENAI_HOST: &str = "api.openai.com";
 /// OpenAI refuses `max_tokens` for its newer models, and `strict` with a schema that breaks its rules.
-const OPENAI: Dialect = Dialect {
-    max_tokens: "max_completion_tokens",
-    strict: keeps_strict_rules,
-    require_parameters: false,
-};
+const OPENAI: Dialect =
+    Dialect { max_tokens: "max_completion_tokens", strict: keeps_strict_rules, require_parameters: false };
 /// The local servers ignore `max_completion_tokens`.
-const OTHERS: Dialect = Dialect {
-    max_tokens: "max_tokens",
-    strict: |_| true,
-    require_parameters: false,
-};
+const OTHERS: Dialect = Dialect { max_tokens: "max_tokens", strict: |_| true, require_parameters: false };
 
 /// Where the server is and who calls.
 #[derive(Debug, Clone)]
@@ -77,19 +70,10 @@ impl OpenAiCompatible {
     /// The base URL or the key cannot be used.
     pub fn new(config: OpenAiCompatibleConfig, client: &HttpClient) -> Result<Self, InvalidConfig> {
         let base = parse_base_url(&config.base_url)?;
-        let dialect = if base.host_str() == Some(OPENAI_HOST) {
-            OPENAI
-        } else {
-            OTHERS
-        };
+        let dialect = if base.host_str() == Some(OPENAI_HOST) { OPENAI } else { OTHERS };
         let paths = ["chat/completions", "models"];
         let endpoint = Endpoint::new(client, &base, paths, config.api_key.as_ref(), config.timeouts)?;
-        Ok(Self {
-            name: config.name,
-            credential: config.credential,
-            endpoint,
-            dialect,
-        })
+        Ok(Self { name: config.name, credential: config.credential, endpoint, dialect })
     }
 }
 
@@ -146,38 +130,20 @@ fn keeps_strict_rules(schema: &Value) -> bool {
 }
 
 fn error_reply(reply: &WholeReply) -> CallFailure {
-    classify(
-        ErrorFacts::from_body(&reply.body, &reply.content_type),
-        reply.status,
-        reply.retry_after,
-    )
+    classify(ErrorFacts::from_body(&reply.body, &reply.content_type), reply.status, reply.retry_after)
 }
 
 /// The error's own words (`code`, then `type`) first, then the status and what the message says.
 fn classify(facts: ErrorFacts, wire_status: u16, retry_after: Option<Duration>) -> CallFailure {
-    let status = if (200..300).contains(&wire_status) {
-        facts.status_code().unwrap_or(502)
-    } else {
-        wire_status
-    };
+    let status =
+        if (200..300).contains(&wire_status) { facts.status_code().unwrap_or(502) } else { wire_status };
     let words = [&facts.code, &facts.kind, &facts.error_type];
-    let kind = words
-        .into_iter()
-        .flatten()
-        .find_map(|word| by_word(word, status))
-        .unwrap_or_else(|| match status {
+    let kind =
+        words.into_iter().flatten().find_map(|word| by_word(word, status)).unwrap_or_else(|| match status {
             400 | 413 | 422 if says_context_too_long(&facts.message) => FailureKind::ContextTooLong,
             status => by_status(status),
         });
-    Finding {
-        kind,
-        message: facts.message,
-        wire_status,
-        status,
-        retry_after,
-        retryable: None,
-    }
-    .into_failure()
+    Finding { kind, message: facts.message, wire_status, status, retry_after, retryable: None }.into_failure()
 }
 
 /// The words of OpenAI, Azure, llama.cpp and vLLM whose meaning is finer than their status.
@@ -224,17 +190,10 @@ struct Model {
 
 impl Model {
     fn into_listing(self) -> ModelListing {
-        let count = |value: Option<Value>| {
-            value
-                .and_then(|value| value.as_u64())
-                .and_then(|n| u32::try_from(n).ok())
-        };
+        let count =
+            |value: Option<Value>| value.and_then(|value| value.as_u64()).and_then(|n| u32::try_from(n).ok());
         let context_length = count(self.context_length).or_else(|| count(self.max_model_len));
-        ModelListing {
-            id: self.id,
-            context_length,
-            ..ModelListing::default()
-        }
+        ModelListing { id: self.id, context_length, ..ModelListing::default() }
     }
 }
 

@@ -20,11 +20,7 @@ use crate::http::{HttpClient, Timeouts, WholeReply};
 use crate::reply;
 use crate::request_body::{self, Dialect};
 
-const DIALECT: Dialect = Dialect {
-    max_tokens: "max_tokens",
-    strict: |_| true,
-    require_parameters: true,
-};
+const DIALECT: Dialect = Dialect { max_tokens: "max_tokens", strict: |_| true, require_parameters: true };
 
 /// Where OpenRouter is and who calls.
 #[derive(Debug, Clone)]
@@ -82,11 +78,7 @@ impl OpenRouter {
         if let Some(title) = &config.title {
             endpoint.header("x-openrouter-title", title)?;
         }
-        Ok(Self {
-            name: config.name,
-            credential: config.credential,
-            endpoint,
-        })
+        Ok(Self { name: config.name, credential: config.credential, endpoint })
     }
 }
 
@@ -122,22 +114,16 @@ impl ChatProvider for OpenRouter {
 }
 
 fn error_reply(reply: &WholeReply) -> CallFailure {
-    let mut failure = classify(
-        ErrorFacts::from_body(&reply.body, &reply.content_type),
-        reply.status,
-        reply.retry_after,
-    );
+    let mut failure =
+        classify(ErrorFacts::from_body(&reply.body, &reply.content_type), reply.status, reply.retry_after);
     failure.generation.clone_from(&reply.generation);
     failure
 }
 
 /// `error_type` first, since it is the stable vocabulary, then `availability`, then the status and the words.
 fn classify(facts: ErrorFacts, wire_status: u16, retry_after: Option<Duration>) -> CallFailure {
-    let status = if (200..300).contains(&wire_status) {
-        facts.status_code().unwrap_or(502)
-    } else {
-        wire_status
-    };
+    let status =
+        if (200..300).contains(&wire_status) { facts.status_code().unwrap_or(502) } else { wire_status };
     let availability = facts.availability.as_ref();
     let kind = facts
         .error_type
@@ -254,18 +240,13 @@ struct TopProvider {
 
 impl Model<'_> {
     fn into_listing(self) -> ModelListing {
-        let count = |value: Option<&Value>| {
-            value
-                .and_then(Value::as_u64)
-                .and_then(|count| u32::try_from(count).ok())
-        };
+        let count =
+            |value: Option<&Value>| value.and_then(Value::as_u64).and_then(|count| u32::try_from(count).ok());
         let price = |raw: Option<&RawValue>| raw.and_then(|raw| reply::money(raw.get()));
         ModelListing {
             context_length: count(self.context_length.as_ref()),
             max_completion_tokens: count(
-                self.top_provider
-                    .as_ref()
-                    .and_then(|top| top.max_completion_tokens.as_ref()),
+                self.top_provider.as_ref().and_then(|top| top.max_completion_tokens.as_ref()),
             ),
             prompt_price: price(self.pricing.as_ref().and_then(|pricing| pricing.prompt)),
             completion_price: price(self.pricing.as_ref().and_then(|pricing| pricing.completion)),

@@ -93,10 +93,7 @@ fn interpret(
     classify: Classify,
 ) -> Result<ChatReply, CallFailure> {
     let (usage, cost) = wire.usage.map_or((None, None), |raw| read_usage(raw.get()));
-    let generation = wire
-        .id
-        .and_then(|raw| short_text(raw.get()))
-        .or_else(|| reply.generation.clone());
+    let generation = wire.id.and_then(|raw| short_text(raw.get())).or_else(|| reply.generation.clone());
     // A failed generation may still be charged: what is known about it goes along.
     let failed = |mut failure: CallFailure| {
         failure.usage = usage;
@@ -106,38 +103,25 @@ fn interpret(
     };
     let own = |kind, message: &str| failed(CallFailure::new(kind, message).with_status(reply.status));
     if let Some(error) = wire.error {
-        return Err(failed(classify(
-            ErrorFacts::from_error(error.get()),
-            reply.status,
-            reply.retry_after,
-        )));
+        return Err(failed(classify(ErrorFacts::from_error(error.get()), reply.status, reply.retry_after)));
     }
     let Some(choice) = wire.choices.and_then(|choices| choices.into_iter().next()) else {
         return Err(own(FailureKind::MalformedReply, "the reply holds no choice"));
     };
     if let Some(error) = choice.error {
-        return Err(failed(classify(
-            ErrorFacts::from_error(error.get()),
-            reply.status,
-            reply.retry_after,
-        )));
+        return Err(failed(classify(ErrorFacts::from_error(error.get()), reply.status, reply.retry_after)));
     }
     if choice.finish_reason.as_deref() == Some("error") {
-        return Err(own(
-            FailureKind::ProviderError,
-            "the generation ended with an error that is not told",
-        ));
+        return Err(own(FailureKind::ProviderError, "the generation ended with an error that is not told"));
     }
     let Some(message) = choice.message else {
         return Err(own(FailureKind::MalformedReply, "the reply holds no message"));
     };
     let finish = Finish::from_wire(choice.finish_reason.as_deref());
     let content = message.content.unwrap_or_default().0;
-    if let Some((kind, message)) = unusable(
-        &content,
-        &finish,
-        message.refusal.is_some_and(|refusal| refusal.0),
-    ) {
+    if let Some((kind, message)) =
+        unusable(&content, &finish, message.refusal.is_some_and(|refusal| refusal.0))
+    {
         return Err(own(kind, message));
     }
     if usage.is_none() {
@@ -147,15 +131,7 @@ fn interpret(
     if cut(&mut content) {
         flags.push(Flag::ReplyCut);
     }
-    Ok(ChatReply {
-        content,
-        finish,
-        usage,
-        cost,
-        generation,
-        status: reply.status,
-        flags,
-    })
+    Ok(ChatReply { content, finish, usage, cost, generation, status: reply.status, flags })
 }
 
 /// Shortens `content` to what is kept; answers whether anything went.
@@ -174,18 +150,11 @@ pub(crate) fn unusable(content: &str, finish: &Finish, refused: bool) -> Option<
     }
     Some(match finish {
         _ if refused => (FailureKind::ContentRefused, "the model refused to answer"),
-        Finish::ContentFilter => (
-            FailureKind::ContentRefused,
-            "the provider's content filter took the whole reply",
-        ),
-        Finish::Length => (
-            FailureKind::TruncatedReply,
-            "the output limit was reached before any content",
-        ),
-        Finish::ToolCalls => (
-            FailureKind::EmptyReply,
-            "the model called a tool and wrote nothing",
-        ),
+        Finish::ContentFilter => {
+            (FailureKind::ContentRefused, "the provider's content filter took the whole reply")
+        }
+        Finish::Length => (FailureKind::TruncatedReply, "the output limit was reached before any content"),
+        Finish::ToolCalls => (FailureKind::EmptyReply, "the model called a tool and wrote nothing"),
         Finish::Stop | Finish::Other(_) => (FailureKind::EmptyReply, "the reply is empty"),
     })
 }
@@ -196,32 +165,22 @@ fn read_usage(json: &str) -> (Option<Tokens>, Option<Money>) {
     };
     let prompt = usage.prompt_tokens.and_then(|raw| whole_number(raw.get()));
     let completion = usage.completion_tokens.and_then(|raw| whole_number(raw.get()));
-    let tokens = (prompt.is_some() || completion.is_some()).then(|| Tokens {
-        prompt: prompt.unwrap_or(0),
-        completion: completion.unwrap_or(0),
-    });
+    let tokens = (prompt.is_some() || completion.is_some())
+        .then(|| Tokens { prompt: prompt.unwrap_or(0), completion: completion.unwrap_or(0) });
     (tokens, usage.cost.and_then(|raw| money(raw.get())))
 }
 
 /// A count; a server that writes `12.0` means 12.
 fn whole_number(json: &str) -> Option<u64> {
-    let digits = json.split_once('.').map_or(json, |(whole, fraction)| {
-        if fraction.bytes().all(|b| b == b'0') {
-            whole
-        } else {
-            json
-        }
-    });
+    let digits = json
+        .split_once('.')
+        .map_or(json, |(whole, fraction)| if fraction.bytes().all(|b| b == b'0') { whole } else { json });
     digits.parse().ok()
 }
 
 /// An amount from its decimal text, number or string, never by way of a float.
 pub(crate) fn money(json: &str) -> Option<Money> {
-    json.strip_prefix('"')
-        .and_then(|rest| rest.strip_suffix('"'))
-        .unwrap_or(json)
-        .parse()
-        .ok()
+    json.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')).unwrap_or(json).parse().ok()
 }
 
 fn short_text(json: &str) -> Option<String> {

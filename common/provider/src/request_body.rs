@@ -29,11 +29,7 @@ pub(crate) struct Dialect {
 
 /// The body of one call as bytes.
 pub(crate) fn write(request: &ChatRequest, dialect: Dialect) -> Result<Vec<u8>, CallFailure> {
-    let text_bytes: usize = request
-        .messages
-        .iter()
-        .map(|message| message.content.len() + 48)
-        .sum();
+    let text_bytes: usize = request.messages.iter().map(|message| message.content.len() + 48).sum();
     let mut body = Vec::with_capacity(text_bytes + text_bytes / 8 + 512);
     serde_json::to_writer(&mut body, &Body { request, dialect })
         .map_err(|_| internal("the request cannot be written as JSON"))?;
@@ -53,11 +49,7 @@ impl Serialize for Body<'_> {
         map.serialize_entry("model", &*request.model)?;
         map.serialize_entry("messages", &request.messages)?;
         map.serialize_entry("stream", &false)?;
-        let mut fields = Fields {
-            map: &mut map,
-            extra: &settings.extra,
-            written: Vec::new(),
-        };
+        let mut fields = Fields { map: &mut map, extra: &settings.extra, written: Vec::new() };
         fields.write("temperature", settings.temperature)?;
         fields.write("top_p", settings.top_p)?;
         fields.write(dialect.max_tokens, settings.max_tokens)?;
@@ -66,12 +58,7 @@ impl Serialize for Body<'_> {
         let constrained = match &request.format {
             ResponseFormat::Text => false,
             ResponseFormat::Json => {
-                fields.write(
-                    "response_format",
-                    Some(JsonObject {
-                        r#type: "json_object",
-                    }),
-                )?;
+                fields.write("response_format", Some(JsonObject { r#type: "json_object" }))?;
                 true
             }
             ResponseFormat::Schema(schema) => {
@@ -83,12 +70,7 @@ impl Serialize for Body<'_> {
             }
         };
         if constrained && dialect.require_parameters {
-            fields.write(
-                "provider",
-                Some(Routing {
-                    require_parameters: true,
-                }),
-            )?;
+            fields.write("provider", Some(Routing { require_parameters: true }))?;
         }
         fields.write_rest(&RESERVED)?;
         map.end()
@@ -120,15 +102,8 @@ struct Routing {
 
 impl<'a> JsonSchema<'a> {
     fn new(schema: &'a ResponseSchema, strict: bool) -> Self {
-        let json_schema = NamedSchema {
-            name: schema_name(&schema.name),
-            strict,
-            schema: &schema.schema,
-        };
-        Self {
-            r#type: "json_schema",
-            json_schema,
-        }
+        let json_schema = NamedSchema { name: schema_name(&schema.name), strict, schema: &schema.schema };
+        Self { r#type: "json_schema", json_schema }
     }
 }
 
@@ -140,12 +115,7 @@ fn schema_name(name: &str) -> Cow<'_, str> {
     } else if name.len() <= 64 && name.chars().all(allowed) {
         Cow::Borrowed(name)
     } else {
-        Cow::Owned(
-            name.chars()
-                .take(64)
-                .map(|c| if allowed(c) { c } else { '_' })
-                .collect(),
-        )
+        Cow::Owned(name.chars().take(64).map(|c| if allowed(c) { c } else { '_' }).collect())
     }
 }
 
@@ -163,11 +133,7 @@ impl<M: SerializeMap> Fields<'_, M> {
         key: &'static str,
         value: Option<T>,
     ) -> Result<(), M::Error> {
-        let theirs = if self.extra.is_empty() {
-            None
-        } else {
-            self.extra.get(key)
-        };
+        let theirs = if self.extra.is_empty() { None } else { self.extra.get(key) };
         match (value, theirs) {
             (None, None) => return Ok(()),
             (Some(value), None) => self.map.serialize_entry(key, &value)?,

@@ -39,9 +39,7 @@ pub(crate) fn from_seconds(seconds: f64) -> Option<Duration> {
     if seconds.is_nan() {
         return None;
     }
-    Some(Duration::from_secs_f64(
-        seconds.clamp(0.0, MAX_WAIT.as_secs_f64()),
-    ))
+    Some(Duration::from_secs_f64(seconds.clamp(0.0, MAX_WAIT.as_secs_f64())))
 }
 
 /// Reads `X-RateLimit-Reset`, whose unit is not documented: 13 digits can only be epoch milliseconds and 10 only epoch
@@ -95,11 +93,7 @@ mod tests {
     #[test]
     fn a_reset_time_is_read_in_either_unit() {
         for (value, expected) in [("1790000030", 30), ("1790000030000", 30), ("1780000000", 0)] {
-            assert_eq!(
-                parse_reset(value, now()),
-                Some(Duration::from_secs(expected)),
-                "{value}"
-            );
+            assert_eq!(parse_reset(value, now()), Some(Duration::from_secs(expected)), "{value}");
         }
         assert_eq!(parse_reset("30", now()), None);
     }

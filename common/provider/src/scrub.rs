@@ -6,17 +6,13 @@ const MAX_CHARS: usize = 500;
 /// More than is kept is looked at, so that a key across the cut is still seen as one.
 const MAX_SCANNED_CHARS: usize = 8 * 1024;
 const REPLACEMENT: &str = "[key]";
-const KEY_PREFIXES: [&str; 14] = [
-    "sk-", "sk_", "pk-", "rk-", "gsk_", "xai-", "hf_", "r8_", "ghp_", "AIza", "AKIA", "eyJ", "key-", "pm_",
-];
+const KEY_PREFIXES: [&str; 14] =
+    ["sk-", "sk_", "pk-", "rk-", "gsk_", "xai-", "hf_", "r8_", "ghp_", "AIza", "AKIA", "eyJ", "key-", "pm_"];
 
 /// One line of at most 500 characters: control and direction characters become spaces, key-like words `[key]`.
 pub(crate) fn clean(text: &str) -> String {
     let mut line = String::new();
-    let visible = text
-        .chars()
-        .take(MAX_SCANNED_CHARS)
-        .map(|c| if is_hidden(c) { ' ' } else { c });
+    let visible = text.chars().take(MAX_SCANNED_CHARS).map(|c| if is_hidden(c) { ' ' } else { c });
     for c in visible {
         if c.is_whitespace() {
             if !line.is_empty() && !line.ends_with(' ') {
@@ -53,11 +49,7 @@ fn without_keys(text: &str) -> String {
             continue;
         }
         let (word, tail) = rest.split_at(word_len);
-        out.push_str(if is_key_like(word, after_bearer) {
-            REPLACEMENT
-        } else {
-            word
-        });
+        out.push_str(if is_key_like(word, after_bearer) { REPLACEMENT } else { word });
         after_bearer = word.eq_ignore_ascii_case("bearer");
         rest = tail;
     }
@@ -84,14 +76,8 @@ mod tests {
     #[test]
     fn keys_are_scrubbed_and_model_names_are_not() {
         let cases = [
-            (
-                "Incorrect API key provided: sk-proj-AbCd1234.",
-                "Incorrect API key provided: [key].",
-            ),
-            (
-                "key sk-or-v1-0123456789abcdef is disabled",
-                "key [key] is disabled",
-            ),
+            ("Incorrect API key provided: sk-proj-AbCd1234.", "Incorrect API key provided: [key]."),
+            ("key sk-or-v1-0123456789abcdef is disabled", "key [key] is disabled"),
             ("masked abcd********wxyz", "masked [key]"),
             ("Authorization: Bearer abcdefgh1", "Authorization: Bearer [key]"),
             ("token 0123456789abcdef0123456789abcdef!", "token [key]!"),

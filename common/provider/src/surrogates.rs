@@ -8,10 +8,7 @@ const REPLACEMENT: &[u8; 6] = b"\\ufffd";
 pub(crate) fn replace_lone(json: &[u8]) -> Option<Vec<u8>> {
     let mut mended: Option<Vec<u8>> = None;
     let mut at = 0;
-    while let Some(offset) = json
-        .get(at..)
-        .and_then(|rest| rest.iter().position(|b| *b == b'\\'))
-    {
+    while let Some(offset) = json.get(at..).and_then(|rest| rest.iter().position(|b| *b == b'\\')) {
         at += offset;
         match escape_unit(json, at) {
             Some(0xd800..=0xdbff) if matches!(escape_unit(json, at + 6), Some(0xdc00..=0xdfff)) => at += 12,
@@ -55,11 +52,7 @@ mod tests {
             (r#""\"#, None),
         ];
         for (json, expected) in cases {
-            assert_eq!(
-                replace_lone(json.as_bytes()).as_deref(),
-                expected.map(str::as_bytes),
-                "{json}"
-            );
+            assert_eq!(replace_lone(json.as_bytes()).as_deref(), expected.map(str::as_bytes), "{json}");
         }
     }
 

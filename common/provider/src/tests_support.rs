@@ -10,10 +10,7 @@ use crate::http::WholeReply;
 
 /// A request with every setting and no pass-through option.
 pub(crate) fn request() -> ChatRequest {
-    let message = |role, content: &str| Message {
-        role,
-        content: content.to_owned(),
-    };
+    let message = |role, content: &str| Message { role, content: content.to_owned() };
     ChatRequest {
         model: "acme/model-a".into(),
         messages: vec![
@@ -38,9 +35,7 @@ pub(crate) fn request() -> ChatRequest {
 /// The same with these pass-through options.
 pub(crate) fn request_with(extra: Value) -> ChatRequest {
     let mut request = request();
-    let Value::Object(extra) = extra else {
-        panic!("options are an object")
-    };
+    let Value::Object(extra) = extra else { panic!("options are an object") };
     Arc::make_mut(&mut request.settings).extra = extra;
     request
 }

@@ -55,13 +55,7 @@ impl BlockBuilder {
         compressor
             .set_parameter(CParameter::ChecksumFlag(true))
             .expect("the checksum flag is known to every zstd");
-        Self {
-            compressor,
-            max_rows: max_rows.clamp(1, MAX_ROWS),
-            lines: Vec::new(),
-            offset: 0,
-            len: 0,
-        }
+        Self { compressor, max_rows: max_rows.clamp(1, MAX_ROWS), lines: Vec::new(), offset: 0, len: 0 }
     }
 
     /// Adds the next row of the part. Gives a block when one became full, which then holds this row or ends before it.
@@ -76,11 +70,7 @@ impl BlockBuilder {
             return full;
         }
         self.len += 1;
-        if self.len >= self.max_rows || self.lines.len() >= MAX_BYTES {
-            self.take()
-        } else {
-            None
-        }
+        if self.len >= self.max_rows || self.lines.len() >= MAX_BYTES { self.take() } else { None }
     }
 
     /// The rows that are left, as the part's last block. The builder then stands at the beginning of a next part.
@@ -94,20 +84,14 @@ impl BlockBuilder {
         if self.len == 0 {
             return None;
         }
-        let bytes = self
-            .compressor
-            .compress(&self.lines)
-            .expect("the target has zstd's own worst-case size");
+        let bytes = self.compressor.compress(&self.lines).expect("the target has zstd's own worst-case size");
         let block = RowBlock {
             first_offset: self.offset,
             len: self.len,
             bytes,
             uncompressed: u32::try_from(self.lines.len()).expect("a block is far smaller than 4 GiB"),
         };
-        self.offset = self
-            .offset
-            .checked_add(self.len)
-            .expect("a reader gives fewer than 2^32 rows");
+        self.offset = self.offset.checked_add(self.len).expect("a reader gives fewer than 2^32 rows");
         self.len = 0;
         self.lines.clear();
         Some(block)
@@ -134,22 +118,12 @@ pub fn decode_block(bytes: &[u8]) -> Result<Vec<StoredRow>, CorruptBlock> {
 /// As [`decode_block`], and when the block has fewer rows than that.
 pub fn decode_range(bytes: &[u8], skip: usize, take: usize) -> Result<Vec<StoredRow>, CorruptBlock> {
     let text = decompress(bytes)?;
-    let rows: Vec<StoredRow> = lines(&text)?
-        .skip(skip)
-        .take(take)
-        .map(read)
-        .collect::<Result<_, _>>()?;
-    if rows.len() == take {
-        Ok(rows)
-    } else {
-        Err(CorruptBlock("it has fewer rows than its chunk says"))
-    }
+    let rows: Vec<StoredRow> = lines(&text)?.skip(skip).take(take).map(read).collect::<Result<_, _>>()?;
+    if rows.len() == take { Ok(rows) } else { Err(CorruptBlock("it has fewer rows than its chunk says")) }
 }
 
 fn lines(text: &str) -> Result<impl Iterator<Item = &str>, CorruptBlock> {
-    let lines = text
-        .strip_suffix('\n')
-        .ok_or(CorruptBlock("its last line does not end"))?;
+    let lines = text.strip_suffix('\n').ok_or(CorruptBlock("its last line does not end"))?;
     Ok(lines.split('\n'))
 }
 
@@ -171,10 +145,7 @@ fn decompress(bytes: &[u8]) -> Result<String, CorruptBlock> {
             let bound = u64::try_from(MAX_DECODED_BYTES).unwrap_or(u64::MAX);
             let mut lines = Vec::new();
             let decoder = zstd::stream::read::Decoder::new(bytes).map_err(|_| not_zstd.clone())?;
-            decoder
-                .take(bound + 1)
-                .read_to_end(&mut lines)
-                .map_err(|_| not_zstd)?;
+            decoder.take(bound + 1).read_to_end(&mut lines).map_err(|_| not_zstd)?;
             if lines.len() > MAX_DECODED_BYTES {
                 return Err(CorruptBlock("it is larger than a block can be"));
             }
@@ -190,10 +161,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn row(text: &str) -> StoredRow {
-        StoredRow {
-            custom_id: None,
-            variables_json: serde_json::json!({ "text": text }).to_string(),
-        }
+        StoredRow { custom_id: None, variables_json: serde_json::json!({ "text": text }).to_string() }
     }
 
     fn blocks(rows: &[StoredRow], mut builder: BlockBuilder) -> Vec<RowBlock> {
@@ -204,27 +172,15 @@ mod tests {
     }
 
     fn shape(blocks: &[RowBlock]) -> Vec<(u32, u32)> {
-        blocks
-            .iter()
-            .map(|block| (block.first_offset, block.len))
-            .collect()
+        blocks.iter().map(|block| (block.first_offset, block.len)).collect()
     }
 
     #[test]
     fn a_block_is_full_at_its_row_limit() {
         let rows = vec![row("x"); 513];
-        assert_eq!(
-            shape(&blocks(&rows, BlockBuilder::new())),
-            [(0, 256), (256, 256), (512, 1)]
-        );
-        assert_eq!(
-            shape(&blocks(&rows[..5], BlockBuilder::with_rows(2))),
-            [(0, 2), (2, 2), (4, 1)]
-        );
-        assert_eq!(
-            shape(&blocks(&rows[..2], BlockBuilder::with_rows(0))),
-            [(0, 1), (1, 1)]
-        );
+        assert_eq!(shape(&blocks(&rows, BlockBuilder::new())), [(0, 256), (256, 256), (512, 1)]);
+        assert_eq!(shape(&blocks(&rows[..5], BlockBuilder::with_rows(2))), [(0, 2), (2, 2), (4, 1)]);
+        assert_eq!(shape(&blocks(&rows[..2], BlockBuilder::with_rows(0))), [(0, 1), (1, 1)]);
         assert!(blocks(&[], BlockBuilder::new()).is_empty());
     }
 
@@ -235,10 +191,7 @@ mod tests {
         let rows = [third.clone(), third.clone(), third.clone(), huge, third];
         let blocks = blocks(&rows, BlockBuilder::new());
         assert_eq!(shape(&blocks), [(0, 2), (2, 1), (3, 1), (4, 1)]);
-        let read: Vec<_> = blocks
-            .iter()
-            .flat_map(|block| decode_block(&block.bytes).unwrap())
-            .collect();
+        let read: Vec<_> = blocks.iter().flat_map(|block| decode_block(&block.bytes).unwrap()).collect();
         assert!(read == rows);
         for block in &blocks {
             let len = block.uncompressed as usize;
@@ -275,10 +228,7 @@ mod tests {
             let mut bytes = block.bytes.clone();
             bytes[at] ^= 0x55;
             // A flipped bit may still describe the same content (an unused header bit), never another one.
-            assert!(
-                decode_block(&bytes).map_or(true, |read| read == rows),
-                "byte {at}"
-            );
+            assert!(decode_block(&bytes).map_or(true, |read| read == rows), "byte {at}");
             assert!(decode_block(&block.bytes[..at]).is_err(), "cut at {at}");
         }
     }
@@ -288,16 +238,10 @@ mod tests {
         let zeros = vec![b'0'; MAX_DECODED_BYTES + 1];
         let told = zstd::bulk::compress(&zeros, 1).unwrap();
         assert!(told.len() < 100_000);
-        assert_eq!(
-            decode_block(&told),
-            Err(CorruptBlock("it is larger than a block can be"))
-        );
+        assert_eq!(decode_block(&told), Err(CorruptBlock("it is larger than a block can be")));
         // A stream tells no size in its header.
         let untold = zstd::stream::encode_all(&zeros[..], 1).unwrap();
-        assert_eq!(
-            decode_block(&untold),
-            Err(CorruptBlock("it is larger than a block can be"))
-        );
+        assert_eq!(decode_block(&untold), Err(CorruptBlock("it is larger than a block can be")));
         let small = zstd::stream::encode_all(&b"{\"a\":1}\n"[..], 1).unwrap();
         assert_eq!(decode_block(&small).unwrap().len(), 1);
     }

@@ -24,10 +24,7 @@ struct Header {
 
 impl<R: Read> CsvRows<R> {
     pub(crate) fn new(source: R, limit: usize) -> Self {
-        Self {
-            records: Records::new(source, limit),
-            header: None,
-        }
+        Self { records: Records::new(source, limit), header: None }
     }
 
     /// The next row checked; `None` at the end.
@@ -46,17 +43,13 @@ impl<R: Read> CsvRows<R> {
         let line = self.records.line();
         Ok(match record {
             Record::End => None,
-            Record::TooLong => Some(Found::bad(
-                line,
-                "longer than a row may be; is a quoted field left open?".to_owned(),
-            )),
+            Record::TooLong => {
+                Some(Found::bad(line, "longer than a row may be; is a quoted field left open?".to_owned()))
+            }
             Record::Unclosed => Some(Found::bad(line, "a quoted field is not closed".to_owned())),
             Record::Whole if self.records.count() != header.names.len() => {
                 let (count, expected) = (self.records.count(), header.names.len());
-                Some(Found::bad(
-                    line,
-                    format!("has {count} fields, but the header row has {expected}"),
-                ))
+                Some(Found::bad(line, format!("has {count} fields, but the header row has {expected}")))
             }
             Record::Whole => Some(match self.records.fields() {
                 Some(fields) => header.check(line, &fields, template),
@@ -69,10 +62,7 @@ impl<R: Read> CsvRows<R> {
         let record = self.records.read()?;
         let line = self.records.line();
         let refuse = |reason: &str| {
-            Err(ReadError::Header(RowProblems {
-                line,
-                problems: vec![RowProblem::whole(reason)],
-            }))
+            Err(ReadError::Header(RowProblems { line, problems: vec![RowProblem::whole(reason)] }))
         };
         match record {
             Record::Whole if self.records.count() <= MAX_FIELDS => {}
@@ -100,13 +90,8 @@ impl<R: Read> CsvRows<R> {
         if !problems.is_empty() {
             return Err(ReadError::Header(RowProblems { line, problems }));
         }
-        let id_column = names
-            .iter()
-            .position(|name| reserved.custom_id && *name == CUSTOM_ID);
-        Ok(Header {
-            names: names.into_iter().map(str::to_owned).collect(),
-            id_column,
-        })
+        let id_column = names.iter().position(|name| reserved.custom_id && *name == CUSTOM_ID);
+        Ok(Header { names: names.into_iter().map(str::to_owned).collect(), id_column })
     }
 }
 
@@ -132,10 +117,7 @@ fn problems_of(names: &[&str], template: &Template, reserved: Reserved) -> Vec<R
     }
     for variable in declared.iter().filter(|v| v.required && v.default.is_none()) {
         if !seen.contains(variable.name.as_str()) {
-            problems.push(RowProblem::at(
-                &variable.name,
-                "is required, but there is no such column",
-            ));
+            problems.push(RowProblem::at(&variable.name, "is required, but there is no such column"));
         }
     }
     problems.truncate(MAX_PROBLEMS);
@@ -149,10 +131,7 @@ pub(crate) fn is_open(template: &Template) -> bool {
 
 impl Header {
     fn check(&self, line: u64, fields: &[&str], template: &Template) -> Found {
-        let id = self
-            .id_column
-            .and_then(|column| fields.get(column))
-            .filter(|id| !id.is_empty());
+        let id = self.id_column.and_then(|column| fields.get(column)).filter(|id| !id.is_empty());
         let cells = self.names.iter().zip(fields).enumerate();
         let named: Vec<(&str, &str)> = cells
             .filter(|(column, _)| Some(*column) != self.id_column)

@@ -29,19 +29,10 @@ impl RowFormat {
     /// # Errors
     /// Any other extension, or none; the text lists the extensions and, for common mistakes, the way out.
     pub fn from_path(path: &Path) -> Result<Self, UnknownFormat> {
-        let extension = path
-            .extension()
-            .and_then(|e| e.to_str())
-            .unwrap_or("")
-            .to_ascii_lowercase();
+        let extension = path.extension().and_then(|e| e.to_str()).unwrap_or("").to_ascii_lowercase();
         extension.parse().map_err(|unknown: UnknownFormat| {
-            let name = path
-                .file_name()
-                .map_or_else(|| path.to_string_lossy(), |name| name.to_string_lossy());
-            UnknownFormat {
-                what: format!("the name {name:?} does not tell the format"),
-                hint: unknown.hint,
-            }
+            let name = path.file_name().map_or_else(|| path.to_string_lossy(), |name| name.to_string_lossy());
+            UnknownFormat { what: format!("the name {name:?} does not tell the format"), hint: unknown.hint }
         })
     }
 
@@ -68,10 +59,7 @@ impl FromStr for RowFormat {
             _ => "",
         };
         let shown: String = text.chars().take(40).collect();
-        Err(UnknownFormat {
-            what: format!("{shown:?} is not a format of rows"),
-            hint,
-        })
+        Err(UnknownFormat { what: format!("{shown:?} is not a format of rows"), hint })
     }
 }
 
@@ -96,10 +84,7 @@ mod tests {
         let text = |name: &str| RowFormat::from_path(Path::new(name)).unwrap_err().to_string();
         for name in ["rows", "rows.txt", ".csv", "", "rows."] {
             let text = text(name);
-            assert!(
-                ["jsonl", "ndjson", "csv"].iter().all(|e| text.contains(e)),
-                "{text}"
-            );
+            assert!(["jsonl", "ndjson", "csv"].iter().all(|e| text.contains(e)), "{text}");
         }
         assert!(text("rows.json").contains("one object per line"));
         assert!(text("rows.xlsx").contains("save the sheet as CSV"));

@@ -20,24 +20,12 @@ impl fmt::Display for NotText {
 impl std::error::Error for NotText {}
 
 const SIGNATURES: [(&[u8], &str); 6] = [
-    (
-        b"\x1f\x8b",
-        "the rows are compressed with gzip; unpack them first",
-    ),
-    (
-        b"\x28\xb5\x2f\xfd",
-        "the rows are compressed with zstd; unpack them first",
-    ),
-    (
-        b"PK\x03\x04",
-        "the rows are a zip archive or a spreadsheet file; save them as CSV (UTF-8)",
-    ),
+    (b"\x1f\x8b", "the rows are compressed with gzip; unpack them first"),
+    (b"\x28\xb5\x2f\xfd", "the rows are compressed with zstd; unpack them first"),
+    (b"PK\x03\x04", "the rows are a zip archive or a spreadsheet file; save them as CSV (UTF-8)"),
     (b"\xff\xfe", "the rows are UTF-16 text; save them as UTF-8"),
     (b"\xfe\xff", "the rows are UTF-16 text; save them as UTF-8"),
-    (
-        b"\x00\x00\xfe\xff",
-        "the rows are UTF-32 text; save them as UTF-8",
-    ),
+    (b"\x00\x00\xfe\xff", "the rows are UTF-32 text; save them as UTF-8"),
 ];
 
 /// A buffered source of text.
@@ -45,16 +33,7 @@ pub(crate) type Input<R> = BufReader<Opened<R>>;
 
 /// Begins reading text from `source`; nothing is read before the first row is asked for.
 pub(crate) fn input<R: Read>(source: R) -> Input<R> {
-    BufReader::with_capacity(
-        BUFFER_BYTES,
-        Opened {
-            source,
-            head: [0; 4],
-            begin: 0,
-            end: 0,
-            opened: false,
-        },
-    )
+    BufReader::with_capacity(BUFFER_BYTES, Opened { source, head: [0; 4], begin: 0, end: 0, opened: false })
 }
 
 /// A source whose first bytes were looked at.
@@ -78,10 +57,7 @@ impl<R: Read> Opened<R> {
         }
         self.opened = true;
         let head = &self.head[..self.end];
-        if let Some((_, what)) = SIGNATURES
-            .iter()
-            .find(|(signature, _)| head.starts_with(signature))
-        {
+        if let Some((_, what)) = SIGNATURES.iter().find(|(signature, _)| head.starts_with(signature)) {
             return Err(io::Error::new(ErrorKind::InvalidData, NotText(what)));
         }
         if head.starts_with(b"\xef\xbb\xbf") {
@@ -128,12 +104,7 @@ pub(crate) struct Lines<R> {
 
 impl<R: Read> Lines<R> {
     pub(crate) fn new(source: R, limit: usize) -> Self {
-        Self {
-            input: input(source),
-            bytes: Vec::new(),
-            limit,
-            number: 0,
-        }
+        Self { input: input(source), bytes: Vec::new(), limit, number: 0 }
     }
 
     /// The 1-based number of the line read last; empty lines count.
@@ -152,13 +123,7 @@ impl<R: Read> Lines<R> {
             self.bytes.clear();
             // Two bytes more than the limit: a line of exactly the limit ends in CRLF within them.
             let most = u64::try_from(self.limit).unwrap_or(u64::MAX).saturating_add(2);
-            if self
-                .input
-                .by_ref()
-                .take(most)
-                .read_until(b'\n', &mut self.bytes)?
-                == 0
-            {
+            if self.input.by_ref().take(most).read_until(b'\n', &mut self.bytes)? == 0 {
                 return Ok(Line::End);
             }
             self.number += 1;
@@ -220,10 +185,7 @@ mod tests {
     #[test]
     fn every_line_end_is_taken_off_and_blank_lines_only_count() {
         let found = lines(b"\xef\xbb\xbfa\r\n\r\n  \nb\nc", 10);
-        assert_eq!(
-            found,
-            [(1, Ok("a".into())), (4, Ok("b".into())), (5, Ok("c".into()))]
-        );
+        assert_eq!(found, [(1, Ok("a".into())), (4, Ok("b".into())), (5, Ok("c".into()))]);
         assert!(lines(b"", 10).is_empty());
         assert!(lines(b"\xef\xbb\xbf", 10).is_empty());
         assert!(lines(b"\n\n", 10).is_empty());

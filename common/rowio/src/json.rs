@@ -37,12 +37,12 @@ pub(crate) enum NotAnObject {
 /// Every member of the object `text`, in order, duplicates included. Only the outline is checked: numbers out of
 /// range, half surrogates and the depth of values are not looked at.
 pub(crate) fn members(text: &str) -> Result<Vec<Member<'_>>, NotAnObject> {
-    serde_json::from_str::<Members<'_>>(text)
-        .map(|members| members.0)
-        .map_err(|error| match error.classify() {
+    serde_json::from_str::<Members<'_>>(text).map(|members| members.0).map_err(|error| {
+        match error.classify() {
             Category::Data => NotAnObject::OtherKind,
             Category::Syntax | Category::Eof | Category::Io => NotAnObject::Syntax(at_column(&error)),
-        })
+        }
+    })
 }
 
 /// The error's words with the column alone: a row is one line, and its number is told elsewhere.
@@ -59,16 +59,11 @@ pub(crate) fn without(text: &str, member: Member<'_>) -> String {
     let mut end = start_of(member.value.get()) + member.value.get().len();
     let mut bytes = text.as_bytes().to_vec();
     let blank = |byte: &u8| byte.is_ascii_whitespace();
-    let after = bytes[end..]
-        .iter()
-        .position(|byte| !blank(byte))
-        .map(|skip| end + skip);
+    let after = bytes[end..].iter().position(|byte| !blank(byte)).map(|skip| end + skip);
     if let Some(comma) = after.filter(|at| bytes[*at] == b',') {
         end = comma + 1;
-    } else if let Some(comma) = bytes[..begin]
-        .iter()
-        .rposition(|byte| !blank(byte))
-        .filter(|at| bytes[*at] == b',')
+    } else if let Some(comma) =
+        bytes[..begin].iter().rposition(|byte| !blank(byte)).filter(|at| bytes[*at] == b',')
     {
         begin = comma;
     }
@@ -109,18 +104,8 @@ mod tests {
     #[test]
     fn members_are_given_as_written() {
         let found = members(r#" {"a" : 1E5, "\u0062": {"x": [1, 2]}, "a":"ä"} "#).unwrap();
-        let pairs: Vec<_> = found
-            .iter()
-            .map(|m| (m.name().into_owned(), m.value.get()))
-            .collect();
-        assert_eq!(
-            pairs,
-            [
-                ("a".into(), "1E5"),
-                ("b".into(), r#"{"x": [1, 2]}"#),
-                ("a".into(), "\"ä\"")
-            ]
-        );
+        let pairs: Vec<_> = found.iter().map(|m| (m.name().into_owned(), m.value.get())).collect();
+        assert_eq!(pairs, [("a".into(), "1E5"), ("b".into(), r#"{"x": [1, 2]}"#), ("a".into(), "\"ä\"")]);
     }
 
     #[test]
@@ -129,9 +114,7 @@ mod tests {
             assert_eq!(members(other).unwrap_err(), NotAnObject::OtherKind, "{other}");
         }
         for (broken, column) in [("{\"a\": NaN}", 7), ("{} x", 4), ("{\"a\":1", 6), ("{a:1}", 2)] {
-            let NotAnObject::Syntax(text) = members(broken).unwrap_err() else {
-                panic!("{broken}")
-            };
+            let NotAnObject::Syntax(text) = members(broken).unwrap_err() else { panic!("{broken}") };
             assert!(text.ends_with(&format!("at column {column}")), "{broken}: {text}");
         }
     }

@@ -26,10 +26,7 @@ pub(crate) struct Reserved {
 impl Reserved {
     pub(crate) fn in_template(template: &Template) -> Self {
         let taken = |name: &str| template.variables().iter().any(|variable| variable.name == name);
-        Self {
-            custom_id: !taken(CUSTOM_ID),
-            variables: !taken(VARIABLES),
-        }
+        Self { custom_id: !taken(CUSTOM_ID), variables: !taken(VARIABLES) }
     }
 }
 
@@ -42,11 +39,7 @@ pub(crate) fn check(line: u64, bytes: &[u8], template: &Template, reserved: Rese
     let row = match split(text, reserved) {
         Ok(row) => row,
         Err(problem) => {
-            return Found {
-                line,
-                custom_id: None,
-                checked: Err(vec![problem]),
-            };
+            return Found { line, custom_id: None, checked: Err(vec![problem]) };
         }
     };
     let checked = template
@@ -54,18 +47,10 @@ pub(crate) fn check(line: u64, bytes: &[u8], template: &Template, reserved: Rese
         .or_else(|problems| at_column(text, &row.variables, problems, template));
     let checked = checked.map_err(from_template);
     match row.custom_id.map_or(Ok(None), read_id) {
-        Ok(custom_id) => Found {
-            line,
-            custom_id,
-            checked,
-        },
+        Ok(custom_id) => Found { line, custom_id, checked },
         Err(problem) => {
             let others = checked.err().into_iter().flatten();
-            Found {
-                line,
-                custom_id: None,
-                checked: Err(std::iter::once(problem).chain(others).collect()),
-            }
+            Found { line, custom_id: None, checked: Err(std::iter::once(problem).chain(others).collect()) }
         }
     }
 }
@@ -121,18 +106,11 @@ fn split(text: &str, reserved: Reserved) -> Result<Row<'_>, RowProblem> {
     }
     match (body, id.filter(|_| is_id)) {
         (Some(_), _) if bodies > 1 => Err(RowProblem::at(VARIABLES, "stands twice in the row")),
-        (Some(body), id) => Ok(Row {
-            custom_id: id.map(|id| id.value),
-            variables: Cow::Borrowed(body.value.get()),
-        }),
-        (None, Some(id)) => Ok(Row {
-            custom_id: Some(id.value),
-            variables: Cow::Owned(without(text, id)),
-        }),
-        (None, None) => Ok(Row {
-            custom_id: None,
-            variables: Cow::Borrowed(text),
-        }),
+        (Some(body), id) => {
+            Ok(Row { custom_id: id.map(|id| id.value), variables: Cow::Borrowed(body.value.get()) })
+        }
+        (None, Some(id)) => Ok(Row { custom_id: Some(id.value), variables: Cow::Owned(without(text, id)) }),
+        (None, None) => Ok(Row { custom_id: None, variables: Cow::Borrowed(text) }),
     }
 }
 
@@ -164,10 +142,7 @@ fn read_id(value: &RawValue) -> Result<Option<String>, RowProblem> {
 mod tests {
     use super::*;
 
-    const FREE: Reserved = Reserved {
-        custom_id: true,
-        variables: true,
-    };
+    const FREE: Reserved = Reserved { custom_id: true, variables: true };
 
     #[track_caller]
     fn check_split(text: &str, reserved: Reserved, id: Option<&str>, variables: &str) {
@@ -181,30 +156,17 @@ mod tests {
         check_split(r#"{"a":1}"#, FREE, None, r#"{"a":1}"#);
         check_split(r#"{"custom_id":"x","a":1}"#, FREE, Some("\"x\""), r#"{"a":1}"#);
         check_split(r#"{"variables":{"a":1}}"#, FREE, None, r#"{"a":1}"#);
-        check_split(
-            r#"{"variables":{"a":1},"custom_id":"x"}"#,
-            FREE,
-            Some("\"x\""),
-            r#"{"a":1}"#,
-        );
+        check_split(r#"{"variables":{"a":1},"custom_id":"x"}"#, FREE, Some("\"x\""), r#"{"a":1}"#);
         check_split(r#"{"v\u0061riables":{"a":1}}"#, FREE, None, r#"{"a":1}"#);
         // Another key, or a value that is no object: then `variables` is a variable like others.
-        check_split(
-            r#"{"variables":{"a":1},"b":2}"#,
-            FREE,
-            None,
-            r#"{"variables":{"a":1},"b":2}"#,
-        );
+        check_split(r#"{"variables":{"a":1},"b":2}"#, FREE, None, r#"{"variables":{"a":1},"b":2}"#);
         check_split(r#"{"variables":[1]}"#, FREE, None, r#"{"variables":[1]}"#);
         check_split("{}", FREE, None, "{}");
     }
 
     #[test]
     fn a_name_the_template_declares_is_a_variable() {
-        let id_taken = Reserved {
-            custom_id: false,
-            variables: true,
-        };
+        let id_taken = Reserved { custom_id: false, variables: true };
         check_split(r#"{"custom_id":"x"}"#, id_taken, None, r#"{"custom_id":"x"}"#);
         check_split(
             r#"{"custom_id":"x","variables":{"custom_id":"y"}}"#,
@@ -212,16 +174,8 @@ mod tests {
             Some("\"x\""),
             r#"{"custom_id":"y"}"#,
         );
-        let variables_taken = Reserved {
-            custom_id: true,
-            variables: false,
-        };
-        check_split(
-            r#"{"variables":{"a":1}}"#,
-            variables_taken,
-            None,
-            r#"{"variables":{"a":1}}"#,
-        );
+        let variables_taken = Reserved { custom_id: true, variables: false };
+        check_split(r#"{"variables":{"a":1}}"#, variables_taken, None, r#"{"variables":{"a":1}}"#);
         check_split(
             r#"{"custom_id":"x","variables":{}}"#,
             variables_taken,

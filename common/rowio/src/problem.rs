@@ -26,10 +26,7 @@ pub struct RowProblem {
 impl RowProblem {
     /// A problem of one field.
     pub(crate) fn at(field: &str, reason: impl Into<String>) -> Self {
-        Self {
-            field: cut(field.to_owned(), MAX_FIELD_CHARS),
-            reason: cut(reason.into(), MAX_REASON_CHARS),
-        }
+        Self { field: cut(field.to_owned(), MAX_FIELD_CHARS), reason: cut(reason.into(), MAX_REASON_CHARS) }
     }
 
     /// A problem of the row as a whole.
@@ -107,19 +104,13 @@ pub(crate) fn from_template(problems: Vec<Problem>) -> Vec<RowProblem> {
         .map(|problem| {
             let path = problem.pointer.strip_prefix('/').unwrap_or(&problem.pointer);
             // One step of a pointer is a name; only a longer path needs its escapes to stay readable as a path.
-            let name = if path.contains('/') {
-                path.to_owned()
-            } else {
-                path.replace("~1", "/").replace("~0", "~")
-            };
+            let name =
+                if path.contains('/') { path.to_owned() } else { path.replace("~1", "/").replace("~0", "~") };
             RowProblem::at(&name, problem.message)
         })
         .collect();
     if total > MAX_PROBLEMS {
-        found.push(RowProblem::whole(format!(
-            "and {} more problems",
-            total - MAX_PROBLEMS
-        )));
+        found.push(RowProblem::whole(format!("and {} more problems", total - MAX_PROBLEMS)));
     }
     found
 }

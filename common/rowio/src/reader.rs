@@ -29,10 +29,7 @@ pub struct RowLimits {
 impl Default for RowLimits {
     /// 1 MiB a row, 10,000,000 rows.
     fn default() -> Self {
-        Self {
-            row_bytes: 1024 * 1024,
-            rows: 10_000_000,
-        }
+        Self { row_bytes: 1024 * 1024, rows: 10_000_000 }
     }
 }
 
@@ -52,10 +49,7 @@ pub struct CheckedRow {
 impl CheckedRow {
     /// The row as it is stored.
     pub fn to_stored(&self) -> StoredRow {
-        StoredRow {
-            custom_id: self.custom_id.clone(),
-            variables_json: self.variables.to_json(),
-        }
+        StoredRow { custom_id: self.custom_id.clone(), variables_json: self.variables.to_json() }
     }
 }
 
@@ -94,11 +88,7 @@ pub(crate) struct Found {
 
 impl Found {
     pub(crate) fn bad(line: u64, reason: String) -> Self {
-        Self {
-            line,
-            custom_id: None,
-            checked: Err(vec![RowProblem::whole(reason)]),
-        }
+        Self { line, custom_id: None, checked: Err(vec![RowProblem::whole(reason)]) }
     }
 }
 
@@ -153,9 +143,7 @@ impl<R: Read> RowReader<R> {
             return Ok(None);
         };
         if self.rows >= self.limits.rows {
-            return Err(ReadError::TooManyRows {
-                limit: self.limits.rows,
-            });
+            return Err(ReadError::TooManyRows { limit: self.limits.rows });
         }
         self.rows += 1;
         Ok(Some(self.finish(found)))
@@ -169,16 +157,10 @@ impl<R: Read> RowReader<R> {
                 let number = lines.number();
                 Ok(match line {
                     Line::End => None,
-                    Line::TooLong => Some(Found::bad(
-                        number,
-                        format!("longer than {} bytes", self.limits.row_bytes),
-                    )),
-                    Line::Text => Some(ndjson::check(
-                        number,
-                        lines.bytes(),
-                        &self.template,
-                        self.reserved,
-                    )),
+                    Line::TooLong => {
+                        Some(Found::bad(number, format!("longer than {} bytes", self.limits.row_bytes)))
+                    }
+                    Line::Text => Some(ndjson::check(number, lines.bytes(), &self.template, self.reserved)),
                 })
             }
         }
@@ -186,11 +168,7 @@ impl<R: Read> RowReader<R> {
 
     /// Adds what concerns the row among the others: its id is its own, and it renders.
     fn finish(&mut self, found: Found) -> ReadRow {
-        let Found {
-            line,
-            custom_id,
-            checked,
-        } = found;
+        let Found { line, custom_id, checked } = found;
         let id_problem = custom_id.as_deref().and_then(|id| self.id_problem(id, line));
         let (variables, mut problems) = match checked {
             Ok(variables) => (Some(variables), Vec::new()),
@@ -205,12 +183,7 @@ impl<R: Read> RowReader<R> {
             }
         }
         match variables.filter(|_| problems.is_empty()) {
-            Some(variables) => ReadRow::Row(Box::new(CheckedRow {
-                line,
-                custom_id,
-                variables,
-                rendered,
-            })),
+            Some(variables) => ReadRow::Row(Box::new(CheckedRow { line, custom_id, variables, rendered })),
             None => ReadRow::Bad(RowProblems { line, problems }),
         }
     }

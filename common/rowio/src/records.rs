@@ -71,15 +71,7 @@ impl<R: Read> Records<R> {
         let ends = &self.ends[..self.count.min(MAX_FIELDS)];
         let begins = std::iter::once(0).chain(ends.iter().copied());
         // `get` also refuses a field that ends within a character the next one seems to complete.
-        begins
-            .zip(ends)
-            .map(|(begin, end)| {
-                text.get(Range {
-                    start: begin,
-                    end: *end,
-                })
-            })
-            .collect()
+        begins.zip(ends).map(|(begin, end)| text.get(Range { start: begin, end: *end })).collect()
     }
 
     /// Reads the next record.
@@ -96,8 +88,7 @@ impl<R: Read> Records<R> {
             let ended = buffered.is_empty();
             let chunk = if ended { b"\n" } else { buffered };
             let (result, taken, written, split) =
-                self.core
-                    .read_record(chunk, &mut self.text[self.text_len..], &mut self.ends[ends_len..]);
+                self.core.read_record(chunk, &mut self.text[self.text_len..], &mut self.ends[ends_len..]);
             if !ended {
                 self.next_line += count_line_feeds(&chunk[..taken]);
                 self.input.consume(taken);
@@ -113,11 +104,7 @@ impl<R: Read> Records<R> {
                 ReadRecordResult::Record => return Ok(Record::Whole),
                 ReadRecordResult::End => return Ok(Record::End),
                 _ if ended && taken > 0 => {
-                    return Ok(if too_long {
-                        Record::TooLong
-                    } else {
-                        Record::Unclosed
-                    });
+                    return Ok(if too_long { Record::TooLong } else { Record::Unclosed });
                 }
                 ReadRecordResult::InputEmpty => {}
                 ReadRecordResult::OutputFull if too_long => {}
@@ -141,10 +128,7 @@ impl<R: Read> Records<R> {
     fn skip_line_ends(&mut self) -> io::Result<bool> {
         loop {
             let buffered = fill(&mut self.input)?;
-            let ends = buffered
-                .iter()
-                .take_while(|byte| matches!(byte, b'\n' | b'\r'))
-                .count();
+            let ends = buffered.iter().take_while(|byte| matches!(byte, b'\n' | b'\r')).count();
             if ends == 0 {
                 return Ok(!buffered.is_empty());
             }
@@ -182,12 +166,7 @@ mod tests {
             match records.read().unwrap() {
                 Record::End => return found,
                 Record::Whole => {
-                    let fields = records
-                        .fields()
-                        .expect("UTF-8")
-                        .into_iter()
-                        .map(str::to_owned)
-                        .collect();
+                    let fields = records.fields().expect("UTF-8").into_iter().map(str::to_owned).collect();
                     found.push((records.line(), Ok(fields)));
                 }
                 other => found.push((records.line(), Err(other))),
@@ -202,11 +181,7 @@ mod tests {
     #[test]
     fn records_know_the_line_they_begin_on() {
         let text = b"\xef\xbb\xbfa,b\r\n\r\n\"x\ny\",\"\"\"q\"\"\"\n\n\n1,2";
-        let expected = [
-            whole(1, &["a", "b"]),
-            whole(3, &["x\ny", "\"q\""]),
-            whole(7, &["1", "2"]),
-        ];
+        let expected = [whole(1, &["a", "b"]), whole(3, &["x\ny", "\"q\""]), whole(7, &["1", "2"])];
         assert_eq!(records(text, 100), expected);
         assert_eq!(records(b"a\rb\r", 100), [whole(1, &["a"]), whole(1, &["b"])]);
         assert!(records(b"", 100).is_empty() && records(b"\r\n\n", 100).is_empty());
@@ -214,10 +189,7 @@ mod tests {
 
     #[test]
     fn a_quote_left_open_is_told_and_a_stray_one_is_not() {
-        assert_eq!(
-            records(b"a\n\"b,c\nd\n", 100),
-            [whole(1, &["a"]), (2, Err(Record::Unclosed))]
-        );
+        assert_eq!(records(b"a\n\"b,c\nd\n", 100), [whole(1, &["a"]), (2, Err(Record::Unclosed))]);
         assert_eq!(records(b"\"", 100), [(1, Err(Record::Unclosed))]);
         assert_eq!(records(b"12\" pipe", 100), [whole(1, &["12\" pipe"])]);
         assert_eq!(records(b"\"a\"", 100), [whole(1, &["a"])]);
@@ -232,22 +204,11 @@ mod tests {
             [whole(1, &["a"]), (2, Err(Record::TooLong)), whole(4, &["b"])]
         );
         let open = format!("a\n\"{long}");
-        assert_eq!(
-            records(open.as_bytes(), 10),
-            [whole(1, &["a"]), (2, Err(Record::TooLong))]
-        );
+        assert_eq!(records(open.as_bytes(), 10), [whole(1, &["a"]), (2, Err(Record::TooLong))]);
         assert_eq!(records(text.as_bytes(), 200_000).len(), 3);
         for end in ["\n", "\r\n", ""] {
-            assert_eq!(
-                records(format!("ab,c{end}").as_bytes(), 4),
-                [whole(1, &["ab", "c"])],
-                "{end:?}"
-            );
-            assert_eq!(
-                records(format!("ab,cd{end}").as_bytes(), 4),
-                [(1, Err(Record::TooLong))],
-                "{end:?}"
-            );
+            assert_eq!(records(format!("ab,c{end}").as_bytes(), 4), [whole(1, &["ab", "c"])], "{end:?}");
+            assert_eq!(records(format!("ab,cd{end}").as_bytes(), 4), [(1, Err(Record::TooLong))], "{end:?}");
         }
     }
 

@@ -34,12 +34,7 @@ pub struct Reservoir<T> {
 impl<T> Reservoir<T> {
     /// An empty reservoir for `n` things.
     pub fn new(n: usize, seed: u64) -> Self {
-        Self {
-            kept: Vec::new(),
-            n,
-            offered: 0,
-            random: Random(seed),
-        }
+        Self { kept: Vec::new(), n, offered: 0, random: Random(seed) }
     }
 
     /// Offers the next thing.
@@ -50,9 +45,7 @@ impl<T> Reservoir<T> {
             self.kept.push((position, thing));
         } else if self.n > 0 {
             let drawn = self.random.at_most(position);
-            let slot = usize::try_from(drawn)
-                .ok()
-                .and_then(|slot| self.kept.get_mut(slot));
+            let slot = usize::try_from(drawn).ok().and_then(|slot| self.kept.get_mut(slot));
             if let Some(slot) = slot {
                 *slot = (position, thing);
             }
@@ -125,14 +118,7 @@ mod tests {
     fn the_generator_gives_its_published_numbers() {
         let mut random = Random(1_234_567);
         let first = [random.next(), random.next(), random.next()];
-        assert_eq!(
-            first,
-            [
-                6_457_827_717_110_365_317,
-                3_203_168_211_198_807_973,
-                9_817_491_932_198_370_423
-            ]
-        );
+        assert_eq!(first, [6_457_827_717_110_365_317, 3_203_168_211_198_807_973, 9_817_491_932_198_370_423]);
     }
 
     #[test]

@@ -35,17 +35,11 @@ impl StoredRow {
     /// Reads a line without its line feed; `None` when it is not one.
     pub(crate) fn read_line(line: &str) -> Option<Self> {
         if line.starts_with('{') {
-            return line.ends_with('}').then(|| Self {
-                custom_id: None,
-                variables_json: line.to_owned(),
-            });
+            return line.ends_with('}').then(|| Self { custom_id: None, variables_json: line.to_owned() });
         }
         let (id, variables): (String, &RawValue) = serde_json::from_str(line).ok()?;
         let variables = variables.get();
-        variables.starts_with('{').then(|| Self {
-            custom_id: Some(id),
-            variables_json: variables.to_owned(),
-        })
+        variables.starts_with('{').then(|| Self { custom_id: Some(id), variables_json: variables.to_owned() })
     }
 }
 
@@ -63,42 +57,24 @@ mod tests {
     #[test]
     fn the_line_is_compact_and_its_first_byte_tells_its_form() {
         let variables_json = r#"{"a":1}"#.to_owned();
-        let plain = StoredRow {
-            custom_id: None,
-            variables_json: variables_json.clone(),
-        };
+        let plain = StoredRow { custom_id: None, variables_json: variables_json.clone() };
         assert_eq!(line(&plain), "{\"a\":1}\n");
-        let named = StoredRow {
-            custom_id: Some("x\"]".into()),
-            variables_json,
-        };
+        let named = StoredRow { custom_id: Some("x\"]".into()), variables_json };
         assert_eq!(line(&named), "[\"x\\\"]\",{\"a\":1}]\n");
     }
 
     #[test]
     fn a_line_of_another_shape_is_not_a_row() {
-        for bad in [
-            "",
-            "1",
-            "{",
-            "[]",
-            "[\"a\"]",
-            "[\"a\",1]",
-            "[\"a\",{},1]",
-            "[null,{}]",
-            "[\"a\",{}",
-            "x{}",
-        ] {
+        for bad in
+            ["", "1", "{", "[]", "[\"a\"]", "[\"a\",1]", "[\"a\",{},1]", "[null,{}]", "[\"a\",{}", "x{}"]
+        {
             assert_eq!(StoredRow::read_line(bad), None, "{bad}");
         }
     }
 
     #[test]
     fn a_line_break_between_tokens_does_not_break_the_line() {
-        let row = StoredRow {
-            custom_id: None,
-            variables_json: "{\n\"a\": 1}".into(),
-        };
+        let row = StoredRow { custom_id: None, variables_json: "{\n\"a\": 1}".into() };
         assert_eq!(line(&row), "{ \"a\": 1}\n");
     }
 

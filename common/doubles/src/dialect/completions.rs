@@ -19,16 +19,8 @@ const COMPLETION_PRICE: u64 = 1_500_000;
 /// The reply around `speech`, bent by those faults that live in the envelope.
 pub(crate) fn reply(call: &Particulars<'_>, speech: &Speech, fault: Option<Fault>) -> Answer {
     let envelope = Envelope::new(call, speech);
-    let answer = if call.asked.stream {
-        envelope.events(fault)
-    } else {
-        envelope.whole(fault)
-    };
-    if envelope.openrouter {
-        answer.header("x-generation-id", envelope.id.clone())
-    } else {
-        answer
-    }
+    let answer = if call.asked.stream { envelope.events(fault) } else { envelope.whole(fault) };
+    if envelope.openrouter { answer.header("x-generation-id", envelope.id.clone()) } else { answer }
 }
 
 struct Envelope<'a> {
@@ -90,22 +82,14 @@ impl<'a> Envelope<'a> {
     }
 
     fn write_choice(&self, choice: &mut String, fault: Option<Fault>) {
-        let text = self
-            .speech
-            .text
-            .as_deref()
-            .map_or_else(|| "null".to_owned(), literal);
+        let text = self.speech.text.as_deref().map_or_else(|| "null".to_owned(), literal);
         let finish = self.speech.finish.as_str();
         let native = if self.openrouter {
             format!(r#""native_finish_reason":"{finish}","logprobs":null,"#)
         } else {
             String::new()
         };
-        let reasoning = if self.openrouter {
-            r#","refusal":null,"reasoning":null"#
-        } else {
-            ""
-        };
+        let reasoning = if self.openrouter { r#","refusal":null,"reasoning":null"# } else { "" };
         // Writing to a String cannot fail.
         let _ = write!(
             choice,
@@ -118,9 +102,7 @@ impl<'a> Envelope<'a> {
     }
 
     fn head(&self, object: &str) -> String {
-        let Self {
-            id, created, model, ..
-        } = self;
+        let Self { id, created, model, .. } = self;
         let provider = if self.openrouter {
             r#","provider":"SomeHost","system_fingerprint":null"#
         } else {
@@ -130,11 +112,7 @@ impl<'a> Envelope<'a> {
     }
 
     fn usage(&self, charged: bool) -> String {
-        let Speech {
-            prompt_tokens,
-            completion_tokens,
-            ..
-        } = self.speech;
+        let Speech { prompt_tokens, completion_tokens, .. } = self.speech;
         let total = prompt_tokens + completion_tokens;
         let counts = format!(
             r#""prompt_tokens":{prompt_tokens},"completion_tokens":{completion_tokens},"total_tokens":{total}"#
@@ -142,11 +120,7 @@ impl<'a> Envelope<'a> {
         if !self.openrouter {
             return format!("{{{counts}}}");
         }
-        let cost = if charged {
-            dollars(self.cost_pico)
-        } else {
-            "0".to_owned()
-        };
+        let cost = if charged { dollars(self.cost_pico) } else { "0".to_owned() };
         format!(
             r#"{{{counts},"prompt_tokens_details":{{"cached_tokens":0}},"completion_tokens_details":{{"reasoning_tokens":0}},"cost":{cost},"is_byok":false,"cost_details":{{"upstream_inference_cost":null}}}}"#
         )
@@ -161,11 +135,7 @@ impl<'a> Envelope<'a> {
         }
         let text = self.speech.text.as_deref().unwrap_or_default();
         for (at, piece) in pieces(text, self.chance).iter().enumerate() {
-            let role = if at == 0 || self.openrouter {
-                r#""role":"assistant","#
-            } else {
-                ""
-            };
+            let role = if at == 0 || self.openrouter { r#""role":"assistant","# } else { "" };
             let piece = literal(piece);
             events.push(event(&format!(
                 r#"{{"index":0,"delta":{{{role}"content":{piece}}},"finish_reason":null}}"#
@@ -180,23 +150,15 @@ impl<'a> Envelope<'a> {
             }
             Some(Fault::ErrorMidStream) => {
                 // Compatible servers turn the error into an empty chunk and end without a word.
-                events.push(event(
-                    r#"{"index":0,"delta":{"content":""},"finish_reason":null}"#,
-                ));
+                events.push(event(r#"{"index":0,"delta":{"content":""},"finish_reason":null}"#));
                 return unusable(events);
             }
             Some(Fault::Cut) => return unusable(events),
             _ => {}
         }
         let finish = self.speech.finish.as_str();
-        let delta = if self.openrouter {
-            r#"{"role":"assistant","content":""}"#
-        } else {
-            "{}"
-        };
-        events.push(event(&format!(
-            r#"{{"index":0,"delta":{delta},"finish_reason":"{finish}"}}"#
-        )));
+        let delta = if self.openrouter { r#"{"role":"assistant","content":""}"# } else { "{}" };
+        events.push(event(&format!(r#"{{"index":0,"delta":{delta},"finish_reason":"{finish}"}}"#)));
         if self.include_usage {
             let usage = self.usage(true);
             events.push(format!("data: {{{head},\"choices\":[],\"usage\":{usage}}}\n\n"));
@@ -205,11 +167,7 @@ impl<'a> Envelope<'a> {
         let mut answer = Answer::stream("text/event-stream", events);
         answer.delivery = delivery(self.speech, self.cost_pico);
         if !self.include_usage {
-            answer.delivery = Delivery {
-                prompt_tokens: 0,
-                completion_tokens: 0,
-                ..answer.delivery
-            };
+            answer.delivery = Delivery { prompt_tokens: 0, completion_tokens: 0, ..answer.delivery };
         }
         answer
     }

@@ -13,11 +13,8 @@ const NANOS_PER_TOKEN: u64 = 2_000_000;
 
 /// The reply around `speech`, bent by those faults that live in the envelope.
 pub(crate) fn reply(call: &Particulars<'_>, speech: &Speech, fault: Option<Fault>) -> Answer {
-    let head = format!(
-        r#""model":{},"created_at":"{}""#,
-        literal(&call.asked.model),
-        rfc3339(SystemTime::now())
-    );
+    let head =
+        format!(r#""model":{},"created_at":"{}""#, literal(&call.asked.model), rfc3339(SystemTime::now()));
     let text = speech.text.as_deref().unwrap_or_default();
     let message = |text: &str| format!(r#""message":{{"role":"assistant","content":{}}}"#, literal(text));
     if call.asked.empty {
@@ -57,11 +54,7 @@ pub(crate) fn reply(call: &Particulars<'_>, speech: &Speech, fault: Option<Fault
 
 /// The last object's particulars; a counter that is zero is left out.
 fn counters(speech: &Speech) -> String {
-    let reason = if speech.finish == Finish::Length {
-        "length"
-    } else {
-        "stop"
-    };
+    let reason = if speech.finish == Finish::Length { "length" } else { "stop" };
     let eval = speech.completion_tokens * NANOS_PER_TOKEN;
     let prompt = speech.prompt_tokens * NANOS_PER_TOKEN / 10;
     let fields = [
@@ -91,11 +84,7 @@ fn rfc3339(time: SystemTime) -> String {
     let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
     let shifted_month = (5 * day_of_year + 2) / 153;
     let day = day_of_year - (153 * shifted_month + 2) / 5 + 1;
-    let month = if shifted_month < 10 {
-        shifted_month + 3
-    } else {
-        shifted_month - 9
-    };
+    let month = if shifted_month < 10 { shifted_month + 3 } else { shifted_month - 9 };
     let year = year_of_era + era * 400 + i64::from(month <= 2);
     let (hour, minute, second) = (rest / 3_600, rest / 60 % 60, rest % 60);
     format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{nanos:09}Z")

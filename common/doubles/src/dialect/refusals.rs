@@ -43,10 +43,9 @@ fn openrouter(asked: &Asked, fault: Fault, status: u16) -> Value {
         Fault::GatewayTimeout => ("The provider took too long", "timeout"),
         Fault::EdgeTimeout => ("A timeout occurred", "timeout"),
         Fault::ProviderOverloaded => ("The provider is overloaded", "provider_overloaded"),
-        Fault::ContextTooLong => (
-            "This endpoint's maximum context length is 8192 tokens",
-            "context_length_exceeded",
-        ),
+        Fault::ContextTooLong => {
+            ("This endpoint's maximum context length is 8192 tokens", "context_length_exceeded")
+        }
         Fault::Unauthorized => ("No auth credentials found", "authentication"),
         Fault::PaymentRequired => ("Insufficient credits", "payment_required"),
         Fault::TooLarge => ("Request body too large", "payload_too_large"),
@@ -58,13 +57,7 @@ fn openrouter(asked: &Asked, fault: Fault, status: u16) -> Value {
             return json!({"error": {"code": status, "message": "Input was flagged", "metadata": metadata}});
         }
         Fault::UnknownModel => {
-            return unavailable(
-                status,
-                "No endpoints found for this model",
-                "no_endpoints",
-                model,
-                true,
-            );
+            return unavailable(status, "No endpoints found for this model", "no_endpoints", model, true);
         }
         Fault::UnknownModelId => {
             return unavailable(status, "Not a valid model ID", "model_not_found", model, false);

@@ -2,12 +2,7 @@ use super::*;
 use crate::fault::RetryAfter;
 
 fn arrival(marker: &str) -> Arrival<'_> {
-    Arrival {
-        marker: Some(marker),
-        body: None,
-        repair: false,
-        credential: 1,
-    }
+    Arrival { marker: Some(marker), body: None, repair: false, credential: 1 }
 }
 
 fn send(call: RunningCall) {
@@ -21,10 +16,7 @@ fn a_call_that_is_dropped_ends_as_undelivered() {
     assert_eq!(ledger.totals().in_flight, 1);
     drop(call);
     let (totals, record) = (ledger.totals(), ledger.marker("a"));
-    assert_eq!(
-        (totals.in_flight, totals.undelivered, totals.max_concurrent),
-        (0, 1, 1)
-    );
+    assert_eq!((totals.in_flight, totals.undelivered, totals.max_concurrent), (0, 1, 1));
     assert_eq!((record.undelivered, record.history[0].sent), (1, false));
     assert!(record.history[0].ended_us.is_some());
 }
@@ -34,18 +26,11 @@ fn a_call_after_a_valid_reply_is_noticed() {
     let ledger = Ledger::new(Duration::ZERO);
     for _ in 0..2 {
         let (mut call, _) = ledger.begin(arrival("a"), |_, _| Step::Clean);
-        call.delivery = Delivery {
-            ok: true,
-            valid: true,
-            ..Delivery::default()
-        };
+        call.delivery = Delivery { ok: true, valid: true, ..Delivery::default() };
         send(call);
     }
     assert_eq!(ledger.marker("a").calls_after_valid, 1);
-    assert_eq!(
-        (ledger.totals().valid_replies, ledger.totals().calls_after_valid),
-        (2, 1)
-    );
+    assert_eq!((ledger.totals().valid_replies, ledger.totals().calls_after_valid), (2, 1));
 }
 
 #[test]
@@ -72,17 +57,7 @@ fn a_call_inside_a_pause_is_early_and_one_of_another_credential_is_not() {
     send(call);
     send(already_running);
     send(ledger.begin(arrival("c"), |_, _| Step::Clean).0);
-    send(
-        ledger
-            .begin(
-                Arrival {
-                    credential: 2,
-                    ..arrival("d")
-                },
-                |_, _| Step::Clean,
-            )
-            .0,
-    );
+    send(ledger.begin(Arrival { credential: 2, ..arrival("d") }, |_, _| Step::Clean).0);
     let early = |marker: &str| ledger.marker(marker).early_calls;
     assert_eq!([early("a"), early("b"), early("c"), early("d")], [0, 0, 1, 0]);
     assert_eq!(ledger.totals().early_calls, 1);

@@ -9,10 +9,7 @@ pub(super) type Keywords = Map<String, Value>;
 
 /// A length or count.
 pub(super) fn size(keywords: &Keywords, name: &str) -> Option<usize> {
-    keywords
-        .get(name)
-        .and_then(Value::as_f64)
-        .map(|size| (size as usize).min(LARGEST))
+    keywords.get(name).and_then(Value::as_f64).map(|size| (size as usize).min(LARGEST))
 }
 
 /// The type to make, guessed from other keywords where none is named.
@@ -30,13 +27,7 @@ pub(super) fn type_of(keywords: &Keywords) -> &str {
         "object"
     } else if has(&["items", "prefixItems", "minItems", "contains"]) {
         "array"
-    } else if has(&[
-        "minimum",
-        "maximum",
-        "exclusiveMinimum",
-        "exclusiveMaximum",
-        "multipleOf",
-    ]) {
+    } else if has(&["minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"]) {
         "number"
     } else {
         "string"

@@ -13,21 +13,12 @@ const PATTERN_TRIES: u32 = 256;
 impl Generator<'_> {
     pub(super) fn integer(&mut self, keywords: &Keywords) -> Value {
         let whole = |name: &str| keywords.get(name).and_then(Value::as_f64);
-        let low = [
-            whole("minimum").map(f64::ceil),
-            whole("exclusiveMinimum").map(|low| low.floor() + 1.0),
-        ];
-        let high = [
-            whole("maximum").map(f64::floor),
-            whole("exclusiveMaximum").map(|high| high.ceil() - 1.0),
-        ];
+        let low = [whole("minimum").map(f64::ceil), whole("exclusiveMinimum").map(|low| low.floor() + 1.0)];
+        let high =
+            [whole("maximum").map(f64::floor), whole("exclusiveMaximum").map(|high| high.ceil() - 1.0)];
         // Out of range casts saturate, which is what an unbounded side wants.
         let low = low.into_iter().flatten().reduce(f64::max).map(|low| low as i64);
-        let high = high
-            .into_iter()
-            .flatten()
-            .reduce(f64::min)
-            .map(|high| high as i64);
+        let high = high.into_iter().flatten().reduce(f64::min).map(|high| high as i64);
         let (low, high) = match (low, high) {
             (Some(low), Some(high)) => (low, high),
             (Some(low), None) => (low, low.saturating_add(100)),
@@ -35,16 +26,12 @@ impl Generator<'_> {
             (None, Some(high)) => (high.saturating_sub(100), high),
             (None, None) => (0, 100),
         };
-        let step = whole("multipleOf")
-            .map(|step| step as i64)
-            .filter(|step| *step > 1);
+        let step = whole("multipleOf").map(|step| step as i64).filter(|step| *step > 1);
         let value = match step {
             None => self.dice.between(low, high),
             Some(step) => {
                 let first = low.div_euclid(step) + i64::from(low.rem_euclid(step) != 0);
-                self.dice
-                    .between(first, high.div_euclid(step))
-                    .saturating_mul(step)
+                self.dice.between(first, high.div_euclid(step)).saturating_mul(step)
             }
         };
         Value::from(value)
@@ -52,14 +39,8 @@ impl Generator<'_> {
 
     pub(super) fn number(&mut self, keywords: &Keywords) -> Value {
         let bound = |name: &str| keywords.get(name).and_then(Value::as_f64);
-        let low = [bound("minimum"), bound("exclusiveMinimum")]
-            .into_iter()
-            .flatten()
-            .reduce(f64::max);
-        let high = [bound("maximum"), bound("exclusiveMaximum")]
-            .into_iter()
-            .flatten()
-            .reduce(f64::min);
+        let low = [bound("minimum"), bound("exclusiveMinimum")].into_iter().flatten().reduce(f64::max);
+        let high = [bound("maximum"), bound("exclusiveMaximum")].into_iter().flatten().reduce(f64::min);
         let (low, high) = match (low, high) {
             (Some(low), Some(high)) => (low, high),
             (Some(low), None) => (low, low + 100.0),
@@ -79,11 +60,7 @@ impl Generator<'_> {
                 // divides would refuse it, so a multiple is taken that survives the division.
                 let multiple = |at: i64| {
                     let rounded = (at as f64 * step * 1e10).round() / 1e10;
-                    if rounded.is_finite() {
-                        rounded
-                    } else {
-                        at as f64 * step
-                    }
+                    if rounded.is_finite() { rounded } else { at as f64 * step }
                 };
                 (start..=last)
                     .take(64)
@@ -101,10 +78,8 @@ impl Generator<'_> {
     pub(super) fn string(&mut self, keywords: &Keywords) -> String {
         let at_least = size(keywords, "minLength").unwrap_or(0);
         let at_most = size(keywords, "maxLength").unwrap_or(usize::MAX).max(at_least);
-        if let Some(sample) = keywords
-            .get("format")
-            .and_then(Value::as_str)
-            .and_then(|name| self.format(name))
+        if let Some(sample) =
+            keywords.get("format").and_then(Value::as_str).and_then(|name| self.format(name))
         {
             return sample;
         }
@@ -128,9 +103,7 @@ impl Generator<'_> {
         }
         if self.mark && !text.is_empty() {
             self.mark = false;
-            text = std::iter::once(SURROGATE_MARK)
-                .chain(text.chars().skip(1))
-                .collect();
+            text = std::iter::once(SURROGATE_MARK).chain(text.chars().skip(1)).collect();
         }
         text
     }

@@ -57,17 +57,12 @@ pub(super) async fn chat(
     let asked = match asked {
         Ok(asked) => asked,
         Err(refusal) => {
-            shared
-                .ledger
-                .refuse(format!("{} {}", refusal.status, refusal.reason));
+            shared.ledger.refuse(format!("{} {}", refusal.status, refusal.reason));
             return Ok(dialect::refusal(provider, &refusal).respond(line, Some(call)));
         }
     };
 
-    let latency = shared
-        .config
-        .latency
-        .draw(&mut Dice::new(asked.chance ^ call.seq()));
+    let latency = shared.config.latency.draw(&mut Dice::new(asked.chance ^ call.seq()));
     if !latency.is_zero() {
         tokio::time::sleep(latency).await;
     }
@@ -81,15 +76,7 @@ pub(super) async fn chat(
         return Err(ResetAsked);
     }
     let id = hash(call.seq(), &asked.chance.to_le_bytes());
-    let answer: Answer = dialect::answer(
-        &Particulars {
-            asked: &asked,
-            marker,
-            id,
-            credential,
-        },
-        &step,
-    );
+    let answer: Answer = dialect::answer(&Particulars { asked: &asked, marker, id, credential }, &step);
     call.delivery = answer.delivery;
     Ok(answer.respond(line, Some(call)))
 }
@@ -113,18 +100,12 @@ fn check(provider: Provider, headers: &HeaderMap, body: &Bytes, shared: &Shared)
     if provider != Provider::Ollama && !json.is_some_and(|kind| kind.starts_with("application/json")) {
         return Err(Refusal::new(400, "content-type must be application/json"));
     }
-    let asked = request::read(provider, body, shared.config.seed, &|text| {
-        shared.read_schema(text)
-    })?;
+    let asked = request::read(provider, body, shared.config.seed, &|text| shared.read_schema(text))?;
     let models = &shared.config.models;
     if models.is_empty() || models.contains(&asked.model) {
         return Ok(asked);
     }
-    let status = if provider == Provider::OpenRouter {
-        400
-    } else {
-        404
-    };
+    let status = if provider == Provider::OpenRouter { 400 } else { 404 };
     Err(Refusal::new(status, format!("model '{}' not found", asked.model)))
 }
 
@@ -143,11 +124,7 @@ pub(super) fn check_key(provider: Provider, headers: &HeaderMap, shared: &Shared
             keys.is_empty() || key.is_some_and(|key| keys.iter().any(|known| known == key))
         }
     };
-    if known {
-        Ok(())
-    } else {
-        Err(Refusal::new(401, "No auth credentials found"))
-    }
+    if known { Ok(()) } else { Err(Refusal::new(401, "No auth credentials found")) }
 }
 
 fn bearer(headers: &HeaderMap) -> Option<&str> {

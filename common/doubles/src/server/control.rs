@@ -17,14 +17,8 @@ pub(super) async fn control(request: Request<Incoming>, shared: &Shared) -> Answ
         (Method::GET, "/_ledger") => {
             // `markers=false` leaves the sums, `history=false` leaves out every single call.
             let query = request.uri().query().unwrap_or_default();
-            let without = |name: &str| {
-                query
-                    .split('&')
-                    .any(|part| part.strip_prefix(name) == Some("=false"))
-            };
-            let snapshot = shared
-                .ledger
-                .snapshot_with(!without("markers"), !without("history"));
+            let without = |name: &str| query.split('&').any(|part| part.strip_prefix(name) == Some("=false"));
+            let snapshot = shared.ledger.snapshot_with(!without("markers"), !without("history"));
             json(&snapshot)
         }
         (Method::POST, "/_reset") => {

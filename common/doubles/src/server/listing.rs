@@ -136,10 +136,7 @@ async fn show(request: Request<Incoming>, models: &[String], shared: &Shared) ->
         return dialect::refusal(Provider::Ollama, &Refusal::new(400, "model is required"));
     }
     if !shared.config.models.is_empty() && !models.iter().any(|known| known == name) {
-        return dialect::refusal(
-            Provider::Ollama,
-            &Refusal::new(404, format!("model '{name}' not found")),
-        );
+        return dialect::refusal(Provider::Ollama, &Refusal::new(404, format!("model '{name}' not found")));
     }
     let value = json!({
         "license": "", "modelfile": "", "parameters": "", "template": "{{ .Prompt }}", "details": details(),

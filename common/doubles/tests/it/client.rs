@@ -44,18 +44,12 @@ impl Reply {
 
     /// The objects of an NDJSON body.
     pub(crate) fn lines(&self) -> Vec<Value> {
-        self.text()
-            .lines()
-            .map(|line| serde_json::from_str(line).unwrap())
-            .collect()
+        self.text().lines().map(|line| serde_json::from_str(line).unwrap()).collect()
     }
 
     /// The `data:` payloads of an event stream.
     pub(crate) fn events(&self) -> Vec<&str> {
-        self.text()
-            .split("\n\n")
-            .filter_map(|event| event.strip_prefix("data: "))
-            .collect()
+        self.text().split("\n\n").filter_map(|event| event.strip_prefix("data: ")).collect()
     }
 }
 
@@ -72,10 +66,7 @@ pub(crate) fn send(
     let mut stream = TcpStream::connect(addr).unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
     stream.set_nodelay(true).unwrap();
-    let mut head = format!(
-        "{method} {path} HTTP/1.1\r\nhost: {addr}\r\ncontent-length: {}\r\n",
-        body.len()
-    );
+    let mut head = format!("{method} {path} HTTP/1.1\r\nhost: {addr}\r\ncontent-length: {}\r\n", body.len());
     for (name, value) in headers {
         head.push_str(&format!("{name}: {value}\r\n"));
     }
@@ -104,20 +95,11 @@ impl Sent {
         let status = lines.next().unwrap().split(' ').nth(1).unwrap().parse().unwrap();
         let headers: Vec<_> = lines
             .map(|line| {
-                line.split_once(": ")
-                    .map(|(name, value)| (name.to_owned(), value.to_owned()))
-                    .unwrap()
+                line.split_once(": ").map(|(name, value)| (name.to_owned(), value.to_owned())).unwrap()
             })
             .collect();
-        let mut reply = Reply {
-            status,
-            headers,
-            body: Vec::new(),
-            end: End::Complete,
-        };
-        let length: Option<usize> = reply
-            .header("content-length")
-            .map(|length| length.parse().unwrap());
+        let mut reply = Reply { status, headers, body: Vec::new(), end: End::Complete };
+        let length: Option<usize> = reply.header("content-length").map(|length| length.parse().unwrap());
         loop {
             let whole = match length {
                 Some(length) => bytes.len() >= length,
@@ -166,15 +148,7 @@ fn unchunk(mut bytes: &[u8]) -> Vec<u8> {
 }
 
 pub(crate) fn get(doubles: &Doubles, path: &str) -> Reply {
-    send(
-        doubles.addr(),
-        "GET",
-        path,
-        &[("authorization", "Bearer key-1")],
-        b"",
-    )
-    .read()
-    .unwrap()
+    send(doubles.addr(), "GET", path, &[("authorization", "Bearer key-1")], b"").read().unwrap()
 }
 
 pub(crate) fn chat_path(provider: Provider) -> &'static str {
@@ -186,17 +160,8 @@ pub(crate) fn chat_path(provider: Provider) -> &'static str {
 }
 
 pub(crate) fn send_chat(doubles: &Doubles, provider: Provider, body: &Value) -> Sent {
-    let headers = [
-        ("authorization", "Bearer key-1"),
-        ("content-type", "application/json"),
-    ];
-    send(
-        doubles.addr(),
-        "POST",
-        chat_path(provider),
-        &headers,
-        body.to_string().as_bytes(),
-    )
+    let headers = [("authorization", "Bearer key-1"), ("content-type", "application/json")];
+    send(doubles.addr(), "POST", chat_path(provider), &headers, body.to_string().as_bytes())
 }
 
 pub(crate) fn chat(doubles: &Doubles, provider: Provider, body: &Value) -> Reply {

@@ -20,10 +20,7 @@ fn a_cut_body_is_shorter_than_declared() {
         assert!(!reply.body.is_empty() && reply.body.len() < declared);
         wait_until(|| doubles.ledger().totals().in_flight == 0);
         assert_eq!(
-            (
-                doubles.ledger().marker("1").undelivered,
-                doubles.ledger().marker("1").replies_sent
-            ),
+            (doubles.ledger().marker("1").undelivered, doubles.ledger().marker("1").replies_sent),
             (1, 0)
         );
     }
@@ -45,11 +42,7 @@ fn a_connection_is_reset_before_any_byte_and_after_a_hang() {
     for fault in [Fault::ResetBeforeReply, Fault::Hang] {
         for provider in ALL {
             let doubles = start_with(fault);
-            assert_eq!(
-                send_chat(&doubles, provider, &ask("1")).read().unwrap_err(),
-                End::Reset,
-                "{fault:?}"
-            );
+            assert_eq!(send_chat(&doubles, provider, &ask("1")).read().unwrap_err(), End::Reset, "{fault:?}");
             wait_until(|| doubles.ledger().totals().in_flight == 0);
             assert_eq!(doubles.ledger().marker("1").faults[fault.name()], 1);
             assert_eq!(chat(&doubles, provider, &ask("1")).status, 200);
@@ -68,10 +61,7 @@ fn garbage_is_a_200_that_no_json_parser_takes() {
         for provider in ALL {
             let doubles = start_with(fault);
             let reply = chat(&doubles, provider, &ask("1"));
-            assert_eq!(
-                (reply.status, reply.header("content-type")),
-                (200, Some(content_type))
-            );
+            assert_eq!((reply.status, reply.header("content-type")), (200, Some(content_type)));
             assert!(serde_json::from_slice::<Value>(&reply.body).is_err());
             let record = doubles.ledger().marker("1");
             assert_eq!((record.replies_sent, record.valid_replies), (1, 0));
@@ -84,14 +74,8 @@ fn a_slow_and_a_dribbled_reply_are_good() {
     for fault in [Fault::SlowFirstByte, Fault::Dribble] {
         for provider in ALL {
             let doubles = start_with(fault);
-            check_conforms(&content(
-                provider,
-                &chat(&doubles, provider, &ask_json(provider, "1")),
-            ));
-            assert_eq!(
-                chat(&doubles, provider, &streamed(ask_json(provider, "2"))).end,
-                End::Complete
-            );
+            check_conforms(&content(provider, &chat(&doubles, provider, &ask_json(provider, "1"))));
+            assert_eq!(chat(&doubles, provider, &streamed(ask_json(provider, "2"))).end, End::Complete);
             assert_eq!(doubles.ledger().totals().valid_replies, 2);
             assert_eq!(doubles.ledger().totals().faults[fault.name()], 2);
         }
@@ -101,20 +85,11 @@ fn a_slow_and_a_dribbled_reply_are_good() {
 #[test]
 fn fenced_and_wrapped_json_hold_what_was_asked_for() {
     for provider in ALL {
-        let fenced = content(
-            provider,
-            &chat(&start_with(Fault::Fenced), provider, &ask_json(provider, "1")),
-        );
-        let inner = fenced
-            .as_str()
-            .unwrap()
-            .strip_prefix("```json\n")
-            .and_then(|rest| rest.strip_suffix("\n```"));
+        let fenced = content(provider, &chat(&start_with(Fault::Fenced), provider, &ask_json(provider, "1")));
+        let inner =
+            fenced.as_str().unwrap().strip_prefix("```json\n").and_then(|rest| rest.strip_suffix("\n```"));
         check_conforms(&inner.unwrap().into());
-        let prose = content(
-            provider,
-            &chat(&start_with(Fault::InProse), provider, &ask_json(provider, "1")),
-        );
+        let prose = content(provider, &chat(&start_with(Fault::InProse), provider, &ask_json(provider, "1")));
         let prose = prose.as_str().unwrap();
         check_conforms(&prose[prose.find('{').unwrap()..=prose.rfind('}').unwrap()].into());
     }
@@ -123,24 +98,13 @@ fn fenced_and_wrapped_json_hold_what_was_asked_for() {
 #[test]
 fn half_a_surrogate_pair_stands_in_the_outer_or_in_the_inner_json() {
     for provider in ALL {
-        let outer = chat(
-            &start_with(Fault::SurrogateInReply),
-            provider,
-            &ask_json(provider, "1"),
-        );
+        let outer = chat(&start_with(Fault::SurrogateInReply), provider, &ask_json(provider, "1"));
         assert!(serde_json::from_slice::<Value>(&outer.body).is_err());
         assert_eq!(outer.text().matches(r"\ud83d").count(), 1);
-        let mended = Reply {
-            body: outer.text().replace(r"\ud83d", r"\ufffd").into_bytes(),
-            ..outer
-        };
+        let mended = Reply { body: outer.text().replace(r"\ud83d", r"\ufffd").into_bytes(), ..outer };
         check_conforms(&content(provider, &mended));
 
-        let inner = chat(
-            &start_with(Fault::SurrogateInContent),
-            provider,
-            &ask_json(provider, "1"),
-        );
+        let inner = chat(&start_with(Fault::SurrogateInContent), provider, &ask_json(provider, "1"));
         let text = content(provider, &inner);
         assert!(serde_json::from_str::<Value>(text.as_str().unwrap()).is_err());
         check_conforms(&text.as_str().unwrap().replace(r"\ud83d", r"\ufffd").into());
@@ -154,21 +118,11 @@ fn retry_after_is_seconds_a_date_or_absent() {
         (reply.status, reply.header("retry-after").map(str::to_owned))
     };
     assert_eq!(header(Fault::RateLimited(RetryAfter::Absent)), (429, None));
-    assert_eq!(
-        header(Fault::RateLimited(RetryAfter::Seconds(7))),
-        (429, Some("7".to_owned()))
-    );
-    assert_eq!(
-        header(Fault::Overloaded(RetryAfter::Seconds(3))),
-        (503, Some("3".to_owned()))
-    );
+    assert_eq!(header(Fault::RateLimited(RetryAfter::Seconds(7))), (429, Some("7".to_owned())));
+    assert_eq!(header(Fault::Overloaded(RetryAfter::Seconds(3))), (503, Some("3".to_owned())));
     let (status, date) = header(Fault::RateLimited(RetryAfter::Date(90)));
     let date = date.unwrap();
-    assert_eq!(
-        (status, date.len(), date.ends_with(" GMT")),
-        (429, 29, true),
-        "{date}"
-    );
+    assert_eq!((status, date.len(), date.ends_with(" GMT")), (429, 29, true), "{date}");
 }
 
 #[test]
@@ -188,14 +142,8 @@ fn a_script_can_put_words_into_the_models_mouth() {
     let doubles = start(plan);
     for provider in ALL {
         doubles.ledger().reset();
-        assert_eq!(
-            content(provider, &chat(&doubles, provider, &ask("1"))),
-            "yes\n\"sir\""
-        );
-        assert_ne!(
-            content(provider, &chat(&doubles, provider, &ask("1"))),
-            "yes\n\"sir\""
-        );
+        assert_eq!(content(provider, &chat(&doubles, provider, &ask("1"))), "yes\n\"sir\"");
+        assert_ne!(content(provider, &chat(&doubles, provider, &ask("1"))), "yes\n\"sir\"");
     }
 }
 

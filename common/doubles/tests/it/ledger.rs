@@ -19,47 +19,18 @@ fn calls_replies_and_faults_are_counted_by_marker() {
         chat(&doubles, P, &ask("a"));
     }
     chat(&doubles, P, &ask("b"));
-    chat(
-        &doubles,
-        P,
-        &json!({"model": "m", "messages": [{"role": "user", "content": "no marker"}]}),
-    );
+    chat(&doubles, P, &json!({"model": "m", "messages": [{"role": "user", "content": "no marker"}]}));
     let a = doubles.ledger().marker("a");
+    assert_eq!((a.calls, a.replies_sent, a.valid_replies, a.calls_after_valid), (3, 2, 1, 0));
     assert_eq!(
-        (a.calls, a.replies_sent, a.valid_replies, a.calls_after_valid),
-        (3, 2, 1, 0)
-    );
-    assert_eq!(
-        a.faults
-            .iter()
-            .map(|(name, n)| (name.as_str(), *n))
-            .collect::<Vec<_>>(),
+        a.faults.iter().map(|(name, n)| (name.as_str(), *n)).collect::<Vec<_>>(),
         [("empty_content", 1), ("server_error", 1)]
     );
-    let history: Vec<_> = a
-        .history
-        .iter()
-        .map(|call| (call.seq, call.fault.as_deref(), call.sent))
-        .collect();
-    assert_eq!(
-        history,
-        [
-            (0, Some("server_error"), true),
-            (1, Some("empty_content"), true),
-            (2, None, true)
-        ]
-    );
+    let history: Vec<_> = a.history.iter().map(|call| (call.seq, call.fault.as_deref(), call.sent)).collect();
+    assert_eq!(history, [(0, Some("server_error"), true), (1, Some("empty_content"), true), (2, None, true)]);
     assert!(a.history.is_sorted_by_key(|call| call.begun_us));
     let totals = doubles.ledger().totals();
-    assert_eq!(
-        (
-            totals.calls,
-            totals.unmarked_calls,
-            totals.valid_replies,
-            totals.in_flight
-        ),
-        (5, 1, 3, 0)
-    );
+    assert_eq!((totals.calls, totals.unmarked_calls, totals.valid_replies, totals.in_flight), (5, 1, 3, 0));
     assert_eq!(doubles.ledger().snapshot().markers.len(), 2);
 }
 
@@ -75,13 +46,7 @@ fn the_ledger_over_http_is_the_ledger_in_the_process() {
     assert!(brief.markers["a"].history.is_empty() && brief.markers["a"].repair_calls == 1);
     let sums: Snapshot = serde_json::from_value(get(&doubles, "/_ledger?markers=false").json()).unwrap();
     assert!(sums.markers.is_empty() && sums.totals == doubles.ledger().totals());
-    assert_eq!(
-        send(doubles.addr(), "POST", "/_reset", &[], b"")
-            .read()
-            .unwrap()
-            .status,
-        200
-    );
+    assert_eq!(send(doubles.addr(), "POST", "/_reset", &[], b"").read().unwrap().status, 200);
     assert_eq!(doubles.ledger().snapshot(), Snapshot::default());
     // The script begins anew, too.
     assert_eq!(chat(&doubles, P, &ask("a")).status, 502);
@@ -95,17 +60,12 @@ fn calls_that_run_at_once_are_counted_and_those_given_up_are_undelivered() {
         ..Config::default()
     };
     let doubles = Doubles::start(config).unwrap();
-    let calls: Vec<_> = (0..3)
-        .map(|n| send_chat(&doubles, P, &ask(&n.to_string())))
-        .collect();
+    let calls: Vec<_> = (0..3).map(|n| send_chat(&doubles, P, &ask(&n.to_string()))).collect();
     wait_until(|| doubles.ledger().totals().in_flight == 3);
     drop(calls);
     wait_until(|| doubles.ledger().totals().in_flight == 0);
     let totals = doubles.ledger().totals();
-    assert_eq!(
-        (totals.max_concurrent, totals.undelivered, totals.replies_sent),
-        (3, 3, 0)
-    );
+    assert_eq!((totals.max_concurrent, totals.undelivered, totals.replies_sent), (3, 3, 0));
 }
 
 #[test]
@@ -126,13 +86,7 @@ fn a_call_before_retry_after_has_passed_is_early_for_that_key_alone() {
         chat(&doubles, Provider::OpenAi, &ask("b"));
         assert_eq!(doubles.ledger().totals().early_calls, 0);
         chat(&doubles, P, &ask("c"));
-        assert_eq!(
-            (
-                doubles.ledger().totals().early_calls,
-                doubles.ledger().marker("c").early_calls
-            ),
-            (1, 1)
-        );
+        assert_eq!((doubles.ledger().totals().early_calls, doubles.ledger().marker("c").early_calls), (1, 1));
     }
     for retry_after in [RetryAfter::Absent, RetryAfter::Seconds(0)] {
         let doubles = start_with(Fault::RateLimited(retry_after));

@@ -14,10 +14,7 @@ fn a_whole_reply_has_counters_and_obeys_the_schema() {
     let doubles = start(FaultPlan::none());
     let reply = chat(&doubles, P, &ask_json(P, "1"));
     let body = reply.json();
-    assert_eq!(
-        (reply.status, &body["done"], &body["done_reason"]),
-        (200, &json!(true), &json!("stop"))
-    );
+    assert_eq!((reply.status, &body["done"], &body["done_reason"]), (200, &json!(true), &json!("stop")));
     check_conforms(&body["message"]["content"]);
     for counter in [
         "total_duration",
@@ -29,10 +26,7 @@ fn a_whole_reply_has_counters_and_obeys_the_schema() {
     ] {
         assert!(body[counter].as_u64().unwrap() > 0, "{counter}");
     }
-    assert_eq!(
-        doubles.ledger().totals().completion_tokens,
-        body["eval_count"].as_u64().unwrap()
-    );
+    assert_eq!(doubles.ledger().totals().completion_tokens, body["eval_count"].as_u64().unwrap());
 }
 
 #[test]
@@ -41,27 +35,15 @@ fn a_reply_is_a_stream_of_lines_unless_it_is_refused() {
     let mut body = ask_json(P, "1");
     body.as_object_mut().unwrap().remove("stream");
     let reply = chat(&doubles, P, &body);
-    assert_eq!(
-        (reply.header("content-type"), reply.end),
-        (Some("application/x-ndjson"), End::Complete)
-    );
+    assert_eq!((reply.header("content-type"), reply.end), (Some("application/x-ndjson"), End::Complete));
     let lines = reply.lines();
     let (last, rest) = lines.split_last().unwrap();
     assert!(
-        rest.len() > 1
-            && rest
-                .iter()
-                .all(|line| line["done"] == false && line.get("eval_count").is_none())
+        rest.len() > 1 && rest.iter().all(|line| line["done"] == false && line.get("eval_count").is_none())
     );
-    assert_eq!(
-        (&last["done"], &last["message"]["content"]),
-        (&json!(true), &json!(""))
-    );
+    assert_eq!((&last["done"], &last["message"]["content"]), (&json!(true), &json!("")));
     assert!(last["eval_count"].as_u64().unwrap() > 0);
-    let text: String = lines
-        .iter()
-        .filter_map(|line| line["message"]["content"].as_str())
-        .collect();
+    let text: String = lines.iter().filter_map(|line| line["message"]["content"].as_str()).collect();
     check_conforms(&json!(text));
     assert_eq!(doubles.ledger().marker("1").valid_replies, 1);
 }
@@ -88,10 +70,7 @@ fn every_refusal_is_a_plain_text_under_error() {
         assert!(reply.json()["error"].is_string(), "{fault:?}");
     }
     let busy = chat(&start_with(Fault::Overloaded(RetryAfter::Absent)), P, &ask("1"));
-    assert_eq!(
-        busy.json()["error"],
-        "server busy, please try again.  maximum pending requests exceeded"
-    );
+    assert_eq!(busy.json()["error"], "server busy, please try again.  maximum pending requests exceeded");
     assert_eq!(busy.header("retry-after"), None);
 }
 
@@ -107,12 +86,7 @@ fn a_cut_stream_ends_in_good_order_without_done() {
 
 #[test]
 fn an_error_in_mid_stream_is_the_last_line_of_a_200() {
-    for fault in [
-        Fault::ErrorMidStream,
-        Fault::ErrorReply,
-        Fault::ErrorChoice,
-        Fault::ErrorFinish,
-    ] {
+    for fault in [Fault::ErrorMidStream, Fault::ErrorReply, Fault::ErrorChoice, Fault::ErrorFinish] {
         let doubles = start_with(fault);
         let reply = chat(&doubles, P, &streamed(ask("1")));
         let lines = reply.lines();
@@ -125,15 +99,9 @@ fn an_error_in_mid_stream_is_the_last_line_of_a_200() {
 #[test]
 fn a_truncated_reply_says_length_and_an_empty_one_nothing() {
     let truncated = chat(&start_with(Fault::Truncated), P, &ask_json(P, "1")).json();
-    assert_eq!(
-        (&truncated["done"], &truncated["done_reason"]),
-        (&json!(true), &json!("length"))
-    );
+    assert_eq!((&truncated["done"], &truncated["done_reason"]), (&json!(true), &json!("length")));
     let empty = chat(&start_with(Fault::EmptyContent), P, &ask("1")).json();
-    assert_eq!(
-        (&empty["message"]["content"], empty.get("eval_count")),
-        (&json!(""), None)
-    );
+    assert_eq!((&empty["message"]["content"], empty.get("eval_count")), (&json!(""), None));
 }
 
 #[test]
@@ -150,21 +118,12 @@ fn the_server_answers_probes_and_lists_models() {
     for path in ["/ollama", "/ollama/"] {
         assert_eq!(get(&doubles, path).text(), "Ollama is running");
     }
-    assert_eq!(
-        get(&doubles, "/ollama/api/version").json(),
-        json!({"version": "0.33.0"})
-    );
+    assert_eq!(get(&doubles, "/ollama/api/version").json(), json!({"version": "0.33.0"}));
     assert!(get(&doubles, "/ollama/api/tags").json()["models"][0]["details"]["family"].is_string());
     assert!(get(&doubles, "/ollama/api/ps").json()["models"][0]["size_vram"].is_u64());
-    let show = |body: &str| {
-        send(doubles.addr(), "POST", "/ollama/api/show", &[], body.as_bytes())
-            .read()
-            .unwrap()
-    };
-    assert_eq!(
-        show(r#"{"model":"m"}"#).json()["capabilities"],
-        json!(["completion"])
-    );
+    let show =
+        |body: &str| send(doubles.addr(), "POST", "/ollama/api/show", &[], body.as_bytes()).read().unwrap();
+    assert_eq!(show(r#"{"model":"m"}"#).json()["capabilities"], json!(["completion"]));
     assert_eq!(show("{}").status, 400);
     assert_eq!(get(&doubles, "/ollama/api/show").status, 405);
 }
@@ -174,10 +133,7 @@ fn no_key_is_asked_for_and_no_content_type() {
     let doubles = start(FaultPlan::none());
     let body = ask("1").to_string();
     assert_eq!(
-        send(doubles.addr(), "POST", "/ollama/api/chat", &[], body.as_bytes())
-            .read()
-            .unwrap()
-            .status,
+        send(doubles.addr(), "POST", "/ollama/api/chat", &[], body.as_bytes()).read().unwrap().status,
         200
     );
 }
@@ -186,8 +142,5 @@ fn no_key_is_asked_for_and_no_content_type() {
 fn an_empty_conversation_only_loads_the_model() {
     let doubles = start(FaultPlan::always(Fault::ServerError));
     let reply = chat(&doubles, P, &json!({"model": "m"}));
-    assert_eq!(
-        (&reply.lines()[0]["done"], &reply.lines()[0]["done_reason"]),
-        (&json!(true), &json!("load"))
-    );
+    assert_eq!((&reply.lines()[0]["done"], &reply.lines()[0]["done_reason"]), (&json!(true), &json!("load")));
 }

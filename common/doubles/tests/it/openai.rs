@@ -12,10 +12,7 @@ fn a_reply_has_the_three_basic_counters_and_no_cost() {
     let reply = chat(&start(FaultPlan::none()), P, &ask_json(P, "1"));
     check_conforms(&content(P, &reply));
     let usage = reply.json()["usage"].as_object().unwrap().clone();
-    assert_eq!(
-        usage.keys().collect::<Vec<_>>(),
-        ["prompt_tokens", "completion_tokens", "total_tokens"]
-    );
+    assert_eq!(usage.keys().collect::<Vec<_>>(), ["prompt_tokens", "completion_tokens", "total_tokens"]);
     assert_eq!(reply.header("x-generation-id"), None);
 }
 
@@ -31,10 +28,7 @@ fn a_stream_carries_usage_only_on_demand() {
     let events = with.events();
     let usage: Value = serde_json::from_str(events[events.len() - 2]).unwrap();
     assert_eq!(usage["choices"], json!([]));
-    assert_eq!(
-        usage["usage"]["prompt_tokens"].as_u64(),
-        Some(doubles.ledger().totals().prompt_tokens)
-    );
+    assert_eq!(usage["usage"]["prompt_tokens"].as_u64(), Some(doubles.ledger().totals().prompt_tokens));
     // The role comes once.
     assert_eq!(with.text().matches(r#""role""#).count(), 1);
 }
@@ -50,11 +44,7 @@ fn every_refusal_has_the_documented_type() {
     ] {
         let reply = chat(&start_with(fault), P, &ask("1"));
         let error = &reply.json()["error"];
-        assert_eq!(
-            (reply.status, &error["type"]),
-            (status, &json!(kind)),
-            "{fault:?}"
-        );
+        assert_eq!((reply.status, &error["type"]), (status, &json!(kind)), "{fault:?}");
         assert_eq!((&error["param"], &error["code"]), (&Value::Null, &Value::Null));
     }
 }
@@ -71,10 +61,7 @@ fn a_failure_in_mid_stream_is_an_end_without_finish_or_done() {
 #[test]
 fn a_key_is_asked_for_only_where_keys_are_named() {
     assert_eq!(chat(&start(FaultPlan::none()), P, &ask("1")).status, 200);
-    let config = Config {
-        openai_keys: vec!["another".to_owned()],
-        ..Config::default()
-    };
+    let config = Config { openai_keys: vec!["another".to_owned()], ..Config::default() };
     let doubles = Doubles::start(config).unwrap();
     assert_eq!(chat(&doubles, P, &ask("1")).status, 401);
     assert_eq!(get(&doubles, "/openai/v1/models").status, 401);
@@ -83,8 +70,5 @@ fn a_key_is_asked_for_only_where_keys_are_named() {
 #[test]
 fn models_are_listed() {
     let list = get(&start(FaultPlan::none()), "/openai/v1/models").json();
-    assert_eq!(
-        (&list["object"], &list["data"][0]["object"]),
-        (&json!("list"), &json!("model"))
-    );
+    assert_eq!((&list["object"], &list["data"][0]["object"]), (&json!("list"), &json!("model")));
 }

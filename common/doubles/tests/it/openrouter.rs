@@ -19,31 +19,20 @@ fn a_reply_has_the_documented_fields_and_obeys_the_schema() {
         (200, Some("application/json"), End::Complete)
     );
     let body = reply.json();
-    assert_eq!(
-        (&body["object"], &body["model"]),
-        (&json!("chat.completion"), &json!("m"))
-    );
+    assert_eq!((&body["object"], &body["model"]), (&json!("chat.completion"), &json!("m")));
     assert_eq!(reply.header("x-generation-id"), body["id"].as_str());
     assert!(body["id"].as_str().unwrap().starts_with("gen-"));
     let choice = &body["choices"][0];
-    assert_eq!(
-        (&choice["index"], &choice["finish_reason"]),
-        (&json!(0), &json!("stop"))
-    );
+    assert_eq!((&choice["index"], &choice["finish_reason"]), (&json!(0), &json!("stop")));
     assert_eq!(choice["message"]["role"], "assistant");
     check_conforms(&choice["message"]["content"]);
     let usage = &body["usage"];
-    let (prompt, completion) = (
-        usage["prompt_tokens"].as_u64().unwrap(),
-        usage["completion_tokens"].as_u64().unwrap(),
-    );
+    let (prompt, completion) =
+        (usage["prompt_tokens"].as_u64().unwrap(), usage["completion_tokens"].as_u64().unwrap());
     assert_eq!(usage["total_tokens"].as_u64(), Some(prompt + completion));
     assert!(usage["cost"].as_f64().unwrap() > 0.0);
     let totals = doubles.ledger().totals();
-    assert_eq!(
-        (totals.prompt_tokens, totals.completion_tokens),
-        (prompt, completion)
-    );
+    assert_eq!((totals.prompt_tokens, totals.completion_tokens), (prompt, completion));
     assert_eq!(totals.cost_pico, prompt * 500_000 + completion * 1_500_000);
 }
 
@@ -56,27 +45,17 @@ fn a_stream_has_comments_one_usage_with_no_choices_and_done() {
         (200, Some("text/event-stream"), End::Complete)
     );
     assert!(reply.text().starts_with(": OPENROUTER PROCESSING\n\n"));
-    let (done, chunks) = reply
-        .events()
-        .split_last()
-        .map(|(last, rest)| (*last, rest.to_vec()))
-        .unwrap();
+    let (done, chunks) = reply.events().split_last().map(|(last, rest)| (*last, rest.to_vec())).unwrap();
     assert_eq!(done, "[DONE]");
-    let chunks: Vec<Value> = chunks
-        .into_iter()
-        .map(|chunk| serde_json::from_str(chunk).unwrap())
-        .collect();
-    let text: String = chunks
-        .iter()
-        .filter_map(|chunk| chunk["choices"][0]["delta"]["content"].as_str())
-        .collect();
+    let chunks: Vec<Value> = chunks.into_iter().map(|chunk| serde_json::from_str(chunk).unwrap()).collect();
+    let text: String =
+        chunks.iter().filter_map(|chunk| chunk["choices"][0]["delta"]["content"].as_str()).collect();
     check_conforms(&json!(text));
     let (usage, rest) = chunks.split_last().unwrap();
     assert_eq!(usage["choices"], json!([]));
     assert!(usage["usage"]["completion_tokens"].as_u64().unwrap() > 0);
     assert!(
-        rest.iter()
-            .all(|chunk| chunk.get("usage").is_none() && chunk["object"] == "chat.completion.chunk")
+        rest.iter().all(|chunk| chunk.get("usage").is_none() && chunk["object"] == "chat.completion.chunk")
     );
     assert_eq!(rest.last().unwrap()["choices"][0]["finish_reason"], "stop");
     assert_eq!(doubles.ledger().totals().valid_replies, 1);
@@ -118,11 +97,7 @@ fn every_refusal_has_its_status_and_error_object() {
             assert!(error["message"].is_string());
             assert_eq!(reply.header("retry-after"), None);
         }
-        assert_eq!(
-            chat(&doubles, P, &ask("a")).status,
-            200,
-            "{fault:?} is followed by a good reply"
-        );
+        assert_eq!(chat(&doubles, P, &ask("a")).status, 200, "{fault:?} is followed by a good reply");
     }
 }
 
@@ -136,19 +111,15 @@ fn moderation_says_what_was_flagged() {
 
 #[test]
 fn availability_errors_carry_a_code_of_their_own_and_none_in_the_error() {
-    for (fault, status, code) in [
-        (Fault::UnknownModel, 404, "no_endpoints"),
-        (Fault::UnknownModelId, 400, "model_not_found"),
-    ] {
+    for (fault, status, code) in
+        [(Fault::UnknownModel, 404, "no_endpoints"), (Fault::UnknownModelId, 400, "model_not_found")]
+    {
         let reply = chat(&start_with(fault), P, &ask("1"));
         let error = &reply.json()["error"];
         assert_eq!(reply.status, status);
         assert_eq!((error.get("code"), &error["http_status"]), (None, &json!(status)));
         assert_eq!(
-            (
-                &error["availability"]["code"],
-                &error["availability"]["retryable"]
-            ),
+            (&error["availability"]["code"], &error["availability"]["retryable"]),
             (&json!(code), &json!(false))
         );
     }
@@ -162,19 +133,13 @@ fn errors_hide_inside_a_200() {
 
     let error_choice = chat(&start_with(Fault::ErrorChoice), P, &ask("1"));
     let choice = &error_choice.json()["choices"][0];
-    assert_eq!(
-        (error_choice.status, &choice["finish_reason"]),
-        (200, &json!("error"))
-    );
+    assert_eq!((error_choice.status, &choice["finish_reason"]), (200, &json!("error")));
     assert_eq!(choice["error"]["metadata"]["error_type"], "provider_unavailable");
     assert!(!choice["message"]["content"].as_str().unwrap().is_empty());
 
     let error_finish = chat(&start_with(Fault::ErrorFinish), P, &ask("1"));
     let choice = error_finish.json()["choices"][0].clone();
-    assert_eq!(
-        (&choice["finish_reason"], choice.get("error")),
-        (&json!("error"), None)
-    );
+    assert_eq!((&choice["finish_reason"], choice.get("error")), (&json!("error"), None));
     assert_eq!(error_finish.json()["usage"]["cost"], 0);
 }
 
@@ -205,19 +170,13 @@ fn a_cut_stream_ends_without_done() {
 fn empty_truncated_and_filtered_replies_are_complete() {
     let body = |fault| chat(&start_with(fault), P, &ask_json(P, "1")).json();
     assert_eq!(body(Fault::EmptyContent)["choices"][0]["message"]["content"], "");
-    assert_eq!(
-        body(Fault::NullContent)["choices"][0]["message"]["content"],
-        Value::Null
-    );
+    assert_eq!(body(Fault::NullContent)["choices"][0]["message"]["content"], Value::Null);
     assert_eq!(body(Fault::NoChoices)["choices"], json!([]));
     let truncated = body(Fault::Truncated);
     assert_eq!(truncated["choices"][0]["finish_reason"], "length");
     let text = truncated["choices"][0]["message"]["content"].as_str().unwrap();
     assert!(serde_json::from_str::<Value>(text).is_err() && !text.is_empty());
-    assert_eq!(
-        body(Fault::Filtered)["choices"][0]["finish_reason"],
-        "content_filter"
-    );
+    assert_eq!(body(Fault::Filtered)["choices"][0]["finish_reason"], "content_filter");
 }
 
 #[test]
@@ -228,24 +187,11 @@ fn an_invalid_reply_becomes_valid_in_a_repair_conversation() {
     assert!(value.get("city").is_none() && value.get("people").is_some());
     check_conforms(&content(P, &chat(&doubles, P, &repair(ask_json(P, "1")))));
     let record = doubles.ledger().marker("1");
-    assert_eq!(
-        (
-            record.calls,
-            record.repair_calls,
-            record.replies_sent,
-            record.valid_replies
-        ),
-        (1, 1, 2, 1)
-    );
+    assert_eq!((record.calls, record.repair_calls, record.replies_sent, record.valid_replies), (1, 1, 2, 1));
 
     let stubborn = start(FaultPlan::always(Fault::StubbornReply));
     let second = content(P, &chat(&stubborn, P, &repair(ask_json(P, "1"))));
-    assert!(
-        serde_json::from_str::<Value>(second.as_str().unwrap())
-            .unwrap()
-            .get("city")
-            .is_none()
-    );
+    assert!(serde_json::from_str::<Value>(second.as_str().unwrap()).unwrap().get("city").is_none());
 }
 
 #[test]
@@ -253,35 +199,22 @@ fn a_key_is_required_and_checked_against_the_configured_ones() {
     let json = ("content-type", "application/json");
     let body = ask("1").to_string();
     let status = |doubles: &Doubles, headers: &[(&str, &str)]| {
-        send(
-            doubles.addr(),
-            "POST",
-            "/openrouter/api/v1/chat/completions",
-            headers,
-            body.as_bytes(),
-        )
-        .read()
-        .unwrap()
-        .status
+        send(doubles.addr(), "POST", "/openrouter/api/v1/chat/completions", headers, body.as_bytes())
+            .read()
+            .unwrap()
+            .status
     };
     let any = start(FaultPlan::none());
     assert_eq!(status(&any, &[json]), 401);
     assert_eq!(status(&any, &[json, ("authorization", "Basic key-1")]), 401);
     assert_eq!(status(&any, &[json, ("authorization", "Bearer ")]), 401);
     assert_eq!(status(&any, &[json, ("authorization", "bearer whatever")]), 200);
-    let config = Config {
-        openrouter_keys: vec!["key-1".to_owned()],
-        ..Config::default()
-    };
+    let config = Config { openrouter_keys: vec!["key-1".to_owned()], ..Config::default() };
     let named = Doubles::start(config).unwrap();
     assert_eq!(status(&named, &[json, ("authorization", "Bearer key-2")]), 401);
     assert_eq!(status(&named, &[json, ("authorization", "Bearer key-1")]), 200);
     assert_eq!(named.ledger().totals().refused, 1);
-    assert!(
-        !serde_json::to_string(&named.ledger().snapshot())
-            .unwrap()
-            .contains("key-2")
-    );
+    assert!(!serde_json::to_string(&named.ledger().snapshot()).unwrap().contains("key-2"));
 }
 
 #[test]
@@ -298,11 +231,8 @@ fn models_and_the_key_are_listed() {
 
 #[test]
 fn an_unlisted_model_is_refused_where_models_are_named() {
-    let doubles = Doubles::start(Config {
-        models: vec!["acme/known".to_owned()],
-        ..Config::default()
-    })
-    .unwrap();
+    let doubles =
+        Doubles::start(Config { models: vec!["acme/known".to_owned()], ..Config::default() }).unwrap();
     assert_eq!(send_chat(&doubles, P, &ask("1")).read().unwrap().status, 400);
     let mut known = ask("1");
     known["model"] = json!("acme/known");

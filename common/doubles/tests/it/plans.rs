@@ -13,41 +13,23 @@ const ALL: [Provider; 3] = [Provider::OpenRouter, Provider::Ollama, Provider::Op
 fn with_seed(plan: FaultPlan, seed: u64) -> Doubles {
     let short = Duration::from_millis(1);
     let latency = Latency::range(Duration::ZERO, short);
-    Doubles::start(Config {
-        plan,
-        seed,
-        latency,
-        hang: short,
-        slow_first_byte: short,
-        ..Config::default()
-    })
-    .unwrap()
+    Doubles::start(Config { plan, seed, latency, hang: short, slow_first_byte: short, ..Config::default() })
+        .unwrap()
 }
 
 /// Calls until a valid reply is there, as a client that repairs and retries would; the faults met on the way.
 fn drive(doubles: &Doubles, provider: Provider, marker: &str) -> Vec<Option<String>> {
     let body = ask_json(provider, marker);
-    let body = if provider == Provider::Ollama {
-        streamed(body)
-    } else {
-        body
-    };
+    let body = if provider == Provider::Ollama { streamed(body) } else { body };
     let mut repairing = false;
     for _ in 0..10 {
-        let body = if repairing {
-            repair(body.clone())
-        } else {
-            body.clone()
-        };
+        let body = if repairing { repair(body.clone()) } else { body.clone() };
         let _ = send_chat(doubles, provider, &body).read();
         let record = doubles.ledger().marker(marker);
         if record.valid_replies > 0 {
             return record.history.into_iter().map(|call| call.fault).collect();
         }
-        repairing = record
-            .history
-            .last()
-            .is_some_and(|call| call.fault.as_deref() == Some("invalid_reply"));
+        repairing = record.history.last().is_some_and(|call| call.fault.as_deref() == Some("invalid_reply"));
     }
     panic!("marker {marker} never got a valid reply");
 }
@@ -67,12 +49,8 @@ fn every_marker_succeeds_within_four_calls_under_the_standard_plan() {
         assert!((0.18..0.32).contains(&faulty), "{provider:?}: {faulty}");
     }
     let plan = FaultPlan::standard();
-    let missing: Vec<_> = plan
-        .faults
-        .iter()
-        .map(|known| known.fault.name())
-        .filter(|name| !met.contains(*name))
-        .collect();
+    let missing: Vec<_> =
+        plan.faults.iter().map(|known| known.fault.name()).filter(|name| !met.contains(*name)).collect();
     assert!(missing.is_empty(), "never seen: {missing:?}");
 }
 
@@ -80,9 +58,7 @@ fn every_marker_succeeds_within_four_calls_under_the_standard_plan() {
 fn the_same_seed_tells_the_same_story_and_another_seed_another() {
     let story = |seed| {
         let doubles = with_seed(FaultPlan::standard(), seed);
-        (0..60)
-            .map(|n| drive(&doubles, Provider::OpenRouter, &n.to_string()))
-            .collect::<Vec<_>>()
+        (0..60).map(|n| drive(&doubles, Provider::OpenRouter, &n.to_string())).collect::<Vec<_>>()
     };
     assert_eq!(story(3), story(3));
     assert_ne!(story(3), story(4));
@@ -118,21 +94,12 @@ fn a_reply_depends_on_the_body_and_the_seed_alone() {
 #[test]
 fn a_script_is_followed_call_by_call_and_its_end_repeated() {
     let plan = FaultPlan::standard()
-        .script(
-            "a",
-            [
-                Step::Fault(Fault::BadGateway),
-                Step::Clean,
-                Step::Fault(Fault::ServerError),
-            ],
-        )
+        .script("a", [Step::Fault(Fault::BadGateway), Step::Clean, Step::Fault(Fault::ServerError)])
         .always_for("b", Fault::PaymentRequired)
         .script_every([Fault::GatewayTimeout]);
     let doubles = start(plan);
     let statuses = |marker: &str| {
-        (0..4)
-            .map(|_| chat(&doubles, Provider::OpenAi, &ask(marker)).status)
-            .collect::<Vec<_>>()
+        (0..4).map(|_| chat(&doubles, Provider::OpenAi, &ask(marker)).status).collect::<Vec<_>>()
     };
     assert_eq!(statuses("a"), [502, 200, 500, 200]);
     assert_eq!(statuses("b"), [402; 4]);
@@ -154,11 +121,8 @@ fn presets_refuse_every_call_or_slow_half_of_them_down() {
         chat(&doubles, Provider::OpenRouter, &ask(&n.to_string()));
     }
     let faults = doubles.ledger().totals().faults;
-    let limited: u64 = faults
-        .iter()
-        .filter(|(name, _)| name.starts_with("rate_limited"))
-        .map(|(_, n)| n)
-        .sum();
+    let limited: u64 =
+        faults.iter().filter(|(name, _)| name.starts_with("rate_limited")).map(|(_, n)| n).sum();
     assert!((50..130).contains(&limited), "{faults:?}");
 }
 
@@ -166,9 +130,7 @@ fn presets_refuse_every_call_or_slow_half_of_them_down() {
 fn a_call_without_a_marker_meets_faults_by_its_body() {
     let doubles = start(FaultPlan::none().with(Fault::ServerError, 1.0));
     let body = json!({"model": "m", "messages": [{"role": "user", "content": "x"}]});
-    let statuses: Vec<_> = (0..5)
-        .map(|_| chat(&doubles, Provider::OpenAi, &body).status)
-        .collect();
+    let statuses: Vec<_> = (0..5).map(|_| chat(&doubles, Provider::OpenAi, &body).status).collect();
     assert_eq!(statuses, [500, 500, 500, 200, 500]);
 }
 
@@ -177,26 +139,12 @@ fn a_plan_is_replaced_while_the_double_runs() {
     let doubles = start(FaultPlan::always(Fault::ServerError));
     assert_eq!(chat(&doubles, Provider::Ollama, &ask("1")).status, 500);
     let plan = json!({"every_marker": {"then": {"fault": "bad_gateway"}}, "faults": [{"fault": {"rate_limited": {"seconds": 2}}, "probability": 0.5}]});
-    let put = send(doubles.addr(), "PUT", "/_plan", &[], plan.to_string().as_bytes())
-        .read()
-        .unwrap();
+    let put = send(doubles.addr(), "PUT", "/_plan", &[], plan.to_string().as_bytes()).read().unwrap();
     assert_eq!(put.status, 200);
     assert_eq!(chat(&doubles, Provider::Ollama, &ask("1")).status, 502);
     let read: FaultPlan = serde_json::from_value(get(&doubles, "/_plan").json()).unwrap();
-    assert_eq!(
-        read.every_marker,
-        Some(Script {
-            steps: Vec::new(),
-            then: Step::Fault(Fault::BadGateway)
-        })
-    );
-    assert_eq!(
-        send(doubles.addr(), "PUT", "/_plan", &[], b"{\"fault\": 1}")
-            .read()
-            .unwrap()
-            .status,
-        400
-    );
+    assert_eq!(read.every_marker, Some(Script { steps: Vec::new(), then: Step::Fault(Fault::BadGateway) }));
+    assert_eq!(send(doubles.addr(), "PUT", "/_plan", &[], b"{\"fault\": 1}").read().unwrap().status, 400);
     doubles.set_plan(FaultPlan::none());
     assert_eq!(chat(&doubles, Provider::Ollama, &ask("1")).status, 200);
 }

@@ -57,10 +57,7 @@ fn refused_connections_are_accepted_again_on_the_same_port() {
     let mut open = connect(&proxy);
     assert_eq!(say(&mut open, "a").unwrap(), "a");
     proxy.set(Toxic::Refuse);
-    assert_eq!(
-        TcpStream::connect(proxy.addr()).unwrap_err().kind(),
-        ErrorKind::ConnectionRefused
-    );
+    assert_eq!(TcpStream::connect(proxy.addr()).unwrap_err().kind(), ErrorKind::ConnectionRefused);
     assert_eq!(open.read(&mut [0]).unwrap(), 0);
     proxy.set(Toxic::None);
     assert_eq!(say(&mut connect(&proxy), "b").unwrap(), "b");
@@ -72,10 +69,7 @@ fn open_and_new_connections_are_reset() {
     let mut open = connect(&proxy);
     assert_eq!(say(&mut open, "a").unwrap(), "a");
     proxy.set(Toxic::ResetPeer);
-    assert_eq!(
-        open.read(&mut [0]).unwrap_err().kind(),
-        ErrorKind::ConnectionReset
-    );
+    assert_eq!(open.read(&mut [0]).unwrap_err().kind(), ErrorKind::ConnectionReset);
     // The reset may overtake the client's own setting up of the connection.
     let reset = TcpStream::connect(proxy.addr()).and_then(|mut stream| stream.read(&mut [0]));
     assert_eq!(reset.unwrap_err().kind(), ErrorKind::ConnectionReset);
@@ -94,10 +88,7 @@ fn what_a_black_hole_holds_back_passes_when_it_is_gone() {
         stream.write_all(b"b").unwrap();
         stream.set_read_timeout(Some(Duration::from_millis(20))).unwrap();
         let silent = stream.read(&mut [0]).unwrap_err().kind();
-        assert!(
-            matches!(silent, ErrorKind::WouldBlock | ErrorKind::TimedOut),
-            "{silent:?}"
-        );
+        assert!(matches!(silent, ErrorKind::WouldBlock | ErrorKind::TimedOut), "{silent:?}");
         stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
     }
     proxy.set(Toxic::None);
@@ -123,8 +114,5 @@ fn a_missing_upstream_resets_the_client() {
     let gone = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let proxy = FaultProxy::start(gone).unwrap();
     let mut stream = connect(&proxy);
-    assert_eq!(
-        stream.read(&mut [0]).unwrap_err().kind(),
-        ErrorKind::ConnectionReset
-    );
+    assert_eq!(stream.read(&mut [0]).unwrap_err().kind(), ErrorKind::ConnectionReset);
 }

@@ -17,10 +17,7 @@ const BRANCHES: usize = 3;
 
 /// An error of validating a reply.
 pub(crate) fn reason(error: &ValidationError<'_>) -> Reason {
-    Reason::at(
-        shorten(error.instance_path().as_str(), POINTER),
-        message(error, 0),
-    )
+    Reason::at(shorten(error.instance_path().as_str(), POINTER), message(error, 0))
 }
 
 /// An error of compiling a schema; it speaks about the template's own text only.
@@ -41,10 +38,7 @@ fn message(error: &ValidationError<'_>, nesting: usize) -> String {
         ValidationErrorKind::AdditionalItems { limit } => format!("must have at most {limit} elements"),
         ValidationErrorKind::AdditionalProperties { unexpected }
         | ValidationErrorKind::UnevaluatedProperties { unexpected } => {
-            format!(
-                "must not have the properties: {}",
-                list(unexpected.iter().map(String::as_str), 5)
-            )
+            format!("must not have the properties: {}", list(unexpected.iter().map(String::as_str), 5))
         }
         ValidationErrorKind::AnyOf { context } | ValidationErrorKind::OneOfNotValid { context } => {
             format!("matches none of the allowed forms{}", branches(context, nesting))
@@ -93,10 +87,7 @@ fn message(error: &ValidationError<'_>, nesting: usize) -> String {
             format!("must match the pattern {}", shorten(pattern, VALUE))
         }
         ValidationErrorKind::PropertyNames { error } if nesting < 2 => {
-            format!(
-                "has a property whose name is not allowed: the name {}",
-                message(error, nesting + 1)
-            )
+            format!("has a property whose name is not allowed: the name {}", message(error, nesting + 1))
         }
         ValidationErrorKind::PropertyNames { .. } => "has a property whose name is not allowed".to_owned(),
         ValidationErrorKind::Required { property } => format!("must have the property {}", value(property)),
@@ -123,18 +114,9 @@ fn branches(context: &[Vec<ValidationError<'_>>], nesting: usize) -> String {
         return String::new();
     }
     let mut words = String::new();
-    for (n, first) in context
-        .iter()
-        .filter_map(|errors| errors.first())
-        .take(BRANCHES)
-        .enumerate()
-    {
+    for (n, first) in context.iter().filter_map(|errors| errors.first()).take(BRANCHES).enumerate() {
         let place = shorten(first.instance_path().as_str(), 60);
-        let at = if place.is_empty() {
-            String::new()
-        } else {
-            format!("{place} ")
-        };
+        let at = if place.is_empty() { String::new() } else { format!("{place} ") };
         words.push_str(&format!(
             "{}{at}{}",
             if n == 0 { ": " } else { "; or " },

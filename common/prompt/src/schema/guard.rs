@@ -47,11 +47,7 @@ pub(crate) struct Bounds {
 impl Bounds {
     /// Visits along the worst path of an instance nested `depth` levels.
     pub(crate) fn visits_at(&self, depth: usize) -> usize {
-        self.visits
-            .get(depth)
-            .or(self.visits.last())
-            .copied()
-            .unwrap_or(1)
+        self.visits.get(depth).or(self.visits.last()).copied().unwrap_or(1)
     }
 }
 
@@ -60,10 +56,7 @@ pub(crate) fn measure(schema: &Value, pointer: &str, problems: &mut Vec<Problem>
     let refuse =
         |place: &str, message: String| Problem::at(format!("{pointer}{}", shorten(place, 200)), message);
     if nesting(schema) > SCHEMA_DEPTH {
-        problems.push(refuse(
-            "",
-            format!("a schema is nested at most {SCHEMA_DEPTH} levels"),
-        ));
+        problems.push(refuse("", format!("a schema is nested at most {SCHEMA_DEPTH} levels")));
         return None;
     }
     if schema.to_string().len() > SCHEMA_BYTES {
@@ -72,9 +65,7 @@ pub(crate) fn measure(schema: &Value, pointer: &str, problems: &mut Vec<Problem>
     }
     let mut graph = Graph::new(schema);
     let found = graph.explore().and_then(|()| graph.bounds());
-    found
-        .map_err(|(place, message)| problems.push(refuse(&place, message)))
-        .ok()
+    found.map_err(|(place, message)| problems.push(refuse(&place, message))).ok()
 }
 
 /// Depth of a JSON value that came from the parser, so that recursion is bounded.
@@ -140,10 +131,7 @@ impl<'s> Graph<'s> {
         self.node(self.root, String::new());
         while let Some((id, schema)) = self.queue.pop() {
             if self.nodes.len() > SUBSCHEMAS {
-                return Err((
-                    String::new(),
-                    format!("a schema has at most {SUBSCHEMAS} sub-schemas"),
-                ));
+                return Err((String::new(), format!("a schema has at most {SUBSCHEMAS} sub-schemas")));
             }
             match schema {
                 Value::Object(keywords) => self.read(id, keywords)?,
@@ -163,10 +151,7 @@ impl<'s> Graph<'s> {
         }
         let id = self.nodes.len();
         self.ids.insert(address, id);
-        self.nodes.push(Node {
-            place,
-            ..Node::default()
-        });
+        self.nodes.push(Node { place, ..Node::default() });
         self.queue.push((id, schema));
         id
     }
@@ -176,10 +161,7 @@ impl<'s> Graph<'s> {
         let at = |keyword: &str| join(&place, keyword);
         for keyword in ["$id", "$schema"] {
             if id != 0 && keywords.contains_key(keyword) {
-                return Err((
-                    at(keyword),
-                    format!("`{keyword}` stands only at the root of a schema"),
-                ));
+                return Err((at(keyword), format!("`{keyword}` stands only at the root of a schema")));
             }
         }
         self.unique |= keywords.get("uniqueItems") == Some(&Value::Bool(true));
@@ -188,10 +170,7 @@ impl<'s> Graph<'s> {
         let again =
             keywords.contains_key("unevaluatedProperties") || keywords.contains_key("unevaluatedItems");
         let times = if again { 2 } else { 1 };
-        let mut node = Node {
-            cost: 1,
-            ..Node::default()
-        };
+        let mut node = Node { cost: 1, ..Node::default() };
         for keyword in SAME_ONE {
             if let Some(schema) = keywords.get(*keyword) {
                 node.same.push((self.node(schema, at(keyword)), times));
@@ -200,40 +179,29 @@ impl<'s> Graph<'s> {
         for keyword in SAME_LIST {
             for (n, schema) in elements(keywords, keyword) {
                 self.alternatives |= *keyword != "allOf";
-                node.same
-                    .push((self.node(schema, join(&at(keyword), &n.to_string())), times));
+                node.same.push((self.node(schema, join(&at(keyword), &n.to_string())), times));
             }
         }
         for keyword in SAME_MAP {
             for (name, schema) in members(keywords, keyword).filter(|(_, schema)| !schema.is_array()) {
-                node.same
-                    .push((self.node(schema, join(&at(keyword), name)), times));
+                node.same.push((self.node(schema, join(&at(keyword), name)), times));
             }
         }
         for keyword in ["$ref", "$dynamicRef", "$recursiveRef"] {
             let Some(reference) = keywords.get(keyword) else {
                 continue;
             };
-            for (target_place, target) in self
-                .resolve(reference)
-                .map_err(|message| (at(keyword), message))?
-            {
+            for (target_place, target) in self.resolve(reference).map_err(|message| (at(keyword), message))? {
                 node.same.push((self.node(target, target_place), times));
             }
         }
         for (name, schema) in members(keywords, "properties") {
-            node.down.push((
-                Child::Property(name),
-                self.node(schema, join(&at("properties"), name)),
-            ));
+            node.down.push((Child::Property(name), self.node(schema, join(&at("properties"), name))));
         }
         for (name, schema) in members(keywords, "patternProperties") {
             self.patterns += 1;
             node.cost += 1;
-            node.down.push((
-                Child::AnyProperty,
-                self.node(schema, join(&at("patternProperties"), name)),
-            ));
+            node.down.push((Child::AnyProperty, self.node(schema, join(&at("patternProperties"), name))));
         }
         for (keywords_of, child) in [(ANY_PROPERTY, Child::AnyProperty), (ANY_ITEM, Child::AnyItem)] {
             for keyword in keywords_of {
@@ -248,10 +216,7 @@ impl<'s> Graph<'s> {
         }
         for keyword in ["items", "prefixItems"] {
             for (n, schema) in elements(keywords, keyword) {
-                node.down.push((
-                    Child::Item(n),
-                    self.node(schema, join(&at(keyword), &n.to_string())),
-                ));
+                node.down.push((Child::Item(n), self.node(schema, join(&at(keyword), &n.to_string()))));
             }
         }
         for keyword in ["$defs", "definitions"] {
@@ -272,25 +237,15 @@ impl<'s> Graph<'s> {
         };
         let fragment = percent_decoded(fragment).ok_or(local)?;
         if fragment.is_empty() || fragment.starts_with('/') {
-            let target = self
-                .root
-                .pointer(&fragment)
-                .map(|target| vec![(fragment, target)]);
+            let target = self.root.pointer(&fragment).map(|target| vec![(fragment, target)]);
             return target.ok_or_else(|| "the reference leads nowhere".to_owned());
         }
-        self.anchors
-            .get(fragment.as_str())
-            .cloned()
-            .ok_or_else(|| "the reference leads nowhere".to_owned())
+        self.anchors.get(fragment.as_str()).cloned().ok_or_else(|| "the reference leads nowhere".to_owned())
     }
 
     /// The dynamic programming over the graph.
     fn bounds(&self) -> Result<Bounds, Refusal> {
-        let mut walk = Walk {
-            graph: self,
-            state: vec![State::New; self.nodes.len()],
-            order: Vec::new(),
-        };
+        let mut walk = Walk { graph: self, state: vec![State::New; self.nodes.len()], order: Vec::new() };
         for id in 0..self.nodes.len() {
             walk.visit(id, 1)?;
         }
@@ -328,38 +283,20 @@ impl<'s> Graph<'s> {
                 .to_owned();
             return Err((String::new(), message));
         }
-        let depth = if visits.len() > MOST_DEPTH {
-            MOST_DEPTH
-        } else {
-            visits.len() - 1
-        };
-        Ok(Bounds {
-            depth,
-            alternatives: self.alternatives,
-            unique: self.unique,
-            visits,
-        })
+        let depth = if visits.len() > MOST_DEPTH { MOST_DEPTH } else { visits.len() - 1 };
+        Ok(Bounds { depth, alternatives: self.alternatives, unique: self.unique, visits })
     }
 }
 
 fn elements<'s>(keywords: &'s Map<String, Value>, keyword: &str) -> impl Iterator<Item = (usize, &'s Value)> {
-    keywords
-        .get(keyword)
-        .and_then(Value::as_array)
-        .into_iter()
-        .flatten()
-        .enumerate()
+    keywords.get(keyword).and_then(Value::as_array).into_iter().flatten().enumerate()
 }
 
 fn members<'s>(
     keywords: &'s Map<String, Value>,
     keyword: &str,
 ) -> impl Iterator<Item = (&'s String, &'s Value)> {
-    keywords
-        .get(keyword)
-        .and_then(Value::as_object)
-        .into_iter()
-        .flatten()
+    keywords.get(keyword).and_then(Value::as_object).into_iter().flatten()
 }
 
 fn collect_anchors<'s>(

@@ -12,10 +12,7 @@ fn bounds(schema: &Value) -> Bounds {
 #[track_caller]
 fn refused(schema: &Value, words: &str) {
     let mut problems = Vec::new();
-    assert!(
-        measure(schema, "/output/schema", &mut problems).is_none(),
-        "accepted: {words}"
-    );
+    assert!(measure(schema, "/output/schema", &mut problems).is_none(), "accepted: {words}");
     let text = problems[0].to_string();
     assert!(text.contains(words), "{text}");
     assert!(text.starts_with("/output/schema"), "{text}");
@@ -45,10 +42,7 @@ fn an_ordinary_schema_costs_a_few_visits_at_any_depth() {
         "a": {"type": "string"}, "b": {"type": "array", "items": {"type": "object", "properties": {"c": {}}}}
     }, "additionalProperties": false});
     let bounds = bounds(&schema);
-    assert_eq!(
-        (bounds.depth, bounds.unique, bounds.alternatives),
-        (127, false, false)
-    );
+    assert_eq!((bounds.depth, bounds.unique, bounds.alternatives), (127, false, false));
     assert!(bounds.visits_at(127) < 10);
 }
 
@@ -83,32 +77,19 @@ fn loops_that_stay_at_one_value_are_refused() {
         &json!({"anyOf": [{"$ref": "#/$defs/a"}], "$defs": {"a": {"not": {"$ref": "#"}}}}),
         "refers to itself",
     );
-    refused(
-        &json!({"$dynamicAnchor": "x", "allOf": [{"$dynamicRef": "#x"}]}),
-        "refers to itself",
-    );
+    refused(&json!({"$dynamicAnchor": "x", "allOf": [{"$dynamicRef": "#x"}]}), "refers to itself");
 }
 
 #[test]
 fn references_that_leave_the_document_are_refused() {
-    for reference in [
-        "http://127.0.0.1:9/x.json",
-        "file:///etc/passwd",
-        "gopher://x",
-        "other.json",
-        "other.json#/a",
-    ] {
-        refused(
-            &json!({"properties": {"a": {"$ref": reference}}}),
-            "must be local",
-        );
+    for reference in
+        ["http://127.0.0.1:9/x.json", "file:///etc/passwd", "gopher://x", "other.json", "other.json#/a"]
+    {
+        refused(&json!({"properties": {"a": {"$ref": reference}}}), "must be local");
     }
     refused(&json!({"$ref": "#/$defs/none"}), "leads nowhere");
     refused(&json!({"$ref": "#none"}), "leads nowhere");
-    refused(
-        &json!({"properties": {"a": {"$id": "http://x/y"}}}),
-        "only at the root",
-    );
+    refused(&json!({"properties": {"a": {"$id": "http://x/y"}}}), "only at the root");
 }
 
 #[test]
@@ -133,13 +114,10 @@ fn size_depth_and_number_are_bounded() {
     let properties: Map<String, Value> = (0..5_001).map(|n| (format!("p{n}"), json!(true))).collect();
     refused(&json!({"properties": properties}), "sub-schemas");
     refused(&json!({"description": "x".repeat(300_000)}), "bytes");
-    let patterns: Map<String, Value> = (0..101)
-        .map(|n| (format!("p{n}"), json!({"pattern": "a"})))
-        .collect();
+    let patterns: Map<String, Value> = (0..101).map(|n| (format!("p{n}"), json!({"pattern": "a"}))).collect();
     refused(&json!({"properties": patterns}), "patterns");
-    let mut chain: Map<String, Value> = (0..100)
-        .map(|n| (format!("d{n}"), json!({"$ref": format!("#/$defs/d{}", n + 1)})))
-        .collect();
+    let mut chain: Map<String, Value> =
+        (0..100).map(|n| (format!("d{n}"), json!({"$ref": format!("#/$defs/d{}", n + 1)}))).collect();
     chain.insert("d100".to_owned(), json!({}));
     refused(&json!({"$ref": "#/$defs/d0", "$defs": chain}), "in a row");
 }

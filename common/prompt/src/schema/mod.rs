@@ -85,13 +85,7 @@ impl Checker {
         }
         // All errors of an instance exist before the first is handed out.
         if parsed.nodes > DETAIL_NODES {
-            return self
-                .validator
-                .validate(&parsed.value)
-                .err()
-                .iter()
-                .map(describe::reason)
-                .collect();
+            return self.validator.validate(&parsed.value).err().iter().map(describe::reason).collect();
         }
         self.validator
             .iter_errors(&parsed.value)
@@ -103,20 +97,13 @@ impl Checker {
 
 /// Compiles the pattern of a string variable, or says what is wrong with it.
 pub(crate) fn compile_pattern(pattern: &str) -> Result<Validator, String> {
-    options(Draft::Draft202012, false)
-        .build(&json!({ "pattern": pattern }))
-        .map_err(|_| {
-            format!(
-                "is not a regular expression of the linear-time syntax: {}",
-                shorten(pattern, 60)
-            )
-        })
+    options(Draft::Draft202012, false).build(&json!({ "pattern": pattern })).map_err(|_| {
+        format!("is not a regular expression of the linear-time syntax: {}", shorten(pattern, 60))
+    })
 }
 
 fn options(draft: Draft, formats: bool) -> jsonschema::ValidationOptions<'static> {
-    let patterns = PatternOptions::regex()
-        .size_limit(PATTERN_BYTES)
-        .dfa_size_limit(PATTERN_BYTES);
+    let patterns = PatternOptions::regex().size_limit(PATTERN_BYTES).dfa_size_limit(PATTERN_BYTES);
     jsonschema::options()
         .with_draft(draft)
         .with_pattern_options(patterns)
@@ -142,9 +129,7 @@ fn is_email(text: &str) -> bool {
         && !local.contains("..")
         && local.chars().all(plain);
     if let Some(address) = domain.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
-        let v6 = address
-            .strip_prefix("IPv6:")
-            .is_some_and(|v6| v6.parse::<Ipv6Addr>().is_ok());
+        let v6 = address.strip_prefix("IPv6:").is_some_and(|v6| v6.parse::<Ipv6Addr>().is_ok());
         return local_fits && (v6 || address.parse::<Ipv4Addr>().is_ok());
     }
     let label = |label: &str| {

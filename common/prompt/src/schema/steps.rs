@@ -12,11 +12,8 @@ pub(super) fn visits(here: &[usize], down: &[BTreeMap<(Child<'_>, usize), usize>
     let mut now = here.to_vec();
     let mut visits = vec![now[0]];
     while visits.len() <= MOST_DEPTH {
-        let next: Vec<usize> = here
-            .iter()
-            .zip(down)
-            .map(|(own, edges)| own.saturating_add(worst_child(edges, &now)))
-            .collect();
+        let next: Vec<usize> =
+            here.iter().zip(down).map(|(own, edges)| own.saturating_add(worst_child(edges, &now))).collect();
         if next[0] > VISITS {
             return visits;
         }

@@ -19,9 +19,7 @@ fn format_schema() -> Value {
 
 fn examples() -> Vec<PathBuf> {
     let entries = fs::read_dir(folder()).unwrap().map(|entry| entry.unwrap().path());
-    let folders: Vec<PathBuf> = entries
-        .filter(|path| path.join("template.json").is_file())
-        .collect();
+    let folders: Vec<PathBuf> = entries.filter(|path| path.join("template.json").is_file()).collect();
     assert!(folders.len() >= 3, "{folders:?}");
     folders
 }
@@ -32,9 +30,7 @@ fn checked_rows(folder: &Path, template: &Template) -> Vec<promptmill_prompt::Va
         return text
             .lines()
             .map(|line| {
-                template
-                    .check(line)
-                    .unwrap_or_else(|problems| panic!("{line}: {}", lines(&problems)))
+                template.check(line).unwrap_or_else(|problems| panic!("{line}: {}", lines(&problems)))
             })
             .collect();
     }
@@ -44,11 +40,8 @@ fn checked_rows(folder: &Path, template: &Template) -> Vec<promptmill_prompt::Va
     records
         .map(|record| {
             assert_eq!(record.len(), header.len(), "{record:?}");
-            let fields: Vec<(&str, &str)> = header
-                .iter()
-                .map(String::as_str)
-                .zip(record.iter().map(String::as_str))
-                .collect();
+            let fields: Vec<(&str, &str)> =
+                header.iter().map(String::as_str).zip(record.iter().map(String::as_str)).collect();
             template
                 .check_texts(&fields)
                 .unwrap_or_else(|problems| panic!("{record:?}: {}", lines(&problems)))
@@ -76,16 +69,11 @@ fn every_example_parses_and_its_rows_check_and_render() {
         let source = fs::read_to_string(folder.join("template.json")).unwrap();
         let template =
             Template::parse(&source).unwrap_or_else(|problems| panic!("{folder:?}: {}", lines(&problems)));
-        assert_eq!(
-            Some(template.name()),
-            folder.file_name().and_then(|name| name.to_str())
-        );
+        assert_eq!(Some(template.name()), folder.file_name().and_then(|name| name.to_str()));
         let rows = checked_rows(&folder, &template);
         assert!(rows.len() >= 15, "{folder:?}");
         for row in &rows {
-            template
-                .render(row)
-                .unwrap_or_else(|error| panic!("{folder:?}: {error}"));
+            template.render(row).unwrap_or_else(|error| panic!("{folder:?}: {error}"));
         }
     }
 }
@@ -96,10 +84,7 @@ fn the_editors_schema_accepts_every_example() {
     for folder in examples() {
         let value: Value =
             serde_json::from_str(&fs::read_to_string(folder.join("template.json")).unwrap()).unwrap();
-        let errors: Vec<String> = validator
-            .iter_errors(&value)
-            .map(|error| error.to_string())
-            .collect();
+        let errors: Vec<String> = validator.iter_errors(&value).map(|error| error.to_string()).collect();
         assert!(errors.is_empty(), "{folder:?}: {errors:?}");
     }
 }
@@ -110,14 +95,8 @@ fn allowed_at(template: &Value, pointer: &str) -> BTreeSet<String> {
     broken.pointer_mut(pointer).unwrap()["unknown_key_of_a_test"] = json!(1);
     let found = problems_of(&broken);
     let start = format!("{pointer}/unknown_key_of_a_test: unknown key (allowed: ");
-    let line = found
-        .lines()
-        .find_map(|line| line.strip_prefix(&start))
-        .unwrap_or_else(|| panic!("{found}"));
-    line.trim_end_matches(')')
-        .split(", ")
-        .map(str::to_owned)
-        .collect()
+    let line = found.lines().find_map(|line| line.strip_prefix(&start)).unwrap_or_else(|| panic!("{found}"));
+    line.trim_end_matches(')').split(", ").map(str::to_owned).collect()
 }
 
 #[test]
@@ -135,9 +114,7 @@ fn the_editors_schema_has_the_keys_of_the_parser() {
         ("/output", "/$defs/output"),
         ("/rules/0", "/$defs/rule"),
     ] {
-        let properties = schema.pointer(definition).unwrap()["properties"]
-            .as_object()
-            .unwrap();
+        let properties = schema.pointer(definition).unwrap()["properties"].as_object().unwrap();
         let known: BTreeSet<String> = properties.keys().cloned().collect();
         assert_eq!(allowed_at(&template, pointer), known, "{definition}");
     }

@@ -10,20 +10,14 @@ use crate::support::{lines, problems_of, template};
 fn a_template_needs_only_a_name_and_messages() {
     let source = r#"{"name": "a", "messages": [{"role": "user", "content": "Hi {{ b }} {{ a }} {{ b }}"}]}"#;
     let template = Template::parse(source).unwrap();
-    assert_eq!(
-        (template.name(), template.source(), template.description()),
-        ("a", source, None)
-    );
+    assert_eq!((template.name(), template.source(), template.description()), ("a", source, None));
     assert_eq!((template.model(), template.max_repairs()), (None, 2));
     assert_eq!(template.settings(), &ModelSettings::default());
     assert!(
         matches!(template.output(), OutputSpec::Text { min_length: None, max_length: None, choices } if choices.is_empty())
     );
-    let variables: Vec<_> = template
-        .variables()
-        .iter()
-        .map(|v| (v.name.as_str(), v.kind, v.required))
-        .collect();
+    let variables: Vec<_> =
+        template.variables().iter().map(|v| (v.name.as_str(), v.kind, v.required)).collect();
     assert_eq!(variables, [("b", None, true), ("a", None, true)]);
 }
 
@@ -43,19 +37,14 @@ fn every_key_is_read() {
     assert_eq!(template.description(), Some("d"));
     assert_eq!(template.model().unwrap().to_string(), "openrouter:a/b:free");
     let settings = template.settings();
-    assert_eq!(
-        (settings.temperature, settings.max_tokens, settings.seed),
-        (Some(0.5), Some(10), Some(-1))
-    );
+    assert_eq!((settings.temperature, settings.max_tokens, settings.seed), (Some(0.5), Some(10), Some(-1)));
     assert_eq!(settings.extra["reasoning"]["effort"], "low");
     assert_eq!(
         (template.variables()[0].kind, template.variables()[0].required),
         (Some(VariableKind::Integer), false)
     );
     assert_eq!(template.max_repairs(), 0);
-    let OutputSpec::Json { schema: Some(schema) } = template.output() else {
-        panic!("json")
-    };
+    let OutputSpec::Json { schema: Some(schema) } = template.output() else { panic!("json") };
     assert_eq!(schema.name, "t");
 }
 
@@ -98,10 +87,7 @@ fn all_problems_are_found_at_once_and_name_their_place() {
         "/rules/2/expression: variable `b` is not declared",
         "/max_repairs: must be an integer from 0 to 10",
     ] {
-        assert!(
-            found.lines().any(|line| line.starts_with(expected)),
-            "missing: {expected}\nin:\n{found}"
-        );
+        assert!(found.lines().any(|line| line.starts_with(expected)), "missing: {expected}\nin:\n{found}");
     }
 }
 
@@ -109,10 +95,7 @@ fn all_problems_are_found_at_once_and_name_their_place() {
 fn keys_that_stand_twice_are_problems() {
     let text = r#"{"name":"a","name":"b","messages":[{"role":"user","role":"user","content":"x"}]}"#;
     let found = lines(&Template::parse(text).unwrap_err());
-    assert_eq!(
-        found,
-        "/name: stands twice in its object\n/messages/0/role: stands twice in its object"
-    );
+    assert_eq!(found, "/name: stands twice in its object\n/messages/0/role: stands twice in its object");
 }
 
 #[test]
@@ -122,10 +105,7 @@ fn what_is_no_template_at_all_is_one_problem() {
     }
     let deep = format!("{{\"name\":{}1{}}}", "[".repeat(200), "]".repeat(200));
     assert!(lines(&Template::parse(&deep).unwrap_err()).contains("recursion limit"));
-    assert_eq!(
-        lines(&Template::parse("{}").unwrap_err()),
-        "/name: is required\n/messages: is required"
-    );
+    assert_eq!(lines(&Template::parse("{}").unwrap_err()), "/name: is required\n/messages: is required");
 }
 
 #[test]
@@ -166,24 +146,15 @@ fn templates_cannot_include_or_inherit() {
 
 #[test]
 fn what_a_source_assigns_may_be_called() {
-    let t = template(
-        "{% set f = range %}{% for i in f(2) %}{{ i }}{% endfor %}",
-        json!({}),
-    );
+    let t = template("{% set f = range %}{% for i in f(2) %}{{ i }}{% endfor %}", json!({}));
     assert!(t.variables().is_empty());
     assert_eq!(t.render(&t.check("{}").unwrap()).unwrap()[0].content, "01");
     let t = template(
         "{% macro b() %}<{{ caller() }}>{% endmacro %}{% call b() %}{{ x }}{% endcall %}",
         json!({}),
     );
-    assert_eq!(
-        t.variables().iter().map(|v| v.name.as_str()).collect::<Vec<_>>(),
-        ["x"]
-    );
-    assert_eq!(
-        t.render(&t.check(r#"{"x": 1}"#).unwrap()).unwrap()[0].content,
-        "<1>"
-    );
+    assert_eq!(t.variables().iter().map(|v| v.name.as_str()).collect::<Vec<_>>(), ["x"]);
+    assert_eq!(t.render(&t.check(r#"{"x": 1}"#).unwrap()).unwrap()[0].content, "<1>");
 }
 
 #[test]
@@ -195,13 +166,9 @@ fn sizes_are_bounded() {
     let found = problems_of(&json!({"name": "a", "messages": [{"role": "user", "content": nested}]}));
     assert!(found.contains("recursion"), "{found}");
     assert!(Template::parse(&" ".repeat((1 << 20) + 1)).is_err());
-    let template = template(
-        "x",
-        json!({"name": "a".repeat(100), "output": {"format": "json", "schema": true}}),
-    );
-    let OutputSpec::Json { schema: Some(schema) } = template.output() else {
-        panic!("json")
-    };
+    let template =
+        template("x", json!({"name": "a".repeat(100), "output": {"format": "json", "schema": true}}));
+    let OutputSpec::Json { schema: Some(schema) } = template.output() else { panic!("json") };
     assert_eq!(schema.name.len(), 64);
 }
 
@@ -246,12 +213,8 @@ fn the_schema_of_a_row_is_ready_for_a_form() {
 fn debug_output_holds_no_prompt() {
     let template = template("secret words", json!({}));
     assert!(!format!("{template:?}").contains("secret"));
-    let roles: Vec<Role> = template
-        .render(&template.check("{}").unwrap())
-        .unwrap()
-        .iter()
-        .map(|m| m.role)
-        .collect();
+    let roles: Vec<Role> =
+        template.render(&template.check("{}").unwrap()).unwrap().iter().map(|m| m.role).collect();
     assert_eq!(roles, [Role::User]);
 }
 

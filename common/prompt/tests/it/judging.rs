@@ -39,9 +39,7 @@ fn accepts(template: &Template, reply: &str, output: &str, flags: &[Flag]) {
 fn repairs(template: &Template, reply: &str, expected: &[&str]) {
     let judgement = judge(template, reply);
     assert_eq!(judgement.output, None);
-    let Verdict::Repair(reasons) = judgement.verdict else {
-        panic!("{:?} for {reply}", judgement.verdict)
-    };
+    let Verdict::Repair(reasons) = judgement.verdict else { panic!("{:?} for {reply}", judgement.verdict) };
     let text: Vec<String> = reasons.iter().map(ToString::to_string).collect();
     assert_eq!(text.len(), expected.len(), "{text:?}");
     for (reason, expected) in text.iter().zip(expected) {
@@ -74,27 +72,12 @@ fn json_inside_other_text_is_found_and_flagged() {
     let any = any_json();
     let flags = &[Flag::Mended];
     accepts(&any, "```json\n{\"a\": 1}\n```", r#"{"a": 1}"#, flags);
-    accepts(
-        &any,
-        "Here you are:\n```\n{\"a\": \"```\"}\n```\nEnjoy",
-        r#"{"a": "```"}"#,
-        flags,
-    );
-    accepts(
-        &any,
-        "Sure! {\"a\": \"}{\\\"\"} Anything else?",
-        r#"{"a": "}{\""}"#,
-        flags,
-    );
+    accepts(&any, "Here you are:\n```\n{\"a\": \"```\"}\n```\nEnjoy", r#"{"a": "```"}"#, flags);
+    accepts(&any, "Sure! {\"a\": \"}{\\\"\"} Anything else?", r#"{"a": "}{\""}"#, flags);
     accepts(&any, "The 5\" list: [1, 2]", "[1, 2]", flags);
     accepts(&any, "```json\n{\"a\": 1}", r#"{"a": 1}"#, flags);
     accepts(&any, "\u{feff}{\"a\": 1}", r#"{"a": 1}"#, flags);
-    accepts(
-        &any,
-        "As [1] says: {\"a\": [1, 2, 3]}",
-        r#"{"a": [1, 2, 3]}"#,
-        flags,
-    );
+    accepts(&any, "As [1] says: {\"a\": [1, 2, 3]}", r#"{"a": [1, 2, 3]}"#, flags);
 }
 
 #[test]
@@ -102,19 +85,11 @@ fn of_several_places_the_last_that_fits_the_schema_counts() {
     let flags = &[Flag::Mended];
     let draft = "<think>maybe {\"name\": \"a longer draft\"} or {\"name\": \"Bob\"}</think>{\"name\": \"Ada\"} see [1]";
     accepts(&person(), draft, r#"{"name": "Ada"}"#, flags);
-    accepts(
-        &person(),
-        "```\n{\"name\": \"A\"}\n```\n```\n{\"name\": \"B\"}\n```",
-        r#"{"name": "B"}"#,
-        flags,
-    );
+    accepts(&person(), "```\n{\"name\": \"A\"}\n```\n```\n{\"name\": \"B\"}\n```", r#"{"name": "B"}"#, flags);
     repairs(
         &person(),
         "{\"nam\": 1} [1]",
-        &[
-            "must not have the properties: nam",
-            "must have the property \"name\"",
-        ],
+        &["must not have the properties: nam", "must have the property \"name\""],
     );
 }
 
@@ -122,19 +97,9 @@ fn of_several_places_the_last_that_fits_the_schema_counts() {
 fn slips_with_one_meaning_are_mended() {
     let any = any_json();
     accepts(&any, "{\"a\": [1, 2,], }", r#"{"a": [1, 2] }"#, &[Flag::Mended]);
-    accepts(
-        &any,
-        "{\"a\": \"x\ny\tz\u{1}\"}",
-        "{\"a\": \"x\\ny\\tz\\u0001\"}",
-        &[Flag::Mended],
-    );
+    accepts(&any, "{\"a\": \"x\ny\tz\u{1}\"}", "{\"a\": \"x\\ny\\tz\\u0001\"}", &[Flag::Mended]);
     accepts(&any, r#"{"a": ",}"}"#, r#"{"a": ",}"}"#, &[]);
-    accepts(
-        &any,
-        r#"{"a": "\ud83e"}"#,
-        r#"{"a": "\ufffd"}"#,
-        &[Flag::SurrogatesReplaced],
-    );
+    accepts(&any, r#"{"a": "\ud83e"}"#, r#"{"a": "\ufffd"}"#, &[Flag::SurrogatesReplaced]);
     accepts(
         &any,
         r#"{"a": "\udd80 \ud83e\udd80 \\ud83e"}"#,
@@ -173,10 +138,7 @@ fn content_is_never_guessed() {
         "// x\n{\"a\": }",
     ] {
         let judgement = judge(&any, reply);
-        assert!(
-            matches!(judgement.verdict, Verdict::Repair(_)),
-            "{reply}: {judgement:?}"
-        );
+        assert!(matches!(judgement.verdict, Verdict::Repair(_)), "{reply}: {judgement:?}");
     }
     repairs(&any, "", &["the reply is empty"]);
 }
@@ -224,27 +186,19 @@ fn reasons_are_few_and_never_hold_long_content() {
         }}}}),
     );
     let reply = json!(vec![long.as_str(); 5]).to_string();
-    let Verdict::Repair(reasons) = judge(&template, &reply).verdict else {
-        panic!("accepted")
-    };
+    let Verdict::Repair(reasons) = judge(&template, &reply).verdict else { panic!("accepted") };
     assert_eq!(reasons.len(), 5);
     assert_eq!(reasons[0].pointer, "/0");
     assert!(
-        reasons
-            .iter()
-            .all(|reason| reason.to_string().len() < 600 && !reason.message.contains("yyy")),
+        reasons.iter().all(|reason| reason.to_string().len() < 600 && !reason.message.contains("yyy")),
         "{reasons:?}"
     );
     let many = Value::from(vec![Value::Null; 1000]).to_string();
-    let Verdict::Repair(reasons) = judge(&template, &many).verdict else {
-        panic!("accepted")
-    };
+    let Verdict::Repair(reasons) = judge(&template, &many).verdict else { panic!("accepted") };
     assert_eq!(reasons.len(), 50);
     let named = person();
     let reply = json!({"name": "a", long.as_str(): 1}).to_string();
-    let Verdict::Repair(reasons) = judge(&named, &reply).verdict else {
-        panic!("accepted")
-    };
+    let Verdict::Repair(reasons) = judge(&named, &reply).verdict else { panic!("accepted") };
     assert!(reasons[0].message.len() < 300);
 }
 
@@ -252,10 +206,7 @@ fn reasons_are_few_and_never_hold_long_content() {
 fn formats_can_be_turned_off() {
     let schema = json!({"type": "string", "format": "date"});
     let on = template("x", json!({"output": {"format": "json", "schema": schema}}));
-    let off = template(
-        "x",
-        json!({"formats": false, "output": {"format": "json", "schema": schema}}),
-    );
+    let off = template("x", json!({"formats": false, "output": {"format": "json", "schema": schema}}));
     repairs(&on, "\"2024-02-30\"", &["must be a valid date"]);
     accepts(&on, "\"2024-02-29\"", "\"2024-02-29\"", &[]);
     accepts(&off, "\"2024-02-30\"", "\"2024-02-30\"", &[]);
@@ -277,22 +228,13 @@ fn rules_see_output_and_variables_and_the_strictest_decides() {
     let row = template.check(r#"{"min": 5}"#).unwrap();
     let verdict = |reply: &str| template.judge(reply, &row).verdict;
     assert_eq!(verdict(r#"{"n": 5, "tags": []}"#), Verdict::Accept);
-    assert_eq!(
-        verdict(r#"{"n": 4, "tags": []}"#),
-        Verdict::Repair(vec![Reason::whole("n is too small")])
-    );
+    assert_eq!(verdict(r#"{"n": 4, "tags": []}"#), Verdict::Repair(vec![Reason::whole("n is too small")]));
     let spam = verdict(r#"{"n": 4, "tags": [1, 2, 3], "spam": true}"#);
     assert_eq!(
         spam,
-        Verdict::Reject(
-            ["n is too small", "too many tags", "spam"]
-                .map(Reason::whole)
-                .to_vec()
-        )
+        Verdict::Reject(["n is too small", "too many tags", "spam"].map(Reason::whole).to_vec())
     );
-    let Verdict::Repair(reasons) = verdict(r#"{"n": 5}"#) else {
-        panic!("accepted")
-    };
+    let Verdict::Repair(reasons) = verdict(r#"{"n": 5}"#) else { panic!("accepted") };
     assert!(reasons[0].message.starts_with("too many tags ("), "{reasons:?}");
 }
 
@@ -310,10 +252,7 @@ fn text_is_kept_as_it_is_unless_it_is_a_choice() {
     let text = template("x", json!({}));
     accepts(&text, "  hello\n", "  hello\n", &[]);
     repairs(&text, " \n ", &["the reply is empty"]);
-    let bounded = template(
-        "x",
-        json!({"output": {"format": "text", "min_length": 2, "max_length": 4}}),
-    );
+    let bounded = template("x", json!({"output": {"format": "text", "min_length": 2, "max_length": 4}}));
     accepts(&bounded, " привет"[..9].trim_end(), &" привет"[..9], &[]);
     repairs(&bounded, " a ", &["must have at least 2 characters, has 1"]);
     repairs(&bounded, "abcde", &["must have at most 4 characters, has 5"]);

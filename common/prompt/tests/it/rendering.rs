@@ -21,35 +21,17 @@ fn fails(content: &str, row: &str) -> String {
 
 #[test]
 fn values_are_printed_and_never_read_as_template_text() {
-    assert_eq!(
-        rendered("<{{ a }}>", r#"{"a": "{{ b }}{% for %}<b>&\"'"}"#),
-        "<{{ b }}{% for %}<b>&\"'>"
-    );
-    assert_eq!(
-        rendered("{{ a }}", r#"{"a": [1, "x", {"k": 1.5}]}"#),
-        "[1, 'x', {'k': 1.5}]"
-    );
-    assert_eq!(
-        rendered("{{ a|tojson }}", r#"{"a": [1, "x", {"k": 1.5}]}"#),
-        r#"[1, "x", {"k": 1.5}]"#
-    );
-    assert_eq!(
-        rendered("{{ a|tojson }}", r#"{"a": "<&'"}"#).len(),
-        r#""<&'""#.len() + 3 * 5
-    );
+    assert_eq!(rendered("<{{ a }}>", r#"{"a": "{{ b }}{% for %}<b>&\"'"}"#), "<{{ b }}{% for %}<b>&\"'>");
+    assert_eq!(rendered("{{ a }}", r#"{"a": [1, "x", {"k": 1.5}]}"#), "[1, 'x', {'k': 1.5}]");
+    assert_eq!(rendered("{{ a|tojson }}", r#"{"a": [1, "x", {"k": 1.5}]}"#), r#"[1, "x", {"k": 1.5}]"#);
+    assert_eq!(rendered("{{ a|tojson }}", r#"{"a": "<&'"}"#).len(), r#""<&'""#.len() + 3 * 5);
     assert_eq!(rendered("plain {text}\n", "{}"), "plain {text}\n");
     assert_eq!(rendered("{{ a }}\n", r#"{"a": "x"}"#), "x\n");
     assert_eq!(
-        rendered(
-            "{% for x in a %}{{ loop.index }}{{ x }} {% endfor %}",
-            r#"{"a": ["p", "q"]}"#
-        ),
+        rendered("{% for x in a %}{{ loop.index }}{{ x }} {% endfor %}", r#"{"a": ["p", "q"]}"#),
         "1p 2q "
     );
-    assert_eq!(
-        rendered("{% macro m(x) %}[{{ x }}]{% endmacro %}{{ m(a) }}", r#"{"a": 1}"#),
-        "[1]"
-    );
+    assert_eq!(rendered("{% macro m(x) %}[{{ x }}]{% endmacro %}{{ m(a) }}", r#"{"a": 1}"#), "[1]");
     assert_eq!(rendered("{{ a.b.c }}", r#"{"a": {"b": {"c": 1}}}"#), "1");
 }
 
@@ -67,10 +49,7 @@ fn an_absent_optional_variable_can_be_asked_about_but_not_printed() {
     }
     let template = template("a\n{{ notes }}", variables);
     let error = template.render(&template.check("{}").unwrap()).unwrap_err();
-    assert_eq!(
-        error.to_string(),
-        "/messages/0/content: line 2: a value that is not there is used"
-    );
+    assert_eq!(error.to_string(), "/messages/0/content: line 2: a value that is not there is used");
 }
 
 #[test]

@@ -23,9 +23,5 @@ pub(crate) fn problems_of(value: &Value) -> String {
 }
 
 pub(crate) fn lines(problems: &[promptmill_prompt::Problem]) -> String {
-    problems
-        .iter()
-        .map(ToString::to_string)
-        .collect::<Vec<_>>()
-        .join("\n")
+    problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
 }

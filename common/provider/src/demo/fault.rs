@@ -30,10 +30,7 @@ pub(super) enum Fault {
 /// refused at every attempt. A repaired call (one whose conversation ends by quoting a reply) has no broken, wrong or
 /// wrapped reply, so that a repair works.
 pub(super) fn of(request: &ChatRequest) -> Option<Fault> {
-    let mut item = Draw::from_parts(
-        request.seed_hint,
-        [b"refused".as_slice(), request.model.as_bytes()],
-    );
+    let mut item = Draw::from_parts(request.seed_hint, [b"refused".as_slice(), request.model.as_bytes()]);
     if item.percent(1) {
         return Some(failure(
             FailureKind::ContentRefused,
@@ -51,30 +48,12 @@ pub(super) fn of(request: &ChatRequest) -> Option<Fault> {
     let is_repaired = matches!(request.messages.as_slice(), [.., reply, _] if reply.role == Role::Assistant);
     match call.below(100) {
         0..6 => {
-            let wait = if call.percent(25) {
-                Duration::from_millis(20 + call.below(60))
-            } else {
-                Duration::ZERO
-            };
-            Some(failure(
-                FailureKind::RateLimited,
-                "the demo provider asks to slow down",
-                429,
-                Some(wait),
-            ))
+            let wait =
+                if call.percent(25) { Duration::from_millis(20 + call.below(60)) } else { Duration::ZERO };
+            Some(failure(FailureKind::RateLimited, "the demo provider asks to slow down", 429, Some(wait)))
         }
-        6 | 7 => Some(failure(
-            FailureKind::ProviderError,
-            "the demo provider failed",
-            500,
-            None,
-        )),
-        8 | 9 => Some(failure(
-            FailureKind::ProviderOverloaded,
-            "the demo provider is overloaded",
-            503,
-            None,
-        )),
+        6 | 7 => Some(failure(FailureKind::ProviderError, "the demo provider failed", 500, None)),
+        8 | 9 => Some(failure(FailureKind::ProviderOverloaded, "the demo provider is overloaded", 503, None)),
         10 | 11 => Some(unanswered(FailureKind::Timeout, "no reply began in time (demo)")),
         12 => Some(unanswered(
             FailureKind::ConnectionFailed,

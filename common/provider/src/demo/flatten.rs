@@ -20,11 +20,9 @@ pub(super) fn flatten(
     draw: &mut Draw,
 ) -> Option<Map<String, Value>> {
     let mut plain = match schema {
-        Value::Object(map) => map
-            .iter()
-            .filter(|(key, _)| matters(key))
-            .map(|(k, v)| (k.clone(), v.clone()))
-            .collect(),
+        Value::Object(map) => {
+            map.iter().filter(|(key, _)| matters(key)).map(|(k, v)| (k.clone(), v.clone())).collect()
+        }
         Value::Bool(false) => return None,
         _ => Map::new(),
     };
@@ -57,26 +55,17 @@ pub(super) fn flatten(
             break;
         }
     }
-    if let Some(names) = plain
-        .remove("not")
-        .as_ref()
-        .and_then(|not| not.get("required"))
-        .and_then(Value::as_array)
+    if let Some(names) =
+        plain.remove("not").as_ref().and_then(|not| not.get("required")).and_then(Value::as_array)
     {
-        avoid(
-            &mut plain,
-            names.iter().filter_map(Value::as_str).map(str::to_owned),
-        );
+        avoid(&mut plain, names.iter().filter_map(Value::as_str).map(str::to_owned));
     }
     Some(plain)
 }
 
 /// Definitions are found from the root; to copy them to every value would cost the square of the schema.
 fn matters(key: &str) -> bool {
-    !matches!(
-        key,
-        "$defs" | "definitions" | "examples" | "description" | "title"
-    )
+    !matches!(key, "$defs" | "definitions" | "examples" | "description" | "title")
 }
 
 fn merge_branch(plain: &mut Map<String, Value>, branch: Option<&Value>) {
@@ -89,10 +78,7 @@ fn merge_branch(plain: &mut Map<String, Value>, branch: Option<&Value>) {
 fn resolve<'a>(reference: &str, root: &'a Value) -> Option<&'a Value> {
     let pointer = reference.strip_prefix('#')?;
     // The few escapes a pointer in a fragment needs in practice.
-    let pointer = pointer
-        .replace("%25", "%")
-        .replace("%20", " ")
-        .replace("%24", "$");
+    let pointer = pointer.replace("%25", "%").replace("%20", " ").replace("%24", "$");
     root.pointer(&pointer)
 }
 
@@ -122,19 +108,11 @@ fn choose(branches: &[Value], plain: &Map<String, Value>, shallow: bool, draw: &
 fn avoid_others(plain: &mut Map<String, Value>, branches: &[Value], chosen: usize) {
     let required = |branch: &Value| -> Vec<String> {
         let names = branch.get("required").and_then(Value::as_array);
-        names
-            .into_iter()
-            .flatten()
-            .filter_map(Value::as_str)
-            .map(str::to_owned)
-            .collect()
+        names.into_iter().flatten().filter_map(Value::as_str).map(str::to_owned).collect()
     };
     let own = branches.get(chosen).map(required).unwrap_or_default();
-    let others = branches
-        .iter()
-        .enumerate()
-        .filter(|(at, _)| *at != chosen)
-        .flat_map(|(_, branch)| required(branch));
+    let others =
+        branches.iter().enumerate().filter(|(at, _)| *at != chosen).flat_map(|(_, branch)| required(branch));
     let names: Vec<String> = others.filter(|name| !own.contains(name)).collect();
     avoid(plain, names);
 }
@@ -160,9 +138,7 @@ pub(super) fn merge(plain: &mut Map<String, Value>, other: &Map<String, Value>) 
                 Value::Object(theirs),
             ) => {
                 for (name, schema) in theirs {
-                    let merged = ours
-                        .remove(name)
-                        .map_or_else(|| schema.clone(), |own| both(&own, schema));
+                    let merged = ours.remove(name).map_or_else(|| schema.clone(), |own| both(&own, schema));
                     ours.insert(name.clone(), merged);
                 }
             }
@@ -216,11 +192,7 @@ fn common_types(ours: &Value, theirs: &Value) -> Vec<Value> {
     };
     let (ours, theirs) = (list(ours), list(theirs));
     let (number, integer) = (Value::from("number"), Value::from("integer"));
-    let mut common: Vec<Value> = ours
-        .iter()
-        .filter(|ours| theirs.contains(ours))
-        .cloned()
-        .collect();
+    let mut common: Vec<Value> = ours.iter().filter(|ours| theirs.contains(ours)).cloned().collect();
     let mixed = (ours.contains(&number) && theirs.contains(&integer))
         || (ours.contains(&integer) && theirs.contains(&number));
     if mixed && !common.contains(&integer) && !common.contains(&number) {

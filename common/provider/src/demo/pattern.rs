@@ -14,10 +14,7 @@ const WORD: &[(char, char)] = &[('a', 'z'), ('A', 'Z'), ('0', '9'), ('_', '_')];
 
 /// A text that matches; `stretch` is how far an open repetition may go beyond its minimum.
 pub(super) fn matching(pattern: &str, stretch: u32, draw: &mut Draw) -> Option<String> {
-    let mut parser = Parser {
-        chars: pattern.chars().peekable(),
-        depth: 0,
-    };
+    let mut parser = Parser { chars: pattern.chars().peekable(), depth: 0 };
     let choice = parser.choice()?;
     if parser.chars.next().is_some() {
         return None;
@@ -172,12 +169,8 @@ impl Parser<'_> {
         }
         if negated {
             let free = |c: &char| !ranges.iter().any(|(low, high)| (low..=high).contains(&c));
-            ranges = ('a'..='z')
-                .chain('0'..='9')
-                .chain(" -_.,:;#".chars())
-                .filter(free)
-                .map(|c| (c, c))
-                .collect();
+            ranges =
+                ('a'..='z').chain('0'..='9').chain(" -_.,:;#".chars()).filter(free).map(|c| (c, c)).collect();
         }
         (!ranges.is_empty() && ranges.iter().all(|(low, high)| low <= high)).then_some(ranges)
     }
@@ -208,9 +201,7 @@ impl Parser<'_> {
 
 fn write_choice(choice: &[Sequence], stretch: u32, draw: &mut Draw, text: &mut String) -> Option<()> {
     for (node, least, most) in draw.pick(choice)? {
-        let most = most
-            .unwrap_or(least.saturating_add(stretch))
-            .min(least.saturating_add(stretch));
+        let most = most.unwrap_or(least.saturating_add(stretch)).min(least.saturating_add(stretch));
         let times = draw.between(i64::from(*least), i64::from(most));
         for _ in 0..times {
             match node {

@@ -20,10 +20,7 @@ pub(super) fn number(schema: &Map<String, Value>, integer: bool, draw: &mut Draw
         (None, Some(high)) => (high - span, high),
         (None, None) => (1.0, span),
     };
-    let step = schema
-        .get("multipleOf")
-        .and_then(Value::as_f64)
-        .filter(|step| *step > 0.0);
+    let step = schema.get("multipleOf").and_then(Value::as_f64).filter(|step| *step > 0.0);
     let step = match (step, integer) {
         (Some(step), true) if step.fract() != 0.0 => Some(whole_step(step)),
         (None, true) => Some(1.0),
@@ -51,11 +48,7 @@ pub(super) fn number(schema: &Map<String, Value>, integer: bool, draw: &mut Draw
 /// The multiple, computed by division where the step is a fraction such as 0.01, which a float does not hold exactly.
 fn multiple(count: f64, step: f64) -> f64 {
     let inverse = (1.0 / step).round();
-    if step < 1.0 && (1.0 / step - inverse).abs() < 1e-9 {
-        count / inverse
-    } else {
-        count * step
-    }
+    if step < 1.0 && (1.0 / step - inverse).abs() < 1e-9 { count / inverse } else { count * step }
 }
 
 /// The least whole number that is a multiple of a fractional step; 1 where none is near.
@@ -96,22 +89,16 @@ fn real(from: f64, to: f64, low_open: bool, high_open: bool, draw: &mut Draw) ->
 
 /// A text that keeps format, pattern and length, as far as one can be made.
 pub(super) fn text(schema: &Map<String, Value>, property: &str, words: &Words, draw: &mut Draw) -> String {
-    let length = |key: &str| {
-        schema
-            .get(key)
-            .and_then(Value::as_f64)
-            .map(|n| n.clamp(0.0, MAX_TEXT as f64) as usize)
-    };
+    let length =
+        |key: &str| schema.get(key).and_then(Value::as_f64).map(|n| n.clamp(0.0, MAX_TEXT as f64) as usize);
     let least = length("minLength").unwrap_or(0);
     let most = length("maxLength").unwrap_or(MAX_TEXT).max(least);
     let pattern = schema.get("pattern").and_then(Value::as_str);
     if let Some(text) = pattern.and_then(|pattern| matching(pattern, least, most, draw)) {
         return text;
     }
-    if let Some(text) = schema
-        .get("format")
-        .and_then(Value::as_str)
-        .and_then(|format| formatted(format, words, draw))
+    if let Some(text) =
+        schema.get("format").and_then(Value::as_str).and_then(|format| formatted(format, words, draw))
     {
         return text;
     }
@@ -147,25 +134,13 @@ fn matching(pattern: &str, least: usize, most: usize, draw: &mut Draw) -> Option
 
 fn formatted(format: &str, words: &Words, draw: &mut Draw) -> Option<String> {
     let date = |draw: &mut Draw| {
-        format!(
-            "{}-{:02}-{:02}",
-            draw.between(2000, 2029),
-            draw.between(1, 12),
-            draw.between(1, 28)
-        )
+        format!("{}-{:02}-{:02}", draw.between(2000, 2029), draw.between(1, 12), draw.between(1, 28))
     };
     let time = |draw: &mut Draw| {
-        format!(
-            "{:02}:{:02}:{:02}Z",
-            draw.between(0, 23),
-            draw.between(0, 59),
-            draw.between(0, 59)
-        )
+        format!("{:02}:{:02}:{:02}Z", draw.between(0, 23), draw.between(0, 59), draw.between(0, 59))
     };
     let hex = |count: usize, draw: &mut Draw| {
-        (0..count)
-            .map(|_| draw.char_of(b"0123456789abcdef"))
-            .collect::<String>()
+        (0..count).map(|_| draw.char_of(b"0123456789abcdef")).collect::<String>()
     };
     Some(match format {
         "date" => date(draw),
@@ -174,11 +149,7 @@ fn formatted(format: &str, words: &Words, draw: &mut Draw) -> Option<String> {
         "duration" => format!("P{}D", draw.between(1, 30)),
         "email" | "idn-email" => format!("{}.{}@example.com", words.word(draw), draw.between(1, 999)),
         "hostname" | "idn-hostname" => format!("{}.example.com", words.word(draw)),
-        "uri" | "iri" | "url" => format!(
-            "https://example.com/{}/{}",
-            words.word(draw),
-            draw.between(1, 999)
-        ),
+        "uri" | "iri" | "url" => format!("https://example.com/{}/{}", words.word(draw), draw.between(1, 999)),
         "uri-reference" | "iri-reference" => format!("/{}", words.word(draw)),
         "uri-template" => format!("/{}/{{id}}", words.word(draw)),
         "json-pointer" => format!("/{}/0", words.word(draw)),
@@ -187,14 +158,9 @@ fn formatted(format: &str, words: &Words, draw: &mut Draw) -> Option<String> {
         // Addresses of the documentation ranges (RFC 5737, RFC 3849).
         "ipv4" => format!("192.0.2.{}", draw.between(1, 254)),
         "ipv6" => format!("2001:db8::{}", hex(4, draw)),
-        "uuid" => format!(
-            "{}-{}-4{}-a{}-{}",
-            hex(8, draw),
-            hex(4, draw),
-            hex(3, draw),
-            hex(3, draw),
-            hex(12, draw)
-        ),
+        "uuid" => {
+            format!("{}-{}-4{}-a{}-{}", hex(8, draw), hex(4, draw), hex(3, draw), hex(3, draw), hex(12, draw))
+        }
         _ => return None,
     })
 }

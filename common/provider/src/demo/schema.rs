@@ -25,12 +25,7 @@ pub(super) struct Generator<'a> {
 
 impl<'a> Generator<'a> {
     pub(super) fn new(root: &'a Value, words: &'a Words, draw: Draw) -> Self {
-        Self {
-            root,
-            words,
-            draw,
-            values_left: MAX_VALUES,
-        }
+        Self { root, words, draw, values_left: MAX_VALUES }
     }
 
     /// A value of the whole schema.
@@ -52,10 +47,7 @@ impl<'a> Generator<'a> {
         }
         if let Some(Value::Array(values)) = plain.get("enum") {
             let fitting: Vec<&Value> = values.iter().filter(|value| has_type(&plain, value)).collect();
-            return self
-                .draw
-                .pick(&fitting)
-                .map_or(Value::Null, |value| (*value).clone());
+            return self.draw.pick(&fitting).map_or(Value::Null, |value| (*value).clone());
         }
         match self.type_of(&plain, depth).as_str() {
             "object" => Value::Object(self.object(&plain, depth)),
@@ -88,10 +80,7 @@ impl<'a> Generator<'a> {
 
     fn object(&mut self, plain: &Map<String, Value>, depth: u32) -> Map<String, Value> {
         let nothing = Map::new();
-        let properties = plain
-            .get("properties")
-            .and_then(Value::as_object)
-            .unwrap_or(&nothing);
+        let properties = plain.get("properties").and_then(Value::as_object).unwrap_or(&nothing);
         let required: Vec<&str> = names(plain.get("required")).collect();
         let avoided: Vec<&str> = names(plain.get(AVOID)).collect();
         let least = count(plain, "minProperties").unwrap_or(0);
@@ -158,11 +147,7 @@ impl<'a> Generator<'a> {
     ) {
         let open = plain.get("additionalProperties").is_some_and(Value::is_object)
             || plain.contains_key("patternProperties");
-        let entries = if is_map && open && depth < SHALLOW_FROM {
-            1 + self.small(3)
-        } else {
-            0
-        };
+        let entries = if is_map && open && depth < SHALLOW_FROM { 1 + self.small(3) } else { 0 };
         let target = least.max(entries).min(most).min(1000);
         for attempt in 0..target.saturating_mul(4) {
             if object.len() >= target {
@@ -181,20 +166,13 @@ impl<'a> Generator<'a> {
         let patterns = plain.get("patternProperties").and_then(Value::as_object);
         let pattern = match patterns.and_then(|patterns| patterns.keys().next()) {
             Some(pattern) => Some(pattern.as_str()),
-            None => plain
-                .get("propertyNames")
-                .and_then(|schema| schema.get("pattern"))
-                .and_then(Value::as_str),
+            None => {
+                plain.get("propertyNames").and_then(|schema| schema.get("pattern")).and_then(Value::as_str)
+            }
         };
-        pattern
-            .and_then(|pattern| pattern::matching(pattern, 4, &mut self.draw))
-            .unwrap_or_else(|| {
-                if attempt < 8 {
-                    self.words.word(&mut self.draw)
-                } else {
-                    format!("extra_{attempt}")
-                }
-            })
+        pattern.and_then(|pattern| pattern::matching(pattern, 4, &mut self.draw)).unwrap_or_else(|| {
+            if attempt < 8 { self.words.word(&mut self.draw) } else { format!("extra_{attempt}") }
+        })
     }
 
     fn array(&mut self, plain: &Map<String, Value>, property: &str, depth: u32) -> Vec<Value> {
@@ -207,16 +185,9 @@ impl<'a> Generator<'a> {
             (_, rest) => (&[][..], rest),
         };
         let open = rest != Some(&Value::Bool(false));
-        let drawn = if depth >= SHALLOW_FROM {
-            0
-        } else {
-            1 + self.small(3)
-        };
-        let wanted = least
-            .max(leading.len())
-            .max(if open { drawn } else { 0 })
-            .min(most.max(least))
-            .min(5_000);
+        let drawn = if depth >= SHALLOW_FROM { 0 } else { 1 + self.small(3) };
+        let wanted =
+            least.max(leading.len()).max(if open { drawn } else { 0 }).min(most.max(least)).min(5_000);
         let unique = plain.get("uniqueItems") == Some(&Value::Bool(true));
         let contained = plain.get("contains");
         let anything = Value::Bool(true);
@@ -247,56 +218,26 @@ impl<'a> Generator<'a> {
 /// The schema of a property the object does not name.
 fn further_schema(plain: &Map<String, Value>) -> Value {
     let patterns = plain.get("patternProperties").and_then(Value::as_object);
-    let schema = patterns
-        .and_then(|patterns| patterns.values().next())
-        .or_else(|| plain.get("additionalProperties"));
-    schema
-        .filter(|schema| schema.is_object())
-        .cloned()
-        .unwrap_or(Value::Bool(true))
+    let schema =
+        patterns.and_then(|patterns| patterns.values().next()).or_else(|| plain.get("additionalProperties"));
+    schema.filter(|schema| schema.is_object()).cloned().unwrap_or(Value::Bool(true))
 }
 
 fn names(value: Option<&Value>) -> impl Iterator<Item = &str> {
-    value
-        .and_then(Value::as_array)
-        .into_iter()
-        .flatten()
-        .filter_map(Value::as_str)
+    value.and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str)
 }
 
 fn count(plain: &Map<String, Value>, key: &str) -> Option<usize> {
-    plain
-        .get(key)
-        .and_then(Value::as_u64)
-        .and_then(|count| usize::try_from(count).ok())
+    plain.get(key).and_then(Value::as_u64).and_then(|count| usize::try_from(count).ok())
 }
 
 fn implied_type(plain: &Map<String, Value>) -> &'static str {
     let has = |keys: &[&str]| keys.iter().any(|key| plain.contains_key(*key));
-    if has(&[
-        "properties",
-        "required",
-        "additionalProperties",
-        "patternProperties",
-        "minProperties",
-    ]) {
+    if has(&["properties", "required", "additionalProperties", "patternProperties", "minProperties"]) {
         "object"
-    } else if has(&[
-        "items",
-        "prefixItems",
-        "minItems",
-        "maxItems",
-        "uniqueItems",
-        "contains",
-    ]) {
+    } else if has(&["items", "prefixItems", "minItems", "maxItems", "uniqueItems", "contains"]) {
         "array"
-    } else if has(&[
-        "minimum",
-        "maximum",
-        "exclusiveMinimum",
-        "exclusiveMaximum",
-        "multipleOf",
-    ]) {
+    } else if has(&["minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"]) {
         "number"
     } else {
         "string"

@@ -11,10 +11,8 @@ use crate::tests_support::request;
 fn asked(seed: u64, schema: &Value) -> ChatRequest {
     let mut request = request();
     request.seed_hint = seed;
-    request.format = ResponseFormat::Schema(Arc::new(ResponseSchema {
-        name: "x".to_owned(),
-        schema: schema.clone(),
-    }));
+    request.format =
+        ResponseFormat::Schema(Arc::new(ResponseSchema { name: "x".to_owned(), schema: schema.clone() }));
     request
 }
 
@@ -96,9 +94,7 @@ fn formats() -> Vec<Value> {
         "json-pointer",
         "regex",
     ];
-    names
-        .map(|format| json!({"type": "string", "format": format}))
-        .to_vec()
+    names.map(|format| json!({"type": "string", "format": format})).to_vec()
 }
 
 fn patterns() -> Vec<Value> {
@@ -131,16 +127,10 @@ fn a_reply_conforms_to_its_schema() {
     schemas.push(json!({"type": "string", "pattern": "^[a-z]+$", "minLength": 30, "maxLength": 60}));
     schemas.push(json!({"type": "string", "pattern": "^x*$", "maxLength": 1}));
     for schema in schemas {
-        let validator = jsonschema::options()
-            .should_validate_formats(true)
-            .build(&schema)
-            .unwrap();
+        let validator = jsonschema::options().should_validate_formats(true).build(&schema).unwrap();
         for seed in 0..60 {
             let value = answer(&asked(seed, &schema));
-            assert!(
-                validator.is_valid(&value),
-                "seed {seed}\nschema {schema}\nreply {value}"
-            );
+            assert!(validator.is_valid(&value), "seed {seed}\nschema {schema}\nreply {value}");
         }
     }
 }
@@ -155,10 +145,7 @@ fn the_same_request_gets_the_same_reply_and_another_row_another() {
     assert_ne!(answer(&first), answer(&asked(2, &schema)));
     // Pinned, so that a change of the generator is seen as one: stored demo results would no longer repeat.
     let mut fixed = Draw::from_parts(1, [b"abc".as_slice()]);
-    assert_eq!(
-        [fixed.next(), fixed.next()],
-        [14_623_416_867_141_725_498, 11_083_526_035_810_257_792]
-    );
+    assert_eq!([fixed.next(), fixed.next()], [14_623_416_867_141_725_498, 11_083_526_035_810_257_792]);
 }
 
 #[test]
@@ -168,10 +155,7 @@ fn hostile_schemas_end() {
     let mut doubling = serde_json::Map::new();
     for level in 0..30 {
         let next = json!({"$ref": format!("#/$defs/d{}", level + 1)});
-        doubling.insert(
-            format!("d{level}"),
-            json!({"type": "array", "minItems": 2, "items": next}),
-        );
+        doubling.insert(format!("d{level}"), json!({"type": "array", "minItems": 2, "items": next}));
     }
     let schemas = [
         deep,
@@ -225,11 +209,7 @@ fn faults_come_in_the_documented_shares_and_are_repeatable() {
     ];
     for (name, percent) in shares {
         let expected = percent * 200;
-        assert!(
-            counts[name].abs_diff(expected) < expected / 3,
-            "{name}: {} of 20000",
-            counts[name]
-        );
+        assert!(counts[name].abs_diff(expected) < expected / 3, "{name}: {} of 20000", counts[name]);
     }
 }
 
@@ -238,20 +218,11 @@ fn a_repaired_call_gives_a_valid_reply_or_no_reply() {
     let schema = json!({"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]});
     let mut request = asked(0, &schema);
     request.model = "faulty".into();
-    request.messages.push(Message {
-        role: Role::Assistant,
-        content: "{}".to_owned(),
-    });
-    request.messages.push(Message {
-        role: Role::User,
-        content: "a is missing".to_owned(),
-    });
+    request.messages.push(Message { role: Role::Assistant, content: "{}".to_owned() });
+    request.messages.push(Message { role: Role::User, content: "a is missing".to_owned() });
     for seed in 0..2000 {
         request.seed_hint = seed;
-        assert!(
-            matches!(fault::of(&request), None | Some(Fault::Failure(_))),
-            "{seed}"
-        );
+        assert!(matches!(fault::of(&request), None | Some(Fault::Failure(_))), "{seed}");
     }
 }
 
@@ -282,10 +253,7 @@ async fn a_faulty_call_fails_and_a_plain_one_does_not() {
     let mut request = request();
     let plain = demo.chat(&request).await.unwrap();
     assert!(plain.content.ends_with('.') && plain.usage.is_some_and(|usage| usage.total() > 0));
-    assert_eq!(
-        plain.cost,
-        Some(PRICE_PER_TOKEN.times(plain.usage.unwrap_or_default().total()))
-    );
+    assert_eq!(plain.cost, Some(PRICE_PER_TOKEN.times(plain.usage.unwrap_or_default().total())));
     request.model = "faulty".into();
     let mut kinds = Vec::new();
     for seed in 0..500 {
@@ -304,10 +272,7 @@ fn a_slow_call_takes_200_to_800_milliseconds() {
     let mut draw = Draw::from_parts(1, []);
     for _ in 0..10_000 {
         let latency = latency(&mut draw);
-        assert!(
-            (Duration::from_millis(200)..=Duration::from_millis(800)).contains(&latency),
-            "{latency:?}"
-        );
+        assert!((Duration::from_millis(200)..=Duration::from_millis(800)).contains(&latency), "{latency:?}");
     }
 }
 

@@ -8,12 +8,8 @@ const SPARE: [&str; 12] = [
     "amber", "bridge", "copper", "delta", "ember", "forest", "garden", "harbor", "island", "lantern",
     "meadow", "river",
 ];
-const FIRST_NAMES: [&str; 8] = [
-    "Ada", "Bruno", "Chloe", "Dmitri", "Elif", "Farid", "Greta", "Hiro",
-];
-const LAST_NAMES: [&str; 8] = [
-    "Arden", "Berg", "Costa", "Dahl", "Evans", "Fontaine", "Grau", "Holm",
-];
+const FIRST_NAMES: [&str; 8] = ["Ada", "Bruno", "Chloe", "Dmitri", "Elif", "Farid", "Greta", "Hiro"];
+const LAST_NAMES: [&str; 8] = ["Arden", "Berg", "Costa", "Dahl", "Evans", "Fontaine", "Grau", "Holm"];
 const CITIES: [&str; 6] = ["Oslo", "Porto", "Kyoto", "Quito", "Nairobi", "Tallinn"];
 const COUNTRIES: [&str; 6] = ["Norway", "Portugal", "Japan", "Ecuador", "Kenya", "Estonia"];
 
@@ -27,11 +23,8 @@ pub(super) struct Words(Vec<String>);
 impl Words {
     /// The plain words of the last thing the user said.
     pub(super) fn of(messages: &[Message]) -> Self {
-        let prompt = messages
-            .iter()
-            .rev()
-            .find(|message| message.role == Role::User)
-            .map_or("", |m| &m.content);
+        let prompt =
+            messages.iter().rev().find(|message| message.role == Role::User).map_or("", |m| &m.content);
         let plain =
             |word: &&str| (3..=16).contains(&word.len()) && word.bytes().all(|b| b.is_ascii_alphabetic());
         let words: Vec<String> = prompt
@@ -40,11 +33,7 @@ impl Words {
             .take(MAX_WORDS)
             .map(str::to_ascii_lowercase)
             .collect();
-        if words.len() < 3 {
-            Self(SPARE.map(str::to_owned).to_vec())
-        } else {
-            Self(words)
-        }
+        if words.len() < 3 { Self(SPARE.map(str::to_owned).to_vec()) } else { Self(words) }
     }
 
     /// One word.
@@ -74,8 +63,7 @@ impl Words {
         let name = name.to_ascii_lowercase();
         let has = |signs: &[&str]| signs.iter().any(|sign| name.contains(sign));
         let of = |list: &[&str], draw: &mut Draw| {
-            draw.pick(list)
-                .map_or_else(String::new, |text| (*text).to_owned())
+            draw.pick(list).map_or_else(String::new, |text| (*text).to_owned())
         };
         if has(&["city", "town"]) {
             of(&CITIES, draw)
@@ -85,14 +73,8 @@ impl Words {
             format!("{}@example.com", of(&FIRST_NAMES, draw).to_ascii_lowercase())
         } else if has(&["url", "link", "website"]) {
             format!("https://example.com/{}", self.word(draw))
-        } else if has(&[
-            "author",
-            "person",
-            "customer",
-            "full_name",
-            "first_name",
-            "last_name",
-        ]) || name == "name"
+        } else if has(&["author", "person", "customer", "full_name", "first_name", "last_name"])
+            || name == "name"
         {
             format!("{} {}", of(&FIRST_NAMES, draw), of(&LAST_NAMES, draw))
         } else if has(&[

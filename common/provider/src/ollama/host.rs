@@ -25,11 +25,7 @@ const DEFAULT_PORT: u16 = 11434;
 pub fn parse_ollama_host(text: &str) -> Result<Url, InvalidConfig> {
     let text = text.trim_matches(|c: char| c.is_whitespace() || c == '"' || c == '\'');
     if let Some((scheme, _)) = text.split_once("://") {
-        let default_port = if scheme.eq_ignore_ascii_case("https") {
-            443
-        } else {
-            80
-        };
+        let default_port = if scheme.eq_ignore_ascii_case("https") { 443 } else { 80 };
         return to_client_address(text, &text[scheme.len() + 3..], scheme, default_port);
     }
     if text == "ollama.com" || text.starts_with("ollama.com/") {
@@ -41,9 +37,7 @@ pub fn parse_ollama_host(text: &str) -> Result<Url, InvalidConfig> {
 fn to_client_address(whole: &str, rest: &str, scheme: &str, default_port: u16) -> Result<Url, InvalidConfig> {
     let (authority, path) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
     if authority.contains('@') {
-        return Err(parse_base_url(whole)
-            .err()
-            .unwrap_or_else(|| InvalidConfig::BaseUrl(String::new())));
+        return Err(parse_base_url(whole).err().unwrap_or_else(|| InvalidConfig::BaseUrl(String::new())));
     }
     let (host, port) = split_port(authority);
     let port = match port {
@@ -101,11 +95,7 @@ mod tests {
             ("https://ollama.com", "https://ollama.com/"),
         ];
         for (text, expected) in cases {
-            assert_eq!(
-                parse_ollama_host(text).map(String::from).as_deref(),
-                Ok(expected),
-                "{text:?}"
-            );
+            assert_eq!(parse_ollama_host(text).map(String::from).as_deref(), Ok(expected), "{text:?}");
         }
     }
 

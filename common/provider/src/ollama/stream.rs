@@ -190,10 +190,7 @@ mod tests {
         Whole {
             content: "{\"city\":\"Tromsø 😀\"}".to_owned(),
             finish: Finish::Stop,
-            usage: Some(Tokens {
-                prompt: 58,
-                completion: 12,
-            }),
+            usage: Some(Tokens { prompt: 58, completion: 12 }),
             surrogates_replaced: false,
             cut: false,
         }
@@ -213,10 +210,7 @@ mod tests {
         // The last line feed says nothing that the closed object before it does not.
         for cut in 0..bytes.len() - 1 {
             let progress = read(&[&bytes[..cut]]);
-            assert!(
-                matches!(progress, Progress::More | Progress::Malformed(_)),
-                "{cut}: {progress:?}"
-            );
+            assert!(matches!(progress, Progress::More | Progress::Malformed(_)), "{cut}: {progress:?}");
         }
         check_whole(read(&[&bytes[..bytes.len() - 1]]));
     }
@@ -244,10 +238,7 @@ mod tests {
     fn half_surrogates_in_a_line_are_replaced() {
         match read(&[b"{\"message\":{\"content\":\"a\\ud83d\"},\"done\":true,\"done_reason\":\"length\"}"]) {
             Progress::Done(whole) => {
-                assert_eq!(
-                    (whole.content.as_str(), whole.finish),
-                    ("a\u{fffd}", Finish::Length)
-                );
+                assert_eq!((whole.content.as_str(), whole.finish), ("a\u{fffd}", Finish::Length));
                 assert!(whole.surrogates_replaced && whole.usage.is_none());
             }
             other => panic!("{other:?}"),
@@ -259,9 +250,7 @@ mod tests {
         let mut reader = StreamReader::default();
         let piece = vec![b'x'; 1024 * 1024];
         let pieces = std::iter::repeat_with(|| reader.push(&piece)).take(9);
-        let taken = pieces
-            .take_while(|progress| matches!(progress, Progress::More))
-            .count();
+        let taken = pieces.take_while(|progress| matches!(progress, Progress::More)).count();
         assert_eq!(taken, 8);
     }
 

@@ -9,20 +9,8 @@ use crate::tests_support::{reply_of, request, request_with};
 fn every_status_and_text_has_its_meaning() {
     let rows = [
         (400, "model is required", RequestRefused, false, false),
-        (
-            400,
-            "\"m\" does not support thinking",
-            RequestRefused,
-            false,
-            false,
-        ),
-        (
-            400,
-            "the input length exceeds the context length",
-            ContextTooLong,
-            false,
-            false,
-        ),
+        (400, "\"m\" does not support thinking", RequestRefused, false, false),
+        (400, "the input length exceeds the context length", ContextTooLong, false, false),
         (401, "unauthorized", CredentialRefused, false, true),
         (402, "upgrade", PaymentRequired, false, true),
         (403, "cloud is disabled", CredentialRefused, false, true),
@@ -32,13 +20,7 @@ fn every_status_and_text_has_its_meaning() {
         (413, "too large", ContextTooLong, false, false),
         (429, "too many requests", RateLimited, true, true),
         (499, "client closed", ProviderError, true, false),
-        (
-            500,
-            "llama runner process has terminated",
-            ProviderError,
-            true,
-            false,
-        ),
+        (500, "llama runner process has terminated", ProviderError, true, false),
         (
             500,
             "timed out waiting for llama runner to start: context deadline exceeded",
@@ -46,13 +28,7 @@ fn every_status_and_text_has_its_meaning() {
             true,
             false,
         ),
-        (
-            500,
-            "option \"stop\" must be of type array",
-            RequestRefused,
-            false,
-            false,
-        ),
+        (500, "option \"stop\" must be of type array", RequestRefused, false, false),
         (500, "invalid format: \"xml\"", RequestRefused, false, false),
         (
             500,
@@ -71,20 +47,8 @@ fn every_status_and_text_has_its_meaning() {
         ),
         (504, "gateway timeout", Timeout, true, false),
         // An error line inside a stream: the status on the wire is 200.
-        (
-            200,
-            "an error was encountered while running the model",
-            ProviderError,
-            true,
-            false,
-        ),
-        (
-            200,
-            "prompt too long; exceeded max context length by 12 tokens",
-            ContextTooLong,
-            false,
-            false,
-        ),
+        (200, "an error was encountered while running the model", ProviderError, true, false),
+        (200, "prompt too long; exceeded max context length by 12 tokens", ContextTooLong, false, false),
     ];
     for (status, text, kind, transient, lane_wide) in rows {
         let body = json!({ "error": text }).to_string();

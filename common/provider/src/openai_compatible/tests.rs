@@ -36,34 +36,10 @@ fn every_word_and_status_has_its_meaning() {
             false,
             false,
         ),
-        (
-            r#"{"error":{"message":"m","code":"content_filter"}}"#,
-            400,
-            ContentRefused,
-            false,
-            false,
-        ),
-        (
-            r#"{"error":{"message":"m","code":"content_policy_violation"}}"#,
-            400,
-            ContentRefused,
-            false,
-            false,
-        ),
-        (
-            r#"{"error":{"message":"m","code":"invalid_prompt"}}"#,
-            400,
-            ContentRefused,
-            false,
-            false,
-        ),
-        (
-            r#"{"error":{"message":"m","code":"unsupported_parameter"}}"#,
-            400,
-            RequestRefused,
-            false,
-            false,
-        ),
+        (r#"{"error":{"message":"m","code":"content_filter"}}"#, 400, ContentRefused, false, false),
+        (r#"{"error":{"message":"m","code":"content_policy_violation"}}"#, 400, ContentRefused, false, false),
+        (r#"{"error":{"message":"m","code":"invalid_prompt"}}"#, 400, ContentRefused, false, false),
+        (r#"{"error":{"message":"m","code":"unsupported_parameter"}}"#, 400, RequestRefused, false, false),
         (
             r#"{"error":{"message":"Incorrect API key provided: sk-abcdefgh","code":"invalid_api_key"}}"#,
             401,
@@ -71,42 +47,12 @@ fn every_word_and_status_has_its_meaning() {
             false,
             true,
         ),
-        (
-            r#"{"detail":"Unauthorized"}"#,
-            401,
-            CredentialRefused,
-            false,
-            true,
-        ),
+        (r#"{"detail":"Unauthorized"}"#, 401, CredentialRefused, false, true),
         (r#"{"error":{"message":"m"}}"#, 402, PaymentRequired, false, true),
-        (
-            r#"{"error":{"message":"m","type":"permission_error"}}"#,
-            403,
-            CredentialRefused,
-            false,
-            true,
-        ),
-        (
-            r#"{"error":{"message":"m","code":"model_not_found"}}"#,
-            404,
-            ModelUnavailable,
-            false,
-            false,
-        ),
-        (
-            r#"{"error":{"message":"m","code":"model_not_found"}}"#,
-            400,
-            ModelUnavailable,
-            false,
-            false,
-        ),
-        (
-            r#"{"error":{"message":"m","type":"not_found_error"}}"#,
-            404,
-            ModelUnavailable,
-            false,
-            false,
-        ),
+        (r#"{"error":{"message":"m","type":"permission_error"}}"#, 403, CredentialRefused, false, true),
+        (r#"{"error":{"message":"m","code":"model_not_found"}}"#, 404, ModelUnavailable, false, false),
+        (r#"{"error":{"message":"m","code":"model_not_found"}}"#, 400, ModelUnavailable, false, false),
+        (r#"{"error":{"message":"m","type":"not_found_error"}}"#, 404, ModelUnavailable, false, false),
         (r#"{"detail":"Not Found"}"#, 404, ModelUnavailable, false, false),
         ("request timeout", 408, Timeout, true, false),
         ("payload too large", 413, ContextTooLong, false, false),
@@ -138,13 +84,7 @@ fn every_word_and_status_has_its_meaning() {
             false,
             true,
         ),
-        (
-            r#"{"error":{"message":"m","type":"server_error"}}"#,
-            500,
-            ProviderError,
-            true,
-            false,
-        ),
+        (r#"{"error":{"message":"m","type":"server_error"}}"#, 500, ProviderError, true, false),
         ("<html></html>", 502, ProviderError, true, false),
         (
             r#"{"error":{"code":503,"message":"Loading model","type":"unavailable_error"}}"#,
@@ -154,13 +94,7 @@ fn every_word_and_status_has_its_meaning() {
             false,
         ),
         ("upstream request timeout", 504, Timeout, true, false),
-        (
-            r#"{"error":{"message":"m","type":"overloaded_error"}}"#,
-            529,
-            ProviderOverloaded,
-            true,
-            false,
-        ),
+        (r#"{"error":{"message":"m","type":"overloaded_error"}}"#, 529, ProviderOverloaded, true, false),
     ];
     for (body, status, kind, transient, lane_wide) in rows {
         let failure = error_reply(&reply_of(status, "application/json", body));
@@ -191,46 +125,28 @@ fn a_wait_is_kept_and_makes_an_overload_lane_wide() {
 #[test]
 fn content_may_come_in_parts() {
     let body = r#"{"choices":[{"message":{"content":[{"type":"thinking","thinking":[]},{"type":"text","text":"a"},{"type":"text","text":"b"}]}}]}"#;
-    assert_eq!(
-        reply::read(&reply_of(200, "application/json", body), classify)
-            .unwrap()
-            .content,
-        "ab"
-    );
+    assert_eq!(reply::read(&reply_of(200, "application/json", body), classify).unwrap().content, "ab");
 }
 
 #[test]
 fn only_openai_itself_gets_its_own_dialect() {
     let mut request = request();
-    let schema = |schema| {
-        ResponseFormat::Schema(std::sync::Arc::new(ResponseSchema {
-            name: "x".to_owned(),
-            schema,
-        }))
-    };
+    let schema =
+        |schema| ResponseFormat::Schema(std::sync::Arc::new(ResponseSchema { name: "x".to_owned(), schema }));
     request.format = schema(json!({"type": "object", "properties": {"a": {}}}));
     let body = |request: &ChatRequest, dialect| -> Value {
         serde_json::from_slice(&request_body::write(request, dialect).unwrap()).unwrap()
     };
     let (openai, others) = (body(&request, OPENAI), body(&request, OTHERS));
-    assert_eq!(
-        (&openai["max_completion_tokens"], &openai["max_tokens"]),
-        (&json!(400), &Value::Null)
-    );
-    assert_eq!(
-        (&others["max_completion_tokens"], &others["max_tokens"]),
-        (&Value::Null, &json!(400))
-    );
+    assert_eq!((&openai["max_completion_tokens"], &openai["max_tokens"]), (&json!(400), &Value::Null));
+    assert_eq!((&others["max_completion_tokens"], &others["max_tokens"]), (&Value::Null, &json!(400)));
     assert_eq!(openai["response_format"]["json_schema"]["strict"], json!(false));
     assert_eq!(others["response_format"]["json_schema"]["strict"], json!(true));
     assert!(openai.get("provider").is_none() && others.get("provider").is_none());
     request.format = schema(
         json!({"type": "object", "properties": {"a": {}}, "required": ["a"], "additionalProperties": false}),
     );
-    assert_eq!(
-        body(&request, OPENAI)["response_format"]["json_schema"]["strict"],
-        json!(true)
-    );
+    assert_eq!(body(&request, OPENAI)["response_format"]["json_schema"]["strict"], json!(true));
 }
 
 #[test]

@@ -19,17 +19,9 @@ fn check_rows(rows: &[Row<'_>], header: Option<u64>) {
         } else {
             error_reply(&reply)
         };
-        let found = (
-            failure.kind,
-            failure.transient,
-            failure.lane_wide,
-            failure.retry_after.map(|d| d.as_secs()),
-        );
-        assert_eq!(
-            found,
-            (*kind, *transient, *lane_wide, *retry_after),
-            "{status} {body}"
-        );
+        let found =
+            (failure.kind, failure.transient, failure.lane_wide, failure.retry_after.map(|d| d.as_secs()));
+        assert_eq!(found, (*kind, *transient, *lane_wide, *retry_after), "{status} {body}");
         assert_eq!(failure.status, Some(*status));
         assert!(!failure.message.is_empty());
     }
@@ -107,14 +99,7 @@ fn words_decide_where_a_status_means_several_things() {
                 false,
                 None,
             ),
-            (
-                r#"{"error":{"message":"blocked by content policy"}}"#,
-                400,
-                ContentRefused,
-                false,
-                false,
-                None,
-            ),
+            (r#"{"error":{"message":"blocked by content policy"}}"#, 400, ContentRefused, false, false, None),
             ("<html>bad gateway</html>", 502, ProviderError, true, false, None),
             ("", 500, ProviderError, true, false, None),
         ],
@@ -190,17 +175,7 @@ fn availability_says_whether_to_try_again() {
         ("new_code", 404, true, ModelUnavailable, false),
     ];
     for (code, status, retryable, kind, lane_wide) in rows {
-        check_rows(
-            &[(
-                &body(code, retryable),
-                status,
-                kind,
-                retryable,
-                lane_wide,
-                Some(3),
-            )],
-            None,
-        );
+        check_rows(&[(&body(code, retryable), status, kind, retryable, lane_wide, Some(3))], None);
     }
 }
 
@@ -208,14 +183,7 @@ fn availability_says_whether_to_try_again() {
 fn an_error_inside_a_200_is_found_wherever_it_stands() {
     check_rows(
         &[
-            (
-                r#"{"error":{"code":429,"message":"slow down"}}"#,
-                200,
-                RateLimited,
-                true,
-                true,
-                None,
-            ),
+            (r#"{"error":{"code":429,"message":"slow down"}}"#, 200, RateLimited, true, true, None),
             (
                 r#"{"error":{"code":"server_error","message":"m"},"choices":[]}"#,
                 200,
@@ -290,23 +258,9 @@ fn an_error_inside_a_200_is_found_wherever_it_stands() {
                 false,
                 None,
             ),
-            (
-                r#"{"choices":[{"finish_reason":"stop"}]}"#,
-                200,
-                MalformedReply,
-                true,
-                false,
-                None,
-            ),
+            (r#"{"choices":[{"finish_reason":"stop"}]}"#, 200, MalformedReply, true, false, None),
             ("<!doctype html><p>hello", 200, MalformedReply, true, false, None),
-            (
-                r#"{"choices":[{"message":{"content":"cut"#,
-                200,
-                MalformedReply,
-                true,
-                false,
-                None,
-            ),
+            (r#"{"choices":[{"message":{"content":"cut"#, 200, MalformedReply, true, false, None),
         ],
         None,
     );
@@ -332,18 +286,9 @@ fn a_whole_reply_brings_tokens_and_the_exact_cost() {
          "usage":{"prompt_tokens":61,"completion_tokens":9,"total_tokens":70,"cost":0.0000412,"is_byok":false}}"#;
     let reply = reply::read(&reply_of(200, "application/json", body), classify).unwrap();
     assert_eq!(reply.content, r#"{"city":"Oslo"}"#);
-    assert_eq!(
-        reply.usage,
-        Some(Tokens {
-            prompt: 61,
-            completion: 9
-        })
-    );
+    assert_eq!(reply.usage, Some(Tokens { prompt: 61, completion: 9 }));
     assert_eq!(reply.cost, Some(Money::from_pico(41_200_000)));
-    assert_eq!(
-        (reply.finish, reply.generation.as_deref()),
-        (Finish::Stop, Some("gen-1790000000-abc"))
-    );
+    assert_eq!((reply.finish, reply.generation.as_deref()), (Finish::Stop, Some("gen-1790000000-abc")));
     assert!(reply.flags.is_empty());
 }
 
@@ -358,26 +303,14 @@ fn usage_of_any_form_never_costs_the_reply() {
             Some((3, 0)),
             Some(500_000_000_000),
         ),
-        (
-            r#"{"prompt_tokens":-1,"completion_tokens":2,"cost":-1}"#,
-            Some((0, 2)),
-            None,
-        ),
-        (
-            r#"{"prompt_tokens":1,"cost":4.12e-5}"#,
-            Some((1, 0)),
-            Some(41_200_000),
-        ),
+        (r#"{"prompt_tokens":-1,"completion_tokens":2,"cost":-1}"#, Some((0, 2)), None),
+        (r#"{"prompt_tokens":1,"cost":4.12e-5}"#, Some((1, 0)), Some(41_200_000)),
         (r#"{"prompt_tokens":1,"cost":0}"#, Some((1, 0)), Some(0)),
     ];
     for (usage, tokens, pico) in rows {
         let body = format!(r#"{{"choices":[{{"message":{{"content":"x"}}}}],"usage":{usage}}}"#);
         let reply = reply::read(&reply_of(200, "application/json", &body), classify).unwrap();
-        assert_eq!(
-            reply.usage.map(|tokens| (tokens.prompt, tokens.completion)),
-            tokens,
-            "{usage}"
-        );
+        assert_eq!(reply.usage.map(|tokens| (tokens.prompt, tokens.completion)), tokens, "{usage}");
         assert_eq!(reply.cost.map(Money::pico), pico, "{usage}");
         assert_eq!(reply.flags.contains(&Flag::UsageUnknown), tokens.is_none());
     }
@@ -387,27 +320,15 @@ fn usage_of_any_form_never_costs_the_reply() {
 fn a_failed_generation_keeps_what_it_cost() {
     let body = r#"{"id":"gen-9","choices":[{"finish_reason":"length","message":{"content":""}}],"usage":{"prompt_tokens":5,"completion_tokens":16,"cost":0.25}}"#;
     let failure = reply::read(&reply_of(200, "application/json", body), classify).unwrap_err();
-    assert_eq!(
-        failure.usage,
-        Some(Tokens {
-            prompt: 5,
-            completion: 16
-        })
-    );
-    assert_eq!(
-        (failure.cost, failure.generation.as_deref()),
-        ("0.25".parse().ok(), Some("gen-9"))
-    );
+    assert_eq!(failure.usage, Some(Tokens { prompt: 5, completion: 16 }));
+    assert_eq!((failure.cost, failure.generation.as_deref()), ("0.25".parse().ok(), Some("gen-9")));
 }
 
 #[test]
 fn half_surrogates_do_not_cost_the_reply() {
     let body = r#"{"choices":[{"message":{"content":"a\ud83d b\ud83d\ude00"}}],"usage":{"prompt_tokens":1}}"#;
     let reply = reply::read(&reply_of(200, "application/json", body), classify).unwrap();
-    assert_eq!(
-        (reply.content.as_str(), reply.flags),
-        ("a\u{fffd} b😀", vec![Flag::SurrogatesReplaced])
-    );
+    assert_eq!((reply.content.as_str(), reply.flags), ("a\u{fffd} b😀", vec![Flag::SurrogatesReplaced]));
 }
 
 #[test]
@@ -421,10 +342,7 @@ fn a_text_over_a_mebibyte_is_cut_at_a_character_and_flagged() {
 #[test]
 fn an_echoed_key_never_reaches_the_message() {
     let body = r#"{"error":{"code":401,"message":"No auth for sk-or-v1-deadbeefdeadbeef\u0000\n."}}"#;
-    assert_eq!(
-        error_reply(&reply_of(401, "application/json", body)).message,
-        "No auth for [key] ."
-    );
+    assert_eq!(error_reply(&reply_of(401, "application/json", body)).message, "No auth for [key] .");
 }
 
 #[test]
@@ -459,10 +377,7 @@ fn pass_through_options_win_key_by_key_but_not_over_the_call_itself() {
     }));
     let body: serde_json::Value =
         serde_json::from_slice(&request_body::write(&request, DIALECT).unwrap()).unwrap();
-    assert_eq!(
-        body["provider"],
-        serde_json::json!({"require_parameters": false, "order": ["a"]})
-    );
+    assert_eq!(body["provider"], serde_json::json!({"require_parameters": false, "order": ["a"]}));
     assert_eq!(
         body["response_format"],
         serde_json::json!({"type": "json_schema", "json_schema": {"name": "gr__e", "strict": false, "schema": true}})
@@ -490,10 +405,7 @@ fn json_mode_asks_for_an_object_and_text_for_nothing() {
     );
     request.format = ResponseFormat::Text;
     let text = String::from_utf8(request_body::write(&request, DIALECT).unwrap()).unwrap();
-    assert!(
-        !text.contains("response_format") && !text.contains("provider"),
-        "{text}"
-    );
+    assert!(!text.contains("response_format") && !text.contains("provider"), "{text}");
 }
 
 #[test]
@@ -516,10 +428,7 @@ fn prices_of_models_are_read_as_written() {
                 completion_price: Some(Money::from_pico(1_500_000)),
                 structured_outputs: Some(true),
             },
-            ModelListing {
-                id: "acme/free".to_owned(),
-                ..ModelListing::default()
-            },
+            ModelListing { id: "acme/free".to_owned(), ..ModelListing::default() },
         ]
     );
 }

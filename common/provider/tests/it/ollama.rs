@@ -21,17 +21,8 @@ async fn a_stream_is_read_and_its_connection_used_again() {
     let provider = ollama(&server.url, patient());
     for _ in 0..2 {
         let reply = call(&provider).await.unwrap();
-        assert_eq!(
-            (reply.content.as_str(), reply.finish),
-            ("hush-reply", Finish::Stop)
-        );
-        assert_eq!(
-            reply.usage,
-            Some(Tokens {
-                prompt: 5,
-                completion: 2
-            })
-        );
+        assert_eq!((reply.content.as_str(), reply.finish), ("hush-reply", Finish::Stop));
+        assert_eq!(reply.usage, Some(Tokens { prompt: 5, completion: 2 }));
         assert!(server.seen().await.head.starts_with("POST /prefix/api/chat "));
     }
 }
@@ -42,52 +33,34 @@ async fn a_stream_cut_anywhere_on_the_wire_never_succeeds() {
     // Before the line feed of the last line; what follows says nothing more.
     let end = whole.len() - 3;
     let cuts: Vec<usize> = (0..end).step_by(5).chain([end - 1]).collect();
-    let scripts = cuts
-        .iter()
-        .map(|cut| vec![Answer::Bytes(whole[..*cut].to_vec())])
-        .collect();
+    let scripts = cuts.iter().map(|cut| vec![Answer::Bytes(whole[..*cut].to_vec())]).collect();
     let server = Server::start(scripts).await;
     let provider = ollama(&server.url, patient());
     for cut in cuts {
         let failure = call(&provider).await.expect_err("a cut stream is no reply");
         let known = [FailureKind::ConnectionFailed, FailureKind::MalformedReply].contains(&failure.kind);
-        assert!(
-            known && failure.transient && !failure.message.contains("hush"),
-            "{cut}: {failure}"
-        );
+        assert!(known && failure.transient && !failure.message.contains("hush"), "{cut}: {failure}");
     }
 }
 
 #[tokio::test]
 async fn a_stream_that_ends_properly_without_done_is_malformed() {
     let server = Server::start(vec![vec![Answer::Bytes(chunked(&LINES[..2]))]]).await;
-    let failure = check_failure(
-        call(&ollama(&server.url, patient())).await,
-        FailureKind::MalformedReply,
-    );
+    let failure = check_failure(call(&ollama(&server.url, patient())).await, FailureKind::MalformedReply);
     assert!(failure.message.contains("before the model was done"), "{failure}");
 }
 
 #[tokio::test]
 async fn a_reply_is_kept_when_the_connection_breaks_after_done() {
     let server = Server::start(vec![vec![Answer::Bytes(chunked_open(&LINES))]]).await;
-    assert_eq!(
-        call(&ollama(&server.url, patient())).await.unwrap().content,
-        "hush-reply"
-    );
+    assert_eq!(call(&ollama(&server.url, patient())).await.unwrap().content, "hush-reply");
 }
 
 #[tokio::test]
 async fn an_error_in_the_middle_of_a_stream_is_told() {
     let rows = [
-        (
-            "{\"error\":\"llama runner process has terminated\"}\n",
-            FailureKind::ProviderError,
-        ),
-        (
-            "{\"error\":\"exceeds the available context size\"}\n",
-            FailureKind::ContextTooLong,
-        ),
+        ("{\"error\":\"llama runner process has terminated\"}\n", FailureKind::ProviderError),
+        ("{\"error\":\"exceeds the available context size\"}\n", FailureKind::ContextTooLong),
         ("not json\n", FailureKind::MalformedReply),
     ];
     for (line, kind) in rows {
@@ -108,22 +81,13 @@ async fn a_reply_cut_at_the_limit_is_given_with_its_finish_and_an_empty_one_fail
     let provider = ollama(&server.url, patient());
     assert_eq!(call(&provider).await.unwrap().finish, Finish::Length);
     let failure = check_failure(call(&provider).await, FailureKind::TruncatedReply);
-    assert_eq!(
-        failure.usage,
-        Some(Tokens {
-            prompt: 0,
-            completion: 9
-        })
-    );
+    assert_eq!(failure.usage, Some(Tokens { prompt: 0, completion: 9 }));
     check_failure(call(&provider).await, FailureKind::EmptyReply);
 }
 
 #[tokio::test]
 async fn a_stream_that_stops_is_a_timeout() {
-    let idle = Timeouts {
-        idle: Duration::from_millis(30),
-        ..patient()
-    };
+    let idle = Timeouts { idle: Duration::from_millis(30), ..patient() };
     let server = Server::start(vec![vec![Answer::Hang(chunked_open(&LINES[..1]))]]).await;
     check_failure(call(&ollama(&server.url, idle)).await, FailureKind::Timeout);
 }
@@ -132,10 +96,7 @@ async fn a_stream_that_stops_is_a_timeout() {
 async fn a_line_without_end_is_too_large() {
     let head = b"HTTP/1.1 200 OK\r\n\r\n".to_vec();
     let server = Server::start(vec![vec![Answer::Endless(head)]]).await;
-    check_failure(
-        call(&ollama(&server.url, patient())).await,
-        FailureKind::ReplyTooLarge,
-    );
+    check_failure(call(&ollama(&server.url, patient())).await, FailureKind::ReplyTooLarge);
 }
 
 #[tokio::test]
@@ -144,9 +105,6 @@ async fn models_are_listed() {
     let mut server = Server::start(vec![vec![Answer::Bytes(response(200, "", list))]]).await;
     let listings = ollama(&server.url, patient()).models().await.unwrap();
     assert!(server.seen().await.head.starts_with("GET /prefix/api/tags "));
-    assert_eq!(
-        (listings[0].id.as_str(), listings[0].context_length),
-        ("acme:8b", Some(8192))
-    );
+    assert_eq!((listings[0].id.as_str(), listings[0].context_length), ("acme:8b", Some(8192)));
     assert_eq!((listings[1].id.as_str(), listings[1].context_length), ("b", None));
 }

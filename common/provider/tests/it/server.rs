@@ -34,13 +34,8 @@ pub(crate) struct Server {
 impl Server {
     /// Serves one connection after the other by these scripts.
     pub(crate) async fn start(scripts: Vec<Vec<Answer>>) -> Self {
-        let listener = TcpListener::bind(("127.0.0.1", 0))
-            .await
-            .expect("loopback has a free port");
-        let url = format!(
-            "http://{}",
-            listener.local_addr().expect("a bound listener has an address")
-        );
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await.expect("loopback has a free port");
+        let url = format!("http://{}", listener.local_addr().expect("a bound listener has an address"));
         let (tx, seen) = mpsc::unbounded_channel();
         tokio::spawn(async move {
             for script in scripts {
@@ -103,17 +98,13 @@ async fn take_request(stream: &mut TcpStream) -> Option<Seen> {
             let head = String::from_utf8_lossy(&bytes[..end]).into_owned();
             let length = head.lines().find_map(|line| {
                 let (name, value) = line.split_once(':')?;
-                name.eq_ignore_ascii_case("content-length")
-                    .then(|| value.trim().parse::<usize>().ok())?
+                name.eq_ignore_ascii_case("content-length").then(|| value.trim().parse::<usize>().ok())?
             });
             let whole = end + 4 + length.unwrap_or(0);
             while bytes.len() < whole {
                 read_more(stream, &mut bytes).await?;
             }
-            return Some(Seen {
-                head,
-                body: bytes[end + 4..whole].to_vec(),
-            });
+            return Some(Seen { head, body: bytes[end + 4..whole].to_vec() });
         }
         read_more(stream, &mut bytes).await?;
     }
@@ -126,11 +117,7 @@ async fn read_more(stream: &mut TcpStream, bytes: &mut Vec<u8>) -> Option<()> {
 
 /// A response with a length.
 pub(crate) fn response(status: u16, headers: &str, body: &str) -> Vec<u8> {
-    format!(
-        "HTTP/1.1 {status} X\r\ncontent-length: {}\r\n{headers}\r\n{body}",
-        body.len()
-    )
-    .into_bytes()
+    format!("HTTP/1.1 {status} X\r\ncontent-length: {}\r\n{headers}\r\n{body}", body.len()).into_bytes()
 }
 
 /// A chunked response of these pieces, without its end.

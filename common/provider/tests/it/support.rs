@@ -21,11 +21,7 @@ pub(crate) fn client() -> HttpClient {
 /// Deadlines that a test never reaches by accident.
 pub(crate) fn patient() -> Timeouts {
     let minute = Duration::from_secs(60);
-    Timeouts {
-        first_byte: minute,
-        idle: minute,
-        total: minute,
-    }
+    Timeouts { first_byte: minute, idle: minute, total: minute }
 }
 
 pub(crate) fn openrouter(url: &str, timeouts: Timeouts) -> OpenRouter {
@@ -50,21 +46,14 @@ pub(crate) fn openai(url: &str, timeouts: Timeouts) -> OpenAiCompatible {
 }
 
 pub(crate) fn ollama(url: &str, timeouts: Timeouts) -> Ollama {
-    let config = OllamaConfig {
-        host: format!("{url}/prefix"),
-        timeouts,
-        ..OllamaConfig::default()
-    };
+    let config = OllamaConfig { host: format!("{url}/prefix"), timeouts, ..OllamaConfig::default() };
     Ollama::new(config, &client()).expect("the configuration is valid")
 }
 
 pub(crate) fn request() -> ChatRequest {
     ChatRequest {
         model: "acme/m".into(),
-        messages: vec![Message {
-            role: Role::User,
-            content: "hush-prompt".to_owned(),
-        }],
+        messages: vec![Message { role: Role::User, content: "hush-prompt".to_owned() }],
         settings: Arc::new(ModelSettings::default()),
         format: ResponseFormat::Text,
         seed_hint: 0,
@@ -82,9 +71,6 @@ pub(crate) async fn call(provider: &dyn ChatProvider) -> Result<ChatReply, CallF
 pub(crate) fn check_failure(result: Result<ChatReply, CallFailure>, kind: FailureKind) -> CallFailure {
     let failure = result.expect_err("the call must fail");
     assert_eq!(failure.kind, kind, "{failure}");
-    assert!(
-        !failure.message.contains("hush") && !failure.message.contains("canary"),
-        "{failure}"
-    );
+    assert!(!failure.message.contains("hush") && !failure.message.contains("canary"), "{failure}");
     failure
 }

@@ -72,22 +72,15 @@ impl<'a> Cell<'a> {
 /// Whether a spreadsheet may take `text` for a formula: at its beginning, or behind something inside that a careless
 /// reader takes for the end of a cell. A plain number is none, whatever its sign.
 fn may_be_formula(text: &str) -> bool {
-    let begins = |c: char| {
-        matches!(
-            c,
-            '=' | '+' | '-' | '@' | '\t' | '\r' | '\n' | '＝' | '＋' | '－' | '＠'
-        )
-    };
+    let begins =
+        |c: char| matches!(c, '=' | '+' | '-' | '@' | '\t' | '\r' | '\n' | '＝' | '＋' | '－' | '＠');
     let ends_cell = |c: char| matches!(c, ',' | ';' | '\t' | '"' | '\'' | '\n' | '\r');
     let number = text.len() < 40 && text.bytes().all(|b| b.is_ascii_digit() || b"+-.eE".contains(&b));
     if number && text.parse::<f64>().is_ok() {
         return false;
     }
     let following = text.chars().zip(text.chars().skip(1));
-    text.starts_with(begins)
-        || following
-            .into_iter()
-            .any(|(before, c)| ends_cell(before) && begins(c))
+    text.starts_with(begins) || following.into_iter().any(|(before, c)| ends_cell(before) && begins(c))
 }
 
 #[cfg(test)]
@@ -119,9 +112,7 @@ mod tests {
             assert_eq!(safe(formula), format!("'{formula}"));
             assert_eq!(&*Cell::text(formula).bytes(CsvDialect::Raw), formula.as_bytes());
         }
-        for plain in [
-            "", "a", "a=b", "1-1", "-5", "+1.5e3", "a - b", "'quoted'", "e-mail", "1e999",
-        ] {
+        for plain in ["", "a", "a=b", "1-1", "-5", "+1.5e3", "a - b", "'quoted'", "e-mail", "1e999"] {
             assert_eq!(safe(plain), plain);
         }
     }
@@ -141,18 +132,11 @@ mod tests {
             ("null", ""),
             ("true", "true"),
             ("[1, 2]", "[1, 2]"),
-            (
-                "30000000000000000000000000000001",
-                "30000000000000000000000000000001",
-            ),
+            ("30000000000000000000000000000001", "30000000000000000000000000000001"),
             (r#""\ud800""#, r#""\ud800""#),
         ] {
             let raw = RawValue::from_string(json.to_owned()).unwrap();
-            assert_eq!(
-                &*Cell::value(&raw).bytes(CsvDialect::Raw),
-                text.as_bytes(),
-                "{json}"
-            );
+            assert_eq!(&*Cell::value(&raw).bytes(CsvDialect::Raw), text.as_bytes(), "{json}");
         }
     }
 }

@@ -39,11 +39,7 @@ impl CsvColumns {
             OutputSpec::Json { schema } => schema.as_ref().map(|schema| &schema.schema),
             OutputSpec::Text { .. } => None,
         };
-        let names = template
-            .variables()
-            .iter()
-            .map(|variable| variable.name.clone())
-            .collect();
+        let names = template.variables().iter().map(|variable| variable.name.clone()).collect();
         Self {
             output: schema.and_then(Members::of_schema),
             input: include_input.then(|| Members::new(names, is_open(template))),
@@ -74,16 +70,8 @@ impl CsvColumns {
 
 impl Members {
     pub(super) fn new(names: Vec<String>, other: bool) -> Self {
-        let positions = names
-            .iter()
-            .enumerate()
-            .map(|(position, name)| (name.clone(), position))
-            .collect();
-        Self {
-            names,
-            other,
-            positions,
-        }
+        let positions = names.iter().enumerate().map(|(position, name)| (name.clone(), position)).collect();
+        Self { names, other, positions }
     }
 
     /// The columns of an object schema that names its properties; `None` for any other schema.
@@ -103,10 +91,7 @@ impl Members {
 
     fn header(&self, prefix: &str) -> impl Iterator<Item = String> {
         let other = self.other.then(|| format!("{prefix}_other"));
-        self.names
-            .iter()
-            .map(move |name| format!("{prefix}.{name}"))
-            .chain(other)
+        self.names.iter().map(move |name| format!("{prefix}.{name}")).chain(other)
     }
 }
 
@@ -117,10 +102,7 @@ mod tests {
     use super::*;
 
     fn header(schema: &Value) -> Vec<String> {
-        let columns = CsvColumns {
-            output: Members::of_schema(schema),
-            input: None,
-        };
+        let columns = CsvColumns { output: Members::of_schema(schema), input: None };
         let header = columns.header();
         header[3..header.len() - 8].to_vec()
     }

@@ -73,10 +73,7 @@ impl<'a> OutcomeRecord<'a> {
     /// its workers died over it.
     pub fn closed(index: u32, custom_id: Option<&'a str>, code: ItemCode) -> Self {
         let error = match code {
-            ItemCode::Failed(kind) => Some(OutcomeFailure {
-                kind,
-                message: CLOSED,
-            }),
+            ItemCode::Failed(kind) => Some(OutcomeFailure { kind, message: CLOSED }),
             ItemCode::Open
             | ItemCode::Succeeded
             | ItemCode::Repaired
@@ -101,10 +98,7 @@ impl<'a> OutcomeRecord<'a> {
     /// The same with the row's variables (a JSON object, as a stored row has it).
     #[must_use]
     pub fn with_input(self, variables_json: &'a str) -> Self {
-        Self {
-            input: Some(variables_json),
-            ..self
-        }
+        Self { input: Some(variables_json), ..self }
     }
 }
 
@@ -180,19 +174,13 @@ mod tests {
             failure: None,
             status: None,
             problems: Vec::new(),
-            tokens: Tokens {
-                prompt: 2,
-                completion: 3,
-            },
+            tokens: Tokens { prompt: 2, completion: 3 },
             cost: cost.map(Money::from_pico),
             generation: None,
         };
         let outcome = |calls: Vec<Call>| Outcome {
             custom_id: None,
-            ending: Ending::Failed {
-                kind: FailureKind::Timeout,
-                message: "late".into(),
-            },
+            ending: Ending::Failed { kind: FailureKind::Timeout, message: "late".into() },
             attempts: vec![Attempt { calls }],
             cut: Totals::default(),
             flags: Vec::new(),
@@ -201,24 +189,11 @@ mod tests {
         assert_eq!(OutcomeRecord::settled(0, &unknown).cost, None);
         let free = outcome(vec![call(None), call(Some(0))]);
         let record = OutcomeRecord::settled(7, &free);
-        assert_eq!(
-            (record.cost, record.calls, record.attempts),
-            (Some(Money::ZERO), 2, 1)
-        );
-        assert_eq!(
-            record.tokens,
-            Tokens {
-                prompt: 4,
-                completion: 6
-            }
-        );
+        assert_eq!((record.cost, record.calls, record.attempts), (Some(Money::ZERO), 2, 1));
+        assert_eq!(record.tokens, Tokens { prompt: 4, completion: 6 });
         assert_eq!((record.index, record.outcome), (7, "failed"));
         let mut shortened = outcome(Vec::new());
-        shortened.cut = Totals {
-            calls: 3,
-            cost: Money::from_pico(5),
-            ..Totals::default()
-        };
+        shortened.cut = Totals { calls: 3, cost: Money::from_pico(5), ..Totals::default() };
         let record = OutcomeRecord::settled(0, &shortened);
         assert_eq!((record.cost, record.calls), (Some(Money::from_pico(5)), 3));
     }

@@ -38,19 +38,13 @@ impl<W: Write> Table<W> {
         };
         let mut csv = WriterBuilder::new().quote_style(quotes).from_writer(to);
         csv.write_record(columns.header()).map_err(from_csv)?;
-        Ok(Self {
-            csv,
-            columns,
-            dialect: options.dialect,
-        })
+        Ok(Self { csv, columns, dialect: options.dialect })
     }
 
     pub(super) fn write(&mut self, record: &OutcomeRecord<'_>) -> Result<(), WriteError> {
         // Every cell is made before the first is written, so a corrupt outcome leaves no half row.
         let cells = cells(&self.columns, record).ok_or(WriteError::Corrupt { index: record.index })?;
-        self.csv
-            .write_record(cells.iter().map(|cell| cell.bytes(self.dialect)))
-            .map_err(from_csv)
+        self.csv.write_record(cells.iter().map(|cell| cell.bytes(self.dialect))).map_err(from_csv)
     }
 
     pub(super) fn flush(&mut self) -> io::Result<()> {
@@ -59,9 +53,7 @@ impl<W: Write> Table<W> {
 
     pub(super) fn finish(mut self) -> io::Result<W> {
         self.csv.flush()?;
-        self.csv
-            .into_inner()
-            .map_err(|error| io::Error::new(error.error().kind(), error.to_string()))
+        self.csv.into_inner().map_err(|error| io::Error::new(error.error().kind(), error.to_string()))
     }
 }
 
@@ -89,12 +81,8 @@ fn cells<'a>(columns: &CsvColumns, record: &OutcomeRecord<'a>) -> Option<Vec<Cel
     }
     let flags: Vec<&str> = record.flags.iter().map(|flag| flag.as_str()).collect();
     cells.extend([
-        record
-            .error
-            .map_or(Cell::Empty, |error| Cell::text(error.kind.as_str())),
-        record
-            .error
-            .map_or(Cell::Empty, |error| Cell::text(error.message)),
+        record.error.map_or(Cell::Empty, |error| Cell::text(error.kind.as_str())),
+        record.error.map_or(Cell::Empty, |error| Cell::text(error.message)),
         Cell::number(record.attempts),
         Cell::number(record.calls),
         Cell::number(record.tokens.prompt),
@@ -120,11 +108,7 @@ fn spread<'a>(columns: &Members, json: &'a str, cells: &mut Vec<Cell<'a>>) -> Op
     }
     cells.append(&mut found);
     if columns.other {
-        cells.push(if others.is_empty() {
-            Cell::Empty
-        } else {
-            Cell::Text(object(&others).into())
-        });
+        cells.push(if others.is_empty() { Cell::Empty } else { Cell::Text(object(&others).into()) });
     } else if !others.is_empty() {
         return None;
     }
@@ -132,9 +116,6 @@ fn spread<'a>(columns: &Members, json: &'a str, cells: &mut Vec<Cell<'a>>) -> Op
 }
 
 fn object(members: &[Member<'_>]) -> String {
-    let pairs: Vec<String> = members
-        .iter()
-        .map(|m| format!("{}:{}", m.key.get(), m.value.get()))
-        .collect();
+    let pairs: Vec<String> = members.iter().map(|m| format!("{}:{}", m.key.get(), m.value.get())).collect();
     format!("{{{}}}", pairs.join(","))
 }

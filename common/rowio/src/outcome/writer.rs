@@ -32,10 +32,7 @@ enum Form<W: Write> {
 impl<W: Write> OutcomeWriter<W> {
     /// A writer of JSON Lines.
     pub fn jsonl(to: W) -> Self {
-        Self(Form::Jsonl {
-            to: BufWriter::with_capacity(64 * 1024, to),
-            line: Vec::new(),
-        })
+        Self(Form::Jsonl { to: BufWriter::with_capacity(64 * 1024, to), line: Vec::new() })
     }
 
     /// A writer of CSV; the header row is written at once.

@@ -32,12 +32,7 @@ fn columns_are_typed_by_the_template() {
 
 #[test]
 fn csv_and_ndjson_give_the_same_rows() {
-    let csv = read(
-        b"custom_id,product,count\nx,Lamp,3\n,\"a\nb\",4",
-        FORMAT,
-        &template(),
-    )
-    .good();
+    let csv = read(b"custom_id,product,count\nx,Lamp,3\n,\"a\nb\",4", FORMAT, &template()).good();
     let lines =
         b"{\"custom_id\":\"x\",\"product\":\"Lamp\",\"count\":3}\n{\"count\":4,\"product\":\"a\\nb\"}";
     let ndjson = read(lines, RowFormat::Ndjson, &template()).good();
@@ -57,17 +52,11 @@ fn a_header_that_fits_no_row_ends_the_reading_with_a_hint() {
         (b"{\"product\":\"a\"}\n", "jsonl"),
         (b"product,product\na,b\n", "product: is the name of two columns"),
         (b"product,\na,b\n", "column 2 has no name"),
-        (
-            b"product,colour\na,b\n",
-            "colour: unknown variable; the template has: product, count, tags, tone",
-        ),
+        (b"product,colour\na,b\n", "colour: unknown variable; the template has: product, count, tags, tone"),
         (b"count\n1\n", "product: is required, but there is no such column"),
         (b"\"product\n", "not closed"),
         (b"pr\xf6duct\na\n", "UTF-8"),
-        (
-            b"custom_id,product,custom_id\n",
-            "custom_id: is the name of two columns",
-        ),
+        (b"custom_id,product,custom_id\n", "custom_id: is the name of two columns"),
     ];
     for (bytes, expected) in cases {
         let told = header_error(bytes);
@@ -87,12 +76,7 @@ fn a_row_of_another_length_is_told_with_its_line() {
 
 #[test]
 fn a_cell_of_the_wrong_type_is_a_problem_of_its_row() {
-    let told = read(
-        b"product,count,tone\na,two,warm\nb,1,loud\nc\xff,1,warm\n",
-        FORMAT,
-        &template(),
-    )
-    .told();
+    let told = read(b"product,count,tone\na,two,warm\nb,1,loud\nc\xff,1,warm\n", FORMAT, &template()).told();
     assert!(told[0].starts_with("line 2: count: "), "{told:?}");
     assert!(told[1].starts_with("line 3: tone: "), "{told:?}");
     assert_eq!(told[2], "line 4: not UTF-8");

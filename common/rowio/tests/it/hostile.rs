@@ -18,10 +18,7 @@ struct Endless {
 
 impl Read for Endless {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let count = usize::try_from(self.left)
-            .unwrap_or(usize::MAX)
-            .min(buffer.len())
-            .min(10_000);
+        let count = usize::try_from(self.left).unwrap_or(usize::MAX).min(buffer.len()).min(10_000);
         buffer[..count].fill(self.byte);
         self.left -= count as u64;
         Ok(count)
@@ -38,17 +35,10 @@ fn bad_lines<R: Read>(reader: RowReader<R>) -> Vec<u64> {
 
 #[test]
 fn a_line_of_100_mib_is_one_bad_row() {
-    let line = Endless {
-        byte: b'x',
-        left: 100 * MIB,
-    };
+    let line = Endless { byte: b'x', left: 100 * MIB };
     let rows = RowReader::new(line, RowFormat::Ndjson, template(), RowLimits::default());
     assert_eq!(bad_lines(rows), [1]);
-    let tail = Endless {
-        byte: b' ',
-        left: 3 * MIB,
-    }
-    .chain(&b"\n{\"product\":\"a\"}\n"[..]);
+    let tail = Endless { byte: b' ', left: 3 * MIB }.chain(&b"\n{\"product\":\"a\"}\n"[..]);
     let mut rows = RowReader::new(tail, RowFormat::Ndjson, template(), RowLimits::default());
     assert!(matches!(rows.next_row(), Ok(Some(ReadRow::Bad(bad))) if bad.line == 1));
     assert!(matches!(rows.next_row(), Ok(Some(ReadRow::Row(row))) if row.line == 2));
@@ -58,50 +48,25 @@ fn a_line_of_100_mib_is_one_bad_row() {
 #[test]
 fn a_csv_record_of_100_mib_is_one_bad_row() {
     for opening in ["product\n\"", "product\n"] {
-        let rows = opening.as_bytes().chain(Endless {
-            byte: b'x',
-            left: 100 * MIB,
-        });
+        let rows = opening.as_bytes().chain(Endless { byte: b'x', left: 100 * MIB });
         let rows = RowReader::new(rows, RowFormat::Csv, template(), RowLimits::default());
         assert_eq!(bad_lines(rows), [2], "{opening:?}");
     }
-    let commas = b"product\n".chain(Endless {
-        byte: b',',
-        left: 30 * MIB,
-    });
-    assert_eq!(
-        bad_lines(RowReader::new(
-            commas,
-            RowFormat::Csv,
-            template(),
-            RowLimits::default()
-        )),
-        [2]
-    );
+    let commas = b"product\n".chain(Endless { byte: b',', left: 30 * MIB });
+    assert_eq!(bad_lines(RowReader::new(commas, RowFormat::Csv, template(), RowLimits::default())), [2]);
     // A header without end fits no row.
-    let header = Endless {
-        byte: b'x',
-        left: 10 * MIB,
-    };
+    let header = Endless { byte: b'x', left: 10 * MIB };
     let mut rows = RowReader::new(header, RowFormat::Csv, template(), RowLimits::default());
     assert!(matches!(rows.next_row(), Err(ReadError::Header(_))));
 }
 
 #[test]
 fn a_row_of_exactly_the_limit_is_taken() {
-    let limits = RowLimits {
-        row_bytes: 40,
-        ..RowLimits::default()
-    };
+    let limits = RowLimits { row_bytes: 40, ..RowLimits::default() };
     let row = |len: usize| format!("{{\"product\":\"{}\"}}", "x".repeat(len - 14));
     for end in ["", "\n", "\r\n"] {
         let fits = format!("{}{end}", row(40));
-        assert_eq!(
-            read_within(fits.as_bytes(), RowFormat::Ndjson, &template(), limits)
-                .good()
-                .len(),
-            1
-        );
+        assert_eq!(read_within(fits.as_bytes(), RowFormat::Ndjson, &template(), limits).good().len(), 1);
         let long = format!("{}{end}", row(41));
         let problems = read_within(long.as_bytes(), RowFormat::Ndjson, &template(), limits).only_bad();
         assert_eq!(problems[0].to_string(), "longer than 40 bytes");
@@ -111,12 +76,7 @@ fn a_row_of_exactly_the_limit_is_taken() {
 #[test]
 fn deep_and_wide_rows_are_bad_rows() {
     let deep = format!("{{\"text\":{}{}}}", "[".repeat(100_000), "]".repeat(100_000));
-    assert_eq!(
-        read(deep.as_bytes(), RowFormat::Ndjson, &open_template())
-            .only_bad()
-            .len(),
-        1
-    );
+    assert_eq!(read(deep.as_bytes(), RowFormat::Ndjson, &open_template()).only_bad().len(), 1);
     let names: Vec<String> = (0..60_000).map(|n| format!("\"k{n}\":1")).collect();
     let wide = format!("{{{}}}", names.join(","));
     let problems = read(wide.as_bytes(), RowFormat::Ndjson, &template()).only_bad();
@@ -129,58 +89,29 @@ fn deep_and_wide_rows_are_bad_rows() {
 
 #[test]
 fn values_that_json_would_change_are_problems_and_others_survive() {
-    for lost in [
-        "1e400",
-        "123456789012345678901234567890",
-        "18446744073709551616",
-        "NaN",
-        "Infinity",
-        "-",
-    ] {
+    for lost in ["1e400", "123456789012345678901234567890", "18446744073709551616", "NaN", "Infinity", "-"] {
         let row = format!("{{\"text\":{lost}}}");
-        assert!(
-            !read(row.as_bytes(), RowFormat::Ndjson, &open_template())
-                .only_bad()
-                .is_empty(),
-            "{lost}"
-        );
+        assert!(!read(row.as_bytes(), RowFormat::Ndjson, &open_template()).only_bad().is_empty(), "{lost}");
     }
-    for kept in [
-        "18446744073709551615",
-        "-9223372036854775808",
-        "\"a\\u0000b\"",
-        "\"\u{2028}\u{202e}\"",
-        "0.1",
-    ] {
+    for kept in
+        ["18446744073709551615", "-9223372036854775808", "\"a\\u0000b\"", "\"\u{2028}\u{202e}\"", "0.1"]
+    {
         let row = format!("{{\"text\":{kept}}}");
         let stored = read(row.as_bytes(), RowFormat::Ndjson, &open_template()).good()[0].to_stored();
-        let (left, right): (serde_json::Value, serde_json::Value) = (
-            serde_json::from_str(&row).unwrap(),
-            serde_json::from_str(&stored.variables_json).unwrap(),
-        );
+        let (left, right): (serde_json::Value, serde_json::Value) =
+            (serde_json::from_str(&row).unwrap(), serde_json::from_str(&stored.variables_json).unwrap());
         assert_eq!(left, right);
     }
 }
 
 #[test]
 fn bytes_that_are_not_text_are_told_by_line_or_by_kind() {
-    let told = read(
-        b"{\"product\":\"a\"}\n{\"product\":\"\xff\"}\n",
-        RowFormat::Ndjson,
-        &template(),
-    )
-    .told();
+    let told = read(b"{\"product\":\"a\"}\n{\"product\":\"\xff\"}\n", RowFormat::Ndjson, &template()).told();
     assert_eq!(told[1], "line 2: not UTF-8 at byte 13");
     for format in [RowFormat::Ndjson, RowFormat::Csv] {
         let error = read(b"\x1f\x8b\x08\x00rest", format, &template()).error.unwrap();
-        assert!(
-            matches!(error, ReadError::NotText(_)) && error.to_string().contains("gzip"),
-            "{error}"
-        );
-        assert!(matches!(
-            read(b"\xff\xfe{\0", format, &template()).error,
-            Some(ReadError::NotText(_))
-        ));
+        assert!(matches!(error, ReadError::NotText(_)) && error.to_string().contains("gzip"), "{error}");
+        assert!(matches!(read(b"\xff\xfe{\0", format, &template()).error, Some(ReadError::NotText(_))));
     }
 }
 
@@ -192,10 +123,9 @@ fn a_failing_source_ends_the_reading_with_its_error() {
             Err(io::Error::other("the disk is gone"))
         }
     }
-    for (format, begin) in [
-        (RowFormat::Ndjson, "{\"product\":\"a\"}\n{\"pro"),
-        (RowFormat::Csv, "product\na\nb"),
-    ] {
+    for (format, begin) in
+        [(RowFormat::Ndjson, "{\"product\":\"a\"}\n{\"pro"), (RowFormat::Csv, "product\na\nb")]
+    {
         let source = Cursor::new(begin).chain(Failing);
         let mut rows = RowReader::new(source, format, template(), RowLimits::default());
         assert!(matches!(rows.next_row(), Ok(Some(ReadRow::Row(_)))), "{format:?}");
@@ -212,24 +142,15 @@ fn an_interrupted_read_is_tried_again() {
     impl Read for Stuttering<'_> {
         fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
             self.1 = !self.1;
-            if self.1 {
-                Err(io::ErrorKind::Interrupted.into())
-            } else {
-                self.0.read(&mut buffer[..1])
-            }
+            if self.1 { Err(io::ErrorKind::Interrupted.into()) } else { self.0.read(&mut buffer[..1]) }
         }
     }
-    for (format, rows) in [
-        (RowFormat::Ndjson, "{\"product\":\"a\"}\n"),
-        (RowFormat::Csv, "product\r\n\r\n\"a\"\r\n"),
-    ] {
+    for (format, rows) in
+        [(RowFormat::Ndjson, "{\"product\":\"a\"}\n"), (RowFormat::Csv, "product\r\n\r\n\"a\"\r\n")]
+    {
         let source = Stuttering(rows.as_bytes(), false);
         let rows = RowReader::new(source, format, template(), RowLimits::default());
-        assert_eq!(
-            rows.filter(|row| matches!(row, Ok(ReadRow::Row(_)))).count(),
-            1,
-            "{format:?}"
-        );
+        assert_eq!(rows.filter(|row| matches!(row, Ok(ReadRow::Row(_)))).count(), 1, "{format:?}");
     }
 }
 

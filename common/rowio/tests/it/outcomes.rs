@@ -45,10 +45,7 @@ fn call(cost: Option<&str>) -> Call {
         failure: None,
         status: Some(200),
         problems: Vec::new(),
-        tokens: Tokens {
-            prompt: 10,
-            completion: 5,
-        },
+        tokens: Tokens { prompt: 10, completion: 5 },
         cost: cost.map(|cost| cost.parse().unwrap()),
         generation: None,
     }
@@ -57,13 +54,8 @@ fn call(cost: Option<&str>) -> Call {
 fn succeeded(output: Output) -> Outcome {
     Outcome {
         custom_id: Some("sku,1".into()),
-        ending: Ending::Succeeded {
-            output,
-            repaired: true,
-        },
-        attempts: vec![Attempt {
-            calls: vec![call(Some("0.0001")), call(None)],
-        }],
+        ending: Ending::Succeeded { output, repaired: true },
+        attempts: vec![Attempt { calls: vec![call(Some("0.0001")), call(None)] }],
         cut: Totals::default(),
         flags: vec![Flag::Mended, Flag::UsageUnknown],
     }
@@ -72,18 +64,8 @@ fn succeeded(output: Output) -> Outcome {
 fn failed() -> Outcome {
     Outcome {
         custom_id: None,
-        ending: Ending::Failed {
-            kind: FailureKind::RateLimited,
-            message: "slow down".into(),
-        },
-        attempts: vec![
-            Attempt {
-                calls: vec![call(None)],
-            },
-            Attempt {
-                calls: vec![call(None)],
-            },
-        ],
+        ending: Ending::Failed { kind: FailureKind::RateLimited, message: "slow down".into() },
+        attempts: vec![Attempt { calls: vec![call(None)] }, Attempt { calls: vec![call(None)] }],
         cut: Totals::default(),
         flags: Vec::new(),
     }
@@ -164,15 +146,9 @@ fn an_object_output_is_spread_over_columns() {
 #[test]
 fn the_safe_dialect_guards_texts_and_leaves_numbers() {
     let full = succeeded(json_output(r#"{"title":"=HYPERLINK(\"x\")","score":-2.5}"#));
-    let options = CsvOptions {
-        dialect: CsvDialect::Safe,
-        byte_order_mark: true,
-    };
-    let written = csv(
-        &[OutcomeRecord::settled(0, &full)],
-        CsvColumns::of(&object_template(), false),
-        options,
-    );
+    let options = CsvOptions { dialect: CsvDialect::Safe, byte_order_mark: true };
+    let written =
+        csv(&[OutcomeRecord::settled(0, &full)], CsvColumns::of(&object_template(), false), options);
     assert!(written.starts_with("\u{feff}\"index\","), "{written}");
     let row = written.lines().nth(1).unwrap();
     let expected = "0,\"sku,1\",\"succeeded\",\"'=HYPERLINK(\"\"x\"\")\",-2.5,\"\",\"\",\"\",1,2,20,10,0.0001,\
@@ -185,21 +161,14 @@ fn members_the_schema_lets_through_are_not_lost() {
     let open =
         template(&json!({ "format": "json", "schema": { "type": "object", "properties": { "a": {} } } }));
     let outcome = succeeded(json_output(r#"{"b":"x","a":1,"c":[2]}"#));
-    let written = csv(
-        &[OutcomeRecord::settled(0, &outcome)],
-        CsvColumns::of(&open, false),
-        CsvOptions::default(),
-    );
+    let written =
+        csv(&[OutcomeRecord::settled(0, &outcome)], CsvColumns::of(&open, false), CsvOptions::default());
     let mut reader = csv::Reader::from_reader(written.as_bytes());
     let header: Vec<String> = reader.headers().unwrap().iter().map(str::to_owned).collect();
     let row = reader.records().next().unwrap().unwrap();
     assert_eq!(
         (&header[3..5], &row[3], &row[4]),
-        (
-            &["output.a".to_owned(), "output_other".to_owned()][..],
-            "1",
-            r#"{"b":"x","c":[2]}"#
-        )
+        (&["output.a".to_owned(), "output_other".to_owned()][..], "1", r#"{"b":"x","c":[2]}"#)
     );
 }
 
@@ -207,34 +176,16 @@ fn members_the_schema_lets_through_are_not_lost() {
 fn variables_an_open_template_does_not_name_stand_in_one_column() {
     let outcome = succeeded(text_output("x"));
     let record = OutcomeRecord::settled(0, &outcome).with_input(r#"{"text":"t","more":[1]}"#);
-    let written = csv(
-        &[record],
-        CsvColumns::of(&open_template(), true),
-        CsvOptions::default(),
-    );
-    assert!(
-        written
-            .lines()
-            .next()
-            .unwrap()
-            .ends_with(",flags,input.text,input_other"),
-        "{written}"
-    );
-    assert!(
-        written.trim_end().ends_with(r#",t,"{""more"":[1]}""#),
-        "{written}"
-    );
+    let written = csv(&[record], CsvColumns::of(&open_template(), true), CsvOptions::default());
+    assert!(written.lines().next().unwrap().ends_with(",flags,input.text,input_other"), "{written}");
+    assert!(written.trim_end().ends_with(r#",t,"{""more"":[1]}""#), "{written}");
 }
 
 #[test]
 fn an_output_of_another_shape_is_refused_and_leaves_no_half_row() {
     let columns = CsvColumns::of(&object_template(), false);
     let mut writer = OutcomeWriter::csv(Vec::new(), columns, CsvOptions::default()).unwrap();
-    for bad in [
-        json_output("[1]"),
-        json_output(r#"{"unknown":1}"#),
-        text_output("x"),
-    ] {
+    for bad in [json_output("[1]"), json_output(r#"{"unknown":1}"#), text_output("x")] {
         let outcome = succeeded(bad);
         let error = writer.write(&OutcomeRecord::settled(9, &outcome)).unwrap_err();
         assert!(matches!(error, WriteError::Corrupt { index: 9 }));

@@ -34,11 +34,7 @@ fn json() -> impl Strategy<Value = Value> {
 }
 
 fn stored(bytes: &[u8], format: RowFormat, template: &Arc<promptmill_prompt::Template>) -> Vec<StoredRow> {
-    read(bytes, format, template)
-        .good()
-        .iter()
-        .map(promptmill_rowio::CheckedRow::to_stored)
-        .collect()
+    read(bytes, format, template).good().iter().map(promptmill_rowio::CheckedRow::to_stored).collect()
 }
 
 fn digest(rows: &[StoredRow]) -> [u8; 32] {
@@ -95,28 +91,13 @@ proptest! {
 fn the_digest_tells_changed_rows_and_not_changed_writing() {
     let template = open_template();
     let of = |text: &str, format| digest(&stored(text.as_bytes(), format, &template));
-    let base = of(
-        "{\"text\":\"a\"}\n{\"text\":\"b\",\"n\":\"1\"}\n",
-        RowFormat::Ndjson,
-    );
+    let base = of("{\"text\":\"a\"}\n{\"text\":\"b\",\"n\":\"1\"}\n", RowFormat::Ndjson);
     assert_eq!(
-        of(
-            "{\"variables\":{\"text\":\"\\u0061\"}}\r\n\n{\"n\":\"1\", \"text\":\"b\"}",
-            RowFormat::Ndjson
-        ),
+        of("{\"variables\":{\"text\":\"\\u0061\"}}\r\n\n{\"n\":\"1\", \"text\":\"b\"}", RowFormat::Ndjson),
         base
     );
-    assert_ne!(
-        of(
-            "{\"text\":\"b\",\"n\":\"1\"}\n{\"text\":\"a\"}\n",
-            RowFormat::Ndjson
-        ),
-        base
-    );
-    assert_ne!(
-        of("{\"text\":\"a\"}\n{\"text\":\"b\",\"n\":1}\n", RowFormat::Ndjson),
-        base
-    );
+    assert_ne!(of("{\"text\":\"b\",\"n\":\"1\"}\n{\"text\":\"a\"}\n", RowFormat::Ndjson), base);
+    assert_ne!(of("{\"text\":\"a\"}\n{\"text\":\"b\",\"n\":1}\n", RowFormat::Ndjson), base);
     let (csv, ndjson) = ("text,n\na,1\n", "{\"text\":\"a\",\"n\":\"1\"}");
     assert_eq!(of(csv, RowFormat::Csv), of(ndjson, RowFormat::Ndjson));
 }

@@ -27,10 +27,8 @@ pub(crate) fn open_template() -> Arc<Template> {
 
 /// A template with these variables, all strings.
 pub(crate) fn strings(names: &[&str]) -> Arc<Template> {
-    let variables: serde_json::Map<String, Value> = names
-        .iter()
-        .map(|name| ((*name).to_owned(), json!({ "type": "string" })))
-        .collect();
+    let variables: serde_json::Map<String, Value> =
+        names.iter().map(|name| ((*name).to_owned(), json!({ "type": "string" }))).collect();
     parse(&json!({
         "name": "strings",
         "messages": [{ "role": "user", "content": "x" }],
@@ -67,10 +65,7 @@ pub(crate) fn read_within(
             Err(error) => break Some(error),
         }
     };
-    assert!(
-        matches!(reader.next_row(), Ok(None)),
-        "a reader that ended stays ended"
-    );
+    assert!(matches!(reader.next_row(), Ok(None)), "a reader that ended stays ended");
     Read { rows, error }
 }
 
@@ -96,11 +91,7 @@ impl Read {
         }
         let tell = |row| match row {
             ReadRow::Row(row) => {
-                let id = row
-                    .custom_id
-                    .as_deref()
-                    .map(|id| format!("{id} "))
-                    .unwrap_or_default();
+                let id = row.custom_id.as_deref().map(|id| format!("{id} ")).unwrap_or_default();
                 format!("{}: {id}{}", row.line, row.variables.to_json())
             }
             ReadRow::Bad(problems) => problems.to_string(),
