@@ -1,5 +1,6 @@
 //! The folder that holds the state of a run: whether it may be used, and what an earlier run left in it.
 
+use std::ffi::OsStr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -36,9 +37,11 @@ impl StateDir {
                 path.display()
             )));
         }
+        // A run that was killed while it made the folder may have left any of its own files there.
         let holds_others = || {
-            let entries = std::fs::read_dir(&path).map_or(0, |entries| entries.flatten().count());
-            entries > 0 && !path.join(DATABASE).exists()
+            let ours = |name: &OsStr| name.as_encoded_bytes().starts_with(b"promptmill.");
+            std::fs::read_dir(&path)
+                .is_ok_and(|entries| entries.flatten().any(|entry| !ours(&entry.file_name())))
         };
         if holds_others() {
             return Err(Failure::input(format!(

@@ -238,6 +238,21 @@ fn a_finished_run_is_resumed_without_a_call_and_refuses_other_rows() {
 }
 
 #[test]
+fn a_state_folder_must_be_ours_and_may_be_half_made() {
+    let desk = Desk::with_rows(2);
+    let state = desk.path("out.jsonl.promptmill");
+    std::fs::create_dir(&state).unwrap();
+    std::fs::write(state.join("notes.txt"), "mine").unwrap();
+    desk.run("demo:any", &[]).check_code(2).check_says("holds other files");
+    desk.run("demo:any", &["--fresh"]).check_code(2).check_says("holds other files");
+    assert!(state.join("notes.txt").exists());
+    std::fs::remove_file(state.join("notes.txt")).unwrap();
+    // What a run leaves that was killed before its database was there.
+    std::fs::write(state.join("promptmill.lock"), "").unwrap();
+    desk.run("demo:any", &[]).check_code(0);
+}
+
+#[test]
 fn two_runs_cannot_share_a_state_folder() {
     let doubles =
         Doubles::start(Config { plan: FaultPlan::always(Fault::Hang), ..Config::default() }).unwrap();

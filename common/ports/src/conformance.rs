@@ -1,3 +1,4 @@
 //! What every backend must pass, as functions over the ports and a macro that makes a test of each.
 
+pub mod hub;
 pub mod store;

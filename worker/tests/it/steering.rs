@@ -1,5 +1,7 @@
 //! A batch that is paused, resumed, cancelled, over its budget or doomed.
 
+use std::sync::atomic::{AtomicU32, Ordering};
+
 use promptmill_domain::{
     BatchEvent, BatchLimits, BatchState, FailureKind, ItemCode, PauseReason, batch::GUARD_SAMPLE,
 };
@@ -10,7 +12,11 @@ use crate::support::{Scene, eventually};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_cancel_seals_what_is_open_and_a_late_reply_is_no_result() {
-    let provider = Scripted::new(|row, _| if row < 10 { Does::Answer } else { Does::AnswerLater });
+    // By the order of the calls and not by the row: items of a worker begin in no particular order.
+    let calls = AtomicU32::new(0);
+    let provider = Scripted::new(move |_, _| {
+        if calls.fetch_add(1, Ordering::SeqCst) < 10 { Does::Answer } else { Does::AnswerLater }
+    });
     let scene = Scene::new(provider.clone()).schedule();
     let batch = scene.submit(100).await;
     let worker = scene.worker(8).await;

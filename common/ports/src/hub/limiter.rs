@@ -78,34 +78,3 @@ impl Lanes {
         lane.freed.notify_waiters();
     }
 }
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test]
-    async fn a_lane_runs_no_more_calls_than_its_limit() {
-        let lanes = Lanes::default();
-        let id = LaneId::new("demo", "none");
-        lanes.set_concurrency(&id, Some(1));
-        let first = lanes.acquire(&id, 0).await.unwrap();
-        let mut second = Box::pin(lanes.acquire(&id, 0));
-        assert!(futures_util::poll!(&mut second).is_pending());
-        drop(first);
-        assert!(second.await.is_ok());
-    }
-
-    #[tokio::test]
-    async fn a_paused_lane_gives_no_permit_and_wakes_who_waits() {
-        let lanes = Lanes::default();
-        let id = LaneId::new("demo", "none");
-        lanes.set_concurrency(&id, Some(1));
-        let _held = lanes.acquire(&id, 0).await.unwrap();
-        let mut waiting = Box::pin(lanes.acquire(&id, 0));
-        assert!(futures_util::poll!(&mut waiting).is_pending());
-        lanes.pause(&id, 50);
-        lanes.pause(&id, 20);
-        assert!(matches!(waiting.await, Err(Denied::Paused { until_ms: 50 })));
-        assert!(lanes.acquire(&LaneId::new("other", "none"), 0).await.is_ok());
-    }
-}

@@ -138,36 +138,3 @@ impl Signals for MemoryHub {
         self.signals.subscribe()
     }
 }
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use promptmill_domain::BatchId;
-
-    fn chunk(n: u32) -> ChunkId {
-        ChunkId { batch: BatchId::from_bytes([1; 16]), n }
-    }
-
-    #[tokio::test]
-    async fn hints_come_by_priority_then_arrival_and_once() {
-        let hub = MemoryHub::new();
-        hub.push(&[(chunk(1), 0), (chunk(2), 5), (chunk(3), 0), (chunk(1), 9)]).await.unwrap();
-        assert_eq!(hub.depth().await.unwrap(), 3);
-        let taken = hub.pop(2, Duration::ZERO).await.unwrap();
-        assert_eq!(taken, [chunk(2), chunk(1)]);
-        assert_eq!(hub.pop(9, Duration::ZERO).await.unwrap(), [chunk(3)]);
-        assert!(hub.pop(9, Duration::ZERO).await.unwrap().is_empty());
-    }
-
-    #[tokio::test]
-    async fn a_waiting_pop_gets_what_is_pushed() {
-        let hub = std::sync::Arc::new(MemoryHub::new());
-        let waiting = tokio::spawn({
-            let hub = hub.clone();
-            async move { hub.pop(1, Duration::from_secs(600)).await.unwrap() }
-        });
-        tokio::task::yield_now().await;
-        hub.push(&[(chunk(7), 0)]).await.unwrap();
-        assert_eq!(waiting.await.unwrap(), [chunk(7)]);
-    }
-}

@@ -1,0 +1,207 @@
+//! The conformance suite of the hub ports: each function is one sentence about a fresh hub and panics where it is not true.
+//!
+//! [`hub_conformance!`](crate::hub_conformance) makes a test of each. What a hub may do beyond (lose, repeat, delay) is not asked
+//! here: these are the sentences about a hub whose memory holds.
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a conformance case is a test that lives outside cfg(test)"
+)]
+
+use std::time::Duration;
+
+use promptmill_domain::{BatchId, ChunkId, LaneId};
+
+use crate::hub_ports::{Denied, Limiter, Queue, Signal, Signals};
+
+/// Everything a hub must offer.
+pub trait Hub: Queue + Limiter + Signals {}
+
+impl<T: Queue + Limiter + Signals> Hub for T {}
+
+/// Long enough that it never passes in a test that is right.
+const LONG: Duration = Duration::from_secs(60);
+
+/// Makes a `#[tokio::test]` of every case. The expression makes a fresh hub: anything that dereferences to a
+/// [`Hub`](crate::conformance::hub::Hub); it may await, and is dropped at the end of the case.
+#[macro_export]
+macro_rules! hub_conformance {
+    ($make:expr) => {
+        $crate::hub_conformance! { @cases $make;
+            a_chunk_is_queued_once_and_again_after_it_was_taken
+            hints_come_by_priority_then_arrival
+            a_pop_takes_no_more_than_it_asked_for
+            an_empty_queue_answers_with_nothing_when_the_wait_is_over
+            a_waiting_pop_gets_what_is_pushed
+            a_lane_runs_no_more_calls_than_its_limit
+            a_raised_limit_lets_the_waiting_go
+            a_lane_without_a_limit_gives_every_permit
+            a_paused_lane_gives_no_permit_before_its_time
+            the_later_of_two_pauses_holds
+            who_waits_for_a_place_learns_of_a_pause
+            lanes_do_not_touch_each_other
+            every_subscriber_hears_a_signal
+            a_pause_is_told_to_subscribers
+        }
+    };
+    (@cases $make:expr; $($case:ident)*) => {$(
+        #[tokio::test]
+        async fn $case() {
+            let hub = $make;
+            $crate::conformance::hub::$case(&*hub).await;
+        }
+    )*};
+}
+
+fn chunk(n: u32) -> ChunkId {
+    ChunkId { batch: BatchId::from_bytes(rand::random()), n }
+}
+
+fn lane() -> LaneId {
+    LaneId::new("conformance", &format!("{:x}", rand::random::<u64>()))
+}
+
+/// See its name.
+pub async fn a_chunk_is_queued_once_and_again_after_it_was_taken(hub: &dyn Hub) {
+    let one = chunk(1);
+    hub.push(&[(one, 0), (one, 5)]).await.unwrap();
+    hub.push(&[(one, 0)]).await.unwrap();
+    assert_eq!(hub.depth().await.unwrap(), 1);
+    assert_eq!(hub.pop(9, Duration::ZERO).await.unwrap(), [one]);
+    assert_eq!(hub.depth().await.unwrap(), 0);
+    hub.push(&[(one, 0)]).await.unwrap();
+    assert_eq!(hub.pop(9, Duration::ZERO).await.unwrap(), [one]);
+}
+
+/// See its name.
+pub async fn hints_come_by_priority_then_arrival(hub: &dyn Hub) {
+    let chunks: Vec<ChunkId> = (0..4).map(chunk).collect();
+    hub.push(&[(chunks[0], 0), (chunks[1], -3)]).await.unwrap();
+    hub.push(&[(chunks[2], 7), (chunks[3], 0)]).await.unwrap();
+    let taken = hub.pop(9, Duration::ZERO).await.unwrap();
+    assert_eq!(taken, [chunks[2], chunks[0], chunks[3], chunks[1]]);
+}
+
+/// See its name.
+pub async fn a_pop_takes_no_more_than_it_asked_for(hub: &dyn Hub) {
+    let hints: Vec<(ChunkId, i16)> = (0..5).map(|n| (chunk(n), 0)).collect();
+    hub.push(&hints).await.unwrap();
+    assert_eq!(hub.pop(2, Duration::ZERO).await.unwrap().len(), 2);
+    assert_eq!(hub.pop(0, Duration::ZERO).await.unwrap().len(), 0);
+    assert_eq!(hub.depth().await.unwrap(), 3);
+}
+
+/// See its name.
+pub async fn an_empty_queue_answers_with_nothing_when_the_wait_is_over(hub: &dyn Hub) {
+    assert!(hub.pop(1, Duration::ZERO).await.unwrap().is_empty());
+    assert!(hub.pop(1, Duration::from_millis(5)).await.unwrap().is_empty());
+}
+
+/// See its name.
+pub async fn a_waiting_pop_gets_what_is_pushed(hub: &dyn Hub) {
+    let one = chunk(1);
+    let push = async {
+        tokio::task::yield_now().await;
+        hub.push(&[(one, 0)]).await.unwrap();
+    };
+    let (taken, ()) = tokio::join!(hub.pop(1, LONG), push);
+    assert_eq!(taken.unwrap(), [one]);
+}
+
+/// See its name.
+pub async fn a_lane_runs_no_more_calls_than_its_limit(hub: &dyn Hub) {
+    let lane = lane();
+    hub.set_concurrency(&lane, Some(2)).await.unwrap();
+    let first = hub.acquire(&lane, 1, 0).await.unwrap();
+    let _second = hub.acquire(&lane, 1, 0).await.unwrap();
+    let mut third = Box::pin(hub.acquire(&lane, 1, 0));
+    assert!(futures_util::poll!(&mut third).is_pending());
+    drop(first);
+    assert!(tokio::time::timeout(LONG, third).await.unwrap().is_ok());
+}
+
+/// See its name.
+pub async fn a_raised_limit_lets_the_waiting_go(hub: &dyn Hub) {
+    let lane = lane();
+    hub.set_concurrency(&lane, Some(1)).await.unwrap();
+    let _held = hub.acquire(&lane, 1, 0).await.unwrap();
+    let mut waiting = Box::pin(hub.acquire(&lane, 1, 0));
+    assert!(futures_util::poll!(&mut waiting).is_pending());
+    hub.set_concurrency(&lane, None).await.unwrap();
+    assert!(tokio::time::timeout(LONG, waiting).await.unwrap().is_ok());
+}
+
+/// See its name.
+pub async fn a_lane_without_a_limit_gives_every_permit(hub: &dyn Hub) {
+    let lane = lane();
+    let mut permits = Vec::new();
+    for _ in 0..100 {
+        permits.push(hub.acquire(&lane, 1, 0).await.unwrap());
+    }
+    assert_eq!(permits.len(), 100);
+}
+
+/// See its name.
+pub async fn a_paused_lane_gives_no_permit_before_its_time(hub: &dyn Hub) {
+    let lane = lane();
+    hub.pause(&lane, 1_000).await.unwrap();
+    check_paused(hub, &lane, 999, 1_000).await;
+    assert!(hub.acquire(&lane, 1, 1_000).await.is_ok());
+}
+
+/// See its name.
+pub async fn the_later_of_two_pauses_holds(hub: &dyn Hub) {
+    let lane = lane();
+    hub.pause(&lane, 2_000).await.unwrap();
+    hub.pause(&lane, 1_000).await.unwrap();
+    check_paused(hub, &lane, 1_500, 2_000).await;
+}
+
+/// See its name.
+pub async fn who_waits_for_a_place_learns_of_a_pause(hub: &dyn Hub) {
+    let lane = lane();
+    hub.set_concurrency(&lane, Some(1)).await.unwrap();
+    let _held = hub.acquire(&lane, 1, 0).await.unwrap();
+    let mut waiting = Box::pin(hub.acquire(&lane, 1, 0));
+    assert!(futures_util::poll!(&mut waiting).is_pending());
+    hub.pause(&lane, 50).await.unwrap();
+    let denied = tokio::time::timeout(LONG, waiting).await.unwrap();
+    assert!(matches!(denied, Err(Denied::Paused { until_ms: 50 })), "{denied:?}");
+}
+
+/// See its name.
+pub async fn lanes_do_not_touch_each_other(hub: &dyn Hub) {
+    let (still, other) = (lane(), lane());
+    hub.pause(&still, u64::MAX).await.unwrap();
+    hub.set_concurrency(&still, Some(1)).await.unwrap();
+    assert!(hub.acquire(&other, 1, 0).await.is_ok());
+}
+
+/// See its name.
+pub async fn every_subscriber_hears_a_signal(hub: &dyn Hub) {
+    let signal = Signal::BatchChanged(BatchId::from_bytes(rand::random()));
+    // Without a subscriber it is lost, and that is no error.
+    hub.publish(signal.clone()).await.unwrap();
+    let (mut one, mut two) = (hub.subscribe(), hub.subscribe());
+    hub.publish(signal.clone()).await.unwrap();
+    for heard in [&mut one, &mut two] {
+        assert_eq!(tokio::time::timeout(LONG, heard.recv()).await.unwrap().unwrap(), signal);
+    }
+}
+
+/// See its name.
+pub async fn a_pause_is_told_to_subscribers(hub: &dyn Hub) {
+    let lane = lane();
+    let mut heard = hub.subscribe();
+    hub.pause(&lane, 77).await.unwrap();
+    let signal = tokio::time::timeout(LONG, heard.recv()).await.unwrap().unwrap();
+    assert_eq!(signal, Signal::LanePaused { lane, until_ms: 77 });
+}
+
+async fn check_paused(hub: &dyn Hub, lane: &LaneId, now_ms: u64, until_ms: u64) {
+    match hub.acquire(lane, 1, now_ms).await {
+        Err(Denied::Paused { until_ms: told }) => assert_eq!(told, until_ms),
+        Err(Denied::Unavailable(error)) => panic!("{error}"),
+        Ok(_) => panic!("a permit of a lane that stands still"),
+    }
+}
