@@ -8,6 +8,7 @@
 
 mod edges;
 mod faults;
+mod hub;
 mod journeys;
 mod kill;
 mod llama;

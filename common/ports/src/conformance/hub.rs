@@ -23,7 +23,7 @@ impl<T: Queue + Limiter + Signals> Hub for T {}
 const LONG: Duration = Duration::from_secs(60);
 
 /// Makes a `#[tokio::test]` of every case. The expression makes a fresh hub: anything that dereferences to a
-/// [`Hub`](crate::conformance::hub::Hub); it may await, and is dropped at the end of the case.
+/// [`Hub`]; it may await, and is dropped at the end of the case.
 #[macro_export]
 macro_rules! hub_conformance {
     ($make:expr) => {
