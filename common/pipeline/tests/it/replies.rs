@@ -1,6 +1,6 @@
 //! What becomes of a reply: accepted, asked again, rejected, cut.
 
-use promptmill_domain::{Ending, FailureKind, Output, Role};
+use promptmill_domain::{Ending, FailureKind, Flag, Output, Role};
 use promptmill_provider::Finish;
 
 use crate::support::*;
@@ -157,4 +157,22 @@ async fn a_stored_row_that_is_no_object_is_our_own_fault() {
     let mut input = item(0);
     input.variables = "[1]".to_owned();
     assert_eq!(failed(scene.run_item(input).await).0, FailureKind::Internal);
+}
+
+#[tokio::test(start_paused = true)]
+async fn json_whose_end_was_not_kept_fails_at_once_and_a_text_is_kept_with_a_flag() {
+    let cut = |content: &str| {
+        ends(content, Finish::Stop).map(|mut reply| {
+            reply.flags.push(Flag::ReplyCut);
+            reply
+        })
+    };
+    let scene = Scene::of(vec![cut("{\"word\":\"begun")]);
+    let (kind, _, outcome) = failed(scene.run().await);
+    assert_eq!((kind, scene.provider.calls()), (FailureKind::ReplyTooLarge, 1));
+    assert_eq!(outcome.attempts[0].calls[0].failure, Some(FailureKind::ReplyTooLarge));
+
+    let scene = Setting::text().scene(in_turn(vec![cut("a long text")]));
+    let (_, outcome) = succeeded(scene.run().await);
+    assert!(outcome.flags.contains(&Flag::ReplyCut), "{:?}", outcome.flags);
 }
