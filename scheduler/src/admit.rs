@@ -20,8 +20,8 @@ pub(crate) async fn run_once(engine: &Engine, batches: &[Batch], turn: usize) ->
     let mut room = WINDOW.saturating_sub(queued);
     let mut admitted = 0;
     let mut candidates: Vec<&Batch> = batches.iter().filter(|batch| batch.state.may_begin()).collect();
-    candidates.sort_by_key(|batch| std::cmp::Reverse(batch.spec.priority));
-    for equals in candidates.chunk_by_mut(|a, b| a.spec.priority == b.spec.priority) {
+    candidates.sort_by_key(|batch| std::cmp::Reverse(batch.limits.priority));
+    for equals in candidates.chunk_by_mut(|a, b| a.limits.priority == b.limits.priority) {
         // Where there is room for one chunk at a time, the oldest batch would else take it every time.
         equals.rotate_left(turn % equals.len());
         let share = room.div_ceil(equals.len()).max(1);
@@ -37,7 +37,7 @@ pub(crate) async fn run_once(engine: &Engine, batches: &[Batch], turn: usize) ->
             let chunks = engine.store.admit(&waiting, engine.clock.now_ms()).await?;
             room -= chunks.len().min(room);
             admitted += chunks.len();
-            let hints: Vec<_> = chunks.into_iter().map(|chunk| (chunk, batch.spec.priority)).collect();
+            let hints: Vec<_> = chunks.into_iter().map(|chunk| (chunk, batch.limits.priority)).collect();
             if let Err(error) = engine.queue.push(&hints).await {
                 // They are ready in the store; the sweep hints them again.
                 tracing::warn!(error = %error, "hints could not be queued");

@@ -35,7 +35,7 @@ async fn hint(engine: &Engine, batches: &[Batch], chunks: Vec<ChunkId>) {
     let running: HashMap<BatchId, i16> = batches
         .iter()
         .filter(|batch| batch.state.may_begin())
-        .map(|batch| (batch.id, batch.spec.priority))
+        .map(|batch| (batch.id, batch.limits.priority))
         .collect();
     let hints: Vec<_> = chunks
         .into_iter()

@@ -249,7 +249,7 @@ pub(crate) async fn carry_out(engine: Engine, mut orders: mpsc::UnboundedReceive
     while let Some(Steer { batch, reason }) = orders.recv().await {
         let event = BatchEvent::Pause(reason);
         loop {
-            match engine.store.steer(&batch.tenant, batch.id, event.clone()).await {
+            match engine.store.steer(&batch.tenant, batch.id, event.clone(), engine.clock.now_ms()).await {
                 Ok(_) => {
                     batch.pausing.store(false, Ordering::Release);
                     let _ = engine.signals.publish(Signal::BatchChanged(batch.id)).await;

@@ -32,7 +32,7 @@ pub(crate) async fn keep_alive(
             _ = ticks.tick() => {
                 let sent = Instant::now();
                 beat += 1;
-                match engine.store.beat(session, beat).await {
+                match engine.store.beat(session, beat, None).await {
                     Ok(BeatAnswer::Alive { changes }) => {
                         gate.beat_stored(sent);
                         // Known only once every batch could be read: what failed now is read again at the next beat.

@@ -84,7 +84,11 @@ pub(crate) async fn take(
     });
     let mut at_hand = Vec::with_capacity(BLOCKS_IN_FLIGHT);
     while stored.recv_many(&mut at_hand, BLOCKS_IN_FLIGHT).await > 0 {
-        engine.store.put_rows(tenant, id, upload, std::mem::take(&mut at_hand)).await.map_err(unstored)?;
+        engine
+            .store
+            .put_rows(tenant, id, upload, std::mem::take(&mut at_hand), engine.clock.now_ms())
+            .await
+            .map_err(unstored)?;
     }
     let taken = reading.await.map_err(|error| Failure::work("reading the rows broke off", error))??;
     let part = PartCommit { part: 0, upload, blocks: taken.blocks, digest: taken.digest };
@@ -139,7 +143,7 @@ fn read(
     let mut emit = |block: promptmill_rowio::RowBlock| {
         let seq = blocks;
         blocks += 1;
-        keep(RowBlock { seq, len: block.len, bytes: block.bytes.into() })
+        keep(RowBlock { seq, len: block.len, bytes: block.bytes.into(), ids: bytes::Bytes::new() })
     };
     let mut store = |row: &StoredRow, digest: &mut RowsDigest| {
         digest.push(row);

@@ -18,8 +18,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use promptmill_domain::{
-    BatchEvent, BatchId, BatchLimits, BatchSpec, BatchState, LaneId, ModelRef, ModelSettings, PauseReason,
-    TenantId,
+    BatchEvent, BatchId, BatchLimits, BatchSpec, BatchState, LaneId, ModelRef, PauseReason, TenantId,
 };
 use promptmill_ports::{Progress, flow};
 use promptmill_prompt::Template;
@@ -57,14 +56,9 @@ pub(crate) async fn run(args: RunArgs) -> Result<Exit, Failure> {
         shutdown_signals().map_err(|error| Failure::work("signals cannot be handled", error))?;
 
     let tenant = TenantId::default_tenant();
-    let spec = BatchSpec {
-        template: template.source().to_owned(),
-        model: model.clone(),
-        settings: ModelSettings::default(),
-        max_attempts: BatchSpec::default_max_attempts(),
-        priority: 0,
-    };
-    let limits = BatchLimits { max_concurrency: None, max_cost: args.max_cost, guard: !args.no_guard };
+    let lane = LaneId::new(provider.name(), provider.credential_name());
+    let spec = BatchSpec::new(template.source().to_owned(), model.clone(), lane.clone());
+    let limits = BatchLimits { max_cost: args.max_cost, guard: !args.no_guard, ..BatchLimits::default() };
     let batch = match state.look(&engine, &tenant, args.resume).await? {
         Found::Nothing => tokio::select! {
             taken = intake::take(&engine, &tenant, spec, limits, rows, &args, &template) => taken?,
@@ -76,7 +70,6 @@ pub(crate) async fn run(args: RunArgs) -> Result<Exit, Failure> {
             earlier.id
         }
     };
-    let lane = LaneId::new(provider.name(), provider.credential_name());
     go_on(&engine, &tenant, batch, &lane, limits).await?;
 
     let scene =
@@ -116,11 +109,17 @@ async fn go_on(
     let stored = engine.store.batch(tenant, batch).await.map_err(stuck)?;
     match stored.state {
         BatchState::Draft | BatchState::Submitting => {
-            flow::submit(engine.store.as_ref(), tenant, batch, lane).await.map_err(stuck)?;
+            flow::submit(engine.store.as_ref(), tenant, batch, lane, engine.clock.now_ms())
+                .await
+                .map_err(stuck)?;
         }
         BatchState::Paused { .. } => {
             engine.store.set_limits(tenant, batch, limits).await.map_err(stuck)?;
-            engine.store.steer(tenant, batch, BatchEvent::Resume).await.map_err(stuck)?;
+            engine
+                .store
+                .steer(tenant, batch, BatchEvent::Resume, engine.clock.now_ms())
+                .await
+                .map_err(stuck)?;
         }
         BatchState::Queued | BatchState::Running => {
             engine.store.set_limits(tenant, batch, limits).await.map_err(stuck)?;

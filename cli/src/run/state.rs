@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use promptmill_domain::{Batch, BatchSpec, BatchState, TenantId};
-use promptmill_ports::StoreError;
+use promptmill_ports::{BatchFilter, StoreError};
 use promptmill_runtime::{Engine, EngineError, Providers};
 
 use super::target::Target;
@@ -86,7 +86,9 @@ impl StateDir {
             Failure::work(format!("the state of the run in {} cannot be read", self.path.display()), error)
         };
         let mut found = Found::Nothing;
-        for batch in engine.store.batches(tenant, 100).await.map_err(unreadable)? {
+        for batch in
+            engine.store.batches(tenant, &BatchFilter::default(), None, 100).await.map_err(unreadable)?
+        {
             if batch.state == BatchState::Draft {
                 while !engine.store.delete(tenant, batch.id).await.map_err(unreadable)? {}
             } else {
@@ -127,7 +129,7 @@ pub(crate) async fn must_be_same(
     if earlier.spec.model != wanted.model {
         changed.push("the model");
     }
-    if parts.iter().map(|(_, digest)| *digest).ne([digest]) {
+    if parts.iter().map(|part| part.digest).ne([digest]) {
         changed.push("the rows");
     }
     if changed.is_empty() {

@@ -1,10 +1,13 @@
 //! A batch: what a client submits, and the states it goes through.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use crate::chat::{ModelRef, ModelSettings};
+use crate::filter::ItemFilter;
 use crate::head::{ChunkState, Head};
-use crate::ids::{BatchId, TenantId};
+use crate::ids::{BatchId, LaneId, TemplateId, TenantId};
 use crate::money::Money;
 use crate::outcome::{FailureKind, ItemCode, Totals};
 
@@ -13,24 +16,106 @@ use crate::outcome::{FailureKind, ItemCode, Totals};
 pub struct BatchSpec {
     /// The pinned template version: its JSON text.
     pub template: String,
+    /// The stored template version the text was taken from, where it was.
+    #[serde(default)]
+    pub template_ref: Option<TemplateRef>,
     /// The model that answers.
     pub model: ModelRef,
+    /// The lane its calls go through.
+    pub lane: LaneId,
     /// Settings that win over the template's, field by field.
     #[serde(default)]
     pub settings: ModelSettings,
     /// Attempts at an item before it fails, those not counted that failed for the whole lane's trouble.
     #[serde(default = "BatchSpec::default_max_attempts")]
     pub max_attempts: u32,
-    /// Larger is served earlier.
+    /// Which raw replies are kept in the history of calls.
     #[serde(default)]
-    pub priority: i16,
+    pub store_replies: StoreReplies,
+    /// What people call it.
+    #[serde(default)]
+    pub name: Option<String>,
+    /// For lists to filter by.
+    #[serde(default)]
+    pub labels: BTreeMap<String, String>,
+    /// The submitter's own JSON, given back as it is.
+    #[serde(default)]
+    pub metadata: Option<String>,
+    /// How long after its end the batch is kept, milliseconds; `None` is the installation's default.
+    #[serde(default)]
+    pub retention_ms: Option<u64>,
+    /// Who is told about its events.
+    #[serde(default)]
+    pub webhook: Option<Webhook>,
+    /// The batch whose failed rows it runs again.
+    #[serde(default)]
+    pub retry_of: Option<RetryOf>,
 }
 
 impl BatchSpec {
+    /// A spec of what cannot be left out; the rest at its defaults.
+    pub fn new(template: String, model: ModelRef, lane: LaneId) -> Self {
+        Self {
+            template,
+            template_ref: None,
+            model,
+            lane,
+            settings: ModelSettings::default(),
+            max_attempts: Self::default_max_attempts(),
+            store_replies: StoreReplies::None,
+            name: None,
+            labels: BTreeMap::new(),
+            metadata: None,
+            retention_ms: None,
+            webhook: None,
+            retry_of: None,
+        }
+    }
+
     /// Five attempts.
     pub const fn default_max_attempts() -> u32 {
         5
     }
+}
+
+/// A version of a stored template.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TemplateRef {
+    /// Which template.
+    pub id: TemplateId,
+    /// Which of its versions, from 1.
+    pub version: u32,
+}
+
+/// Which raw replies are kept in the history of calls, each cut at 1 MiB.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StoreReplies {
+    /// None; an accepted reply is kept only as the outcome's output.
+    #[default]
+    None,
+    /// Those that were not accepted.
+    Failed,
+    /// All.
+    All,
+}
+
+/// One receiver of a batch's events.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Webhook {
+    /// Where events are posted.
+    pub url: String,
+    /// The signing secret as it is kept: encrypted, never in clear.
+    pub sealed_secret: String,
+}
+
+/// What a retry took from another batch: the items whose outcome the filter matches, in the order of their index.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RetryOf {
+    /// The other batch; it was final when its rows were taken.
+    pub batch: BatchId,
+    /// Which of its items.
+    pub filter: ItemFilter,
 }
 
 /// Limits that may change while the batch runs.
@@ -43,12 +128,16 @@ pub struct BatchLimits {
     pub max_cost: Option<Money>,
     /// Whether to pause when the first items all fail for one cause that lies outside the rows.
     pub guard: bool,
+    /// Larger is served earlier.
+    pub priority: i16,
+    /// When what is still open expires, Unix milliseconds.
+    pub deadline_ms: Option<u64>,
 }
 
 impl Default for BatchLimits {
     /// No limit, and the guard on.
     fn default() -> Self {
-        Self { max_concurrency: None, max_cost: None, guard: true }
+        Self { max_concurrency: None, max_cost: None, guard: true, priority: 0, deadline_ms: None }
     }
 }
 
@@ -266,6 +355,10 @@ pub struct Batch {
     pub total: u32,
     /// When it was created, Unix milliseconds.
     pub created_ms: u64,
+    /// When its submit was finished, Unix milliseconds.
+    pub submitted_ms: Option<u64>,
+    /// When it reached its final state, Unix milliseconds.
+    pub finished_ms: Option<u64>,
     /// The exact counts, frozen with a final state.
     pub final_counts: Option<Counts>,
 }

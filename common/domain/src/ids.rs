@@ -142,9 +142,46 @@ bytes_id!(
     SessionId, "session_", "session id"
 );
 bytes_id!(
+    /// One stored template.
+    TemplateId, "tmpl_", "template id"
+);
+bytes_id!(
+    /// One API key, without its secret.
+    KeyId, "key_", "key id"
+);
+bytes_id!(
+    /// One immediate generation.
+    GenerationId, "gen_", "generation id"
+);
+bytes_id!(
+    /// Something that happened; receivers tell repeated deliveries by it.
+    EventId, "evt_", "event id"
+);
+bytes_id!(
+    /// One event for one receiver.
+    DeliveryId, "dlv_", "delivery id"
+);
+bytes_id!(
     /// Random proof that a chunk is leased to whoever holds it. Never a counter: a token of an older lease is never valid again.
     LeaseToken, "lease_", "lease token"
 );
+
+impl EventId {
+    /// The id of the change that gave `batch` its version `ver`: the same whoever asks, and another for every change.
+    ///
+    /// The random part of the batch's id is mixed with the version, so ids of different batches differ as those of the batches do.
+    pub const fn of_batch(batch: BatchId, ver: u64) -> Self {
+        let id = u128::from_be_bytes(*batch.as_bytes());
+        Self::from_bytes((id ^ ver as u128).to_be_bytes())
+    }
+}
+
+impl DeliveryId {
+    /// The id of the delivery of an event to the webhook named in its batch: the event's own bytes, since there is one of them.
+    pub const fn to_batch_webhook(event: EventId) -> Self {
+        Self::from_bytes(*event.as_bytes())
+    }
+}
 
 /// One chunk: the `n`-th run of consecutive items of a batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]

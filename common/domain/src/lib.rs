@@ -6,16 +6,28 @@
 pub mod batch;
 pub mod chat;
 pub mod chunk;
+pub mod event;
+pub mod filter;
 pub mod head;
 pub mod ids;
 pub mod money;
 pub mod outcome;
+pub mod report;
 pub mod verdict;
 
-pub use batch::{Batch, BatchEvent, BatchLimits, BatchSpec, BatchState, Counts, PauseReason};
+pub use batch::{
+    Batch, BatchEvent, BatchLimits, BatchSpec, BatchState, Counts, PauseReason, RetryOf, StoreReplies,
+    TemplateRef, Webhook,
+};
 pub use chat::{Message, ModelRef, ModelSettings, Role};
+pub use event::{Event, EventKind};
+pub use filter::{ItemFilter, OutcomeName};
 pub use head::{ChunkState, Head, HeadEvent, ParkedItem, Refusal, Release, RowsRef, SettledItem};
-pub use ids::{BatchId, ChunkId, ItemId, LaneId, LeaseToken, SessionId, TenantId, UploadId};
+pub use ids::{
+    BatchId, ChunkId, DeliveryId, EventId, GenerationId, ItemId, KeyId, LaneId, LeaseToken, SessionId,
+    TemplateId, TenantId, UploadId,
+};
 pub use money::Money;
 pub use outcome::{Attempt, Call, Ending, FailureKind, Flag, ItemCode, Outcome, Output, Tokens, Totals};
+pub use report::{BatchReport, SlowReason, WorkerReport};
 pub use verdict::{Reason, Verdict};

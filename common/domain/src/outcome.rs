@@ -237,6 +237,9 @@ pub struct Call {
     /// What was wrong: the provider's words on a failed call, the reasons on an invalid reply.
     #[serde(skip_serializing_if = "Vec::is_empty", default)]
     pub problems: Vec<String>,
+    /// The raw reply, where the batch keeps it ([`StoreReplies`](crate::StoreReplies)); cut at 1 MiB.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub reply: Option<String>,
     /// Tokens as the provider reported them.
     #[serde(default)]
     pub tokens: Tokens,

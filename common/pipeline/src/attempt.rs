@@ -55,6 +55,7 @@ impl Pipeline {
             seed_hint: u64::from(input.index),
             item_key: input.item_key.clone(),
             attempt: input.number,
+            deltas: None,
         };
         let mut repairs_left = plan.template.max_repairs();
         loop {
@@ -221,6 +222,7 @@ fn record(started_ms: u64, took: Duration, result: &Result<ChatReply, CallFailur
         ),
     };
     Call {
+        reply: None,
         started_ms,
         duration_ms: u32::try_from(took.as_millis()).unwrap_or(u32::MAX),
         failure,

@@ -46,6 +46,7 @@ mod tests {
 
     fn attempt(words: usize) -> Attempt {
         let call = Call {
+            reply: None,
             started_ms: 0,
             duration_ms: 0,
             failure: None,

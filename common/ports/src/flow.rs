@@ -18,6 +18,7 @@ pub async fn submit(
     tenant: &TenantId,
     batch: BatchId,
     lane: &LaneId,
+    now_ms: u64,
 ) -> StoreResult<u32> {
     let parts = intake.begin_submit(tenant, batch).await?;
     let mut pending: Vec<ChunkCut> = Vec::with_capacity(HEADS_PER_WRITE);
@@ -32,6 +33,6 @@ pub async fn submit(
         }
     }
     intake.put_heads(tenant, batch, lane, &pending).await?;
-    intake.finish_submit(tenant, batch, chunks, total).await?;
+    intake.finish_submit(tenant, batch, chunks, total, now_ms).await?;
     Ok(total)
 }

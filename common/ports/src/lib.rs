@@ -12,6 +12,7 @@ pub mod error;
 pub mod flow;
 pub mod hub;
 pub mod hub_ports;
+pub mod records;
 pub mod store;
 
 pub use body::{CorruptBody, decode_outcome, encode_outcome};
@@ -19,8 +20,13 @@ pub use clock::Clock;
 pub use error::{StoreError, StoreResult};
 pub use hub::MemoryHub;
 pub use hub_ports::{Denied, HubError, Limiter, Permit, Queue, Signal, Signals};
+pub use records::{
+    Accounts, ApiKey, Claim, Claimed, Claims, Deliveries, Delivery, DeliveryAttempt, DeliveryState,
+    Generation, Generations, Records, Role, StoredAnswer, StoredTemplate, TemplateKey, TemplateVersion,
+    Templates, Tenant,
+};
 pub use store::{
-    Admission, BeatAnswer, BlockRow, Close, Control, Created, Intake, Lease, NewBatch, OutcomePage,
-    PageLimit, PartCommit, Progress, Read, RowBlock, SessionBeat, Sessions, SettleGroup, Settled, Store,
-    StoredOutcome, Work,
+    Admission, BatchFilter, BeatAnswer, BlockIds, BlockRow, Close, Control, Created, Intake, Lease, NewBatch,
+    Outbox, OutcomePage, PageLimit, Part, PartCommit, Progress, Read, Retention, RowBlock, Rows, SessionBeat,
+    Sessions, SettleGroup, Settled, SettledCursor, SettledPage, Store, StoredOutcome, Usage, Work,
 };

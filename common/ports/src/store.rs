@@ -10,8 +10,9 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use promptmill_domain::chunk::{ChunkCut, FrozenPart};
 use promptmill_domain::{
-    Batch, BatchEvent, BatchId, BatchLimits, BatchSpec, BatchState, ChunkId, Counts, Head, ItemCode, LaneId,
-    LeaseToken, ParkedItem, Release, RowsRef, SessionId, SettledItem, TenantId, Totals, UploadId,
+    Batch, BatchEvent, BatchId, BatchLimits, BatchSpec, BatchState, ChunkId, Counts, Event, EventId, Head,
+    ItemCode, LaneId, LeaseToken, ParkedItem, Release, RowsRef, SessionId, SettledItem, TenantId, Totals,
+    UploadId, WorkerReport,
 };
 
 use crate::StoreResult;
@@ -49,6 +50,8 @@ pub struct RowBlock {
     pub len: u32,
     /// The rows, opaque to the store (zstd NDJSON).
     pub bytes: Bytes,
+    /// Eight bytes a row: a hash of its `custom_id`, or zeros where it has none. Empty when no row of the block has one.
+    pub ids: Bytes,
 }
 
 /// Makes an upload the content of one part of a batch.
@@ -76,22 +79,27 @@ pub trait Intake: Send + Sync {
     /// `Conflict` when the id is that of another tenant's batch, or of one that is being deleted.
     async fn create(&self, tenant: &TenantId, batch: NewBatch) -> StoreResult<Created>;
 
-    /// Stores blocks of an upload, invisible until a part names it. Repeating a block is a no-op.
+    /// Stores blocks of an upload, invisible until a part names it. Repeating a block is a no-op. The upload counts as alive at
+    /// `now_ms` ([`Retention::drop_stale_uploads`]).
     ///
     /// # Errors
-    /// `Conflict` when the batch is not a draft.
+    /// `Conflict` when the batch is not a draft, or the upload was dropped.
     async fn put_rows(
         &self,
         tenant: &TenantId,
         batch: BatchId,
         upload: UploadId,
         blocks: Vec<RowBlock>,
+        now_ms: u64,
     ) -> StoreResult<()>;
+
+    /// Gives an upload up: its blocks are removed, and it takes no more. Repeatable; an upload that became a part stays as it is.
+    async fn drop_upload(&self, tenant: &TenantId, batch: BatchId, upload: UploadId) -> StoreResult<()>;
 
     /// Makes the upload the content of the part, replacing what the part was before. Atomic and repeatable.
     ///
     /// # Errors
-    /// `Conflict` when the batch is not a draft, or a block of the upload is missing.
+    /// `Conflict` when the batch is not a draft, or a block of the upload is missing, or the upload was dropped.
     async fn commit_part(&self, tenant: &TenantId, batch: BatchId, part: PartCommit) -> StoreResult<()>;
 
     /// Moves a draft to `submitting` and answers its parts in order; from then on they cannot change. Repeatable.
@@ -113,7 +121,8 @@ pub trait Intake: Send + Sync {
     ) -> StoreResult<()>;
 
     /// Moves a submitting batch, all of whose `chunks` heads exist, to `queued` with its `total` of rows. Atomic and
-    /// repeatable; past submitting it does nothing. Counts as a change for [`BeatAnswer::Alive`].
+    /// repeatable; past submitting it does nothing. Counts as a change for [`BeatAnswer::Alive`], and the rows count as
+    /// submitted by the tenant on the day (UTC) of `now_ms` ([`Read::usage`]).
     ///
     /// # Errors
     /// `Conflict` when a head is missing, or the batch is a draft.
@@ -123,6 +132,7 @@ pub trait Intake: Send + Sync {
         batch: BatchId,
         chunks: u32,
         total: u32,
+        now_ms: u64,
     ) -> StoreResult<()>;
 }
 
@@ -205,7 +215,7 @@ pub trait Work: Send + Sync {
 }
 
 /// A session's heartbeat as the store has it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct SessionBeat {
     /// Which session.
     pub session: SessionId,
@@ -213,6 +223,8 @@ pub struct SessionBeat {
     pub label: String,
     /// The last beat; grows by one a second while the session lives.
     pub beat: u64,
+    /// What a worker told with it.
+    pub report: Option<WorkerReport>,
 }
 
 /// What a beat tells the session.
@@ -236,8 +248,13 @@ pub trait Sessions: Send + Sync {
     /// `Conflict` when the session was declared dead.
     async fn open(&self, session: SessionId, label: &str) -> StoreResult<()>;
 
-    /// Stores beat `beat` of the session. A session that is unknown or ended is answered as a dead one.
-    async fn beat(&self, session: SessionId, beat: u64) -> StoreResult<BeatAnswer>;
+    /// Stores beat `beat` of the session with what it has to tell. A session that is unknown or ended is answered as a dead one.
+    async fn beat(
+        &self,
+        session: SessionId,
+        beat: u64,
+        report: Option<&WorkerReport>,
+    ) -> StoreResult<BeatAnswer>;
 
     /// All sessions that are neither ended nor dead.
     async fn sessions(&self) -> StoreResult<Vec<SessionBeat>>;
@@ -280,7 +297,7 @@ pub trait Close: Send + Sync {
     async fn seal(&self, tenant: &TenantId, batch: BatchId, limit: u32, now_ms: u64) -> StoreResult<u32>;
 
     /// Moves a batch, all of whose chunks are done or sealed, to its final state with its exact counts, in one step. Answers the
-    /// counts, or `None` when a chunk is not final. Repeatable.
+    /// counts, or `None` when a chunk is not final. Repeatable. Where the batch has a webhook, its event is written in the same step.
     ///
     /// # Errors
     /// `Conflict` when the batch is not submitted.
@@ -299,11 +316,20 @@ pub trait Close: Send + Sync {
 #[async_trait]
 pub trait Control: Send + Sync {
     /// Applies an event (pause, resume, cancel, expire) and answers the new state. Repeatable. Counts as a change for
-    /// [`BeatAnswer::Alive`].
+    /// [`BeatAnswer::Alive`]. Where the batch has a webhook and its new state is one that is told ([`EventKind::of_state`]), the event
+    /// is written in the same step; an event that changes nothing writes none.
+    ///
+    /// [`EventKind::of_state`]: promptmill_domain::EventKind::of_state
     ///
     /// # Errors
     /// `Conflict` when the state does not allow it.
-    async fn steer(&self, tenant: &TenantId, batch: BatchId, event: BatchEvent) -> StoreResult<BatchState>;
+    async fn steer(
+        &self,
+        tenant: &TenantId,
+        batch: BatchId,
+        event: BatchEvent,
+        now_ms: u64,
+    ) -> StoreResult<BatchState>;
 
     /// Replaces the limits of a batch that is not final. Counts as a change.
     ///
@@ -366,6 +392,69 @@ pub struct BlockRow {
     pub bytes: Bytes,
 }
 
+/// Where a reading of outcomes in the order of their settling stands. Opaque but for its start.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct SettledCursor(pub u64);
+
+/// A run of outcomes in the order in which they settled.
+#[derive(Debug, Clone)]
+pub struct SettledPage {
+    /// The outcomes, each with where a reading goes on behind it.
+    pub outcomes: Vec<(StoredOutcome, SettledCursor)>,
+    /// Where the next page begins; the same as asked for when there was nothing.
+    pub next: SettledCursor,
+    /// Whether nothing has settled behind `next` at this moment.
+    pub caught_up: bool,
+}
+
+/// Which batches a list is about; every field that is set must match.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct BatchFilter {
+    /// The name of the state ([`BatchState::as_str`]).
+    pub state: Option<String>,
+    /// The whole name.
+    pub name: Option<String>,
+    /// Labels, each with its value.
+    pub labels: Vec<(String, String)>,
+    /// Created at or after, Unix milliseconds.
+    pub created_from_ms: Option<u64>,
+    /// Created before, Unix milliseconds.
+    pub created_before_ms: Option<u64>,
+}
+
+/// The committed content of one part of a batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Part {
+    /// 0-based number.
+    pub part: u32,
+    /// Digest of the rows.
+    pub digest: [u8; 32],
+    /// How many rows.
+    pub rows: u64,
+}
+
+/// The hashes of one committed block's custom ids.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BlockIds {
+    /// Its part.
+    pub part: u32,
+    /// Its number in the part's upload.
+    pub seq: u32,
+    /// Number of rows.
+    pub len: u32,
+    /// As [`RowBlock::ids`].
+    pub ids: Bytes,
+}
+
+/// What a tenant has used.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// Rows submitted on the day (UTC) asked for.
+    pub rows: u64,
+    /// Bytes of rows that are stored, as they are stored.
+    pub bytes: u64,
+}
+
 /// What can be read. Nothing here changes anything.
 #[async_trait]
 pub trait Read: Send + Sync {
@@ -387,17 +476,90 @@ pub trait Read: Send + Sync {
     /// The rows of the chunk that holds item `index`.
     async fn rows(&self, tenant: &TenantId, batch: BatchId, index: u32) -> StoreResult<BlockRow>;
 
-    /// The committed parts of a batch as (part, digest), by part.
-    async fn parts(&self, tenant: &TenantId, batch: BatchId) -> StoreResult<Vec<(u32, [u8; 32])>>;
+    /// Outcomes in the order in which they settled, as far as `limit` allows. Whoever reads on from `next` of the page before gets every
+    /// outcome exactly once; what an item became never changes, so one that was given is never given differently.
+    async fn settled(
+        &self,
+        tenant: &TenantId,
+        batch: BatchId,
+        after: SettledCursor,
+        limit: PageLimit,
+    ) -> StoreResult<SettledPage>;
 
-    /// Every batch of the tenant, newest first, at most `limit`.
-    async fn batches(&self, tenant: &TenantId, limit: u32) -> StoreResult<Vec<Batch>>;
+    /// Batches of the tenant that `filter` names, newest first, those before `before` in that order, at most `limit`.
+    async fn batches(
+        &self,
+        tenant: &TenantId,
+        filter: &BatchFilter,
+        before: Option<BatchId>,
+        limit: u32,
+    ) -> StoreResult<Vec<Batch>>;
+
+    /// What the tenant has used, its rows those of the day (UTC) of `now_ms`.
+    async fn usage(&self, tenant: &TenantId, now_ms: u64) -> StoreResult<Usage>;
 
     /// The fleet-wide change counter of batches, as [`BeatAnswer::Alive`] gives it.
     async fn changes(&self) -> StoreResult<u64>;
 }
 
-/// Everything a store must offer.
-pub trait Store: Intake + Work + Sessions + Admission + Close + Control + Read {}
+/// What can be read of the rows that were committed, before the submit as after it.
+#[async_trait]
+pub trait Rows: Send + Sync {
+    /// The committed parts of a batch, by part.
+    async fn parts(&self, tenant: &TenantId, batch: BatchId) -> StoreResult<Vec<Part>>;
 
-impl<T: Intake + Work + Sessions + Admission + Close + Control + Read> Store for T {}
+    /// Hashes of custom ids by (part, seq), those behind `after`, at most `limit` blocks. Blocks without any are given too: their
+    /// lengths tell the index of what follows.
+    async fn block_ids(
+        &self,
+        tenant: &TenantId,
+        batch: BatchId,
+        after: Option<(u32, u32)>,
+        limit: u32,
+    ) -> StoreResult<Vec<BlockIds>>;
+
+    /// The rows of one block.
+    async fn block(&self, tenant: &TenantId, batch: BatchId, part: u32, seq: u32) -> StoreResult<Bytes>;
+}
+
+/// What was kept long enough. Every step is bounded, and repeated until it finds nothing.
+#[async_trait]
+pub trait Retention: Send + Sync {
+    /// Drops uploads that no part names and that took no block since `before_ms`, as [`Intake::drop_upload`] does, at most about
+    /// 1,000 blocks a call. Answers how many blocks were removed.
+    async fn drop_stale_uploads(&self, before_ms: u64) -> StoreResult<u32>;
+
+    /// Up to `limit` batches to be deleted ([`Close::delete`]): final ones whose retention (their own, or `default_ms`) is over, and
+    /// drafts that took nothing since `drafts_before_ms`.
+    async fn outlived(
+        &self,
+        now_ms: u64,
+        default_ms: u64,
+        drafts_before_ms: u64,
+        limit: u32,
+    ) -> StoreResult<Vec<(TenantId, BatchId)>>;
+
+    /// Whether the disk has room for more: `false` below the store's low-water mark. Submissions are refused then.
+    async fn has_room(&self) -> StoreResult<bool>;
+}
+
+/// Events that were written with a change of a batch and not handed on yet.
+#[async_trait]
+pub trait Outbox: Send + Sync {
+    /// Up to `limit` events, oldest first.
+    async fn pending(&self, limit: u32) -> StoreResult<Vec<Event>>;
+
+    /// Forgets events that became deliveries. Repeatable.
+    async fn handed_on(&self, events: &[EventId]) -> StoreResult<()>;
+}
+
+/// Everything the engine needs of a store.
+pub trait Store:
+    Intake + Work + Sessions + Admission + Close + Control + Read + Rows + Retention + Outbox
+{
+}
+
+impl<T: Intake + Work + Sessions + Admission + Close + Control + Read + Rows + Retention + Outbox> Store
+    for T
+{
+}

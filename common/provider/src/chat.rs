@@ -27,6 +27,39 @@ pub struct ChatRequest {
     pub item_key: Arc<str>,
     /// Which attempt at the item the call belongs to.
     pub attempt: u32,
+    /// Who wants the reply's text as it comes; the call is streamed then where the provider can.
+    pub deltas: Option<DeltaSink>,
+}
+
+/// A piece of a reply on its way. What was told is a foretaste: only the [`ChatReply`] counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Delta<'a> {
+    /// A call begins; the text of a call before it is void.
+    Begin,
+    /// The next piece of text.
+    Text(&'a str),
+}
+
+/// Takes the pieces of a reply. Called from the task that reads the reply, so it must not block.
+#[derive(Clone)]
+pub struct DeltaSink(Arc<dyn Fn(Delta<'_>) + Send + Sync>);
+
+impl DeltaSink {
+    /// A sink that hands each piece to `take`.
+    pub fn new(take: impl Fn(Delta<'_>) + Send + Sync + 'static) -> Self {
+        Self(Arc::new(take))
+    }
+
+    /// Hands a piece on.
+    pub fn send(&self, delta: Delta<'_>) {
+        (self.0)(delta);
+    }
+}
+
+impl std::fmt::Debug for DeltaSink {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("DeltaSink")
+    }
 }
 
 /// What the provider is asked to constrain a reply to. A provider may do so badly: the reply is judged all the same.

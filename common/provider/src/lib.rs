@@ -23,7 +23,10 @@ mod surrogates;
 #[cfg(test)]
 mod tests_support;
 
-pub use chat::{ChatProvider, ChatReply, ChatRequest, Finish, ModelListing, ResponseFormat, ResponseSchema};
+pub use chat::{
+    ChatProvider, ChatReply, ChatRequest, Delta, DeltaSink, Finish, ModelListing, ResponseFormat,
+    ResponseSchema,
+};
 pub use demo::Demo;
 pub use endpoint::InvalidConfig;
 pub use failure::CallFailure;

@@ -3,17 +3,20 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use promptmill_ports::{Clock, Limiter, MemoryHub, Queue, Signals, Store, StoreError};
+use promptmill_ports::{Clock, Limiter, MemoryHub, Queue, Records, Signals, Store, StoreError};
 use promptmill_store_sqlite::{SqliteOptions, SqliteStore};
 
 use crate::clock::SystemClock;
+use crate::metrics::Metrics;
 use crate::providers::Providers;
 
 /// Store, hub, providers and clock. Cheap to clone.
 #[derive(Clone)]
 pub struct Engine {
-    /// The truth.
+    /// The truth about batches.
     pub store: Arc<dyn Store>,
+    /// What a service keeps beside them.
+    pub records: Arc<dyn Records>,
     /// Hints of ready chunks.
     pub queue: Arc<dyn Queue>,
     /// Permits.
@@ -24,6 +27,8 @@ pub struct Engine {
     pub clock: Arc<dyn Clock>,
     /// Who answers.
     pub providers: Arc<Providers>,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
 }
 
 /// The parts could not be made.
@@ -42,21 +47,29 @@ impl Engine {
     pub fn embedded(data: &Path, providers: Arc<Providers>) -> Result<Self, EngineError> {
         let store = SqliteStore::open(data, SqliteOptions::default())
             .map_err(|error| EngineError::Store(data.display().to_string(), error))?;
-        Ok(Self::over(Arc::new(store), Arc::new(MemoryHub::new()), providers))
+        let store = Arc::new(store);
+        Ok(Self::over(store.clone(), store, Arc::new(MemoryHub::new()), providers))
     }
 
     /// The parts over a given store and hub.
-    pub fn over<H>(store: Arc<dyn Store>, hub: Arc<H>, providers: Arc<Providers>) -> Self
+    pub fn over<H>(
+        store: Arc<dyn Store>,
+        records: Arc<dyn Records>,
+        hub: Arc<H>,
+        providers: Arc<Providers>,
+    ) -> Self
     where
         H: Queue + Limiter + Signals + 'static,
     {
         Self {
             store,
+            records,
             queue: hub.clone(),
             limiter: hub.clone(),
             signals: hub,
             clock: Arc::new(SystemClock),
             providers,
+            metrics: Arc::new(Metrics::new()),
         }
     }
 }

@@ -4,12 +4,14 @@
 
 mod clock;
 mod engine;
+mod metrics;
 mod providers;
 mod shutdown;
 mod telemetry;
 
 pub use clock::SystemClock;
 pub use engine::{Engine, EngineError};
+pub use metrics::Metrics;
 pub use providers::{ProviderError, ProviderSettings, Providers};
 pub use shutdown::shutdown_signals;
 pub use telemetry::{LogFormat, init_telemetry};

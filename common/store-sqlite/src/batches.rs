@@ -185,6 +185,8 @@ impl RawBatch {
             limits: from_json(&self.limits, "batch limits")?,
             total: self.total,
             created_ms: self.created_ms,
+            submitted_ms: None,
+            finished_ms: None,
             final_counts: self.final_counts.map(|json| from_json(&json, "final counts")).transpose()?,
         })
     }

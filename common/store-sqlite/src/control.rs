@@ -13,7 +13,13 @@ const SMALL: usize = 512;
 
 #[async_trait]
 impl Control for SqliteStore {
-    async fn steer(&self, tenant: &TenantId, batch: BatchId, event: BatchEvent) -> StoreResult<BatchState> {
+    async fn steer(
+        &self,
+        tenant: &TenantId,
+        batch: BatchId,
+        event: BatchEvent,
+        _now_ms: u64,
+    ) -> StoreResult<BatchState> {
         let tenant = tenant.clone();
         self.write(SMALL, move |db| steer(db, &tenant, batch, &event)).await
     }

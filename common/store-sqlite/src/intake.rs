@@ -5,7 +5,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use promptmill_domain::chunk::{ChunkCut, FrozenPart};
 use promptmill_domain::{BatchEvent, BatchId, BatchState, ItemCode, LaneId, TenantId, UploadId};
-use promptmill_ports::{Created, Intake, NewBatch, PartCommit, RowBlock, StoreResult};
+use promptmill_ports::{Created, Intake, NewBatch, PartCommit, RowBlock, StoreError, StoreResult};
 use rusqlite::{Connection, OptionalExtension as _, params};
 
 use crate::SqliteStore;
@@ -32,10 +32,15 @@ impl Intake for SqliteStore {
         batch: BatchId,
         upload: UploadId,
         blocks: Vec<RowBlock>,
+        _now_ms: u64,
     ) -> StoreResult<()> {
         let tenant = tenant.clone();
         let bytes = blocks.iter().map(|block| block.bytes.len()).sum();
         self.write(bytes, move |db| put_rows(db, &tenant, batch, upload, &blocks)).await
+    }
+
+    async fn drop_upload(&self, _tenant: &TenantId, _batch: BatchId, _upload: UploadId) -> StoreResult<()> {
+        Err(StoreError::unavailable("not built yet"))
     }
 
     async fn commit_part(&self, tenant: &TenantId, batch: BatchId, part: PartCommit) -> StoreResult<()> {
@@ -65,6 +70,7 @@ impl Intake for SqliteStore {
         batch: BatchId,
         chunks: u32,
         total: u32,
+        _now_ms: u64,
     ) -> StoreResult<()> {
         let tenant = tenant.clone();
         self.write(SMALL, move |db| finish_submit(db, &tenant, batch, chunks, total)).await
@@ -95,7 +101,7 @@ fn create(db: &Connection, tenant: &TenantId, batch: &NewBatch) -> Result<Create
         batch.idem_key,
         Phase::Draft as i64,
         to_json(&BatchState::Draft),
-        batch.spec.priority,
+        batch.limits.priority,
         int(batch.now_ms),
         to_json(&batch.limits),
         to_json(&batch.spec),

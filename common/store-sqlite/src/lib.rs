@@ -4,21 +4,29 @@
 //! head is one `Head::apply` (`heads`). The folder is locked while the store lives, so that at [`SqliteStore::open`]
 //! every session of before is known to be dead. Start at [`SqliteStore`]; the contracts are those of `promptmill_ports`.
 
+mod accounts;
 mod admission;
 mod batches;
+mod claims;
 mod close;
 mod control;
 mod counts;
 mod delete;
+mod deliveries;
 mod engine;
 mod fault;
+mod generations;
 mod heads;
 mod intake;
+mod outbox;
 mod read;
 mod readers;
+mod retention;
+mod rows;
 mod schema;
 mod sessions;
 mod store;
+mod templates;
 mod work;
 
 #[cfg(test)]

@@ -4,7 +4,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use promptmill_domain::{Batch, BatchId, FailureKind, ItemCode, RowsRef, TenantId, UploadId};
 use promptmill_ports::{
-    BlockRow, OutcomePage, PageLimit, Progress, Read, StoreError, StoreResult, StoredOutcome,
+    BatchFilter, BlockRow, OutcomePage, PageLimit, Progress, Read, SettledCursor, SettledPage, StoreError,
+    StoreResult, StoredOutcome, Usage,
 };
 use rusqlite::{Connection, OptionalExtension as _, Row, params};
 
@@ -46,21 +47,29 @@ impl Read for SqliteStore {
         self.read(move |db| rows(db, batches::owned(db, &tenant, batch)?.num, index)).await
     }
 
-    async fn parts(&self, tenant: &TenantId, batch: BatchId) -> StoreResult<Vec<(u32, [u8; 32])>> {
-        let tenant = tenant.clone();
-        self.read(move |db| {
-            let num = batches::owned(db, &tenant, batch)?.num;
-            let mut statement =
-                db.prepare_cached("SELECT part, digest FROM parts WHERE num = ?1 ORDER BY part")?;
-            let parts = statement.query_map([num.0], |row| Ok((row.get(0)?, row.get(1)?)))?;
-            Ok(parts.collect::<Result<_, _>>()?)
-        })
-        .await
+    async fn settled(
+        &self,
+        _tenant: &TenantId,
+        _batch: BatchId,
+        _after: SettledCursor,
+        _limit: PageLimit,
+    ) -> StoreResult<SettledPage> {
+        Err(StoreError::unavailable("not built yet"))
     }
 
-    async fn batches(&self, tenant: &TenantId, limit: u32) -> StoreResult<Vec<Batch>> {
+    async fn batches(
+        &self,
+        tenant: &TenantId,
+        _filter: &BatchFilter,
+        _before: Option<BatchId>,
+        limit: u32,
+    ) -> StoreResult<Vec<Batch>> {
         let tenant = tenant.clone();
         self.read(move |db| batches::load_newest(db, &tenant, limit)).await
+    }
+
+    async fn usage(&self, _tenant: &TenantId, _now_ms: u64) -> StoreResult<Usage> {
+        Err(StoreError::unavailable("not built yet"))
     }
 
     async fn changes(&self) -> StoreResult<u64> {

@@ -1,7 +1,7 @@
 //! `Sessions`: who is alive, and taking chunks from who is not.
 
 use async_trait::async_trait;
-use promptmill_domain::{HeadEvent, SessionId};
+use promptmill_domain::{HeadEvent, SessionId, WorkerReport};
 use promptmill_ports::{BeatAnswer, SessionBeat, Sessions, StoreResult};
 use rusqlite::{Connection, OptionalExtension as _, params};
 
@@ -19,7 +19,12 @@ impl Sessions for SqliteStore {
         self.write(SMALL, move |db| open(db, session, &label)).await
     }
 
-    async fn beat(&self, session: SessionId, beat: u64) -> StoreResult<BeatAnswer> {
+    async fn beat(
+        &self,
+        session: SessionId,
+        beat: u64,
+        _report: Option<&WorkerReport>,
+    ) -> StoreResult<BeatAnswer> {
         self.write(SMALL, move |db| {
             let sql = "UPDATE sessions SET beat = ?2 WHERE id = ?1 AND alive";
             let known = db.prepare_cached(sql)?.execute(params![session.as_bytes(), int(beat)])?;
@@ -41,6 +46,7 @@ impl Sessions for SqliteStore {
                     session: SessionId::from_bytes(row.get(0)?),
                     label: row.get(1)?,
                     beat: row.get(2)?,
+                    report: None,
                 })
             })?;
             Ok(rows.collect::<Result<_, _>>()?)

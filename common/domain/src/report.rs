@@ -1,0 +1,175 @@
+//! What a worker tells with each beat, and what that says about why a batch is not faster.
+
+use serde::{Deserialize, Serialize};
+
+use crate::batch::{BatchLimits, BatchState, Counts, PauseReason};
+use crate::ids::{BatchId, LaneId};
+
+/// A worker's account of itself.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct WorkerReport {
+    /// Calls it may make at the same time.
+    pub concurrency: u32,
+    /// Calls under way.
+    pub calls: u32,
+    /// The batches it has items of.
+    pub batches: Vec<BatchReport>,
+}
+
+/// Where the items of one batch stand that a worker has begun.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct BatchReport {
+    /// Which batch.
+    pub batch: BatchId,
+    /// The lane of its calls.
+    pub lane: LaneId,
+    /// Items whose call is under way.
+    pub calling: u32,
+    /// Items that wait for one of the worker's places.
+    pub waiting_place: u32,
+    /// Items that wait for leave of the lane.
+    pub waiting_lane: u32,
+    /// Items that wait for the batch's own `max_concurrency`.
+    pub waiting_batch: u32,
+    /// Items that wait to be tried again.
+    pub waiting_retry: u32,
+    /// Items settled a second, averaged over about the last ten seconds.
+    pub settled_per_s: f64,
+}
+
+/// A reason why a batch is not faster.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "reason", rename_all = "snake_case")]
+pub enum SlowReason {
+    /// It stands still until someone resumes it.
+    Paused,
+    /// It stands still because its `max_cost` is spent.
+    Budget,
+    /// It stands still because the first items all failed for one cause outside the rows.
+    Suspect,
+    /// No worker lives.
+    NoWorkers,
+    /// Its items wait for a place among the calls the workers may make.
+    WorkerSlots,
+    /// Its own `max_concurrency` is reached.
+    MaxConcurrency,
+    /// Its items wait for leave of the lane.
+    LaneLimit {
+        /// Which lane.
+        lane: LaneId,
+    },
+    /// Items wait to be tried again after a failure.
+    RetryDelay,
+    /// Nothing of it was begun yet: other batches come first.
+    Queued,
+}
+
+/// Why a batch is not faster, the weightiest reason first; empty when it is final, or runs as fast as its provider answers.
+///
+/// `reports` are those of every living worker.
+pub fn slow_reasons(
+    batch: BatchId,
+    state: &BatchState,
+    limits: &BatchLimits,
+    counts: &Counts,
+    reports: &[WorkerReport],
+) -> Vec<SlowReason> {
+    match state {
+        BatchState::Paused { reason } => {
+            return vec![match reason {
+                PauseReason::Requested => SlowReason::Paused,
+                PauseReason::Budget => SlowReason::Budget,
+                PauseReason::Suspect { .. } => SlowReason::Suspect,
+            }];
+        }
+        BatchState::Queued | BatchState::Running => {}
+        BatchState::Draft
+        | BatchState::Submitting
+        | BatchState::Cancelling
+        | BatchState::Expiring
+        | BatchState::Completed
+        | BatchState::Cancelled
+        | BatchState::Expired => return vec![],
+    }
+    if reports.is_empty() {
+        return vec![SlowReason::NoWorkers];
+    }
+    let mine: Vec<&BatchReport> =
+        reports.iter().flat_map(|report| &report.batches).filter(|report| report.batch == batch).collect();
+    let sum =
+        |field: fn(&BatchReport) -> u32| mine.iter().map(|report| u64::from(field(report))).sum::<u64>();
+    let calling = sum(|report| report.calling);
+    let at_limit = limits.max_concurrency.is_some_and(|most| calling >= u64::from(most));
+    let lane = mine.iter().find(|report| report.waiting_lane > 0).map(|report| report.lane.clone());
+    let waiting_batch = sum(|report| report.waiting_batch).max(u64::from(at_limit));
+    let mut reasons: Vec<(u64, SlowReason)> = vec![
+        (sum(|report| report.waiting_place), SlowReason::WorkerSlots),
+        (waiting_batch, SlowReason::MaxConcurrency),
+        (sum(|report| report.waiting_retry).max(counts.parked), SlowReason::RetryDelay),
+    ];
+    if let Some(lane) = lane {
+        reasons.push((sum(|report| report.waiting_lane), SlowReason::LaneLimit { lane }));
+    }
+    if counts.waiting + counts.leased == 0 {
+        // Everything open is under way or waits for its retry; no limit of ours holds it.
+        reasons.retain(|(_, reason)| *reason == SlowReason::RetryDelay);
+    }
+    if mine.is_empty() && counts.waiting > 0 {
+        reasons.push((counts.waiting, SlowReason::Queued));
+    }
+    reasons.retain(|(weight, _)| *weight > 0);
+    reasons.sort_by_key(|(weight, _)| std::cmp::Reverse(*weight));
+    reasons.into_iter().map(|(_, reason)| reason).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BATCH: BatchId = BatchId::from_bytes([1; 16]);
+
+    fn report(change: impl FnOnce(&mut BatchReport)) -> Vec<WorkerReport> {
+        let mut batch = BatchReport {
+            batch: BATCH,
+            lane: LaneId::new("demo", "none"),
+            calling: 4,
+            waiting_place: 0,
+            waiting_lane: 0,
+            waiting_batch: 0,
+            waiting_retry: 0,
+            settled_per_s: 1.0,
+        };
+        change(&mut batch);
+        vec![WorkerReport { concurrency: 4, calls: 4, batches: vec![batch] }]
+    }
+
+    fn reasons(reports: &[WorkerReport], limits: BatchLimits) -> Vec<SlowReason> {
+        let counts = Counts { waiting: 100, leased: 50, ..Counts::default() };
+        slow_reasons(BATCH, &BatchState::Running, &limits, &counts, reports)
+    }
+
+    #[test]
+    fn each_wait_has_its_reason_and_the_longest_queue_comes_first() {
+        let free = BatchLimits::default();
+        assert_eq!(reasons(&report(|_| {}), free), []);
+        assert_eq!(reasons(&report(|r| r.waiting_place = 1), free), [SlowReason::WorkerSlots]);
+        let lane = SlowReason::LaneLimit { lane: LaneId::new("demo", "none") };
+        assert_eq!(
+            reasons(&report(|r| (r.waiting_lane, r.waiting_retry) = (2, 5)), free),
+            [SlowReason::RetryDelay, lane]
+        );
+        let limited = BatchLimits { max_concurrency: Some(4), ..free };
+        assert_eq!(reasons(&report(|_| {}), limited), [SlowReason::MaxConcurrency]);
+        assert_eq!(reasons(&[], free), [SlowReason::NoWorkers]);
+        let idle = [WorkerReport::default()];
+        assert_eq!(reasons(&idle, free), [SlowReason::Queued]);
+    }
+
+    #[test]
+    fn a_batch_that_stands_still_says_why_and_a_final_one_says_nothing() {
+        let of = |state| slow_reasons(BATCH, &state, &BatchLimits::default(), &Counts::default(), &[]);
+        assert_eq!(of(BatchState::Paused { reason: PauseReason::Budget }), [SlowReason::Budget]);
+        assert_eq!(of(BatchState::Completed), []);
+    }
+}

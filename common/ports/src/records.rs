@@ -1,0 +1,380 @@
+//! The record ports: what a service keeps beside the engine's work. Tenants and keys, templates, answers to repeated requests,
+//! immediate generations, deliveries.
+//!
+//! As for the store ports: each method is one atomic step, an `Ok` survives a power cut, a record of another tenant is
+//! [`StoreError::NotFound`](crate::StoreError::NotFound), and time comes from the caller in Unix milliseconds. [`Records`] names the sum.
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use promptmill_domain::{BatchId, DeliveryId, EventId, EventKind, GenerationId, KeyId, TemplateId, TenantId};
+use serde::{Deserialize, Serialize};
+
+use crate::StoreResult;
+
+/// A tenant.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tenant {
+    /// Its id.
+    pub id: TenantId,
+    /// When it was made.
+    pub created_ms: u64,
+}
+
+/// What a key's holder is within the tenant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Role {
+    /// Reads.
+    Viewer,
+    /// Reads and runs.
+    Member,
+    /// Manages keys too.
+    Admin,
+    /// The first of the tenant.
+    Owner,
+}
+
+/// An API key as it is kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ApiKey {
+    /// Its public id.
+    pub id: KeyId,
+    /// Whose it is.
+    pub tenant: TenantId,
+    /// What people call it.
+    pub name: String,
+    /// What its holder is.
+    pub role: Role,
+    /// What it may do at most, for example `batches:write`; empty for everything its role may.
+    pub scopes: Vec<String>,
+    /// SHA-256 of the secret.
+    pub hash: [u8; 32],
+    /// The last characters of the secret, to tell keys apart.
+    pub hint: String,
+    /// When it was made.
+    pub created_ms: u64,
+    /// From when on it is refused.
+    pub expires_ms: Option<u64>,
+    /// When it was revoked.
+    pub revoked_ms: Option<u64>,
+    /// When it was last used, to about a minute.
+    pub used_ms: Option<u64>,
+}
+
+/// Tenants and their keys.
+#[async_trait]
+pub trait Accounts: Send + Sync {
+    /// Makes a tenant. Answers whether it is new.
+    async fn add_tenant(&self, tenant: &Tenant) -> StoreResult<bool>;
+
+    /// Every tenant, by id.
+    async fn tenants(&self) -> StoreResult<Vec<Tenant>>;
+
+    /// Keeps a key. Repeatable with the same id.
+    ///
+    /// # Errors
+    /// `NotFound` when there is no such tenant.
+    async fn add_key(&self, key: &ApiKey) -> StoreResult<()>;
+
+    /// The key of that id, of any tenant, revoked and expired ones too.
+    async fn key(&self, id: KeyId) -> StoreResult<Option<ApiKey>>;
+
+    /// The tenant's keys, oldest first.
+    async fn keys(&self, tenant: &TenantId) -> StoreResult<Vec<ApiKey>>;
+
+    /// Revokes a key for good. Repeatable; the first time counts.
+    async fn revoke_key(&self, tenant: &TenantId, id: KeyId, now_ms: u64) -> StoreResult<()>;
+
+    /// Records when keys were used last.
+    async fn keys_used(&self, used: &[(KeyId, u64)]) -> StoreResult<()>;
+}
+
+/// A stored template without the text of its versions.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoredTemplate {
+    /// Its id.
+    pub id: TemplateId,
+    /// Its name, the only one of the tenant.
+    pub name: String,
+    /// Its newest version; versions count from 1.
+    pub latest: u32,
+    /// When it was made.
+    pub created_ms: u64,
+    /// When its newest version was made.
+    pub updated_ms: u64,
+}
+
+/// One version of a template; it never changes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TemplateVersion {
+    /// Which version, from 1.
+    pub version: u32,
+    /// Its JSON text.
+    pub source: String,
+    /// When it was made.
+    pub created_ms: u64,
+}
+
+/// How a template is asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum TemplateKey {
+    /// By its id.
+    Id(TemplateId),
+    /// By its name.
+    Name(String),
+}
+
+/// The tenants' templates.
+#[async_trait]
+pub trait Templates: Send + Sync {
+    /// Keeps a new template with its version 1. Repeating it with the same id answers the one that is there.
+    ///
+    /// # Errors
+    /// `Conflict` when another template of the tenant has the name.
+    async fn add_template(
+        &self,
+        tenant: &TenantId,
+        id: TemplateId,
+        name: &str,
+        source: &str,
+        now_ms: u64,
+    ) -> StoreResult<StoredTemplate>;
+
+    /// Adds the version behind `after`, which must be the newest. Repeating it with the same text answers the one that is there; so does a text
+    /// that equals the newest version's.
+    ///
+    /// # Errors
+    /// `Conflict` when `after` is not the newest version.
+    async fn add_version(
+        &self,
+        tenant: &TenantId,
+        id: TemplateId,
+        after: u32,
+        source: &str,
+        now_ms: u64,
+    ) -> StoreResult<StoredTemplate>;
+
+    /// A template.
+    async fn template(&self, tenant: &TenantId, key: &TemplateKey) -> StoreResult<StoredTemplate>;
+
+    /// One version, or the newest.
+    async fn version(
+        &self,
+        tenant: &TenantId,
+        id: TemplateId,
+        version: Option<u32>,
+    ) -> StoreResult<TemplateVersion>;
+
+    /// Templates by name, those behind `after`, at most `limit`.
+    async fn templates(
+        &self,
+        tenant: &TenantId,
+        after: Option<&str>,
+        limit: u32,
+    ) -> StoreResult<Vec<StoredTemplate>>;
+
+    /// Versions and when each was made, newest first, those below `below`, at most `limit`.
+    async fn versions(
+        &self,
+        tenant: &TenantId,
+        id: TemplateId,
+        below: Option<u32>,
+        limit: u32,
+    ) -> StoreResult<Vec<(u32, u64)>>;
+
+    /// Deletes a template whose newest version is still `latest`, with all versions. Batches keep the text they pinned.
+    ///
+    /// # Errors
+    /// `Conflict` when `latest` is not the newest version.
+    async fn delete_template(&self, tenant: &TenantId, id: TemplateId, latest: u32) -> StoreResult<()>;
+}
+
+/// A request that must happen once however often it is sent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Claim {
+    /// Whose request.
+    pub tenant: TenantId,
+    /// Method and route with the client's key.
+    pub key: String,
+    /// Digest of what is asked; the same key with another digest is a mistake of the client.
+    pub fingerprint: [u8; 32],
+    /// Random bytes from which the ids of what the request makes are derived, so that whoever runs it again makes the same things.
+    pub plan: [u8; 16],
+    /// The process that runs it.
+    pub owner: [u8; 16],
+}
+
+/// The answer that is repeated.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoredAnswer {
+    /// HTTP status.
+    pub status: u16,
+    /// Headers worth repeating, as (name, value).
+    pub headers: Vec<(String, String)>,
+    /// The body.
+    pub body: Bytes,
+}
+
+/// What a claim found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Claimed {
+    /// The request is new: run it with this plan.
+    Run,
+    /// An earlier run was begun and left no answer. `owner` runs it, or died.
+    Begun {
+        /// Who began it.
+        owner: [u8; 16],
+        /// The plan it began with.
+        plan: [u8; 16],
+    },
+    /// It was done: repeat this.
+    Done(StoredAnswer),
+    /// The key was used for something else.
+    Mismatch,
+}
+
+/// Answers to requests that carry an idempotency key.
+#[async_trait]
+pub trait Claims: Send + Sync {
+    /// Begins a request, or says how an earlier one with the same key stands.
+    async fn claim(&self, claim: &Claim, now_ms: u64) -> StoreResult<Claimed>;
+
+    /// Makes `owner` the one who runs what `from` began. Answers whether it does.
+    async fn take_over(
+        &self,
+        tenant: &TenantId,
+        key: &str,
+        from: [u8; 16],
+        owner: [u8; 16],
+    ) -> StoreResult<bool>;
+
+    /// Keeps the answer. Repeatable; the first counts.
+    async fn answer(&self, tenant: &TenantId, key: &str, answer: &StoredAnswer) -> StoreResult<()>;
+
+    /// Forgets a request that failed before it had any effect, so that it may be sent again.
+    async fn release(&self, tenant: &TenantId, key: &str, owner: [u8; 16]) -> StoreResult<()>;
+
+    /// Forgets claims made before `before_ms`, at most `limit`. Answers how many.
+    async fn forget_claims(&self, before_ms: u64, limit: u32) -> StoreResult<u32>;
+}
+
+/// An immediate generation.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Generation {
+    /// Its id.
+    pub id: GenerationId,
+    /// Whose it is.
+    pub tenant: TenantId,
+    /// What was asked, as the API's JSON; opaque to the store.
+    pub request: Bytes,
+    /// The encoded outcome ([`encode_outcome`](crate::encode_outcome)); `None` while it runs.
+    pub outcome: Option<Bytes>,
+    /// When it was asked for.
+    pub created_ms: u64,
+}
+
+/// The tenants' immediate generations.
+#[async_trait]
+pub trait Generations: Send + Sync {
+    /// Keeps a generation, replacing what was kept of it. One that has its outcome never changes.
+    async fn put_generation(&self, generation: &Generation) -> StoreResult<()>;
+
+    /// One generation.
+    async fn generation(&self, tenant: &TenantId, id: GenerationId) -> StoreResult<Generation>;
+
+    /// Up to `limit` generations without an outcome that were asked for before `before_ms`, oldest first.
+    async fn unfinished(&self, before_ms: u64, limit: u32) -> StoreResult<Vec<Generation>>;
+
+    /// Forgets finished generations asked for before `before_ms`, at most `limit`. Answers how many.
+    async fn forget_generations(&self, before_ms: u64, limit: u32) -> StoreResult<u32>;
+}
+
+/// Where a delivery stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DeliveryState {
+    /// To be tried when due.
+    Pending,
+    /// The receiver took it.
+    Delivered,
+    /// It was given up.
+    GivenUp,
+}
+
+/// One try of a delivery.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeliveryAttempt {
+    /// When it began.
+    pub at_ms: u64,
+    /// How long it took.
+    pub duration_ms: u32,
+    /// The receiver's status, where it answered.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub status: Option<u16>,
+    /// What went wrong, in words of ours; `None` when it was taken.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub error: Option<String>,
+}
+
+/// One event for one receiver.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Delivery {
+    /// Its id, the same at every try.
+    pub id: DeliveryId,
+    /// Whose it is.
+    pub tenant: TenantId,
+    /// The batch it tells of.
+    pub batch: BatchId,
+    /// The event, which is the `webhook-id` on the wire.
+    pub event: EventId,
+    /// What happened.
+    pub kind: EventKind,
+    /// Where it goes.
+    pub url: String,
+    /// The signing secret, encrypted.
+    pub sealed_secret: String,
+    /// The exact body.
+    pub body: Bytes,
+    /// Where it stands.
+    pub state: DeliveryState,
+    /// When it is to be tried next.
+    pub due_ms: u64,
+    /// Tries so far, in order.
+    pub attempts: Vec<DeliveryAttempt>,
+    /// When it was made.
+    pub created_ms: u64,
+}
+
+/// The tenants' deliveries.
+#[async_trait]
+pub trait Deliveries: Send + Sync {
+    /// Keeps new deliveries, leaving out those that are there.
+    async fn add_deliveries(&self, deliveries: &[Delivery]) -> StoreResult<()>;
+
+    /// Takes up to `limit` pending deliveries that are due, earliest first, and moves their due time to `until_ms`, so that nobody else takes
+    /// them before. A crash repeats the try: at least once.
+    async fn take_due(&self, now_ms: u64, until_ms: u64, limit: u32) -> StoreResult<Vec<Delivery>>;
+
+    /// Adds a try and says what follows. A delivery that is not pending stays as it is.
+    async fn record_attempt(
+        &self,
+        id: DeliveryId,
+        attempt: &DeliveryAttempt,
+        state: DeliveryState,
+        due_ms: u64,
+    ) -> StoreResult<()>;
+
+    /// Deliveries of a batch, oldest first, at most `limit`.
+    async fn deliveries(&self, tenant: &TenantId, batch: BatchId, limit: u32) -> StoreResult<Vec<Delivery>>;
+
+    /// When the earliest pending delivery is due.
+    async fn next_due(&self) -> StoreResult<Option<u64>>;
+
+    /// Forgets deliveries that are over and were made before `before_ms`, at most `limit`. Answers how many.
+    async fn forget_deliveries(&self, before_ms: u64, limit: u32) -> StoreResult<u32>;
+}
+
+/// Everything a service keeps beside the engine's work.
+pub trait Records: Accounts + Templates + Claims + Generations + Deliveries {}
+
+impl<T: Accounts + Templates + Claims + Generations + Deliveries> Records for T {}
