@@ -1,1 +1,66 @@
-//! The HTTP service.
+//! The HTTP service: the only crate that knows our wire format.
+//!
+//! [`router`] is every route over an [`App`]; [`serve`] and [`serve_metrics`] put it behind sockets that do not wait for slow or hostile
+//! clients. Each group of routes lives in a module of its own and ends in a `routes()`; what stands around every request (identity,
+//! errors, limits, repeated requests) lives in `frame`, `problem`, `auth`, `limits` and `idempotency`.
+
+mod auth;
+mod batches;
+mod config;
+mod docs;
+mod events;
+mod extract;
+mod frame;
+mod generations;
+mod headers;
+mod health;
+mod idempotency;
+mod items;
+pub mod keys;
+mod limits;
+mod openapi;
+mod outcome_view;
+mod page;
+mod problem;
+mod progress;
+mod rate;
+mod results;
+mod server;
+mod sse;
+mod state;
+mod templates;
+mod time;
+
+pub use config::ApiConfig;
+pub use generations::recover;
+pub use openapi::document;
+pub use server::{serve, serve_metrics};
+pub use state::App;
+
+use axum::Router;
+use axum::middleware::{from_fn, from_fn_with_state};
+use utoipa_axum::router::OpenApiRouter;
+
+/// Every route of the service. Meant to be run by [`serve`], which tells it who is calling from where.
+pub fn router(app: App) -> Router {
+    let keyed = Router::from(keyed_routes());
+    let keyed = keyed.route_layer(from_fn_with_state(app.clone(), auth::require_key));
+    keyed
+        .merge(Router::from(health::routes()))
+        .merge(docs::routes())
+        .fallback(problem::unknown_route)
+        .layer(from_fn(headers::check_size))
+        .layer(from_fn_with_state(app.clone(), frame::frame))
+        .with_state(app)
+}
+
+/// The routes that need a key.
+fn keyed_routes() -> OpenApiRouter<App> {
+    OpenApiRouter::new()
+        .merge(limits::routes())
+        .merge(keys::routes())
+        .merge(templates::routes())
+        .merge(batches::routes())
+        .merge(results::routes())
+        .merge(generations::routes())
+}

@@ -5,20 +5,18 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 use promptmill_domain::{ModelRef, Money};
 
+pub(crate) use crate::client::args::{BatchCommand, TemplateCommand};
+pub(crate) use crate::key::KeyCommand;
+pub(crate) use crate::serve::ServeArgs;
+
 /// Bulk LLM generation that a business can rely on.
 #[derive(Debug, Parser)]
 #[command(name = "promptmill", version, about, max_term_width = 110)]
 pub(crate) struct Cli {
     /// What to log to standard error, for example `info` or `warn,promptmill_worker=debug`.
-    #[arg(
-        long,
-        env = "PROMPTMILL_LOG",
-        default_value = "error",
-        global = true,
-        value_name = "FILTER",
-        hide_env_values = true
-    )]
-    pub(crate) log: String,
+    /// Default: `error`, and `info` for `serve`.
+    #[arg(long, env = "PROMPTMILL_LOG", global = true, value_name = "FILTER", hide_env_values = true)]
+    pub(crate) log: Option<String>,
     /// Log JSON, one object a line.
     #[arg(long, global = true)]
     pub(crate) log_json: bool,
@@ -30,6 +28,17 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// Run one batch from a file of rows to validated outcomes, without a server.
     Run(Box<RunArgs>),
+    /// Serve the HTTP API and work on what is submitted: everything in this one process.
+    Serve(ServeArgs),
+    /// Submit, watch and fetch batches of a server.
+    #[command(subcommand)]
+    Batch(BatchCommand),
+    /// Push templates to a server and pull them from it.
+    #[command(subcommand)]
+    Template(TemplateCommand),
+    /// Make, list and revoke API keys.
+    #[command(subcommand)]
+    Key(KeyCommand),
     /// List the models of a provider with prices and context lengths.
     Models(ModelsArgs),
     /// Write a template, rows and a `.env` to start from.

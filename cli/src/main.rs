@@ -1,11 +1,15 @@
 //! `promptmill`: the command line. This file is wiring: arguments in, exit code out.
 
 mod args;
+mod client;
 mod env;
 mod exit;
 mod init;
+mod key;
 mod models;
+mod progress;
 mod run;
+mod serve;
 
 use clap::{CommandFactory, Parser};
 
@@ -18,8 +22,9 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 fn main() -> std::process::ExitCode {
     let env = env::load_dotenv();
     let cli = Cli::parse();
+    let usual = if matches!(cli.command, Command::Serve(_)) { "info" } else { "error" };
     promptmill_runtime::init_telemetry(
-        &cli.log,
+        cli.log.as_deref().unwrap_or(usual),
         if cli.log_json { LogFormat::Json } else { LogFormat::Text },
     );
     let result = env.and_then(|()| dispatch(cli.command));
@@ -37,6 +42,10 @@ use promptmill_runtime::LogFormat;
 fn dispatch(command: Command) -> Result<Exit, Failure> {
     match command {
         Command::Run(args) => block_on(run::run(*args))?,
+        Command::Serve(args) => block_on(serve::serve(args))?,
+        Command::Batch(command) => block_on(client::batch(command))?,
+        Command::Template(command) => block_on(client::template(command))?,
+        Command::Key(command) => block_on(key::key(command))?,
         Command::Models(args) => block_on(models::list(args))?,
         Command::Init(args) => init::init(&args),
         Command::Completions { shell } => {

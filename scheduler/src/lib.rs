@@ -1,12 +1,18 @@
-//! The scheduler role: admits chunks, wakes parked ones, puts lost hints back, finds dead sessions, closes batches.
+//! The scheduler role: admits chunks, wakes parked ones, puts lost hints back, finds dead sessions, ends batches, delivers events,
+//! and deletes what was kept long enough.
 //!
 //! Every task is a `run_once` that reads the store, does what is due and may run twice: several schedulers may run at the same
-//! time, and one that starts anew needs to know nothing. Start at [`Scheduler::start`].
+//! time, and one that starts anew needs to know nothing. Start at [`Scheduler::with`].
 
 mod admit;
 mod close;
+mod config;
+mod deliveries;
+mod housekeeping;
+mod retention;
 mod scheduler;
 mod sessions;
 mod sweep;
 
+pub use config::{Keeping, SchedulerConfig, Webhooks};
 pub use scheduler::Scheduler;

@@ -1,19 +1,21 @@
 //! The loop that runs the tasks: soon when something happened, often enough when a signal was lost.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
-use promptmill_domain::{Batch, BatchId, BatchState};
+use promptmill_domain::{Batch, BatchEvent, BatchId, BatchState};
 use promptmill_ports::{Signal, StoreError, StoreResult};
 use promptmill_runtime::Engine;
 use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::{RecvError, TryRecvError};
-use tokio::task::JoinHandle;
+use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
+use crate::config::SchedulerConfig;
+use crate::deliveries::Courier;
 use crate::sessions::Watch;
-use crate::{admit, close, sweep};
+use crate::{admit, close, housekeeping, sweep};
 
 /// How often chunks are admitted and woken without being asked.
 const TICK: Duration = Duration::from_millis(100);
@@ -21,40 +23,61 @@ const TICK: Duration = Duration::from_millis(100);
 /// How often everything is looked at, as if every signal had been lost.
 const SWEEP: Duration = Duration::from_secs(1);
 
-/// A running scheduler.
+/// A running scheduler. Dropping it ends it in the midst of its steps, which is harmless; [`Scheduler::stop`] lets them end.
 pub struct Scheduler {
     stopping: CancellationToken,
-    work: JoinHandle<()>,
+    work: JoinSet<()>,
 }
 
 impl Scheduler {
-    /// Begins to schedule.
+    /// Begins to schedule with the default configuration: batches run and end, and nothing else happens.
     pub fn start(engine: Engine) -> Self {
+        Self::with(engine, SchedulerConfig::default())
+    }
+
+    /// Begins to schedule.
+    pub fn with(engine: Engine, config: SchedulerConfig) -> Self {
         let stopping = CancellationToken::new();
-        let work = tokio::spawn(Loop::new(engine).run(stopping.clone()));
+        let mut work = JoinSet::new();
+        work.spawn(Loop::new(engine.clone(), config.running_batches).run(stopping.clone()));
+        if let Some(webhooks) = &config.webhooks {
+            work.spawn(Courier::new(engine.clone(), webhooks.clone()).run(stopping.clone()));
+        }
+        work.spawn(housekeeping::run(engine, config, stopping.clone()));
         Self { stopping, work }
     }
 
-    /// Stops after the step in hand.
-    pub async fn stop(self) {
+    /// Stops after the steps in hand. Deliveries that are under way get two seconds; what they came to is else found out again.
+    pub async fn stop(mut self) {
         self.stopping.cancel();
-        let _ = self.work.await;
+        while self.work.join_next().await.is_some() {}
     }
 }
 
 struct Loop {
     engine: Engine,
+    most_running: Option<usize>,
     watch: Watch,
     /// Batches a signal said something about since they were looked at.
     touched: HashSet<BatchId>,
+    /// The priority of each open batch when it was looked at last.
+    priorities: HashMap<BatchId, i16>,
     swept: Option<Instant>,
     /// Chunks admitted so far: whose turn it is among batches of one priority.
     turn: usize,
 }
 
 impl Loop {
-    fn new(engine: Engine) -> Self {
-        Self { engine, watch: Watch::default(), touched: HashSet::new(), swept: None, turn: 0 }
+    fn new(engine: Engine, most_running: Option<usize>) -> Self {
+        Self {
+            engine,
+            most_running,
+            watch: Watch::default(),
+            touched: HashSet::new(),
+            priorities: HashMap::new(),
+            swept: None,
+            turn: 0,
+        }
     }
 
     async fn run(mut self, stopping: CancellationToken) {
@@ -111,11 +134,14 @@ impl Loop {
         if sweep_due {
             self.watch.run_once(&self.engine, Instant::now()).await?;
         }
+        self.expire(&batches).await?;
         sweep::wake(&self.engine, &batches).await?;
-        if sweep_due {
+        // Hints that are queued move when they are put in again with another priority.
+        if self.priorities_changed(&batches) || sweep_due {
             sweep::rehint(&self.engine, &batches).await?;
         }
-        self.turn = self.turn.wrapping_add(admit::run_once(&self.engine, &batches, self.turn).await?);
+        let admitted = admit::run_once(&self.engine, &batches, self.turn, self.most_running).await?;
+        self.turn = self.turn.wrapping_add(admitted);
         let touched = std::mem::take(&mut self.touched);
         for batch in
             batches.iter().filter(|batch| may_end(batch) && (sweep_due || touched.contains(&batch.id)))
@@ -134,6 +160,41 @@ impl Loop {
         }
         Ok(())
     }
+
+    /// Ends batches whose deadline passed. They are sealed in a later step, which the signal brings at once.
+    async fn expire(&self, batches: &[Batch]) -> StoreResult<()> {
+        let now_ms = self.engine.clock.now_ms();
+        for batch in batches.iter().filter(|batch| is_late(batch, now_ms)) {
+            let expiring = self.engine.store.steer(&batch.tenant, batch.id, BatchEvent::Expire, now_ms);
+            match expiring.await {
+                Ok(_) => {
+                    tracing::info!(batch.id = %batch.id, "the deadline of a batch passed");
+                    // A lost signal costs until the next sweep.
+                    let _ = self.engine.signals.publish(Signal::BatchChanged(batch.id)).await;
+                }
+                Err(error @ StoreError::Unavailable(_)) => return Err(error),
+                // It was cancelled or closed meanwhile.
+                Err(StoreError::Conflict(_) | StoreError::NotFound) => {}
+                Err(error) => {
+                    tracing::error!(batch.id = %batch.id, error = %error, "a batch could not be expired")
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn priorities_changed(&mut self, batches: &[Batch]) -> bool {
+        let now: HashMap<BatchId, i16> =
+            batches.iter().map(|batch| (batch.id, batch.limits.priority)).collect();
+        let known = std::mem::replace(&mut self.priorities, now);
+        self.priorities.iter().any(|(id, priority)| known.get(id).is_some_and(|known| known != priority))
+    }
+}
+
+/// Whether the deadline passed of a batch that may expire.
+fn is_late(batch: &Batch, now_ms: u64) -> bool {
+    let goes_on = batch.state.may_begin() || matches!(batch.state, BatchState::Paused { .. });
+    goes_on && batch.limits.deadline_ms.is_some_and(|deadline_ms| deadline_ms <= now_ms)
 }
 
 /// Whether a batch in this state may have nothing open any more.

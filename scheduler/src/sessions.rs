@@ -116,7 +116,7 @@ mod tests {
         for beat in 1..30 {
             assert!(scene.alive_after(1.0).await);
             if beat % 4 == 0 {
-                scene.engine.store.beat(scene.session, beat).await.unwrap();
+                scene.engine.store.beat(scene.session, beat, None).await.unwrap();
             }
         }
     }

@@ -1,25 +1,30 @@
-//! The batches this worker has chunks of: compiled plan, gate, budget and guard of each.
+//! The batches this worker has chunks of: compiled plan, gate, budget, guard and pace of each.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use promptmill_domain::batch::GUARD_SAMPLE;
 use promptmill_domain::{
-    Batch, BatchEvent, BatchId, BatchLimits, Counts, Ending, FailureKind, Money, PauseReason, TenantId,
-    Totals,
+    Batch, BatchEvent, BatchId, BatchLimits, BatchReport, Ending, Money, PauseReason, TenantId, Totals,
+    WorkerReport,
 };
-use promptmill_pipeline::{BatchPlan, Gate, PlanError};
+use promptmill_pipeline::{BatchPlan, Gate, PlanError, Stage};
 use promptmill_ports::{Signal, StoreError};
 use promptmill_runtime::Engine;
 use tokio::sync::{Notify, mpsc};
+use tokio::time::Instant;
 
 use crate::gate::SessionGate;
+use crate::guard::Guard;
+use crate::pace::Pace;
 
 /// Pause before an order that the store did not take is repeated.
 const STEER_RETRY: Duration = Duration::from_millis(200);
+
+/// Items settled a second below which a batch that has nothing in hand is not told of.
+const NO_PACE: f64 = 0.01;
 
 /// A batch that cannot be worked on here.
 #[derive(Debug, thiserror::Error)]
@@ -50,6 +55,14 @@ pub(crate) struct ActiveBatch {
     limits: Mutex<BatchLimits>,
     spent_pico: AtomicU64,
     guard: Mutex<Guard>,
+    /// Items that hold a slot.
+    begun: AtomicU32,
+    /// Those of them that have not come to their end.
+    running: AtomicU32,
+    settled: AtomicU64,
+    pace: Mutex<Pace>,
+    /// Wakes the pump.
+    changed: Arc<Notify>,
     steer: mpsc::UnboundedSender<Steer>,
 }
 
@@ -57,6 +70,7 @@ impl ActiveBatch {
     fn close(&self) {
         self.open.store(false, Ordering::Release);
         self.closed.notify_waiters();
+        self.changed.notify_one();
     }
 
     fn pause(&self, reason: PauseReason) {
@@ -78,12 +92,68 @@ impl ActiveBatch {
 
     fn refresh(&self, batch: &Batch) {
         *self.limits.lock().unwrap_or_else(PoisonError::into_inner) = batch.limits;
+        self.plan.set_max_concurrency(share_of(batch.limits.max_concurrency));
+        self.changed.notify_one();
         let pausing = self.pausing.load(Ordering::Acquire);
         if batch.state.may_begin() && !pausing && !self.over_budget() {
             self.open.store(true, Ordering::Release);
         } else {
             self.close();
         }
+    }
+
+    /// Larger is served earlier.
+    pub(crate) fn priority(&self) -> i16 {
+        self.limits().priority
+    }
+
+    /// Items that hold a slot.
+    pub(crate) fn slots_held(&self) -> u32 {
+        self.begun.load(Ordering::Acquire)
+    }
+
+    /// Items of the batch that are of use in hand: as many as it may make calls, and a few to follow; `None` without a limit of its own.
+    pub(crate) fn useful(&self) -> Option<u32> {
+        let most = self.plan.max_concurrency()?;
+        Some(most.saturating_add((most / 2).clamp(4, 64)))
+    }
+
+    /// Whether the batch's own limits let it begin one more item. Those that wait for a retry call nothing, so they do not count.
+    pub(crate) fn may_begin(&self) -> bool {
+        let running = self.running.load(Ordering::Acquire);
+        let calling = running.saturating_sub(self.plan.standing().at(Stage::Retry));
+        self.is_open() && self.useful().is_none_or(|useful| calling < useful)
+    }
+
+    /// Counts an item as begun, and as running, until the guards are dropped.
+    pub(crate) fn begin(self: &Arc<Self>) -> (Begun, Running) {
+        self.begun.fetch_add(1, Ordering::AcqRel);
+        self.running.fetch_add(1, Ordering::AcqRel);
+        (Begun(self.clone()), Running(self.clone()))
+    }
+
+    /// Outcomes of so many items were recorded.
+    pub(crate) fn settled(&self, items: u64) {
+        self.settled.fetch_add(items, Ordering::Relaxed);
+    }
+
+    fn report(&self, now: Instant) -> Option<BatchReport> {
+        let settled = self.settled.load(Ordering::Relaxed);
+        let pace = self.pace.lock().unwrap_or_else(PoisonError::into_inner).measure(settled, now);
+        if self.slots_held() == 0 && pace < NO_PACE {
+            return None;
+        }
+        let at = |stage| self.plan.standing().at(stage);
+        Some(BatchReport {
+            batch: self.id,
+            lane: self.plan.lane().clone(),
+            calling: at(Stage::Call),
+            waiting_place: at(Stage::Place),
+            waiting_lane: at(Stage::Lane),
+            waiting_batch: at(Stage::Batch),
+            waiting_retry: at(Stage::Retry),
+            settled_per_s: pace,
+        })
     }
 
     /// An item has its outcome: gives the doomed-batch guard its say. Asked before the outcome is recorded, because by then many more
@@ -97,6 +167,40 @@ impl ActiveBatch {
             tracing::warn!(batch.id = %self.id, "the first items all failed for one cause outside the rows; pausing the batch");
             self.pause(reason);
         }
+    }
+}
+
+/// This worker's share of a batch's limit of calls. One process does all the work today; in a fleet each worker that has items of the
+/// batch takes its part here.
+const fn share_of(max_concurrency: Option<u32>) -> Option<u32> {
+    max_concurrency
+}
+
+/// Counts an item among those of its batch that hold a slot.
+pub(crate) struct Begun(Arc<ActiveBatch>);
+
+/// Counts an item among those of its batch that have not come to their end.
+pub(crate) struct Running(Arc<ActiveBatch>);
+
+impl Drop for Begun {
+    fn drop(&mut self) {
+        self.0.begun.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.0.running.fetch_sub(1, Ordering::AcqRel);
+        // Without a limit of the batch only a free slot lets the next item begin.
+        if self.0.plan.max_concurrency().is_some() {
+            self.0.changed.notify_one();
+        }
+    }
+}
+
+impl std::fmt::Debug for Begun {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Begun({})", self.0.id)
     }
 }
 
@@ -130,59 +234,25 @@ impl Gate for ActiveBatch {
     }
 }
 
-/// Watches the first outcomes of a batch for one cause that dooms all of it.
-#[derive(Debug)]
-enum Guard {
-    Off,
-    Watching { seen: u32, kind: Option<FailureKind> },
-}
-
-impl Guard {
-    fn new(counts: &Counts) -> Self {
-        if counts.all_succeeded() == 0 { Self::Watching { seen: 0, kind: None } } else { Self::Off }
-    }
-
-    fn see(&mut self, ending: &Ending) -> Option<PauseReason> {
-        let Self::Watching { seen, kind } = self else {
-            return None;
-        };
-        match ending {
-            Ending::Failed { kind: cause, message }
-                if cause.dooms_batch() && kind.is_none_or(|first| first == *cause) =>
-            {
-                *kind = Some(*cause);
-                *seen += 1;
-                if *seen < GUARD_SAMPLE {
-                    return None;
-                }
-                let reason = PauseReason::Suspect { kind: *cause, message: message.clone() };
-                *self = Self::Off;
-                Some(reason)
-            }
-            Ending::Failed { .. } | Ending::Succeeded { .. } => {
-                *self = Self::Off;
-                None
-            }
-        }
-    }
-}
-
 /// Every batch this worker has chunks of.
 pub(crate) struct Batches {
     engine: Engine,
     session: Arc<SessionGate>,
     active: Mutex<HashMap<BatchId, Arc<ActiveBatch>>>,
+    changed: Arc<Notify>,
     steer: mpsc::UnboundedSender<Steer>,
 }
 
 impl Batches {
-    /// The registry, and the orders it gives rise to (for [`carry_out`]).
+    /// The registry, and the orders it gives rise to (for [`carry_out`]). `changed` wakes the pump when more of a batch may begin, or
+    /// nothing may any more.
     pub(crate) fn new(
         engine: Engine,
         session: Arc<SessionGate>,
+        changed: Arc<Notify>,
     ) -> (Arc<Self>, mpsc::UnboundedReceiver<Steer>) {
         let (steer, orders) = mpsc::unbounded_channel();
-        (Arc::new(Self { engine, session, active: Mutex::default(), steer }), orders)
+        (Arc::new(Self { engine, session, active: Mutex::default(), changed, steer }), orders)
     }
 
     fn active(&self) -> std::sync::MutexGuard<'_, HashMap<BatchId, Arc<ActiveBatch>>> {
@@ -213,10 +283,26 @@ impl Batches {
             limits: Mutex::new(batch.limits),
             spent_pico: AtomicU64::new(counts.totals.cost.pico()),
             guard: Mutex::new(Guard::new(&counts)),
+            begun: AtomicU32::new(0),
+            running: AtomicU32::new(0),
+            settled: AtomicU64::new(0),
+            pace: Mutex::new(Pace::new(Instant::now())),
+            changed: self.changed.clone(),
             steer: self.steer.clone(),
         });
         loaded.refresh(&batch);
         Ok(self.active().entry(id).or_insert(loaded).clone())
+    }
+
+    /// The worker's account of itself: what it has in hand of each batch, and how fast each is settled.
+    pub(crate) fn report(&self, concurrency: usize, now: Instant) -> WorkerReport {
+        let mut batches: Vec<_> = self.active().values().filter_map(|batch| batch.report(now)).collect();
+        batches.sort_by_key(|report| report.batch);
+        WorkerReport {
+            concurrency: u32::try_from(concurrency).unwrap_or(u32::MAX),
+            calls: batches.iter().map(|report| report.calling).sum(),
+            batches,
+        }
     }
 
     /// Reads again the batches whose state or limits may have changed, and forgets those nobody works on. Answers whether all of
@@ -263,35 +349,5 @@ pub(crate) async fn carry_out(engine: Engine, mut orders: mpsc::UnboundedReceive
                 }
             }
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn failed(kind: FailureKind) -> Ending {
-        Ending::Failed { kind, message: "no such model".into() }
-    }
-
-    fn watch(endings: impl IntoIterator<Item = Ending>) -> Option<PauseReason> {
-        let mut guard = Guard::new(&Counts::default());
-        endings.into_iter().filter_map(|ending| guard.see(&ending)).next()
-    }
-
-    #[test]
-    fn the_guard_speaks_when_the_first_items_all_fail_alike_for_a_cause_outside_the_rows() {
-        let sample = GUARD_SAMPLE as usize;
-        let doomed = vec![failed(FailureKind::ModelUnavailable); sample];
-        assert!(matches!(
-            watch(doomed.clone()),
-            Some(PauseReason::Suspect { kind: FailureKind::ModelUnavailable, .. })
-        ));
-        assert_eq!(watch(doomed[1..].to_vec()), None);
-        let mut mixed = doomed.clone();
-        mixed[3] = failed(FailureKind::CredentialRefused);
-        mixed.extend(doomed.clone());
-        assert_eq!(watch(mixed), None);
-        assert_eq!(watch(vec![failed(FailureKind::InvalidOutput); 3 * sample]), None);
     }
 }

@@ -5,11 +5,14 @@
 
 mod batches;
 mod gate;
+mod guard;
+mod pace;
 mod pump;
 mod runtime;
 mod session;
 mod settler;
 mod slots;
+mod stock;
 mod worker;
 
 pub use worker::{Worker, WorkerConfig, WorkerError};

@@ -5,39 +5,37 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use promptmill_domain::{ChunkId, LeaseToken, SessionId};
-use promptmill_pipeline::ItemInput;
-use promptmill_ports::Lease;
-use promptmill_rowio::{StoredRow, decode_range};
+use promptmill_pipeline::{Gate as _, ItemContent, ItemInput};
+use promptmill_ports::{HubError, Lease};
+use promptmill_rowio::{CorruptBlock, RowContent, StoredRow, decode_range};
 use promptmill_runtime::Engine;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::time::{Instant, sleep_until};
 
 use crate::batches::{ActiveBatch, Batches};
 use crate::gate::SessionGate;
 use crate::runtime::Job;
 use crate::settler::{LeaseKey, SettlerHandle};
-use crate::slots::{Room, Slot, Slots};
+use crate::slots::{Room, Slots};
+use crate::stock::{Claimed, Stock, Unbegun};
 
 /// How long the pump waits for a hint before it looks at the gate again.
 const HINT_WAIT: Duration = Duration::from_millis(500);
+
+/// How long after a look at the queue that brought nothing the pump, which has work in hand that must wait, looks again.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+
+/// Hints of batches with enough in hand that are passed over in one look for one of another batch.
+const HINTS_LOOKED_AT: usize = 32;
+
+/// Items of one batch in hand below which a further chunk of it is welcome.
+const FEW_IN_HAND: usize = 64;
 
 /// Pause after a failure of the hub or the store.
 const RETRY: Duration = Duration::from_millis(200);
 
 /// How long a chunk that cannot be run here is kept from coming back.
 const GIVEN_UP_FOR: Duration = Duration::from_secs(5);
-
-/// A chunk in hand: the items that were not begun yet.
-struct Claimed {
-    key: LeaseKey,
-    batch: Arc<ActiveBatch>,
-    items: VecDeque<Unbegun>,
-}
-
-/// An item that was not begun yet, and the room its row takes.
-struct Unbegun {
-    input: ItemInput,
-    room: Room,
-}
 
 /// The loop's parts.
 pub(crate) struct Pump {
@@ -55,83 +53,85 @@ pub(crate) struct Pump {
 impl Pump {
     /// Feeds until the process stops; what was claimed and not begun is let go of.
     pub(crate) async fn run(self) {
-        let mut claimed: VecDeque<Claimed> = VecDeque::new();
+        let mut stock = Stock::default();
         // Items of a claimed chunk as of late, so that the pump asks for as many chunks as the free slots need.
-        let mut usual_len = 64;
+        let mut usual_len = FEW_IN_HAND;
+        let mut look_at = Instant::now();
         while !self.gate.stopping().is_cancelled() {
-            let unbegun: usize = claimed.iter().map(|chunk| chunk.items.len()).sum();
-            let want = self.slots.free().saturating_sub(unbegun);
-            if unbegun == 0 || want >= usual_len {
-                let rooms = self.make_room(want.div_ceil(usual_len).max(1), unbegun == 0).await;
-                let wait = if unbegun == 0 { HINT_WAIT } else { Duration::ZERO };
-                let fresh = if rooms.is_empty() { vec![] } else { self.claim(rooms, wait).await };
-                if let Some(len) = fresh.iter().map(|chunk| chunk.items.len()).max() {
-                    usual_len = len.max(1);
-                }
-                claimed.extend(fresh);
+            for chunk in stock.take_closed() {
+                self.settler.dropped(chunk.key, chunk.len());
             }
-            self.feed(&mut claimed).await;
+            self.begin_all(&mut stock).await;
+            // What is in hand now waits for slots, or for limits of its own: other batches may still use the slots that are free.
+            let free = self.slots.free();
+            let idle = stock.is_empty();
+            let rooms = if free > 0 && (idle || Instant::now() >= look_at) {
+                self.slots.rooms(free.div_ceil(usual_len).max(1))
+            } else {
+                vec![]
+            };
+            if rooms.is_empty() {
+                let look_again = if free > 0 && !idle { look_at } else { Instant::now() + HINT_WAIT };
+                tokio::select! {
+                    () = self.slots.changed() => {}
+                    () = sleep_until(look_again) => {}
+                    () = self.gate.stopping().cancelled() => {}
+                }
+                continue;
+            }
+            let fresh =
+                self.claim(&stock, rooms, usual_len, if idle { HINT_WAIT } else { Duration::ZERO }).await;
+            match fresh.iter().map(|chunk| chunk.items.len()).max() {
+                Some(len) => usual_len = len.max(1),
+                None => look_at = Instant::now() + LOOK_EVERY,
+            }
+            for chunk in fresh {
+                stock.add(chunk);
+            }
         }
-        for chunk in claimed {
-            self.settler.dropped(chunk.key, len_of(&chunk.items));
+        for chunk in stock.take_all() {
+            self.settler.dropped(chunk.key, chunk.len());
         }
     }
 
-    /// Begins items while there are free slots; waits for one slot when there is none.
-    async fn feed(&self, claimed: &mut VecDeque<Claimed>) {
-        let mut waited = false;
-        while let Some(chunk) = claimed.front_mut() {
-            if !self.gate.is_open() || !promptmill_pipeline::Gate::is_open(chunk.batch.as_ref()) {
-                self.settler.dropped(chunk.key, len_of(&chunk.items));
-                claimed.pop_front();
-                continue;
-            }
-            let place = match self.slots.try_place() {
-                Some(place) => place,
-                None if waited => return,
-                None => {
-                    waited = true;
-                    tokio::select! {
-                        place = self.slots.place() => place,
-                        () = self.gate.stopping().cancelled() => return,
-                    }
-                }
-            };
-            if let Some(Unbegun { input, room }) = chunk.items.pop_front() {
-                self.begin(chunk.key, chunk.batch.clone(), input, Slot::new(place, room)).await;
-            }
-            if chunk.items.is_empty() {
-                claimed.pop_front();
+    /// Begins every item there is a slot for and whose batch may begin one.
+    async fn begin_all(&self, stock: &mut Stock) {
+        while let Some(place) = self.slots.try_place() {
+            let next = stock.next(|batch| batch.may_begin() && self.slots.has_one_for(batch.slots_held()));
+            let Some((key, batch, item)) = next else { return };
+            if !self.hand_over(self.job(key, &batch, item, place)).await {
+                return;
             }
         }
+    }
+
+    /// An item that begins.
+    fn job(
+        &self,
+        key: LeaseKey,
+        batch: &Arc<ActiveBatch>,
+        item: Unbegun,
+        place: OwnedSemaphorePermit,
+    ) -> Job {
+        let (begun, running) = batch.begin();
+        let slot = self.slots.slot(place, item.room, begun);
+        Job { key, batch: batch.clone(), input: item.input, running, slot }
     }
 
     /// Hands an item to the runtime; `false` when that is gone.
-    async fn begin(&self, key: LeaseKey, batch: Arc<ActiveBatch>, input: ItemInput, slot: Slot) -> bool {
+    async fn hand_over(&self, job: Job) -> bool {
         // The channel ends only with the runtime, when the whole worker is being torn down.
-        self.jobs.send(Job { key, batch, input, slot }).await.is_ok()
-    }
-
-    /// Room for up to `chunks` chunks. When there is none now it is waited for only if `must`.
-    async fn make_room(&self, chunks: usize, must: bool) -> Vec<Room> {
-        let rooms = self.slots.rooms(chunks);
-        if !rooms.is_empty() || !must {
-            return rooms;
-        }
-        tokio::select! {
-            room = self.slots.room() => vec![room],
-            () = self.gate.stopping().cancelled() => vec![],
-        }
+        self.jobs.send(job).await.is_ok()
     }
 
     /// Claims as many hinted chunks as there are `rooms` and makes their items ready.
-    async fn claim(&self, rooms: Vec<Room>, wait: Duration) -> Vec<Claimed> {
+    async fn claim(&self, stock: &Stock, rooms: Vec<Room>, usual_len: usize, wait: Duration) -> Vec<Claimed> {
         if !self.gate.is_open() {
             // A hint that is taken and not used is lost to the workers that could use it.
             return self.pause().await;
         }
         let hints = tokio::select! {
-            hints = self.engine.queue.pop(rooms.len(), wait) => hints,
+            hints = self.hints(stock, rooms.len(), usual_len, wait) => hints,
             () = self.gate.stopping().cancelled() => return vec![],
         };
         let hints = match hints {
@@ -158,11 +158,49 @@ impl Pump {
                 tracing::warn!(error = %error, "the store gave no chunks");
                 // The leases may exist all the same, and would then stand as long as this session lives: let go of each.
                 for (chunk, token) in wanted {
-                    self.settler.leased(LeaseKey { chunk, token }, 0);
+                    self.settler.let_go(LeaseKey { chunk, token });
                 }
                 self.pause().await
             }
         }
+    }
+
+    /// Up to `want` hints of batches of which there is little in hand. Hints of other batches are put back, so that neither they nor those
+    /// behind them are lost to anyone.
+    async fn hints(
+        &self,
+        stock: &Stock,
+        want: usize,
+        usual_len: usize,
+        mut wait: Duration,
+    ) -> Result<Vec<ChunkId>, HubError> {
+        let (mut wanted, mut back): (Vec<ChunkId>, Vec<(ChunkId, i16)>) = (vec![], vec![]);
+        let free = self.slots.free();
+        while wanted.len() < want && back.len() < HINTS_LOOKED_AT {
+            let popped = match self.engine.queue.pop(want - wanted.len(), wait).await {
+                Ok(popped) if popped.is_empty() => break,
+                Ok(popped) => popped,
+                Err(error) if wanted.is_empty() && back.is_empty() => return Err(error),
+                // What was taken is still good.
+                Err(_) => break,
+            };
+            for chunk in popped {
+                let coming = wanted.iter().filter(|other| other.batch == chunk.batch).count() * usual_len;
+                match stock.batch(chunk.batch) {
+                    Some((batch, in_hand)) if in_hand + coming >= enough(batch, free) => {
+                        back.push((chunk, batch.priority()));
+                    }
+                    _ => wanted.push(chunk),
+                }
+            }
+            wait = Duration::ZERO;
+        }
+        if !back.is_empty()
+            && let Err(error) = self.engine.queue.push(&back).await
+        {
+            tracing::debug!(error = %error, "hints could not be put back; the sweep hints them again");
+        }
+        Ok(wanted)
     }
 
     async fn pause(&self) -> Vec<Claimed> {
@@ -185,9 +223,12 @@ impl Pump {
             Err(error) => return self.give_up(key, &error),
         };
         let quarantined = lease.head.in_quarantine();
-        let items = due_items(lease, rows, room, self.engine.clock.now_ms());
-        self.settler.leased(key, len_of(&items));
+        let items = match due_items(lease, rows, room, self.engine.clock.now_ms()) {
+            Ok(items) => items,
+            Err(error) => return self.give_up(key, &error),
+        };
         let claimed = Claimed { key, batch, items };
+        self.settler.leased(key, claimed.len(), claimed.batch.clone());
         if quarantined {
             tracing::warn!(chunk = %key.chunk, "two workers died over this chunk; it runs one item at a time");
             tokio::spawn(self.clone().run_alone(claimed));
@@ -203,7 +244,7 @@ impl Pump {
         let (settler, stopping) = (self.settler.clone(), self.gate.stopping().clone());
         tokio::spawn(async move {
             let _ = tokio::time::timeout(GIVEN_UP_FOR, stopping.cancelled()).await;
-            settler.leased(key, 0);
+            settler.let_go(key);
         });
         None
     }
@@ -211,25 +252,26 @@ impl Pump {
     /// Runs the items of a quarantined chunk one at a time, and no item of another quarantined chunk beside them: the death of this
     /// process is held against every item that is being tried, and all but one of them would be innocent.
     async fn run_alone(self, mut chunk: Claimed) {
-        while let Some(Unbegun { input, room }) = chunk.items.pop_front() {
+        while let Some(item) = chunk.items.pop_front() {
+            let offset = item.input.offset;
             let begun = async {
                 let alone = self.alone.clone().acquire_owned().await.expect("the semaphore is never closed");
                 let place = self.slots.place().await;
                 let now_ms = self.engine.clock.now_ms();
-                let mine =
-                    self.engine.store.try_item(chunk.key.chunk, chunk.key.token, input.offset, now_ms).await;
+                let mine = self.engine.store.try_item(chunk.key.chunk, chunk.key.token, offset, now_ms).await;
                 matches!(mine, Ok(true)).then_some((alone, place))
             };
             let begun = tokio::select! {
                 begun = begun => begun,
-                () = promptmill_pipeline::Gate::closed(chunk.batch.as_ref()) => None,
+                () = chunk.batch.closed() => None,
             };
             let Some((alone, place)) = begun else {
-                self.settler.dropped(chunk.key, len_of(&chunk.items) + 1);
+                self.settler.dropped(chunk.key, chunk.len() + 1);
                 return;
             };
-            let (slot, recorded) = Slot::watched(place, room);
-            if !self.begin(chunk.key, chunk.batch.clone(), input, slot).await {
+            let job = self.job(chunk.key, &chunk.batch, item, place);
+            let (slot, recorded) = job.slot.watched();
+            if !self.hand_over(Job { slot, ..job }).await {
                 return;
             }
             // Until it is recorded the head still says that this item is being tried.
@@ -254,8 +296,18 @@ impl Clone for Pump {
     }
 }
 
+/// Items of a batch in hand that are enough for now.
+fn enough(batch: &ActiveBatch, free_slots: usize) -> usize {
+    batch.useful().map_or(free_slots.max(FEW_IN_HAND), |useful| useful as usize)
+}
+
 /// The items of a lease that may be worked on now, each with its part of the chunk's room.
-fn due_items(lease: Lease, rows: Vec<StoredRow>, mut room: Room, now_ms: u64) -> VecDeque<Unbegun> {
+fn due_items(
+    lease: Lease,
+    rows: Vec<StoredRow>,
+    mut room: Room,
+    now_ms: u64,
+) -> Result<VecDeque<Unbegun>, CorruptBlock> {
     let mut head = lease.head;
     let mut items = VecDeque::new();
     for (row, offset) in rows.into_iter().zip(0..) {
@@ -264,19 +316,20 @@ fn due_items(lease: Lease, rows: Vec<StoredRow>, mut room: Room, now_ms: u64) ->
         }
         let parked =
             head.parked.iter().position(|item| item.offset == offset).map(|at| head.parked.swap_remove(at));
+        let content = match row.content {
+            RowContent::Variables(json) => ItemContent::Variables(json),
+            RowContent::Messages(json) => ItemContent::Messages(RowContent::read_messages(&json)?),
+        };
         let input = ItemInput {
             index: head.base + offset,
             offset,
             custom_id: row.custom_id,
-            variables: row.variables_json,
+            content,
             parked,
+            deltas: None,
         };
         let room = room.of(&input);
         items.push_back(Unbegun { input, room });
     }
-    items
-}
-
-fn len_of(items: &VecDeque<Unbegun>) -> u32 {
-    u32::try_from(items.len()).unwrap_or(u32::MAX)
+    Ok(items)
 }

@@ -15,7 +15,7 @@ use tokio::sync::mpsc;
 use tokio_util::task::AbortOnDropHandle;
 use tower_layer::Identity;
 
-use crate::batches::ActiveBatch;
+use crate::batches::{ActiveBatch, Running};
 use crate::settler::{LeaseKey, SettlerHandle};
 use crate::slots::Slot;
 
@@ -24,6 +24,8 @@ pub(crate) struct Job {
     pub(crate) key: LeaseKey,
     pub(crate) batch: Arc<ActiveBatch>,
     pub(crate) input: ItemInput,
+    /// Counted while the item has not come to its end.
+    pub(crate) running: Running,
     /// Its slot; given back when its end is recorded.
     pub(crate) slot: Slot,
 }
@@ -112,7 +114,7 @@ impl tower_service::Service<Task<Job>> for ItemService {
     }
 
     fn call(&mut self, task: Task<Job>) -> Self::Future {
-        let Job { key, batch, input, slot } = task.args;
+        let Job { key, batch, input, running, slot } = task.args;
         let (pipeline, settler) = (self.pipeline.clone(), self.settler.clone());
         Box::pin(async move {
             let offset = input.offset;
@@ -121,6 +123,7 @@ impl tower_service::Service<Task<Job>> for ItemService {
             let run = tokio::spawn({
                 let batch = batch.clone();
                 async move {
+                    let _running = running;
                     let end = pipeline.run(&batch.plan, batch.as_ref(), input).await;
                     // Here and not below: whole rows of calls could end before the runtime comes to look at this one.
                     if let ItemEnd::Settled { outcome, .. } = &end {

@@ -1,4 +1,4 @@
-//! The session: one beat a second, and what the answer means.
+//! The session: one beat a second with the worker's account of itself, and what the answer means.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,6 +22,7 @@ pub(crate) async fn keep_alive(
     session: SessionId,
     gate: Arc<SessionGate>,
     batches: Arc<Batches>,
+    concurrency: usize,
 ) {
     let mut ticks = interval(BEAT_EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -32,7 +33,8 @@ pub(crate) async fn keep_alive(
             _ = ticks.tick() => {
                 let sent = Instant::now();
                 beat += 1;
-                match engine.store.beat(session, beat, None).await {
+                let report = batches.report(concurrency, sent);
+                match engine.store.beat(session, beat, Some(&report)).await {
                     Ok(BeatAnswer::Alive { changes }) => {
                         gate.beat_stored(sent);
                         // Known only once every batch could be read: what failed now is read again at the next beat.

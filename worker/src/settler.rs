@@ -7,13 +7,14 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use promptmill_domain::{ChunkId, LeaseToken, Release, SettledItem, Totals};
+use promptmill_domain::{ChunkId, ItemCode, LeaseToken, Release, SettledItem, Totals};
 use promptmill_pipeline::ItemEnd;
 use promptmill_ports::{SettleGroup, Settled, Signal, StoreError, encode_outcome};
 use promptmill_runtime::Engine;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout_at};
 
+use crate::batches::ActiveBatch;
 use crate::slots::{Slot, Slots};
 
 /// The longest an end waits for others.
@@ -37,10 +38,10 @@ pub(crate) struct LeaseKey {
 
 /// What the settler is told.
 enum Told {
-    /// A chunk was leased with this many items to work on.
-    Leased { key: LeaseKey, items: u32 },
+    /// A chunk was leased with this many items to work on; without a batch it is only let go of.
+    Leased { key: LeaseKey, items: u32, batch: Option<Arc<ActiveBatch>> },
     /// An item ended.
-    Ended { key: LeaseKey, offset: u32, end: ItemEnd, slot: Slot },
+    Ended { key: LeaseKey, offset: u32, end: ItemEnd, at: Instant, slot: Slot },
     /// Items of a lease will not be begun.
     Dropped { key: LeaseKey, items: u32 },
 }
@@ -55,12 +56,17 @@ impl SettlerHandle {
         let _ = self.0.send(told);
     }
 
-    pub(crate) fn leased(&self, key: LeaseKey, items: u32) {
-        self.tell(Told::Leased { key, items });
+    pub(crate) fn leased(&self, key: LeaseKey, items: u32, batch: Arc<ActiveBatch>) {
+        self.tell(Told::Leased { key, items, batch: Some(batch) });
+    }
+
+    /// Lets go of a lease nothing of which will be worked on, if there is one.
+    pub(crate) fn let_go(&self, key: LeaseKey) {
+        self.tell(Told::Leased { key, items: 0, batch: None });
     }
 
     pub(crate) fn ended(&self, key: LeaseKey, offset: u32, end: ItemEnd, slot: Slot) {
-        self.tell(Told::Ended { key, offset, end, slot });
+        self.tell(Told::Ended { key, offset, end, at: Instant::now(), slot });
     }
 
     pub(crate) fn dropped(&self, key: LeaseKey, items: u32) {
@@ -71,8 +77,9 @@ impl SettlerHandle {
 }
 
 /// A lease in hand.
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct Held {
+    batch: Option<Arc<ActiveBatch>>,
     /// Items whose end is not in a group yet.
     remaining: u32,
     /// The last group of the lease.
@@ -86,6 +93,8 @@ struct Gathered {
     settled: Vec<(SettledItem, bytes::Bytes)>,
     parked: Vec<promptmill_domain::ParkedItem>,
     spent: Totals,
+    /// How each settled item ended, and when.
+    ends: Vec<(ItemCode, Instant)>,
 }
 
 /// The loop's state.
@@ -161,15 +170,16 @@ impl Settler {
                 spent: gathered.spent,
                 release,
             });
-            keys.push((key, release));
+            keys.push((key, release, gathered.ends));
         }
         if groups.is_empty() {
             return slots;
         }
         let results = self.settle(groups).await;
-        for ((key, release), result) in keys.into_iter().zip(results) {
+        for ((key, release, ends), result) in keys.into_iter().zip(results) {
             match result {
                 Settled::Recorded { done } => {
+                    self.count(key, &ends);
                     if done {
                         let _ = self.engine.signals.publish(Signal::ChunkDone(key.chunk.batch)).await;
                     }
@@ -189,10 +199,20 @@ impl Settler {
         slots
     }
 
+    fn count(&self, key: LeaseKey, ends: &[(ItemCode, Instant)]) {
+        for (code, at) in ends {
+            self.engine.metrics.item_settled(*code);
+            self.engine.metrics.settle_took(at.elapsed());
+        }
+        if let Some(batch) = self.held.get(&key).and_then(|held| held.batch.as_ref()) {
+            batch.settled(ends.len() as u64);
+        }
+    }
+
     fn take(&mut self, told: Told, gathered: &mut HashMap<LeaseKey, Gathered>, slots: &mut Vec<Slot>) {
         match told {
-            Told::Leased { key, items } => {
-                self.held.insert(key, Held { remaining: items, ..Held::default() });
+            Told::Leased { key, items, batch } => {
+                self.held.insert(key, Held { batch, remaining: items, ..Held::default() });
                 gathered.entry(key).or_default();
             }
             Told::Dropped { key, items } => {
@@ -201,7 +221,7 @@ impl Settler {
                     gathered.entry(key).or_default();
                 }
             }
-            Told::Ended { key, offset, end, slot } => {
+            Told::Ended { key, offset, end, at, slot } => {
                 slots.push(slot);
                 // A lease that was lost is no longer held, and its items belong to someone else.
                 let Some(held) = self.held.get_mut(&key) else {
@@ -211,9 +231,9 @@ impl Settler {
                 let group = gathered.entry(key).or_default();
                 match end {
                     ItemEnd::Settled { outcome, spent } => {
-                        group
-                            .settled
-                            .push((SettledItem { offset, code: outcome.code() }, encode_outcome(&outcome)));
+                        let code = outcome.code();
+                        group.settled.push((SettledItem { offset, code }, encode_outcome(&outcome)));
+                        group.ends.push((code, at));
                         group.spent += spent;
                     }
                     ItemEnd::Parked { item, spent } => {

@@ -7,7 +7,17 @@ use std::sync::Arc;
 
 use promptmill_domain::chunk::{MAX_BLOCK_BYTES, MAX_CHUNK_ROWS};
 use promptmill_pipeline::ItemInput;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot};
+
+use crate::batches::Begun;
+
+/// Room for items whose end is being recorded, beside those that call: with less, every slot would stand in the settler while
+/// nothing calls.
+const SETTLING_ROOM: usize = 256;
+
+/// A batch holds at most this many times the slots that are free then, so that one alone leaves a fifth of them to a batch that
+/// comes later, however slow its calls are.
+const SHARE_OF_FREE: usize = 4;
 
 /// Bytes of rows in hand at the same time.
 const ROW_BYTES: usize = 64 * 1024 * 1024;
@@ -24,6 +34,7 @@ pub(crate) struct Slots {
     free: Arc<Semaphore>,
     count: usize,
     room: Arc<Semaphore>,
+    changed: Arc<Notify>,
 }
 
 /// The slot of one begun item, with the room of its row.
@@ -31,8 +42,21 @@ pub(crate) struct Slots {
 pub(crate) struct Slot {
     _place: OwnedSemaphorePermit,
     _room: Room,
+    _of_batch: Begun,
     /// Its receiver ends with the slot, which is when the item's end is recorded.
     _watched: Option<oneshot::Sender<Never>>,
+    /// Dropped last: the pump finds all of the above given back.
+    _wake: Wake,
+}
+
+/// Wakes the pump when dropped.
+#[derive(Debug)]
+struct Wake(Arc<Notify>);
+
+impl Drop for Wake {
+    fn drop(&mut self) {
+        self.0.notify_one();
+    }
 }
 
 /// What is never sent.
@@ -44,9 +68,20 @@ pub(crate) enum Never {}
 pub(crate) struct Room(OwnedSemaphorePermit);
 
 impl Slots {
-    /// So many slots.
-    pub(crate) fn new(count: usize) -> Self {
-        Self { free: Arc::new(Semaphore::new(count)), count, room: Arc::new(Semaphore::new(ROW_BYTES)) }
+    /// Slots for a worker that makes so many calls at the same time. `changed` is told when one is given back.
+    pub(crate) fn new(concurrency: usize, changed: Arc<Notify>) -> Self {
+        let count = (concurrency.max(1) + SETTLING_ROOM).div_ceil(SHARE_OF_FREE) * (SHARE_OF_FREE + 1);
+        Self {
+            free: Arc::new(Semaphore::new(count)),
+            count,
+            room: Arc::new(Semaphore::new(ROW_BYTES)),
+            changed,
+        }
+    }
+
+    /// All slots, free or not.
+    pub(crate) fn count(&self) -> usize {
+        self.count
     }
 
     /// Slots that nobody holds.
@@ -57,6 +92,16 @@ impl Slots {
     /// Slots that are held.
     pub(crate) fn taken(&self) -> usize {
         self.count.saturating_sub(self.free())
+    }
+
+    /// Whether a batch that holds so many slots may have one more.
+    pub(crate) fn has_one_for(&self, held: u32) -> bool {
+        (held as usize) < self.free() * SHARE_OF_FREE
+    }
+
+    /// Waits until a slot was given back, or something else that the pump must look at changed.
+    pub(crate) async fn changed(&self) {
+        self.changed.notified().await;
     }
 
     /// A place, if one is free now.
@@ -75,29 +120,31 @@ impl Slots {
         std::iter::from_fn(one).take(chunks).collect()
     }
 
-    /// Waits for the room of one chunk.
-    pub(crate) async fn room(&self) -> Room {
-        let room = self.room.clone().acquire_many_owned(CHUNK_BYTES).await;
-        Room(room.expect("the semaphore of room is never closed"))
+    /// The slot of an item that begins.
+    pub(crate) fn slot(&self, place: OwnedSemaphorePermit, room: Room, of_batch: Begun) -> Slot {
+        Slot {
+            _place: place,
+            _room: room,
+            _of_batch: of_batch,
+            _watched: None,
+            _wake: Wake(self.changed.clone()),
+        }
     }
 }
 
 impl Slot {
-    pub(crate) fn new(place: OwnedSemaphorePermit, room: Room) -> Self {
-        Self { _place: place, _room: room, _watched: None }
-    }
-
-    /// A slot, and a receiver that ends when it is given back.
-    pub(crate) fn watched(place: OwnedSemaphorePermit, room: Room) -> (Self, oneshot::Receiver<Never>) {
+    /// The same slot, and a receiver that ends when it is given back.
+    pub(crate) fn watched(mut self) -> (Self, oneshot::Receiver<Never>) {
         let (watched, given_back) = oneshot::channel();
-        (Self { _place: place, _room: room, _watched: Some(watched) }, given_back)
+        self._watched = Some(watched);
+        (self, given_back)
     }
 }
 
 impl Room {
     /// Takes the room of one item out of its chunk's; what is left when the chunk brought more than was set aside.
     pub(crate) fn of(&mut self, input: &ItemInput) -> Self {
-        let bytes = (input.variables.len() + ITEM_BYTES).min(self.0.num_permits());
+        let bytes = (input.content.bytes() + ITEM_BYTES).min(self.0.num_permits());
         Self(self.0.split(bytes).expect("no more is split off than there is"))
     }
 }
@@ -105,14 +152,20 @@ impl Room {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use promptmill_pipeline::ItemContent;
+
+    fn slots() -> Slots {
+        Slots::new(1, Arc::default())
+    }
 
     fn item(bytes: usize) -> ItemInput {
-        ItemInput { index: 0, offset: 0, custom_id: None, variables: "x".repeat(bytes), parked: None }
+        let content = ItemContent::Variables("x".repeat(bytes));
+        ItemInput { index: 0, offset: 0, custom_id: None, content, parked: None, deltas: None }
     }
 
     #[test]
     fn room_is_set_aside_by_the_chunk_and_held_by_the_row() {
-        let slots = Slots::new(1);
+        let slots = slots();
         let mut rooms = slots.rooms(1_000);
         assert_eq!(rooms.len(), ROW_BYTES / CHUNK_BYTES as usize);
         assert!(slots.rooms(1).is_empty());
@@ -126,10 +179,23 @@ mod tests {
 
     #[test]
     fn a_row_larger_than_a_chunk_should_be_is_let_in() {
-        let slots = Slots::new(1);
+        let slots = slots();
         let mut room = slots.rooms(1).remove(0);
         let large = room.of(&item(CHUNK_BYTES as usize * 2));
         assert_eq!(large.0.num_permits(), CHUNK_BYTES as usize);
         assert_eq!(room.of(&item(10)).0.num_permits(), 0);
+    }
+
+    #[test]
+    fn one_batch_alone_leaves_a_fifth_of_the_slots_to_others_and_still_has_room_to_settle() {
+        for concurrency in [1, 16, 512] {
+            let slots = Slots::new(concurrency, Arc::default());
+            let mut places = vec![];
+            while slots.has_one_for(u32::try_from(places.len()).unwrap()) {
+                places.push(slots.try_place().unwrap());
+            }
+            assert!(places.len() >= concurrency + SETTLING_ROOM, "{}", places.len());
+            assert!(slots.free() * 5 >= slots.count(), "{} of {}", slots.free(), slots.count());
+        }
     }
 }

@@ -8,7 +8,7 @@ use promptmill_domain::SessionId;
 use promptmill_pipeline::{Pipeline, RetryPolicy};
 use promptmill_ports::StoreError;
 use promptmill_runtime::Engine;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{Notify, Semaphore, mpsc};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
@@ -20,10 +20,6 @@ use crate::runtime::{ItemService, JobBackend};
 use crate::session::keep_alive;
 use crate::settler::Settler;
 use crate::slots::Slots;
-
-/// Room for items whose end is being recorded, beside those that call: with less, every slot would stand in the settler while
-/// nothing calls.
-const SETTLING_ROOM: usize = 256;
 
 /// How a worker works.
 #[derive(Debug, Clone)]
@@ -75,9 +71,9 @@ impl Worker {
         engine.store.open(session, &config.label).await?;
         let (stopping, abort) = (CancellationToken::new(), CancellationToken::new());
         let gate = Arc::new(SessionGate::new(stopping.clone()));
-        let (batches, orders) = Batches::new(engine.clone(), gate.clone());
-        let slot_count = config.concurrency.max(1) + SETTLING_ROOM;
-        let slots = Arc::new(Slots::new(slot_count));
+        let changed = Arc::new(Notify::new());
+        let (batches, orders) = Batches::new(engine.clone(), gate.clone(), changed.clone());
+        let slots = Arc::new(Slots::new(config.concurrency, changed));
         let (settler, settler_handle) = Settler::new(engine.clone(), slots.clone());
         let pipeline = Arc::new(Pipeline::new(
             engine.limiter.clone(),
@@ -85,7 +81,7 @@ impl Worker {
             config.concurrency,
             config.retry,
         ));
-        let (jobs, backend) = mpsc::channel(slot_count);
+        let (jobs, backend) = mpsc::channel(slots.count());
         let pump = Pump {
             engine: engine.clone(),
             session,
@@ -99,7 +95,7 @@ impl Worker {
         let items = WorkerBuilder::new(config.label.as_str())
             .backend(JobBackend::new(backend))
             .build(ItemService::new(pipeline.clone(), settler_handle));
-        let beats = keep_alive(engine.clone(), session, gate, batches);
+        let beats = keep_alive(engine.clone(), session, gate, batches, config.concurrency);
         let work = tokio::spawn({
             let (stopping, abort, engine) = (stopping.clone(), abort.clone(), engine.clone());
             async move {

@@ -143,7 +143,7 @@ fn read(
     let mut emit = |block: promptmill_rowio::RowBlock| {
         let seq = blocks;
         blocks += 1;
-        keep(RowBlock { seq, len: block.len, bytes: block.bytes.into(), ids: bytes::Bytes::new() })
+        keep(RowBlock { seq, len: block.len, bytes: block.bytes.into(), ids: block.ids.into() })
     };
     let mut store = |row: &StoredRow, digest: &mut RowsDigest| {
         digest.push(row);

@@ -7,7 +7,6 @@ mod dry_run;
 mod intake;
 mod output;
 mod preflight;
-mod progress;
 mod state;
 mod summary;
 mod target;
@@ -30,6 +29,7 @@ use tokio::time::Instant;
 use crate::args::RunArgs;
 use crate::env;
 use crate::exit::{Exit, Failure};
+use crate::progress::View;
 use state::{Found, StateDir};
 use target::Target;
 use watch::Ended;
@@ -86,7 +86,7 @@ pub(crate) async fn run(args: RunArgs) -> Result<Exit, Failure> {
         .await
         .map_err(|error| Failure::work("work cannot begin", error))?;
     let scheduler = Scheduler::start(engine.clone());
-    let view = progress::View::new(args.quiet);
+    let view = View::new(args.quiet);
     let ended = watch::until_ended(&engine, &tenant, batch, &mut worker, &view, &clean).await;
     if matches!(ended, Ok(Ended::Interrupted)) {
         view.say("stopping: waiting for calls under way (Ctrl-C again to give them up)");

@@ -112,7 +112,7 @@ fn write_one(
         None => OutcomeRecord::closed(stored.index, custom_id, stored.code),
     };
     if let Some(row) = row.filter(|_| include_input) {
-        record = record.with_input(&row.variables_json);
+        record = record.with_input(row.content.as_json());
     }
     match sink.write(&record) {
         Ok(()) => Ok(()),

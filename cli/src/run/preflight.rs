@@ -2,11 +2,10 @@
 
 use std::sync::Arc;
 
-use promptmill_domain::{FailureKind, ModelRef};
-use promptmill_provider::{CallFailure, ChatProvider, ModelListing};
-use promptmill_runtime::Providers;
+use promptmill_domain::ModelRef;
+use promptmill_provider::{CallFailure, ChatProvider};
+use promptmill_runtime::{PreflightError, Providers, preflight, provider_of};
 
-use crate::env;
 use crate::exit::Failure;
 
 /// The provider of `model`. With `ask`, one request for its list of models finds a server that is not there, a key that is refused
@@ -16,37 +15,19 @@ pub(crate) async fn check(
     model: &ModelRef,
     ask: bool,
 ) -> Result<Arc<dyn ChatProvider>, Failure> {
-    let name = model.provider();
-    let Some(provider) = providers.get(name) else {
-        let known: Vec<_> = providers.names().collect();
-        return Err(Failure::input(format!(
-            "there is no provider {name:?}; use one of {}",
-            known.join(", ")
-        )));
-    };
-    if name == "openrouter" && env::lookup("OPENROUTER_API_KEY").is_none() {
-        return Err(Failure::input(
-            "OPENROUTER_API_KEY is not set; put it into .env or the environment (or try --model demo:any)",
-        ));
-    }
-    if !ask {
-        return Ok(provider);
-    }
-    match provider.models().await {
-        Ok(models) if name == "ollama" && !ollama_has(&models, model.name()) => Err(Failure::input(format!(
-            "the Ollama server does not have the model {0:?}; get it with: ollama pull {0}",
-            model.name()
-        ))),
-        Ok(_) => Ok(provider),
-        Err(failure) => match failure.kind {
-            FailureKind::ConnectionFailed => Err(unreachable(name, failure)),
-            FailureKind::CredentialRefused => {
-                Err(Failure::input(format!("{name} refuses the key: {}", failure.message)))
-            }
-            // Some servers have no list of models; the calls will tell.
-            _ => Ok(provider),
-        },
-    }
+    let found = if ask { preflight(providers, model).await } else { provider_of(providers, model) };
+    found.map_err(|error| match error {
+        PreflightError::NoCredential { variable } => Failure::input(format!(
+            "{variable} is not set; put it into .env or the environment (or try --model demo:any)"
+        )),
+        PreflightError::UnknownModel { model, .. } => Failure::input(format!(
+            "the Ollama server does not have the model {model:?}; get it with: ollama pull {model}"
+        )),
+        PreflightError::Unreachable { provider, failure } => unreachable(&provider, failure),
+        PreflightError::UnknownProvider { .. } | PreflightError::CredentialRefused { .. } => {
+            Failure::input(error.to_string())
+        }
+    })
 }
 
 fn unreachable(name: &str, failure: CallFailure) -> Failure {
@@ -56,10 +37,4 @@ fn unreachable(name: &str, failure: CallFailure) -> Failure {
         _ => "is the network there?",
     };
     Failure::work(format!("{name} cannot be reached; {hint}"), failure)
-}
-
-/// Ollama lists names with their tag, and a name without one means `latest`. Cloud models are not listed.
-fn ollama_has(models: &[ModelListing], name: &str) -> bool {
-    let cloud = name.ends_with("-cloud") || name.ends_with(":cloud");
-    cloud || models.iter().any(|model| model.id == name || model.id.strip_suffix(":latest") == Some(name))
 }

@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use promptmill_domain::Counts;
 
-use super::progress::{cents, duration};
 use super::target::Target;
 use crate::args::RunArgs;
+use crate::progress::{cents, duration};
 
 /// Prints to standard error what the rows came to, and what it took; `before` items had their outcome when this run began.
 pub(crate) fn print(args: &RunArgs, counts: &Counts, took: Duration, before: u64, written: Option<&Target>) {

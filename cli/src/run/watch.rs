@@ -9,8 +9,8 @@ use promptmill_worker::Worker;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
-use super::progress::View;
 use crate::exit::Failure;
+use crate::progress::{Shown, View};
 
 /// The shortest time between two looks.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
@@ -40,7 +40,7 @@ pub(crate) async fn until_ended(
         let began = Instant::now();
         match engine.store.progress(tenant, batch).await {
             Ok(progress) => {
-                view.show(&progress, worker.calls_in_flight());
+                view.show(&Shown::of(&progress.counts, worker.calls_in_flight()));
                 if let Some(ended) = end_of(&progress) {
                     return Ok(ended);
                 }

@@ -13,4 +13,8 @@ mod journeys;
 mod kill;
 mod llama;
 mod memory;
+mod openapi;
+mod server;
+mod serve;
+mod serve_kill;
 mod support;

@@ -63,7 +63,7 @@ impl Desk {
         self.env.insert(variable.to_owned(), value.to_owned());
     }
 
-    fn command(&self, args: &[&str]) -> Command {
+    pub(crate) fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_promptmill"));
         command.args(args).current_dir(self.dir.path()).env_clear().envs(&self.env).stdin(Stdio::null());
         command
@@ -84,9 +84,21 @@ impl Desk {
         Finished::of(child.wait_with_output().unwrap())
     }
 
+    /// Runs a script of bash to its end.
+    pub(crate) fn shell(&self, script: &str) -> Finished {
+        let mut command = Command::new("bash");
+        command.args(["-c", script]).current_dir(self.dir.path()).env_clear().envs(&self.env);
+        Finished::of(command.stdin(Stdio::null()).output().unwrap())
+    }
+
     /// Starts the binary and lets it run.
     pub(crate) fn start(&self, args: &[&str]) -> Child {
         self.command(args).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap()
+    }
+
+    /// Starts the binary with both outputs piped.
+    pub(crate) fn start_piped(&self, args: &[&str]) -> Child {
+        self.command(args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
     }
 
     /// `promptmill run` of the ticket template with further arguments.

@@ -126,8 +126,6 @@ pub struct Head {
     pub base: u32,
     /// The lane its calls go through first.
     pub lane: LaneId,
-    /// Larger is served earlier.
-    pub priority: i16,
     /// What the chunk is doing.
     pub state: ChunkState,
     /// Counts the writes; what a store compares before it writes.

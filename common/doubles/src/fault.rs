@@ -50,8 +50,12 @@ pub enum Fault {
     Cut,
     /// The connection is reset in the middle of the body.
     ResetMidBody,
-    /// The stream ends with an error event or line after some text.
+    /// The stream ends with an error event or line after some text; from a compatible server with an empty chunk instead, as several do.
     ErrorMidStream,
+    /// The stream ends after some text with an event that holds an error and nothing else.
+    ErrorEvent,
+    /// A good stream without its closing `[DONE]`.
+    NoDone,
     /// A complete reply with the text `""`.
     EmptyContent,
     /// A complete reply with `null` for text.
@@ -126,6 +130,8 @@ impl Fault {
             Self::Cut => "cut",
             Self::ResetMidBody => "reset_mid_body",
             Self::ErrorMidStream => "error_mid_stream",
+            Self::ErrorEvent => "error_event",
+            Self::NoDone => "no_done",
             Self::EmptyContent => "empty_content",
             Self::NullContent => "null_content",
             Self::NoChoices => "no_choices",
@@ -161,6 +167,7 @@ impl Fault {
             self,
             Self::SlowFirstByte
                 | Self::Dribble
+                | Self::NoDone
                 | Self::Fenced
                 | Self::InProse
                 | Self::SurrogateInReply
@@ -216,6 +223,9 @@ impl Fault {
         let openrouter = asked.provider == Provider::OpenRouter;
         let wants_json = !matches!(asked.format, Format::Text);
         match self {
+            // Ollama's lines have neither events nor a closing mark.
+            Self::NoDone if ollama || !asked.stream => None,
+            Self::ErrorEvent if ollama || !asked.stream => Self::ErrorMidStream.fit(asked),
             Self::InvalidReply if asked.mended => None,
             Self::InvalidReply | Self::StubbornReply if !asked.can_be_violated() => None,
             Self::Fenced | Self::InProse if !wants_json => None,

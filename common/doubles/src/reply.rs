@@ -68,7 +68,7 @@ fn bent_text(asked: &Asked, marker: Option<&str>, fault: Fault) -> Option<String
     let good = || good_text(asked, marker, false);
     let half = |text: String| text.chars().take(text.chars().count() / 2).collect();
     Some(match fault {
-        Fault::Truncated | Fault::ErrorChoice | Fault::ErrorMidStream => half(good()),
+        Fault::Truncated | Fault::ErrorChoice | Fault::ErrorMidStream | Fault::ErrorEvent => half(good()),
         Fault::EmptyContent | Fault::ErrorFinish | Fault::Filtered => String::new(),
         Fault::NullContent => return None,
         Fault::InvalidReply | Fault::StubbornReply => bad_text(asked).unwrap_or_else(good),

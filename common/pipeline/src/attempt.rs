@@ -4,11 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use promptmill_domain::{
-    Attempt, Call, FailureKind, Flag, Message, Output, Reason, Role, Tokens, Totals, Verdict,
+    Attempt, Call, FailureKind, Flag, Message, Output, Reason, Role, StoreReplies, Tokens, Totals, Verdict,
 };
-use promptmill_ports::Denied;
 use promptmill_prompt::Variables;
-use promptmill_provider::{CallFailure, ChatReply, ChatRequest, Finish, ResponseFormat};
+use promptmill_provider::{CallFailure, ChatReply, ChatRequest, Delta, DeltaSink, Finish, ResponseFormat};
 
 use crate::gate::Gate;
 use crate::pipeline::Pipeline;
@@ -16,6 +15,9 @@ use crate::plan::BatchPlan;
 
 /// Reasons of an invalid reply that are kept in the history.
 const KEPT_REASONS: usize = 10;
+
+/// Bytes of a raw reply that are kept in the history.
+const KEPT_REPLY_BYTES: usize = 1024 * 1024;
 
 /// How an attempt ended.
 pub(crate) enum AttemptEnd {
@@ -40,6 +42,8 @@ pub(crate) struct AttemptInput<'a> {
     pub(crate) index: u32,
     pub(crate) item_key: &'a Arc<str>,
     pub(crate) number: u32,
+    /// Who wants the replies as they come.
+    pub(crate) deltas: Option<&'a DeltaSink>,
 }
 
 impl Pipeline {
@@ -55,18 +59,21 @@ impl Pipeline {
             seed_hint: u64::from(input.index),
             item_key: input.item_key.clone(),
             attempt: input.number,
-            deltas: None,
+            deltas: input.deltas.cloned(),
         };
         let mut repairs_left = plan.template.max_repairs();
         loop {
-            let permit = match self.permit(input, &request).await {
-                Ok(permit) => permit,
+            let leave = match self.leave(input, &request).await {
+                Ok(leave) => leave,
                 Err(end) => return (history, end),
             };
+            if let Some(deltas) = input.deltas {
+                deltas.send(Delta::Begin);
+            }
             let started_ms = self.clock.now_ms();
             let started = tokio::time::Instant::now();
             let result = plan.provider.chat(&request).await;
-            drop(permit);
+            drop(leave);
             let mut call = record(started_ms, started.elapsed(), &result);
             input.gate.spent(&Totals { calls: 1, tokens: call.tokens, cost: call.cost.unwrap_or_default() });
             let reply = match result {
@@ -86,8 +93,14 @@ impl Pipeline {
             };
             let judgement = plan.template.judge(&reply.content, input.variables);
             let repaired = request.messages.len() > input.messages.len();
+            if plan.store_replies != StoreReplies::None {
+                call.reply = Some(kept(&reply.content));
+            }
             match (judgement.verdict, judgement.output) {
                 (Verdict::Accept, Some(output)) if is_whole(&reply, &output) => {
+                    if plan.store_replies == StoreReplies::Failed {
+                        call.reply = None;
+                    }
                     history.calls.push(call);
                     let mut flags = judgement.flags;
                     flags.extend(reply.flags);
@@ -133,43 +146,6 @@ impl Pipeline {
             }
         }
     }
-
-    /// Waits for leave to call: the gate, a place among this process's calls, the lane.
-    async fn permit(&self, input: &AttemptInput<'_>, request: &ChatRequest) -> Result<Permits, AttemptEnd> {
-        if !input.gate.is_open() {
-            return Err(AttemptEnd::Stopped);
-        }
-        let place = match self.calls.clone().try_acquire_owned() {
-            Ok(place) => place,
-            Err(_) => tokio::select! {
-                place = self.calls.clone().acquire_owned() => place.expect("the semaphore of calls is never closed"),
-                () = input.gate.closed() => return Err(AttemptEnd::Stopped),
-            },
-        };
-        let tokens = estimate_tokens(request);
-        let acquired = tokio::select! {
-            acquired = self.limiter.acquire(&input.plan.lane, tokens, self.clock.now_ms()) => acquired,
-            () = input.gate.closed() => return Err(AttemptEnd::Stopped),
-        };
-        match acquired {
-            // The wait may have been long, and nothing may begin once the gate is closed.
-            Ok(_) if !input.gate.is_open() => Err(AttemptEnd::Stopped),
-            Ok(permit) => Ok(Permits { _place: place, _permit: permit }),
-            Err(Denied::Paused { until_ms }) => Err(AttemptEnd::LanePaused { until_ms }),
-            Err(Denied::Unavailable(error)) => {
-                tracing::debug!(error = %error, "no permit without the hub");
-                Err(AttemptEnd::LanePaused { until_ms: self.clock.now_ms() + HUB_RETRY.as_millis() as u64 })
-            }
-        }
-    }
-}
-
-/// How soon a permit is asked for again while the hub is away.
-const HUB_RETRY: Duration = Duration::from_millis(200);
-
-struct Permits {
-    _place: tokio::sync::OwnedSemaphorePermit,
-    _permit: promptmill_ports::Permit,
 }
 
 /// Whether an accepted output is all of it: JSON that closed is, text that was cut is not.
@@ -234,6 +210,11 @@ fn record(started_ms: u64, took: Duration, result: &Result<ChatReply, CallFailur
     }
 }
 
+/// As much of a reply as the history keeps.
+fn kept(content: &str) -> String {
+    content[..content.floor_char_boundary(KEPT_REPLY_BYTES)].to_owned()
+}
+
 fn keep_reasons(call: &mut Call, reasons: &[Reason]) {
     call.problems.extend(reasons.iter().take(KEPT_REASONS).map(ToString::to_string));
 }
@@ -243,13 +224,6 @@ fn first_reasons(reasons: &[Reason]) -> String {
     let more = reasons.len().saturating_sub(shown.len());
     let joined = shown.join("; ");
     if more == 0 { joined } else { format!("{joined}; and {more} more") }
-}
-
-/// About how many tokens a call will take: four bytes of prompt a token, and the output limit where there is one.
-fn estimate_tokens(request: &ChatRequest) -> u32 {
-    let prompt: usize = request.messages.iter().map(|message| message.content.len() / 4 + 4).sum();
-    let prompt = u32::try_from(prompt).unwrap_or(u32::MAX);
-    prompt.saturating_add(request.settings.max_tokens.unwrap_or(0))
 }
 
 /// Whether the provider reported tokens for every complete reply.

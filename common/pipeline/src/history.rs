@@ -1,6 +1,6 @@
 //! The history of an item, kept within bounds.
 
-use promptmill_domain::{Attempt, Totals};
+use promptmill_domain::{Attempt, Call, FailureKind, Totals};
 
 /// Bytes of history kept in an outcome.
 pub(crate) const OUTCOME_HISTORY_BYTES: usize = 4 * 1024 * 1024;
@@ -8,11 +8,19 @@ pub(crate) const OUTCOME_HISTORY_BYTES: usize = 4 * 1024 * 1024;
 /// Bytes of history kept with a parked item: a head may hold 256 of them.
 pub(crate) const PARKED_HISTORY_BYTES: usize = 16 * 1024;
 
-/// Shortens `attempts` to about `limit` bytes: first the words of the older calls go, then the oldest attempts themselves.
-/// The last attempt always stays. Answers what the attempts that went had called, or `None` when nothing was cut.
+/// Shortens `attempts` to about `limit` bytes: first the raw replies go, the oldest first, then the words of the older calls, then the
+/// oldest attempts themselves. The last attempt always stays. Answers what the attempts that went had called, or `None` when nothing
+/// was cut.
 pub(crate) fn bound(attempts: &mut Vec<Attempt>, limit: usize) -> Option<Totals> {
-    if size(attempts) <= limit {
-        return None;
+    let mut surplus = size(attempts).checked_sub(limit).filter(|surplus| *surplus > 0)?;
+    for call in attempts.iter_mut().flat_map(|attempt| &mut attempt.calls) {
+        if surplus == 0 {
+            break;
+        }
+        surplus = surplus.saturating_sub(call.reply.take().map_or(0, |reply| reply.len()));
+    }
+    if surplus == 0 {
+        return Some(Totals::default());
     }
     let keep_words = attempts.len().saturating_sub(1);
     for call in attempts.iter_mut().take(keep_words).flat_map(|attempt| &mut attempt.calls) {
@@ -29,20 +37,24 @@ pub(crate) fn bound(attempts: &mut Vec<Attempt>, limit: usize) -> Option<Totals>
     Some(Totals::of(&attempts.drain(..gone).collect::<Vec<_>>()))
 }
 
+/// Whether a reply that was to be kept is not there: an invalid one always was a whole reply.
+pub(crate) fn misses_a_reply(attempts: &[Attempt]) -> bool {
+    let mut calls = attempts.iter().flat_map(|attempt| &attempt.calls);
+    calls.any(|call| call.failure == Some(FailureKind::InvalidOutput) && call.reply.is_none())
+}
+
 /// About how many bytes the attempts take when stored.
 fn size(attempts: &[Attempt]) -> usize {
     const CALL: usize = 160;
-    attempts
-        .iter()
-        .flat_map(|attempt| &attempt.calls)
-        .map(|call| CALL + call.problems.iter().map(|problem| problem.len() + 4).sum::<usize>())
-        .sum()
+    let words = |call: &Call| call.problems.iter().map(|problem| problem.len() + 4).sum::<usize>();
+    let calls = attempts.iter().flat_map(|attempt| &attempt.calls);
+    calls.map(|call| CALL + words(call) + call.reply.as_ref().map_or(0, String::len)).sum()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use promptmill_domain::{Call, Tokens};
+    use promptmill_domain::Tokens;
 
     fn attempt(words: usize) -> Attempt {
         let call = Call {
@@ -69,5 +81,27 @@ mod tests {
         assert_eq!(attempts[2].calls[0].problems.len(), 1);
         assert_eq!(bound(&mut attempts, 1).map(|cut| cut.calls), Some(2));
         assert_eq!(attempts.len(), 1);
+    }
+
+    #[test]
+    fn replies_go_first_and_the_oldest_of_them_before_the_others() {
+        let mut attempts = vec![attempt(100), attempt(100)];
+        for attempt in &mut attempts {
+            attempt.calls[0].failure = Some(FailureKind::InvalidOutput);
+            attempt.calls[0].reply = Some("x".repeat(10_000));
+        }
+        assert!(!misses_a_reply(&attempts));
+        assert_eq!(bound(&mut attempts, 11_000), Some(Totals::default()));
+        assert!(misses_a_reply(&attempts));
+        assert!(attempts[0].calls[0].reply.is_none() && attempts[1].calls[0].reply.is_some());
+        assert_eq!(attempts[0].calls[0].problems.len(), 1);
+        // One attempt whose own replies are too many keeps the later ones.
+        let call = attempts[1].calls[0].clone();
+        let mut one = vec![Attempt { calls: vec![call; 3] }];
+        assert_eq!(bound(&mut one, 21_000), Some(Totals::default()));
+        assert_eq!(
+            one[0].calls.iter().map(|call| call.reply.is_some()).collect::<Vec<_>>(),
+            [false, true, true]
+        );
     }
 }

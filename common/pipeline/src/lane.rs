@@ -1,6 +1,7 @@
 //! How a lane has been doing, as this process saw it: whose fault a failure is, and when the lane should stand still.
 
 use std::collections::HashMap;
+use std::sync::atomic::AtomicU32;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use promptmill_domain::{FailureKind, LaneId};
@@ -15,6 +16,8 @@ struct Health {
     last_success_ms: u64,
     paused_until_ms: u64,
     pauses_in_a_row: u32,
+    /// How many wait for leave of the lane without a place among the process's calls.
+    line: Arc<AtomicU32>,
 }
 
 /// The health of every lane.
@@ -31,6 +34,15 @@ pub(crate) struct LaneFailure {
 }
 
 impl Lanes {
+    /// The number of those who wait for leave of the lane without a place among the process's calls; kept by them.
+    pub(crate) fn line(&self, lane: &Arc<LaneId>) -> Arc<AtomicU32> {
+        let mut lanes = self.lock();
+        if let Some(health) = lanes.get(lane.as_ref()) {
+            return health.line.clone();
+        }
+        lanes.entry(LaneId::clone(lane)).or_default().line.clone()
+    }
+
     pub(crate) fn succeeded(&self, lane: &Arc<LaneId>, now_ms: u64) {
         let mut lanes = self.lock();
         if let Some(health) = lanes.get_mut(lane.as_ref()) {

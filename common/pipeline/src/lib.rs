@@ -7,11 +7,16 @@ mod attempt;
 mod gate;
 mod history;
 mod lane;
+mod leave;
+mod limit;
 mod pipeline;
+mod places;
 mod plan;
 mod retry;
+mod standing;
 
 pub use gate::Gate;
-pub use pipeline::{ItemEnd, ItemInput, Pipeline};
+pub use pipeline::{ItemContent, ItemEnd, ItemInput, Pipeline};
 pub use plan::{BatchPlan, PlanError};
 pub use retry::RetryPolicy;
+pub use standing::{Stage, Standing};

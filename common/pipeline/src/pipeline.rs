@@ -3,18 +3,21 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use promptmill_domain::{Attempt, Ending, FailureKind, Flag, Message, Outcome, ParkedItem, Totals};
+use promptmill_domain::{
+    Attempt, Ending, FailureKind, Flag, Message, Outcome, ParkedItem, StoreReplies, Totals,
+};
 use promptmill_ports::{Clock, Limiter};
 use promptmill_prompt::Variables;
-use promptmill_provider::CallFailure;
-use tokio::sync::Semaphore;
+use promptmill_provider::{CallFailure, DeltaSink};
 
 use crate::attempt::{AttemptEnd, AttemptInput, usage_known};
 use crate::gate::Gate;
 use crate::history::{self, OUTCOME_HISTORY_BYTES, PARKED_HISTORY_BYTES};
 use crate::lane::Lanes;
+use crate::places::Places;
 use crate::plan::BatchPlan;
 use crate::retry::RetryPolicy;
+use crate::standing::Stage;
 
 /// One item to work on.
 #[derive(Debug, Clone)]
@@ -25,10 +28,33 @@ pub struct ItemInput {
     pub offset: u32,
     /// The client's own id of the row.
     pub custom_id: Option<String>,
-    /// The checked variables as JSON text.
-    pub variables: String,
+    /// What it asks.
+    pub content: ItemContent,
     /// What earlier work left, when the item was parked.
     pub parked: Option<ParkedItem>,
+    /// Who wants the replies as they come; each call is streamed then where the provider can.
+    pub deltas: Option<DeltaSink>,
+}
+
+/// What an item asks: the row it is made from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ItemContent {
+    /// Checked variables as JSON text; the template makes the messages of them.
+    Variables(String),
+    /// The messages themselves, sent as they are; the template only judges the reply, and its rules see no variables.
+    Messages(Vec<Message>),
+}
+
+impl ItemContent {
+    /// About how many bytes it takes in memory.
+    pub fn bytes(&self) -> usize {
+        match self {
+            Self::Variables(json) => json.len(),
+            Self::Messages(messages) => {
+                messages.iter().map(|message| size_of::<Message>() + message.content.len()).sum()
+            }
+        }
+    }
 }
 
 /// What became of an item. `spent` is what this run of it called, never what was recorded before.
@@ -59,9 +85,8 @@ pub enum ItemEnd {
 pub struct Pipeline {
     pub(crate) limiter: Arc<dyn Limiter>,
     pub(crate) clock: Arc<dyn Clock>,
-    pub(crate) calls: Arc<Semaphore>,
+    pub(crate) places: Places,
     pub(crate) lanes: Lanes,
-    concurrency: usize,
     policy: RetryPolicy,
 }
 
@@ -95,6 +120,15 @@ impl Progress {
     }
 }
 
+/// What an item waits for between attempts, and until when (Unix milliseconds).
+#[derive(Clone, Copy)]
+enum WaitFor {
+    /// The end of its lane's pause.
+    Lane(u64),
+    /// Its next attempt.
+    Retry(u64),
+}
+
 /// What follows an attempt that gave no outcome.
 enum Next {
     Again,
@@ -109,20 +143,12 @@ impl Pipeline {
         concurrency: usize,
         policy: RetryPolicy,
     ) -> Self {
-        let concurrency = concurrency.max(1);
-        Self {
-            limiter,
-            clock,
-            calls: Arc::new(Semaphore::new(concurrency)),
-            lanes: Lanes::default(),
-            concurrency,
-            policy,
-        }
+        Self { limiter, clock, places: Places::new(concurrency.max(1)), lanes: Lanes::default(), policy }
     }
 
     /// Calls under way now.
     pub fn calls_in_flight(&self) -> usize {
-        self.concurrency.saturating_sub(self.calls.available_permits())
+        self.places.taken()
     }
 
     /// Works on an item until it has an outcome, must wait long, or `gate` closes. Dropping the future gives its call up.
@@ -139,10 +165,11 @@ impl Pipeline {
             },
             None => Progress { begun_ms: self.clock.now_ms(), ..Progress::default() },
         };
-        let (variables, messages) = match prepare(plan, &input.variables) {
+        let content = std::mem::replace(&mut input.content, ItemContent::Messages(vec![]));
+        let (variables, messages) = match prepare(plan, content) {
             Ok(prepared) => prepared,
             Err((kind, message)) => {
-                return settled(&input, progress, Ending::Failed { kind, message }, vec![]);
+                return settled(plan, &input, progress, Ending::Failed { kind, message }, vec![]);
             }
         };
         let item_key: Arc<str> = format!("{}-{}", plan.batch, input.index).into();
@@ -156,6 +183,7 @@ impl Pipeline {
                 index: input.index,
                 item_key: &item_key,
                 number,
+                deltas: input.deltas.as_ref(),
             };
             let (history, end) = self.attempt(&attempt).await;
             if !history.calls.is_empty() {
@@ -163,16 +191,16 @@ impl Pipeline {
             }
             let next = match end {
                 AttemptEnd::Accepted { output, repaired, flags } => {
-                    return settled(&input, progress, Ending::Succeeded { output, repaired }, flags);
+                    return settled(plan, &input, progress, Ending::Succeeded { output, repaired }, flags);
                 }
                 AttemptEnd::Failed { kind, message } => {
-                    return settled(&input, progress, Ending::Failed { kind, message }, vec![]);
+                    return settled(plan, &input, progress, Ending::Failed { kind, message }, vec![]);
                 }
                 AttemptEnd::Retry(failure) => {
                     self.after_failure(plan, gate, &input, &mut progress, failure).await
                 }
                 AttemptEnd::LanePaused { until_ms } => {
-                    self.wait(gate, &input, &mut progress, until_ms, true).await
+                    self.wait(plan, gate, &input, &mut progress, WaitFor::Lane(until_ms)).await
                 }
                 AttemptEnd::Stopped => Next::End(self.stopped(&input, &mut progress)),
             };
@@ -202,7 +230,7 @@ impl Pipeline {
         let age = Duration::from_millis(now_ms.saturating_sub(progress.begun_ms));
         if progress.counted >= plan.max_attempts || age >= self.policy.give_up_after {
             let ending = Ending::Failed { kind: failure.kind, message: failure.message };
-            return Next::End(settled(input, std::mem::take(progress), ending, vec![]));
+            return Next::End(settled(plan, input, std::mem::take(progress), ending, vec![]));
         }
         let mut wait = self.policy.wait(progress.failures, rand::random());
         if let Some(asked) = failure.retry_after {
@@ -222,18 +250,22 @@ impl Pipeline {
             }
         }
         let due_ms = later(now_ms, wait);
-        self.wait(gate, input, progress, due_ms, false).await
+        self.wait(plan, gate, input, progress, WaitFor::Retry(due_ms)).await
     }
 
     /// Waits a short while under the lease, or gives the item back until `due_ms`.
     async fn wait(
         &self,
+        plan: &BatchPlan,
         gate: &dyn Gate,
         input: &ItemInput,
         progress: &mut Progress,
-        due_ms: u64,
-        for_lane: bool,
+        what: WaitFor,
     ) -> Next {
+        let (due_ms, for_lane) = match what {
+            WaitFor::Lane(until_ms) => (until_ms, true),
+            WaitFor::Retry(due_ms) => (due_ms, false),
+        };
         let wait = Duration::from_millis(due_ms.saturating_sub(self.clock.now_ms()));
         if wait > self.policy.patience_under_lease {
             let untouched = for_lane && progress.attempts.is_empty();
@@ -243,6 +275,7 @@ impl Pipeline {
                 parked(input, progress, due_ms)
             });
         }
+        let _stay = plan.standing.enter(if for_lane { Stage::Lane } else { Stage::Retry });
         tokio::select! {
             () = tokio::time::sleep(wait) => Next::Again,
             () = gate.closed() => Next::End(if progress.attempts.is_empty() {
@@ -268,22 +301,38 @@ fn later(now_ms: u64, wait: Duration) -> u64 {
     now_ms.saturating_add(wait_ms).saturating_add(u64::from(wait_ms > 0))
 }
 
-fn prepare(plan: &BatchPlan, row: &str) -> Result<(Variables, Vec<Message>), (FailureKind, String)> {
-    let variables = Variables::from_json(row).map_err(|error| (FailureKind::Internal, error.to_string()))?;
+fn prepare(
+    plan: &BatchPlan,
+    content: ItemContent,
+) -> Result<(Variables, Vec<Message>), (FailureKind, String)> {
+    let row = match content {
+        ItemContent::Messages(messages) => return Ok((Variables::empty(), messages)),
+        ItemContent::Variables(row) => row,
+    };
+    let variables = Variables::from_json(&row).map_err(|error| (FailureKind::Internal, error.to_string()))?;
     let messages =
         plan.template.render(&variables).map_err(|error| (FailureKind::RenderFailed, error.to_string()))?;
     Ok((variables, messages))
 }
 
-fn settled(input: &ItemInput, mut progress: Progress, ending: Ending, mut flags: Vec<Flag>) -> ItemEnd {
+fn settled(
+    plan: &BatchPlan,
+    input: &ItemInput,
+    mut progress: Progress,
+    ending: Ending,
+    mut flags: Vec<Flag>,
+) -> ItemEnd {
     let spent = progress.spent();
+    // What was parked kept its words and numbers, and replies only as far as they are short.
+    let parked_without = plan.store_replies != StoreReplies::None
+        && history::misses_a_reply(&progress.attempts[..progress.inherited.min(progress.attempts.len())]);
     if !usage_known(&progress.attempts) {
         flags.push(Flag::UsageUnknown);
     }
     let mut cut = progress.cut;
     let shortened = history::bound(&mut progress.attempts, OUTCOME_HISTORY_BYTES);
     cut += shortened.unwrap_or_default();
-    if shortened.is_some() || !cut.is_zero() {
+    if shortened.is_some() || parked_without || !cut.is_zero() {
         flags.push(Flag::HistoryCut);
     }
     flags.sort_unstable();

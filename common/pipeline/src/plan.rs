@@ -2,9 +2,12 @@
 
 use std::sync::Arc;
 
-use promptmill_domain::{BatchId, BatchSpec, LaneId, ModelSettings};
+use promptmill_domain::{BatchId, BatchSpec, LaneId, ModelSettings, StoreReplies};
 use promptmill_prompt::{OutputSpec, Template};
 use promptmill_provider::{ChatProvider, ResponseFormat, ResponseSchema};
+
+use crate::limit::CallLimit;
+use crate::standing::Standing;
 
 /// A batch that cannot run in this process.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -27,6 +30,9 @@ pub struct BatchPlan {
     pub(crate) settings: Arc<ModelSettings>,
     pub(crate) format: ResponseFormat,
     pub(crate) max_attempts: u32,
+    pub(crate) store_replies: StoreReplies,
+    pub(crate) limit: CallLimit,
+    pub(crate) standing: Standing,
 }
 
 impl BatchPlan {
@@ -54,6 +60,9 @@ impl BatchPlan {
             settings: Arc::new(settings),
             format,
             max_attempts: spec.max_attempts.max(1),
+            store_replies: spec.store_replies,
+            limit: CallLimit::default(),
+            standing: Standing::default(),
             template,
             provider,
         })
@@ -62,6 +71,22 @@ impl BatchPlan {
     /// The lane its calls go through.
     pub fn lane(&self) -> &LaneId {
         &self.lane
+    }
+
+    /// Sets how many calls of the batch this process may have under way at the same time, at least one; `None` for no limit of its own.
+    /// Holds from the next call on: calls under way end above a lower limit.
+    pub fn set_max_concurrency(&self, most: Option<u32>) {
+        self.limit.set(most);
+    }
+
+    /// The limit that was set last.
+    pub fn max_concurrency(&self) -> Option<u32> {
+        self.limit.most()
+    }
+
+    /// Where the batch's items stand that are being worked on.
+    pub fn standing(&self) -> &Standing {
+        &self.standing
     }
 }
 

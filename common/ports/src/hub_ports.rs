@@ -14,7 +14,8 @@ pub struct HubError(#[source] pub Box<dyn std::error::Error + Send + Sync>);
 /// Hints that chunks are ready. A hint may be lost, repeated or late; the store decides.
 #[async_trait]
 pub trait Queue: Send + Sync {
-    /// Adds hints with their priority (larger first; first come first served within one). A chunk that is queued already keeps its place.
+    /// Adds hints with their priority (larger first; first come first served within one). A chunk that is queued already keeps its place,
+    /// except that another priority moves it.
     async fn push(&self, hints: &[(ChunkId, i16)]) -> Result<(), HubError>;
 
     /// Takes up to `limit` hints, waiting up to `wait` for the first. An empty answer means only that none came.

@@ -70,10 +70,10 @@ pub trait Accounts: Send + Sync {
     /// Every tenant, by id.
     async fn tenants(&self) -> StoreResult<Vec<Tenant>>;
 
-    /// Keeps a key. Repeatable with the same id.
+    /// Keeps a key. A key that is there already stays as it is, so a repeated call brings no revoked key back.
     ///
     /// # Errors
-    /// `NotFound` when there is no such tenant.
+    /// `NotFound` when there is no such tenant, `Conflict` when the id is that of another tenant's key.
     async fn add_key(&self, key: &ApiKey) -> StoreResult<()>;
 
     /// The key of that id, of any tenant, revoked and expired ones too.
@@ -85,7 +85,7 @@ pub trait Accounts: Send + Sync {
     /// Revokes a key for good. Repeatable; the first time counts.
     async fn revoke_key(&self, tenant: &TenantId, id: KeyId, now_ms: u64) -> StoreResult<()>;
 
-    /// Records when keys were used last.
+    /// Records when keys were used last. The latest time stays whatever the order of the calls; unknown keys are left out.
     async fn keys_used(&self, used: &[(KeyId, u64)]) -> StoreResult<()>;
 }
 
@@ -130,7 +130,7 @@ pub trait Templates: Send + Sync {
     /// Keeps a new template with its version 1. Repeating it with the same id answers the one that is there.
     ///
     /// # Errors
-    /// `Conflict` when another template of the tenant has the name.
+    /// `Conflict` when another template of the tenant has the name, or the id is that of another tenant's template.
     async fn add_template(
         &self,
         tenant: &TenantId,
@@ -236,10 +236,13 @@ pub enum Claimed {
 /// Answers to requests that carry an idempotency key.
 #[async_trait]
 pub trait Claims: Send + Sync {
-    /// Begins a request, or says how an earlier one with the same key stands.
+    /// Begins a request, or says how an earlier one with the same key stands. Of claims made at once exactly one is told to
+    /// [`Run`](Claimed::Run). Whoever does not know what became of its claim repeats it, and finds its own plan in
+    /// [`Begun`](Claimed::Begun) when it is the one who runs.
     async fn claim(&self, claim: &Claim, now_ms: u64) -> StoreResult<Claimed>;
 
-    /// Makes `owner` the one who runs what `from` began. Answers whether it does.
+    /// Makes `owner` the one who runs what `from` began, with the plan it began with. Answers whether this call did it: of calls made at
+    /// once one is told so, also when they name the same `owner`. What is answered or unknown is taken over by nobody.
     async fn take_over(
         &self,
         tenant: &TenantId,
@@ -249,12 +252,16 @@ pub trait Claims: Send + Sync {
     ) -> StoreResult<bool>;
 
     /// Keeps the answer. Repeatable; the first counts.
+    ///
+    /// # Errors
+    /// `NotFound` when there is no such claim.
     async fn answer(&self, tenant: &TenantId, key: &str, answer: &StoredAnswer) -> StoreResult<()>;
 
-    /// Forgets a request that failed before it had any effect, so that it may be sent again.
+    /// Forgets a request that failed before it had any effect, so that it may be sent again. Changes nothing when `owner` does not run it
+    /// or it is answered.
     async fn release(&self, tenant: &TenantId, key: &str, owner: [u8; 16]) -> StoreResult<()>;
 
-    /// Forgets claims made before `before_ms`, at most `limit`. Answers how many.
+    /// Forgets claims made before `before_ms`, answered or not, oldest first, at most `limit`. Answers how many.
     async fn forget_claims(&self, before_ms: u64, limit: u32) -> StoreResult<u32>;
 }
 
@@ -276,7 +283,10 @@ pub struct Generation {
 /// The tenants' immediate generations.
 #[async_trait]
 pub trait Generations: Send + Sync {
-    /// Keeps a generation, replacing what was kept of it. One that has its outcome never changes.
+    /// Keeps a generation, replacing what was kept of it. One that has its outcome never changes: the call answers `Ok` and does nothing.
+    ///
+    /// # Errors
+    /// `NotFound` when the id is that of another tenant's generation.
     async fn put_generation(&self, generation: &Generation) -> StoreResult<()>;
 
     /// One generation.
@@ -339,7 +349,7 @@ pub struct Delivery {
     pub state: DeliveryState,
     /// When it is to be tried next.
     pub due_ms: u64,
-    /// Tries so far, in order.
+    /// Tries so far, in order; of more than 20 the newest.
     pub attempts: Vec<DeliveryAttempt>,
     /// When it was made.
     pub created_ms: u64,
@@ -352,10 +362,11 @@ pub trait Deliveries: Send + Sync {
     async fn add_deliveries(&self, deliveries: &[Delivery]) -> StoreResult<()>;
 
     /// Takes up to `limit` pending deliveries that are due, earliest first, and moves their due time to `until_ms`, so that nobody else takes
-    /// them before. A crash repeats the try: at least once.
+    /// them before; they are answered with that due time. A crash repeats the try: at least once.
     async fn take_due(&self, now_ms: u64, until_ms: u64, limit: u32) -> StoreResult<Vec<Delivery>>;
 
-    /// Adds a try and says what follows. A delivery that is not pending stays as it is.
+    /// Adds a try and says what follows. A delivery that is not pending stays as it is, one that went with its batch stays gone, and a try
+    /// that equals the last one is not added again, so the step may be repeated.
     async fn record_attempt(
         &self,
         id: DeliveryId,
@@ -364,7 +375,8 @@ pub trait Deliveries: Send + Sync {
         due_ms: u64,
     ) -> StoreResult<()>;
 
-    /// Deliveries of a batch, oldest first, at most `limit`.
+    /// Deliveries of a batch, oldest first, at most `limit`; none of a batch that is unknown or another tenant's. Deleting a batch
+    /// ([`Close::delete`](crate::Close::delete)) deletes them too, those that are still pending included.
     async fn deliveries(&self, tenant: &TenantId, batch: BatchId, limit: u32) -> StoreResult<Vec<Delivery>>;
 
     /// When the earliest pending delivery is due.

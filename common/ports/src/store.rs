@@ -111,7 +111,7 @@ pub trait Intake: Send + Sync {
     /// Writes heads in state `waiting`, leaving out those that exist. Repeatable; past submitting it does nothing.
     ///
     /// # Errors
-    /// `Conflict` when the batch is a draft.
+    /// `Conflict` when the batch is a draft, or a cut is longer than [`MAX_CHUNK_ROWS`](promptmill_domain::chunk::MAX_CHUNK_ROWS).
     async fn put_heads(
         &self,
         tenant: &TenantId,
@@ -303,8 +303,9 @@ pub trait Close: Send + Sync {
     /// `Conflict` when the batch is not submitted.
     async fn close(&self, tenant: &TenantId, batch: BatchId, now_ms: u64) -> StoreResult<Option<Counts>>;
 
-    /// Deletes a batch that is final or a draft, with rows, heads and outcomes; the batch itself last. Works through at most about
-    /// 1,000 records a call; answers whether all is gone. From the first call on the batch is gone for every other call, and its
+    /// Deletes a batch that is final or a draft, with rows, heads, outcomes and the events that were not handed on; the batch itself
+    /// last. Works through at most about 1,000 records a call; answers whether all is gone, and then nothing of it is readable in the
+    /// store's files either, unless someone is reading at that moment; then it is soon. From the first call on the batch is gone for every other call, and its
     /// key may make another one; after the last it is `NotFound` here too.
     ///
     /// # Errors
@@ -529,8 +530,8 @@ pub trait Retention: Send + Sync {
     /// 1,000 blocks a call. Answers how many blocks were removed.
     async fn drop_stale_uploads(&self, before_ms: u64) -> StoreResult<u32>;
 
-    /// Up to `limit` batches to be deleted ([`Close::delete`]): final ones whose retention (their own, or `default_ms`) is over, and
-    /// drafts that took nothing since `drafts_before_ms`.
+    /// Up to `limit` batches to be deleted ([`Close::delete`]): final ones whose retention (their own, or `default_ms`) is over, drafts
+    /// that took nothing since `drafts_before_ms`, and those whose deletion was begun and not finished.
     async fn outlived(
         &self,
         now_ms: u64,

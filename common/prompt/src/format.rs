@@ -27,6 +27,8 @@ pub mod limits {
     pub const MESSAGE_BYTES: usize = 64 << 10;
     /// Messages.
     pub const MESSAGES: usize = 64;
+    /// Messages of a conversation that is handed in without a template.
+    pub const CONVERSATION_MESSAGES: usize = 256;
     /// Declared variables.
     pub const VARIABLES: usize = 200;
     /// Rules.

@@ -42,9 +42,13 @@ impl Reading {
 #[derive(serde::Deserialize)]
 pub(crate) struct Key<'k>(#[serde(borrow)] Cow<'k, str>);
 
-impl Key<'_> {
+impl<'k> Key<'k> {
     pub(crate) fn as_str(&self) -> &str {
         &self.0
+    }
+
+    pub(crate) fn into_text(self) -> Cow<'k, str> {
+        self.0
     }
 }
 

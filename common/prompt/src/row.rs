@@ -33,6 +33,11 @@ pub struct Variables {
 pub struct CorruptVariables;
 
 impl Variables {
+    /// No variables: what the rules see of a row that brought its own messages. A rule that asks for a variable does not pass then.
+    pub fn empty() -> Self {
+        Self { root: Jinja::from_pairs(Vec::<(&str, Jinja)>::new()) }
+    }
+
     /// The canonical JSON text: one line, the declared order, defaults included. Equal rows give equal texts.
     pub fn to_json(&self) -> String {
         serde_json::to_string(&self.root).expect("a map of JSON values with string keys is written as JSON")

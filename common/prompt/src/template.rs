@@ -6,6 +6,7 @@ use serde_json::{Map, Value, json};
 use crate::format;
 use crate::jinja::Messages;
 use crate::judge::{Judgement, judge};
+use crate::messages;
 use crate::output::OutputSpec;
 use crate::problem::{Problem, RenderError};
 use crate::repair;
@@ -34,6 +35,21 @@ impl Template {
     /// Every problem that could be found at once, each with a JSON Pointer into the text.
     pub fn parse(json: &str) -> Result<Self, Vec<Problem>> {
         format::parse(json)
+    }
+
+    /// The JSON text of a template whose rows bring their own messages, so that it only judges: `output` is the text of a template's
+    /// `output`, free text where it is absent. [`Template::parse`] reads it; it declares no variables, and its own message stands
+    /// in the place of the row's and must not be rendered.
+    ///
+    /// # Errors
+    /// What is wrong with `output`, with pointers that begin `/output`.
+    pub fn for_messages(output: Option<&str>) -> Result<String, Vec<Problem>> {
+        messages::template_source(output)
+    }
+
+    /// Whether the text of a template is one that [`Template::for_messages`] made, so that every row brings its messages.
+    pub fn is_for_messages(source: &str) -> bool {
+        messages::is_template_source(source)
     }
 
     /// The name.
@@ -112,7 +128,7 @@ impl Template {
         self.messages.render(variables.root())
     }
 
-    /// Judges a complete reply to the prompt that was rendered with `variables`.
+    /// Judges a complete reply to the prompt that was rendered with `variables` ([`Variables::empty`] where it was not rendered).
     pub fn judge(&self, reply: &str, variables: &Variables) -> Judgement {
         judge(&self.output, &self.rules, reply, variables)
     }

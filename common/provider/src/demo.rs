@@ -17,8 +17,11 @@ use std::time::Duration;
 use async_trait::async_trait;
 use promptmill_domain::{Money, Tokens};
 use serde_json::{Value, json};
+use tokio::time::Instant;
 
-use crate::chat::{ChatProvider, ChatReply, ChatRequest, Finish, ModelListing, ResponseFormat};
+use crate::chat::{
+    ChatProvider, ChatReply, ChatRequest, Delta, DeltaSink, Finish, ModelListing, ResponseFormat,
+};
 use crate::failure::CallFailure;
 use draw::Draw;
 use fault::Fault;
@@ -62,14 +65,15 @@ impl ChatProvider for Demo {
     async fn chat(&self, request: &ChatRequest) -> Result<ChatReply, CallFailure> {
         let is = |mode: &str| request.model.split('-').any(|word| word == mode);
         let mut draw = draw_of(request);
-        if is("slow") {
-            tokio::time::sleep(latency(&mut draw)).await;
-        }
+        let latency = if is("slow") { latency(&mut draw) } else { Duration::ZERO };
         let fault = if is("faulty") { fault::of(request) } else { None };
         if let Some(Fault::Failure(failure)) = fault {
+            pause_until(Instant::now() + latency).await;
             return Err(failure);
         }
-        Ok(reply(request, fault.as_ref(), draw))
+        let reply = reply(request, fault.as_ref(), draw);
+        speak(&reply.content, request.deltas.as_ref(), latency).await;
+        Ok(reply)
     }
 
     async fn models(&self) -> Result<Vec<ModelListing>, CallFailure> {
@@ -81,6 +85,26 @@ impl ChatProvider for Demo {
             ..ModelListing::default()
         };
         Ok(MODELS.map(listing).to_vec())
+    }
+}
+
+/// Takes `latency` for a reply, and tells it word by word on the way where somebody listens.
+async fn speak(content: &str, deltas: Option<&DeltaSink>, latency: Duration) {
+    let begin = Instant::now();
+    if let Some(deltas) = deltas {
+        let words = content.split_inclusive(' ').count().max(1);
+        for (word, text) in (0..).zip(content.split_inclusive(' ')) {
+            pause_until(begin + latency.mul_f64(f64::from(word) / words as f64)).await;
+            deltas.send(Delta::Text(text));
+        }
+    }
+    pause_until(begin + latency).await;
+}
+
+/// Waits, without giving up the thread when there is nothing to wait for.
+async fn pause_until(at: Instant) {
+    if at > Instant::now() {
+        tokio::time::sleep_until(at).await;
     }
 }
 

@@ -10,13 +10,19 @@ use promptmill_domain::FailureKind;
 use reqwest::header::{CONTENT_ENCODING, CONTENT_TYPE};
 use reqwest::redirect::Policy;
 use reqwest::{Client, Request, Response};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::failure::CallFailure;
 use crate::{MAX_REPLY_WIRE_BYTES, retry_after};
 
 /// How much of an error body is read.
 const MAX_ERROR_BYTES: usize = 64 * 1024;
+
+/// Every token comes in about 130 to 300 bytes of JSON and thinking is streamed too, so the wire of a stream may carry far more than
+/// the content; memory is bounded by the line and the content, not by this.
+pub(crate) const MAX_STREAM_BYTES: usize = 256 * 1024 * 1024;
+/// How long the end of a stream's body is waited for once the reply is whole, so that the connection can be used again.
+const TAIL_WAIT: Duration = Duration::from_millis(500);
 
 /// Settings of the client.
 #[derive(Debug, Clone)]
@@ -274,6 +280,16 @@ impl Incoming {
         self.failure(FailureKind::ReplyTooLarge, format!("the reply is larger than {cap} bytes"))
     }
 
+    /// The provider's id of the generation, where a header tells it.
+    pub(crate) fn generation(&self) -> Option<String> {
+        self.header("x-generation-id").map(|id| id.chars().take(128).collect())
+    }
+
+    /// Reads what is left behind a reply that is whole, for a moment.
+    pub(crate) async fn read_tail(&mut self, cap: usize) {
+        let _ = timeout(TAIL_WAIT, async { while let Ok(Some(_)) = self.chunk(cap).await {} }).await;
+    }
+
     /// Reads the body to its end.
     pub(crate) async fn read_whole(mut self) -> Result<WholeReply, CallFailure> {
         self.check_head(MAX_REPLY_WIRE_BYTES)?;
@@ -308,11 +324,10 @@ impl Incoming {
     }
 
     fn into_reply(self, body: Bytes) -> WholeReply {
-        let generation = self.header("x-generation-id").map(|id| id.chars().take(128).collect());
         WholeReply {
             status: self.status(),
             content_type: self.content_type(),
-            generation,
+            generation: self.generation(),
             retry_after: retry_after::from_headers(self.response.headers(), SystemTime::now()),
             body,
         }

@@ -13,12 +13,15 @@ pub mod ollama;
 pub mod openai_compatible;
 pub mod openrouter;
 
+mod chat_stream;
 mod classify;
 mod error_body;
+mod gathered;
 mod reply;
 mod request_body;
 mod retry_after;
 mod scrub;
+mod sse;
 mod surrogates;
 #[cfg(test)]
 mod tests_support;

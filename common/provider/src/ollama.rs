@@ -13,24 +13,17 @@ use async_trait::async_trait;
 use promptmill_domain::{FailureKind, Flag};
 use secrecy::SecretString;
 use serde::Deserialize;
-use tokio::time::timeout;
 
 pub use host::parse_ollama_host;
 
-use crate::chat::{ChatProvider, ChatReply, ChatRequest, ModelListing};
+use crate::chat::{ChatProvider, ChatReply, ChatRequest, DeltaSink, ModelListing};
 use crate::classify::{Finding, by_status, says_context_too_long};
 use crate::endpoint::{Endpoint, InvalidConfig};
 use crate::error_body::ErrorFacts;
 use crate::failure::CallFailure;
-use crate::http::{HttpClient, Incoming, Timeouts, WholeReply};
+use crate::http::{HttpClient, Incoming, MAX_STREAM_BYTES, Timeouts, WholeReply};
 use crate::reply;
 use stream::{Progress, StreamReader};
-
-/// Every token comes in about 130 bytes of JSON and thinking is streamed too, so the wire may carry far more than the
-/// content; memory is bounded by the line and the content, not by this.
-const MAX_STREAM_BYTES: usize = 256 * 1024 * 1024;
-/// How long the end of the body is waited for after the last line, so that the connection can be used again.
-const TAIL_WAIT: Duration = Duration::from_millis(500);
 
 /// Where an Ollama server is and who calls.
 #[derive(Debug, Clone)]
@@ -96,7 +89,7 @@ impl ChatProvider for Ollama {
         if !incoming.is_success() {
             return Err(error_reply(&incoming.read_error().await));
         }
-        read_stream(incoming).await
+        read_stream(incoming, request.deltas.clone()).await
     }
 
     async fn models(&self) -> Result<Vec<ModelListing>, CallFailure> {
@@ -110,10 +103,10 @@ impl ChatProvider for Ollama {
     }
 }
 
-async fn read_stream(mut incoming: Incoming) -> Result<ChatReply, CallFailure> {
+async fn read_stream(mut incoming: Incoming, deltas: Option<DeltaSink>) -> Result<ChatReply, CallFailure> {
     incoming.check_head(MAX_STREAM_BYTES)?;
     let status = incoming.status();
-    let mut reader = StreamReader::default();
+    let mut reader = StreamReader::telling(deltas);
     loop {
         let chunk = incoming.chunk(MAX_STREAM_BYTES).await?;
         let at_end = chunk.is_none();
@@ -124,10 +117,7 @@ async fn read_stream(mut incoming: Incoming) -> Result<ChatReply, CallFailure> {
         match progress {
             Progress::More if !at_end => {}
             Progress::Done(whole) => {
-                let _ = timeout(TAIL_WAIT, async {
-                    while let Ok(Some(_)) = incoming.chunk(MAX_STREAM_BYTES).await {}
-                })
-                .await;
+                incoming.read_tail(MAX_STREAM_BYTES).await;
                 return whole.into_reply(status);
             }
             Progress::Error(facts) => return Err(classify(facts, status, None)),

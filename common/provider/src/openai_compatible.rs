@@ -12,6 +12,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use crate::chat::{ChatProvider, ChatReply, ChatRequest, ModelListing};
+use crate::chat_stream;
 use crate::classify::{Finding, by_status, says_context_too_long};
 use crate::endpoint::{Endpoint, InvalidConfig, parse_base_url};
 use crate::error_body::ErrorFacts;
@@ -22,10 +23,11 @@ use crate::request_body::{self, Dialect};
 
 const OPENAI_HOST: &str = "api.openai.com";
 /// OpenAI refuses `max_tokens` for its newer models, and `strict` with a schema that breaks its rules.
-const OPENAI: Dialect =
-    Dialect { max_tokens: "max_completion_tokens", strict: keeps_strict_rules, require_parameters: false };
-/// The local servers ignore `max_completion_tokens`.
-const OTHERS: Dialect = Dialect { max_tokens: "max_tokens", strict: |_| true, require_parameters: false };
+const OPENAI: Dialect = Dialect { max_tokens: "max_completion_tokens", strict: keeps_strict_rules, ..OTHERS };
+/// The local servers ignore `max_completion_tokens`. Those that stream (llama.cpp, vLLM, LM Studio, Ollama) know
+/// `stream_options.include_usage`; for one that does not, `extra` may hold `"stream_options": null`.
+const OTHERS: Dialect =
+    Dialect { max_tokens: "max_tokens", strict: |_| true, require_parameters: false, asks_for_usage: true };
 
 /// Where the server is and who calls.
 #[derive(Debug, Clone)]
@@ -93,7 +95,7 @@ impl ChatProvider for OpenAiCompatible {
         if !incoming.is_success() {
             return Err(error_reply(&incoming.read_error().await));
         }
-        reply::read(&incoming.read_whole().await?, classify)
+        chat_stream::receive(incoming, request.deltas.as_ref(), classify).await
     }
 
     async fn models(&self) -> Result<Vec<ModelListing>, CallFailure> {

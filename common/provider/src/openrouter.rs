@@ -1,4 +1,4 @@
-//! OpenRouter: non-streamed chat calls, its error vocabulary, its prices.
+//! OpenRouter: chat calls, streamed only where somebody watches, its error vocabulary, its prices.
 //!
 //! Every field beyond the choices is optional here, since the documentation and the servers disagree about most of them.
 
@@ -12,6 +12,7 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 
 use crate::chat::{ChatProvider, ChatReply, ChatRequest, ModelListing};
+use crate::chat_stream;
 use crate::classify::{Finding, by_status, says_context_too_long};
 use crate::endpoint::{Endpoint, InvalidConfig, parse_base_url};
 use crate::error_body::ErrorFacts;
@@ -20,7 +21,9 @@ use crate::http::{HttpClient, Timeouts, WholeReply};
 use crate::reply;
 use crate::request_body::{self, Dialect};
 
-const DIALECT: Dialect = Dialect { max_tokens: "max_tokens", strict: |_| true, require_parameters: true };
+/// A stream tells its usage without being asked.
+const DIALECT: Dialect =
+    Dialect { max_tokens: "max_tokens", strict: |_| true, require_parameters: true, asks_for_usage: false };
 
 /// Where OpenRouter is and who calls.
 #[derive(Debug, Clone)]
@@ -98,7 +101,7 @@ impl ChatProvider for OpenRouter {
         if !incoming.is_success() {
             return Err(error_reply(&incoming.read_error().await));
         }
-        reply::read(&incoming.read_whole().await?, classify)
+        chat_stream::receive(incoming, request.deltas.as_ref(), classify).await
     }
 
     async fn models(&self) -> Result<Vec<ModelListing>, CallFailure> {

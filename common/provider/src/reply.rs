@@ -89,7 +89,7 @@ struct Usage<'a> {
 fn interpret(
     wire: Wire<'_>,
     reply: &WholeReply,
-    mut flags: Vec<Flag>,
+    flags: Vec<Flag>,
     classify: Classify,
 ) -> Result<ChatReply, CallFailure> {
     let (usage, cost) = wire.usage.map_or((None, None), |raw| read_usage(raw.get()));
@@ -118,20 +118,47 @@ fn interpret(
         return Err(own(FailureKind::MalformedReply, "the reply holds no message"));
     };
     let finish = Finish::from_wire(choice.finish_reason.as_deref());
-    let content = message.content.unwrap_or_default().0;
-    if let Some((kind, message)) =
-        unusable(&content, &finish, message.refusal.is_some_and(|refusal| refusal.0))
-    {
-        return Err(own(kind, message));
+    let mut content = message.content.unwrap_or_default().0;
+    let cut = cut(&mut content);
+    let refused = message.refusal.is_some_and(|refusal| refusal.0);
+    Answered { content, cut, finish, refused, usage, cost, generation, status: reply.status, flags }
+        .conclude()
+}
+
+/// What came of a generation that did not fail, whole or streamed.
+pub(crate) struct Answered {
+    pub(crate) content: String,
+    /// Whether the end of the content was not kept.
+    pub(crate) cut: bool,
+    pub(crate) finish: Finish,
+    /// Whether the model gave a refusal beside the content.
+    pub(crate) refused: bool,
+    pub(crate) usage: Option<Tokens>,
+    pub(crate) cost: Option<Money>,
+    pub(crate) generation: Option<String>,
+    pub(crate) status: u16,
+    pub(crate) flags: Vec<Flag>,
+}
+
+impl Answered {
+    /// The reply, or why there is nothing to judge in it.
+    pub(crate) fn conclude(self) -> Result<ChatReply, CallFailure> {
+        let Self { content, cut, finish, refused, usage, cost, generation, status, mut flags } = self;
+        if let Some((kind, message)) = unusable(&content, &finish, refused) {
+            let mut failure = CallFailure::new(kind, message).with_status(status);
+            failure.usage = usage;
+            failure.cost = cost;
+            failure.generation = generation;
+            return Err(failure);
+        }
+        if usage.is_none() {
+            flags.push(Flag::UsageUnknown);
+        }
+        if cut {
+            flags.push(Flag::ReplyCut);
+        }
+        Ok(ChatReply { content, finish, usage, cost, generation, status, flags })
     }
-    if usage.is_none() {
-        flags.push(Flag::UsageUnknown);
-    }
-    let mut content = content;
-    if cut(&mut content) {
-        flags.push(Flag::ReplyCut);
-    }
-    Ok(ChatReply { content, finish, usage, cost, generation, status: reply.status, flags })
 }
 
 /// Shortens `content` to what is kept; answers whether anything went.
@@ -159,7 +186,8 @@ pub(crate) fn unusable(content: &str, finish: &Finish, refused: bool) -> Option<
     })
 }
 
-fn read_usage(json: &str) -> (Option<Tokens>, Option<Money>) {
+/// Tokens and cost of a `usage` object, as far as it tells them.
+pub(crate) fn read_usage(json: &str) -> (Option<Tokens>, Option<Money>) {
     let Ok(usage) = serde_json::from_str::<Usage<'_>>(json) else {
         return (None, None);
     };
@@ -183,7 +211,8 @@ pub(crate) fn money(json: &str) -> Option<Money> {
     json.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')).unwrap_or(json).parse().ok()
 }
 
-fn short_text(json: &str) -> Option<String> {
+/// A text of at most 128 characters without control characters, if the JSON is one.
+pub(crate) fn short_text(json: &str) -> Option<String> {
     let text: String = serde_json::from_str(json).ok()?;
     let text: String = text.chars().filter(|c| !c.is_control()).take(128).collect();
     (!text.is_empty()).then_some(text)
@@ -191,7 +220,7 @@ fn short_text(json: &str) -> Option<String> {
 
 /// The text of a message: a string, or the text parts of a list of parts.
 #[derive(Default)]
-struct Content(String);
+pub(crate) struct Content(pub(crate) String);
 
 impl<'de> Deserialize<'de> for Content {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -227,7 +256,7 @@ impl<'de> Deserialize<'de> for Content {
 }
 
 /// Whether there is something that is neither null nor an empty text; the words themselves are a reply and not kept.
-struct IgnoredText(bool);
+pub(crate) struct IgnoredText(pub(crate) bool);
 
 impl<'de> Deserialize<'de> for IgnoredText {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {

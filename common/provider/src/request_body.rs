@@ -25,6 +25,8 @@ pub(crate) struct Dialect {
     pub(crate) strict: fn(&Value) -> bool,
     /// Whether only endpoints that support every parameter may answer (OpenRouter drops the format elsewhere).
     pub(crate) require_parameters: bool,
+    /// Whether a stream tells its usage only when it is asked to.
+    pub(crate) asks_for_usage: bool,
 }
 
 /// The body of one call as bytes.
@@ -48,8 +50,11 @@ impl Serialize for Body<'_> {
         let mut map = serializer.serialize_map(None)?;
         map.serialize_entry("model", &*request.model)?;
         map.serialize_entry("messages", &request.messages)?;
-        map.serialize_entry("stream", &false)?;
+        let stream = request.deltas.is_some();
+        map.serialize_entry("stream", &stream)?;
         let mut fields = Fields { map: &mut map, extra: &settings.extra, written: Vec::new() };
+        let asks_for_usage = stream && dialect.asks_for_usage;
+        fields.write("stream_options", asks_for_usage.then_some(StreamOptions { include_usage: true }))?;
         fields.write("temperature", settings.temperature)?;
         fields.write("top_p", settings.top_p)?;
         fields.write(dialect.max_tokens, settings.max_tokens)?;
@@ -75,6 +80,11 @@ impl Serialize for Body<'_> {
         fields.write_rest(&RESERVED)?;
         map.end()
     }
+}
+
+#[derive(Serialize)]
+struct StreamOptions {
+    include_usage: bool,
 }
 
 #[derive(Serialize)]

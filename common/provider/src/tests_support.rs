@@ -1,11 +1,11 @@
 //! Requests and replies the unit tests of several modules build on.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use promptmill_domain::{Message, ModelSettings, Role};
 use serde_json::Value;
 
-use crate::chat::{ChatRequest, ResponseFormat};
+use crate::chat::{ChatRequest, Delta, DeltaSink, ResponseFormat};
 use crate::http::WholeReply;
 
 /// A request with every setting and no pass-through option.
@@ -29,7 +29,21 @@ pub(crate) fn request() -> ChatRequest {
         seed_hint: 1,
         item_key: "item-1".into(),
         attempt: 1,
+        deltas: None,
     }
+}
+
+/// A sink, and what it took.
+pub(crate) fn listening() -> (DeltaSink, Arc<Mutex<Vec<String>>>) {
+    let told = Arc::new(Mutex::new(Vec::new()));
+    let sink = DeltaSink::new({
+        let told = told.clone();
+        move |delta| {
+            let Delta::Text(text) = delta else { panic!("a provider does not begin a call for its caller") };
+            told.lock().unwrap().push(text.to_owned());
+        }
+    });
+    (sink, told)
 }
 
 /// The same with these pass-through options.

@@ -8,6 +8,7 @@ use std::io::Read;
 use zstd::bulk::{Compressor, Decompressor};
 use zstd::zstd_safe::{CParameter, get_frame_content_size};
 
+use crate::custom_id::{ID_HASH_BYTES, id_hash};
 use crate::stored::StoredRow;
 
 const LEVEL: i32 = 1;
@@ -26,6 +27,8 @@ pub struct RowBlock {
     pub bytes: Vec<u8>,
     /// How many bytes the lines have before compression.
     pub uncompressed: u32,
+    /// Eight bytes a row: the [`id_hash`] of its `custom_id`, or zeros where it has none. Empty when no row of the block has one.
+    pub ids: Vec<u8>,
 }
 
 /// Collects rows into blocks of at most 256 rows and 4 MiB before compression (a longer single row is a block alone).
@@ -33,6 +36,8 @@ pub struct BlockBuilder {
     compressor: Compressor<'static>,
     max_rows: u32,
     lines: Vec<u8>,
+    /// As [`RowBlock::ids`], and shorter than the rows while none of the last had an id.
+    ids: Vec<u8>,
     offset: u32,
     len: u32,
 }
@@ -55,7 +60,8 @@ impl BlockBuilder {
         compressor
             .set_parameter(CParameter::ChecksumFlag(true))
             .expect("the checksum flag is known to every zstd");
-        Self { compressor, max_rows: max_rows.clamp(1, MAX_ROWS), lines: Vec::new(), offset: 0, len: 0 }
+        let max_rows = max_rows.clamp(1, MAX_ROWS);
+        Self { compressor, max_rows, lines: Vec::new(), ids: Vec::new(), offset: 0, len: 0 }
     }
 
     /// Adds the next row of the part. Gives a block when one became full, which then holds this row or ends before it.
@@ -66,10 +72,10 @@ impl BlockBuilder {
             let next = self.lines.split_off(before);
             let full = self.take();
             self.lines = next;
-            self.len = 1;
+            self.count(row);
             return full;
         }
-        self.len += 1;
+        self.count(row);
         if self.len >= self.max_rows || self.lines.len() >= MAX_BYTES { self.take() } else { None }
     }
 
@@ -80,9 +86,20 @@ impl BlockBuilder {
         last
     }
 
+    fn count(&mut self, row: &StoredRow) {
+        if let Some(id) = &row.custom_id {
+            self.ids.resize(self.len as usize * ID_HASH_BYTES, 0);
+            self.ids.extend(id_hash(id));
+        }
+        self.len += 1;
+    }
+
     fn take(&mut self) -> Option<RowBlock> {
         if self.len == 0 {
             return None;
+        }
+        if !self.ids.is_empty() {
+            self.ids.resize(self.len as usize * ID_HASH_BYTES, 0);
         }
         let bytes = self.compressor.compress(&self.lines).expect("the target has zstd's own worst-case size");
         let block = RowBlock {
@@ -90,6 +107,7 @@ impl BlockBuilder {
             len: self.len,
             bytes,
             uncompressed: u32::try_from(self.lines.len()).expect("a block is far smaller than 4 GiB"),
+            ids: std::mem::take(&mut self.ids),
         };
         self.offset = self.offset.checked_add(self.len).expect("a reader gives fewer than 2^32 rows");
         self.len = 0;
@@ -101,7 +119,7 @@ impl BlockBuilder {
 /// Stored bytes that are not a block of ours, or not the rows that were asked for.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("a stored block of rows is corrupt: {0}")]
-pub struct CorruptBlock(&'static str);
+pub struct CorruptBlock(pub(crate) &'static str);
 
 /// Every row of a block, in order.
 ///
@@ -161,7 +179,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn row(text: &str) -> StoredRow {
-        StoredRow { custom_id: None, variables_json: serde_json::json!({ "text": text }).to_string() }
+        StoredRow::of_variables(None, serde_json::json!({ "text": text }).to_string())
     }
 
     fn blocks(rows: &[StoredRow], mut builder: BlockBuilder) -> Vec<RowBlock> {
@@ -208,6 +226,21 @@ mod tests {
         assert_eq!(builder.finish().map(|block| block.first_offset), Some(2));
         assert!(builder.push(&row("d")).is_none());
         assert_eq!(builder.finish().map(|block| block.first_offset), Some(0));
+    }
+
+    #[test]
+    fn a_block_tells_the_hashes_of_its_ids_row_by_row() {
+        let named = |id: &str| StoredRow { custom_id: Some(id.into()), ..row("x") };
+        let rows = [row("x"), named("a"), row("x"), row("x"), row("x"), row("x"), named("b")];
+        let ids: Vec<_> =
+            blocks(&rows, BlockBuilder::with_rows(3)).into_iter().map(|block| block.ids).collect();
+        assert_eq!(ids, [[[0; 8], id_hash("a"), [0; 8]].concat(), Vec::new(), id_hash("b").to_vec()]);
+        let third = |id: &str| StoredRow { custom_id: Some(id.into()), ..row(&"x".repeat(MAX_BYTES / 2)) };
+        let ids: Vec<_> = blocks(&[third("a"), third("b")], BlockBuilder::new())
+            .into_iter()
+            .map(|block| block.ids)
+            .collect();
+        assert_eq!(ids, [id_hash("a"), id_hash("b")]);
     }
 
     #[test]

@@ -6,9 +6,9 @@ use std::io::Read;
 use promptmill_prompt::Template;
 
 use crate::custom_id::CUSTOM_ID;
-use crate::ndjson::Reserved;
+use crate::ndjson::{NO_MESSAGES, Reserved};
 use crate::problem::{MAX_PROBLEMS, ReadError, RowProblem, RowProblems, from_template};
-use crate::reader::Found;
+use crate::reader::{CheckedContent, Found};
 use crate::records::{MAX_FIELDS, Record, Records};
 
 /// Rows below a header row.
@@ -59,6 +59,10 @@ impl<R: Read> CsvRows<R> {
     }
 
     fn read_header(&mut self, template: &Template, reserved: Reserved) -> Result<Header, ReadError> {
+        if !reserved.bare {
+            let problems = vec![RowProblem::whole(format!("{NO_MESSAGES}, which only JSON Lines can hold"))];
+            return Err(ReadError::Header(RowProblems { line: 1, problems }));
+        }
         let record = self.records.read()?;
         let line = self.records.line();
         let refuse = |reason: &str| {
@@ -140,7 +144,10 @@ impl Header {
         Found {
             line,
             custom_id: id.map(|id| (*id).to_owned()),
-            checked: template.check_texts(&named).map_err(from_template),
+            checked: template
+                .check_texts(&named)
+                .map(CheckedContent::Variables)
+                .map_err(|problems| from_template("", problems)),
         }
     }
 }

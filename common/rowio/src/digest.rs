@@ -2,9 +2,9 @@
 
 use sha2::{Digest, Sha256};
 
-use crate::stored::StoredRow;
+use crate::stored::{RowContent, StoredRow};
 
-/// A streaming SHA-256 over rows: their order, their `custom_id`s and their checked variables.
+/// A streaming SHA-256 over rows: their order, their `custom_id`s and their checked variables or messages.
 ///
 /// Two inputs have the same digest exactly when they give the same stored rows, whatever their format, line ends or
 /// blank lines. Every part is hashed behind its length, so no two sequences of rows share their bytes.
@@ -22,14 +22,12 @@ impl RowsDigest {
 
     /// Adds the next row.
     pub fn push(&mut self, row: &StoredRow) {
-        match &row.custom_id {
-            None => self.hash.update([0]),
-            Some(id) => {
-                self.hash.update([1]);
-                self.part(id);
-            }
+        let messages = matches!(row.content, RowContent::Messages(_));
+        self.hash.update([u8::from(row.custom_id.is_some()) | u8::from(messages) << 1]);
+        if let Some(id) = &row.custom_id {
+            self.part(id);
         }
-        self.part(&row.variables_json);
+        self.part(row.content.as_json());
         self.rows += 1;
     }
 
@@ -56,10 +54,7 @@ mod tests {
     fn digest(rows: &[(Option<&str>, &str)]) -> [u8; 32] {
         let mut digest = RowsDigest::new();
         for (id, variables) in rows {
-            digest.push(&StoredRow {
-                custom_id: id.map(str::to_owned),
-                variables_json: (*variables).to_owned(),
-            });
+            digest.push(&StoredRow::of_variables(id.map(str::to_owned), *variables));
         }
         assert_eq!(digest.rows(), rows.len() as u64);
         digest.finish()
@@ -83,5 +78,8 @@ mod tests {
         ];
         let digests: std::collections::HashSet<_> = cases.iter().map(|rows| digest(rows)).collect();
         assert_eq!(digests.len(), cases.len());
+        let mut messages = RowsDigest::new();
+        messages.push(&StoredRow { custom_id: None, content: RowContent::Messages("{}".into()) });
+        assert!(!digests.contains(&messages.finish()));
     }
 }

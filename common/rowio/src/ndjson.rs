@@ -1,32 +1,45 @@
-//! One NDJSON line into the parts of a row: its `custom_id` and the object of its variables.
+//! One NDJSON line into the parts of a row: its `custom_id` and what it brings.
 //!
-//! A line is an object of variables, or an envelope `{"custom_id"?: ..., "variables": {...}}`. It is an envelope when
-//! `variables` is an object, no key but these two is there, and the template has no variable of that name. An object
-//! of variables may hold `custom_id` as a further key, unless the template has a variable of that name.
+//! A line is an object of variables, or an envelope `{"custom_id"?: ..., "variables": {...}}`, or one of messages,
+//! `{"custom_id"?: ..., "messages": [...]}`. It is an envelope when `variables` is an object (`messages` an array), no key but
+//! these two is there, and the template has no variable of that name. An object of variables may hold `custom_id` as a
+//! further key, unless the template has a variable of that name. A batch without a template knows messages alone.
 
 use std::borrow::Cow;
 
-use promptmill_prompt::{Problem, Template, Variables};
+use promptmill_prompt::{Problem, Template, Variables, read_messages};
 use serde_json::value::RawValue;
 
 use crate::custom_id::CUSTOM_ID;
 use crate::json::{Member, NotAnObject, members, without};
-use crate::problem::{RowProblem, from_template};
-use crate::reader::Found;
+use crate::problem::{MESSAGES, RowProblem, from_messages, from_template};
+use crate::reader::{CheckedContent, Found, RowKinds};
 
 const VARIABLES: &str = "variables";
 
-/// The two names with a meaning of their own, as far as a template does not take them for its variables.
+/// What is wrong with rows of variables where there is no template.
+pub(crate) const NO_MESSAGES: &str = "this batch has no template, so a row must bring \"messages\"";
+
+/// The names with a meaning of their own, as far as a template does not take them for its variables.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Reserved {
     pub(crate) custom_id: bool,
     pub(crate) variables: bool,
+    pub(crate) messages: bool,
+    /// Whether rows of variables are taken at all.
+    pub(crate) bare: bool,
 }
 
 impl Reserved {
-    pub(crate) fn in_template(template: &Template) -> Self {
-        let taken = |name: &str| template.variables().iter().any(|variable| variable.name == name);
-        Self { custom_id: !taken(CUSTOM_ID), variables: !taken(VARIABLES) }
+    pub(crate) fn in_template(template: &Template, kinds: RowKinds) -> Self {
+        let free = |name: &str| !template.variables().iter().any(|variable| variable.name == name);
+        let bare = kinds != RowKinds::Messages;
+        Self {
+            custom_id: !bare || free(CUSTOM_ID),
+            variables: bare && free(VARIABLES),
+            messages: !bare || (kinds == RowKinds::Either && free(MESSAGES)),
+            bare,
+        }
     }
 }
 
@@ -42,10 +55,16 @@ pub(crate) fn check(line: u64, bytes: &[u8], template: &Template, reserved: Rese
             return Found { line, custom_id: None, checked: Err(vec![problem]) };
         }
     };
-    let checked = template
-        .check(&row.variables)
-        .or_else(|problems| at_column(text, &row.variables, problems, template));
-    let checked = checked.map_err(from_template);
+    let checked = match &row.content {
+        Content::Messages(messages) => {
+            read_messages(messages.get()).map(CheckedContent::Messages).map_err(from_messages)
+        }
+        Content::Variables { object, envelope } => template
+            .check(object)
+            .or_else(|problems| at_column(text, object, problems, template))
+            .map(CheckedContent::Variables)
+            .map_err(|problems| from_template(if *envelope { VARIABLES } else { "" }, problems)),
+    };
     match row.custom_id.map_or(Ok(None), read_id) {
         Ok(custom_id) => Found { line, custom_id, checked },
         Err(problem) => {
@@ -82,36 +101,79 @@ fn at_column(
 
 struct Row<'a> {
     custom_id: Option<&'a RawValue>,
-    variables: Cow<'a, str>,
+    content: Content<'a>,
+}
+
+enum Content<'a> {
+    Variables {
+        object: Cow<'a, str>,
+        /// Whether the object stands in the member `variables`.
+        envelope: bool,
+    },
+    Messages(&'a RawValue),
+}
+
+/// The last member of a name, and how many there are.
+#[derive(Default)]
+struct Named<'a>(Option<Member<'a>>, usize);
+
+impl<'a> Named<'a> {
+    fn note(&mut self, member: &Member<'a>) {
+        (self.0, self.1) = (Some(*member), self.1 + 1);
+    }
+
+    fn once(&self, name: &str) -> Result<(), RowProblem> {
+        if self.1 > 1 { Err(RowProblem::at(name, "stands twice in the row")) } else { Ok(()) }
+    }
 }
 
 fn split(text: &str, reserved: Reserved) -> Result<Row<'_>, RowProblem> {
     let members = members(text).map_err(|error| RowProblem::whole(explain(text, error)))?;
-    let mut id: Option<Member<'_>> = None;
-    let mut variables: Option<Member<'_>> = None;
-    let (mut ids, mut bodies) = (0, 0);
+    let (mut id, mut variables, mut messages) = (Named::default(), Named::default(), Named::default());
+    let mut other = None;
     for member in &members {
         match &*member.name() {
-            CUSTOM_ID => (id, ids) = (Some(*member), ids + 1),
-            VARIABLES => (variables, bodies) = (Some(*member), bodies + 1),
+            CUSTOM_ID => id.note(member),
+            VARIABLES => variables.note(member),
+            MESSAGES => messages.note(member),
             _ => {}
         }
-    }
-    let body = variables.filter(|member| {
-        reserved.variables && member.value.get().starts_with('{') && ids + bodies == members.len()
-    });
-    let is_id = body.is_some() || reserved.custom_id;
-    if ids > 1 && is_id {
-        return Err(RowProblem::at(CUSTOM_ID, "stands twice in the row"));
-    }
-    match (body, id.filter(|_| is_id)) {
-        (Some(_), _) if bodies > 1 => Err(RowProblem::at(VARIABLES, "stands twice in the row")),
-        (Some(body), id) => {
-            Ok(Row { custom_id: id.map(|id| id.value), variables: Cow::Borrowed(body.value.get()) })
+        if !reserved.bare && !matches!(&*member.name(), CUSTOM_ID | MESSAGES) {
+            other = Some(member.name());
         }
-        (None, Some(id)) => Ok(Row { custom_id: Some(id.value), variables: Cow::Owned(without(text, id)) }),
-        (None, None) => Ok(Row { custom_id: None, variables: Cow::Borrowed(text) }),
     }
+    // Where there is nothing else a row could be, whatever `messages` holds was meant as such.
+    let conversation = messages.0.filter(|member| {
+        let alone = id.1 + messages.1 == members.len() && member.value.get().starts_with('[');
+        reserved.messages && (alone || !reserved.bare)
+    });
+    if let Some(conversation) = conversation {
+        id.once(CUSTOM_ID)?;
+        messages.once(MESSAGES)?;
+        if let Some(name) = other {
+            let reason = format!("unknown key; {NO_MESSAGES} and may bring a \"custom_id\", nothing else");
+            return Err(RowProblem::at(&name, reason));
+        }
+        let content = Content::Messages(conversation.value);
+        return Ok(Row { custom_id: id.0.map(|id| id.value), content });
+    }
+    if !reserved.bare {
+        return Err(RowProblem::whole(NO_MESSAGES));
+    }
+    let body = variables.0.filter(|member| {
+        reserved.variables && member.value.get().starts_with('{') && id.1 + variables.1 == members.len()
+    });
+    if body.is_some() || reserved.custom_id {
+        id.once(CUSTOM_ID)?;
+    }
+    if let Some(body) = body {
+        variables.once(VARIABLES)?;
+        let content = Content::Variables { object: Cow::Borrowed(body.value.get()), envelope: true };
+        return Ok(Row { custom_id: id.0.map(|id| id.value), content });
+    }
+    let id = id.0.filter(|_| reserved.custom_id);
+    let object = id.map_or(Cow::Borrowed(text), |id| Cow::Owned(without(text, id)));
+    Ok(Row { custom_id: id.map(|id| id.value), content: Content::Variables { object, envelope: false } })
 }
 
 fn explain(text: &str, error: NotAnObject) -> String {
@@ -142,13 +204,14 @@ fn read_id(value: &RawValue) -> Result<Option<String>, RowProblem> {
 mod tests {
     use super::*;
 
-    const FREE: Reserved = Reserved { custom_id: true, variables: true };
+    const FREE: Reserved = Reserved { custom_id: true, variables: true, messages: true, bare: true };
 
     #[track_caller]
     fn check_split(text: &str, reserved: Reserved, id: Option<&str>, variables: &str) {
         let row = split(text, reserved).unwrap();
         assert_eq!(row.custom_id.map(RawValue::get), id, "{text}");
-        assert_eq!(row.variables.replace(' ', ""), variables, "{text}");
+        let Content::Variables { object, .. } = row.content else { panic!("{text} is one of messages") };
+        assert_eq!(object.replace(' ', ""), variables, "{text}");
     }
 
     #[test]
@@ -166,7 +229,7 @@ mod tests {
 
     #[test]
     fn a_name_the_template_declares_is_a_variable() {
-        let id_taken = Reserved { custom_id: false, variables: true };
+        let id_taken = Reserved { custom_id: false, ..FREE };
         check_split(r#"{"custom_id":"x"}"#, id_taken, None, r#"{"custom_id":"x"}"#);
         check_split(
             r#"{"custom_id":"x","variables":{"custom_id":"y"}}"#,
@@ -174,7 +237,7 @@ mod tests {
             Some("\"x\""),
             r#"{"custom_id":"y"}"#,
         );
-        let variables_taken = Reserved { custom_id: true, variables: false };
+        let variables_taken = Reserved { variables: false, ..FREE };
         check_split(r#"{"variables":{"a":1}}"#, variables_taken, None, r#"{"variables":{"a":1}}"#);
         check_split(
             r#"{"custom_id":"x","variables":{}}"#,

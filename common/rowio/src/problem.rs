@@ -9,6 +9,9 @@ use promptmill_prompt::Problem;
 
 use crate::input::NotText;
 
+/// The member of a row that holds its messages.
+pub(crate) const MESSAGES: &str = "messages";
+
 /// The most problems told of one row.
 pub(crate) const MAX_PROBLEMS: usize = 50;
 const MAX_FIELD_CHARS: usize = 200;
@@ -19,6 +22,9 @@ const MAX_REASON_CHARS: usize = 500;
 pub struct RowProblem {
     /// The variable's name or the path below it (a JSON Pointer without its first slash); empty for the row as a whole.
     pub field: String,
+    /// JSON Pointer (RFC 6901) into the row as it was written, through `variables` or `messages` where it is an envelope; for a CSV
+    /// into the object that its columns make. Empty for the row as a whole; cut with an ellipsis where it is very long.
+    pub pointer: String,
     /// What is wrong, without a full stop.
     pub reason: String,
 }
@@ -26,7 +32,20 @@ pub struct RowProblem {
 impl RowProblem {
     /// A problem of one field.
     pub(crate) fn at(field: &str, reason: impl Into<String>) -> Self {
-        Self { field: cut(field.to_owned(), MAX_FIELD_CHARS), reason: cut(reason.into(), MAX_REASON_CHARS) }
+        let pointer = if field.is_empty() {
+            String::new()
+        } else {
+            format!("/{}", field.replace('~', "~0").replace('/', "~1"))
+        };
+        Self::placed(field, pointer, reason.into())
+    }
+
+    fn placed(field: &str, pointer: String, reason: String) -> Self {
+        Self {
+            field: cut(field.to_owned(), MAX_FIELD_CHARS),
+            pointer: cut(pointer, MAX_FIELD_CHARS),
+            reason: cut(reason, MAX_REASON_CHARS),
+        }
     }
 
     /// A problem of the row as a whole.
@@ -95,8 +114,9 @@ impl From<io::Error> for ReadError {
     }
 }
 
-/// Translates what the template found, keeping the number and length of the texts bounded.
-pub(crate) fn from_template(problems: Vec<Problem>) -> Vec<RowProblem> {
+/// Translates what the template found in the member `envelope` of a row (empty: in the row itself), keeping the number and
+/// length of the texts bounded.
+pub(crate) fn from_template(envelope: &str, problems: Vec<Problem>) -> Vec<RowProblem> {
     let total = problems.len();
     let mut found: Vec<RowProblem> = problems
         .into_iter()
@@ -106,13 +126,23 @@ pub(crate) fn from_template(problems: Vec<Problem>) -> Vec<RowProblem> {
             // One step of a pointer is a name; only a longer path needs its escapes to stay readable as a path.
             let name =
                 if path.contains('/') { path.to_owned() } else { path.replace("~1", "/").replace("~0", "~") };
-            RowProblem::at(&name, problem.message)
+            let begin = if envelope.is_empty() { String::new() } else { format!("/{envelope}") };
+            RowProblem::placed(&name, begin + &problem.pointer, problem.message)
         })
         .collect();
     if total > MAX_PROBLEMS {
         found.push(RowProblem::whole(format!("and {} more problems", total - MAX_PROBLEMS)));
     }
     found
+}
+
+/// What is wrong with the messages of a row: their field names begin with `messages`, as no variable tells where they are.
+pub(crate) fn from_messages(problems: Vec<Problem>) -> Vec<RowProblem> {
+    let placed = |mut problem: Problem| {
+        problem.pointer = format!("/{MESSAGES}{}", problem.pointer);
+        problem
+    };
+    from_template("", problems.into_iter().map(placed).collect())
 }
 
 fn cut(mut text: String, max_chars: usize) -> String {

@@ -15,7 +15,7 @@ use crate::format::RowFormat;
 use crate::input::{Line, Lines};
 use crate::ndjson::{self, Reserved};
 use crate::problem::{ReadError, RowProblem, RowProblems};
-use crate::stored::StoredRow;
+use crate::stored::{RowContent, StoredRow};
 
 /// How much is taken from one input.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,23 +33,49 @@ impl Default for RowLimits {
     }
 }
 
-/// A row that fits its template.
+/// What rows may bring.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum RowKinds {
+    /// Variables of the template alone.
+    Variables,
+    /// Variables or messages, each row as it likes. A row is one of messages when it is an object with an array `messages` and
+    /// nothing else but a `custom_id`, and the template has no variable `messages`; the template then only judges its reply.
+    #[default]
+    Either,
+    /// Messages alone: the batch has no template of its own.
+    Messages,
+}
+
+/// What a row brings, checked.
+#[derive(Debug, Clone, PartialEq)]
+pub enum CheckedContent {
+    /// The template's variables, defaults filled in.
+    Variables(Variables),
+    /// The conversation itself.
+    Messages(Vec<Message>),
+}
+
+/// A row that fits its batch.
 #[derive(Debug, Clone)]
 pub struct CheckedRow {
     /// The 1-based line on which the row begins.
     pub line: u64,
     /// The client's own id of the row; no other row of the input has it.
     pub custom_id: Option<String>,
-    /// The checked variables, defaults filled in.
-    pub variables: Variables,
-    /// The rendered messages, where [`RowReader::rendering`] asked for them.
+    /// What the row brings.
+    pub content: CheckedContent,
+    /// The rendered messages, where [`RowReader::rendering`] asked for them; for a row of messages those themselves.
     pub rendered: Option<Vec<Message>>,
 }
 
 impl CheckedRow {
     /// The row as it is stored.
     pub fn to_stored(&self) -> StoredRow {
-        StoredRow { custom_id: self.custom_id.clone(), variables_json: self.variables.to_json() }
+        let content = match &self.content {
+            CheckedContent::Variables(variables) => RowContent::Variables(variables.to_json()),
+            CheckedContent::Messages(messages) => RowContent::of_messages(messages),
+        };
+        StoredRow { custom_id: self.custom_id.clone(), content }
     }
 }
 
@@ -83,7 +109,7 @@ enum Source<R> {
 pub(crate) struct Found {
     pub(crate) line: u64,
     pub(crate) custom_id: Option<String>,
-    pub(crate) checked: Result<Variables, Vec<RowProblem>>,
+    pub(crate) checked: Result<CheckedContent, Vec<RowProblem>>,
 }
 
 impl Found {
@@ -99,7 +125,7 @@ impl<R: Read> RowReader<R> {
             RowFormat::Ndjson => Source::Ndjson(Lines::new(source, limits.row_bytes)),
             RowFormat::Csv => Source::Csv(Box::new(CsvRows::new(source, limits.row_bytes))),
         };
-        let reserved = Reserved::in_template(&template);
+        let reserved = Reserved::in_template(&template, RowKinds::default());
         Self {
             source,
             template,
@@ -110,6 +136,13 @@ impl<R: Read> RowReader<R> {
             rows: 0,
             ended: false,
         }
+    }
+
+    /// Says what rows may bring; [`RowKinds::Either`] unless this is called.
+    #[must_use]
+    pub fn accepting(mut self, kinds: RowKinds) -> Self {
+        self.reserved = Reserved::in_template(&self.template, kinds);
+        self
     }
 
     /// Has every row rendered as well, so that a template that fails on a row's values makes the row bad here and not
@@ -170,20 +203,22 @@ impl<R: Read> RowReader<R> {
     fn finish(&mut self, found: Found) -> ReadRow {
         let Found { line, custom_id, checked } = found;
         let id_problem = custom_id.as_deref().and_then(|id| self.id_problem(id, line));
-        let (variables, mut problems) = match checked {
-            Ok(variables) => (Some(variables), Vec::new()),
+        let (content, mut problems) = match checked {
+            Ok(content) => (Some(content), Vec::new()),
             Err(problems) => (None, problems),
         };
         problems.extend(id_problem);
         let mut rendered = None;
-        if let Some(variables) = variables.as_ref().filter(|_| self.rendering) {
-            match self.template.render(variables) {
+        match content.as_ref().filter(|_| self.rendering) {
+            Some(CheckedContent::Variables(variables)) => match self.template.render(variables) {
                 Ok(messages) => rendered = Some(messages),
                 Err(error) => problems.push(RowProblem::whole(error.to_string())),
-            }
+            },
+            Some(CheckedContent::Messages(messages)) => rendered = Some(messages.clone()),
+            None => {}
         }
-        match variables.filter(|_| problems.is_empty()) {
-            Some(variables) => ReadRow::Row(Box::new(CheckedRow { line, custom_id, variables, rendered })),
+        match content.filter(|_| problems.is_empty()) {
+            Some(content) => ReadRow::Row(Box::new(CheckedRow { line, custom_id, content, rendered })),
             None => ReadRow::Bad(RowProblems { line, problems }),
         }
     }

@@ -51,7 +51,7 @@ impl Engine {
         Ok(Self::over(store.clone(), store, Arc::new(MemoryHub::new()), providers))
     }
 
-    /// The parts over a given store and hub.
+    /// The parts over a given store and hub, with metrics of their own in which every call of the providers is counted.
     pub fn over<H>(
         store: Arc<dyn Store>,
         records: Arc<dyn Records>,
@@ -61,6 +61,7 @@ impl Engine {
     where
         H: Queue + Limiter + Signals + 'static,
     {
+        let metrics = Arc::new(Metrics::new());
         Self {
             store,
             records,
@@ -68,8 +69,8 @@ impl Engine {
             limiter: hub.clone(),
             signals: hub,
             clock: Arc::new(SystemClock),
-            providers,
-            metrics: Arc::new(Metrics::new()),
+            providers: Arc::new(providers.counted(&metrics)),
+            metrics,
         }
     }
 }

@@ -5,6 +5,7 @@
 mod clock;
 mod engine;
 mod metrics;
+mod preflight;
 mod providers;
 mod shutdown;
 mod telemetry;
@@ -12,6 +13,7 @@ mod telemetry;
 pub use clock::SystemClock;
 pub use engine::{Engine, EngineError};
 pub use metrics::Metrics;
-pub use providers::{ProviderError, ProviderSettings, Providers};
+pub use preflight::{PreflightError, preflight, provider_of};
+pub use providers::{ProviderError, ProviderSettings, Providers, install_tls};
 pub use shutdown::shutdown_signals;
 pub use telemetry::{LogFormat, init_telemetry};

@@ -9,6 +9,8 @@ use promptmill_provider::{
 };
 use secrecy::SecretString;
 
+use crate::metrics::{CountedProvider, Metrics};
+
 /// Where the providers are and under which credentials they are called. Every field documents its environment variable.
 #[derive(Debug, Clone, Default)]
 pub struct ProviderSettings {
@@ -45,6 +47,12 @@ impl ProviderSettings {
     }
 }
 
+/// Chooses the process's provider of cryptography for TLS; to be called before an HTTP client is made. Repeatable.
+pub fn install_tls() {
+    // Fails when the process has one already, which is then as good.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+}
+
 /// A provider could not be made.
 #[derive(Debug, thiserror::Error)]
 pub enum ProviderError {
@@ -63,7 +71,11 @@ pub enum ProviderError {
 }
 
 /// The providers by the name before the colon of a model.
-pub struct Providers(BTreeMap<String, Arc<dyn ChatProvider>>);
+pub struct Providers {
+    by_name: BTreeMap<String, Arc<dyn ChatProvider>>,
+    /// Providers that need a key and have none, each with the environment variable that takes it.
+    without_key: BTreeMap<String, &'static str>,
+}
 
 impl Providers {
     /// OpenRouter, Ollama, an OpenAI-compatible server and the demo. Nothing is called yet.
@@ -71,34 +83,49 @@ impl Providers {
     /// # Errors
     /// When an address of the settings is not one.
     pub fn new(settings: ProviderSettings) -> Result<Self, ProviderError> {
-        // Fails when the process has a provider of cryptography already, which is then as good.
-        let _ = rustls::crypto::ring::default_provider().install_default();
+        install_tls();
         let client = http_client(&settings.http)?;
         let config = |variable| move |source| ProviderError::Config { variable, source };
+        let without_key = settings.openrouter.api_key.is_none();
+        let without_key = without_key.then(|| (settings.openrouter.name.clone(), "OPENROUTER_API_KEY"));
         let openrouter =
             OpenRouter::new(settings.openrouter, &client).map_err(config("OPENROUTER_BASE_URL"))?;
         let ollama = Ollama::new(settings.ollama, &client).map_err(config("OLLAMA_HOST"))?;
         let openai = OpenAiCompatible::new(settings.openai, &client).map_err(config("OPENAI_BASE_URL"))?;
-        Ok(Self::of([
+        let providers = Self::of([
             Arc::new(openrouter) as Arc<dyn ChatProvider>,
             Arc::new(ollama),
             Arc::new(openai),
             Arc::new(Demo::default()),
-        ]))
+        ]);
+        Ok(Self { without_key: without_key.into_iter().collect(), ..providers })
     }
 
     /// Exactly these providers, by their names.
     pub fn of(providers: impl IntoIterator<Item = Arc<dyn ChatProvider>>) -> Self {
-        Self(providers.into_iter().map(|provider| (provider.name().to_owned(), provider)).collect())
+        let by_name = providers.into_iter().map(|provider| (provider.name().to_owned(), provider)).collect();
+        Self { by_name, without_key: BTreeMap::new() }
+    }
+
+    /// The same providers, each call of theirs counted in `metrics`.
+    pub(crate) fn counted(&self, metrics: &Arc<Metrics>) -> Self {
+        let counted = |provider: &Arc<dyn ChatProvider>| CountedProvider::new(provider.clone(), metrics.clone());
+        let all = self.by_name.values().map(|provider| Arc::new(counted(provider)) as Arc<dyn ChatProvider>);
+        Self { without_key: self.without_key.clone(), ..Self::of(all) }
     }
 
     /// The provider of that name.
     pub fn get(&self, name: &str) -> Option<Arc<dyn ChatProvider>> {
-        self.0.get(name).cloned()
+        self.by_name.get(name).cloned()
+    }
+
+    /// The environment variable without which the provider of that name refuses every call, where it is not set.
+    pub fn missing_credential(&self, name: &str) -> Option<&'static str> {
+        self.without_key.get(name).copied()
     }
 
     /// Every name, in order.
     pub fn names(&self) -> impl Iterator<Item = &str> {
-        self.0.keys().map(String::as_str)
+        self.by_name.keys().map(String::as_str)
     }
 }

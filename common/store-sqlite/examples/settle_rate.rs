@@ -1,4 +1,5 @@
-//! Prints how many items a second settle on this machine's disk, and how long counting a large batch takes.
+//! Prints how many items a second settle on this machine's disk, how long counting a large batch takes, and how fast its outcomes
+//! are read in the order of their settling and deleted.
 //!
 //! `cargo run --release -p promptmill-store-sqlite --example settle_rate -- [ITEMS] [WORKERS]`: ITEMS rows (default 1,000,000) in
 //! chunks of 256, WORKERS (default 8) settling groups of 64 bodies of 300 bytes at the same time.
@@ -10,12 +11,12 @@ use std::time::Instant;
 use bytes::Bytes;
 use promptmill_domain::chunk::MAX_CHUNK_ROWS;
 use promptmill_domain::{
-    BatchId, BatchLimits, BatchSpec, ChunkId, ItemCode, LaneId, LeaseToken, ModelSettings, Release,
-    SessionId, SettledItem, TenantId, Totals, UploadId,
+    BatchId, BatchLimits, BatchSpec, ChunkId, ItemCode, LaneId, LeaseToken, Release, SessionId, SettledItem,
+    TenantId, Totals, UploadId,
 };
 use promptmill_ports::{
-    Admission, Intake, Lease, NewBatch, PartCommit, Read, RowBlock, Sessions, SettleGroup, StoreResult, Work,
-    flow,
+    Admission, Close, Intake, Lease, NewBatch, PageLimit, PartCommit, Read, RowBlock, Sessions, SettleGroup,
+    SettledCursor, StoreResult, Work, flow,
 };
 use promptmill_store_sqlite::{SqliteOptions, SqliteStore};
 
@@ -50,6 +51,23 @@ async fn main() -> Result<(), Failure> {
     let begun = Instant::now();
     let progress = store.progress(&TenantId::default_tenant(), BATCH).await?;
     println!("counted {} items in {:?}", progress.counts.succeeded, begun.elapsed());
+
+    let begun = Instant::now();
+    let mut after = SettledCursor::default();
+    loop {
+        let limit = PageLimit { items: 1_000, bytes: 4 * 1024 * 1024 };
+        let page = store.settled(&TenantId::default_tenant(), BATCH, after, limit).await?;
+        after = page.next;
+        if page.caught_up {
+            break;
+        }
+    }
+    report("read in the order of settling", items, begun);
+
+    store.close(&TenantId::default_tenant(), BATCH, 0).await?;
+    let begun = Instant::now();
+    while !store.delete(&TenantId::default_tenant(), BATCH).await? {}
+    report("deleted", items, begun);
     Ok(())
 }
 
@@ -61,13 +79,8 @@ fn report(what: &str, items: u32, begun: Instant) {
 /// Makes the batch and lets all of its chunks run; answers how many there are.
 async fn submit(store: &SqliteStore, items: u32) -> Result<u32, Failure> {
     let tenant = TenantId::default_tenant();
-    let spec = BatchSpec {
-        template: "{}".to_owned(),
-        model: "demo:any".parse()?,
-        settings: ModelSettings::default(),
-        max_attempts: 1,
-        priority: 0,
-    };
+    let lane = LaneId::new("demo", "none");
+    let spec = BatchSpec::new("{}".to_owned(), "demo:any".parse()?, lane.clone());
     store
         .create(
             &tenant,
@@ -78,13 +91,15 @@ async fn submit(store: &SqliteStore, items: u32) -> Result<u32, Failure> {
     let blocks = items.div_ceil(MAX_CHUNK_ROWS);
     let block = |seq: u32| {
         let len = MAX_CHUNK_ROWS.min(items - seq * MAX_CHUNK_ROWS);
-        RowBlock { seq, len, bytes: vec![0; 8 * 1024].into() }
+        RowBlock { seq, len, bytes: vec![0; 8 * 1024].into(), ids: Bytes::new() }
     };
     for first in (0..blocks).step_by(64) {
-        store.put_rows(&tenant, BATCH, upload, (first..blocks.min(first + 64)).map(block).collect()).await?;
+        store
+            .put_rows(&tenant, BATCH, upload, (first..blocks.min(first + 64)).map(block).collect(), 0)
+            .await?;
     }
     store.commit_part(&tenant, BATCH, PartCommit { part: 0, upload, blocks, digest: [0; 32] }).await?;
-    flow::submit(store, &tenant, BATCH, &LaneId::new("demo", "none")).await?;
+    flow::submit(store, &tenant, BATCH, &lane, 0).await?;
     store.open(SESSION, "bench").await?;
     let chunks = store.waiting(BATCH, u32::MAX).await?;
     for some in chunks.chunks(256) {

@@ -5,6 +5,7 @@
 
 use promptmill_domain::{Batch, BatchId, BatchState, TenantId};
 use promptmill_ports::StoreError;
+use rusqlite::types::Value;
 use rusqlite::{Connection, OptionalExtension as _, Row, params};
 
 use crate::fault::Fault;
@@ -17,6 +18,11 @@ impl BatchNum {
     /// The key of the head or outcome with the number `low` in the batch.
     pub(crate) fn key(self, low: u32) -> i64 {
         (self.0 << 32) | i64::from(low)
+    }
+
+    /// The number in a key.
+    pub(crate) const fn of_key(key: i64) -> Self {
+        Self(key >> 32)
     }
 
     /// First and last key of the batch.
@@ -63,27 +69,19 @@ pub(crate) struct Found {
     pub(crate) tenant: TenantId,
     /// Where it stands.
     pub(crate) state: BatchState,
-    /// Priority of its chunks.
-    pub(crate) priority: i16,
 }
 
 /// The batch of any tenant.
 pub(crate) fn find(db: &Connection, batch: BatchId) -> Result<Option<Found>, Fault> {
-    let sql = "SELECT num, tenant, state, priority FROM batches WHERE id = ?1 AND phase <> 3";
-    let read = |row: &Row<'_>| {
-        Ok((BatchNum(row.get(0)?), row.get::<_, String>(1)?, row.get::<_, String>(2)?, row.get(3)?))
-    };
-    let Some((num, tenant, state, priority)) =
+    let sql = "SELECT num, tenant, state FROM batches WHERE id = ?1 AND phase <> 3";
+    let read =
+        |row: &Row<'_>| Ok((BatchNum(row.get(0)?), row.get::<_, String>(1)?, row.get::<_, String>(2)?));
+    let Some((num, tenant, state)) =
         db.prepare_cached(sql)?.query_row([batch.as_bytes()], read).optional()?
     else {
         return Ok(None);
     };
-    Ok(Some(Found {
-        num,
-        tenant: parse_tenant(&tenant)?,
-        state: from_json(&state, "batch state")?,
-        priority,
-    }))
+    Ok(Some(Found { num, tenant: parse_tenant(&tenant)?, state: from_json(&state, "batch state")? }))
 }
 
 /// The batch of this tenant.
@@ -97,11 +95,11 @@ pub(crate) fn owned(db: &Connection, tenant: &TenantId, batch: BatchId) -> Resul
     }
 }
 
-/// Writes the state and counts the change.
-pub(crate) fn set_state(db: &Connection, num: BatchNum, state: &BatchState) -> Result<(), Fault> {
-    let sql = "UPDATE batches SET state = ?2, phase = ?3, ver = ver + 1 WHERE num = ?1";
-    db.prepare_cached(sql)?.execute(params![num.0, to_json(state), Phase::of(state) as i64])?;
-    Ok(())
+/// Writes the state and counts the change; answers the version it gave the batch.
+pub(crate) fn set_state(db: &Connection, num: BatchNum, state: &BatchState) -> Result<u64, Fault> {
+    let sql = "UPDATE batches SET state = ?2, phase = ?3, ver = ver + 1 WHERE num = ?1 RETURNING ver";
+    let values = params![num.0, to_json(state), Phase::of(state) as i64];
+    Ok(db.prepare_cached(sql)?.query_row(values, |row| row.get(0))?)
 }
 
 /// Counts a change for sessions to see.
@@ -116,14 +114,15 @@ pub(crate) fn changes(db: &Connection) -> Result<u64, Fault> {
     Ok(db.prepare_cached(sql)?.query_row([], |row| row.get(0))?)
 }
 
-const COLUMNS: &str = "id, tenant, state, ver, spec, limits, total, created_ms, final_counts";
+/// The columns a batch is decoded from.
+pub(crate) const COLUMNS: &str = "b.id, b.tenant, b.state, b.ver, b.spec, b.limits, b.total, b.created_ms, b.final_counts, b.submitted_ms, b.finished_ms";
 
 /// The whole batch of this tenant.
 ///
 /// # Errors
 /// `NotFound` when there is none.
 pub(crate) fn load(db: &Connection, tenant: &TenantId, batch: BatchId) -> Result<Batch, Fault> {
-    let sql = format!("SELECT {COLUMNS} FROM batches WHERE id = ?1 AND tenant = ?2 AND phase <> 3");
+    let sql = format!("SELECT {COLUMNS} FROM batches b WHERE id = ?1 AND tenant = ?2 AND phase <> 3");
     let raw = db
         .prepare_cached(&sql)?
         .query_row(params![batch.as_bytes(), tenant.as_str()], RawBatch::read)
@@ -133,18 +132,16 @@ pub(crate) fn load(db: &Connection, tenant: &TenantId, batch: BatchId) -> Result
 
 /// Every batch that is neither draft nor final, oldest first.
 pub(crate) fn load_open(db: &Connection) -> Result<Vec<Batch>, Fault> {
-    let sql = format!("SELECT {COLUMNS} FROM batches WHERE phase = 1 ORDER BY id");
+    let sql = format!("SELECT {COLUMNS} FROM batches b WHERE phase = 1 ORDER BY id");
     let mut statement = db.prepare_cached(&sql)?;
     let rows = statement.query_map([], RawBatch::read)?;
     rows.map(|raw| raw?.decode()).collect()
 }
 
-/// The tenant's batches, newest first.
-pub(crate) fn load_newest(db: &Connection, tenant: &TenantId, limit: u32) -> Result<Vec<Batch>, Fault> {
-    let sql =
-        format!("SELECT {COLUMNS} FROM batches WHERE tenant = ?1 AND phase <> 3 ORDER BY id DESC LIMIT ?2");
-    let mut statement = db.prepare_cached(&sql)?;
-    let rows = statement.query_map(params![tenant.as_str(), limit], RawBatch::read)?;
+/// The batches of a query that selects [`COLUMNS`] of a table called `b`.
+pub(crate) fn load_by(db: &Connection, sql: &str, values: &[Value]) -> Result<Vec<Batch>, Fault> {
+    let mut statement = db.prepare(sql)?;
+    let rows = statement.query_map(rusqlite::params_from_iter(values), RawBatch::read)?;
     rows.map(|raw| raw?.decode()).collect()
 }
 
@@ -158,6 +155,8 @@ struct RawBatch {
     total: u32,
     created_ms: u64,
     final_counts: Option<String>,
+    submitted_ms: Option<u64>,
+    finished_ms: Option<u64>,
 }
 
 impl RawBatch {
@@ -172,6 +171,8 @@ impl RawBatch {
             total: row.get(6)?,
             created_ms: row.get(7)?,
             final_counts: row.get(8)?,
+            submitted_ms: row.get(9)?,
+            finished_ms: row.get(10)?,
         })
     }
 
@@ -185,8 +186,8 @@ impl RawBatch {
             limits: from_json(&self.limits, "batch limits")?,
             total: self.total,
             created_ms: self.created_ms,
-            submitted_ms: None,
-            finished_ms: None,
+            submitted_ms: self.submitted_ms,
+            finished_ms: self.finished_ms,
             final_counts: self.final_counts.map(|json| from_json(&json, "final counts")).transpose()?,
         })
     }

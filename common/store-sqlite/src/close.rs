@@ -6,9 +6,10 @@ use promptmill_ports::{Close, StoreResult};
 use rusqlite::{Connection, OptionalExtension as _, params};
 
 use crate::SqliteStore;
-use crate::batches::{self, BatchNum, Found, from_json, to_json};
+use crate::batches::{self, BatchNum, Found, from_json, int, to_json};
 use crate::fault::Fault;
 use crate::heads::{self, Changed};
+use crate::outbox::{self, Change};
 use crate::{counts, delete};
 
 /// About what sealing a chunk costs in a group.
@@ -21,18 +22,23 @@ impl Close for SqliteStore {
         self.write(HEAD, move |db| seal(db, &tenant, batch, limit, now_ms)).await
     }
 
-    async fn close(&self, tenant: &TenantId, batch: BatchId, _now_ms: u64) -> StoreResult<Option<Counts>> {
+    async fn close(&self, tenant: &TenantId, batch: BatchId, now_ms: u64) -> StoreResult<Option<Counts>> {
         let tenant = tenant.clone();
-        self.write(HEAD, move |db| close(db, &tenant, batch)).await
+        self.write(HEAD, move |db| close(db, &tenant, batch, now_ms)).await
     }
 
     async fn delete(&self, tenant: &TenantId, batch: BatchId) -> StoreResult<bool> {
         let tenant = tenant.clone();
-        self.write(delete::STEP_BYTES, move |db| {
-            let num = delete::mark(db, &tenant, batch)?;
-            delete::step(db, num)
-        })
-        .await
+        let gone = self
+            .write(delete::STEP_BYTES, move |db| {
+                let num = delete::mark(db, &tenant, batch)?;
+                delete::step(db, num)
+            })
+            .await?;
+        if gone {
+            self.clear_log().await?;
+        }
+        Ok(gone)
     }
 }
 
@@ -61,7 +67,7 @@ fn seal(db: &Connection, tenant: &TenantId, batch: BatchId, limit: u32, now_ms: 
     Ok(sealed)
 }
 
-fn close(db: &Connection, tenant: &TenantId, batch: BatchId) -> Result<Option<Counts>, Fault> {
+fn close(db: &Connection, tenant: &TenantId, batch: BatchId, now_ms: u64) -> Result<Option<Counts>, Fault> {
     let found = batches::owned(db, tenant, batch)?;
     let next = found.state.decide(&BatchEvent::Close)?;
     if found.state.is_final() {
@@ -71,9 +77,11 @@ fn close(db: &Connection, tenant: &TenantId, batch: BatchId) -> Result<Option<Co
         return Ok(None);
     }
     let (counts, _) = counts::count(db, found.num)?;
-    let sql = "UPDATE batches SET final_counts = ?2 WHERE num = ?1";
-    db.prepare_cached(sql)?.execute(params![found.num.0, to_json(&counts)])?;
-    batches::set_state(db, found.num, &next)?;
+    let sql = "UPDATE batches SET final_counts = ?2, finished_ms = ?3,
+            kept_until_ms = ?3 + json_extract(spec, '$.retention_ms') WHERE num = ?1";
+    db.prepare_cached(sql)?.execute(params![found.num.0, to_json(&counts), int(now_ms)])?;
+    let ver = batches::set_state(db, found.num, &next)?;
+    outbox::tell(db, &found, batch, &Change { state: &next, ver, counts: Some(&counts), at_ms: now_ms })?;
     Ok(Some(counts))
 }
 

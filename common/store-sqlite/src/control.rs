@@ -8,6 +8,7 @@ use rusqlite::{Connection, params};
 use crate::SqliteStore;
 use crate::batches::{self, to_json};
 use crate::fault::Fault;
+use crate::outbox::{self, Change};
 
 const SMALL: usize = 512;
 
@@ -18,10 +19,10 @@ impl Control for SqliteStore {
         tenant: &TenantId,
         batch: BatchId,
         event: BatchEvent,
-        _now_ms: u64,
+        now_ms: u64,
     ) -> StoreResult<BatchState> {
         let tenant = tenant.clone();
-        self.write(SMALL, move |db| steer(db, &tenant, batch, &event)).await
+        self.write(SMALL, move |db| steer(db, &tenant, batch, &event, now_ms)).await
     }
 
     async fn set_limits(&self, tenant: &TenantId, batch: BatchId, limits: BatchLimits) -> StoreResult<()> {
@@ -35,6 +36,7 @@ fn steer(
     tenant: &TenantId,
     batch: BatchId,
     event: &BatchEvent,
+    now_ms: u64,
 ) -> Result<BatchState, Fault> {
     let found = batches::owned(db, tenant, batch)?;
     match event {
@@ -45,7 +47,8 @@ fn steer(
     }
     let next = found.state.decide(event)?;
     if next != found.state {
-        batches::set_state(db, found.num, &next)?;
+        let ver = batches::set_state(db, found.num, &next)?;
+        outbox::tell(db, &found, batch, &Change { state: &next, ver, counts: None, at_ms: now_ms })?;
         batches::bump_changes(db)?;
     }
     Ok(next)

@@ -6,7 +6,9 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use promptmill_ports::{StoreError, StoreResult};
 use rusqlite::Connection;
@@ -26,11 +28,15 @@ const WAITING: usize = 256;
 /// KiB of commands that may wait for the writer; a single larger one waits alone.
 const WAITING_KIB: u32 = 64 * 1024;
 
+/// How long clearing the log rests after a reader stood in its way.
+const CLEAR_LOG_EVERY: Duration = Duration::from_secs(1);
+
 /// The async side of the writer thread.
 #[derive(Debug)]
 pub(crate) struct Writer {
     commands: Option<mpsc::Sender<Box<dyn Command>>>,
     room: Arc<Semaphore>,
+    log_is_stale: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -57,11 +63,14 @@ impl Writer {
     /// while nothing else is to do.
     pub(crate) fn start(db: Connection, file: WriterFile, leftovers: Vec<BatchNum>) -> std::io::Result<Self> {
         let (commands, queue) = mpsc::channel(WAITING);
+        let log_is_stale = Arc::new(AtomicBool::new(false));
+        let stale = Arc::clone(&log_is_stale);
         let thread = std::thread::Builder::new().name("store-writer".to_owned()).spawn(move || {
-            WriterThread { db: Some(db), file, queue, leftovers }.run();
+            WriterThread { db: Some(db), file, queue, leftovers, log_is_stale: stale, log_cleared: None }
+                .run();
         })?;
         let room = Arc::new(Semaphore::new(WAITING_KIB as usize));
-        Ok(Self { commands: Some(commands), room, thread: Some(thread) })
+        Ok(Self { commands: Some(commands), room, log_is_stale, thread: Some(thread) })
     }
 
     /// Runs `work` in the next group and answers once it is committed. `bytes` is about what it writes.
@@ -79,6 +88,13 @@ impl Writer {
         };
         commands.send(Box::new(pending)).await.map_err(|_| writer_ended())?;
         answer.await.map_err(|_| writer_ended())?
+    }
+
+    /// Empties the log once what it holds is in the file, so that nothing deleted stays readable in it. It is done when this
+    /// returns, unless a reader stands in the way; then it is done soon.
+    pub(crate) async fn clear_log(&self) -> StoreResult<()> {
+        self.log_is_stale.store(true, Ordering::Release);
+        self.run(0, |_| Ok(())).await
     }
 
     /// Lets the thread finish what waits, and waits for that.
@@ -156,6 +172,9 @@ struct WriterThread {
     file: WriterFile,
     queue: mpsc::Receiver<Box<dyn Command>>,
     leftovers: Vec<BatchNum>,
+    log_is_stale: Arc<AtomicBool>,
+    /// When clearing the log was last tried in vain.
+    log_cleared: Option<Instant>,
 }
 
 impl WriterThread {
@@ -175,6 +194,9 @@ impl WriterThread {
                     false
                 }
             };
+            if committed {
+                self.clear_stale_log();
+            }
             for command in group {
                 command.answer(committed);
             }
@@ -189,7 +211,11 @@ impl WriterThread {
                 Err(TryRecvError::Disconnected) => return None,
                 Err(TryRecvError::Empty) => match self.delete_some(num) {
                     Ok(false) => {}
-                    Ok(true) => drop(self.leftovers.pop()),
+                    Ok(true) => {
+                        self.leftovers.pop();
+                        self.log_is_stale.store(true, Ordering::Release);
+                        self.clear_stale_log();
+                    }
                     Err(fault) => {
                         tracing::warn!(error = ?fault, "an unfinished deletion waits for the next start");
                         self.leftovers.clear();
@@ -198,6 +224,29 @@ impl WriterThread {
             }
         }
         self.queue.blocking_recv()
+    }
+
+    fn clear_stale_log(&mut self) {
+        let resting = self.log_cleared.is_some_and(|tried| tried.elapsed() < CLEAR_LOG_EVERY);
+        let Some(db) = self.db.as_ref().filter(|_| !resting) else {
+            return;
+        };
+        // Taken before it is done: a deletion that ends meanwhile asks anew.
+        if !self.log_is_stale.swap(false, Ordering::AcqRel) {
+            return;
+        }
+        match schema::clear_log(db) {
+            Ok(true) => self.log_cleared = None,
+            Ok(false) => {
+                self.log_is_stale.store(true, Ordering::Release);
+                self.log_cleared = Some(Instant::now());
+            }
+            Err(fault) => {
+                self.log_is_stale.store(true, Ordering::Release);
+                self.log_cleared = Some(Instant::now());
+                tracing::warn!(error = ?fault, "the store's log could not be cleared");
+            }
+        }
     }
 
     fn delete_some(&mut self, num: BatchNum) -> Result<bool, Fault> {

@@ -1,27 +1,113 @@
-//! `Generations`.
+//! `Generations`: immediate generations, from the request to the outcome.
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use promptmill_domain::*;
-use promptmill_ports::*;
+use promptmill_domain::{GenerationId, TenantId};
+use promptmill_ports::{Generation, Generations, StoreError, StoreResult};
+use rusqlite::{Connection, OptionalExtension as _, Row, params};
 
 use crate::SqliteStore;
+use crate::batches::{int, parse_tenant};
+use crate::fault::Fault;
+
+/// About what a generation costs in a group beside its request and outcome.
+const SMALL: usize = 512;
 
 #[async_trait]
 impl Generations for SqliteStore {
-    async fn put_generation(&self, _generation: &Generation) -> StoreResult<()> {
-        Err(promptmill_ports::StoreError::unavailable("not built yet"))
+    async fn put_generation(&self, generation: &Generation) -> StoreResult<()> {
+        let generation = generation.clone();
+        let bytes = SMALL + generation.request.len() + generation.outcome.as_ref().map_or(0, Bytes::len);
+        self.write(bytes, move |db| put(db, &generation)).await
     }
 
-    async fn generation(&self, _tenant: &TenantId, _id: GenerationId) -> StoreResult<Generation> {
-        Err(promptmill_ports::StoreError::unavailable("not built yet"))
+    async fn generation(&self, tenant: &TenantId, id: GenerationId) -> StoreResult<Generation> {
+        let tenant = tenant.clone();
+        self.read(move |db| {
+            let sql = format!("SELECT {COLUMNS} FROM generations WHERE id = ?1 AND tenant = ?2");
+            let known = params![id.as_bytes(), tenant.as_str()];
+            let raw = db.prepare_cached(&sql)?.query_row(known, RawGeneration::read).optional()?;
+            raw.ok_or(Fault::Store(StoreError::NotFound))?.decode()
+        })
+        .await
     }
 
-    async fn unfinished(&self, _before_ms: u64, _limit: u32) -> StoreResult<Vec<Generation>> {
-        Err(promptmill_ports::StoreError::unavailable("not built yet"))
+    async fn unfinished(&self, before_ms: u64, limit: u32) -> StoreResult<Vec<Generation>> {
+        self.read(move |db| {
+            let sql = format!(
+                "SELECT {COLUMNS} FROM generations WHERE NOT finished AND created_ms < ?1
+                ORDER BY created_ms, num LIMIT ?2"
+            );
+            let mut statement = db.prepare_cached(&sql)?;
+            let rows = statement.query_map(params![int(before_ms), limit], RawGeneration::read)?;
+            rows.map(|raw| raw?.decode()).collect()
+        })
+        .await
     }
 
-    async fn forget_generations(&self, _before_ms: u64, _limit: u32) -> StoreResult<u32> {
-        Err(promptmill_ports::StoreError::unavailable("not built yet"))
+    async fn forget_generations(&self, before_ms: u64, limit: u32) -> StoreResult<u32> {
+        self.write(SMALL * limit as usize, move |db| {
+            let sql = "DELETE FROM generations WHERE num IN
+                (SELECT num FROM generations WHERE finished AND created_ms < ?1 ORDER BY created_ms LIMIT ?2)";
+            let forgotten = db.prepare_cached(sql)?.execute(params![int(before_ms), limit])?;
+            Ok(u32::try_from(forgotten).unwrap_or(u32::MAX))
+        })
+        .await
+    }
+}
+
+fn put(db: &Connection, generation: &Generation) -> Result<(), Fault> {
+    let sql = "INSERT INTO generations(id, tenant, created_ms, request, outcome, finished) VALUES (?1, ?2, ?3, ?4, ?5, ?6)
+        ON CONFLICT (id) DO UPDATE SET created_ms = ?3, request = ?4, outcome = ?5, finished = ?6
+        WHERE tenant = ?2 AND NOT finished";
+    let changed = db.prepare_cached(sql)?.execute(params![
+        generation.id.as_bytes(),
+        generation.tenant.as_str(),
+        int(generation.created_ms),
+        &generation.request[..],
+        generation.outcome.as_deref(),
+        generation.outcome.is_some(),
+    ])?;
+    if changed > 0 {
+        return Ok(());
+    }
+    let sql = "SELECT tenant = ?2 FROM generations WHERE id = ?1";
+    let known = params![generation.id.as_bytes(), generation.tenant.as_str()];
+    if db.prepare_cached(sql)?.query_row(known, |row| row.get(0))? {
+        Ok(())
+    } else {
+        Err(Fault::Store(StoreError::NotFound))
+    }
+}
+
+const COLUMNS: &str = "id, tenant, created_ms, request, outcome";
+
+struct RawGeneration {
+    id: [u8; 16],
+    tenant: String,
+    created_ms: u64,
+    request: Vec<u8>,
+    outcome: Option<Vec<u8>>,
+}
+
+impl RawGeneration {
+    fn read(row: &Row<'_>) -> rusqlite::Result<Self> {
+        Ok(Self {
+            id: row.get(0)?,
+            tenant: row.get(1)?,
+            created_ms: row.get(2)?,
+            request: row.get(3)?,
+            outcome: row.get(4)?,
+        })
+    }
+
+    fn decode(self) -> Result<Generation, Fault> {
+        Ok(Generation {
+            id: GenerationId::from_bytes(self.id),
+            tenant: parse_tenant(&self.tenant)?,
+            request: self.request.into(),
+            outcome: self.outcome.map(Bytes::from),
+            created_ms: self.created_ms,
+        })
     }
 }

@@ -9,6 +9,7 @@ use rusqlite::{Connection, OptionalExtension as _, Row, params};
 
 use crate::batches::{BatchNum, from_json, int, low, parse_tenant, to_json};
 use crate::fault::Fault;
+use crate::order;
 
 /// `heads.state`. The partial indexes know that numbers below 4 are not final.
 pub(crate) const WAITING: i64 = 0;
@@ -45,12 +46,26 @@ pub(crate) enum Changed {
     Missing,
 }
 
+/// What a head was before an event, as far as its writing needs it.
+#[derive(Debug)]
+pub(crate) struct Before {
+    state: ChunkState,
+    done: Vec<u8>,
+}
+
+impl Before {
+    /// Of a head that is about to change.
+    pub(crate) fn of(head: &Head) -> Self {
+        Self { state: head.state.clone(), done: head.done.clone() }
+    }
+}
+
 /// Reads the head, applies the event and writes it.
 pub(crate) fn change(db: &Connection, key: i64, event: HeadEvent<'_>, now_ms: u64) -> Result<Changed, Fault> {
     let Some(mut head) = load(db, key)? else {
         return Ok(Changed::Missing);
     };
-    let before = head.state.clone();
+    let before = Before::of(&head);
     match head.apply(event, now_ms) {
         Ok(()) => {
             save(db, key, &head, &before)?;
@@ -62,7 +77,7 @@ pub(crate) fn change(db: &Connection, key: i64, event: HeadEvent<'_>, now_ms: u6
 
 /// Reads a head.
 pub(crate) fn load(db: &Connection, key: i64) -> Result<Option<Head>, Fault> {
-    let sql = "SELECT b.id, b.tenant, h.first, h.state, h.owner, h.token, h.due, h.ver, h.kills, h.priority, h.upload, h.seq, h.skip,
+    let sql = "SELECT b.id, b.tenant, h.first, h.state, h.owner, h.token, h.due, h.ver, h.kills, h.upload, h.seq, h.skip,
             h.trying_offset, h.trying_kills, h.calls, h.prompt_tokens, h.completion_tokens, h.cost, h.lane, h.done, h.parked, h.settles
         FROM heads h JOIN batches b ON b.num = h.id >> 32 WHERE h.id = ?1";
     let raw = db.prepare_cached(sql)?.query_row([key], RawHead::read).optional()?;
@@ -79,7 +94,6 @@ struct RawHead {
     due: Option<u64>,
     ver: u64,
     kills: u32,
-    priority: i16,
     rows: RowsRef,
     trying: Option<Trying>,
     totals: Totals,
@@ -91,7 +105,7 @@ struct RawHead {
 
 impl RawHead {
     fn read(row: &Row<'_>) -> rusqlite::Result<Self> {
-        let trying = match (row.get(13)?, row.get(14)?) {
+        let trying = match (row.get(12)?, row.get(13)?) {
             (Some(offset), Some(kills)) => Some(Trying { offset, kills }),
             _ => None,
         };
@@ -105,18 +119,17 @@ impl RawHead {
             due: row.get(6)?,
             ver: row.get(7)?,
             kills: row.get(8)?,
-            priority: row.get(9)?,
             rows: RowsRef {
-                upload: UploadId::from_bytes(row.get(10)?),
-                seq: row.get(11)?,
-                skip: row.get(12)?,
+                upload: UploadId::from_bytes(row.get(9)?),
+                seq: row.get(10)?,
+                skip: row.get(11)?,
             },
             trying,
-            totals: read_totals(row, 15)?,
-            lane: row.get(19)?,
-            done: row.get(20)?,
-            parked: row.get(21)?,
-            settles: row.get(22)?,
+            totals: read_totals(row, 14)?,
+            lane: row.get(18)?,
+            done: row.get(19)?,
+            parked: row.get(20)?,
+            settles: row.get(21)?,
         })
     }
 
@@ -143,7 +156,6 @@ impl RawHead {
             rows: self.rows,
             base: low(self.first),
             lane: LaneId::from_stored(self.lane),
-            priority: self.priority,
             state,
             ver: self.ver,
             kills: self.kills,
@@ -165,8 +177,8 @@ pub(crate) fn read_totals(row: &Row<'_>, at: usize) -> rusqlite::Result<Totals> 
     })
 }
 
-/// Writes a head that was in state `before`.
-pub(crate) fn save(db: &Connection, key: i64, head: &Head, before: &ChunkState) -> Result<(), Fault> {
+/// Writes a head that was `before`, and the order in which items settled by the change.
+pub(crate) fn save(db: &Connection, key: i64, head: &Head, before: &Before) -> Result<(), Fault> {
     let parked = (!head.parked.is_empty()).then(|| to_json(&head.parked));
     let trying = (head.trying.map(|trying| trying.offset), head.trying.map(|trying| trying.kills));
     let totals = &head.totals;
@@ -188,9 +200,10 @@ pub(crate) fn save(db: &Connection, key: i64, head: &Head, before: &ChunkState) 
         parked,
     ])?;
     // Most writes leave the state alone, and with it every index.
-    if head.state != *before {
+    if head.state != before.state {
         save_state(db, key, &head.state)?;
     }
+    order::record(db, BatchNum::of_key(key), head.base, &before.done, &head.done)?;
     if changed == 1 { Ok(()) } else { Err(Fault::corrupt("a chunk vanished while it was written")) }
 }
 

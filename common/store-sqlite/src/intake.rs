@@ -3,18 +3,16 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use promptmill_domain::chunk::{ChunkCut, FrozenPart};
+use promptmill_domain::chunk::{ChunkCut, FrozenPart, MAX_CHUNK_ROWS};
 use promptmill_domain::{BatchEvent, BatchId, BatchState, ItemCode, LaneId, TenantId, UploadId};
-use promptmill_ports::{Created, Intake, NewBatch, PartCommit, RowBlock, StoreError, StoreResult};
+use promptmill_ports::{Created, Intake, NewBatch, PartCommit, RowBlock, StoreResult};
 use rusqlite::{Connection, OptionalExtension as _, params};
 
 use crate::SqliteStore;
 use crate::batches::{self, BatchNum, Found, Phase, int, to_json};
 use crate::fault::Fault;
 use crate::heads::WAITING;
-
-/// Blocks of a replaced upload deleted with the replacement; what is beyond goes with the batch.
-const REPLACED_BLOCKS: u32 = 1_000;
+use crate::{delete, uploads, usage};
 
 /// About what a small record costs in a group.
 const SMALL: usize = 512;
@@ -32,15 +30,21 @@ impl Intake for SqliteStore {
         batch: BatchId,
         upload: UploadId,
         blocks: Vec<RowBlock>,
-        _now_ms: u64,
+        now_ms: u64,
     ) -> StoreResult<()> {
         let tenant = tenant.clone();
-        let bytes = blocks.iter().map(|block| block.bytes.len()).sum();
-        self.write(bytes, move |db| put_rows(db, &tenant, batch, upload, &blocks)).await
+        let bytes = blocks.iter().map(|block| block.bytes.len() + block.ids.len()).sum();
+        self.write(bytes, move |db| put_rows(db, &tenant, batch, upload, &blocks, now_ms)).await
     }
 
-    async fn drop_upload(&self, _tenant: &TenantId, _batch: BatchId, _upload: UploadId) -> StoreResult<()> {
-        Err(StoreError::unavailable("not built yet"))
+    async fn drop_upload(&self, tenant: &TenantId, batch: BatchId, upload: UploadId) -> StoreResult<()> {
+        loop {
+            let tenant = tenant.clone();
+            let step = move |db: &Connection| uploads::drop_some(db, &tenant, batch, upload);
+            if self.write(delete::STEP_BYTES, step).await? {
+                return Ok(());
+            }
+        }
     }
 
     async fn commit_part(&self, tenant: &TenantId, batch: BatchId, part: PartCommit) -> StoreResult<()> {
@@ -70,10 +74,10 @@ impl Intake for SqliteStore {
         batch: BatchId,
         chunks: u32,
         total: u32,
-        _now_ms: u64,
+        now_ms: u64,
     ) -> StoreResult<()> {
         let tenant = tenant.clone();
-        self.write(SMALL, move |db| finish_submit(db, &tenant, batch, chunks, total)).await
+        self.write(SMALL, move |db| finish_submit(db, &tenant, batch, chunks, total, now_ms)).await
     }
 }
 
@@ -93,22 +97,28 @@ fn create(db: &Connection, tenant: &TenantId, batch: &NewBatch) -> Result<Create
         Some(false) => return Err(Fault::conflict("the batch id is taken")),
         None => {}
     }
-    let sql = "INSERT INTO batches(id, tenant, idem_key, phase, state, ver, priority, total, created_ms, limits, spec)
-        VALUES (?1, ?2, ?3, ?4, ?5, 0, ?6, 0, ?7, ?8, ?9)";
+    let sql =
+        "INSERT INTO batches(id, tenant, idem_key, phase, state, ver, total, created_ms, limits, name, spec)
+        VALUES (?1, ?2, ?3, ?4, ?5, 0, 0, ?6, ?7, ?8, ?9)";
     db.prepare_cached(sql)?.execute(params![
         batch.id.as_bytes(),
         tenant.as_str(),
         batch.idem_key,
         Phase::Draft as i64,
         to_json(&BatchState::Draft),
-        batch.limits.priority,
         int(batch.now_ms),
         to_json(&batch.limits),
+        batch.spec.name,
         to_json(&batch.spec),
     ])?;
     if db.last_insert_rowid() > i64::from(i32::MAX) {
         // The number is the upper half of a signed 64-bit key.
         return Err(Fault::conflict("this store has no more numbers for batches"));
+    }
+    let mut label =
+        db.prepare_cached("INSERT INTO batch_labels(tenant, key, value, id) VALUES (?1, ?2, ?3, ?4)")?;
+    for (key, value) in &batch.spec.labels {
+        label.execute(params![tenant.as_str(), key, value, batch.id.as_bytes()])?;
     }
     Ok(Created::New)
 }
@@ -127,48 +137,57 @@ fn put_rows(
     batch: BatchId,
     upload: UploadId,
     blocks: &[RowBlock],
+    now_ms: u64,
 ) -> Result<(), Fault> {
     let num = draft(db, tenant, batch, "rows")?.num;
+    uploads::touch(db, num, upload, now_ms)?;
     let mut insert = db.prepare_cached(
         "INSERT OR IGNORE INTO row_blocks(num, upload, seq, len, bytes) VALUES (?1, ?2, ?3, ?4, ?5)",
     )?;
+    let mut insert_ids = db.prepare_cached("INSERT INTO row_ids(id, ids) VALUES (?1, ?2)")?;
+    let mut stored = 0;
     for block in blocks {
-        insert.execute(params![num.0, upload.as_bytes(), block.seq, block.len, &block.bytes[..]])?;
+        let values = params![num.0, upload.as_bytes(), block.seq, block.len, &block.bytes[..]];
+        if insert.execute(values)? == 0 {
+            continue;
+        }
+        stored += block.bytes.len() as u64;
+        if !block.ids.is_empty() {
+            insert_ids.execute(params![db.last_insert_rowid(), &block.ids[..]])?;
+        }
     }
-    Ok(())
+    usage::add_bytes(db, tenant, stored)
 }
 
 fn commit_part(db: &Connection, tenant: &TenantId, batch: BatchId, part: &PartCommit) -> Result<(), Fault> {
     let num = draft(db, tenant, batch, "parts")?.num;
-    let sql = "SELECT count(*) FROM row_blocks WHERE num = ?1 AND upload = ?2 AND seq < ?3";
-    let stored: u32 = db
-        .prepare_cached(sql)?
-        .query_row(params![num.0, part.upload.as_bytes(), part.blocks], |row| row.get(0))?;
+    uploads::become_part(db, num, part.upload)?;
+    let sql =
+        "SELECT count(*), coalesce(sum(len), 0) FROM row_blocks WHERE num = ?1 AND upload = ?2 AND seq < ?3";
+    let (stored, rows): (u32, i64) =
+        db.prepare_cached(sql)?.query_row(params![num.0, part.upload.as_bytes(), part.blocks], |row| {
+            Ok((row.get(0)?, row.get(1)?))
+        })?;
     if stored != part.blocks {
         return Err(Fault::conflict(format!("the upload has {stored} of its {} blocks", part.blocks)));
     }
     let sql = "SELECT upload FROM parts WHERE num = ?1 AND part = ?2";
     let old: Option<[u8; 16]> =
         db.prepare_cached(sql)?.query_row(params![num.0, part.part], |row| row.get(0)).optional()?;
-    let sql = "INSERT OR REPLACE INTO parts(num, part, upload, blocks, digest) VALUES (?1, ?2, ?3, ?4, ?5)";
+    let sql = "INSERT OR REPLACE INTO parts(num, part, upload, blocks, digest, rows) VALUES (?1, ?2, ?3, ?4, ?5, ?6)";
     db.prepare_cached(sql)?.execute(params![
         num.0,
         part.part,
         part.upload.as_bytes(),
         part.blocks,
-        part.digest
+        part.digest,
+        rows,
     ])?;
     match old.map(UploadId::from_bytes) {
-        Some(old) if old != part.upload => drop_unreferenced(db, num, old),
+        // What is left of a large one is swept with the abandoned.
+        Some(old) if old != part.upload => uploads::give_up(db, num, old).map(|_| ()),
         Some(_) | None => Ok(()),
     }
-}
-
-fn drop_unreferenced(db: &Connection, num: BatchNum, upload: UploadId) -> Result<(), Fault> {
-    let sql = "DELETE FROM row_blocks WHERE id IN (SELECT id FROM row_blocks WHERE num = ?1 AND upload = ?2 LIMIT ?3)
-        AND NOT EXISTS (SELECT 1 FROM parts WHERE num = ?1 AND upload = ?2)";
-    db.prepare_cached(sql)?.execute(params![num.0, upload.as_bytes(), REPLACED_BLOCKS])?;
-    Ok(())
 }
 
 fn begin_submit(db: &Connection, tenant: &TenantId, batch: BatchId) -> Result<Vec<FrozenPart>, Fault> {
@@ -217,15 +236,17 @@ fn put_heads(
         _ if found.state != BatchState::Submitting => return Ok(()),
         _ => {}
     }
-    let sql = "INSERT OR IGNORE INTO heads(id, first, state, ver, settles, kills, priority, upload, seq, skip, calls, prompt_tokens,
-            completion_tokens, cost, lane, parked_len, done) VALUES (?1, ?2, ?3, 0, 0, 0, ?4, ?5, ?6, ?7, 0, 0, 0, 0, ?8, 0, ?9)";
+    let sql = "INSERT OR IGNORE INTO heads(id, first, state, ver, settles, kills, upload, seq, skip, calls, prompt_tokens,
+            completion_tokens, cost, lane, parked_len, done) VALUES (?1, ?2, ?3, 0, 0, 0, ?4, ?5, ?6, 0, 0, 0, 0, ?7, 0, ?8)";
     let mut insert = db.prepare_cached(sql)?;
     for cut in cuts {
+        if cut.len > MAX_CHUNK_ROWS {
+            return Err(Fault::conflict(format!("a chunk has at most {MAX_CHUNK_ROWS} rows")));
+        }
         insert.execute(params![
             found.num.key(cut.n),
             found.num.key(cut.base),
             WAITING,
-            found.priority,
             cut.rows.upload.as_bytes(),
             cut.rows.seq,
             cut.rows.skip,
@@ -242,6 +263,7 @@ fn finish_submit(
     batch: BatchId,
     chunks: u32,
     total: u32,
+    now_ms: u64,
 ) -> Result<(), Fault> {
     let found = batches::owned(db, tenant, batch)?;
     if Phase::of(&found.state) != Phase::Draft && found.state != BatchState::Submitting {
@@ -255,8 +277,9 @@ fn finish_submit(
     if stored != chunks {
         return Err(Fault::conflict(format!("{stored} of the batch's {chunks} chunks exist")));
     }
-    db.prepare_cached("UPDATE batches SET total = ?2 WHERE num = ?1")?
-        .execute(params![found.num.0, total])?;
+    db.prepare_cached("UPDATE batches SET total = ?2, submitted_ms = ?3 WHERE num = ?1")?
+        .execute(params![found.num.0, total, int(now_ms)])?;
     batches::set_state(db, found.num, &next)?;
+    usage::add_rows(db, tenant, total, now_ms)?;
     batches::bump_changes(db)
 }

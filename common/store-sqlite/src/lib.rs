@@ -18,6 +18,8 @@ mod fault;
 mod generations;
 mod heads;
 mod intake;
+mod lists;
+mod order;
 mod outbox;
 mod read;
 mod readers;
@@ -27,6 +29,8 @@ mod schema;
 mod sessions;
 mod store;
 mod templates;
+mod uploads;
+mod usage;
 mod work;
 
 #[cfg(test)]

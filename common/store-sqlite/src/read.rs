@@ -12,7 +12,7 @@ use rusqlite::{Connection, OptionalExtension as _, Row, params};
 use crate::SqliteStore;
 use crate::batches::{self, BatchNum, low};
 use crate::fault::Fault;
-use crate::{counts, work};
+use crate::{counts, lists, order, usage, work};
 
 #[async_trait]
 impl Read for SqliteStore {
@@ -49,27 +49,29 @@ impl Read for SqliteStore {
 
     async fn settled(
         &self,
-        _tenant: &TenantId,
-        _batch: BatchId,
-        _after: SettledCursor,
-        _limit: PageLimit,
+        tenant: &TenantId,
+        batch: BatchId,
+        after: SettledCursor,
+        limit: PageLimit,
     ) -> StoreResult<SettledPage> {
-        Err(StoreError::unavailable("not built yet"))
+        let tenant = tenant.clone();
+        self.read(move |db| order::page(db, batches::owned(db, &tenant, batch)?.num, after, limit)).await
     }
 
     async fn batches(
         &self,
         tenant: &TenantId,
-        _filter: &BatchFilter,
-        _before: Option<BatchId>,
+        filter: &BatchFilter,
+        before: Option<BatchId>,
         limit: u32,
     ) -> StoreResult<Vec<Batch>> {
-        let tenant = tenant.clone();
-        self.read(move |db| batches::load_newest(db, &tenant, limit)).await
+        let (tenant, filter) = (tenant.clone(), filter.clone());
+        self.read(move |db| lists::load(db, &tenant, &filter, before, limit)).await
     }
 
-    async fn usage(&self, _tenant: &TenantId, _now_ms: u64) -> StoreResult<Usage> {
-        Err(StoreError::unavailable("not built yet"))
+    async fn usage(&self, tenant: &TenantId, now_ms: u64) -> StoreResult<Usage> {
+        let tenant = tenant.clone();
+        self.read(move |db| usage::of(db, &tenant, now_ms)).await
     }
 
     async fn changes(&self) -> StoreResult<u64> {
@@ -84,7 +86,7 @@ fn first_of(db: &Connection, num: BatchNum, index: u32) -> Result<Option<i64>, F
 }
 
 fn outcomes(db: &Connection, num: BatchNum, from: u32, limit: PageLimit) -> Result<OutcomePage, Fault> {
-    let mut page = Page { outcomes: Vec::new(), bytes: 0, limit };
+    let mut page = Page::new(limit);
     let Some(first) = first_of(db, num, from)? else {
         return Ok(OutcomePage { outcomes: page.outcomes, next: None });
     };
@@ -127,22 +129,30 @@ fn outcomes(db: &Connection, num: BatchNum, from: u32, limit: PageLimit) -> Resu
 }
 
 /// The body at `key`, when it is the one that the head's byte names: a body of another code came too late to be a result.
-fn named_body<'a>(row: &'a Row<'_>, key: i64, byte: u8) -> Result<Option<&'a [u8]>, Fault> {
+pub(crate) fn named_body<'a>(row: &'a Row<'_>, key: i64, byte: u8) -> Result<Option<&'a [u8]>, Fault> {
     if row.get::<_, i64>(0)? != key || row.get::<_, u8>(1)? != byte {
         return Ok(None);
     }
     Ok(Some(row.get_ref(2)?.as_blob().map_err(rusqlite::Error::from)?))
 }
 
-struct Page {
-    outcomes: Vec<StoredOutcome>,
+/// A page of outcomes being filled.
+#[derive(Debug)]
+pub(crate) struct Page {
+    /// What it holds so far.
+    pub(crate) outcomes: Vec<StoredOutcome>,
     bytes: usize,
     limit: PageLimit,
 }
 
 impl Page {
+    /// An empty one.
+    pub(crate) const fn new(limit: PageLimit) -> Self {
+        Self { outcomes: Vec::new(), bytes: 0, limit }
+    }
+
     /// Adds an outcome, or says that it does not fit.
-    fn push(&mut self, index: u32, byte: u8, body: Option<&[u8]>) -> bool {
+    pub(crate) fn push(&mut self, index: u32, byte: u8, body: Option<&[u8]>) -> bool {
         let bytes = self.bytes + body.map_or(0, <[u8]>::len);
         let full = self.outcomes.len() >= self.limit.items as usize || bytes > self.limit.bytes;
         if full && !self.outcomes.is_empty() {

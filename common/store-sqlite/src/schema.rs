@@ -3,6 +3,8 @@
 //! The version stands in SQLite's own `user_version`, which changes in the same transaction as the tables. A step of
 //! [`STEPS`] is never edited once released; a change is a further step.
 
+mod records;
+
 use std::path::Path;
 use std::time::Duration;
 
@@ -10,6 +12,7 @@ use promptmill_ports::StoreError;
 use rusqlite::{Connection, OpenFlags};
 
 use crate::fault::Fault;
+use crate::order;
 
 /// Marks the file as ours, so that another program's database is refused and not changed ("pmil").
 const APPLICATION_ID: i32 = 0x706d_696c;
@@ -56,10 +59,71 @@ const STEPS: &[&str] = &["
 
     CREATE TABLE sessions(id BLOB PRIMARY KEY, label TEXT NOT NULL, beat INTEGER NOT NULL, alive INTEGER NOT NULL)
         WITHOUT ROWID;
-"];
+", STEP_SERVICE, records::STEP];
+
+/// What the HTTP service asks of the engine's store: lists that filter, uploads that live and are dropped, custom ids, the order
+/// of settling, usage, retention and the outbox.
+///
+/// `uploads.state` are the numbers in `uploads.rs`, `settled.items` is written in `order.rs`. Hashes of custom ids have a table of
+/// their own, so that they are read without their rows.
+const STEP_SERVICE: &str = "
+    UPDATE batches SET limits = json_set(limits, '$.priority', priority), spec = json_set(spec, '$.lane', coalesce(
+        (SELECT lane FROM heads WHERE heads.id BETWEEN num << 32 AND (num << 32) + 4294967295 LIMIT 1),
+        substr(json_extract(spec, '$.model'), 1, instr(json_extract(spec, '$.model'), ':') - 1) || '/default'));
+    ALTER TABLE batches DROP COLUMN priority;
+    ALTER TABLE heads DROP COLUMN priority;
+    ALTER TABLE batches ADD COLUMN submitted_ms INTEGER;
+    ALTER TABLE batches ADD COLUMN finished_ms INTEGER;
+    ALTER TABLE batches ADD COLUMN kept_until_ms INTEGER;
+    ALTER TABLE batches ADD COLUMN name TEXT;
+    -- When they ended was not written down; they are kept as long as if it were now.
+    UPDATE batches SET finished_ms = 1000 * unixepoch() WHERE phase = 2;
+    CREATE INDEX batches_name ON batches(tenant, name, id) WHERE name IS NOT NULL;
+    CREATE INDEX batches_state ON batches(tenant, json_extract(state, '$.name'), id);
+    CREATE INDEX batches_finished ON batches(finished_ms) WHERE finished_ms IS NOT NULL AND kept_until_ms IS NULL;
+    CREATE INDEX batches_kept ON batches(kept_until_ms) WHERE kept_until_ms IS NOT NULL;
+
+    CREATE TABLE batch_labels(
+        tenant TEXT NOT NULL, key TEXT NOT NULL, value TEXT NOT NULL, id BLOB NOT NULL,
+        PRIMARY KEY (tenant, key, value, id)) WITHOUT ROWID;
+
+    CREATE TABLE uploads(
+        num INTEGER NOT NULL, upload BLOB NOT NULL, state INTEGER NOT NULL, touched_ms INTEGER NOT NULL,
+        PRIMARY KEY (num, upload)) WITHOUT ROWID;
+    CREATE INDEX uploads_state ON uploads(state, touched_ms);
+    INSERT INTO uploads SELECT p.num, p.upload, 1, max(b.created_ms) FROM parts p JOIN batches b ON b.num = p.num
+        GROUP BY p.num, p.upload;
+    INSERT OR IGNORE INTO uploads SELECT r.num, r.upload, 0, max(b.created_ms) FROM row_blocks r JOIN batches b ON b.num = r.num
+        GROUP BY r.num, r.upload;
+
+    ALTER TABLE parts ADD COLUMN rows INTEGER NOT NULL DEFAULT 0;
+    UPDATE parts SET rows = coalesce((SELECT sum(len) FROM row_blocks r
+        WHERE r.num = parts.num AND r.upload = parts.upload AND r.seq < parts.blocks), 0);
+    CREATE TABLE row_ids(id INTEGER PRIMARY KEY, ids BLOB NOT NULL);
+
+    CREATE TABLE settled(id INTEGER PRIMARY KEY, base INTEGER NOT NULL, items BLOB NOT NULL);
+
+    CREATE TABLE submitted_rows(tenant TEXT NOT NULL, day INTEGER NOT NULL, rows INTEGER NOT NULL, PRIMARY KEY (tenant, day))
+        WITHOUT ROWID;
+    CREATE TABLE stored_bytes(tenant TEXT PRIMARY KEY, bytes INTEGER NOT NULL) WITHOUT ROWID;
+    INSERT INTO stored_bytes SELECT b.tenant, sum(length(r.bytes)) FROM row_blocks r JOIN batches b ON b.num = r.num
+        GROUP BY b.tenant;
+
+    CREATE TABLE outbox(
+        seq INTEGER PRIMARY KEY AUTOINCREMENT, id BLOB NOT NULL UNIQUE, num INTEGER NOT NULL, event TEXT NOT NULL);
+    CREATE INDEX outbox_batch ON outbox(num);
+
+    ALTER TABLE sessions ADD COLUMN report TEXT;
+";
+
+/// The version from which on the order of settling is written down.
+const ORDER_SINCE: i64 = 2;
 
 /// Statements kept prepared per connection; there are fewer in this crate.
-const STATEMENTS: usize = 96;
+const STATEMENTS: usize = 192;
+
+/// How long a connection waits for another one's lock.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Opens the file for the writer, creating it when it is missing.
 pub(crate) fn connect_writer(
@@ -78,6 +142,8 @@ pub(crate) fn connect_writer(
     // A checkpoint syncs the database, so fewer of them, and a log that is cut back after a burst.
     db.pragma_update(None, "wal_autocheckpoint", 4_000)?;
     db.pragma_update(None, "journal_size_limit", 64 * 1024 * 1024)?;
+    // What is deleted is overwritten, so that a deleted batch leaves no text behind in free pages.
+    db.pragma_update(None, "secure_delete", true)?;
     if let Some(pages) = max_pages {
         db.pragma_update(None, "max_page_count", pages)?;
     }
@@ -91,6 +157,14 @@ pub(crate) fn connect_reader(file: &Path, cache_kib: u32) -> Result<Connection, 
     Ok(db)
 }
 
+/// Brings what is in the log into the file and empties the log, unless a reader uses it at this moment. Answers whether it is empty.
+pub(crate) fn clear_log(db: &Connection) -> Result<bool, Fault> {
+    db.busy_timeout(Duration::ZERO)?;
+    let busy = db.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get::<_, bool>(0));
+    db.busy_timeout(BUSY_TIMEOUT)?;
+    Ok(!busy?)
+}
+
 fn flags() -> OpenFlags {
     // Each connection stays on one thread, so SQLite's own mutexes are not needed.
     OpenFlags::SQLITE_OPEN_NO_MUTEX
@@ -98,7 +172,7 @@ fn flags() -> OpenFlags {
 
 fn set_up(db: &Connection, cache_kib: u32) -> Result<(), Fault> {
     db.set_prepared_statement_cache_capacity(STATEMENTS);
-    db.busy_timeout(Duration::from_secs(5))?;
+    db.busy_timeout(BUSY_TIMEOUT)?;
     db.pragma_update(None, "foreign_keys", false)?;
     db.pragma_update(None, "mmap_size", 0)?;
     db.pragma_update(None, "cache_size", -i64::from(cache_kib))?;
@@ -128,6 +202,9 @@ pub(crate) fn migrate(db: &mut Connection) -> Result<(), Fault> {
     for (step, number) in STEPS.iter().zip(1i64..).skip(from) {
         let transaction = db.transaction()?;
         transaction.execute_batch(step)?;
+        if number == ORDER_SINCE {
+            order::backfill(&transaction)?;
+        }
         transaction.pragma_update(None, "application_id", APPLICATION_ID)?;
         transaction.pragma_update(None, "user_version", number)?;
         transaction.commit()?;

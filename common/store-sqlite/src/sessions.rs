@@ -6,7 +6,7 @@ use promptmill_ports::{BeatAnswer, SessionBeat, Sessions, StoreResult};
 use rusqlite::{Connection, OptionalExtension as _, params};
 
 use crate::SqliteStore;
-use crate::batches::{self, int};
+use crate::batches::{self, from_json, int, to_json};
 use crate::fault::Fault;
 use crate::heads::{self, Changed};
 
@@ -23,11 +23,12 @@ impl Sessions for SqliteStore {
         &self,
         session: SessionId,
         beat: u64,
-        _report: Option<&WorkerReport>,
+        report: Option<&WorkerReport>,
     ) -> StoreResult<BeatAnswer> {
-        self.write(SMALL, move |db| {
-            let sql = "UPDATE sessions SET beat = ?2 WHERE id = ?1 AND alive";
-            let known = db.prepare_cached(sql)?.execute(params![session.as_bytes(), int(beat)])?;
+        let report = report.map(to_json);
+        self.write(SMALL + report.as_ref().map_or(0, String::len), move |db| {
+            let sql = "UPDATE sessions SET beat = ?2, report = ?3 WHERE id = ?1 AND alive";
+            let known = db.prepare_cached(sql)?.execute(params![session.as_bytes(), int(beat), report])?;
             if known == 0 {
                 Ok(BeatAnswer::Dead)
             } else {
@@ -40,16 +41,19 @@ impl Sessions for SqliteStore {
     async fn sessions(&self) -> StoreResult<Vec<SessionBeat>> {
         self.read(|db| {
             let mut statement =
-                db.prepare_cached("SELECT id, label, beat FROM sessions WHERE alive ORDER BY id")?;
-            let rows = statement.query_map([], |row| {
-                Ok(SessionBeat {
+                db.prepare_cached("SELECT id, label, beat, report FROM sessions WHERE alive ORDER BY id")?;
+            let mut rows = statement.query([])?;
+            let mut sessions = Vec::new();
+            while let Some(row) = rows.next()? {
+                let report: Option<String> = row.get(3)?;
+                sessions.push(SessionBeat {
                     session: SessionId::from_bytes(row.get(0)?),
                     label: row.get(1)?,
                     beat: row.get(2)?,
-                    report: None,
-                })
-            })?;
-            Ok(rows.collect::<Result<_, _>>()?)
+                    report: report.map(|json| from_json(&json, "the report of a worker")).transpose()?,
+                });
+            }
+            Ok(sessions)
         })
         .await
     }

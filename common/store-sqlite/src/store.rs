@@ -1,7 +1,7 @@
 //! The store as its user holds it: opening, the folder's lock, and the two ways into the database.
 
 use std::fs::{File, TryLockError};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use promptmill_ports::{StoreError, StoreResult};
@@ -43,6 +43,8 @@ impl Default for SqliteOptions {
 pub struct SqliteStore {
     writer: Writer,
     readers: Readers,
+    folder: PathBuf,
+    max_pages: Option<u32>,
     // Dropped last: the threads have ended by then.
     _lock: File,
 }
@@ -64,9 +66,11 @@ impl SqliteStore {
         let mut db = writer_file.connect()?;
         schema::migrate(&mut db)?;
         let leftovers = start_anew(&mut db)?;
+        // A kill may have left there what was deleted just before.
+        schema::clear_log(&db)?;
         let writer = Writer::start(db, writer_file, leftovers).map_err(StoreError::unavailable)?;
         let readers = Readers::start(&file, readers, cache_kib).map_err(StoreError::unavailable)?;
-        Ok(Self { writer, readers, _lock: lock })
+        Ok(Self { writer, readers, folder: folder.to_owned(), max_pages, _lock: lock })
     }
 
     /// Runs `work` on the writer thread; answers once it is durable. `bytes` is about what it writes.
@@ -76,6 +80,21 @@ impl SqliteStore {
         work: impl FnOnce(&Connection) -> Result<T, Fault> + Send + 'static,
     ) -> StoreResult<T> {
         self.writer.run(bytes, work).await
+    }
+
+    /// Empties the log, so that what was deleted is readable nowhere.
+    pub(crate) async fn clear_log(&self) -> StoreResult<()> {
+        self.writer.clear_log().await
+    }
+
+    /// Where the store is.
+    pub(crate) fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// The most pages the file may have.
+    pub(crate) const fn max_pages(&self) -> Option<u32> {
+        self.max_pages
     }
 
     /// Runs `work` on a snapshot.

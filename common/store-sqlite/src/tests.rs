@@ -2,8 +2,8 @@
 
 use bytes::Bytes;
 use promptmill_domain::{
-    BatchEvent, BatchId, BatchLimits, BatchSpec, ChunkId, FailureKind, ItemCode, LaneId, LeaseToken,
-    ModelSettings, Release, SessionId, SettledItem, TenantId, Totals, UploadId,
+    BatchEvent, BatchId, BatchLimits, BatchSpec, ChunkId, FailureKind, ItemCode, LaneId, LeaseToken, Release,
+    SessionId, SettledItem, TenantId, Totals, UploadId,
 };
 use promptmill_ports::{
     Admission as _, Close as _, Control as _, Intake as _, NewBatch, PageLimit, PartCommit, Read as _,
@@ -29,13 +29,7 @@ fn open(folder: &TempDir, max_pages: Option<u32>) -> SqliteStore {
 }
 
 async fn draft(store: &SqliteStore) {
-    let spec = BatchSpec {
-        template: "{}".to_owned(),
-        model: "demo:any".parse().unwrap(),
-        settings: ModelSettings::default(),
-        max_attempts: 1,
-        priority: 0,
-    };
+    let spec = BatchSpec::new("{}".to_owned(), "demo:any".parse().unwrap(), LaneId::new("demo", "none"));
     let batch = NewBatch { id: BATCH, spec, limits: BatchLimits::default(), idem_key: None, now_ms: NOW };
     store.create(&tenant(), batch).await.unwrap();
 }
@@ -44,11 +38,11 @@ async fn draft(store: &SqliteStore) {
 async fn leased(store: &SqliteStore) {
     draft(store).await;
     let upload = UploadId::from_bytes([2; 16]);
-    let block = RowBlock { seq: 0, len: 96, bytes: Bytes::from_static(b"rows") };
-    store.put_rows(&tenant(), BATCH, upload, vec![block]).await.unwrap();
+    let block = RowBlock { seq: 0, len: 96, bytes: Bytes::from_static(b"rows"), ids: Bytes::new() };
+    store.put_rows(&tenant(), BATCH, upload, vec![block], NOW).await.unwrap();
     let part = PartCommit { part: 0, upload, blocks: 1, digest: [0; 32] };
     store.commit_part(&tenant(), BATCH, part).await.unwrap();
-    flow::submit(store, &tenant(), BATCH, &LaneId::new("demo", "none")).await.unwrap();
+    flow::submit(store, &tenant(), BATCH, &LaneId::new("demo", "none"), NOW).await.unwrap();
     let session = SessionId::from_bytes([3; 16]);
     store.open(session, "worker").await.unwrap();
     store.admit(&[CHUNK], NOW).await.unwrap();
@@ -114,7 +108,7 @@ async fn a_body_that_no_byte_names_is_never_shown() {
     orphan(&store, 0, ItemCode::Succeeded, "too late").await;
     orphan(&store, 2, ItemCode::Succeeded, "not yet").await;
     store.settle(vec![group(vec![(1, ItemCode::Succeeded, "in time")])], NOW).await.unwrap();
-    store.steer(&tenant(), BATCH, BatchEvent::Cancel).await.unwrap();
+    store.steer(&tenant(), BATCH, BatchEvent::Cancel, NOW).await.unwrap();
     store.seal(&tenant(), BATCH, 100, NOW).await.unwrap();
     let seen: Vec<_> =
         outcomes(&store).await.into_iter().take(3).map(|o| (o.index, o.code, o.body)).collect();
@@ -129,8 +123,8 @@ async fn a_full_disk_is_unavailable_and_forgiven_without_a_restart() {
     draft(&store).await;
     let upload = UploadId::from_bytes([2; 16]);
     let put = async |seq: u32| {
-        let block = RowBlock { seq, len: 1, bytes: vec![1; 64 * 1024].into() };
-        store.put_rows(&tenant(), BATCH, upload, vec![block]).await
+        let block = RowBlock { seq, len: 1, bytes: vec![1; 64 * 1024].into(), ids: Bytes::new() };
+        store.put_rows(&tenant(), BATCH, upload, vec![block], NOW).await
     };
     let mut stored = 0;
     let refused = loop {
@@ -194,7 +188,7 @@ async fn a_group_that_cannot_be_committed_is_unavailable_and_the_next_one_works(
     let store = open(&folder, None);
     // Ends the transaction behind the writer's back, as SQLite itself does when the disk fails.
     let lost = store.write(0, |db| {
-        db.execute("INSERT INTO sessions VALUES (x'01', 'lost', 0, 1)", [])?;
+        db.execute("INSERT INTO sessions(id, label, beat, alive) VALUES (x'01', 'lost', 0, 1)", [])?;
         Ok(db.execute_batch("ROLLBACK")?)
     });
     assert!(matches!(lost.await, Err(StoreError::Unavailable(_))));

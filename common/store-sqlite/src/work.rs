@@ -16,7 +16,7 @@ use rusqlite::{Connection, OptionalExtension as _, params};
 use crate::SqliteStore;
 use crate::batches::{self, BatchNum, Found};
 use crate::fault::Fault;
-use crate::heads::{self, Changed};
+use crate::heads::{self, Before, Changed};
 use crate::sessions;
 
 /// About what a head costs in a group.
@@ -112,7 +112,7 @@ fn settle(db: &Connection, group: &SettleGroup, now_ms: u64) -> Result<Settled, 
         return Ok(Settled::Fenced);
     }
     let settled = store_bodies(db, found.num, &head, group)?;
-    let before = head.state.clone();
+    let before = Before::of(&head);
     let event = HeadEvent::Settle {
         token: group.token,
         settled: &settled,

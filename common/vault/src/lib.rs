@@ -1,1 +1,11 @@
-//! Secrets at rest.
+//! Secrets at rest: what we must be able to read again is sealed under a master key, what we only check is kept as a hash.
+//!
+//! [`Vault`] seals and opens (webhook secrets); [`api_key`] makes, reads and compares the keys of callers. Nothing here logs, and
+//! no `Debug` or error shows a secret.
+
+pub mod api_key;
+mod key_file;
+mod keyring;
+mod vault;
+
+pub use vault::{Vault, VaultError};

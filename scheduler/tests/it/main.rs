@@ -1,6 +1,9 @@
-//! The scheduler from outside: real SQLite, the in-memory hub, and sessions played by the test.
+//! The scheduler from outside: real SQLite, the in-memory hub, sessions played by the test, receivers on loopback.
 
 #![expect(clippy::unwrap_used, clippy::panic, reason = "helpers of tests fail the test")]
 
+mod deliveries;
+mod receiver;
+mod retention;
 mod scheduling;
 mod support;

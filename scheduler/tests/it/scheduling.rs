@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use promptmill_domain::{BatchEvent, BatchState, PauseReason, Release};
+use promptmill_domain::{BatchEvent, BatchLimits, BatchState, PauseReason, Release};
 use promptmill_ports::{MemoryHub, Settled};
-use promptmill_scheduler::Scheduler;
+use promptmill_scheduler::{Scheduler, SchedulerConfig};
 
 use crate::support::{Scene, eventually};
 
@@ -36,6 +36,83 @@ async fn a_batch_of_higher_priority_is_served_first_and_equals_in_turn() {
         let among_first = order[..48].iter().filter(|admitted| **admitted == batch).count();
         assert!((16..=32).contains(&among_first), "{among_first} of the first 48");
     }
+}
+
+#[tokio::test]
+async fn a_batch_of_higher_priority_does_not_wait_behind_a_full_queue() {
+    let scene = Scene::on(MemoryHub::new()).await;
+    let first = scene.submit(32, 0).await;
+    let other = scene.submit(32, 0).await;
+    let scheduler = Scheduler::start(scene.engine.clone());
+    scene.queued(32).await;
+    let urgent = scene.submit(2, 9).await;
+    scene.queued(34).await;
+    assert!(scene.hints(2).await.iter().all(|chunk| chunk.batch == urgent));
+    // What was admitted already comes first too once its batch does.
+    scene.set_limits(other, BatchLimits { priority: 5, ..BatchLimits::default() }).await;
+    eventually("its chunks are first", async || {
+        let hint = scene.hints(1).await;
+        hint[0].batch == other
+    })
+    .await;
+    assert_ne!(first, other);
+    scheduler.stop().await;
+}
+
+#[tokio::test]
+async fn no_more_batches_of_a_tenant_run_than_may() {
+    let scene = Scene::on(MemoryHub::new()).await;
+    let (one, two, urgent) = (scene.submit(2, 0).await, scene.submit(2, 0).await, scene.submit(2, 3).await);
+    let config = SchedulerConfig { running_batches: Some(1), ..SchedulerConfig::default() };
+    let scheduler = Scheduler::with(scene.engine.clone(), config);
+    for batch in [urgent, one, two] {
+        for _ in 0..2 {
+            let hint = scene.hints(1).await;
+            assert_eq!(hint[0].batch, batch);
+            for lease in scene.claim(&hint).await {
+                scene.finish(&lease).await;
+            }
+        }
+        scene.ended(batch, BatchState::Completed).await;
+    }
+    scheduler.stop().await;
+}
+
+#[tokio::test]
+async fn a_batch_whose_deadline_passes_expires_even_while_it_is_paused() {
+    let scene = Scene::on(MemoryHub::new()).await;
+    let (running, paused) = (scene.submit(4, 0).await, scene.submit(4, 0).await);
+    scene.steer(paused, BatchEvent::Pause(PauseReason::Requested)).await;
+    let scheduler = Scheduler::start(scene.engine.clone());
+    let deadline_ms = Some(scene.engine.clock.now_ms() + 3_600_000);
+    for batch in [running, paused] {
+        scene.set_limits(batch, BatchLimits { deadline_ms, ..BatchLimits::default() }).await;
+    }
+    let lease = scene.claim(&scene.hints(1).await).await.remove(0);
+    scene.finish(&lease).await;
+    assert_eq!(scene.batch_state(running).await, BatchState::Running);
+    scene.clock.advance_ms(3_600_000);
+    assert_eq!(scene.ended(running, BatchState::Expired).await.expired, 3);
+    assert_eq!(scene.ended(paused, BatchState::Expired).await.expired, 4);
+    scheduler.stop().await;
+}
+
+#[tokio::test]
+async fn a_submit_that_was_cut_short_is_finished() {
+    let scene = Scene::on(MemoryHub::new()).await;
+    let batch = scene.draft(3, |_| {}).await;
+    scene.engine.store.begin_submit(&scene.tenant, batch).await.unwrap();
+    let config = SchedulerConfig { finish_submit_after: Duration::ZERO, ..SchedulerConfig::default() };
+    let scheduler = Scheduler::with(scene.engine.clone(), config);
+    let mut done = 0;
+    while done < 3 {
+        for lease in scene.claim(&scene.hints(3).await).await {
+            scene.finish(&lease).await;
+            done += 1;
+        }
+    }
+    assert_eq!(scene.ended(batch, BatchState::Completed).await.succeeded, 3);
+    scheduler.stop().await;
 }
 
 #[tokio::test]
@@ -100,7 +177,7 @@ async fn a_cancelled_batch_is_sealed_and_closed_and_the_late_settle_is_fenced() 
     let batch = scene.submit(4, 0).await;
     let scheduler = Scheduler::start(scene.engine.clone());
     let lease = scene.claim(&scene.hints(1).await).await.remove(0);
-    scene.engine.store.steer(&scene.tenant, batch, BatchEvent::Cancel).await.unwrap();
+    scene.steer(batch, BatchEvent::Cancel).await;
     let counts = scene.ended(batch, BatchState::Cancelled).await;
     assert_eq!((counts.cancelled, counts.succeeded), (4, 0));
     assert_eq!(scene.finish(&lease).await, Settled::Fenced);
@@ -113,7 +190,7 @@ async fn nothing_of_a_paused_batch_is_admitted_or_hinted_until_it_is_resumed() {
     let scene = Scene::on(MemoryHub::new()).await;
     let paused = scene.submit(4, 9).await;
     let pause = BatchEvent::Pause(PauseReason::Requested);
-    scene.engine.store.steer(&scene.tenant, paused, pause).await.unwrap();
+    scene.steer(paused, pause).await;
     let other = scene.submit(4, 0).await;
     let scheduler = Scheduler::start(scene.engine.clone());
     let mut seen = 0;
@@ -122,7 +199,7 @@ async fn nothing_of_a_paused_batch_is_admitted_or_hinted_until_it_is_resumed() {
         assert!(hints.iter().all(|chunk| chunk.batch == other));
         seen += scene.claim(&hints).await.len();
     }
-    scene.engine.store.steer(&scene.tenant, paused, BatchEvent::Resume).await.unwrap();
+    scene.steer(paused, BatchEvent::Resume).await;
     assert_eq!(scene.hints(1).await[0].batch, paused);
     scheduler.stop().await;
 }

@@ -5,22 +5,39 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use promptmill_domain::{
-    BatchId, BatchLimits, BatchSpec, BatchState, ChunkId, Counts, LaneId, LeaseToken, ModelSettings, Release,
+    BatchEvent, BatchId, BatchLimits, BatchSpec, BatchState, ChunkId, Counts, LaneId, LeaseToken, Release,
     SessionId, SettledItem, TenantId, Totals, UploadId,
 };
 use promptmill_ports::{
-    Lease, Limiter, NewBatch, PartCommit, Queue, RowBlock, SettleGroup, Settled, Signals, flow,
+    Clock, Lease, Limiter, NewBatch, PartCommit, Queue, RowBlock, SettleGroup, Settled, Signals, flow,
 };
 use promptmill_rowio::{BlockBuilder, StoredRow};
-use promptmill_runtime::{Engine, Providers};
+use promptmill_runtime::{Engine, Providers, SystemClock};
 use promptmill_store_sqlite::{SqliteOptions, SqliteStore};
 use tempfile::TempDir;
 
 /// How long a condition may take to come true before the test fails; it judges nothing else.
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// The system's clock, put forward by the test.
+#[derive(Default)]
+pub(crate) struct ForwardClock(AtomicU64);
+
+impl ForwardClock {
+    pub(crate) fn advance_ms(&self, ms: u64) {
+        self.0.fetch_add(ms, Ordering::SeqCst);
+    }
+}
+
+impl Clock for ForwardClock {
+    fn now_ms(&self) -> u64 {
+        SystemClock.now_ms() + self.0.load(Ordering::SeqCst)
+    }
+}
+
 pub(crate) struct Scene {
     pub(crate) engine: Engine,
+    pub(crate) clock: Arc<ForwardClock>,
     pub(crate) tenant: TenantId,
     session: SessionId,
     beats: AtomicU64,
@@ -31,40 +48,82 @@ impl Scene {
     pub(crate) async fn on(hub: impl Queue + Limiter + Signals + 'static) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let store = Arc::new(SqliteStore::open(folder.path(), SqliteOptions::default()).unwrap());
-        let engine = Engine::over(store, Arc::new(hub), Arc::new(Providers::of([])));
+        let mut engine = Engine::over(store.clone(), store, Arc::new(hub), Arc::new(Providers::of([])));
+        let clock = Arc::new(ForwardClock::default());
+        engine.clock = clock.clone();
         let session = SessionId::at(engine.clock.now_ms(), rand::random());
         engine.store.open(session, "test").await.unwrap();
         let beats = AtomicU64::new(0);
-        Self { engine, tenant: TenantId::default_tenant(), session, beats, _folder: folder }
+        Self { engine, clock, tenant: TenantId::default_tenant(), session, beats, _folder: folder }
     }
 
-    /// A queued batch; one of up to 32 rows has one row a chunk.
-    pub(crate) async fn submit(&self, rows: u32, priority: i16) -> BatchId {
+    /// A draft with one part; one of up to 32 rows gets one row a chunk.
+    pub(crate) async fn draft(&self, rows: u32, change: impl FnOnce(&mut NewBatch)) -> BatchId {
         let now_ms = self.engine.clock.now_ms();
         let (id, upload) = (BatchId::at(now_ms, rand::random()), UploadId::at(now_ms, rand::random()));
-        let spec = BatchSpec {
-            template: "{}".to_owned(),
-            model: "scripted:any".parse().unwrap(),
-            settings: ModelSettings::default(),
-            max_attempts: 3,
-            priority,
-        };
+        let spec = BatchSpec::new("{}".to_owned(), "scripted:any".parse().unwrap(), lane());
         let store = &self.engine.store;
-        let new = NewBatch { id, spec, limits: BatchLimits::default(), idem_key: None, now_ms };
+        let mut new = NewBatch { id, spec, limits: BatchLimits::default(), idem_key: None, now_ms };
+        change(&mut new);
         store.create(&self.tenant, new).await.unwrap();
+        self.upload(id, upload, rows).await;
+        let blocks = rows.div_ceil(256);
+        let part = PartCommit { part: 0, upload, blocks, digest: [0; 32] };
+        store.commit_part(&self.tenant, id, part).await.unwrap();
+        id
+    }
+
+    /// Stores rows that no part names.
+    pub(crate) async fn upload(&self, batch: BatchId, upload: UploadId, rows: u32) {
         let mut builder = BlockBuilder::new();
-        let row = StoredRow { custom_id: None, variables_json: "{}".to_owned() };
+        let row = StoredRow::of_variables(None, "{}");
         let mut blocks: Vec<_> = (0..rows).filter_map(|_| builder.push(&row)).collect();
         blocks.extend(builder.finish());
-        let count = u32::try_from(blocks.len()).unwrap();
         for (seq, block) in (0..).zip(blocks) {
-            let block = RowBlock { seq, len: block.len, bytes: block.bytes.into() };
-            store.put_rows(&self.tenant, id, upload, vec![block]).await.unwrap();
+            let (bytes, ids) = (block.bytes.into(), block.ids.into());
+            let block = RowBlock { seq, len: block.len, bytes, ids };
+            let now_ms = self.engine.clock.now_ms();
+            self.engine.store.put_rows(&self.tenant, batch, upload, vec![block], now_ms).await.unwrap();
         }
-        let part = PartCommit { part: 0, upload, blocks: count, digest: [0; 32] };
-        store.commit_part(&self.tenant, id, part).await.unwrap();
-        flow::submit(store.as_ref(), &self.tenant, id, &LaneId::new("scripted", "none")).await.unwrap();
+    }
+
+    /// A queued batch.
+    pub(crate) async fn submit_with(&self, rows: u32, change: impl FnOnce(&mut NewBatch)) -> BatchId {
+        let id = self.draft(rows, change).await;
+        let now_ms = self.engine.clock.now_ms();
+        flow::submit(self.engine.store.as_ref(), &self.tenant, id, &lane(), now_ms).await.unwrap();
         id
+    }
+
+    pub(crate) async fn submit(&self, rows: u32, priority: i16) -> BatchId {
+        self.submit_with(rows, |new| new.limits.priority = priority).await
+    }
+
+    pub(crate) async fn steer(&self, batch: BatchId, event: BatchEvent) {
+        let now_ms = self.engine.clock.now_ms();
+        self.engine.store.steer(&self.tenant, batch, event, now_ms).await.unwrap();
+    }
+
+    pub(crate) async fn set_limits(&self, batch: BatchId, limits: BatchLimits) {
+        self.engine.store.set_limits(&self.tenant, batch, limits).await.unwrap();
+    }
+
+    /// Works through a batch that was submitted, chunk by chunk.
+    pub(crate) async fn work_through(&self, chunks: usize) {
+        let mut done = 0;
+        while done < chunks {
+            let hints = self.hints(chunks).await;
+            for lease in self.claim(&hints).await {
+                self.finish(&lease).await;
+                done += 1;
+            }
+        }
+    }
+
+    /// Waits until so many hints are queued.
+    pub(crate) async fn queued(&self, hints: usize) {
+        eventually("so many hints are queued", async || self.engine.queue.depth().await.unwrap() == hints)
+            .await;
     }
 
     /// Takes up to `limit` hints, waiting until there is one.
@@ -77,7 +136,7 @@ impl Scene {
     /// Keeps the test's session alive where a test takes longer than a session lives without a beat.
     pub(crate) async fn beat(&self) {
         let beat = self.beats.fetch_add(1, Ordering::SeqCst) + 1;
-        self.engine.store.beat(self.session, beat).await.unwrap();
+        self.engine.store.beat(self.session, beat, None).await.unwrap();
     }
 
     pub(crate) async fn claim(&self, chunks: &[ChunkId]) -> Vec<Lease> {
@@ -125,6 +184,10 @@ impl Scene {
     pub(crate) async fn batch_state(&self, batch: BatchId) -> BatchState {
         self.engine.store.batch(&self.tenant, batch).await.unwrap().state
     }
+}
+
+fn lane() -> LaneId {
+    LaneId::new("scripted", "none")
 }
 
 /// Waits until it is so.

@@ -1,15 +1,18 @@
 //! A store around SQLite that fails where the test says: before the step, after it, or with a refusal.
 
+use std::sync::Arc;
+
 use async_trait::async_trait;
+use bytes::Bytes;
 use promptmill_domain::chunk::{ChunkCut, FrozenPart};
 use promptmill_domain::{
-    Batch, BatchEvent, BatchId, BatchLimits, BatchState, ChunkId, Counts, LaneId, LeaseToken, SessionId,
-    TenantId, UploadId,
+    Batch, BatchEvent, BatchId, BatchLimits, BatchState, ChunkId, Counts, Event, EventId, LaneId, LeaseToken,
+    SessionId, TenantId, UploadId, WorkerReport,
 };
 use promptmill_ports::{
-    Admission, BeatAnswer, BlockRow, Close, Control, Created, Intake, Lease, NewBatch, OutcomePage,
-    PageLimit, PartCommit, Progress, Read, RowBlock, SessionBeat, Sessions, SettleGroup, Settled, StoreError,
-    StoreResult, Work,
+    Admission, BatchFilter, BeatAnswer, BlockIds, BlockRow, Close, Control, Created, Intake, Lease, NewBatch,
+    Outbox, OutcomePage, PageLimit, Part, PartCommit, Progress, Read, Retention, RowBlock, Rows, SessionBeat,
+    Sessions, SettleGroup, Settled, SettledCursor, SettledPage, StoreError, StoreResult, Usage, Work,
 };
 use promptmill_store_sqlite::SqliteStore;
 
@@ -26,13 +29,13 @@ pub(crate) enum Fate {
 }
 
 pub(crate) struct FailingStore {
-    inner: SqliteStore,
+    inner: Arc<SqliteStore>,
     fate: Box<dyn Fn(&str) -> Fate + Send + Sync>,
 }
 
 impl FailingStore {
     /// `fate` is asked with the name of every method that is called.
-    pub(crate) fn new(inner: SqliteStore, fate: impl Fn(&str) -> Fate + Send + Sync + 'static) -> Self {
+    pub(crate) fn new(inner: Arc<SqliteStore>, fate: impl Fn(&str) -> Fate + Send + Sync + 'static) -> Self {
         Self { inner, fate: Box::new(fate) }
     }
 
@@ -61,8 +64,13 @@ impl Intake for FailingStore {
         batch: BatchId,
         upload: UploadId,
         blocks: Vec<RowBlock>,
+        now_ms: u64,
     ) -> StoreResult<()> {
-        self.fated("put_rows", self.inner.put_rows(tenant, batch, upload, blocks)).await
+        self.fated("put_rows", self.inner.put_rows(tenant, batch, upload, blocks, now_ms)).await
+    }
+
+    async fn drop_upload(&self, tenant: &TenantId, batch: BatchId, upload: UploadId) -> StoreResult<()> {
+        self.fated("drop_upload", self.inner.drop_upload(tenant, batch, upload)).await
     }
 
     async fn commit_part(&self, tenant: &TenantId, batch: BatchId, part: PartCommit) -> StoreResult<()> {
@@ -89,8 +97,9 @@ impl Intake for FailingStore {
         batch: BatchId,
         chunks: u32,
         total: u32,
+        now_ms: u64,
     ) -> StoreResult<()> {
-        self.fated("finish_submit", self.inner.finish_submit(tenant, batch, chunks, total)).await
+        self.fated("finish_submit", self.inner.finish_submit(tenant, batch, chunks, total, now_ms)).await
     }
 }
 
@@ -131,8 +140,13 @@ impl Sessions for FailingStore {
         self.fated("open", self.inner.open(session, label)).await
     }
 
-    async fn beat(&self, session: SessionId, beat: u64) -> StoreResult<BeatAnswer> {
-        self.fated("beat", self.inner.beat(session, beat)).await
+    async fn beat(
+        &self,
+        session: SessionId,
+        beat: u64,
+        report: Option<&WorkerReport>,
+    ) -> StoreResult<BeatAnswer> {
+        self.fated("beat", self.inner.beat(session, beat, report)).await
     }
 
     async fn sessions(&self) -> StoreResult<Vec<SessionBeat>> {
@@ -188,8 +202,14 @@ impl Close for FailingStore {
 
 #[async_trait]
 impl Control for FailingStore {
-    async fn steer(&self, tenant: &TenantId, batch: BatchId, event: BatchEvent) -> StoreResult<BatchState> {
-        self.fated("steer", self.inner.steer(tenant, batch, event)).await
+    async fn steer(
+        &self,
+        tenant: &TenantId,
+        batch: BatchId,
+        event: BatchEvent,
+        now_ms: u64,
+    ) -> StoreResult<BatchState> {
+        self.fated("steer", self.inner.steer(tenant, batch, event, now_ms)).await
     }
 
     async fn set_limits(&self, tenant: &TenantId, batch: BatchId, limits: BatchLimits) -> StoreResult<()> {
@@ -221,15 +241,84 @@ impl Read for FailingStore {
         self.fated("rows", self.inner.rows(tenant, batch, index)).await
     }
 
-    async fn parts(&self, tenant: &TenantId, batch: BatchId) -> StoreResult<Vec<(u32, [u8; 32])>> {
-        self.fated("parts", self.inner.parts(tenant, batch)).await
+    async fn settled(
+        &self,
+        tenant: &TenantId,
+        batch: BatchId,
+        after: SettledCursor,
+        limit: PageLimit,
+    ) -> StoreResult<SettledPage> {
+        self.fated("settled", self.inner.settled(tenant, batch, after, limit)).await
     }
 
-    async fn batches(&self, tenant: &TenantId, limit: u32) -> StoreResult<Vec<Batch>> {
-        self.fated("batches", self.inner.batches(tenant, limit)).await
+    async fn batches(
+        &self,
+        tenant: &TenantId,
+        filter: &BatchFilter,
+        before: Option<BatchId>,
+        limit: u32,
+    ) -> StoreResult<Vec<Batch>> {
+        self.fated("batches", self.inner.batches(tenant, filter, before, limit)).await
+    }
+
+    async fn usage(&self, tenant: &TenantId, now_ms: u64) -> StoreResult<Usage> {
+        self.fated("usage", self.inner.usage(tenant, now_ms)).await
     }
 
     async fn changes(&self) -> StoreResult<u64> {
         self.fated("changes", self.inner.changes()).await
+    }
+}
+
+#[async_trait]
+impl Rows for FailingStore {
+    async fn parts(&self, tenant: &TenantId, batch: BatchId) -> StoreResult<Vec<Part>> {
+        self.fated("parts", self.inner.parts(tenant, batch)).await
+    }
+
+    async fn block_ids(
+        &self,
+        tenant: &TenantId,
+        batch: BatchId,
+        after: Option<(u32, u32)>,
+        limit: u32,
+    ) -> StoreResult<Vec<BlockIds>> {
+        self.fated("block_ids", self.inner.block_ids(tenant, batch, after, limit)).await
+    }
+
+    async fn block(&self, tenant: &TenantId, batch: BatchId, part: u32, seq: u32) -> StoreResult<Bytes> {
+        self.fated("block", self.inner.block(tenant, batch, part, seq)).await
+    }
+}
+
+#[async_trait]
+impl Retention for FailingStore {
+    async fn drop_stale_uploads(&self, before_ms: u64) -> StoreResult<u32> {
+        self.fated("drop_stale_uploads", self.inner.drop_stale_uploads(before_ms)).await
+    }
+
+    async fn outlived(
+        &self,
+        now_ms: u64,
+        default_ms: u64,
+        drafts_before_ms: u64,
+        limit: u32,
+    ) -> StoreResult<Vec<(TenantId, BatchId)>> {
+        self.fated("outlived", self.inner.outlived(now_ms, default_ms, drafts_before_ms, limit)).await
+    }
+
+    async fn has_room(&self) -> StoreResult<bool> {
+        self.fated("has_room", self.inner.has_room()).await
+    }
+}
+
+#[async_trait]
+impl Outbox for FailingStore {
+    async fn pending(&self, limit: u32) -> StoreResult<Vec<Event>> {
+        self.fated("pending", self.inner.pending(limit)).await
+    }
+
+    async fn handed_on(&self, events: &[EventId]) -> StoreResult<()> {
+        self.fated("handed_on", self.inner.handed_on(events)).await
     }
 }

@@ -5,8 +5,11 @@
 mod deaths;
 mod ends;
 mod failing_store;
+mod fairness;
 mod provider;
 mod quarantine;
+mod reports;
+mod rows;
 mod steering;
 mod store_faults;
 mod support;

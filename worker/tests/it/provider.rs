@@ -29,11 +29,13 @@ pub(crate) enum Does {
 struct Ledger {
     begun: HashMap<u64, u32>,
     answered: HashMap<u64, u32>,
+    asked: HashMap<u64, String>,
     now: usize,
     most: usize,
 }
 
 pub(crate) struct Scripted {
+    name: &'static str,
     script: Box<dyn Fn(u64, u32) -> Does + Send + Sync>,
     ledger: Mutex<Ledger>,
     released: Semaphore,
@@ -42,7 +44,16 @@ pub(crate) struct Scripted {
 impl Scripted {
     /// `script` gets the row and how often it was called before.
     pub(crate) fn new(script: impl Fn(u64, u32) -> Does + Send + Sync + 'static) -> Arc<Self> {
-        Arc::new(Self { script: Box::new(script), ledger: Mutex::default(), released: Semaphore::new(0) })
+        Self::named("scripted", script)
+    }
+
+    /// The same under this name, which is its lane's too.
+    pub(crate) fn named(
+        name: &'static str,
+        script: impl Fn(u64, u32) -> Does + Send + Sync + 'static,
+    ) -> Arc<Self> {
+        let script = Box::new(script);
+        Arc::new(Self { name, script, ledger: Mutex::default(), released: Semaphore::new(0) })
     }
 
     /// Lets so many of the calls that wait be answered.
@@ -58,6 +69,11 @@ impl Scripted {
     /// Calls begun for one row.
     pub(crate) fn begun_of(&self, row: u64) -> u32 {
         self.ledger.lock().unwrap().begun.get(&row).copied().unwrap_or(0)
+    }
+
+    /// The last message a row was called with.
+    pub(crate) fn asked(&self, row: u64) -> String {
+        self.ledger.lock().unwrap().asked.get(&row).cloned().unwrap_or_default()
     }
 
     /// Rows that were called.
@@ -94,7 +110,7 @@ impl Drop for UnderWay<'_> {
 #[async_trait]
 impl ChatProvider for Scripted {
     fn name(&self) -> &str {
-        "scripted"
+        self.name
     }
 
     fn credential_name(&self) -> &str {
@@ -107,6 +123,8 @@ impl ChatProvider for Scripted {
             let mut ledger = self.ledger.lock().unwrap();
             ledger.now += 1;
             ledger.most = ledger.most.max(ledger.now);
+            let last = request.messages.last().map(|message| message.content.chars().take(100).collect());
+            ledger.asked.insert(row, last.unwrap_or_default());
             let begun = ledger.begun.entry(row).or_default();
             *begun += 1;
             *begun - 1

@@ -4,9 +4,10 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use promptmill_domain::report::slow_reasons;
 use promptmill_domain::{
     Batch, BatchEvent, BatchId, BatchLimits, BatchSpec, BatchState, ChunkId, Counts, Head, LaneId,
-    LeaseToken, ModelSettings, SessionId, TenantId, UploadId,
+    LeaseToken, SessionId, SlowReason, TenantId, UploadId, WorkerReport,
 };
 use promptmill_ports::{
     Limiter, MemoryHub, NewBatch, PageLimit, PartCommit, Queue, RowBlock, Signals, Store, StoreError,
@@ -46,19 +47,33 @@ impl Scene {
 
     /// Over SQLite and this hub.
     pub(crate) fn on(hub: impl Queue + Limiter + Signals + 'static, provider: Arc<Scripted>) -> Self {
-        Self::with(hub, provider, |store| Arc::new(store))
+        Self::with(hub, provider, |store| store)
     }
 
     /// Over this hub and what `wrap` makes of SQLite.
     pub(crate) fn with(
         hub: impl Queue + Limiter + Signals + 'static,
         provider: Arc<Scripted>,
-        wrap: impl FnOnce(SqliteStore) -> Arc<dyn Store>,
+        wrap: impl FnOnce(Arc<SqliteStore>) -> Arc<dyn Store>,
     ) -> Self {
+        Self::of(hub, vec![provider], wrap)
+    }
+
+    /// Over SQLite, the in-memory hub and these providers; the first is the one batches are submitted to unless they say otherwise.
+    pub(crate) fn among(providers: Vec<Arc<Scripted>>) -> Self {
+        Self::of(MemoryHub::new(), providers, |store| store)
+    }
+
+    fn of(
+        hub: impl Queue + Limiter + Signals + 'static,
+        providers: Vec<Arc<Scripted>>,
+        wrap: impl FnOnce(Arc<SqliteStore>) -> Arc<dyn Store>,
+    ) -> Self {
+        let provider = providers[0].clone();
         let folder = tempfile::tempdir().unwrap();
-        let store = wrap(SqliteStore::open(folder.path(), SqliteOptions::default()).unwrap());
-        let providers = Arc::new(Providers::of([provider.clone() as Arc<_>]));
-        let engine = Engine::over(store, Arc::new(hub), providers);
+        let sqlite = Arc::new(SqliteStore::open(folder.path(), SqliteOptions::default()).unwrap());
+        let providers = Arc::new(Providers::of(providers.into_iter().map(|provider| provider as Arc<_>)));
+        let engine = Engine::over(wrap(sqlite.clone()), sqlite, Arc::new(hub), providers);
         Self { engine, provider, tenant: TenantId::default_tenant(), scheduler: None, _folder: folder }
     }
 
@@ -94,13 +109,28 @@ impl Scene {
         limits: BatchLimits,
     ) -> BatchId {
         let template = Template::parse(TEMPLATE).unwrap();
-        let spec = BatchSpec {
-            template: TEMPLATE.to_owned(),
-            model: "scripted:any".parse().unwrap(),
-            settings: ModelSettings::default(),
-            max_attempts: 3,
-            priority: 0,
-        };
+        let rows = texts.into_iter().map(|text| {
+            let row = serde_json::json!({ "text": text }).to_string();
+            StoredRow::of_variables(None, template.check(&row).unwrap().to_json())
+        });
+        self.submit_stored(&self.provider, rows, limits).await
+    }
+
+    /// A batch of so many rows for this provider.
+    pub(crate) async fn submit_to(&self, provider: &Scripted, rows: u32, limits: BatchLimits) -> BatchId {
+        let rows = (0..rows).map(|row| StoredRow::of_variables(None, format!("{{\"text\":\"row {row}\"}}")));
+        self.submit_stored(provider, rows, limits).await
+    }
+
+    pub(crate) async fn submit_stored(
+        &self,
+        provider: &Scripted,
+        rows: impl IntoIterator<Item = StoredRow>,
+        limits: BatchLimits,
+    ) -> BatchId {
+        let lane = lane(provider);
+        let model = format!("{}:any", provider.name()).parse().unwrap();
+        let spec = BatchSpec { max_attempts: 3, ..BatchSpec::new(TEMPLATE.to_owned(), model, lane.clone()) };
         let now_ms = self.engine.clock.now_ms();
         let (id, upload) = (BatchId::at(now_ms, rand::random()), UploadId::at(now_ms, rand::random()));
         let store = &self.engine.store;
@@ -108,25 +138,35 @@ impl Scene {
         store.create(&self.tenant, new).await.unwrap();
         let mut builder = BlockBuilder::new();
         let mut blocks = Vec::new();
-        for text in texts {
-            let row = serde_json::json!({ "text": text }).to_string();
-            let variables_json = template.check(&row).unwrap().to_json();
-            blocks.extend(builder.push(&StoredRow { custom_id: None, variables_json }));
+        for row in rows {
+            blocks.extend(builder.push(&row));
         }
         blocks.extend(builder.finish());
         let count = u32::try_from(blocks.len()).unwrap();
         for (seq, block) in (0..).zip(blocks) {
-            let block = RowBlock { seq, len: block.len, bytes: block.bytes.into() };
-            store.put_rows(&self.tenant, id, upload, vec![block]).await.unwrap();
+            let block = RowBlock { seq, len: block.len, bytes: block.bytes.into(), ids: block.ids.into() };
+            store.put_rows(&self.tenant, id, upload, vec![block], now_ms).await.unwrap();
         }
         let part = PartCommit { part: 0, upload, blocks: count, digest: [0; 32] };
         store.commit_part(&self.tenant, id, part).await.unwrap();
-        flow::submit(store.as_ref(), &self.tenant, id, &self.lane()).await.unwrap();
+        flow::submit(store.as_ref(), &self.tenant, id, &lane, now_ms).await.unwrap();
         id
     }
 
     pub(crate) fn lane(&self) -> LaneId {
-        LaneId::new(self.provider.name(), self.provider.credential_name())
+        lane(&self.provider)
+    }
+
+    /// What the living workers last told.
+    pub(crate) async fn reports(&self) -> Vec<WorkerReport> {
+        let sessions = self.engine.store.sessions().await.unwrap();
+        sessions.into_iter().filter_map(|session| session.report).collect()
+    }
+
+    /// Why the batch is not faster.
+    pub(crate) async fn slow_reasons(&self, id: BatchId) -> Vec<SlowReason> {
+        let (batch, counts) = (self.batch(id).await, self.counts(id).await);
+        slow_reasons(id, &batch.state, &batch.limits, &counts, &self.reports().await)
     }
 
     pub(crate) async fn worker(&self, concurrency: usize) -> Worker {
@@ -154,7 +194,7 @@ impl Scene {
     }
 
     pub(crate) async fn steer(&self, batch: BatchId, event: BatchEvent) -> BatchState {
-        self.engine.store.steer(&self.tenant, batch, event).await.unwrap()
+        self.engine.store.steer(&self.tenant, batch, event, self.engine.clock.now_ms()).await.unwrap()
     }
 
     /// Waits for the final state, which must be this one, and answers the final counts.
@@ -214,6 +254,10 @@ impl Scene {
         assert_eq!(outcomes.len(), rows as usize);
         assert!(indexes.into_iter().eq(0..rows));
     }
+}
+
+fn lane(provider: &Scripted) -> LaneId {
+    LaneId::new(provider.name(), provider.credential_name())
 }
 
 async fn step(engine: &Engine) -> StoreResult<()> {

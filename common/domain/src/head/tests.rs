@@ -18,7 +18,6 @@ fn head(len: usize) -> Head {
         rows: RowsRef { upload: UploadId::from_bytes([2; 16]), seq: 0, skip: 0 },
         base: 0,
         lane: LaneId::new("demo", "none"),
-        priority: 0,
         state: ChunkState::Waiting,
         ver: 0,
         kills: 0,

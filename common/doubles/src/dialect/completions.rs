@@ -153,6 +153,11 @@ impl<'a> Envelope<'a> {
                 events.push(event(r#"{"index":0,"delta":{"content":""},"finish_reason":null}"#));
                 return unusable(events);
             }
+            Some(Fault::ErrorEvent) => {
+                let error = json!({"error": {"message": "upstream failed", "type": "server_error", "param": null, "code": null}});
+                events.push(format!("data: {error}\n\n"));
+                return unusable(events);
+            }
             Some(Fault::Cut) => return unusable(events),
             _ => {}
         }
@@ -163,7 +168,9 @@ impl<'a> Envelope<'a> {
             let usage = self.usage(true);
             events.push(format!("data: {{{head},\"choices\":[],\"usage\":{usage}}}\n\n"));
         }
-        events.push("data: [DONE]\n\n".to_owned());
+        if fault != Some(Fault::NoDone) {
+            events.push("data: [DONE]\n\n".to_owned());
+        }
         let mut answer = Answer::stream("text/event-stream", events);
         answer.delivery = delivery(self.speech, self.cost_pico);
         if !self.include_usage {

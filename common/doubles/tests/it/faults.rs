@@ -155,3 +155,38 @@ fn a_text_names_its_row() {
         assert!(text.as_str().unwrap().contains("(row abc-7)"));
     }
 }
+
+#[test]
+fn a_stream_without_its_closing_mark_is_good_all_the_same() {
+    for provider in [Provider::OpenRouter, Provider::OpenAi] {
+        let doubles = start_with(Fault::NoDone);
+        let reply = chat(&doubles, provider, &streamed(ask("1")));
+        assert_eq!((reply.status, reply.end), (200, End::Complete), "{provider:?}");
+        assert!(!reply.text().contains("[DONE]") && reply.text().contains(r#""finish_reason":"stop""#));
+        assert_eq!(doubles.ledger().marker("1").valid_replies, 1);
+    }
+}
+
+#[test]
+fn an_error_event_holds_nothing_else_and_ends_the_stream() {
+    for provider in [Provider::OpenRouter, Provider::OpenAi] {
+        let doubles = start_with(Fault::ErrorEvent);
+        let reply = chat(&doubles, provider, &streamed(ask("1")));
+        assert_eq!((reply.status, reply.end), (200, End::Complete), "{provider:?}");
+        let events = reply.events();
+        let last: Value = serde_json::from_str(events.last().unwrap()).unwrap();
+        assert!(events.len() > 1 && last["error"]["message"].is_string() && last.get("choices").is_none());
+        assert_eq!(doubles.ledger().marker("1").valid_replies, 0);
+    }
+}
+
+#[test]
+fn faults_of_a_stream_show_as_their_relatives_where_there_is_none() {
+    for provider in ALL {
+        assert_eq!(chat(&start_with(Fault::NoDone), provider, &ask("1")).status, 200);
+        let doubles = start_with(Fault::ErrorEvent);
+        chat(&doubles, provider, &ask("1"));
+        assert_eq!(doubles.ledger().marker("1").valid_replies, 0, "{provider:?}");
+        assert!(!doubles.ledger().marker("1").faults.contains_key("error_event"));
+    }
+}

@@ -79,6 +79,7 @@ async fn an_outcomes_history_stays_within_four_mebibytes() {
         failure: Some(FailureKind::ProviderError),
         status: None,
         problems: vec!["x".repeat(100_000)],
+        reply: None,
         tokens: Tokens::default(),
         cost: Some(COST),
         generation: None,

@@ -5,6 +5,8 @@
 mod gates;
 mod history;
 mod lanes;
+mod leave;
+mod messages;
 mod replies;
 mod retries;
 mod support;

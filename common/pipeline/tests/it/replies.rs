@@ -1,6 +1,7 @@
 //! What becomes of a reply: accepted, asked again, rejected, cut.
 
 use promptmill_domain::{Ending, FailureKind, Flag, Output, Role};
+use promptmill_pipeline::ItemContent;
 use promptmill_provider::Finish;
 
 use crate::support::*;
@@ -144,7 +145,7 @@ async fn a_tool_call_instead_of_a_reply_is_called_again() {
 async fn a_row_that_cannot_be_rendered_fails_without_a_call() {
     let scene = Scene::of(vec![]);
     let mut input = item(3);
-    input.variables = "{}".to_owned();
+    input.content = ItemContent::Variables("{}".to_owned());
     let (kind, message, outcome) = failed(scene.run_item(input).await);
     assert_eq!((kind, scene.provider.calls()), (FailureKind::RenderFailed, 0));
     assert!(message.contains("/messages/1/content"), "{message}");
@@ -155,7 +156,7 @@ async fn a_row_that_cannot_be_rendered_fails_without_a_call() {
 async fn a_stored_row_that_is_no_object_is_our_own_fault() {
     let scene = Scene::of(vec![]);
     let mut input = item(0);
-    input.variables = "[1]".to_owned();
+    input.content = ItemContent::Variables("[1]".to_owned());
     assert_eq!(failed(scene.run_item(input).await).0, FailureKind::Internal);
 }
 

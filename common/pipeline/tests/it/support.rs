@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use promptmill_domain::{
-    BatchId, BatchSpec, Ending, FailureKind, LaneId, Message, ModelSettings, Money, Outcome, ParkedItem,
-    Role, Tokens, Totals,
+    BatchId, BatchSpec, Ending, FailureKind, LaneId, Message, Money, Outcome, ParkedItem, Role, StoreReplies,
+    Tokens, Totals,
 };
-use promptmill_pipeline::{BatchPlan, Gate, ItemEnd, ItemInput, Pipeline, RetryPolicy};
+use promptmill_pipeline::{BatchPlan, Gate, ItemContent, ItemEnd, ItemInput, Pipeline, RetryPolicy, Stage};
 use promptmill_ports::{Clock, Denied, HubError, Limiter, MemoryHub, Permit};
 use promptmill_provider::{CallFailure, ChatProvider, ChatReply, ChatRequest, Finish, ModelListing};
 use tokio::time::Instant;
@@ -39,6 +39,7 @@ pub(crate) struct Seen {
 pub(crate) struct ScriptedProvider {
     script: Box<Script>,
     takes: Duration,
+    credential: &'static str,
     began: Instant,
     seen: Mutex<Vec<Seen>>,
     now: AtomicUsize,
@@ -46,6 +47,23 @@ pub(crate) struct ScriptedProvider {
 }
 
 impl ScriptedProvider {
+    fn new(
+        credential: &'static str,
+        began: Instant,
+        takes: Duration,
+        script: impl Fn(usize, &ChatRequest) -> Answer + Send + Sync + 'static,
+    ) -> Self {
+        Self {
+            script: Box::new(script),
+            takes,
+            credential,
+            began,
+            seen: Mutex::default(),
+            now: AtomicUsize::new(0),
+            most: AtomicUsize::new(0),
+        }
+    }
+
     pub(crate) fn seen(&self) -> Vec<Seen> {
         self.seen.lock().unwrap().clone()
     }
@@ -72,7 +90,7 @@ impl ChatProvider for ScriptedProvider {
     }
 
     fn credential_name(&self) -> &str {
-        "none"
+        self.credential
     }
 
     async fn chat(&self, request: &ChatRequest) -> Answer {
@@ -175,7 +193,8 @@ pub(crate) struct Scene {
     pub(crate) limiter: Arc<WatchedLimiter>,
     pub(crate) gate: Arc<TestGate>,
     pipeline: Arc<Pipeline>,
-    plan: Arc<BatchPlan>,
+    pub(crate) plan: Arc<BatchPlan>,
+    spec: BatchSpec,
 }
 
 /// How a scene differs from the usual one.
@@ -187,6 +206,7 @@ pub(crate) struct Setting {
     pub(crate) concurrency: usize,
     pub(crate) takes: Duration,
     pub(crate) policy: RetryPolicy,
+    pub(crate) store_replies: StoreReplies,
 }
 
 impl Default for Setting {
@@ -199,6 +219,7 @@ impl Default for Setting {
             concurrency: 4,
             takes: Duration::from_millis(10),
             policy: RetryPolicy::default(),
+            store_replies: StoreReplies::None,
         }
     }
 }
@@ -217,22 +238,14 @@ impl Setting {
                 "variables":{{"word":{{"type":"string"}}}},"output":{},"rules":{},"max_repairs":{}}}"#,
             self.output, self.rules, self.max_repairs
         );
+        let lane = LaneId::new("scripted", "none");
         let spec = BatchSpec {
-            template,
-            model: "scripted:any".parse().unwrap(),
-            settings: ModelSettings::default(),
             max_attempts: self.max_attempts,
-            priority: 0,
+            store_replies: self.store_replies,
+            ..BatchSpec::new(template, "scripted:any".parse().unwrap(), lane)
         };
         let began = Instant::now();
-        let provider = Arc::new(ScriptedProvider {
-            script: Box::new(script),
-            takes: self.takes,
-            began,
-            seen: Mutex::default(),
-            now: AtomicUsize::new(0),
-            most: AtomicUsize::new(0),
-        });
+        let provider = Arc::new(ScriptedProvider::new("none", began, self.takes, script));
         let limiter = Arc::new(WatchedLimiter::default());
         let plan = BatchPlan::new(BatchId::from_bytes([7; 16]), &spec, provider.clone()).unwrap();
         Scene {
@@ -246,6 +259,7 @@ impl Setting {
             gate: Arc::default(),
             provider,
             limiter,
+            spec,
         }
     }
 }
@@ -275,6 +289,24 @@ impl Scene {
         tokio::spawn(async move { scene.run_item(input).await })
     }
 
+    /// Another batch in the same process, on the lane of this credential.
+    pub(crate) fn beside(
+        &self,
+        credential: &'static str,
+        takes: Duration,
+        script: impl Fn(usize, &ChatRequest) -> Answer + Send + Sync + 'static,
+    ) -> Self {
+        let provider = Arc::new(ScriptedProvider::new(credential, self.provider.began, takes, script));
+        let plan = BatchPlan::new(BatchId::from_bytes([8; 16]), &self.spec, provider.clone()).unwrap();
+        Self { provider, plan: Arc::new(plan), ..self.clone() }
+    }
+
+    /// Items that call, and that wait for a place, the lane, the batch's limit, and a retry.
+    pub(crate) fn standing(&self) -> [u32; 5] {
+        [Stage::Call, Stage::Place, Stage::Lane, Stage::Batch, Stage::Retry]
+            .map(|stage| self.plan.standing().at(stage))
+    }
+
     pub(crate) fn lane(&self) -> LaneId {
         self.plan.lane().clone()
     }
@@ -290,8 +322,9 @@ pub(crate) fn item(index: u32) -> ItemInput {
         index,
         offset: index,
         custom_id: Some(format!("row-{index}")),
-        variables: r#"{"word":"yes"}"#.to_owned(),
+        content: ItemContent::Variables(r#"{"word":"yes"}"#.to_owned()),
         parked: None,
+        deltas: None,
     }
 }
 

@@ -9,18 +9,28 @@
 )]
 
 mod close;
+mod events;
 mod intake;
+mod lists;
 mod model;
+mod order;
 mod read;
+mod retention;
 mod scene;
 mod sessions;
+mod uploads;
 mod walk;
 mod work;
 
 pub use close::*;
+pub use events::*;
 pub use intake::*;
+pub use lists::*;
+pub use order::*;
 pub use read::*;
+pub use retention::*;
 pub use sessions::*;
+pub use uploads::*;
 pub use walk::*;
 pub use work::*;
 
@@ -80,6 +90,33 @@ macro_rules! store_conformance {
             open_batches_are_those_between_draft_and_end
             a_tenant_lists_its_own_batches_newest_first
             a_foreign_tenant_finds_nothing
+            a_dropped_upload_takes_no_more_and_becomes_no_part
+            an_upload_dropped_before_its_first_block_takes_none
+            an_upload_that_became_a_part_stays
+            only_uploads_that_fell_silent_are_swept
+            a_commit_and_a_drop_at_once_leave_a_whole_part_or_none
+            a_sweep_never_takes_a_block_from_an_upload_that_goes_on
+            hashes_of_custom_ids_come_in_the_order_of_the_rows
+            a_block_is_read_by_its_place_in_the_part
+            submitted_rows_count_once_on_the_day_of_their_submit
+            stored_bytes_are_counted_until_they_are_removed
+            outcomes_come_in_the_order_of_their_settling
+            sealed_and_killing_items_have_their_place_in_the_order
+            a_page_of_the_order_is_bounded_and_says_whether_it_caught_up
+            a_reader_of_the_order_misses_nothing_while_others_settle
+            a_list_has_the_batches_that_match_every_field
+            a_list_by_state_is_of_this_moment
+            each_change_that_is_told_writes_one_event
+            the_event_of_an_end_tells_how_it_ended
+            a_batch_without_a_webhook_writes_no_event
+            events_are_pending_until_they_are_handed_on
+            a_batch_tells_when_it_was_submitted_and_when_it_ended
+            a_final_batch_is_kept_as_long_as_it_asked_for
+            a_draft_is_outlived_by_its_last_block
+            a_deletion_that_was_begun_is_named_until_it_is_done
+            a_fresh_store_has_room
+            a_session_is_listed_with_its_last_report
+            limits_in_force_are_the_last_ones_set
             random_steps_agree_with_the_model
         }
     };

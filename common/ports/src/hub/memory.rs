@@ -76,11 +76,16 @@ impl Queue for MemoryHub {
         {
             let mut queue = self.lock();
             for (chunk, priority) in hints {
-                if queue.queued.contains_key(chunk) {
-                    continue;
+                let order = -i32::from(*priority);
+                match queue.queued.get(chunk).copied() {
+                    Some(key) if key.0 == order => continue,
+                    Some(key) => {
+                        queue.order.remove(&key);
+                    }
+                    None => {}
                 }
                 queue.arrivals += 1;
-                let key = (-i32::from(*priority), queue.arrivals);
+                let key = (order, queue.arrivals);
                 queue.order.insert(key, *chunk);
                 queue.queued.insert(*chunk, key);
             }

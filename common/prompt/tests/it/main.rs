@@ -7,6 +7,8 @@ mod format;
 #[cfg(test)]
 mod judging;
 #[cfg(test)]
+mod messages;
+#[cfg(test)]
 mod properties;
 #[cfg(test)]
 mod rendering;

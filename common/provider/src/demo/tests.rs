@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::chat::ResponseSchema;
-use crate::tests_support::request;
+use crate::tests_support::{listening, request};
 
 fn asked(seed: u64, schema: &Value) -> ChatRequest {
     let mut request = request();
@@ -265,6 +265,26 @@ async fn a_faulty_call_fails_and_a_plain_one_does_not() {
     }
     assert!(kinds.contains(&FailureKind::RateLimited) && kinds.contains(&FailureKind::ContentRefused));
     assert_eq!(demo.models().await.unwrap().len(), 4);
+}
+
+#[tokio::test]
+async fn a_reply_is_told_word_by_word_and_is_the_same_as_without() {
+    let demo = Demo::default();
+    let mut request = request();
+    for model in ["any", "slow"] {
+        request.model = model.into();
+        request.deltas = None;
+        let silent = demo.chat(&request).await.unwrap();
+        let (sink, told) = listening();
+        request.deltas = Some(sink);
+        assert_eq!(demo.chat(&request).await.unwrap(), silent);
+        let told = told.lock().unwrap();
+        assert!(
+            told.len() > 2 && told.iter().all(|word| word.trim_end().split(' ').count() == 1),
+            "{told:?}"
+        );
+        assert_eq!(told.concat(), silent.content);
+    }
 }
 
 #[test]

@@ -9,9 +9,10 @@ use promptmill_domain::Tokens;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use crate::chat::Finish;
+use crate::chat::{DeltaSink, Finish};
 use crate::error_body::ErrorFacts;
-use crate::{reply, surrogates};
+use crate::gathered::Gathered;
+use crate::surrogates;
 
 /// What the official client reads at most as one line.
 const MAX_LINE_BYTES: usize = 8 * 1024 * 1024;
@@ -21,9 +22,8 @@ const MAX_LINE_BYTES: usize = 8 * 1024 * 1024;
 pub(super) struct StreamReader {
     /// The beginning of a line whose end has not come.
     partial: Vec<u8>,
-    content: String,
+    gathered: Gathered,
     surrogates_replaced: bool,
-    cut: bool,
 }
 
 /// How far a stream is.
@@ -74,6 +74,11 @@ struct LineMessage<'a> {
 }
 
 impl StreamReader {
+    /// A reader that hands every piece of text on as well.
+    pub(super) fn telling(deltas: Option<DeltaSink>) -> Self {
+        Self { gathered: Gathered::telling(deltas), ..Self::default() }
+    }
+
     /// Takes a piece of the stream.
     pub(super) fn push(&mut self, piece: &[u8]) -> Progress {
         let mut rest = piece;
@@ -106,7 +111,7 @@ impl StreamReader {
         let last = std::mem::take(&mut self.partial);
         match self.line(&last) {
             // A line that was cut is a cut stream, not a foreign protocol, unless nothing else ever came.
-            Progress::Malformed(_) if !self.content.is_empty() => Progress::More,
+            Progress::Malformed(_) if !self.gathered.is_empty() => Progress::More,
             progress => progress,
         }
     }
@@ -135,26 +140,23 @@ impl StreamReader {
             return Progress::Error(ErrorFacts::from_error(error.get()));
         }
         if let Some(message) = &line.message {
-            // What is not kept is not gathered either; the stream is still read to its end for the counts.
-            if !self.cut {
-                self.content.push_str(&message.content);
-                self.cut = reply::cut(&mut self.content);
-            }
+            self.gathered.push(&message.content);
         }
         if !line.done {
             return Progress::More;
         }
         // Zero counters are left out, so one of them is enough to know that the server counts.
         let counted = line.prompt_eval_count.is_some() || line.eval_count.is_some();
+        let (content, cut) = self.gathered.take();
         Progress::Done(Whole {
-            content: std::mem::take(&mut self.content),
+            content,
             finish: Finish::from_wire(line.done_reason.as_deref()),
             usage: counted.then(|| Tokens {
                 prompt: line.prompt_eval_count.unwrap_or(0),
                 completion: line.eval_count.unwrap_or(0),
             }),
             surrogates_replaced: self.surrogates_replaced,
-            cut: self.cut,
+            cut,
         })
     }
 }

@@ -59,6 +59,7 @@ pub(crate) fn request() -> ChatRequest {
         seed_hint: 0,
         item_key: "item-7".into(),
         attempt: 1,
+        deltas: None,
     }
 }
 

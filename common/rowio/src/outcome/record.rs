@@ -40,12 +40,24 @@ pub struct OutcomeRecord<'a> {
     pub cost: Option<Money>,
     /// What else is to be known about the outcome.
     pub flags: &'a [Flag],
-    /// The row's variables as a JSON object, where they are to be handed out with the outcome.
+    /// The row's variables as a JSON object, or its messages as an array, where they are to be handed out with the outcome.
     #[serde(skip_serializing_if = "Option::is_none", serialize_with = "input")]
     pub input: Option<&'a str>,
+    /// Where to read on behind this outcome, where outcomes come in the order in which they settle. JSON Lines alone has it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cursor: Option<&'a str>,
 }
 
 impl<'a> OutcomeRecord<'a> {
+    /// The record of an item as it is stored: its code, and the outcome that was kept of it, if one was. `custom_id` is the row's, for an
+    /// item that was closed without an outcome of its own; an outcome knows its id.
+    pub fn of(index: u32, code: ItemCode, outcome: Option<&'a Outcome>, custom_id: Option<&'a str>) -> Self {
+        match outcome {
+            Some(outcome) => Self::settled(index, outcome),
+            None => Self::closed(index, custom_id, code),
+        }
+    }
+
     /// The record of an item that was worked on.
     pub fn settled(index: u32, outcome: &'a Outcome) -> Self {
         let totals = outcome.totals();
@@ -66,6 +78,7 @@ impl<'a> OutcomeRecord<'a> {
             cost: (totals.cost > Money::ZERO || calls.any(|call| call.cost.is_some())).then_some(totals.cost),
             flags: &outcome.flags,
             input: None,
+            cursor: None,
         }
     }
 
@@ -92,13 +105,26 @@ impl<'a> OutcomeRecord<'a> {
             cost: None,
             flags: &[],
             input: None,
+            cursor: None,
         }
     }
 
-    /// The same with the row's variables (a JSON object, as a stored row has it).
+    /// The same at another index: an outcome of a retry under the index its row has in the batch that was retried.
     #[must_use]
-    pub fn with_input(self, variables_json: &'a str) -> Self {
-        Self { input: Some(variables_json), ..self }
+    pub fn at(self, index: u32) -> Self {
+        Self { index: u64::from(index), ..self }
+    }
+
+    /// The same with where to read on behind it.
+    #[must_use]
+    pub fn with_cursor(self, cursor: &'a str) -> Self {
+        Self { cursor: Some(cursor), ..self }
+    }
+
+    /// The same with what the row brought: a JSON object of variables or an array of messages, as a stored row has it.
+    #[must_use]
+    pub fn with_input(self, content_json: &'a str) -> Self {
+        Self { input: Some(content_json), ..self }
     }
 }
 
@@ -177,6 +203,7 @@ mod tests {
             tokens: Tokens { prompt: 2, completion: 3 },
             cost: cost.map(Money::from_pico),
             generation: None,
+            reply: None,
         };
         let outcome = |calls: Vec<Call>| Outcome {
             custom_id: None,

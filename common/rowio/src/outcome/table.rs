@@ -91,7 +91,8 @@ fn cells<'a>(columns: &CsvColumns, record: &OutcomeRecord<'a>) -> Option<Vec<Cel
         Cell::Text(flags.join(" ").into()),
     ]);
     if let Some(columns) = &columns.input {
-        spread(columns, record.input.unwrap_or("{}"), &mut cells)?;
+        // Messages have no columns: those of the template's variables stay empty.
+        spread(columns, record.input.filter(|input| !input.starts_with('[')).unwrap_or("{}"), &mut cells)?;
     }
     Some(cells)
 }

@@ -3,6 +3,7 @@
 use std::io::{self, BufWriter, Write};
 
 use crate::outcome::columns::CsvColumns;
+use crate::outcome::end::{EndLine, ResultsEnd};
 use crate::outcome::record::OutcomeRecord;
 use crate::outcome::table::{CsvOptions, Table};
 
@@ -55,6 +56,23 @@ impl<W: Write> OutcomeWriter<W> {
                 // Memory takes every write, so only a stored value that is not JSON can fail here.
                 serde_json::to_writer(&mut *line, record)
                     .map_err(|_| WriteError::Corrupt { index: record.index })?;
+                line.push(b'\n');
+                Ok(to.write_all(line)?)
+            }
+        }
+    }
+
+    /// Closes JSON Lines with a last line. A CSV has no place for it and stays as it is.
+    ///
+    /// # Errors
+    /// [`WriteError::Io`] when the target fails.
+    pub fn write_end(&mut self, end: ResultsEnd<'_>) -> Result<(), WriteError> {
+        match &mut self.0 {
+            Form::Csv(_) => Ok(()),
+            Form::Jsonl { to, line } => {
+                line.clear();
+                serde_json::to_writer(&mut *line, &EndLine { is_end: true, end })
+                    .expect("numbers and texts are written into memory");
                 line.push(b'\n');
                 Ok(to.write_all(line)?)
             }

@@ -3,7 +3,7 @@
 use std::io::{self, Cursor, Read};
 use std::sync::Arc;
 
-use promptmill_rowio::{ReadError, ReadRow, RowFormat, RowLimits, RowReader};
+use promptmill_rowio::{ReadError, ReadRow, RowFormat, RowKinds, RowLimits, RowReader};
 use proptest::prelude::*;
 
 use crate::support::{open_template, read, read_within, template};
@@ -99,7 +99,7 @@ fn values_that_json_would_change_are_problems_and_others_survive() {
         let row = format!("{{\"text\":{kept}}}");
         let stored = read(row.as_bytes(), RowFormat::Ndjson, &open_template()).good()[0].to_stored();
         let (left, right): (serde_json::Value, serde_json::Value) =
-            (serde_json::from_str(&row).unwrap(), serde_json::from_str(&stored.variables_json).unwrap());
+            (serde_json::from_str(&row).unwrap(), serde_json::from_str(stored.content.as_json()).unwrap());
         assert_eq!(left, right);
     }
 }
@@ -171,16 +171,18 @@ proptest! {
 
     #[test]
     fn no_row_near_an_envelope_makes_a_reader_panic(
-        keys in proptest::collection::vec("custom_id|variables|text|v\\\\u0061riables", 0..5),
-        values in proptest::collection::vec("null|1|\"x\"|\\{\\}|\\{\"text\":\"é\"\\}|\\[\\]", 5),
+        keys in proptest::collection::vec("custom_id|variables|messages|text|v\\\\u0061riables", 0..5),
+        values in proptest::collection::vec("null|1|\"x\"|\\{\\}|\\{\"text\":\"é\"\\}|\\[\\]|\\[\\{\"role\":\"user\",\"content\":\"é\"\\}\\]", 5),
         blanks in "[ \t]{0,3}",
     ) {
         let members: Vec<String> =
             keys.iter().zip(&values).map(|(k, v)| format!("{blanks}\"{k}\"{blanks}:{blanks}{v}{blanks}")).collect();
         let row = format!("{{{}}}", members.join(","));
-        let mut reader =
-            RowReader::new(row.as_bytes(), RowFormat::Ndjson, Arc::clone(&open_template()), RowLimits::default());
-        prop_assert!(matches!(reader.next_row(), Ok(Some(_))));
-        prop_assert!(matches!(reader.next_row(), Ok(None)));
+        for kinds in [RowKinds::Variables, RowKinds::Either, RowKinds::Messages] {
+            let template = Arc::clone(&open_template());
+            let mut reader = RowReader::new(row.as_bytes(), RowFormat::Ndjson, template, RowLimits::default()).accepting(kinds);
+            prop_assert!(matches!(reader.next_row(), Ok(Some(_))));
+            prop_assert!(matches!(reader.next_row(), Ok(None)));
+        }
     }
 }

@@ -4,6 +4,7 @@
 
 mod csv;
 mod hostile;
+mod messages;
 mod ndjson;
 mod outcomes;
 mod round_trip;

@@ -5,7 +5,9 @@ use std::sync::Arc;
 use promptmill_domain::outcome::Ending;
 use promptmill_domain::{Attempt, Call, FailureKind, Flag, ItemCode, Money, Outcome, Output, Tokens, Totals};
 use promptmill_prompt::Template;
-use promptmill_rowio::{CsvColumns, CsvDialect, CsvOptions, OutcomeRecord, OutcomeWriter, WriteError};
+use promptmill_rowio::{
+    CsvColumns, CsvDialect, CsvOptions, OutcomeRecord, OutcomeWriter, ResultsEnd, WriteError,
+};
 use proptest::prelude::*;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
@@ -48,6 +50,7 @@ fn call(cost: Option<&str>) -> Call {
         tokens: Tokens { prompt: 10, completion: 5 },
         cost: cost.map(|cost| cost.parse().unwrap()),
         generation: None,
+        reply: None,
     }
 }
 
@@ -267,4 +270,44 @@ proptest! {
         let read: Value = serde_json::from_str(&written).unwrap();
         prop_assert_eq!(&read["output"], &value);
     }
+}
+
+#[test]
+fn a_cursor_stands_last_and_a_closing_line_tells_that_all_came() {
+    let outcome = succeeded(Output::Text("a".into()));
+    let mut writer = OutcomeWriter::jsonl(Vec::new());
+    let record = OutcomeRecord::of(7, ItemCode::Succeeded, Some(&outcome), Some("another"));
+    writer.write(&record.clone().with_cursor("c1")).unwrap();
+    writer.write(&record.at(9)).unwrap();
+    writer.write(&OutcomeRecord::of(8, ItemCode::Cancelled, None, Some("row's"))).unwrap();
+    let end = ResultsEnd { count: 3, state: "running", complete: false, cursor: Some("c1") };
+    writer.write_end(end).unwrap();
+    writer.write_end(ResultsEnd { complete: true, cursor: None, ..end }).unwrap();
+    let text = String::from_utf8(writer.finish().unwrap()).unwrap();
+    let lines: Vec<&str> = text.lines().collect();
+    assert!(
+        lines[0].starts_with(r#"{"index":7,"custom_id":"sku,1","#)
+            && lines[0].ends_with(r#","cursor":"c1"}"#)
+    );
+    assert!(lines[1].starts_with(r#"{"index":9,"#) && !lines[1].contains("cursor"));
+    assert!(lines[2].starts_with(r#"{"index":8,"custom_id":"row's","outcome":"cancelled","#), "{}", lines[2]);
+    assert_eq!(lines[3], r#"{"_end":true,"count":3,"state":"running","complete":false,"cursor":"c1"}"#);
+    assert_eq!(lines[4], r#"{"_end":true,"count":3,"state":"running","complete":true,"cursor":null}"#);
+}
+
+#[test]
+fn a_csv_has_no_closing_line_and_no_cells_for_messages() {
+    let outcome = succeeded(Output::Text("a".into()));
+    let template = crate::support::strings(&["text"]);
+    let columns = CsvColumns::of(&template, true);
+    let mut writer = OutcomeWriter::csv(Vec::new(), columns, CsvOptions::default()).unwrap();
+    let messages = r#"[{"role":"user","content":"Hi"}]"#;
+    writer.write(&OutcomeRecord::settled(0, &outcome).with_input(messages).with_cursor("c")).unwrap();
+    writer.write_end(ResultsEnd { count: 1, state: "completed", complete: true, cursor: None }).unwrap();
+    let text = String::from_utf8(writer.finish().unwrap()).unwrap();
+    assert_eq!(text.lines().count(), 2);
+    assert!(
+        text.lines().next().unwrap().ends_with(",input.text") && text.trim_end().ends_with(','),
+        "{text}"
+    );
 }

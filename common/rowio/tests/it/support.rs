@@ -92,7 +92,7 @@ impl Read {
         let tell = |row| match row {
             ReadRow::Row(row) => {
                 let id = row.custom_id.as_deref().map(|id| format!("{id} ")).unwrap_or_default();
-                format!("{}: {id}{}", row.line, row.variables.to_json())
+                format!("{}: {id}{}", row.line, row.to_stored().content.as_json())
             }
             ReadRow::Bad(problems) => problems.to_string(),
         };

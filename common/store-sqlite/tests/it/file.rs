@@ -5,12 +5,12 @@ use std::path::Path;
 
 use bytes::Bytes;
 use promptmill_domain::{
-    BatchId, BatchLimits, BatchSpec, ChunkId, ItemCode, LaneId, LeaseToken, ModelSettings, Release,
-    SessionId, SettledItem, TenantId, Totals, UploadId,
+    BatchEvent, BatchId, BatchLimits, BatchSpec, ChunkId, FailureKind, ItemCode, LaneId, LeaseToken,
+    PauseReason, Release, SessionId, SettledItem, TenantId, Totals, UploadId, Webhook,
 };
 use promptmill_ports::{
-    Admission as _, Intake as _, NewBatch, PageLimit, PartCommit, Read as _, RowBlock, Sessions as _,
-    SettleGroup, StoreError, Work as _, flow,
+    Admission as _, Close as _, Control as _, Intake as _, NewBatch, PageLimit, PartCommit, Read as _,
+    RowBlock, Sessions as _, SettleGroup, StoreError, Work as _, flow,
 };
 use promptmill_store_sqlite::{SqliteOptions, SqliteStore};
 use rusqlite::Connection;
@@ -29,20 +29,14 @@ fn tenant() -> TenantId {
 
 /// A queued batch of [`ROWS`] rows in chunks of two.
 async fn queued(store: &SqliteStore) {
-    let spec = BatchSpec {
-        template: "{}".to_owned(),
-        model: "demo:any".parse().unwrap(),
-        settings: ModelSettings::default(),
-        max_attempts: 1,
-        priority: 0,
-    };
+    let spec = BatchSpec::new("{}".to_owned(), "demo:any".parse().unwrap(), LaneId::new("demo", "none"));
     let batch = NewBatch { id: BATCH, spec, limits: BatchLimits::default(), idem_key: None, now_ms: NOW };
     store.create(&tenant(), batch).await.unwrap();
-    let block = RowBlock { seq: 0, len: ROWS, bytes: Bytes::from_static(b"rows") };
-    store.put_rows(&tenant(), BATCH, UPLOAD, vec![block]).await.unwrap();
+    let block = RowBlock { seq: 0, len: ROWS, bytes: Bytes::from_static(b"rows"), ids: Bytes::new() };
+    store.put_rows(&tenant(), BATCH, UPLOAD, vec![block], NOW).await.unwrap();
     let part = PartCommit { part: 0, upload: UPLOAD, blocks: 1, digest: [0; 32] };
     store.commit_part(&tenant(), BATCH, part).await.unwrap();
-    flow::submit(store, &tenant(), BATCH, &LaneId::new("demo", "none")).await.unwrap();
+    flow::submit(store, &tenant(), BATCH, &LaneId::new("demo", "none"), NOW).await.unwrap();
     store.open(SESSION, "worker").await.unwrap();
 }
 
@@ -165,4 +159,65 @@ async fn a_file_of_another_program_is_refused() {
         SqliteStore::open(folder.path(), SqliteOptions::default()),
         Err(StoreError::Corrupt(_))
     ));
+}
+
+/// A text that stands nowhere else, in `what`.
+fn mark(what: &str) -> String {
+    format!("a-mark-in-{what}-{what}")
+}
+
+#[tokio::test]
+async fn a_deleted_batch_leaves_no_trace_in_the_files() {
+    let store = TemporaryStore::new();
+    let mut spec = BatchSpec::new(mark("template"), "demo:any".parse().unwrap(), LaneId::new("demo", "none"));
+    spec.name = Some(mark("name"));
+    spec.labels.insert(mark("label"), mark("value"));
+    spec.metadata = Some(mark("metadata"));
+    spec.webhook = Some(Webhook { url: mark("url"), sealed_secret: mark("secret") });
+    let (batch, limits) = (BatchId::from_bytes([7; 16]), BatchLimits::default());
+    let key = Some(mark("key"));
+    store.create(&tenant(), NewBatch { id: batch, spec, limits, idem_key: key, now_ms: NOW }).await.unwrap();
+    // Large enough for pages of their own, many enough to be deleted in steps.
+    let large = |what: &str| Bytes::from(mark(what).repeat(2_000));
+    let block =
+        |seq| RowBlock { seq, len: 16, bytes: large("rows"), ids: Bytes::from(mark("ids").repeat(8)) };
+    let blocks = (0..80).map(block).collect();
+    store.put_rows(&tenant(), batch, UPLOAD, blocks, NOW).await.unwrap();
+    let part = PartCommit { part: 0, upload: UPLOAD, blocks: 80, digest: [0; 32] };
+    store.commit_part(&tenant(), batch, part).await.unwrap();
+    flow::submit(&*store, &tenant(), batch, &LaneId::new("demo", "none"), NOW).await.unwrap();
+    store.open(SESSION, "worker").await.unwrap();
+    let chunks = store.waiting(batch, 20).await.unwrap();
+    store.admit(&chunks, NOW).await.unwrap();
+    for chunk in chunks {
+        let token = LeaseToken::from_bytes([5; 16]);
+        assert_eq!(store.claim(SESSION, &[(chunk, token)], NOW).await.unwrap().len(), 1);
+        let small = (SettledItem { offset: 0, code: ItemCode::Succeeded }, Bytes::from(mark("body")));
+        let big = (SettledItem { offset: 1, code: ItemCode::Repaired }, large("body"));
+        let (settled, spent) = (vec![small, big], Totals::default());
+        let group =
+            SettleGroup { chunk, token, settled, parked: vec![], seq: 1, spent, release: Release::LetGo };
+        store.settle(vec![group], NOW).await.unwrap();
+    }
+    let pause =
+        BatchEvent::Pause(PauseReason::Suspect { kind: FailureKind::Timeout, message: mark("message") });
+    store.steer(&tenant(), batch, pause, NOW).await.unwrap();
+    store.steer(&tenant(), batch, BatchEvent::Cancel, NOW).await.unwrap();
+    while store.seal(&tenant(), batch, 100, NOW).await.unwrap() > 0 {}
+    store.close(&tenant(), batch, NOW).await.unwrap();
+    // Something that stays, so that the files are not simply empty.
+    queued(&store).await;
+
+    let marks = || {
+        let mut found = 0;
+        for file in fs::read_dir(store.path()).unwrap() {
+            let bytes = fs::read(file.unwrap().path()).unwrap();
+            found += bytes.windows(10).filter(|window| *window == b"a-mark-in-").count();
+        }
+        found
+    };
+    assert!(marks() > 10_000);
+    while !store.delete(&tenant(), batch).await.unwrap() {}
+    assert_eq!(marks(), 0);
+    assert_eq!(store.batch(&tenant(), BATCH).await.unwrap().total, ROWS);
 }

@@ -3,6 +3,8 @@
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail the test")]
 
 mod file;
+mod migration;
+mod records;
 mod suite;
 
 use std::ops::Deref;

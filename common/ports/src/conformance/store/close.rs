@@ -3,7 +3,7 @@
 use promptmill_domain::{BatchEvent, BatchLimits, BatchState, ItemCode, Money, PauseReason};
 
 use super::scene::*;
-use crate::{BeatAnswer, SettleGroup, Settled, Store};
+use crate::{BatchFilter, BeatAnswer, SettleGroup, Settled, Store};
 
 /// A cancel gives every open item its code; who held the chunk is too late.
 pub async fn sealing_closes_open_items_and_fences_the_holder(store: &dyn Store) {
@@ -12,7 +12,7 @@ pub async fn sealing_closes_open_items_and_fences_the_holder(store: &dyn Store) 
     let (lease, done) = (scene.lease(0).await, scene.lease(1).await);
     scene.settle(settling(&done, [0])).await;
     scene.settle(SettleGroup { parked: vec![parked(2, NOW + 9)], ..settling(&lease, [1]) }).await;
-    store.steer(tenant, batch, BatchEvent::Cancel).await.unwrap();
+    store.steer(tenant, batch, BatchEvent::Cancel, NOW).await.unwrap();
 
     // In flight when the cancel came, and still in time.
     scene.settle(SettleGroup { seq: 2, spent: spent(1), ..group(&lease) }).await;
@@ -71,9 +71,9 @@ pub async fn an_expired_batch_keeps_what_was_settled(store: &dyn Store) {
     let (tenant, batch) = (&scene.tenant, scene.batch);
     let lease = scene.lease(0).await;
     scene.settle(settling(&lease, [0])).await;
-    store.steer(tenant, batch, BatchEvent::Pause(PauseReason::Budget)).await.unwrap();
-    assert_eq!(store.steer(tenant, batch, BatchEvent::Expire).await.unwrap(), BatchState::Expiring);
-    check_conflict(store.steer(tenant, batch, BatchEvent::Cancel).await);
+    store.steer(tenant, batch, BatchEvent::Pause(PauseReason::Budget), NOW).await.unwrap();
+    assert_eq!(store.steer(tenant, batch, BatchEvent::Expire, NOW).await.unwrap(), BatchState::Expiring);
+    check_conflict(store.steer(tenant, batch, BatchEvent::Cancel, NOW).await);
     assert_eq!(store.seal(tenant, batch, 10, NOW).await.unwrap(), 1);
     let counts = store.close(tenant, batch, NOW).await.unwrap().unwrap();
     assert_eq!((counts.succeeded, counts.expired), (1, 1));
@@ -94,7 +94,7 @@ pub async fn deleting_removes_everything_in_bounded_steps(store: &dyn Store) {
     store.commit_part(tenant, batch, part(0, upload, 1)).await.unwrap();
     store.begin_submit(tenant, batch).await.unwrap();
     store.put_heads(tenant, batch, &lane(), &cuts).await.unwrap();
-    store.finish_submit(tenant, batch, 10, 2_560).await.unwrap();
+    store.finish_submit(tenant, batch, 10, 2_560, NOW).await.unwrap();
     let chunks: Vec<_> = (0..10).map(|n| scene.chunk(n)).collect();
     store.admit(&chunks, NOW).await.unwrap();
     for n in 0..10 {
@@ -105,7 +105,7 @@ pub async fn deleting_removes_everything_in_bounded_steps(store: &dyn Store) {
 
     assert!(!store.delete(tenant, batch).await.unwrap(), "2,560 outcomes are more than one step");
     check_not_found(store.batch(tenant, batch).await);
-    assert_eq!(store.batches(tenant, 10).await.unwrap(), []);
+    assert_eq!(store.batches(tenant, &BatchFilter::default(), None, 10).await.unwrap(), []);
     let mut steps = 1;
     while !store.delete(tenant, batch).await.unwrap() {
         steps += 1;
@@ -130,7 +130,7 @@ pub async fn only_a_final_batch_or_a_draft_is_deleted(store: &dyn Store) {
     draft.upload(&[5]).await;
     while !store.delete(&draft.tenant, draft.batch).await.unwrap() {}
     check_not_found(
-        store.put_rows(&draft.tenant, draft.batch, fresh_upload(), vec![block(0, 1, "late")]).await,
+        store.put_rows(&draft.tenant, draft.batch, fresh_upload(), vec![block(0, 1, "late")], NOW).await,
     );
 }
 
@@ -148,10 +148,12 @@ pub async fn steering_and_limits_are_seen_as_changes(store: &dyn Store) {
         BatchLimits { max_concurrency: None, max_cost: Some(Money::from_pico(5)), ..BatchLimits::default() };
     for step in 0..4 {
         match step {
-            0 => store.finish_submit(tenant, batch, 1, 1).await.unwrap(),
+            0 => store.finish_submit(tenant, batch, 1, 1, NOW).await.unwrap(),
             1 => store.set_limits(tenant, batch, limits).await.unwrap(),
-            2 => drop(store.steer(tenant, batch, BatchEvent::Pause(PauseReason::Requested)).await.unwrap()),
-            _ => drop(store.steer(tenant, batch, BatchEvent::Cancel).await.unwrap()),
+            2 => drop(
+                store.steer(tenant, batch, BatchEvent::Pause(PauseReason::Requested), NOW).await.unwrap(),
+            ),
+            _ => drop(store.steer(tenant, batch, BatchEvent::Cancel, NOW).await.unwrap()),
         }
         let (now, now_ver) = (store.changes().await.unwrap(), store.batch(tenant, batch).await.unwrap().ver);
         assert!(now != seen && now_ver > ver, "step {step}");
@@ -160,7 +162,7 @@ pub async fn steering_and_limits_are_seen_as_changes(store: &dyn Store) {
     assert_eq!(store.batch(tenant, batch).await.unwrap().limits, limits);
     // Other cases may share the store, so the counter may have gone on.
     assert!(
-        matches!(store.beat(scene.session, 1).await.unwrap(), BeatAnswer::Alive { changes } if changes >= seen)
+        matches!(store.beat(scene.session, 1, None).await.unwrap(), BeatAnswer::Alive { changes } if changes >= seen)
     );
 }
 
@@ -168,19 +170,22 @@ pub async fn steering_and_limits_are_seen_as_changes(store: &dyn Store) {
 pub async fn a_step_that_the_state_forbids_is_a_conflict(store: &dyn Store) {
     let draft = Scene::draft(store).await;
     for event in [BatchEvent::Cancel, BatchEvent::Resume, BatchEvent::Pause(PauseReason::Requested)] {
-        check_conflict(store.steer(&draft.tenant, draft.batch, event).await);
+        check_conflict(store.steer(&draft.tenant, draft.batch, event, NOW).await);
     }
     let scene = Scene::ready(store, &[1]).await;
     let (tenant, batch) = (&scene.tenant, scene.batch);
     for event in [BatchEvent::BeginSubmit, BatchEvent::FinishSubmit, BatchEvent::Admit, BatchEvent::Close] {
-        check_conflict(store.steer(tenant, batch, event).await);
+        check_conflict(store.steer(tenant, batch, event, NOW).await);
     }
     for _ in 0..2 {
-        assert_eq!(store.steer(tenant, batch, BatchEvent::Cancel).await.unwrap(), BatchState::Cancelling);
+        assert_eq!(
+            store.steer(tenant, batch, BatchEvent::Cancel, NOW).await.unwrap(),
+            BatchState::Cancelling
+        );
     }
-    check_conflict(store.steer(tenant, batch, BatchEvent::Resume).await);
+    check_conflict(store.steer(tenant, batch, BatchEvent::Resume, NOW).await);
     store.seal(tenant, batch, 10, NOW).await.unwrap();
     store.close(tenant, batch, NOW).await.unwrap().unwrap();
-    check_conflict(store.steer(tenant, batch, BatchEvent::Cancel).await);
+    check_conflict(store.steer(tenant, batch, BatchEvent::Cancel, NOW).await);
     check_conflict(store.set_limits(tenant, batch, BatchLimits::default()).await);
 }

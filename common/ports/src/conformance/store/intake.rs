@@ -1,10 +1,10 @@
 //! Cases about rows coming in and drafts becoming queued batches.
 
-use promptmill_domain::chunk::cut;
+use promptmill_domain::chunk::{MAX_CHUNK_ROWS, cut};
 use promptmill_domain::{BatchState, ChunkState};
 
 use super::scene::*;
-use crate::{Created, PageLimit, Store, flow};
+use crate::{Created, PageLimit, Part, Store, flow};
 
 /// A second create with the same id, or the same key of the same tenant, answers the first batch.
 pub async fn create_is_idempotent_by_id_and_by_key(store: &dyn Store) {
@@ -39,7 +39,8 @@ pub async fn rows_are_invisible_until_their_part_is_committed(store: &dyn Store)
     check_conflict(store.begin_submit(&scene.tenant, scene.batch).await);
 
     store.commit_part(&scene.tenant, scene.batch, part(0, upload, 1)).await.unwrap();
-    assert_eq!(store.parts(&scene.tenant, scene.batch).await.unwrap(), [(0, [0; 32])]);
+    let committed = Part { part: 0, digest: [0; 32], rows: 3 };
+    assert_eq!(store.parts(&scene.tenant, scene.batch).await.unwrap(), [committed]);
     let parts = store.begin_submit(&scene.tenant, scene.batch).await.unwrap();
     assert_eq!(
         parts.iter().map(|part| (part.upload, part.blocks.clone())).collect::<Vec<_>>(),
@@ -52,16 +53,17 @@ pub async fn a_part_that_is_sent_again_replaces_what_it_was(store: &dyn Store) {
     let scene = Scene::draft(store).await;
     let (tenant, batch) = (&scene.tenant, scene.batch);
     let (old, new, other) = (fresh_upload(), fresh_upload(), fresh_upload());
-    store.put_rows(tenant, batch, other, vec![block(0, 9, "nine")]).await.unwrap();
+    store.put_rows(tenant, batch, other, vec![block(0, 9, "nine")], NOW).await.unwrap();
     store.commit_part(tenant, batch, part(1, other, 1)).await.unwrap();
-    store.put_rows(tenant, batch, old, vec![block(0, 5, "old")]).await.unwrap();
+    store.put_rows(tenant, batch, old, vec![block(0, 5, "old")], NOW).await.unwrap();
     store.commit_part(tenant, batch, part(0, old, 1)).await.unwrap();
-    store.put_rows(tenant, batch, new, vec![block(1, 1, "new 1"), block(0, 2, "new 0")]).await.unwrap();
+    store.put_rows(tenant, batch, new, vec![block(1, 1, "new 1"), block(0, 2, "new 0")], NOW).await.unwrap();
     let replacement = crate::PartCommit { digest: [9; 32], ..part(0, new, 2) };
     store.commit_part(tenant, batch, replacement.clone()).await.unwrap();
     store.commit_part(tenant, batch, replacement).await.unwrap();
 
-    assert_eq!(store.parts(tenant, batch).await.unwrap(), [(0, [9; 32]), (1, [1; 32])]);
+    let parts = [Part { part: 0, digest: [9; 32], rows: 3 }, Part { part: 1, digest: [1; 32], rows: 9 }];
+    assert_eq!(store.parts(tenant, batch).await.unwrap(), parts);
     let frozen = store.begin_submit(tenant, batch).await.unwrap();
     let frozen: Vec<_> = frozen.into_iter().map(|part| (part.upload, part.blocks)).collect();
     assert_eq!(frozen, [(new, vec![2, 1]), (other, vec![9])]);
@@ -71,10 +73,13 @@ pub async fn a_part_that_is_sent_again_replaces_what_it_was(store: &dyn Store) {
 pub async fn a_block_that_is_sent_again_changes_nothing(store: &dyn Store) {
     let scene = Scene::draft(store).await;
     let (tenant, batch, upload) = (&scene.tenant, scene.batch, fresh_upload());
-    store.put_rows(tenant, batch, upload, vec![block(0, 2, "first")]).await.unwrap();
-    store.put_rows(tenant, batch, upload, vec![block(0, 2, "again"), block(1, 1, "more")]).await.unwrap();
+    store.put_rows(tenant, batch, upload, vec![block(0, 2, "first")], NOW).await.unwrap();
+    store
+        .put_rows(tenant, batch, upload, vec![block(0, 2, "again"), block(1, 1, "more")], NOW)
+        .await
+        .unwrap();
     store.commit_part(tenant, batch, part(0, upload, 2)).await.unwrap();
-    assert_eq!(flow::submit(store, tenant, batch, &lane()).await.unwrap(), 3);
+    assert_eq!(flow::submit(store, tenant, batch, &lane(), NOW).await.unwrap(), 3);
     assert_eq!(store.rows(tenant, batch, 0).await.unwrap().bytes, "first");
     assert_eq!(store.rows(tenant, batch, 2).await.unwrap().bytes, "more");
 }
@@ -84,11 +89,11 @@ pub async fn a_part_with_a_missing_block_is_refused(store: &dyn Store) {
     let scene = Scene::draft(store).await;
     let (tenant, batch, upload) = (&scene.tenant, scene.batch, fresh_upload());
     check_conflict(store.commit_part(tenant, batch, part(0, upload, 1)).await);
-    store.put_rows(tenant, batch, upload, vec![block(0, 1, "a"), block(2, 1, "c")]).await.unwrap();
+    store.put_rows(tenant, batch, upload, vec![block(0, 1, "a"), block(2, 1, "c")], NOW).await.unwrap();
     check_conflict(store.commit_part(tenant, batch, part(0, upload, 2)).await);
     check_conflict(store.commit_part(tenant, batch, part(0, upload, 3)).await);
     assert_eq!(store.parts(tenant, batch).await.unwrap(), []);
-    store.put_rows(tenant, batch, upload, vec![block(1, 1, "b")]).await.unwrap();
+    store.put_rows(tenant, batch, upload, vec![block(1, 1, "b")], NOW).await.unwrap();
     store.commit_part(tenant, batch, part(0, upload, 3)).await.unwrap();
 }
 
@@ -105,7 +110,7 @@ pub async fn every_submit_step_may_be_repeated(store: &dyn Store) {
     store.put_heads(tenant, batch, &lane(), &cuts).await.unwrap();
     store.put_heads(tenant, batch, &lane(), &[]).await.unwrap();
     for _ in 0..2 {
-        store.finish_submit(tenant, batch, 3, 10).await.unwrap();
+        store.finish_submit(tenant, batch, 3, 10, NOW).await.unwrap();
     }
     assert_eq!(store.batch(tenant, batch).await.unwrap().state, BatchState::Queued);
 
@@ -114,7 +119,7 @@ pub async fn every_submit_step_may_be_repeated(store: &dyn Store) {
     let lease = scene.lease(0).await;
     scene.settle(settling(&lease, [0])).await;
     store.put_heads(tenant, batch, &lane(), &cuts).await.unwrap();
-    store.finish_submit(tenant, batch, 3, 10).await.unwrap();
+    store.finish_submit(tenant, batch, 3, 10, NOW).await.unwrap();
     let progress = store.progress(tenant, batch).await.unwrap();
     assert_eq!((progress.state, progress.open_chunks), (BatchState::Running, 3));
     assert_eq!((progress.counts.total(), progress.counts.succeeded), (10, 1));
@@ -127,10 +132,10 @@ pub async fn two_submits_at_once_make_one_set_of_heads(store: &dyn Store) {
     let scene = Scene::draft(store).await;
     let upload = fresh_upload();
     let blocks = (0..5).map(|seq| block(seq, 100, "rows")).collect();
-    store.put_rows(&scene.tenant, scene.batch, upload, blocks).await.unwrap();
+    store.put_rows(&scene.tenant, scene.batch, upload, blocks, NOW).await.unwrap();
     store.commit_part(&scene.tenant, scene.batch, part(0, upload, 5)).await.unwrap();
     let lane = lane();
-    let submit = || flow::submit(store, &scene.tenant, scene.batch, &lane);
+    let submit = || flow::submit(store, &scene.tenant, scene.batch, &lane, NOW);
     let (one, two) = tokio::join!(submit(), submit());
     // The slower one may come when the batch is queued already.
     assert!(one.is_ok() || two.is_ok(), "{one:?} {two:?}");
@@ -150,9 +155,9 @@ pub async fn two_submits_at_once_make_one_set_of_heads(store: &dyn Store) {
 /// No rows, no batch.
 pub async fn an_empty_draft_cannot_be_submitted(store: &dyn Store) {
     let scene = Scene::draft(store).await;
-    check_conflict(flow::submit(store, &scene.tenant, scene.batch, &lane()).await);
+    check_conflict(flow::submit(store, &scene.tenant, scene.batch, &lane(), NOW).await);
     store.commit_part(&scene.tenant, scene.batch, part(0, fresh_upload(), 0)).await.unwrap();
-    check_conflict(flow::submit(store, &scene.tenant, scene.batch, &lane()).await);
+    check_conflict(flow::submit(store, &scene.tenant, scene.batch, &lane(), NOW).await);
     assert_eq!(store.batch(&scene.tenant, scene.batch).await.unwrap().state, BatchState::Draft);
 }
 
@@ -164,34 +169,37 @@ pub async fn rows_and_parts_are_frozen_by_the_submit(store: &dyn Store) {
     check_conflict(store.put_heads(tenant, batch, &lane(), &[]).await);
     store.commit_part(tenant, batch, part(0, upload, 1)).await.unwrap();
     store.begin_submit(tenant, batch).await.unwrap();
-    check_conflict(store.put_rows(tenant, batch, upload, vec![block(1, 1, "late")]).await);
+    check_conflict(store.put_rows(tenant, batch, upload, vec![block(1, 1, "late")], NOW).await);
     check_conflict(store.commit_part(tenant, batch, part(0, upload, 1)).await);
 }
 
-/// A batch is queued only with all of its heads.
+/// A batch is queued only with all of its heads, none of which is longer than a chunk may be.
 pub async fn a_submit_with_a_missing_head_is_refused(store: &dyn Store) {
     let scene = Scene::draft(store).await;
     let (tenant, batch) = (&scene.tenant, scene.batch);
     let (upload, cuts) = scene.upload(&[2, 2]).await;
-    check_conflict(store.finish_submit(tenant, batch, 0, 0).await);
+    check_conflict(store.finish_submit(tenant, batch, 0, 0, NOW).await);
     store.commit_part(tenant, batch, part(0, upload, 1)).await.unwrap();
     store.begin_submit(tenant, batch).await.unwrap();
+    let mut long = cuts.clone();
+    long[1].len = MAX_CHUNK_ROWS + 1;
+    check_conflict(store.put_heads(tenant, batch, &lane(), &long).await);
     store.put_heads(tenant, batch, &lane(), &cuts[1..]).await.unwrap();
-    check_conflict(store.finish_submit(tenant, batch, 2, 4).await);
+    check_conflict(store.finish_submit(tenant, batch, 2, 4, NOW).await);
     assert_eq!(store.batch(tenant, batch).await.unwrap().state, BatchState::Submitting);
 }
 
-/// Heads have the places, bases and lengths of the cut, the batch's priority and the given lane.
+/// Heads have the places, bases and lengths of the cut, and the given lane.
 pub async fn the_heads_are_the_cut_of_the_rows(store: &dyn Store) {
     let scene = Scene::draft(store).await;
     let (tenant, batch) = (&scene.tenant, scene.batch);
     for number in 0..2 {
         let upload = fresh_upload();
-        store.put_rows(tenant, batch, upload, vec![block(0, 50, "a"), block(1, 33, "b")]).await.unwrap();
+        store.put_rows(tenant, batch, upload, vec![block(0, 50, "a"), block(1, 33, "b")], NOW).await.unwrap();
         store.commit_part(tenant, batch, part(number, upload, 2)).await.unwrap();
     }
     let cuts: Vec<_> = cut(&store.begin_submit(tenant, batch).await.unwrap()).collect();
-    assert_eq!(flow::submit(store, tenant, batch, &lane()).await.unwrap(), 166);
+    assert_eq!(flow::submit(store, tenant, batch, &lane(), NOW).await.unwrap(), 166);
     let chunks = store.waiting(batch, 1_000).await.unwrap();
     assert_eq!(chunks, (0..u32::try_from(cuts.len()).unwrap()).map(|n| scene.chunk(n)).collect::<Vec<_>>());
     assert_eq!(store.waiting(batch, 3).await.unwrap(), chunks[..3]);
@@ -202,7 +210,7 @@ pub async fn the_heads_are_the_cut_of_the_rows(store: &dyn Store) {
     for (lease, cut) in leases.iter().zip(&cuts) {
         let head = &lease.head;
         assert_eq!((head.chunk.n, head.rows, head.base, head.len()), (cut.n, cut.rows, cut.base, cut.len));
-        assert_eq!((&head.tenant, &head.lane, head.priority), (tenant, &lane(), 7));
+        assert_eq!((&head.tenant, &head.lane), (tenant, &lane()));
         assert_eq!(head.state, ChunkState::Leased { owner: scene.session, token: lease.token });
         let place = store.rows(tenant, batch, cut.base + cut.len - 1).await.unwrap();
         assert_eq!((place.base, place.rows, place.len), (cut.base, cut.rows, cut.len));

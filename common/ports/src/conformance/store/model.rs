@@ -5,8 +5,7 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use promptmill_domain::chunk::ChunkCut;
 use promptmill_domain::{
-    Batch, BatchEvent, BatchState, ChunkState, Counts, Head, HeadEvent, ItemCode, LeaseToken, Refusal,
-    SessionId,
+    BatchEvent, BatchState, ChunkState, Counts, Head, HeadEvent, ItemCode, LeaseToken, Refusal, SessionId,
 };
 
 use super::scene::{Scene, lane};
@@ -21,14 +20,13 @@ pub(super) struct Model {
 
 impl Model {
     /// A batch that was just queued.
-    pub(super) fn queued(scene: &Scene<'_>, batch: &Batch, cuts: &[ChunkCut]) -> Self {
+    pub(super) fn queued(scene: &Scene<'_>, cuts: &[ChunkCut]) -> Self {
         let head = |cut: &ChunkCut| Head {
             chunk: scene.chunk(cut.n),
             tenant: scene.tenant.clone(),
             rows: cut.rows,
             base: cut.base,
             lane: lane(),
-            priority: batch.spec.priority,
             state: ChunkState::Waiting,
             ver: 0,
             kills: 0,

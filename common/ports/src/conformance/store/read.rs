@@ -3,7 +3,7 @@
 use promptmill_domain::{BatchEvent, BatchLimits, BatchState};
 
 use super::scene::*;
-use crate::{PageLimit, Store, StoredOutcome};
+use crate::{BatchFilter, PageLimit, SettledCursor, Store, StoredOutcome, Usage};
 
 /// Pages join to all outcomes in the order of their index; open items are left out.
 pub async fn outcomes_come_in_order_of_index_and_page_by_page(store: &dyn Store) {
@@ -99,11 +99,11 @@ pub async fn open_batches_are_those_between_draft_and_end(store: &dyn Store) {
     store.begin_submit(tenant, batch).await.unwrap();
     assert_eq!(state().await, Some(BatchState::Submitting));
     store.put_heads(tenant, batch, &lane(), &cuts).await.unwrap();
-    store.finish_submit(tenant, batch, 2, 2).await.unwrap();
+    store.finish_submit(tenant, batch, 2, 2, NOW).await.unwrap();
     assert_eq!(state().await, Some(BatchState::Queued));
     store.admit(&[scene.chunk(0)], NOW).await.unwrap();
     assert_eq!(state().await, Some(BatchState::Running));
-    store.steer(tenant, batch, BatchEvent::Cancel).await.unwrap();
+    store.steer(tenant, batch, BatchEvent::Cancel, NOW).await.unwrap();
     assert_eq!(state().await, Some(BatchState::Cancelling));
     store.seal(tenant, batch, 10, NOW).await.unwrap();
     store.close(tenant, batch, NOW).await.unwrap();
@@ -119,11 +119,17 @@ pub async fn a_tenant_lists_its_own_batches_newest_first(store: &dyn Store) {
     }
     Scene::draft(store).await;
     let listed = async |limit| {
-        store.batches(&tenant, limit).await.unwrap().into_iter().map(|batch| batch.id).collect::<Vec<_>>()
+        store
+            .batches(&tenant, &BatchFilter::default(), None, limit)
+            .await
+            .unwrap()
+            .into_iter()
+            .map(|batch| batch.id)
+            .collect::<Vec<_>>()
     };
     assert_eq!(listed(10).await, [ids[2], ids[1], ids[0]]);
     assert_eq!(listed(2).await, [ids[2], ids[1]]);
-    assert_eq!(store.batches(&fresh_tenant(), 10).await.unwrap(), []);
+    assert_eq!(store.batches(&fresh_tenant(), &BatchFilter::default(), None, 10).await.unwrap(), []);
 }
 
 /// For another tenant the batch does not exist, whatever it asks; and asking changes nothing.
@@ -131,22 +137,28 @@ pub async fn a_foreign_tenant_finds_nothing(store: &dyn Store) {
     let scene = Scene::ready(store, &[1]).await;
     let (stranger, batch) = (fresh_tenant(), scene.batch);
     let before = store.batch(&scene.tenant, batch).await.unwrap();
-    check_not_found(store.put_rows(&stranger, batch, fresh_upload(), vec![block(0, 1, "x")]).await);
+    check_not_found(store.put_rows(&stranger, batch, fresh_upload(), vec![block(0, 1, "x")], NOW).await);
     check_not_found(store.commit_part(&stranger, batch, part(0, fresh_upload(), 0)).await);
     check_not_found(store.begin_submit(&stranger, batch).await);
     check_not_found(store.put_heads(&stranger, batch, &lane(), &[]).await);
-    check_not_found(store.finish_submit(&stranger, batch, 1, 1).await);
+    check_not_found(store.finish_submit(&stranger, batch, 1, 1, NOW).await);
     check_not_found(store.seal(&stranger, batch, 1, NOW).await);
     check_not_found(store.close(&stranger, batch, NOW).await);
     check_not_found(store.delete(&stranger, batch).await);
-    check_not_found(store.steer(&stranger, batch, BatchEvent::Cancel).await);
+    check_not_found(store.steer(&stranger, batch, BatchEvent::Cancel, NOW).await);
     check_not_found(store.set_limits(&stranger, batch, BatchLimits::default()).await);
     check_not_found(store.batch(&stranger, batch).await);
     check_not_found(store.progress(&stranger, batch).await);
     check_not_found(store.outcomes(&stranger, batch, 0, PageLimit { items: 1, bytes: 1 }).await);
     check_not_found(store.rows(&stranger, batch, 0).await);
     check_not_found(store.parts(&stranger, batch).await);
-    assert_eq!(store.batches(&stranger, 10).await.unwrap(), []);
+    check_not_found(store.block_ids(&stranger, batch, None, 1).await);
+    check_not_found(store.block(&stranger, batch, 0, 0).await);
+    check_not_found(store.drop_upload(&stranger, batch, fresh_upload()).await);
+    let limit = PageLimit { items: 1, bytes: 1 };
+    check_not_found(store.settled(&stranger, batch, SettledCursor::default(), limit).await);
+    assert_eq!(store.usage(&stranger, NOW).await.unwrap(), Usage::default());
+    assert_eq!(store.batches(&stranger, &BatchFilter::default(), None, 10).await.unwrap(), []);
     check_conflict(store.create(&stranger, new_batch(batch, None)).await);
     assert_eq!(store.batch(&scene.tenant, batch).await.unwrap(), before);
 }

@@ -3,8 +3,8 @@
 use bytes::Bytes;
 use promptmill_domain::chunk::ChunkCut;
 use promptmill_domain::{
-    BatchId, BatchLimits, BatchSpec, ChunkId, FailureKind, ItemCode, LaneId, LeaseToken, Money, ParkedItem,
-    Release, RowsRef, SessionId, SettledItem, TenantId, Tokens, Totals, UploadId,
+    BatchEvent, BatchId, BatchLimits, BatchSpec, ChunkId, FailureKind, ItemCode, LaneId, LeaseToken, Money,
+    ParkedItem, Release, RowsRef, SessionId, SettledItem, TenantId, Tokens, Totals, UploadId,
 };
 
 use promptmill_domain::Counts;
@@ -50,19 +50,14 @@ pub(super) fn lane() -> LaneId {
 }
 
 pub(super) fn new_batch(id: BatchId, idem_key: Option<&str>) -> NewBatch {
-    let spec = BatchSpec {
-        template: r#"{"name":"t","messages":[]}"#.to_owned(),
-        model: "demo:any".parse().unwrap(),
-        settings: promptmill_domain::ModelSettings::default(),
-        max_attempts: 3,
-        priority: 7,
-    };
-    let limits = BatchLimits { max_concurrency: Some(8), max_cost: None, ..BatchLimits::default() };
+    let template = r#"{"name":"t","messages":[]}"#.to_owned();
+    let spec = BatchSpec { max_attempts: 3, ..BatchSpec::new(template, "demo:any".parse().unwrap(), lane()) };
+    let limits = BatchLimits { max_concurrency: Some(8), priority: 7, ..BatchLimits::default() };
     NewBatch { id, spec, limits, idem_key: idem_key.map(str::to_owned), now_ms: NOW }
 }
 
 pub(super) fn block(seq: u32, len: u32, text: &str) -> RowBlock {
-    RowBlock { seq, len, bytes: Bytes::copy_from_slice(text.as_bytes()) }
+    RowBlock { seq, len, bytes: Bytes::copy_from_slice(text.as_bytes()), ids: Bytes::new() }
 }
 
 pub(super) fn part(part: u32, upload: UploadId, blocks: u32) -> PartCommit {
@@ -140,8 +135,13 @@ impl<'a> Scene<'a> {
 
     /// A draft of a given tenant.
     pub(super) async fn draft_of(store: &'a dyn Store, tenant: TenantId) -> Self {
-        let (batch, session) = (fresh_batch(), fresh_session());
-        store.create(&tenant, new_batch(batch, None)).await.unwrap();
+        Self::of(store, tenant, new_batch(fresh_batch(), None)).await
+    }
+
+    /// A draft as given.
+    pub(super) async fn of(store: &'a dyn Store, tenant: TenantId, new: NewBatch) -> Self {
+        let (batch, session) = (new.id, fresh_session());
+        store.create(&tenant, new).await.unwrap();
         store.open(session, "worker on host-1").await.unwrap();
         Self { store, tenant, batch, session }
     }
@@ -149,28 +149,56 @@ impl<'a> Scene<'a> {
     /// A queued batch with chunks of these lengths, all rows in one block.
     pub(super) async fn queued(store: &'a dyn Store, lens: &[u32]) -> Self {
         let scene = Self::draft(store).await;
-        let (upload, cuts) = scene.upload(lens).await;
-        store.commit_part(&scene.tenant, scene.batch, part(0, upload, 1)).await.unwrap();
-        store.begin_submit(&scene.tenant, scene.batch).await.unwrap();
-        store.put_heads(&scene.tenant, scene.batch, &lane(), &cuts).await.unwrap();
-        let (chunks, total) = (u32::try_from(lens.len()).unwrap(), lens.iter().sum());
-        store.finish_submit(&scene.tenant, scene.batch, chunks, total).await.unwrap();
+        scene.queue(lens, NOW).await;
         scene
     }
 
     /// The same with every chunk ready.
     pub(super) async fn ready(store: &'a dyn Store, lens: &[u32]) -> Self {
         let scene = Self::queued(store, lens).await;
-        let chunks: Vec<_> = (0..u32::try_from(lens.len()).unwrap()).map(|n| scene.chunk(n)).collect();
-        assert_eq!(store.admit(&chunks, NOW).await.unwrap(), chunks);
+        scene.admit_all(lens).await;
         scene
+    }
+
+    /// Makes the draft a queued batch with chunks of these lengths.
+    pub(super) async fn queue(&self, lens: &[u32], now_ms: u64) {
+        let (tenant, batch) = (&self.tenant, self.batch);
+        let (upload, cuts) = self.upload(lens).await;
+        self.store.commit_part(tenant, batch, part(0, upload, 1)).await.unwrap();
+        self.store.begin_submit(tenant, batch).await.unwrap();
+        self.store.put_heads(tenant, batch, &lane(), &cuts).await.unwrap();
+        let (chunks, total) = (u32::try_from(lens.len()).unwrap(), lens.iter().sum());
+        self.store.finish_submit(tenant, batch, chunks, total, now_ms).await.unwrap();
+    }
+
+    /// Lets every chunk run.
+    pub(super) async fn admit_all(&self, lens: &[u32]) {
+        let chunks: Vec<_> = (0..u32::try_from(lens.len()).unwrap()).map(|n| self.chunk(n)).collect();
+        assert_eq!(self.store.admit(&chunks, NOW).await.unwrap(), chunks);
+    }
+
+    /// Cancels the batch and closes it.
+    pub(super) async fn end(&self, now_ms: u64) {
+        let (tenant, batch) = (&self.tenant, self.batch);
+        self.store.steer(tenant, batch, BatchEvent::Cancel, now_ms).await.unwrap();
+        while self.store.seal(tenant, batch, 1_000, now_ms).await.unwrap() > 0 {}
+        self.store.close(tenant, batch, now_ms).await.unwrap().unwrap();
+    }
+
+    /// Deletes the batch, all of it.
+    pub(super) async fn delete(&self) {
+        let mut steps = 0;
+        while !self.store.delete(&self.tenant, self.batch).await.unwrap() {
+            steps += 1;
+            assert!(steps < 1_000, "deleting makes no progress");
+        }
     }
 
     /// Stores one block for chunks of these lengths, and answers the cuts that make them.
     pub(super) async fn upload(&self, lens: &[u32]) -> (UploadId, Vec<ChunkCut>) {
         let upload = fresh_upload();
         let block = block(0, lens.iter().sum(), "the rows");
-        self.store.put_rows(&self.tenant, self.batch, upload, vec![block]).await.unwrap();
+        self.store.put_rows(&self.tenant, self.batch, upload, vec![block], NOW).await.unwrap();
         let mut base = 0;
         let cuts = lens.iter().zip(0u32..).map(|(&len, n)| {
             let cut = ChunkCut { n, rows: RowsRef { upload, seq: 0, skip: base }, base, len };

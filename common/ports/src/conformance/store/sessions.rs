@@ -10,9 +10,9 @@ use crate::{BeatAnswer, Settled, Store};
 pub async fn a_session_that_beats_is_not_buried(store: &dyn Store) {
     let scene = Scene::ready(store, &[1]).await;
     let lease = scene.lease(0).await;
-    assert!(matches!(store.beat(scene.session, 1).await.unwrap(), BeatAnswer::Alive { .. }));
+    assert!(matches!(store.beat(scene.session, 1, None).await.unwrap(), BeatAnswer::Alive { .. }));
     assert_eq!(store.bury(scene.session, 0, NOW).await.unwrap(), None);
-    assert!(matches!(store.beat(scene.session, 2).await.unwrap(), BeatAnswer::Alive { .. }));
+    assert!(matches!(store.beat(scene.session, 2, None).await.unwrap(), BeatAnswer::Alive { .. }));
     assert_eq!(scene.settle(settling(&lease, [0])).await, Settled::Recorded { done: true });
     assert_eq!(store.bury(fresh_session(), 0, NOW).await.unwrap(), None);
 }
@@ -23,7 +23,7 @@ pub async fn burying_a_session_takes_its_chunks_and_counts_the_death(store: &dyn
     let dead = scene.session;
     let (first, _) = (scene.lease(0).await, scene.lease(1).await);
     scene.settle(settling(&first, [0])).await;
-    store.beat(dead, 4).await.unwrap();
+    store.beat(dead, 4, None).await.unwrap();
     assert_eq!(store.bury(dead, 4, NOW).await.unwrap(), Some(2));
     assert_eq!(store.bury(dead, 4, NOW).await.unwrap(), Some(0));
     assert_eq!(scene.settle(settling(&first, [1])).await, Settled::Fenced);
@@ -40,10 +40,10 @@ pub async fn burying_a_session_takes_its_chunks_and_counts_the_death(store: &dyn
 pub async fn a_dead_session_is_told_so_and_claims_nothing(store: &dyn Store) {
     let scene = Scene::ready(store, &[1]).await;
     assert_eq!(store.bury(scene.session, 0, NOW).await.unwrap(), Some(0));
-    assert_eq!(store.beat(scene.session, 1).await.unwrap(), BeatAnswer::Dead);
+    assert_eq!(store.beat(scene.session, 1, None).await.unwrap(), BeatAnswer::Dead);
     assert!(scene.claim(0).await.is_empty());
     check_conflict(store.open(scene.session, "again").await);
-    assert_eq!(store.beat(fresh_session(), 1).await.unwrap(), BeatAnswer::Dead);
+    assert_eq!(store.beat(fresh_session(), 1, None).await.unwrap(), BeatAnswer::Dead);
 }
 
 /// An item during which its holders keep dying gets its outcome; its neighbours do not suffer.
@@ -79,7 +79,7 @@ pub async fn a_planned_end_hands_chunks_back_without_a_death(store: &dyn Store) 
     assert_eq!(store.end(scene.session, NOW).await.unwrap(), 1);
     assert_eq!(store.end(scene.session, NOW).await.unwrap(), 0);
     assert_eq!(scene.settle(settling(&lease, [0])).await, Settled::Fenced);
-    assert_eq!(store.beat(scene.session, 1).await.unwrap(), BeatAnswer::Dead);
+    assert_eq!(store.beat(scene.session, 1, None).await.unwrap(), BeatAnswer::Dead);
     assert!(scene.claim(1).await.is_empty());
     scene.session = fresh_session();
     store.open(scene.session, "next").await.unwrap();
@@ -94,7 +94,7 @@ pub async fn sessions_lists_only_the_living(store: &dyn Store) {
     for session in [alive, ended, dead, alive] {
         store.open(session, "label").await.unwrap();
     }
-    store.beat(alive, 7).await.unwrap();
+    store.beat(alive, 7, None).await.unwrap();
     store.end(ended, NOW).await.unwrap();
     store.bury(dead, 0, NOW).await.unwrap();
     let listed = store.sessions().await.unwrap();

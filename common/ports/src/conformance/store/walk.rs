@@ -1,6 +1,6 @@
 //! A random walk over all that can happen to a batch, compared with the model after every step.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use promptmill_domain::{
@@ -12,20 +12,22 @@ use rand::{Rng as _, SeedableRng as _};
 
 use super::model::Model;
 use super::scene::*;
-use crate::{BeatAnswer, SettleGroup, Store};
+use crate::{BeatAnswer, PageLimit, SettleGroup, SettledCursor, Store, StoredOutcome};
 
 const SEEDS: u64 = 6;
 const STEPS: u32 = 300;
 const CHUNKS: usize = 12;
 
 /// Whatever is done in whatever order, the store shows the heads, counts and outcomes of the pure model, nothing is lost and
-/// no outcome changes. At the end the batch closes with the counts of the model.
+/// no outcome changes. A reader that follows the order of settling sees every outcome once, as it is and not before one that settled
+/// earlier. At the end the batch closes with the counts of the model.
 pub async fn random_steps_agree_with_the_model(store: &dyn Store) {
     for seed in 0..SEEDS {
         let mut walk = Walk::begin(store, seed).await;
         for step in 0..STEPS {
             walk.step(step).await;
             walk.check(&format!("seed {seed}, step {step}")).await;
+            walk.follow(step).await;
         }
         walk.finish().await;
     }
@@ -39,6 +41,11 @@ struct Walk<'a> {
     beat: u64,
     seq: u32,
     last: Option<SettleGroup>,
+    /// The step in which an item settled, by index.
+    settled_in: BTreeMap<u32, u32>,
+    /// What a reader of the order has seen, and where it stands.
+    seen: Vec<StoredOutcome>,
+    cursor: SettledCursor,
 }
 
 impl<'a> Walk<'a> {
@@ -51,12 +58,22 @@ impl<'a> Walk<'a> {
         store.begin_submit(&scene.tenant, scene.batch).await.unwrap();
         store.put_heads(&scene.tenant, scene.batch, &lane(), &cuts).await.unwrap();
         store
-            .finish_submit(&scene.tenant, scene.batch, u32::try_from(CHUNKS).unwrap(), lens.iter().sum())
+            .finish_submit(&scene.tenant, scene.batch, u32::try_from(CHUNKS).unwrap(), lens.iter().sum(), NOW)
             .await
             .unwrap();
-        let batch = store.batch(&scene.tenant, scene.batch).await.unwrap();
-        let model = Model::queued(&scene, &batch, &cuts);
-        Self { scene, model, rng, now_ms: NOW, beat: 0, seq: 0, last: None }
+        let model = Model::queued(&scene, &cuts);
+        Self {
+            scene,
+            model,
+            rng,
+            now_ms: NOW,
+            beat: 0,
+            seq: 0,
+            last: None,
+            settled_in: BTreeMap::new(),
+            seen: Vec::new(),
+            cursor: SettledCursor::default(),
+        }
     }
 
     async fn step(&mut self, step: u32) {
@@ -180,7 +197,7 @@ impl<'a> Walk<'a> {
         let owner = self.scene.session;
         let store = self.scene.store;
         self.beat += 1;
-        assert!(matches!(store.beat(owner, self.beat).await.unwrap(), BeatAnswer::Alive { .. }));
+        assert!(matches!(store.beat(owner, self.beat, None).await.unwrap(), BeatAnswer::Alive { .. }));
         assert_eq!(store.bury(owner, self.beat - 1, self.now_ms).await.unwrap(), None);
         let taken = store.bury(owner, self.beat, self.now_ms).await.unwrap();
         assert_eq!(taken, Some(self.model.take(&HeadEvent::Revoke { owner }, self.now_ms)));
@@ -227,7 +244,7 @@ impl<'a> Walk<'a> {
                 continue;
             }
             let index = head.base + head.len() - 1;
-            let limit = crate::PageLimit { items: u32::MAX, bytes: usize::MAX };
+            let limit = PageLimit { items: u32::MAX, bytes: usize::MAX };
             let page = self
                 .scene
                 .store
@@ -243,7 +260,8 @@ impl<'a> Walk<'a> {
     }
 
     async fn steer(&mut self, event: BatchEvent) {
-        let answer = self.scene.store.steer(&self.scene.tenant, self.scene.batch, event.clone()).await;
+        let answer =
+            self.scene.store.steer(&self.scene.tenant, self.scene.batch, event.clone(), self.now_ms).await;
         match self.model.state.decide(&event) {
             Ok(next) => {
                 assert_eq!(answer.unwrap(), next);
@@ -263,6 +281,42 @@ impl<'a> Walk<'a> {
         assert_eq!(self.scene.outcomes().await.outcomes, self.model.outcomes(), "{at}");
     }
 
+    /// Notes what settled in this step, and now and then reads on in the order.
+    async fn follow(&mut self, step: u32) {
+        for outcome in self.model.outcomes() {
+            self.settled_in.entry(outcome.index).or_insert(step);
+        }
+        if self.rng.random_ratio(1, 4) {
+            self.read_on().await;
+        }
+    }
+
+    /// Reads one page of the order; answers whether it was the last.
+    async fn read_on(&mut self) -> bool {
+        let limit = PageLimit { items: self.rng.random_range(1..8), bytes: usize::MAX };
+        let (tenant, batch) = (&self.scene.tenant, self.scene.batch);
+        let page = self.scene.store.settled(tenant, batch, self.cursor, limit).await.unwrap();
+        assert!(page.caught_up || !page.outcomes.is_empty());
+        self.cursor = page.next;
+        self.seen.extend(page.outcomes.into_iter().map(|(outcome, _)| outcome));
+        assert_eq!(page.caught_up, self.seen.len() == self.model.outcomes().len());
+        page.caught_up
+    }
+
+    /// What the reader saw is every outcome as it is, in the order of the steps.
+    async fn check_order(&mut self) {
+        while !self.read_on().await {}
+        let steps: Vec<_> =
+            self.seen.iter().map(|outcome| self.settled_in.get(&outcome.index).copied()).collect();
+        let first_unknown = steps.iter().position(Option::is_none).unwrap_or(steps.len());
+        assert!(steps[..first_unknown].is_sorted(), "{steps:?}");
+        // What settled after the last step comes last.
+        assert!(steps[first_unknown..].iter().all(Option::is_none), "{steps:?}");
+        let mut seen = self.seen.clone();
+        seen.sort_by_key(|outcome| outcome.index);
+        assert_eq!(seen, self.model.outcomes());
+    }
+
     async fn finish(mut self) {
         let all_final = self.model.open_chunks() == 0;
         let closed = self.scene.store.close(&self.scene.tenant, self.scene.batch, self.now_ms).await.unwrap();
@@ -274,6 +328,7 @@ impl<'a> Walk<'a> {
             while self.seal(5).await > 0 {}
         }
         self.check("at the end").await;
+        self.check_order().await;
         let counts = self.scene.store.close(&self.scene.tenant, self.scene.batch, self.now_ms).await.unwrap();
         assert_eq!(counts, Some(self.model.counts()));
     }

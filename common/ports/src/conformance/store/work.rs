@@ -39,13 +39,13 @@ pub async fn chunks_of_a_paused_or_closing_batch_are_neither_admitted_nor_claime
     let scene = Scene::queued(store, &[1, 1]).await;
     let (tenant, batch) = (&scene.tenant, scene.batch);
     store.admit(&[scene.chunk(0)], NOW).await.unwrap();
-    store.steer(tenant, batch, BatchEvent::Pause(PauseReason::Requested)).await.unwrap();
+    store.steer(tenant, batch, BatchEvent::Pause(PauseReason::Requested), NOW).await.unwrap();
     assert!(scene.claim(0).await.is_empty());
     assert_eq!(store.admit(&[scene.chunk(1)], NOW).await.unwrap(), []);
-    assert_eq!(store.steer(tenant, batch, BatchEvent::Resume).await.unwrap(), BatchState::Running);
+    assert_eq!(store.steer(tenant, batch, BatchEvent::Resume, NOW).await.unwrap(), BatchState::Running);
     assert_eq!(store.admit(&[scene.chunk(1)], NOW).await.unwrap(), [scene.chunk(1)]);
     assert_eq!(scene.claim(1).await.len(), 1);
-    store.steer(tenant, batch, BatchEvent::Cancel).await.unwrap();
+    store.steer(tenant, batch, BatchEvent::Cancel, NOW).await.unwrap();
     assert!(scene.claim(0).await.is_empty());
     store.seal(tenant, batch, 10, NOW).await.unwrap();
     store.close(tenant, batch, NOW).await.unwrap();

@@ -1,4 +1,4 @@
-//! How a run goes, for whoever watches: a bar on a terminal, a line every few seconds elsewhere.
+//! How a batch goes, for whoever watches: a bar on a terminal, a line every few seconds elsewhere.
 
 use std::collections::VecDeque;
 use std::io::IsTerminal;
@@ -6,7 +6,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
-use promptmill_ports::Progress;
+use promptmill_domain::{Counts, Money};
 use tokio::time::Instant;
 
 /// Time between two lines where there is no terminal.
@@ -14,6 +14,39 @@ const LINE_EVERY: Duration = Duration::from_secs(5);
 
 /// The rate is taken over about this time.
 const RATE_OVER: Duration = Duration::from_secs(10);
+
+/// What is shown of a batch.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(crate) struct Shown {
+    /// Items with an outcome.
+    pub(crate) settled: u64,
+    /// All items.
+    pub(crate) total: u64,
+    /// Items that failed.
+    pub(crate) failed: u64,
+    /// Items that wait for a later attempt.
+    pub(crate) parked: u64,
+    /// Tokens so far.
+    pub(crate) tokens: u64,
+    /// Cost so far.
+    pub(crate) cost: Money,
+    /// Provider calls under way, where that is known.
+    pub(crate) calls: Option<usize>,
+}
+
+impl Shown {
+    pub(crate) fn of(counts: &Counts, calls: usize) -> Self {
+        Self {
+            settled: counts.settled(),
+            total: counts.total(),
+            failed: counts.all_failed(),
+            parked: counts.parked,
+            tokens: counts.totals.tokens.total(),
+            cost: counts.totals.cost,
+            calls: Some(calls),
+        }
+    }
+}
 
 /// Shows progress on standard error.
 pub(crate) struct View {
@@ -43,21 +76,23 @@ impl View {
         Self { form, rate: Mutex::default() }
     }
 
-    pub(crate) fn show(&self, progress: &Progress, calls: usize) {
-        let counts = &progress.counts;
-        let (settled, total) = (counts.settled(), counts.total());
+    pub(crate) fn show(&self, shown: &Shown) {
+        let (settled, total) = (shown.settled, shown.total);
         let rate = self.rate.lock().unwrap_or_else(PoisonError::into_inner).after(Instant::now(), settled);
         let left = match rate {
-            Some(rate) if rate > 0.0 => duration(Duration::from_secs_f64((total - settled) as f64 / rate)),
+            Some(rate) if rate > 0.0 => {
+                duration(Duration::from_secs_f64(total.saturating_sub(settled) as f64 / rate))
+            }
             _ => "?".to_owned(),
         };
+        let calls = shown.calls.map_or_else(String::new, |calls| format!("{calls} calls in flight, "));
         let message = format!(
-            "{} failed, {calls} calls in flight, {} waiting to retry, {:.0}/s, {} tokens, ${}, {left} left",
-            counts.all_failed(),
-            counts.parked,
+            "{} failed, {calls}{} waiting to retry, {:.0}/s, {} tokens, ${}, {left} left",
+            shown.failed,
+            shown.parked,
             rate.unwrap_or(0.0),
-            counts.totals.tokens.total(),
-            cents(counts.totals.cost),
+            shown.tokens,
+            cents(shown.cost),
         );
         match &self.form {
             Form::Silent => {}

@@ -1,0 +1,179 @@
+//! Making a batch: a draft, or with its rows inline and submitted at once.
+//!
+//! The id derives from the request's plan, so that a request which was cut off and is run again finds what it made and goes on. Rows are
+//! checked before anything is stored: a batch with a bad row leaves nothing behind.
+
+use std::io::Cursor;
+
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse as _, Response};
+use promptmill_domain::{Batch, BatchId, BatchState, TenantId};
+use promptmill_ports::{NewBatch, RowBlock};
+use promptmill_rowio::{RowFormat, RowLimits};
+use secrecy::ExposeSecret as _;
+use serde_json::value::RawValue;
+
+use super::draft::{self, NewBatchBody, Plan};
+use super::intake::{self, BadRow, NotTaken, Taken, Target};
+use super::preflight;
+use super::rows_of::RowsOf;
+use super::submit::{may_submit, room_bytes, submit};
+use super::view::{BatchView, view};
+use crate::App;
+use crate::auth::{Caller, Scope};
+use crate::extract::LargeJson;
+use crate::idempotency::Idempotency;
+use crate::problem::{FieldError, Problem, chain};
+
+/// Create a batch
+///
+/// With `rows` (a body of up to 8 MiB) it is checked and submitted at once. Without, it stays a draft: send rows in parts, then submit.
+#[utoipa::path(
+    post,
+    path = "/v1/batches",
+    tag = "batches",
+    operation_id = "createBatch",
+    request_body = NewBatchBody,
+    responses((
+        status = 201,
+        description = "The batch",
+        body = BatchView,
+        headers(("Location" = String, description = "Where the batch is read"))
+    ))
+)]
+pub(crate) async fn create(
+    State(app): State<App>,
+    caller: Caller,
+    idempotency: Idempotency,
+    LargeJson(body, digest): LargeJson<NewBatchBody>,
+) -> Result<Response, Problem> {
+    caller.may(Scope::BatchesWrite)?;
+    let run = |plan| create_once(&app, &caller.tenant, BatchId::from_bytes(plan), body);
+    idempotency.once(&app, &caller, digest, run).await
+}
+
+async fn create_once(
+    app: &App,
+    tenant: &TenantId,
+    id: BatchId,
+    body: NewBatchBody,
+) -> Result<Response, Problem> {
+    let Plan { spec, limits, rows_of, made_secret } = draft::plan(app, tenant, id, &body).await?;
+    let room_bytes = room_bytes(app, tenant).await?;
+    let rows = match body.rows {
+        None => None,
+        Some(rows) => {
+            preflight::check(app, &spec.model).await?;
+            let checked = check(app, rows, rows_of).await?;
+            may_submit(app, tenant, u64::from(checked.1.rows)).await?;
+            Some(checked)
+        }
+    };
+    let batch =
+        made(app, tenant, NewBatch { id, spec, limits, idem_key: None, now_ms: app.now_ms() }).await?;
+    if let Some((blocks, taken)) = rows {
+        let target = Target { tenant: tenant.clone(), batch: id, part: 0, room_bytes };
+        let reading = move |keep: intake::Keep| {
+            for block in blocks {
+                if !keep.keep(block) {
+                    return Err(intake::Refused::Unwanted);
+                }
+            }
+            Ok(taken)
+        };
+        fill(app, &batch, &target, reading, place).await?;
+    }
+    let batch = app.engine().store.batch(tenant, id).await?;
+    let secret = batch.spec.webhook.as_ref().filter(|_| made_secret);
+    let secret = secret.map(|webhook| draft::opened(app, tenant, id, webhook)).transpose()?;
+    let told = secret.map(|secret| secret.text().expose_secret().to_owned());
+    created(BatchView { webhook_secret: told, ..view(app, &batch).await? })
+}
+
+/// Makes the batch unless an earlier run of the request did, and answers it as it stands.
+pub(crate) async fn made(app: &App, tenant: &TenantId, new: NewBatch) -> Result<Batch, Problem> {
+    let id = new.id;
+    app.engine().store.create(tenant, new).await?;
+    Ok(app.engine().store.batch(tenant, id).await?)
+}
+
+/// Stores the rows of a batch that was made for them and submits it, as far as an earlier run of the request did not. A batch whose
+/// rows are refused is not left behind; `place` says where a bad one stands.
+pub(crate) async fn fill(
+    app: &App,
+    batch: &Batch,
+    target: &Target,
+    reading: impl FnOnce(intake::Keep) -> Result<Taken, intake::Refused> + Send + 'static,
+    place: fn(BadRow) -> FieldError,
+) -> Result<(), Problem> {
+    let filled = async {
+        if batch.state == BatchState::Draft {
+            let taken = intake::take(app, target, reading).await;
+            taken.map_err(|not_taken| not_taken.into_problem(place))?;
+        }
+        submit(app, batch).await
+    };
+    let Err(problem) = filled.await else { return Ok(()) };
+    if problem.id().status().is_client_error() && batch.state == BatchState::Draft {
+        let deleted = app.engine().store.delete(&batch.tenant, batch.id).await;
+        if let Err(error) = deleted {
+            tracing::debug!(batch.id = %batch.id, error = chain(&error), "a refused batch stays behind as a draft");
+        }
+    }
+    Err(problem)
+}
+
+/// The answer to a request that made a batch.
+pub(crate) fn created(view: BatchView) -> Result<Response, Problem> {
+    let location = format!("/v1/batches/{}", view.id);
+    Ok((StatusCode::CREATED, [(header::LOCATION, location)], axum::Json(view)).into_response())
+}
+
+/// Reads rows that stand in a body, each as a line of a part would be. They are few enough to be held.
+async fn check(
+    app: &App,
+    rows: Vec<Box<RawValue>>,
+    rows_of: RowsOf,
+) -> Result<(Vec<RowBlock>, Taken), Problem> {
+    let limits = RowLimits { row_bytes: app.config().row_bytes, rows: u32::MAX };
+    let reading = tokio::task::spawn_blocking(move || {
+        let mut blocks = Vec::new();
+        let reader = rows_of.reader(Cursor::new(lines(&rows)), RowFormat::Ndjson, limits);
+        let taken = intake::read(reader, |block| {
+            blocks.push(block);
+            true
+        });
+        taken.map(|taken| (blocks, taken))
+    });
+    let read = reading.await.map_err(Problem::internal)?;
+    read.map_err(|refused| NotTaken::Refused(refused).into_problem(place))
+}
+
+/// Each value on a line of its own. Line breaks between its tokens become blanks; within a string there are none.
+fn lines(rows: &[Box<RawValue>]) -> Vec<u8> {
+    let mut lines = Vec::with_capacity(rows.iter().map(|row| row.get().len() + 1).sum());
+    for row in rows {
+        lines.extend(row.get().bytes().map(|byte| if matches!(byte, b'\n' | b'\r') { b' ' } else { byte }));
+        lines.push(b'\n');
+    }
+    lines
+}
+
+/// Where a bad row stands in the body.
+fn place(row: BadRow) -> FieldError {
+    let index = row.line.saturating_sub(1);
+    FieldError::at(format!("/rows/{index}{}", row.problem.pointer), row.problem.reason)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_row_over_several_lines_becomes_one_line() {
+        let rows = ["{\n  \"a\": \"x\\ny\"\r\n}", "{}"];
+        let rows = rows.map(|row| RawValue::from_string(row.to_owned()).unwrap());
+        assert_eq!(lines(&rows), b"{   \"a\": \"x\\ny\"  }\n{}\n");
+    }
+}

@@ -1,0 +1,105 @@
+//! What became of a batch's events: each delivery with its attempts.
+
+use axum::extract::State;
+use promptmill_domain::BatchId;
+use promptmill_ports::{Delivery, DeliveryAttempt, DeliveryState};
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use crate::App;
+use crate::auth::{Caller, Scope};
+use crate::extract::Path;
+use crate::problem::Problem;
+use crate::time::Time;
+
+/// Far more than a batch has events.
+const MOST: u32 = 1_000;
+
+/// Deliveries of a batch.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct DeliveryList {
+    /// Oldest first.
+    data: Vec<DeliveryView>,
+}
+
+/// One event for one receiver.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Delivery)]
+pub(crate) struct DeliveryView {
+    /// `dlv_` and 32 hexadecimal digits; the same at every attempt.
+    id: String,
+    /// The event, which is the header `webhook-id`.
+    event_id: String,
+    /// What happened, for example `batch.completed`.
+    #[serde(rename = "type")]
+    kind: &'static str,
+    /// The receiver.
+    url: String,
+    /// `pending`, `delivered` or `given_up`.
+    #[schema(value_type = String)]
+    state: DeliveryState,
+    /// When it is tried next; null when it is over.
+    due_at: Option<Time>,
+    /// When the event became a delivery.
+    created_at: Time,
+    /// Tries so far, in order.
+    attempts: Vec<AttemptView>,
+}
+
+/// One try of a delivery.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = DeliveryAttempt)]
+pub(crate) struct AttemptView {
+    /// When it began.
+    at: Time,
+    /// How long it took.
+    duration_ms: u32,
+    /// The receiver's HTTP status, where it answered.
+    status: Option<u16>,
+    /// What went wrong.
+    error: Option<String>,
+}
+
+impl From<Delivery> for DeliveryView {
+    fn from(delivery: Delivery) -> Self {
+        let pending = delivery.state == DeliveryState::Pending;
+        Self {
+            id: delivery.id.to_string(),
+            event_id: delivery.event.to_string(),
+            kind: delivery.kind.as_str(),
+            url: delivery.url,
+            state: delivery.state,
+            due_at: pending.then_some(Time(delivery.due_ms)),
+            created_at: Time(delivery.created_ms),
+            attempts: delivery.attempts.into_iter().map(Into::into).collect(),
+        }
+    }
+}
+
+impl From<DeliveryAttempt> for AttemptView {
+    fn from(attempt: DeliveryAttempt) -> Self {
+        let DeliveryAttempt { at_ms, duration_ms, status, error } = attempt;
+        Self { at: Time(at_ms), duration_ms, status, error }
+    }
+}
+
+/// List the deliveries of a batch
+#[utoipa::path(
+    get,
+    path = "/v1/batches/{id}/deliveries",
+    tag = "batches",
+    operation_id = "listDeliveries",
+    params(("id" = String, Path, description = "The batch")),
+    responses((status = 200, description = "Deliveries of the batch's events", body = DeliveryList))
+)]
+pub(crate) async fn deliveries(
+    State(app): State<App>,
+    caller: Caller,
+    Path(id): Path<BatchId>,
+) -> Result<axum::Json<DeliveryList>, Problem> {
+    caller.may(Scope::WebhooksRead)?;
+    let engine = app.engine();
+    engine.store.batch(&caller.tenant, id).await?;
+    let deliveries = engine.records.deliveries(&caller.tenant, id, MOST).await?;
+    Ok(axum::Json(DeliveryList { data: deliveries.into_iter().map(Into::into).collect() }))
+}

@@ -1,0 +1,352 @@
+//! What a client asks for when it makes a batch, checked and turned into what the store keeps.
+//!
+//! Start at [`plan`]. Everything wrong with the members that can be told without asking anyone is told at once.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use promptmill_domain::{
+    BatchId, BatchLimits, BatchSpec, LaneId, ModelRef, Money, StoreReplies, TenantId, Webhook,
+};
+use promptmill_egress::{Secret, vet_url};
+use promptmill_prompt::Template;
+use secrecy::ExposeSecret as _;
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use utoipa::ToSchema;
+
+use super::rows_of::RowsOf;
+use super::settings::SettingsBody;
+use crate::App;
+use crate::problem::{FieldError, Problem, ProblemId};
+use crate::templates::{self, TemplateArg};
+use crate::time::Time;
+
+const MAX_NAME_CHARS: usize = 200;
+const MAX_LABELS: usize = 16;
+const MAX_LABEL_KEY: usize = 64;
+const MAX_LABEL_BYTES: usize = 256;
+const MAX_METADATA_BYTES: usize = 16 << 10;
+const ATTEMPTS: std::ops::RangeInclusive<u32> = 1..=20;
+const PRIORITIES: std::ops::RangeInclusive<i64> = -100..=100;
+const CONCURRENCIES: std::ops::RangeInclusive<u64> = 1..=10_000;
+const RETENTION_S: std::ops::RangeInclusive<u64> = 3_600..=31_536_000;
+
+/// A batch to be made. Without rows it stays a draft that takes parts; with rows it is submitted at once.
+#[derive(Debug, Deserialize, ToSchema)]
+#[schema(as = NewBatch)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct NewBatchBody {
+    /// A stored template (`name`, `name@3`, `tmpl_...`, `tmpl_...@3`) or an inline one. Without it every row brings messages.
+    pub(crate) template: Option<TemplateArg>,
+    /// What a reply must be, as a template's `output`; only without a template.
+    #[schema(value_type = Option<Object>)]
+    pub(crate) output: Option<Box<RawValue>>,
+    /// `provider:name`; wins over the template's.
+    #[schema(example = "demo:any")]
+    pub(crate) model: Option<String>,
+    /// Sampling settings; each wins over the template's.
+    pub(crate) settings: Option<SettingsBody>,
+    /// Attempts at an item before it fails, 5 unless told.
+    #[schema(minimum = 1, maximum = 20)]
+    pub(crate) max_attempts: Option<u32>,
+    /// What people call it.
+    #[schema(max_length = 200)]
+    pub(crate) name: Option<String>,
+    /// For lists to filter by: at most 16.
+    pub(crate) labels: Option<BTreeMap<String, String>>,
+    /// Any JSON object up to 16 KiB, given back as it is.
+    #[schema(value_type = Option<Object>)]
+    pub(crate) metadata: Option<Box<RawValue>>,
+    /// Larger is served earlier.
+    #[schema(minimum = -100, maximum = 100)]
+    pub(crate) priority: Option<i64>,
+    /// The most calls at the same time.
+    #[schema(minimum = 1, maximum = 10000)]
+    pub(crate) max_concurrency: Option<u64>,
+    /// No call begins once this much is spent, US dollars.
+    #[schema(example = "2.50")]
+    pub(crate) max_cost: Option<String>,
+    /// When what is still open expires; in the future.
+    pub(crate) deadline: Option<Time>,
+    /// Seconds it is kept after its end.
+    #[schema(minimum = 3600, maximum = 31536000)]
+    pub(crate) retention: Option<u64>,
+    /// Which raw replies are kept, `failed` unless told.
+    #[schema(value_type = Option<String>, example = "failed")]
+    pub(crate) store_replies: Option<StoreReplies>,
+    /// Whether it is paused when its first items all fail for one cause outside the rows; true unless told.
+    pub(crate) guard: Option<bool>,
+    /// Where its events are posted.
+    pub(crate) webhook_url: Option<String>,
+    /// `whsec_` and 24 to 64 bytes as base64; one is made where there is none.
+    pub(crate) webhook_secret: Option<String>,
+    /// Rows, each `{"custom_id"?, "variables": {...}}` or `{"custom_id"?, "messages": [...]}`.
+    #[schema(value_type = Option<Vec<Object>>)]
+    pub(crate) rows: Option<Vec<Box<RawValue>>>,
+}
+
+/// A batch that may be made.
+pub(crate) struct Plan {
+    /// What to do.
+    pub(crate) spec: BatchSpec,
+    /// Limits to begin with.
+    pub(crate) limits: BatchLimits,
+    /// How its rows are read.
+    pub(crate) rows_of: RowsOf,
+    /// Whether we made the webhook's signing secret, so that it is to be told once.
+    pub(crate) made_secret: bool,
+}
+
+/// Checks what is asked for and makes it the batch `id`. Nothing is stored.
+///
+/// # Errors
+/// `invalid` with a pointer for each member, `invalid_template`, and what a template that is not there gives.
+pub(crate) async fn plan(
+    app: &App,
+    tenant: &TenantId,
+    id: BatchId,
+    body: &NewBatchBody,
+) -> Result<Plan, Problem> {
+    let mut errors = Vec::new();
+    let limits = limits(app, body, &mut errors);
+    check_names(body, &mut errors);
+    let model = body.model.as_deref().and_then(|text| match text.parse::<ModelRef>() {
+        Ok(model) => Some(model),
+        Err(error) => {
+            errors.push(FieldError::at("/model", error.to_string()));
+            None
+        }
+    });
+    let settings = match body.settings.as_ref().map(|settings| settings.checked("/settings")) {
+        None => Default::default(),
+        Some(Ok(settings)) => settings,
+        Some(Err(wrong)) => {
+            errors.extend(wrong);
+            Default::default()
+        }
+    };
+    let max_attempts = body.max_attempts.unwrap_or(BatchSpec::default_max_attempts());
+    if !ATTEMPTS.contains(&max_attempts) {
+        errors.push(FieldError::at("/max_attempts", "must be 1 to 20"));
+    }
+    if body.retention.is_some_and(|seconds| !RETENTION_S.contains(&seconds)) {
+        errors.push(FieldError::at("/retention", "must be 3600 to 31536000 seconds"));
+    }
+    if body.rows.as_ref().is_some_and(Vec::is_empty) {
+        errors
+            .push(FieldError::at("/rows", "must hold at least one row; leave it out to send rows in parts"));
+    }
+    let webhook = webhook(app, body).unwrap_or_else(|error| {
+        errors.push(error);
+        None
+    });
+    if !errors.is_empty() {
+        return Err(Problem::new(ProblemId::Invalid).errors(errors));
+    }
+
+    let Pinned { template, reference, rows_of } = pin(app, tenant, body).await?;
+    let Some(model) = model.or_else(|| template.model().cloned()) else {
+        let detail = "is needed, for example \"demo:any\", where the template names none";
+        return Err(Problem::invalid("/model", detail));
+    };
+    let lane = lane_of(app, &model)?;
+    let made_secret = webhook.as_ref().is_some_and(|(_, _, made)| *made);
+    let webhook = webhook.map(|(url, secret, _)| sealed(app, tenant, id, url, &secret)).transpose()?;
+    let spec = BatchSpec {
+        template_ref: reference,
+        settings,
+        max_attempts,
+        store_replies: body.store_replies.unwrap_or(StoreReplies::Failed),
+        name: body.name.clone(),
+        labels: body.labels.clone().unwrap_or_default(),
+        metadata: body.metadata.as_ref().map(|metadata| metadata.get().to_owned()),
+        retention_ms: body.retention.map(|seconds| seconds * 1000),
+        webhook,
+        ..BatchSpec::new(template.source().to_owned(), model, lane)
+    };
+    Ok(Plan { spec, limits, rows_of, made_secret })
+}
+
+/// The lane of a model's calls.
+///
+/// # Errors
+/// `invalid` at `/model` when its provider is not configured.
+pub(crate) fn lane_of(app: &App, model: &ModelRef) -> Result<LaneId, Problem> {
+    let providers = &app.engine().providers;
+    let Some(provider) = providers.get(model.provider()) else {
+        let known: Vec<_> = providers.names().collect();
+        let detail = format!("there is no provider {:?}; use one of {}", model.provider(), known.join(", "));
+        return Err(Problem::invalid("/model", detail));
+    };
+    Ok(LaneId::new(provider.name(), provider.credential_name()))
+}
+
+struct Pinned {
+    template: Arc<Template>,
+    reference: Option<promptmill_domain::TemplateRef>,
+    rows_of: RowsOf,
+}
+
+/// The template the batch is pinned to, or the one that stands for rows of messages.
+async fn pin(app: &App, tenant: &TenantId, body: &NewBatchBody) -> Result<Pinned, Problem> {
+    if let Some(asked) = &body.template {
+        if body.output.is_some() {
+            return Err(Problem::invalid("/output", "is the template's own; leave it out beside a template"));
+        }
+        let found = templates::resolve(app, tenant, asked).await?;
+        let rows_of = RowsOf::template(found.parsed.clone());
+        return Ok(Pinned { template: found.parsed, reference: found.reference, rows_of });
+    }
+    let output = body.output.as_ref().map(|output| output.get().to_owned());
+    let parsed = tokio::task::spawn_blocking(move || {
+        let source = Template::for_messages(output.as_deref())?;
+        Template::parse(&source)
+    });
+    let parsed = parsed.await.map_err(Problem::internal)?;
+    let template = Arc::new(parsed.map_err(|problems| {
+        let errors = problems.into_iter().map(|problem| FieldError::at(problem.pointer, problem.message));
+        Problem::new(ProblemId::Invalid).errors(errors)
+    })?);
+    Ok(Pinned { rows_of: RowsOf::messages(template.clone()), template, reference: None })
+}
+
+fn limits(app: &App, body: &NewBatchBody, errors: &mut Vec<FieldError>) -> BatchLimits {
+    let mut limits = BatchLimits { guard: body.guard.unwrap_or(true), ..BatchLimits::default() };
+    let mut noted = |wrong: Result<(), FieldError>| errors.extend(wrong.err());
+    if let Some(priority) = body.priority {
+        noted(priority_of(priority).map(|priority| limits.priority = priority));
+    }
+    if let Some(most) = body.max_concurrency {
+        noted(concurrency_of(most).map(|most| limits.max_concurrency = Some(most)));
+    }
+    if let Some(cost) = &body.max_cost {
+        noted(cost_of(cost).map(|cost| limits.max_cost = Some(cost)));
+    }
+    if let Some(deadline) = body.deadline {
+        noted(deadline_of(deadline, app.now_ms()).map(|deadline| limits.deadline_ms = Some(deadline)));
+    }
+    limits
+}
+
+/// The priority a request names.
+pub(crate) fn priority_of(priority: i64) -> Result<i16, FieldError> {
+    let in_range = PRIORITIES.contains(&priority).then(|| i16::try_from(priority).ok()).flatten();
+    in_range.ok_or_else(|| FieldError::at("/priority", "must be -100 to 100"))
+}
+
+/// The most calls at the same time a request names.
+pub(crate) fn concurrency_of(most: u64) -> Result<u32, FieldError> {
+    let in_range = CONCURRENCIES.contains(&most).then(|| u32::try_from(most).ok()).flatten();
+    in_range.ok_or_else(|| FieldError::at("/max_concurrency", "must be 1 to 10000"))
+}
+
+/// The budget a request names.
+pub(crate) fn cost_of(cost: &str) -> Result<Money, FieldError> {
+    let wrong = "must be an amount of US dollars above 0, written like \"2.50\"";
+    let cost = cost.parse::<Money>().ok().filter(|cost| *cost > Money::ZERO);
+    cost.ok_or_else(|| FieldError::at("/max_cost", wrong))
+}
+
+/// The deadline a request names, Unix milliseconds.
+pub(crate) fn deadline_of(deadline: Time, now_ms: u64) -> Result<u64, FieldError> {
+    if deadline.0 <= now_ms {
+        return Err(FieldError::at("/deadline", "must lie in the future"));
+    }
+    Ok(deadline.0)
+}
+
+/// Whether a batch may be called that.
+pub(crate) fn check_name(name: &str) -> Result<(), FieldError> {
+    let fits = (1..=MAX_NAME_CHARS).contains(&name.chars().count()) && !name.chars().any(char::is_control);
+    if fits {
+        return Ok(());
+    }
+    let detail = format!("must have 1 to {MAX_NAME_CHARS} characters and no control characters");
+    Err(FieldError::at("/name", detail))
+}
+
+/// Whether a label may be called that.
+pub(crate) fn is_label_key(key: &str) -> bool {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-');
+    (1..=MAX_LABEL_KEY).contains(&key.len()) && key.bytes().all(plain)
+}
+
+fn check_names(body: &NewBatchBody, errors: &mut Vec<FieldError>) {
+    errors.extend(body.name.as_deref().and_then(|name| check_name(name).err()));
+    let labels = body.labels.iter().flatten();
+    if labels.clone().count() > MAX_LABELS {
+        errors.push(FieldError::at("/labels", format!("must be at most {MAX_LABELS}")));
+    }
+    for (key, value) in labels.take(MAX_LABELS) {
+        if !is_label_key(key) {
+            let detail = format!("keys must be 1 to {MAX_LABEL_KEY} of A-Z, a-z, 0-9, '_', '.' and '-'");
+            errors.push(FieldError::at("/labels", detail));
+        } else if value.len() > MAX_LABEL_BYTES || value.chars().any(char::is_control) {
+            let detail = format!("must have at most {MAX_LABEL_BYTES} bytes and no control characters");
+            errors.push(FieldError::at(format!("/labels/{key}"), detail));
+        }
+    }
+    if let Some(metadata) = &body.metadata {
+        if !metadata.get().starts_with('{') {
+            errors.push(FieldError::at("/metadata", "must be an object"));
+        } else if metadata.get().len() > MAX_METADATA_BYTES {
+            errors.push(FieldError::at("/metadata", format!("must have at most {MAX_METADATA_BYTES} bytes")));
+        }
+    }
+}
+
+/// What a webhook's secret is sealed for: a copy in another batch does not open.
+fn secret_context(tenant: &TenantId, batch: BatchId) -> String {
+    format!("{tenant}|webhook|{batch}")
+}
+
+/// Where events go and how they are signed; whether the secret was made by us.
+fn webhook(app: &App, body: &NewBatchBody) -> Result<Option<(String, Secret, bool)>, FieldError> {
+    let Some(url) = &body.webhook_url else {
+        return match &body.webhook_secret {
+            Some(_) => Err(FieldError::at("/webhook_secret", "is of use only with a webhook_url")),
+            None => Ok(None),
+        };
+    };
+    let url = vet_url(url, app.url_policy())
+        .map_err(|refused| FieldError::at("/webhook_url", refused.to_string()))?;
+    let (secret, made) = match &body.webhook_secret {
+        Some(text) => {
+            let secret = Secret::parse(text);
+            (secret.map_err(|refused| FieldError::at("/webhook_secret", refused.to_string()))?, false)
+        }
+        None => {
+            let no_randomness =
+                || FieldError::at("/webhook_secret", "cannot be made at the moment; send one");
+            (Secret::generate().ok_or_else(no_randomness)?, true)
+        }
+    };
+    Ok(Some((url.to_string(), secret, made)))
+}
+
+/// The webhook as it is kept with the batch `id`.
+pub(crate) fn sealed(
+    app: &App,
+    tenant: &TenantId,
+    id: BatchId,
+    url: String,
+    secret: &Secret,
+) -> Result<Webhook, Problem> {
+    let text = secret.text();
+    let sealed = app.vault().seal(&secret_context(tenant, id), text.expose_secret().as_bytes());
+    Ok(Webhook { url, sealed_secret: sealed.map_err(Problem::internal)? })
+}
+
+/// The secret of the webhook that is kept with the batch `id`.
+pub(crate) fn opened(
+    app: &App,
+    tenant: &TenantId,
+    id: BatchId,
+    webhook: &Webhook,
+) -> Result<Secret, Problem> {
+    let bytes = app.vault().open(&secret_context(tenant, id), &webhook.sealed_secret);
+    let bytes = bytes.map_err(Problem::internal)?;
+    let text = std::str::from_utf8(bytes.expose_secret()).map_err(Problem::internal)?;
+    Secret::parse(text).map_err(Problem::internal)
+}

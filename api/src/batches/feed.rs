@@ -1,0 +1,62 @@
+//! The body of an upload, handed to the blocking side piece by piece as fast as that takes them.
+
+use axum::body::Body;
+use http_body_util::BodyExt as _;
+use tokio::sync::mpsc;
+use tokio::time::timeout;
+
+use super::inflate::Piece;
+use crate::App;
+use crate::extract::cut_off;
+use crate::problem::{Problem, ProblemId};
+
+/// Pieces on their way.
+const PIECES_IN_FLIGHT: usize = 8;
+
+/// Bytes that are read and dropped behind an error, so that a client which first sends everything gets to read the answer.
+const DROPPED_BYTES: u64 = 256 << 20;
+
+/// A channel of the length that fits [`feed`].
+pub(crate) fn channel() -> (mpsc::Sender<Piece>, mpsc::Receiver<Piece>) {
+    mpsc::channel(PIECES_IN_FLIGHT)
+}
+
+/// Hands the whole body on. When nobody takes it any more, what follows is dropped; that is no error, whoever took it knows why.
+///
+/// The end is told only behind a body that was complete: a handler that is dropped with its connection tells none.
+///
+/// # Errors
+/// `payload_too_large` beyond the most bytes of a part, `request_timeout` when nothing comes for too long, `bad_request` when it
+/// breaks off.
+pub(crate) async fn feed(app: &App, mut body: Body, pieces: mpsc::Sender<Piece>) -> Result<(), Problem> {
+    let (mut bytes, mut dropped) = (0, 0);
+    while let Some(frame) = timeout(app.config().upload_idle, body.frame()).await.map_err(|_| too_slow())? {
+        let Ok(data) = frame.map_err(|_| cut_off())?.into_data() else { continue };
+        let len = data.len() as u64;
+        bytes += len;
+        if bytes > app.config().part_bytes {
+            return Err(too_large(app));
+        }
+        if data.is_empty() || pieces.send(Piece::Data(data)).await.is_ok() {
+            continue;
+        }
+        dropped += len;
+        if dropped > DROPPED_BYTES {
+            return Ok(());
+        }
+    }
+    // Nobody takes it when reading failed before.
+    let _ = pieces.send(Piece::End).await;
+    Ok(())
+}
+
+fn too_slow() -> Problem {
+    Problem::new(ProblemId::RequestTimeout)
+        .detail("nothing of the body came for too long; nothing was stored")
+}
+
+/// What is said of a part with too many bytes on the wire.
+pub(crate) fn too_large(app: &App) -> Problem {
+    let most = app.config().part_bytes;
+    Problem::new(ProblemId::PayloadTooLarge).detail(format!("a part has at most {most} bytes as it is sent"))
+}

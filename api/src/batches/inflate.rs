@@ -1,0 +1,274 @@
+//! The bytes of an upload on the blocking side: pieces of a body become a [`Read`], unpacked as its `Content-Encoding` says.
+//!
+//! Nothing here holds more than one piece and a decoder's window. What breaks is told as a [`Broken`] inside the `io::Error`, so that a
+//! body that was cut is never taken for one that ended.
+
+use std::io::{self, Read};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use axum::http::HeaderMap;
+use axum::http::header::CONTENT_ENCODING;
+use bytes::{Buf as _, Bytes};
+use tokio::sync::mpsc;
+
+use crate::problem::{Problem, ProblemId};
+
+/// Unpacked bytes for each packed one from which on a body counts as a bomb...
+const MAX_RATIO: u64 = 200;
+
+/// ...once it has unfolded to this many.
+const RATIO_FROM: u64 = 1024 * 1024;
+
+/// The largest zstd window, as a power of two: 8 MiB, what RFC 8878 asks every decoder to take.
+const ZSTD_WINDOW_LOG: u32 = 23;
+
+/// How a body is packed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Packing {
+    /// Not at all.
+    Identity,
+    /// gzip, of any number of members.
+    Gzip,
+    /// zstd, of any number of frames.
+    Zstd,
+}
+
+impl Packing {
+    /// What the request says.
+    ///
+    /// # Errors
+    /// 415 for any other coding, and for more than one.
+    pub(crate) fn of(headers: &HeaderMap) -> Result<Self, Problem> {
+        let mut codings = headers.get_all(CONTENT_ENCODING).iter();
+        let Some(coding) = codings.next() else { return Ok(Self::Identity) };
+        let coding = coding.to_str().unwrap_or_default().trim();
+        let known = [
+            ("identity", Self::Identity),
+            ("gzip", Self::Gzip),
+            ("x-gzip", Self::Gzip),
+            ("zstd", Self::Zstd),
+        ];
+        let packing = known.into_iter().find(|(name, _)| coding.eq_ignore_ascii_case(name));
+        match packing {
+            Some((_, packing)) if codings.next().is_none() => Ok(packing),
+            _ => Err(Problem::new(ProblemId::UnsupportedMediaType)
+                .detail("Content-Encoding must be gzip, zstd or identity, and only one of them")),
+        }
+    }
+
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Identity => "identity",
+            Self::Gzip => "gzip",
+            Self::Zstd => "zstd",
+        }
+    }
+}
+
+/// Why the bytes of an upload ended early.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Broken {
+    /// Whoever sent it is gone.
+    #[error("the body ended before it was complete")]
+    Cut,
+    /// It unfolds to more than rows plausibly do.
+    #[error("the body unfolds to more than {MAX_RATIO} times its size")]
+    Bomb,
+    /// It is not what its header says.
+    #[error("the body is not complete and valid {0}")]
+    Corrupt(&'static str),
+}
+
+impl From<Broken> for io::Error {
+    fn from(broken: Broken) -> Self {
+        Self::other(broken)
+    }
+}
+
+/// A piece of a body on its way to the blocking side.
+pub(crate) enum Piece {
+    /// Its next bytes.
+    Data(Bytes),
+    /// It is complete. A channel that closes without this was cut.
+    End,
+}
+
+/// The unpacked bytes of the body whose pieces come through `pieces`.
+pub(crate) fn unpacked(pieces: mpsc::Receiver<Piece>, packing: Packing) -> io::Result<Box<dyn Read + Send>> {
+    let taken = Arc::new(AtomicU64::new(0));
+    let pieces = Pieces { pieces, at_hand: Bytes::new(), ended: false, taken: taken.clone() };
+    let unpacking: Box<dyn Read + Send> = match packing {
+        Packing::Identity => return Ok(Box::new(pieces)),
+        Packing::Gzip => Box::new(flate2::read::MultiGzDecoder::new(pieces)),
+        Packing::Zstd => {
+            let mut decoder = zstd::stream::read::Decoder::new(pieces)?;
+            decoder.window_log_max(ZSTD_WINDOW_LOG)?;
+            Box::new(decoder)
+        }
+    };
+    Ok(Box::new(Guarded { unpacking, packing, taken, given: 0 }))
+}
+
+/// Pieces as a reader.
+struct Pieces {
+    pieces: mpsc::Receiver<Piece>,
+    at_hand: Bytes,
+    ended: bool,
+    /// Bytes given so far, for whoever guards what they unfold to.
+    taken: Arc<AtomicU64>,
+}
+
+impl Read for Pieces {
+    fn read(&mut self, target: &mut [u8]) -> io::Result<usize> {
+        while self.at_hand.is_empty() && !self.ended {
+            match self.pieces.blocking_recv() {
+                Some(Piece::Data(bytes)) => self.at_hand = bytes,
+                Some(Piece::End) => self.ended = true,
+                None => return Err(Broken::Cut.into()),
+            }
+        }
+        let len = target.len().min(self.at_hand.len());
+        self.at_hand.copy_to_slice(&mut target[..len]);
+        self.taken.fetch_add(len as u64, Ordering::Relaxed);
+        Ok(len)
+    }
+}
+
+/// A decoder that is stopped when it makes too much of too little.
+struct Guarded {
+    unpacking: Box<dyn Read + Send>,
+    packing: Packing,
+    taken: Arc<AtomicU64>,
+    given: u64,
+}
+
+impl Read for Guarded {
+    fn read(&mut self, target: &mut [u8]) -> io::Result<usize> {
+        let len = match self.unpacking.read(target) {
+            Ok(len) => len,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => return Err(error),
+            Err(error) => {
+                let ours = error.get_ref().is_some_and(|inner| inner.is::<Broken>());
+                return Err(if ours { error } else { Broken::Corrupt(self.packing.name()).into() });
+            }
+        };
+        self.given += len as u64;
+        let most = self.taken.load(Ordering::Relaxed).saturating_mul(MAX_RATIO);
+        if self.given > RATIO_FROM && self.given > most {
+            return Err(Broken::Bomb.into());
+        }
+        Ok(len)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write as _;
+
+    /// Reads what is left after `pieces` were sent, in pieces of `size` bytes, with or without the end.
+    fn read(bytes: &[u8], size: usize, complete: bool, packing: Packing) -> Result<Vec<u8>, Broken> {
+        let (send, pieces) = mpsc::channel(bytes.len() / size + 2);
+        for piece in bytes.chunks(size) {
+            send.try_send(Piece::Data(Bytes::copy_from_slice(piece))).ok().unwrap();
+        }
+        if complete {
+            send.try_send(Piece::End).ok().unwrap();
+        }
+        drop(send);
+        let mut all = Vec::new();
+        match unpacked(pieces, packing).unwrap().read_to_end(&mut all) {
+            Ok(_) => Ok(all),
+            Err(error) => Err(error.downcast::<Broken>().unwrap()),
+        }
+    }
+
+    fn gzip(bytes: &[u8]) -> Vec<u8> {
+        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
+        encoder.write_all(bytes).unwrap();
+        encoder.finish().unwrap()
+    }
+
+    fn text() -> Vec<u8> {
+        (0..20_000)
+            .flat_map(|n: u32| format!("{{\"n\":{}}}\n", n.wrapping_mul(2_654_435_761)).into_bytes())
+            .collect()
+    }
+
+    #[test]
+    fn every_packing_gives_the_same_bytes_however_they_are_cut_into_pieces() {
+        let text = text();
+        let zstd = zstd::encode_all(&text[..], 3).unwrap();
+        for size in [1, 7, 4096, 1 << 20] {
+            assert_eq!(read(&text, size, true, Packing::Identity).as_ref(), Ok(&text));
+            assert_eq!(read(&gzip(&text), size, true, Packing::Gzip).as_ref(), Ok(&text));
+            assert_eq!(read(&zstd, size, true, Packing::Zstd).as_ref(), Ok(&text));
+        }
+    }
+
+    #[test]
+    fn members_and_frames_behind_the_first_are_read_too() {
+        let (half, rest) = (b"{}\n".repeat(9), b"{\"a\":1}\n".repeat(9));
+        let whole = [half.clone(), rest.clone()].concat();
+        let members = [gzip(&half), gzip(&rest)].concat();
+        assert_eq!(read(&members, 5, true, Packing::Gzip).as_ref(), Ok(&whole));
+        let frames =
+            [zstd::encode_all(&half[..], 1).unwrap(), zstd::encode_all(&rest[..], 1).unwrap()].concat();
+        assert_eq!(read(&frames, 5, true, Packing::Zstd).as_ref(), Ok(&whole));
+    }
+
+    #[test]
+    fn a_body_without_its_end_was_cut_even_where_its_bytes_seem_complete() {
+        let text = text();
+        let zstd = zstd::encode_all(&text[..], 3).unwrap();
+        for (bytes, packing) in
+            [(text.clone(), Packing::Identity), (gzip(&text), Packing::Gzip), (zstd, Packing::Zstd)]
+        {
+            assert_eq!(read(&bytes, 512, false, packing), Err(Broken::Cut), "{packing:?}");
+        }
+    }
+
+    #[test]
+    fn half_a_frame_and_other_bytes_are_not_what_the_header_says() {
+        let text = text();
+        let packed = gzip(&text);
+        let corrupt = |name| Err(Broken::Corrupt(name));
+        assert_eq!(read(&packed[..packed.len() / 2], 512, true, Packing::Gzip), corrupt("gzip"));
+        assert_eq!(read(b"{\"a\":1}\n", 512, true, Packing::Gzip), corrupt("gzip"));
+        assert_eq!(read(&[packed, b"tail".to_vec()].concat(), 512, true, Packing::Gzip), corrupt("gzip"));
+        let packed = zstd::encode_all(&text[..], 3).unwrap();
+        assert_eq!(read(&packed[..packed.len() / 2], 512, true, Packing::Zstd), corrupt("zstd"));
+        assert_eq!(read(b"{\"a\":1}\n", 512, true, Packing::Zstd), corrupt("zstd"));
+    }
+
+    #[test]
+    fn a_bomb_is_stopped_and_a_window_beyond_8_mib_refused() {
+        let zeros = vec![b'0'; 50_000_000];
+        assert_eq!(read(&gzip(&zeros), 4096, true, Packing::Gzip), Err(Broken::Bomb));
+        let packed = zstd::encode_all(&zeros[..], 3).unwrap();
+        assert_eq!(read(&packed, 4096, true, Packing::Zstd), Err(Broken::Bomb));
+        let mut wide = zstd::stream::write::Encoder::new(Vec::new(), 1).unwrap();
+        wide.window_log(27).unwrap();
+        wide.write_all(&text()).unwrap();
+        let wide = wide.finish().unwrap();
+        assert_eq!(read(&wide, 4096, true, Packing::Zstd), Err(Broken::Corrupt("zstd")));
+    }
+
+    #[test]
+    fn one_known_coding_is_taken_and_nothing_else() {
+        let of = |values: &[&str]| {
+            let mut headers = HeaderMap::new();
+            for value in values {
+                headers.append(CONTENT_ENCODING, value.parse().unwrap());
+            }
+            Packing::of(&headers).ok()
+        };
+        assert_eq!(of(&[]), Some(Packing::Identity));
+        assert_eq!(of(&["GZIP"]), Some(Packing::Gzip));
+        assert_eq!(of(&["zstd"]), Some(Packing::Zstd));
+        for bad in [&["br"][..], &["gzip, gzip"], &["gzip", "gzip"], &["deflate"], &[""]] {
+            assert_eq!(of(bad), None, "{bad:?}");
+        }
+    }
+}

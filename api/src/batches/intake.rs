@@ -1,0 +1,323 @@
+//! Rows into stored blocks: the one way they come into a batch, whether inline, as a part or from another batch.
+//!
+//! Reading (checking, rendering once, packing) is blocking work; storing follows behind a bounded channel, so a slow store holds the
+//! reader back and memory does not grow with the rows. All rows of a part are taken or none. Start at [`take`].
+
+use std::io::Read;
+
+use promptmill_domain::{BatchId, TenantId, UploadId};
+use promptmill_ports::{PartCommit, RowBlock, StoreError};
+use promptmill_rowio::{BlockBuilder, ReadError, ReadRow, RowProblem, RowReader, RowsDigest, StoredRow};
+use tokio::sync::mpsc;
+
+use super::inflate::Broken;
+use super::submit::{quota_of_bytes, too_many_rows};
+use crate::App;
+use crate::extract::cut_off;
+use crate::problem::{FieldError, Problem, ProblemId, chain};
+
+/// Bad rows whose problems are told; all are counted.
+const TOLD: usize = 100;
+
+/// Blocks on their way to the store.
+const BLOCKS_IN_FLIGHT: usize = 16;
+
+/// Bytes of blocks that are stored in one step, one block at least.
+const BYTES_PER_WRITE: usize = 1024 * 1024;
+
+/// What was read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Taken {
+    /// Rows.
+    pub(crate) rows: u32,
+    /// Blocks they were packed into.
+    pub(crate) blocks: u32,
+    /// Digest of the rows.
+    pub(crate) digest: [u8; 32],
+}
+
+/// Why rows were not taken.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Refused {
+    /// Some of them do not fit.
+    Rows(BadRows),
+    /// There are more than may be.
+    TooMany {
+        /// How many may be.
+        limit: u64,
+    },
+    /// The input is not rows at all: not text, or with a header that fits no row.
+    NotRows(String),
+    /// The input ended early.
+    Broken(Broken),
+    /// Stored rows that were to be taken cannot be read.
+    Corrupt(String),
+    /// Nobody takes them any more; who did knows why.
+    Unwanted,
+}
+
+/// The rows that do not fit.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct BadRows {
+    /// How many.
+    pub(crate) bad: u64,
+    /// Of how many.
+    pub(crate) rows: u64,
+    /// The first problems.
+    pub(crate) problems: Vec<BadRow>,
+}
+
+/// One thing that is wrong with a row.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct BadRow {
+    /// 1-based line on which the row begins.
+    pub(crate) line: u64,
+    /// What and where.
+    pub(crate) problem: RowProblem,
+}
+
+impl BadRows {
+    /// Counts a row that does not fit.
+    pub(crate) fn add(&mut self, line: u64, problems: Vec<RowProblem>) {
+        self.bad += 1;
+        let room = TOLD.saturating_sub(self.problems.len());
+        self.problems.extend(problems.into_iter().take(room).map(|problem| BadRow { line, problem }));
+    }
+
+    /// What is said about all of them.
+    pub(crate) fn summary(&self) -> String {
+        let Self { bad, rows, problems } = self;
+        let shown = if problems.len() == TOLD {
+            format!("; the first {TOLD} problems are told")
+        } else {
+            String::new()
+        };
+        format!("{bad} of {rows} rows cannot be used, and nothing was stored{shown}")
+    }
+}
+
+/// Packs rows into numbered blocks and digests them.
+pub(crate) struct Packer {
+    builder: BlockBuilder,
+    digest: RowsDigest,
+    rows: u32,
+    blocks: u32,
+}
+
+impl Packer {
+    /// A packer at the beginning of a part.
+    pub(crate) fn new() -> Self {
+        Self { builder: BlockBuilder::new(), digest: RowsDigest::new(), rows: 0, blocks: 0 }
+    }
+
+    /// Adds a row; gives a block that became full.
+    pub(crate) fn push(&mut self, row: &StoredRow) -> Option<RowBlock> {
+        self.digest.push(row);
+        self.rows += 1;
+        self.builder.push(row).map(|block| self.number(block))
+    }
+
+    /// The last block, where rows are left, and what was packed.
+    pub(crate) fn finish(mut self) -> (Option<RowBlock>, Taken) {
+        let last = self.builder.finish().map(|block| self.number(block));
+        (last, Taken { rows: self.rows, blocks: self.blocks, digest: self.digest.finish() })
+    }
+
+    fn number(&mut self, block: promptmill_rowio::RowBlock) -> RowBlock {
+        let seq = self.blocks;
+        self.blocks += 1;
+        RowBlock { seq, len: block.len, bytes: block.bytes.into(), ids: block.ids.into() }
+    }
+}
+
+/// Reads every row and hands full blocks to `keep`, which answers whether anyone still wants them. Behind a bad row nothing is kept
+/// any more, and reading goes on to tell of the others. Blocks the thread.
+pub(crate) fn read<R: Read>(
+    mut reader: RowReader<R>,
+    mut keep: impl FnMut(RowBlock) -> bool,
+) -> Result<Taken, Refused> {
+    let mut packer = Packer::new();
+    let mut bad = BadRows::default();
+    while let Some(row) = reader.next_row().map_err(refused)? {
+        bad.rows += 1;
+        match row {
+            ReadRow::Bad(problems) => bad.add(problems.line, problems.problems),
+            ReadRow::Row(row) if bad.bad == 0 => {
+                if packer.push(&row.to_stored()).is_some_and(|block| !keep(block)) {
+                    return Err(Refused::Unwanted);
+                }
+            }
+            ReadRow::Row(_) => {}
+        }
+    }
+    if bad.bad > 0 {
+        return Err(Refused::Rows(bad));
+    }
+    let (last, taken) = packer.finish();
+    if last.is_some_and(|block| !keep(block)) {
+        return Err(Refused::Unwanted);
+    }
+    Ok(taken)
+}
+
+fn refused(error: ReadError) -> Refused {
+    match error {
+        ReadError::Io(error) => Refused::Broken(error.downcast::<Broken>().unwrap_or(Broken::Cut)),
+        ReadError::NotText(what) => Refused::NotRows(what.to_string()),
+        ReadError::Header(problems) => Refused::Rows(BadRows {
+            bad: 1,
+            rows: 1,
+            problems: problems
+                .problems
+                .into_iter()
+                .take(TOLD)
+                .map(|problem| BadRow { line: problems.line, problem })
+                .collect(),
+        }),
+        ReadError::TooManyRows { limit } => Refused::TooMany { limit: u64::from(limit) },
+    }
+}
+
+/// Where rows go.
+#[derive(Debug, Clone)]
+pub(crate) struct Target {
+    /// Whose batch.
+    pub(crate) tenant: TenantId,
+    /// Which batch; a draft.
+    pub(crate) batch: BatchId,
+    /// Which part of it.
+    pub(crate) part: u32,
+    /// How many bytes the tenant may still store.
+    pub(crate) room_bytes: u64,
+}
+
+/// Takes blocks on the reading side.
+pub(crate) struct Keep(mpsc::Sender<RowBlock>);
+
+impl Keep {
+    /// Hands a block on; answers whether anyone still wants blocks. Blocks the thread while the store is behind.
+    pub(crate) fn keep(&self, block: RowBlock) -> bool {
+        self.0.blocking_send(block).is_ok()
+    }
+}
+
+/// Why a part was not made.
+#[derive(Debug)]
+pub(crate) enum NotTaken {
+    /// For its rows.
+    Refused(Refused),
+    /// For another reason, which is told.
+    Problem(Problem),
+}
+
+impl From<StoreError> for NotTaken {
+    fn from(error: StoreError) -> Self {
+        Self::Problem(error.into())
+    }
+}
+
+impl NotTaken {
+    /// What the client is told; `place` says where a bad row stands.
+    pub(crate) fn into_problem(self, place: impl Fn(BadRow) -> FieldError) -> Problem {
+        let refused = match self {
+            Self::Problem(problem) => return problem,
+            Self::Refused(refused) => refused,
+        };
+        match refused {
+            Refused::Rows(bad) => {
+                let problem = Problem::new(ProblemId::InvalidRows).detail(bad.summary());
+                problem.errors(bad.problems.into_iter().map(place))
+            }
+            Refused::TooMany { limit } => too_many_rows(limit),
+            Refused::NotRows(words) => Problem::new(ProblemId::InvalidRows).detail(words),
+            Refused::Broken(Broken::Cut) => cut_off(),
+            Refused::Broken(broken @ Broken::Bomb) => {
+                Problem::new(ProblemId::PayloadTooLarge).detail(broken.to_string())
+            }
+            Refused::Broken(broken @ Broken::Corrupt(_)) => {
+                Problem::new(ProblemId::BadRequest).detail(broken.to_string())
+            }
+            Refused::Corrupt(words) => StoreError::Corrupt(words).into(),
+            Refused::Unwanted => Problem::internal("rows were given up without a reason"),
+        }
+    }
+}
+
+/// Stores what `reading` keeps, and makes it the content of the part; answers whether it was that before. `reading` runs on a
+/// blocking thread. Whatever fails, no part changed and the upload is given up.
+pub(crate) async fn take(
+    app: &App,
+    target: &Target,
+    reading: impl FnOnce(Keep) -> Result<Taken, Refused> + Send + 'static,
+) -> Result<(Taken, bool), NotTaken> {
+    let upload = UploadId::at(app.now_ms(), rand::random());
+    let taken = upload_part(app, target, upload, reading).await;
+    if !matches!(taken, Ok((_, false))) {
+        // What stays behind when this fails goes with the next sweep.
+        let dropped = app.engine().store.drop_upload(&target.tenant, target.batch, upload).await;
+        if let Err(error) = dropped {
+            tracing::debug!(batch.id = %target.batch, error = chain(&error), "an upload was not dropped");
+        }
+    }
+    taken
+}
+
+async fn upload_part(
+    app: &App,
+    target: &Target,
+    upload: UploadId,
+    reading: impl FnOnce(Keep) -> Result<Taken, Refused> + Send + 'static,
+) -> Result<(Taken, bool), NotTaken> {
+    let Target { tenant, batch, part, .. } = target;
+    let store = &app.engine().store;
+    let (keep, blocks) = mpsc::channel(BLOCKS_IN_FLIGHT);
+    let reading = tokio::task::spawn_blocking(move || reading(Keep(keep)));
+    put_blocks(app, target, upload, blocks).await?;
+    let taken = reading.await.map_err(|error| NotTaken::Problem(Problem::internal(error)))?;
+    let taken = taken.map_err(NotTaken::Refused)?;
+    // Whoever submits sees the parts as they are before or after this, never in between.
+    let _unsubmitted = app.batches().parts_may_change(*batch).await;
+    let parts = store.parts(tenant, *batch).await?;
+    let same = |earlier: &promptmill_ports::Part| earlier.part == *part && earlier.digest == taken.digest;
+    if parts.iter().any(same) {
+        return Ok((taken, true));
+    }
+    let most = app.config().batch_rows;
+    let others: u64 = parts.iter().filter(|earlier| earlier.part != *part).map(|earlier| earlier.rows).sum();
+    if others + u64::from(taken.rows) > most {
+        return Err(NotTaken::Refused(Refused::TooMany { limit: most }));
+    }
+    let commit = PartCommit { part: *part, upload, blocks: taken.blocks, digest: taken.digest };
+    store.commit_part(tenant, *batch, commit).await?;
+    Ok((taken, false))
+}
+
+/// Stores blocks until no more come. Dropping the receiver is what tells the reading side to stop.
+async fn put_blocks(
+    app: &App,
+    target: &Target,
+    upload: UploadId,
+    mut blocks: mpsc::Receiver<RowBlock>,
+) -> Result<(), NotTaken> {
+    let mut stored = 0;
+    while let Some(first) = blocks.recv().await {
+        let mut bytes = cost(&first);
+        let mut group = vec![first];
+        while bytes < BYTES_PER_WRITE
+            && let Ok(block) = blocks.try_recv()
+        {
+            bytes += cost(&block);
+            group.push(block);
+        }
+        stored += bytes as u64;
+        if stored > target.room_bytes {
+            return Err(NotTaken::Problem(quota_of_bytes()));
+        }
+        app.engine().store.put_rows(&target.tenant, target.batch, upload, group, app.now_ms()).await?;
+    }
+    Ok(())
+}
+
+fn cost(block: &RowBlock) -> usize {
+    block.bytes.len() + block.ids.len()
+}

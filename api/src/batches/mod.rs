@@ -1,0 +1,58 @@
+//! Batches over HTTP: rows in, steering, and what a batch shows of itself. Results and items are of their own module.
+//!
+//! A batch begins in [`create`], takes rows by [`parts`] through [`intake`], and is queued by [`submit`]; [`retry`] makes one of what
+//! failed in another. Every change is announced to the roles, which find it in the store within a second all the same.
+
+mod create;
+mod deliveries;
+mod draft;
+mod feed;
+mod inflate;
+mod intake;
+mod list;
+mod parts;
+mod patch;
+mod preflight;
+mod retry;
+mod rows_of;
+pub(crate) mod settings;
+mod shared;
+mod steer;
+mod submit;
+mod unique;
+pub(crate) mod view;
+
+pub(crate) use draft::lane_of;
+pub(crate) use shared::Shared;
+
+use promptmill_domain::BatchId;
+use promptmill_ports::Signal;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use crate::App;
+use crate::problem::chain;
+
+/// The routes of this group.
+pub(crate) fn routes() -> OpenApiRouter<App> {
+    OpenApiRouter::new()
+        .routes(routes!(create::create, list::list))
+        .routes(routes!(list::get, patch::change, steer::delete))
+        .routes(routes!(parts::put))
+        .routes(routes!(parts::list))
+        .routes(routes!(submit::submit_batch))
+        .routes(routes!(steer::pause))
+        .routes(routes!(steer::resume))
+        .routes(routes!(steer::cancel))
+        .routes(routes!(retry::retry))
+        .routes(routes!(deliveries::deliveries))
+}
+
+/// Tells the roles that a batch changed, and that there may be work. Nobody relies on being told.
+pub(crate) async fn announce(app: &App, batch: BatchId) {
+    for signal in [Signal::BatchChanged(batch), Signal::WorkArrived] {
+        if let Err(error) = app.engine().signals.publish(signal).await {
+            tracing::debug!(batch.id = %batch, error = chain(&error), "a change was not announced");
+        }
+    }
+}

@@ -1,0 +1,182 @@
+//! Rows in parts: each is an upload of any size that is taken as a whole or not at all, and may be replaced until the submit.
+
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::{HeaderMap, header};
+use promptmill_domain::{BatchId, BatchState};
+use promptmill_ports::Part;
+use promptmill_rowio::{RowFormat, RowLimits};
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use super::feed;
+use super::inflate::{Packing, unpacked};
+use super::intake::{self, BadRow, NotTaken, Refused, Target};
+use super::rows_of::RowsOf;
+use super::submit::room_bytes;
+use crate::App;
+use crate::auth::{Caller, Scope};
+use crate::extract::Path;
+use crate::problem::{FieldError, Problem, ProblemId};
+
+/// Parts are numbered 0 to this.
+const LAST_PART: u32 = 9_999;
+
+/// A part as it was taken.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = TakenPart)]
+pub(crate) struct TakenPartView {
+    /// Its number.
+    part: u32,
+    /// How many rows.
+    rows: u64,
+    /// SHA-256 over the rows, 64 hexadecimal digits; the same rows give the same digest.
+    digest: String,
+    /// Whether the part held exactly these rows before.
+    unchanged: bool,
+}
+
+/// A part of a batch.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Part)]
+pub(crate) struct PartView {
+    /// Its number.
+    part: u32,
+    /// How many rows.
+    rows: u64,
+    /// SHA-256 over the rows, 64 hexadecimal digits.
+    digest: String,
+}
+
+impl From<Part> for PartView {
+    fn from(part: Part) -> Self {
+        Self { part: part.part, rows: part.rows, digest: hex(&part.digest) }
+    }
+}
+
+/// The parts of a batch.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct PartList {
+    /// In the order in which their rows are joined.
+    data: Vec<PartView>,
+}
+
+/// Send a part of the rows
+///
+/// JSON Lines (`application/x-ndjson`, `application/jsonl`) or CSV with a header row (`text/csv`), plain or packed with gzip or zstd. All
+/// rows are taken, or none: then every bad row is told, up to 100 problems. Sending a part again replaces it; parts are joined in the order
+/// of their numbers.
+#[utoipa::path(
+    put,
+    path = "/v1/batches/{id}/rows/{part}",
+    tag = "batches",
+    operation_id = "putRows",
+    params(
+        ("id" = String, Path, description = "The batch, a draft"),
+        ("part" = u32, Path, description = "The part's number, 0 to 9999", maximum = 9999),
+        ("Content-Encoding" = Option<String>, Header, description = "gzip, zstd or identity"),
+    ),
+    request_body(
+        content(
+            (String = "application/x-ndjson"),
+            (String = "application/jsonl"),
+            (String = "text/csv"),
+        ),
+        description = "The rows"
+    ),
+    responses((status = 200, description = "The part is stored", body = TakenPartView))
+)]
+pub(crate) async fn put(
+    State(app): State<App>,
+    caller: Caller,
+    Path((id, part)): Path<(BatchId, u32)>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<axum::Json<TakenPartView>, Problem> {
+    caller.may(Scope::BatchesWrite)?;
+    if part > LAST_PART {
+        return Err(Problem::new(ProblemId::NotFound).detail("parts are numbered 0 to 9999"));
+    }
+    let batch = app.engine().store.batch(&caller.tenant, id).await?;
+    let (format, packing) = (format_of(&headers)?, Packing::of(&headers)?);
+    let declared = headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
+    if declared.is_some_and(|length: u64| length > app.config().part_bytes) {
+        return Err(feed::too_large(&app));
+    }
+    if batch.state != BatchState::Draft {
+        let state = batch.state.as_str();
+        return Err(Problem::new(ProblemId::Conflict)
+            .detail(format!("rows are taken by a draft, and the batch is {state}")));
+    }
+    let leave = app.batches().upload()?;
+    let room_bytes = room_bytes(&app, &caller.tenant).await?;
+    let rows_of = RowsOf::pinned(batch.spec.template).await?;
+    let target = Target { tenant: caller.tenant, batch: id, part, room_bytes };
+    let (send, pieces) = feed::channel();
+    let limits = RowLimits {
+        row_bytes: app.config().row_bytes,
+        rows: u32::try_from(app.config().batch_rows).unwrap_or(u32::MAX),
+    };
+    // A task of its own: a client that goes away before the end cuts the body, and the upload is given up in good order.
+    let taking = tokio::spawn({
+        let app = app.clone();
+        async move {
+            let _leave = leave;
+            let reading = move |keep: intake::Keep| {
+                let source =
+                    unpacked(pieces, packing).map_err(|error| Refused::NotRows(error.to_string()))?;
+                let reader = rows_of.reader(source, format, limits);
+                intake::read(reader, |block| keep.keep(block))
+            };
+            intake::take(&app, &target, reading).await
+        }
+    });
+    feed::feed(&app, body, send).await?;
+    let taken = taking.await.map_err(Problem::internal)?;
+    let (taken, unchanged) =
+        taken.map_err(|not_taken: NotTaken| not_taken.into_problem(|row| place(part, row)))?;
+    let rows = u64::from(taken.rows);
+    Ok(axum::Json(TakenPartView { part, rows, digest: hex(&taken.digest), unchanged }))
+}
+
+fn place(part: u32, row: BadRow) -> FieldError {
+    let pointer = Some(row.problem.pointer).filter(|pointer| !pointer.is_empty());
+    FieldError { pointer, part: Some(part), ..FieldError::line(row.line, row.problem.reason) }
+}
+
+fn format_of(headers: &HeaderMap) -> Result<RowFormat, Problem> {
+    let kind = headers.get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
+    match kind.split(';').next().unwrap_or_default().trim().to_ascii_lowercase().as_str() {
+        "application/x-ndjson" | "application/ndjson" | "application/jsonl" => Ok(RowFormat::Ndjson),
+        "text/csv" => Ok(RowFormat::Csv),
+        _ => Err(Problem::new(ProblemId::UnsupportedMediaType)
+            .detail("rows are sent as Content-Type: application/x-ndjson, application/jsonl or text/csv")),
+    }
+}
+
+fn hex(digest: &[u8; 32]) -> String {
+    use std::fmt::Write as _;
+    digest.iter().fold(String::with_capacity(64), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
+/// List the parts of a batch
+#[utoipa::path(
+    get,
+    path = "/v1/batches/{id}/rows",
+    tag = "batches",
+    operation_id = "listParts",
+    params(("id" = String, Path, description = "The batch")),
+    responses((status = 200, description = "The parts that are stored", body = PartList))
+)]
+pub(crate) async fn list(
+    State(app): State<App>,
+    caller: Caller,
+    Path(id): Path<BatchId>,
+) -> Result<axum::Json<PartList>, Problem> {
+    caller.may(Scope::BatchesRead)?;
+    let parts = app.engine().store.parts(&caller.tenant, id).await?;
+    Ok(axum::Json(PartList { data: parts.into_iter().map(Into::into).collect() }))
+}

@@ -1,0 +1,90 @@
+//! Sampling settings as the wire has them.
+
+use promptmill_domain::ModelSettings;
+use serde::Deserialize;
+use utoipa::ToSchema;
+
+use crate::problem::FieldError;
+
+const MAX_STOPS: usize = 16;
+const MAX_STOP_BYTES: usize = 1024;
+
+/// Sampling settings. What is left out is the template's, or else the provider's own.
+#[derive(Debug, Clone, Default, Deserialize, ToSchema)]
+#[schema(as = Settings)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct SettingsBody {
+    /// Sampling temperature.
+    #[schema(minimum = 0, maximum = 2)]
+    temperature: Option<f64>,
+    /// Nucleus sampling.
+    #[schema(minimum = 0, maximum = 1)]
+    top_p: Option<f64>,
+    /// The most output tokens of one call.
+    #[schema(minimum = 1, maximum = 4294967295_u64)]
+    max_tokens: Option<u64>,
+    /// Seed for best-effort determinism.
+    seed: Option<i64>,
+    /// Texts that end the reply, at most 16.
+    #[schema(max_items = 16)]
+    stop: Option<Vec<String>>,
+    /// Provider options we do not know, merged into the request body as they are.
+    #[schema(value_type = Option<Object>)]
+    extra: Option<serde_json::Map<String, serde_json::Value>>,
+}
+
+impl SettingsBody {
+    /// The settings, or everything that is wrong with them; `pointer` is where they stand.
+    pub(crate) fn checked(&self, pointer: &str) -> Result<ModelSettings, Vec<FieldError>> {
+        let mut errors = Vec::new();
+        let mut check = |fits: bool, name: &str, detail: &str| {
+            if !fits {
+                errors.push(FieldError::at(format!("{pointer}/{name}"), detail));
+            }
+        };
+        let within = |value: Option<f64>, most: f64| value.is_none_or(|value| (0.0..=most).contains(&value));
+        check(within(self.temperature, 2.0), "temperature", "must be 0 to 2");
+        check(within(self.top_p, 1.0), "top_p", "must be 0 to 1");
+        let max_tokens = self.max_tokens.map(|tokens| u32::try_from(tokens).unwrap_or(0));
+        check(max_tokens != Some(0), "max_tokens", "must be 1 to 4294967295");
+        let stop = self.stop.clone().unwrap_or_default();
+        let fits = |text: &String| (1..=MAX_STOP_BYTES).contains(&text.len());
+        check(
+            stop.len() <= MAX_STOPS && stop.iter().all(fits),
+            "stop",
+            "must be at most 16 texts of 1 to 1024 bytes",
+        );
+        let extra = self.extra.clone().unwrap_or_default();
+        if !errors.is_empty() {
+            return Err(errors);
+        }
+        let Self { temperature, top_p, seed, .. } = *self;
+        Ok(ModelSettings { temperature, top_p, max_tokens, seed, stop, extra })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn checked(json: &str) -> Result<ModelSettings, Vec<String>> {
+        let body: SettingsBody = serde_json::from_str(json).unwrap();
+        body.checked("/settings")
+            .map_err(|errors| errors.into_iter().filter_map(|error| error.pointer).collect())
+    }
+
+    #[test]
+    fn null_is_absence_and_every_setting_has_its_range() {
+        let nulls =
+            r#"{"temperature":null,"top_p":null,"max_tokens":null,"seed":null,"stop":null,"extra":null}"#;
+        assert_eq!(checked(nulls), Ok(ModelSettings::default()));
+        let all =
+            r#"{"temperature":2,"top_p":0,"max_tokens":4294967295,"seed":-1,"stop":["a"],"extra":{"x":1}}"#;
+        let all = checked(all).unwrap();
+        assert_eq!((all.temperature, all.max_tokens, all.seed), (Some(2.0), Some(u32::MAX), Some(-1)));
+        let bad = r#"{"temperature":2.1,"top_p":-0.1,"max_tokens":4294967296,"stop":[""]}"#;
+        let pointers = ["/settings/temperature", "/settings/top_p", "/settings/max_tokens", "/settings/stop"];
+        assert_eq!(checked(bad).unwrap_err(), pointers);
+        assert!(checked(r#"{"max_tokens":0}"#).is_err());
+    }
+}

@@ -1,0 +1,147 @@
+//! Making a draft a queued batch: every check that is about the batch as a whole, then the one step that cannot be taken back.
+
+use axum::extract::State;
+use axum::response::{IntoResponse as _, Response};
+use promptmill_domain::{Batch, BatchId, BatchState, TenantId};
+use promptmill_ports::flow;
+
+use super::view::{BatchView, view};
+use super::{announce, preflight, unique};
+use crate::App;
+use crate::auth::{Caller, Scope};
+use crate::extract::{Digest, Path};
+use crate::idempotency::Idempotency;
+use crate::problem::{Problem, ProblemId};
+
+const DAY_MS: u64 = 86_400_000;
+
+/// Submit a draft
+///
+/// Checks that every custom_id is the only one of the batch, and that the provider takes the key and knows the model; then the parts are
+/// frozen and the batch is queued. Repeating it changes nothing.
+#[utoipa::path(
+    post,
+    path = "/v1/batches/{id}/submit",
+    tag = "batches",
+    params(("id" = String, Path, description = "The batch")),
+    responses((status = 200, body = BatchView))
+)]
+pub(crate) async fn submit_batch(
+    State(app): State<App>,
+    caller: Caller,
+    Path(id): Path<BatchId>,
+    idempotency: Idempotency,
+) -> Result<Response, Problem> {
+    caller.may(Scope::BatchesWrite)?;
+    idempotency
+        .once(&app, &caller, Digest::empty(), |_| async {
+            let batch = app.engine().store.batch(&caller.tenant, id).await?;
+            if batch.state.is_final() {
+                let state = batch.state.as_str();
+                return Err(Problem::new(ProblemId::Conflict).detail(format!("the batch is {state}")));
+            }
+            submit(&app, &batch).await?;
+            let batch = app.engine().store.batch(&caller.tenant, id).await?;
+            Ok(axum::Json(view(&app, &batch).await?).into_response())
+        })
+        .await
+}
+
+/// Submits a batch unless it is submitted.
+///
+/// # Errors
+/// What the checks find: `conflict` without rows, `payload_too_large`, `too_many_requests`, `invalid_rows`, `invalid` at `/model`.
+pub(crate) async fn submit(app: &App, batch: &Batch) -> Result<(), Problem> {
+    let (store, tenant) = (&app.engine().store, &batch.tenant);
+    match batch.state {
+        BatchState::Draft => {}
+        // Someone froze its parts after the same checks.
+        BatchState::Submitting => return freeze(app, batch).await,
+        BatchState::Queued
+        | BatchState::Running
+        | BatchState::Paused { .. }
+        | BatchState::Cancelling
+        | BatchState::Expiring
+        | BatchState::Completed
+        | BatchState::Cancelled
+        | BatchState::Expired => return Ok(()),
+    }
+    preflight::check(app, &batch.spec.model).await?;
+    let _alone = app.batches().alone(batch.id).await;
+    let parts = store.parts(tenant, batch.id).await?;
+    let rows: u64 = parts.iter().map(|part| part.rows).sum();
+    let most = app.config().batch_rows;
+    if rows > most {
+        return Err(too_many_rows(most));
+    }
+    check_deadline(app, batch)?;
+    may_submit(app, tenant, rows).await?;
+    unique::check(app, tenant, batch.id, &parts).await?;
+    freeze(app, batch).await
+}
+
+async fn freeze(app: &App, batch: &Batch) -> Result<(), Problem> {
+    let store = app.engine().store.as_ref();
+    flow::submit(store, &batch.tenant, batch.id, &batch.spec.lane, app.now_ms()).await?;
+    announce(app, batch.id).await;
+    Ok(())
+}
+
+/// A draft may have lain until its deadline.
+fn check_deadline(app: &App, batch: &Batch) -> Result<(), Problem> {
+    if batch.limits.deadline_ms.is_some_and(|deadline_ms| deadline_ms <= app.now_ms()) {
+        return Err(Problem::new(ProblemId::Conflict)
+            .detail("the deadline of the batch has passed; PATCH it to a later one first"));
+    }
+    Ok(())
+}
+
+/// What is said of a batch with more than `most` rows.
+pub(crate) fn too_many_rows(most: u64) -> Problem {
+    Problem::new(ProblemId::PayloadTooLarge).detail(format!("a batch holds at most {most} rows"))
+}
+
+/// Whether the tenant may submit so many rows more today, and the disk has room.
+///
+/// # Errors
+/// `no_room`, and `too_many_requests` until midnight UTC.
+pub(crate) async fn may_submit(app: &App, tenant: &TenantId, rows: u64) -> Result<(), Problem> {
+    let now_ms = app.now_ms();
+    let store = &app.engine().store;
+    if !store.has_room().await? {
+        return Err(ProblemId::NoRoom.into());
+    }
+    let used = store.usage(tenant, now_ms).await?;
+    let most = app.config().rows_per_day;
+    if used.rows.saturating_add(rows) > most {
+        let until_midnight_ms = DAY_MS - now_ms % DAY_MS;
+        let detail =
+            format!("{} of {most} rows of the day are submitted; the day ends at midnight UTC", used.rows);
+        let problem = Problem::new(ProblemId::TooManyRequests).detail(detail);
+        return Err(problem.retry_after(until_midnight_ms.div_ceil(1000)));
+    }
+    Ok(())
+}
+
+/// How many bytes the tenant may still store.
+///
+/// # Errors
+/// `no_room` when the disk has none, `too_many_requests` when the quota has none.
+pub(crate) async fn room_bytes(app: &App, tenant: &TenantId) -> Result<u64, Problem> {
+    let store = &app.engine().store;
+    if !store.has_room().await? {
+        return Err(ProblemId::NoRoom.into());
+    }
+    let used = store.usage(tenant, app.now_ms()).await?;
+    match app.config().stored_bytes.checked_sub(used.bytes) {
+        Some(room) if room > 0 => Ok(room),
+        Some(_) | None => Err(quota_of_bytes()),
+    }
+}
+
+/// The tenant has stored as much as it may.
+pub(crate) fn quota_of_bytes() -> Problem {
+    Problem::new(ProblemId::TooManyRequests)
+        .detail("the bytes that may be stored are used up; delete batches that are no longer needed")
+        .retry_after(60)
+}

@@ -1,0 +1,81 @@
+//! What an operator may set about the service.
+
+use std::time::Duration;
+
+/// Sizes, rates and patience of the service. [`ApiConfig::default`] is what `promptmill serve` uses; `GET /v1/limits` shows it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ApiConfig {
+    /// Bytes of one row.
+    pub row_bytes: usize,
+    /// Bytes of a reply that are kept.
+    pub reply_bytes: usize,
+    /// Bytes of one item's history of calls.
+    pub history_bytes: usize,
+    /// Bytes of a JSON body that carries no rows.
+    pub json_bytes: usize,
+    /// Bytes of a JSON body with rows inline.
+    pub inline_bytes: usize,
+    /// Bytes of one part on the wire.
+    pub part_bytes: u64,
+    /// Rows of one batch.
+    pub batch_rows: u64,
+    /// Requests a second of one key, on the long run.
+    pub requests_per_second: u32,
+    /// Requests of one key at once.
+    pub request_burst: u32,
+    /// Batches of one tenant that run at the same time; further ones wait in `queued`.
+    pub running_batches: u32,
+    /// Rows one tenant may submit on a day (UTC).
+    pub rows_per_day: u64,
+    /// Bytes of rows one tenant may have stored.
+    pub stored_bytes: u64,
+    /// Refused keys a second of one address, on the long run.
+    pub refusals_per_second: u32,
+    /// Refused keys of one address at once.
+    pub refusal_burst: u32,
+    /// Immediate generations that run at the same time.
+    pub generations: usize,
+    /// Connections at the same time.
+    pub connections: usize,
+    /// Connections of one address at the same time.
+    pub connections_per_address: usize,
+    /// How long a client may take for the headers of a request.
+    pub header_time: Duration,
+    /// How long a client may take for a whole JSON body.
+    pub body_time: Duration,
+    /// How long an upload may send nothing.
+    pub upload_idle: Duration,
+    /// How long a client may take nothing of what is written to it.
+    pub write_idle: Duration,
+    /// How long a stop waits for requests under way.
+    pub drain: Duration,
+}
+
+impl Default for ApiConfig {
+    fn default() -> Self {
+        Self {
+            row_bytes: 1 << 20,
+            reply_bytes: 1 << 20,
+            history_bytes: 4 << 20,
+            json_bytes: 1 << 20,
+            inline_bytes: 8 << 20,
+            part_bytes: 2 << 30,
+            batch_rows: 10_000_000,
+            requests_per_second: 50,
+            request_burst: 100,
+            running_batches: 20,
+            rows_per_day: 10_000_000,
+            stored_bytes: 50 << 30,
+            refusals_per_second: 10,
+            refusal_burst: 100,
+            generations: 256,
+            connections: 1024,
+            connections_per_address: 256,
+            header_time: Duration::from_secs(10),
+            body_time: Duration::from_secs(30),
+            upload_idle: Duration::from_secs(30),
+            write_idle: Duration::from_secs(60),
+            drain: Duration::from_secs(20),
+        }
+    }
+}

@@ -1,0 +1,177 @@
+//! What handlers take: JSON bodies, queries and path segments, each refused with a [`Problem`].
+//!
+//! A JSON body is read in two passes. The first ([`strict`]) sees the text as it is: syntax, keys that stand twice, depth. What it finds is
+//! `invalid_json`. The second makes the type; what it finds (unknown members, wrong types) is `invalid` with a pointer.
+
+mod objects;
+mod strict;
+mod words;
+
+use axum::body::Body;
+use axum::extract::{FromRequest, FromRequestParts, Request};
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, header};
+use bytes::{Bytes, BytesMut};
+use http_body_util::BodyExt as _;
+use serde::de::DeserializeOwned;
+use sha2::{Digest as _, Sha256};
+
+use crate::problem::{Problem, ProblemId};
+use crate::state::App;
+use objects::Objects;
+
+/// SHA-256 of a body, for telling a repeated request from another one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Digest(pub(crate) [u8; 32]);
+
+impl Digest {
+    /// That of a body's bytes.
+    pub(crate) fn of(body: &[u8]) -> Self {
+        Self(Sha256::digest(body).into())
+    }
+
+    /// That of no body.
+    pub(crate) fn empty() -> Self {
+        Self::of(b"")
+    }
+}
+
+/// A JSON body of at most [`json_bytes`](crate::ApiConfig::json_bytes).
+pub(crate) struct Json<T>(pub(crate) T, pub(crate) Digest);
+
+/// A JSON body that may carry rows: at most [`inline_bytes`](crate::ApiConfig::inline_bytes).
+pub(crate) struct LargeJson<T>(pub(crate) T, pub(crate) Digest);
+
+/// The text of a JSON body that is well-formed, of at most [`json_bytes`](crate::ApiConfig::json_bytes).
+pub(crate) struct JsonText(pub(crate) String, pub(crate) Digest);
+
+impl<T: DeserializeOwned> FromRequest<App> for Json<T> {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, app: &App) -> Result<Self, Problem> {
+        let (text, digest) = json_text(request, app, app.config().json_bytes).await?;
+        Ok(Self(value_of(&text)?, digest))
+    }
+}
+
+impl<T: DeserializeOwned> FromRequest<App> for LargeJson<T> {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, app: &App) -> Result<Self, Problem> {
+        let (text, digest) = json_text(request, app, app.config().inline_bytes).await?;
+        Ok(Self(value_of(&text)?, digest))
+    }
+}
+
+impl FromRequest<App> for JsonText {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, app: &App) -> Result<Self, Problem> {
+        let (text, digest) = json_text(request, app, app.config().json_bytes).await?;
+        Ok(Self(text, digest))
+    }
+}
+
+async fn json_text(request: Request, app: &App, limit: usize) -> Result<(String, Digest), Problem> {
+    check_media_type(request.headers())?;
+    let declared = request.headers().get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok());
+    if declared.and_then(|length| length.parse::<u64>().ok()).is_some_and(|length| length > limit as u64) {
+        return Err(too_large(limit));
+    }
+    let reading = collect(request.into_body(), limit);
+    let body = match tokio::time::timeout(app.config().body_time, reading).await {
+        Ok(body) => body?,
+        Err(_) => return Err(Problem::new(ProblemId::RequestTimeout)),
+    };
+    let digest = Digest::of(&body);
+    let text = String::from_utf8(body.into()).map_err(|error| {
+        Problem::new(ProblemId::InvalidJson)
+            .detail(format!("not UTF-8 at byte {}", error.utf8_error().valid_up_to()))
+    })?;
+    strict::check(&text)?;
+    Ok((text, digest))
+}
+
+fn check_media_type(headers: &HeaderMap) -> Result<(), Problem> {
+    let unsupported = |detail: &'static str| Err(Problem::new(ProblemId::UnsupportedMediaType).detail(detail));
+    let plain = |encoding: &[u8]| encoding.trim_ascii().eq_ignore_ascii_case(b"identity");
+    if !headers.get_all(header::CONTENT_ENCODING).iter().all(|encoding| plain(encoding.as_bytes())) {
+        return unsupported("this route takes no Content-Encoding");
+    }
+    let essence = headers
+        .get(header::CONTENT_TYPE)
+        .and_then(|kind| kind.to_str().ok())
+        .map(|kind| kind.split(';').next().unwrap_or_default().trim().to_ascii_lowercase());
+    match essence.as_deref() {
+        Some("application/json") => Ok(()),
+        _ => unsupported("this route takes Content-Type: application/json"),
+    }
+}
+
+fn too_large(limit: usize) -> Problem {
+    Problem::new(ProblemId::PayloadTooLarge).detail(format!("this route takes at most {limit} bytes"))
+}
+
+/// The whole body, as long as it stays within `limit`.
+async fn collect(mut body: Body, limit: usize) -> Result<Bytes, Problem> {
+    let mut whole = BytesMut::new();
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|_| cut_off())?;
+        if let Some(data) = frame.data_ref() {
+            if whole.len() + data.len() > limit {
+                return Err(too_large(limit));
+            }
+            whole.extend_from_slice(data);
+        }
+    }
+    Ok(whole.freeze())
+}
+
+/// The body ended before it was complete, so there is rarely anyone left to read this.
+pub(crate) fn cut_off() -> Problem {
+    Problem::new(ProblemId::BadRequest).detail("the body ended before it was complete")
+}
+
+/// Makes `T` of a text that passed [`strict::check`].
+fn value_of<T: DeserializeOwned>(text: &str) -> Result<T, Problem> {
+    let mut deserializer = serde_json::Deserializer::from_str(text);
+    serde_path_to_error::deserialize(Objects::over(&mut deserializer)).map_err(|error| {
+        let pointer = words::pointer(error.path());
+        Problem::invalid(pointer, words::without_content(error.inner()))
+    })
+}
+
+/// The query, made into `T`. A member that is a list takes the parameter as often as it comes.
+pub(crate) struct Query<T>(pub(crate) T);
+
+impl<T: DeserializeOwned> FromRequestParts<App> for Query<T> {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, _: &App) -> Result<Self, Problem> {
+        let query = parts.uri.query().unwrap_or_default();
+        let deserializer = serde_html_form::Deserializer::from_bytes(query.as_bytes());
+        serde_path_to_error::deserialize(deserializer).map(Query).map_err(|error| {
+            let parameter = error.path().to_string();
+            let words = words::without_content(error.inner());
+            let place = if parameter == "." { String::new() } else { format!(" parameter {parameter}") };
+            Problem::new(ProblemId::BadRequest).detail(format!("query{place}: {words}"))
+        })
+    }
+}
+
+/// Segments of the path. What is no id names nothing, so it is `not_found`.
+pub(crate) struct Path<T>(pub(crate) T);
+
+impl<T: DeserializeOwned + Send> FromRequestParts<App> for Path<T> {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Problem> {
+        match axum::extract::Path::from_request_parts(parts, app).await {
+            Ok(axum::extract::Path(value)) => Ok(Self(value)),
+            Err(_) => Err(Problem::new(ProblemId::NotFound)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

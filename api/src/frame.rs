@@ -1,0 +1,115 @@
+//! What stands around every request: its id, the one shape of errors, the catching of panics, headers for safety, and counting.
+
+use std::net::SocketAddr;
+use std::panic::AssertUnwindSafe;
+use std::time::Instant;
+
+use axum::extract::{MatchedPath, Request, State};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use futures_util::FutureExt as _;
+
+use crate::headers;
+use crate::problem::{IsProblem, Problem};
+use crate::state::App;
+
+/// Header with the request's id.
+pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// Who is at the other end of the connection.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Peer(pub(crate) SocketAddr);
+
+/// What is known of the request that is being answered, wherever in its handling.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct RequestContext {
+    /// Its id, ours or the caller's.
+    pub(crate) id: String,
+    /// Its path without the query.
+    pub(crate) path: String,
+}
+
+tokio::task_local! {
+    static CURRENT: RequestContext;
+}
+
+impl RequestContext {
+    /// That of the running task; empty outside of a request.
+    pub(crate) fn current() -> Self {
+        CURRENT.try_with(Clone::clone).unwrap_or_default()
+    }
+}
+
+/// The outermost layer.
+pub(crate) async fn frame(State(app): State<App>, request: Request, next: Next) -> Response {
+    let started = Instant::now();
+    let id = request_id(request.headers());
+    let context = RequestContext { id: id.clone(), path: request.uri().path().to_owned() };
+    let route = request.extensions().get::<MatchedPath>().map(|path| path.as_str().to_owned());
+    let method = request.method().clone();
+
+    let mut response = CURRENT
+        .scope(context, async {
+            let answered = AssertUnwindSafe(next.run(request)).catch_unwind().await;
+            let response = answered.unwrap_or_else(|_| Problem::internal("a handler panicked").into_response());
+            in_one_shape(response)
+        })
+        .await;
+
+    headers::add(response.headers_mut());
+    if let Ok(id) = HeaderValue::from_str(&id) {
+        response.headers_mut().insert(REQUEST_ID, id);
+    }
+    let (status, took) = (response.status().as_u16(), started.elapsed());
+    let route = route.as_deref().unwrap_or("other");
+    app.engine().metrics.http(route, method.as_str(), status, took);
+    tracing::debug!(request.id = id, http.route = route, http.status = status, duration_ms = took.as_millis() as u64, "answered");
+    response
+}
+
+/// The caller's id when it is harmless, otherwise a new one.
+fn request_id(headers: &HeaderMap) -> String {
+    let harmless = |id: &&str| {
+        (1..=64).contains(&id.len())
+            && id.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))
+    };
+    match headers.get(REQUEST_ID).and_then(|id| id.to_str().ok()).filter(harmless) {
+        Some(id) => id.to_owned(),
+        None => format!("{:032x}", rand::random::<u128>()),
+    }
+}
+
+/// Answers that the router or an extractor made in its own way become problems, their headers kept.
+fn in_one_shape(response: Response) -> Response {
+    let status = response.status();
+    let is_error = status.is_client_error() || status.is_server_error();
+    if !is_error || response.extensions().get::<IsProblem>().is_some() {
+        return response;
+    }
+    let mut problem = Problem::of_status(status).into_response();
+    if status == StatusCode::METHOD_NOT_ALLOWED
+        && let Some(allow) = response.headers().get(header::ALLOW)
+    {
+        problem.headers_mut().insert(header::ALLOW, allow.clone());
+    }
+    problem
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_harmless_request_ids_are_taken_over() {
+        let id_of = |text: &'static str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(REQUEST_ID, HeaderValue::from_static(text));
+            request_id(&headers)
+        };
+        assert_eq!(id_of("abc-1_Z"), "abc-1_Z");
+        for bad in ["", "a b", "a/b", "\"x\""] {
+            assert_eq!(id_of(bad).len(), 32);
+        }
+    }
+}

@@ -1,0 +1,257 @@
+//! Runs generations to their outcome, each in a task of its own that goes on whoever stops waiting.
+//!
+//! A generation runs at most once in this process: whoever asks for one that runs gets the same. Its outcome is stored before anyone is
+//! told. One that a stop interrupts stays without an outcome, and where it was promised the next process finishes it.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use promptmill_domain::{Ending, FailureKind, GenerationId, Outcome, Totals};
+use promptmill_pipeline::{Gate, ItemEnd, ItemInput, Pipeline, RetryPolicy};
+use promptmill_ports::{Generation, encode_outcome};
+use promptmill_provider::DeltaSink;
+use promptmill_runtime::Engine;
+use tokio::sync::watch;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::job::Job;
+use crate::App;
+use crate::problem::{Problem, ProblemId, chain};
+
+/// How many may be under way for each that may call at the same time; further ones are turned away.
+const UNDER_WAY_PER_CALL: usize = 4;
+
+/// How long a generation is tried: whoever asked for it wants it now or not at all.
+const GIVE_UP_AFTER: Duration = Duration::from_secs(10 * 60);
+
+/// Generations of an earlier process that are taken up at once.
+const RECOVERED_AT_ONCE: u32 = 64;
+
+/// How soon an outcome is stored again that could not be.
+const STORE_AGAIN: Duration = Duration::from_millis(200);
+
+/// Runs generations; one per process.
+pub(crate) struct Generator {
+    pipeline: Pipeline,
+    under_way: Mutex<HashMap<GenerationId, Running>>,
+    most: usize,
+}
+
+/// A generation that runs here.
+#[derive(Clone)]
+pub(super) struct Running {
+    begun: Arc<Generation>,
+    outcome: watch::Receiver<Option<Arc<Generation>>>,
+}
+
+impl Running {
+    /// As it is kept while it runs.
+    pub(super) fn begun(&self) -> Arc<Generation> {
+        self.begun.clone()
+    }
+
+    /// The generation with its outcome, stored; `None` when the service stopped before.
+    pub(super) async fn finished(&mut self) -> Option<Arc<Generation>> {
+        // Fails only when the task is gone, and then it may have left its outcome.
+        let _ = self.outcome.wait_for(Option::is_some).await;
+        self.outcome.borrow().clone()
+    }
+}
+
+/// What to run.
+pub(super) struct Start {
+    pub(super) job: Job,
+    /// Who wants its text as it comes.
+    pub(super) deltas: Option<DeltaSink>,
+}
+
+impl Generator {
+    /// A generator that makes at most `calls` calls at the same time.
+    pub(crate) fn new(engine: &Engine, calls: usize) -> Self {
+        let policy = RetryPolicy { give_up_after: GIVE_UP_AFTER, ..RetryPolicy::default() };
+        Self {
+            pipeline: Pipeline::new(engine.limiter.clone(), engine.clock.clone(), calls, policy),
+            under_way: Mutex::default(),
+            most: calls.saturating_mul(UNDER_WAY_PER_CALL),
+        }
+    }
+
+    /// The generation, if it runs here.
+    pub(super) fn running(&self, id: GenerationId) -> Option<Running> {
+        self.under_way.lock().unwrap_or_else(PoisonError::into_inner).get(&id).cloned()
+    }
+
+    /// Begins a generation, unless it runs already.
+    ///
+    /// # Errors
+    /// `unavailable` when too many are under way, or the service stops.
+    pub(super) fn start(&self, app: &App, start: Start) -> Result<Running, Problem> {
+        let Start { job, deltas } = start;
+        if app.stopping().is_cancelled() {
+            return Err(Problem::new(ProblemId::Unavailable).detail("the service is stopping"));
+        }
+        let mut under_way = self.under_way.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(running) = under_way.get(&job.begun.id) {
+            return Ok(running.clone());
+        }
+        if under_way.len() >= self.most {
+            return Err(Problem::new(ProblemId::Unavailable).detail("too many generations are under way"));
+        }
+        let (tell, outcome) = watch::channel(None);
+        let running = Running { begun: Arc::new(job.begun.clone()), outcome };
+        under_way.insert(job.begun.id, running.clone());
+        let place = Place { app: app.clone(), id: job.begun.id };
+        tokio::spawn(async move {
+            let begun = job.begun.clone();
+            if let Some(outcome) = run(&place.app, job, deltas).await {
+                let finished = Generation { outcome: Some(encode_outcome(&outcome)), ..begun };
+                if store(&place.app, &finished).await {
+                    tell.send_replace(Some(Arc::new(finished)));
+                }
+            }
+        });
+        Ok(running)
+    }
+}
+
+/// A place among those under way; left when dropped, by a task that panicked too.
+struct Place {
+    app: App,
+    id: GenerationId,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut under_way = self.app.generator().under_way.lock().unwrap_or_else(PoisonError::into_inner);
+        under_way.remove(&self.id);
+    }
+}
+
+/// Open until the service stops.
+struct StopGate<'a>(&'a CancellationToken);
+
+#[async_trait]
+impl Gate for StopGate<'_> {
+    fn is_open(&self) -> bool {
+        !self.0.is_cancelled()
+    }
+
+    async fn closed(&self) {
+        self.0.cancelled().await;
+    }
+
+    fn spent(&self, _: &Totals) {}
+}
+
+/// Works on a generation until it has its outcome; `None` when the service stops before.
+async fn run(app: &App, job: Job, deltas: Option<DeltaSink>) -> Option<Outcome> {
+    let begun = Instant::now();
+    let gate = StopGate(app.stopping());
+    let id = job.begun.id.as_bytes();
+    let mut input = ItemInput {
+        // Tells generations apart where the item is all there is to tell requests apart by (the demo provider).
+        index: u32::from_be_bytes([id[12], id[13], id[14], id[15]]),
+        offset: 0,
+        custom_id: None,
+        content: job.content,
+        parked: None,
+        deltas,
+    };
+    loop {
+        let again_ms = match app.generator().pipeline.run(&job.plan, &gate, input.clone()).await {
+            ItemEnd::Settled { outcome, .. } => return Some(*outcome),
+            ItemEnd::Parked { item, .. } => {
+                let due_ms = item.due_ms;
+                input.parked = Some(item);
+                due_ms
+            }
+            ItemEnd::Untouched { lane_paused_until_ms: Some(until_ms) } => until_ms,
+            ItemEnd::Untouched { lane_paused_until_ms: None } => return None,
+        };
+        let wait = Duration::from_millis(again_ms.saturating_sub(app.now_ms()));
+        if begun.elapsed() + wait > GIVE_UP_AFTER {
+            return Some(given_up(input));
+        }
+        tokio::select! {
+            () = tokio::time::sleep(wait) => {}
+            () = app.stopping().cancelled() => return None,
+        }
+    }
+}
+
+/// The outcome of a generation whose lane stands still for longer than anyone waits.
+fn given_up(input: ItemInput) -> Outcome {
+    let (kind, attempts, cut) = match input.parked {
+        Some(parked) => (parked.reason, parked.attempts, parked.cut),
+        None => (FailureKind::RateLimited, Vec::new(), Totals::default()),
+    };
+    let message = "the provider asked to wait for longer than a generation is tried".to_owned();
+    Outcome { custom_id: None, ending: Ending::Failed { kind, message }, attempts, cut, flags: Vec::new() }
+}
+
+/// Stores an outcome, again and again while the store is away; answers whether it is stored. A stop ends that.
+async fn store(app: &App, finished: &Generation) -> bool {
+    loop {
+        let error = match app.engine().records.put_generation(finished).await {
+            Ok(()) => return true,
+            Err(error) => error,
+        };
+        tracing::warn!(generation.id = %finished.id, error = chain(&error), "the outcome of a generation could not be stored");
+        tokio::select! {
+            () = tokio::time::sleep(STORE_AGAIN) => {}
+            () = app.stopping().cancelled() => return false,
+        }
+    }
+}
+
+/// Goes on with the generations that an earlier process promised and did not finish. Returns at once; they are run beside what is asked
+/// anew. The store is embedded, so what is unfinished before the first request belongs to a process that is dead.
+pub async fn recover(app: &App) {
+    let app = app.clone();
+    let before_ms = app.now_ms().saturating_add(1);
+    tokio::spawn(async move {
+        while !app.stopping().is_cancelled() {
+            let unfinished = app.engine().records.unfinished(before_ms, RECOVERED_AT_ONCE).await;
+            let unfinished = match unfinished {
+                Ok(unfinished) => unfinished,
+                Err(error) => {
+                    tracing::warn!(error = chain(&error), "unfinished generations could not be read");
+                    tokio::time::sleep(STORE_AGAIN).await;
+                    continue;
+                }
+            };
+            if unfinished.is_empty() {
+                return;
+            }
+            tracing::info!(count = unfinished.len(), "going on with unfinished generations");
+            futures_util::future::join_all(unfinished.into_iter().map(|begun| finish(&app, begun))).await;
+        }
+    });
+}
+
+/// Runs a generation of an earlier process to its outcome. One that cannot be run fails, since its client was told to wait for it.
+async fn finish(app: &App, begun: Generation) {
+    let started = match Job::of_stored(app, begun.clone()).await {
+        Ok(job) => app.generator().start(app, Start { job, deltas: None }),
+        Err(_) => return fail(app, begun, "what was asked cannot be run by this release and configuration").await,
+    };
+    match started {
+        Ok(mut running) => {
+            if running.finished().await.is_none() && !app.stopping().is_cancelled() {
+                fail(app, begun, "working on it broke off").await;
+            }
+        }
+        // Too many under way: the next round takes it up again.
+        Err(_) => tokio::time::sleep(STORE_AGAIN).await,
+    }
+}
+
+async fn fail(app: &App, begun: Generation, message: &str) {
+    let ending = Ending::Failed { kind: FailureKind::Internal, message: message.to_owned() };
+    let (attempts, cut, flags) = (Vec::new(), Totals::default(), Vec::new());
+    let outcome = Outcome { custom_id: None, ending, attempts, cut, flags };
+    store(app, &Generation { outcome: Some(encode_outcome(&outcome)), ..begun }).await;
+}

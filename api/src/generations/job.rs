@@ -1,0 +1,96 @@
+//! A generation ready to run, and the form in which what was asked is kept.
+
+use bytes::Bytes;
+use promptmill_domain::{BatchId, BatchSpec, GenerationId, Message, TenantId};
+use promptmill_pipeline::{BatchPlan, ItemContent};
+use promptmill_ports::Generation;
+use serde::{Deserialize, Serialize};
+use tokio::task::spawn_blocking;
+
+use crate::App;
+use crate::problem::Problem;
+
+/// What was asked, with the template's text pinned. Holds no secrets: credentials stay with the provider.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct StoredRequest {
+    pub(super) spec: BatchSpec,
+    pub(super) content: StoredContent,
+}
+
+/// From what the messages come.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum StoredContent {
+    /// Checked variables as JSON text.
+    Variables(String),
+    /// The messages themselves.
+    Messages(Vec<Message>),
+}
+
+impl StoredRequest {
+    /// Reads what [`Job::new`] stored.
+    ///
+    /// # Errors
+    /// When it is something else; its content is not repeated.
+    pub(super) fn read(bytes: &[u8]) -> Result<Self, CorruptRequest> {
+        serde_json::from_slice(bytes).map_err(|_| CorruptRequest)
+    }
+}
+
+/// A stored request that cannot be read.
+#[derive(Debug, thiserror::Error)]
+#[error("a stored generation cannot be read")]
+pub(super) struct CorruptRequest;
+
+/// A generation that can be run.
+pub(super) struct Job {
+    /// As it is kept while it runs.
+    pub(super) begun: Generation,
+    /// Its template compiled and its provider found.
+    pub(super) plan: BatchPlan,
+    /// From what its messages come.
+    pub(super) content: ItemContent,
+}
+
+impl Job {
+    /// A generation that is asked for now.
+    ///
+    /// # Errors
+    /// When this process cannot run it.
+    pub(super) async fn new(
+        app: &App,
+        tenant: &TenantId,
+        id: GenerationId,
+        request: StoredRequest,
+    ) -> Result<Self, Problem> {
+        let text = serde_json::to_vec(&request).map_err(Problem::internal)?;
+        let (tenant, created_ms) = (tenant.clone(), app.now_ms());
+        let begun = Generation { id, tenant, request: Bytes::from(text), outcome: None, created_ms };
+        Self::of(app, begun, request).await
+    }
+
+    /// A generation that was asked for before.
+    ///
+    /// # Errors
+    /// When it cannot be read, or this process cannot run it.
+    pub(super) async fn of_stored(app: &App, begun: Generation) -> Result<Self, Problem> {
+        let request = StoredRequest::read(&begun.request).map_err(Problem::internal)?;
+        Self::of(app, begun, request).await
+    }
+
+    async fn of(app: &App, begun: Generation, request: StoredRequest) -> Result<Self, Problem> {
+        let StoredRequest { spec, content } = request;
+        let provider = app.engine().providers.get(spec.model.provider());
+        let provider = provider
+            .ok_or_else(|| Problem::invalid("/model", "its provider is not configured any more"))?;
+        // Only names the calls: a generation belongs to no batch.
+        let name = BatchId::from_bytes(*begun.id.as_bytes());
+        let plan = spawn_blocking(move || BatchPlan::new(name, &spec, provider)).await;
+        let plan = plan.map_err(Problem::internal)?.map_err(Problem::internal)?;
+        let content = match content {
+            StoredContent::Variables(variables) => ItemContent::Variables(variables),
+            StoredContent::Messages(messages) => ItemContent::Messages(messages),
+        };
+        Ok(Self { begun, plan, content })
+    }
+}

@@ -1,0 +1,291 @@
+//! Requests that happen once however often they are sent.
+//!
+//! With an `Idempotency-Key` a POST is claimed in the store before it runs. Its answer is kept for a day (sealed, because some answers hold
+//! a secret that is shown once) and repeated. The claim carries a plan, 16 bytes shaped like a UUID version 7, from which the handler
+//! derives the ids of what it makes: whoever runs a request again that was cut off makes the same things, and the steps find them made.
+//! So an answer that was not kept (a 5xx, a crash) costs nothing but running again.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::sync::{Mutex, PoisonError};
+
+use axum::body::Body;
+use axum::extract::{FromRequestParts, MatchedPath};
+use axum::http::request::Parts;
+use axum::http::{HeaderName, HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use promptmill_domain::TenantId;
+use promptmill_ports::{Claim, Claimed, StoredAnswer};
+use secrecy::ExposeSecret as _;
+use sha2::{Digest as _, Sha256};
+
+use crate::auth::Caller;
+use crate::extract::Digest;
+use crate::problem::{IsProblem, Problem, ProblemId, chain};
+use crate::state::App;
+
+const KEY: HeaderName = HeaderName::from_static("idempotency-key");
+const REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
+const PREFERENCE_APPLIED: HeaderName = HeaderName::from_static("preference-applied");
+const KEPT_HEADERS: [HeaderName; 5] =
+    [header::CONTENT_TYPE, header::LOCATION, header::ETAG, header::LINK, PREFERENCE_APPLIED];
+/// Longest key, bytes.
+const MAX_KEY: usize = 255;
+/// Longest body of an answer that is kept, bytes.
+const MAX_ANSWER: usize = 1 << 20;
+
+/// Bytes from which the ids of what a request makes are derived: those of a UUID version 7.
+pub(crate) type Plan = [u8; 16];
+
+/// What of a request decides whether it is the same one.
+#[derive(Debug, Clone)]
+pub(crate) struct Idempotency {
+    /// The client's key.
+    key: Option<String>,
+    /// Method and pattern of the route: a key counts within it.
+    scope: String,
+    /// Method, path and query.
+    target: String,
+}
+
+impl FromRequestParts<App> for Idempotency {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, _: &App) -> Result<Self, Problem> {
+        let bad = |words: &'static str| Problem::new(ProblemId::BadRequest).detail(words);
+        let mut sent = parts.headers.get_all(KEY).iter();
+        let key = match (sent.next(), sent.next()) {
+            (None, _) => None,
+            (Some(_), Some(_)) => return Err(bad("two Idempotency-Key headers")),
+            (Some(value), None) => Some(read_key(value).ok_or_else(|| {
+                bad("an Idempotency-Key is 1 to 255 printable ASCII characters, with or without quotes")
+            })?),
+        };
+        let pattern = parts.extensions.get::<MatchedPath>().map_or("", MatchedPath::as_str);
+        Ok(Self {
+            key,
+            scope: format!("{} {pattern}", parts.method),
+            target: format!("{} {}", parts.method, parts.uri),
+        })
+    }
+}
+
+/// The key of the header, its quotes taken off.
+fn read_key(value: &HeaderValue) -> Option<String> {
+    let text = value.to_str().ok()?.trim();
+    let text = text.strip_prefix('"').and_then(|text| text.strip_suffix('"')).unwrap_or(text);
+    let printable = text.bytes().all(|byte| (0x20..0x7f).contains(&byte));
+    ((1..=MAX_KEY).contains(&text.len()) && printable).then(|| text.to_owned())
+}
+
+/// Whether a request is to be run.
+pub(crate) enum Begin {
+    /// It is: with this ticket's plan, and its answer handed to [`Ticket::finish`].
+    Run(Ticket),
+    /// It is not: this is its answer.
+    Answered(Response),
+}
+
+impl Idempotency {
+    /// Runs `run` unless the request was answered before, and keeps its answer.
+    pub(crate) async fn once<F, Fut>(
+        self,
+        app: &App,
+        caller: &Caller,
+        digest: Digest,
+        run: F,
+    ) -> Result<Response, Problem>
+    where
+        F: FnOnce(Plan) -> Fut,
+        Fut: Future<Output = Result<Response, Problem>>,
+    {
+        match self.begin(app, caller, digest).await? {
+            Begin::Answered(response) => Ok(response),
+            Begin::Run(ticket) => {
+                let response = run(ticket.plan()).await.unwrap_or_else(IntoResponse::into_response);
+                Ok(ticket.finish(response).await)
+            }
+        }
+    }
+
+    /// Claims the request. For handlers whose answer is a stream; the others use [`Idempotency::once`].
+    pub(crate) async fn begin(self, app: &App, caller: &Caller, digest: Digest) -> Result<Begin, Problem> {
+        let plan = new_plan(app.now_ms());
+        let Some(key) = self.key else {
+            return Ok(Begin::Run(Ticket { plan, claimed: None }));
+        };
+        let key = format!("{} {key}", self.scope);
+        let fingerprint = fingerprint(&self.target, digest);
+        // Of the requests with one key in this process one goes on to the store; so a claim of this process that the store knows and that does
+        // not run here was cut off, and can be run again.
+        let place = Place::enter(app, &caller.tenant, &key, fingerprint)?;
+        let claim =
+            Claim { tenant: caller.tenant.clone(), key, fingerprint, plan, owner: app.process() };
+        let records = &app.engine().records;
+        let plan = match records.claim(&claim, app.now_ms()).await? {
+            Claimed::Run => plan,
+            Claimed::Begun { owner, plan } if owner == app.process() => plan,
+            // The store is embedded: its lock proves that whoever began it in another process is dead.
+            Claimed::Begun { owner, plan } => {
+                if !records.take_over(&claim.tenant, &claim.key, owner, app.process()).await? {
+                    return Err(ProblemId::IdempotencyInProgress.into());
+                }
+                plan
+            }
+            Claimed::Done(answer) => return repeat(app, &claim, answer).map(Begin::Answered),
+            Claimed::Mismatch => return Err(ProblemId::IdempotencyMismatch.into()),
+        };
+        Ok(Begin::Run(Ticket { plan, claimed: Some((claim, place)) }))
+    }
+}
+
+fn new_plan(now_ms: u64) -> Plan {
+    uuid::Builder::from_unix_timestamp_millis(now_ms, &rand::random()).into_uuid().into_bytes()
+}
+
+fn fingerprint(target: &str, body: Digest) -> [u8; 32] {
+    let mut hasher = Sha256::new();
+    hasher.update((target.len() as u64).to_be_bytes());
+    hasher.update(target.as_bytes());
+    hasher.update(body.0);
+    hasher.finalize().into()
+}
+
+/// Leave to run a request.
+pub(crate) struct Ticket {
+    plan: Plan,
+    claimed: Option<(Claim, Place)>,
+}
+
+impl Ticket {
+    /// From which the ids of what the request makes are derived.
+    pub(crate) fn plan(&self) -> Plan {
+        self.plan
+    }
+
+    /// Keeps the answer where one is to be kept, and gives it back.
+    pub(crate) async fn finish(self, response: Response) -> Response {
+        let Some((claim, place)) = self.claimed else {
+            return response;
+        };
+        if !is_kept(response.status()) {
+            return response;
+        }
+        let app = &place.app;
+        let (parts, body) = response.into_parts();
+        let body = match axum::body::to_bytes(body, usize::MAX).await {
+            Ok(body) => body,
+            Err(error) => return Problem::internal(chain(&error)).into_response(),
+        };
+        if body.len() <= MAX_ANSWER {
+            match app.vault().seal(&seal_context(&claim), &body) {
+                Ok(sealed) => {
+                    let named = |name: &HeaderName| {
+                        let value = parts.headers.get(name)?.to_str().ok()?;
+                        Some((name.as_str().to_owned(), value.to_owned()))
+                    };
+                    let headers = KEPT_HEADERS.iter().filter_map(named).collect();
+                    let answer = StoredAnswer { status: parts.status.as_u16(), headers, body: sealed.into() };
+                    // An answer that is not kept is made again with the same plan, so this is no error of the request.
+                    if let Err(error) =
+                        app.engine().records.answer(&claim.tenant, &claim.key, &answer).await
+                    {
+                        tracing::warn!(error = chain(&error), "an answer could not be kept");
+                    }
+                }
+                Err(error) => tracing::error!(error = chain(&error), "an answer could not be sealed"),
+            }
+        }
+        Response::from_parts(parts, Body::from(body))
+    }
+}
+
+/// Whether repeating the request would give the same answer. What says "later" does not.
+fn is_kept(status: StatusCode) -> bool {
+    let later = [StatusCode::REQUEST_TIMEOUT, StatusCode::TOO_MANY_REQUESTS];
+    !status.is_server_error() && !later.contains(&status)
+}
+
+fn seal_context(claim: &Claim) -> String {
+    format!("{}|answer|{}", claim.tenant, claim.key)
+}
+
+/// A kept answer as a response.
+fn repeat(app: &App, claim: &Claim, answer: StoredAnswer) -> Result<Response, Problem> {
+    let sealed = std::str::from_utf8(&answer.body).map_err(Problem::internal)?;
+    let body = app
+        .vault()
+        .open(&seal_context(claim), sealed)
+        .map_err(|error| Problem::internal(chain(&error)))?;
+    let status = StatusCode::from_u16(answer.status).map_err(Problem::internal)?;
+    let mut response = Response::new(Body::from(body.expose_secret().to_vec()));
+    *response.status_mut() = status;
+    for (name, value) in &answer.headers {
+        if let (Ok(name), Ok(value)) = (HeaderName::try_from(name), HeaderValue::try_from(value)) {
+            response.headers_mut().insert(name, value);
+        }
+    }
+    response.headers_mut().insert(REPLAYED, HeaderValue::from_static("true"));
+    response.extensions_mut().insert(IsProblem);
+    Ok(response)
+}
+
+/// Requests with a key that run in this process.
+#[derive(Default)]
+pub(crate) struct Running(Mutex<HashMap<(TenantId, String), [u8; 32]>>);
+
+/// A place among the running ones; left when dropped, also by a request whose client went away.
+struct Place {
+    app: App,
+    key: (TenantId, String),
+}
+
+impl Place {
+    fn enter(app: &App, tenant: &TenantId, key: &str, fingerprint: [u8; 32]) -> Result<Self, Problem> {
+        let key = (tenant.clone(), key.to_owned());
+        match app.running().0.lock().unwrap_or_else(PoisonError::into_inner).entry(key.clone()) {
+            Entry::Vacant(place) => {
+                place.insert(fingerprint);
+                Ok(Self { app: app.clone(), key })
+            }
+            Entry::Occupied(place) if *place.get() == fingerprint => {
+                Err(ProblemId::IdempotencyInProgress.into())
+            }
+            Entry::Occupied(_) => Err(ProblemId::IdempotencyMismatch.into()),
+        }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.app.running().0.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.key);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_is_read_with_and_without_quotes() {
+        let read = |text: &str| read_key(&HeaderValue::from_bytes(text.as_bytes()).unwrap());
+        assert_eq!(read("\"8e03-x\"").as_deref(), Some("8e03-x"));
+        assert_eq!(read("8e03-x").as_deref(), Some("8e03-x"));
+        for bad in ["", "\"\"", "ä", "a\tb", &"x".repeat(256)] {
+            assert_eq!(read(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn plans_are_ordered_by_time() {
+        assert!(new_plan(1) < new_plan(2));
+        assert_ne!(new_plan(1), new_plan(1));
+    }
+
+    #[test]
+    fn answers_that_say_later_are_not_kept() {
+        for (status, kept) in [(201, true), (422, true), (409, true), (429, false), (503, false), (507, false)] {
+            assert_eq!(is_kept(StatusCode::from_u16(status).unwrap()), kept, "{status}");
+        }
+    }
+}

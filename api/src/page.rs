@@ -1,0 +1,118 @@
+//! Lists: pages with an opaque cursor.
+
+use axum::http::{HeaderValue, Uri, header};
+use axum::response::{IntoResponse, Response};
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use serde::Serialize;
+use sha2::{Digest as _, Sha256};
+use utoipa::ToSchema;
+
+use crate::problem::{Problem, ProblemId};
+
+/// Entries of a page when nothing is asked for.
+pub(crate) const DEFAULT_LIMIT: u32 = 50;
+/// Most entries of a page.
+pub(crate) const MAX_LIMIT: u32 = 500;
+
+const CHECK: usize = 6;
+
+/// One page of a list.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct Page<T> {
+    /// The entries.
+    pub(crate) data: Vec<T>,
+    /// Asks for what follows; null at the end.
+    pub(crate) next_cursor: Option<String>,
+}
+
+impl<T: Serialize> Page<T> {
+    /// The answer, with the address of the next page of the list at `uri`.
+    pub(crate) fn respond(self, uri: &Uri) -> Response {
+        let link = self.next_cursor.as_deref().map(|cursor| next_link(uri, cursor));
+        let mut response = axum::Json(self).into_response();
+        if let Some(link) = link.and_then(|link| HeaderValue::from_str(&link).ok()) {
+            response.headers_mut().insert(header::LINK, link);
+        }
+        response
+    }
+}
+
+/// The limit in force for what was asked.
+///
+/// # Errors
+/// `bad_request` when it is not within 1 to [`MAX_LIMIT`].
+pub(crate) fn limit(asked: Option<u32>) -> Result<u32, Problem> {
+    let limit = asked.unwrap_or(DEFAULT_LIMIT);
+    if (1..=MAX_LIMIT).contains(&limit) {
+        return Ok(limit);
+    }
+    Err(Problem::new(ProblemId::BadRequest).detail(format!("query parameter limit: 1 to {MAX_LIMIT}")))
+}
+
+/// A cursor that leads behind `position` of the list `list`. `list` names everything that must be the same when it is used, filters too.
+pub(crate) fn cursor(list: &str, position: &str) -> String {
+    let mut bytes = check(list, position).to_vec();
+    bytes.extend_from_slice(position.as_bytes());
+    URL_SAFE_NO_PAD.encode(bytes)
+}
+
+/// The position a cursor of that list leads behind.
+///
+/// # Errors
+/// `bad_request` when it is not one we gave for this list.
+pub(crate) fn position(list: &str, cursor: &str) -> Result<String, Problem> {
+    let read = || {
+        let bytes = URL_SAFE_NO_PAD.decode(cursor).ok()?;
+        let (sum, position) = bytes.split_at_checked(CHECK)?;
+        let position = std::str::from_utf8(position).ok()?;
+        (sum == check(list, position)).then(|| position.to_owned())
+    };
+    read().ok_or_else(|| {
+        Problem::new(ProblemId::BadRequest).detail("query parameter cursor: not a cursor of this list")
+    })
+}
+
+/// Tells a cursor that was changed or belongs elsewhere. It guards against mistakes only: a position gives nobody more to see.
+fn check(list: &str, position: &str) -> [u8; CHECK] {
+    let mut hasher = Sha256::new();
+    hasher.update((list.len() as u64).to_be_bytes());
+    hasher.update(list);
+    hasher.update(position);
+    let sum = hasher.finalize();
+    std::array::from_fn(|n| sum[n])
+}
+
+fn next_link(uri: &Uri, cursor: &str) -> String {
+    let kept = uri.query().unwrap_or_default().split('&');
+    let kept = kept.filter(|pair| !pair.is_empty() && pair.split('=').next() != Some("cursor"));
+    let query: Vec<&str> = kept.collect();
+    let separator = if query.is_empty() { "" } else { "&" };
+    format!("<{}?{}{separator}cursor={cursor}>; rel=\"next\"", uri.path(), query.join("&"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cursor_leads_back_to_its_position_and_only_in_its_list() {
+        let given = cursor("templates", "naïve");
+        assert_eq!(position("templates", &given).unwrap(), "naïve");
+        assert!(position("batches", &given).is_err());
+        for at in 0..given.len() {
+            let mut changed = given.clone().into_bytes();
+            changed[at] = if changed[at] == b'A' { b'B' } else { b'A' };
+            let changed = String::from_utf8(changed).unwrap();
+            assert_ne!(position("templates", &changed).ok().as_deref(), Some("naïve"));
+        }
+        assert!(position("templates", "").is_err());
+    }
+
+    #[test]
+    fn the_next_link_keeps_the_filters() {
+        let uri: Uri = "/v1/batches?state=running&cursor=old&limit=2".parse().unwrap();
+        assert_eq!(next_link(&uri, "new"), "</v1/batches?state=running&limit=2&cursor=new>; rel=\"next\"");
+        assert_eq!(next_link(&"/v1/x".parse().unwrap(), "c"), "</v1/x?cursor=c>; rel=\"next\"");
+    }
+}

@@ -1,0 +1,263 @@
+//! `GET /v1/batches/{id}/results`: outcomes as a stream, in the order of the rows or as they settle.
+//!
+//! Nothing of a batch is held but a page: [`source`] reads pages, [`encode`] turns them into bytes on a blocking thread, [`stream`] lets
+//! the connection pull. Start at [`results`].
+
+mod coding;
+pub(crate) mod cursor;
+mod encode;
+mod merged;
+mod query;
+mod source;
+mod stream;
+
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use promptmill_domain::{Batch, BatchId};
+use promptmill_ports::{SettledCursor, Signal};
+use promptmill_prompt::{OutputSpec, Template};
+use promptmill_rowio::CsvColumns;
+use tokio::sync::broadcast;
+use tokio::task::spawn_blocking;
+use tokio::time::Instant;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use self::coding::Coding;
+use self::cursor::{InvalidCursor, Position};
+use self::encode::{Encoder, Form};
+use self::merged::{ChainError, MergedSource};
+use self::query::{Format, Order, ResultsQuery};
+use self::source::{IndexSource, SettledSource, Shelf, Source, SourcePage};
+use self::stream::{Answer, Closing};
+use crate::App;
+use crate::auth::{Caller, Scope};
+use crate::extract::{Path, Query};
+use crate::problem::{FieldError, Problem, ProblemBody, ProblemId};
+use crate::{events, items};
+
+/// How often the store is asked while a client waits: a settle that is not the last of its chunk sends no signal.
+const POLL: Duration = Duration::from_millis(100);
+
+/// The routes of this group.
+pub(crate) fn routes() -> OpenApiRouter<App> {
+    OpenApiRouter::new().routes(routes!(results)).merge(items::routes()).merge(events::routes())
+}
+
+/// Outcomes of a batch
+///
+/// Streams what has an outcome. `order=index` gives what is settled now, sorted, and ends. `order=settled` gives each outcome exactly once,
+/// in the order of settling, to whoever passes the last line's `cursor` as `after`.
+#[utoipa::path(
+    get,
+    path = "/v1/batches/{id}/results",
+    tag = "results",
+    operation_id = "get_results",
+    params(("id" = String, Path, description = "The batch"), ResultsQuery),
+    responses(
+        (status = 200, description = "The outcomes", content(
+            (String = "application/x-ndjson"),
+            (String = "text/csv"),
+        )),
+        (status = "default", description = "A problem", body = ProblemBody, content_type = "application/problem+json"),
+    ),
+)]
+async fn results(
+    State(app): State<App>,
+    caller: Caller,
+    Path(id): Path<BatchId>,
+    Query(query): Query<ResultsQuery>,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    caller.may(Scope::BatchesRead)?;
+    let format = match query.format {
+        Some(format) => format,
+        None => Format::choose(texts(&headers, &header::ACCEPT)).ok_or_else(|| {
+            let detail = "results come as application/x-ndjson or text/csv";
+            Problem::new(ProblemId::NotAcceptable).detail(detail)
+        })?,
+    };
+    let coding = Coding::choose(texts(&headers, &header::ACCEPT_ENCODING)).ok_or_else(|| {
+        Problem::new(ProblemId::NotAcceptable).detail("results come as they are, or with gzip or zstd")
+    })?;
+    check(&query, format)?;
+    let batch = app.engine().store.batch(&caller.tenant, id).await?;
+    let opened = open(&app, batch, &query).await?;
+    let Opened { batch, mut source, kind, columns_of } = opened;
+    let shelf = Shelf::new(&app, &batch);
+    let from = source.position();
+    let (batch, page) = first_page(&app, batch, &mut source, Duration::from_secs(query.wait.into())).await?;
+    let form = form(&query, format, columns_of).await?;
+    let encoder = spawn_blocking(move || Encoder::new(id, form, coding, from));
+    let encoder = encoder.await.map_err(Problem::internal)?.map_err(Problem::internal)?;
+    let closing =
+        query.end.then(|| Closing { state: batch.state.as_str(), is_final: batch.state.is_final(), kind });
+    let left = query.limit.unwrap_or(u64::MAX);
+    let answer = Answer { batch: id, source, shelf, page, left, closing };
+    let body = Body::from_stream(stream::bytes(answer, encoder));
+    Ok((StatusCode::OK, answer_headers(id, format, coding)?, body).into_response())
+}
+
+fn texts<'h>(headers: &'h HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'h str> {
+    headers.get_all(name).into_iter().filter_map(|value| value.to_str().ok())
+}
+
+fn check(query: &ResultsQuery, format: Format) -> Result<(), Problem> {
+    let wrong = query.contradictions(format);
+    if wrong.is_empty() {
+        return Ok(());
+    }
+    let errors = wrong.into_iter().map(|(name, words)| FieldError {
+        detail: format!("query parameter {name}: {words}"),
+        ..FieldError::default()
+    });
+    Err(Problem::new(ProblemId::Invalid).errors(errors))
+}
+
+/// What is read, and what its columns would be those of.
+struct Opened {
+    batch: Batch,
+    source: Source,
+    kind: Position,
+    columns_of: Vec<String>,
+}
+
+async fn open(app: &App, batch: Batch, query: &ResultsQuery) -> Result<Opened, Problem> {
+    let kind = match query.order {
+        Order::Index => Position::Index,
+        Order::Settled => Position::Settled,
+    };
+    let after = query.after.as_deref().map(|text| cursor::decode(text, batch.id, kind));
+    let after = after.transpose().map_err(invalid_cursor)?.unwrap_or_default();
+    let from = u32::try_from(after).unwrap_or(u32::MAX);
+    let filter = query.filter();
+    if query.merged {
+        let chain = merged::chain(app.engine().store.as_ref(), batch.clone()).await.map_err(|error| match error {
+            ChainError::Store(error) => error.into(),
+            refused => Problem::new(ProblemId::Conflict).detail(refused.to_string()),
+        })?;
+        let columns_of = chain.iter().map(|batch| batch.spec.template.clone()).collect();
+        let source = Source::Merged(MergedSource::new(&chain, |batch| Shelf::new(app, batch), filter, from));
+        return Ok(Opened { batch, source, kind, columns_of });
+    }
+    let shelf = Shelf::new(app, &batch);
+    let source = match query.order {
+        Order::Index => Source::Index(IndexSource::new(shelf, filter, from)),
+        Order::Settled => Source::Settled(SettledSource::new(shelf, filter, SettledCursor(after))),
+    };
+    let columns_of = vec![batch.spec.template.clone()];
+    Ok(Opened { batch, source, kind, columns_of })
+}
+
+/// Why a cursor is refused.
+pub(crate) fn invalid_cursor(error: InvalidCursor) -> Problem {
+    let detail = error.to_string();
+    Problem::new(ProblemId::Invalid).error(FieldError { detail, ..FieldError::default() })
+}
+
+impl Shelf {
+    fn new(app: &App, batch: &Batch) -> Self {
+        Self { store: app.engine().store.clone(), tenant: batch.tenant.clone(), batch: batch.id }
+    }
+}
+
+/// The first page with something on it, or what there is after `wait`, with the batch as it stood before that page was read. Does not
+/// wait for a batch that is final, nor while the service stops.
+async fn first_page(
+    app: &App,
+    mut batch: Batch,
+    source: &mut Source,
+    wait: Duration,
+) -> Result<(Batch, SourcePage), Problem> {
+    let until = Instant::now() + wait;
+    // Before the first look, so that nothing that settles after it is missed.
+    let mut signals = app.engine().signals.subscribe();
+    loop {
+        let page = source.next().await?;
+        if !page.lines.is_empty() {
+            return Ok((batch, page));
+        }
+        if !page.last {
+            continue;
+        }
+        let over = batch.state.is_final() || Instant::now() >= until || app.stopping().is_cancelled();
+        if over {
+            return Ok((batch, page));
+        }
+        tokio::select! {
+            () = told_of(&mut signals, batch.id) => {}
+            () = tokio::time::sleep(POLL) => {}
+            () = tokio::time::sleep_until(until) => {}
+            () = app.stopping().cancelled() => {}
+        }
+        batch = app.engine().store.batch(&batch.tenant, batch.id).await?;
+    }
+}
+
+/// Waits for a signal about the batch; for ever when no more come.
+pub(crate) async fn told_of(signals: &mut broadcast::Receiver<Signal>, batch: BatchId) {
+    loop {
+        match signals.recv().await {
+            Ok(Signal::BatchChanged(of) | Signal::ChunkDone(of)) if of == batch => return,
+            Ok(_) => {}
+            // Some were lost, and this batch's may be among them.
+            Err(broadcast::error::RecvError::Lagged(_)) => return,
+            Err(broadcast::error::RecvError::Closed) => std::future::pending().await,
+        }
+    }
+}
+
+async fn form(query: &ResultsQuery, format: Format, columns_of: Vec<String>) -> Result<Form, Problem> {
+    if format == Format::Jsonl {
+        return Ok(Form::Jsonl { cursors: query.order == Order::Settled });
+    }
+    let dialect = query.dialect.unwrap_or_default().into();
+    let columns = spawn_blocking(move || columns(&columns_of)).await.map_err(Problem::internal)??;
+    Ok(Form::Csv(Box::new(columns), dialect))
+}
+
+/// The columns for outcomes of all these templates, which must ask for the same output.
+fn columns(sources: &[String]) -> Result<CsvColumns, Problem> {
+    let mut found: Option<Template> = None;
+    for (at, source) in sources.iter().enumerate() {
+        if at > 0 && sources[..at].contains(source) {
+            continue;
+        }
+        let template = Template::parse(source).map_err(|_| Problem::internal("a pinned template is none"))?;
+        if found.as_ref().is_some_and(|first| !same_output(first.output(), template.output())) {
+            let detail = "the merged batches have templates with different outputs, which no table fits; ask for JSON Lines";
+            return Err(Problem::new(ProblemId::Invalid).detail(detail));
+        }
+        found.get_or_insert(template);
+    }
+    let template = found.ok_or_else(|| Problem::internal("a chain without a batch"))?;
+    Ok(CsvColumns::of(&template, false))
+}
+
+fn same_output(one: &OutputSpec, other: &OutputSpec) -> bool {
+    match (one, other) {
+        (OutputSpec::Text { .. }, OutputSpec::Text { .. }) => true,
+        (OutputSpec::Json { schema: one }, OutputSpec::Json { schema: other }) => {
+            one.as_ref().map(|schema| &schema.schema) == other.as_ref().map(|schema| &schema.schema)
+        }
+        (OutputSpec::Text { .. }, OutputSpec::Json { .. })
+        | (OutputSpec::Json { .. }, OutputSpec::Text { .. }) => false,
+    }
+}
+
+fn answer_headers(batch: BatchId, format: Format, coding: Coding) -> Result<HeaderMap, Problem> {
+    let mut headers = HeaderMap::new();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(format.media_type()));
+    headers.insert(header::VARY, HeaderValue::from_static("Accept, Accept-Encoding"));
+    if let Some(name) = coding.name() {
+        headers.insert(header::CONTENT_ENCODING, HeaderValue::from_static(name));
+    }
+    // Of our own making: an id and a fixed ending need no quoting.
+    let name = format!("attachment; filename=\"{batch}.{}\"", format.extension());
+    headers.insert(header::CONTENT_DISPOSITION, name.parse().map_err(Problem::internal)?);
+    Ok(headers)
+}

@@ -1,0 +1,137 @@
+//! The body of an answer: pulled by the connection, so a slow reader holds one page and one step's pieces, and nothing else.
+//!
+//! An error in the middle breaks the connection off; a body that ends as the protocol says is whole.
+
+use std::collections::VecDeque;
+use std::io;
+
+use bytes::Bytes;
+use futures_util::{Stream, stream};
+use promptmill_domain::BatchId;
+use promptmill_ports::StoreError;
+use tokio::task::spawn_blocking;
+
+use super::cursor::{self, Position};
+use super::encode::{ChunkIds, EncodeError, Encoder, End, Step};
+use super::source::{Shelf, Source, SourcePage};
+
+/// What an answer is made of.
+pub(super) struct Answer {
+    /// The batch it is about.
+    pub(super) batch: BatchId,
+    /// Where its lines come from.
+    pub(super) source: Source,
+    /// By whom rows are looked up; the batch is that of the line.
+    pub(super) shelf: Shelf,
+    /// What was read before the answer began.
+    pub(super) page: SourcePage,
+    /// Outcomes that may be written.
+    pub(super) left: u64,
+    /// How it is closed, where a closing line is asked for.
+    pub(super) closing: Option<Closing>,
+}
+
+/// What a closing line says of the batch.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Closing {
+    /// The name of its state when the reading began.
+    pub(super) state: &'static str,
+    /// Whether that is a final one.
+    pub(super) is_final: bool,
+    /// What its cursors count.
+    pub(super) kind: Position,
+}
+
+/// Why an answer breaks off.
+#[derive(Debug, thiserror::Error)]
+enum Broken {
+    #[error("the outcomes cannot be read")]
+    Store(#[from] StoreError),
+    #[error("a stored outcome cannot be written")]
+    Encode(#[from] EncodeError),
+    #[error("the encoder died")]
+    Died(#[from] tokio::task::JoinError),
+}
+
+/// The bytes of an answer.
+pub(super) fn bytes(answer: Answer, encoder: Encoder) -> impl Stream<Item = io::Result<Bytes>> + Send + 'static {
+    let batch = answer.batch;
+    let producer = Producer { answer, encoder: Some(encoder), ids: ChunkIds::default(), ready: VecDeque::new() };
+    stream::unfold(Some(producer), move |producer| async move {
+        let mut producer = producer?;
+        match producer.next().await {
+            Ok(piece) => piece.map(|piece| (Ok(piece), Some(producer))),
+            Err(broken) => {
+                let cause = std::error::Error::source(&broken).map(ToString::to_string);
+                tracing::error!(batch.id = %batch, error = %broken, cause, "an answer with outcomes broke off");
+                // Whoever reads sees the connection end early; the cause is for our log alone.
+                Some((Err(io::Error::other("the answer broke off")), None))
+            }
+        }
+    })
+}
+
+struct Producer {
+    answer: Answer,
+    /// Gone once the stream of bytes is finished.
+    encoder: Option<Encoder>,
+    ids: ChunkIds,
+    ready: VecDeque<Bytes>,
+}
+
+impl Producer {
+    async fn next(&mut self) -> Result<Option<Bytes>, Broken> {
+        loop {
+            if let Some(piece) = self.ready.pop_front() {
+                return Ok(Some(piece));
+            }
+            let Some(encoder) = self.encoder.take() else { return Ok(None) };
+            if self.answer.left > 0 && self.answer.page.lines.is_empty() && !self.answer.page.last {
+                self.encoder = Some(encoder);
+                self.answer.page = self.answer.source.next().await?;
+            } else if self.answer.left == 0 || self.answer.page.lines.is_empty() {
+                let end = self.answer.end_line(&encoder);
+                self.ready = spawn_blocking(move || encoder.finish(end.as_ref())).await??.into();
+            } else {
+                self.step(encoder).await?;
+            }
+        }
+    }
+
+    async fn step(&mut self, mut encoder: Encoder) -> Result<(), Broken> {
+        let mut lines = std::mem::take(&mut self.answer.page.lines);
+        let ids = std::mem::take(&mut self.ids);
+        let most = self.answer.left;
+        let before = encoder.written();
+        let (encoder, lines, ids, step) = spawn_blocking(move || {
+            let step = encoder.step(&mut lines, most, &ids);
+            (encoder, lines, ids, step)
+        })
+        .await?;
+        self.answer.left -= encoder.written() - before;
+        self.ready.extend(encoder.pieces());
+        (self.answer.page.lines, self.ids, self.encoder) = (lines, ids, Some(encoder));
+        if let Step::NeedsRow { batch, index } = step? {
+            let Shelf { store, tenant, .. } = &self.answer.shelf;
+            let block = store.rows(tenant, batch, index).await?;
+            let read = spawn_blocking(move || ChunkIds::read(batch, &block)).await?;
+            self.ids = read.map_err(EncodeError::from)?;
+            if self.ids.get(batch, index).is_none() {
+                return Err(StoreError::Corrupt("a chunk without the row it was found by".to_owned()).into());
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Answer {
+    fn end_line(&self, encoder: &Encoder) -> Option<End> {
+        let Closing { state, is_final, kind } = self.closing?;
+        let cut = !(self.page.last && self.page.lines.is_empty());
+        let position = if cut { encoder.after() } else { self.source.position() };
+        // In the order of the rows there is nothing to go on from once the end is reached.
+        let goes_on = cut || kind == Position::Settled;
+        let cursor = goes_on.then(|| cursor::encode(self.batch, kind, position));
+        Some(End { state, complete: is_final && !cut, cursor })
+    }
+}

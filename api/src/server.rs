@@ -1,0 +1,159 @@
+//! The service behind sockets: an own loop over hyper, because `axum::serve` waits for ever for a client that sends its headers slowly.
+//!
+//! Bounded: connections, connections of one address, time for headers, size of headers, and how long a client may take nothing of what is
+//! written to it. Bodies are bounded where they are read ([`crate::extract`] and the uploads).
+
+mod connections;
+mod patience;
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::{Request, header};
+use axum::response::IntoResponse;
+use axum::routing::get;
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use hyper_util::server::graceful::GracefulShutdown;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use tower_service::Service as _;
+
+use crate::config::ApiConfig;
+use crate::frame::Peer;
+use crate::headers::MAX_HEADER_BYTES;
+use crate::state::App;
+use connections::PerAddress;
+use patience::Patience;
+
+/// hyper refuses larger heads without a body; smaller ones that are still too large get a problem.
+const MAX_HEAD_BYTES: usize = 2 * MAX_HEADER_BYTES;
+/// Requests of one HTTP/2 connection at the same time.
+const MAX_STREAMS: u32 = 200;
+/// How long to wait when no connection can be taken, as when the process has no file descriptors left.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Serves the API until `stop` is cancelled; then takes no new requests, tells long answers to end, and waits for the others as long as
+/// [`ApiConfig::drain`] says.
+///
+/// # Errors
+/// None for now: a failed accept is waited out.
+pub async fn serve(listener: TcpListener, app: App, stop: CancellationToken) -> std::io::Result<()> {
+    let stopping = app.stopping().clone();
+    let config = app.config().clone();
+    let router = crate::router(app);
+    let ended = async move {
+        stop.cancelled().await;
+        stopping.cancel();
+    };
+    run(listener, router, &config, ended).await;
+    Ok(())
+}
+
+/// Serves `GET /metrics` until `stop` is cancelled.
+///
+/// # Errors
+/// As [`serve`].
+pub async fn serve_metrics(listener: TcpListener, app: App, stop: CancellationToken) -> std::io::Result<()> {
+    let config = app.config().clone();
+    let router = Router::new().route("/metrics", get(metrics)).with_state(app);
+    run(listener, router, &config, stop.cancelled_owned()).await;
+    Ok(())
+}
+
+async fn metrics(State(app): State<App>) -> impl IntoResponse {
+    let metrics = &app.engine().metrics;
+    metrics.refresh(app.engine()).await;
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], metrics.gather_text())
+}
+
+async fn run(listener: TcpListener, router: Router, config: &ApiConfig, ended: impl Future<Output = ()>) {
+    let places = Arc::new(Semaphore::new(config.connections));
+    let per_address = PerAddress::new(config.connections_per_address);
+    let builder = Arc::new(builder(config));
+    let graceful = GracefulShutdown::new();
+    tokio::pin!(ended);
+    loop {
+        let accepted = tokio::select! {
+            biased;
+            () = &mut ended => break,
+            accepted = accept(&listener, &places) => accepted,
+        };
+        let Some((stream, peer, place)) = accepted else {
+            tokio::time::sleep(ACCEPT_PAUSE).await;
+            continue;
+        };
+        let Some(address_place) = per_address.enter(address_of(peer)) else {
+            continue;
+        };
+        let router = router.clone();
+        let service = service_fn(move |mut request: Request<Incoming>| {
+            request.extensions_mut().insert(Peer(peer));
+            router.clone().call(request)
+        });
+        let io = TokioIo::new(Patience::new(stream, config.write_idle));
+        let connection = builder.serve_connection(io, service).into_owned();
+        let connection = graceful.watch(connection);
+        tokio::spawn(async move {
+            // A client that went away or broke the protocol is its own business.
+            if let Err(error) = connection.await {
+                tracing::debug!(error = crate::problem::chain(&*error), "a connection ended early");
+            }
+            drop((place, address_place));
+        });
+    }
+    drop(listener);
+    if tokio::time::timeout(config.drain, graceful.shutdown()).await.is_err() {
+        tracing::warn!("connections were cut because they did not end in time");
+    }
+}
+
+/// A connection with its place, once there is a place; `None` when the system could not give one.
+async fn accept(
+    listener: &TcpListener,
+    places: &Arc<Semaphore>,
+) -> Option<(TcpStream, SocketAddr, tokio::sync::OwnedSemaphorePermit)> {
+    let place = places.clone().acquire_owned().await.ok()?;
+    match listener.accept().await {
+        Ok((stream, peer)) => {
+            // Small answers must not wait for the acknowledgement of earlier ones.
+            let _ = stream.set_nodelay(true);
+            Some((stream, peer, place))
+        }
+        Err(error) => {
+            tracing::warn!(error = %error, "a connection could not be accepted");
+            None
+        }
+    }
+}
+
+/// An IPv4 client counts as itself also on a socket that speaks IPv6; of IPv6 the network counts, since one client has all of it.
+fn address_of(peer: SocketAddr) -> IpAddr {
+    match peer.ip().to_canonical() {
+        IpAddr::V6(address) => IpAddr::V6((u128::from(address) & !u128::from(u64::MAX)).into()),
+        v4 => v4,
+    }
+}
+
+fn builder(config: &ApiConfig) -> auto::Builder<TokioExecutor> {
+    let mut builder = auto::Builder::new(TokioExecutor::new());
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(config.header_time)
+        .max_buf_size(MAX_HEAD_BYTES);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .keep_alive_interval(Duration::from_secs(20))
+        .keep_alive_timeout(Duration::from_secs(20))
+        .max_concurrent_streams(MAX_STREAMS)
+        .max_header_list_size(MAX_HEADER_BYTES as u32);
+    builder
+}

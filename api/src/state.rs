@@ -1,0 +1,143 @@
+//! What every handler works with.
+
+use std::sync::Arc;
+
+use promptmill_egress::UrlPolicy;
+use promptmill_runtime::Engine;
+use promptmill_vault::Vault;
+use tokio_util::sync::CancellationToken;
+
+use crate::auth::KeyCache;
+use crate::batches;
+use crate::config::ApiConfig;
+use crate::generations::Generator;
+use crate::health::Readiness;
+use crate::idempotency::Running;
+use crate::limits::Limits;
+use crate::progress::ProgressCache;
+use crate::templates::TemplateCache;
+
+/// The service's state. Cheap to clone.
+#[derive(Clone)]
+pub struct App(Arc<Inner>);
+
+struct Inner {
+    engine: Engine,
+    vault: Arc<Vault>,
+    config: ApiConfig,
+    url_policy: UrlPolicy,
+    process: [u8; 16],
+    stopping: CancellationToken,
+    keys: KeyCache,
+    limits: Limits,
+    running: Running,
+    templates: TemplateCache,
+    progress: ProgressCache,
+    generator: Generator,
+    batches: batches::Shared,
+    readiness: Readiness,
+}
+
+impl App {
+    /// The service over an engine. `url_policy` says which receivers of webhooks may be named.
+    pub fn new(engine: Engine, vault: Arc<Vault>, config: ApiConfig, url_policy: UrlPolicy) -> Self {
+        let generator = Generator::new(&engine, config.generations);
+        Self(Arc::new(Inner {
+            engine,
+            vault,
+            process: rand::random(),
+            stopping: CancellationToken::new(),
+            keys: KeyCache::default(),
+            limits: Limits::new(&config),
+            running: Running::default(),
+            templates: TemplateCache::default(),
+            progress: ProgressCache::default(),
+            generator,
+            batches: batches::Shared::default(),
+            url_policy,
+            readiness: Readiness::default(),
+            config,
+        }))
+    }
+
+    /// Store, hub, providers and clock.
+    pub(crate) fn engine(&self) -> &Engine {
+        &self.0.engine
+    }
+
+    /// Now, in Unix milliseconds.
+    pub(crate) fn now_ms(&self) -> u64 {
+        self.0.engine.clock.now_ms()
+    }
+
+    /// Seals the secrets of webhooks.
+    pub(crate) fn vault(&self) -> &Arc<Vault> {
+        &self.0.vault
+    }
+
+    /// Sizes and rates.
+    pub(crate) fn config(&self) -> &ApiConfig {
+        &self.0.config
+    }
+
+    /// Which receivers of webhooks may be named.
+    pub(crate) fn url_policy(&self) -> &UrlPolicy {
+        &self.0.url_policy
+    }
+
+    /// What the handlers of batches share.
+    pub(crate) fn batches(&self) -> &batches::Shared {
+        &self.0.batches
+    }
+
+    /// Names this run of the process in claims, so that what a dead one began is told from what runs here.
+    pub(crate) fn process(&self) -> [u8; 16] {
+        self.0.process
+    }
+
+    /// Cancelled when the service stops; long answers end then.
+    pub(crate) fn stopping(&self) -> &CancellationToken {
+        &self.0.stopping
+    }
+
+    /// Keys that were looked up.
+    pub(crate) fn keys(&self) -> &KeyCache {
+        &self.0.keys
+    }
+
+    /// Who called how often.
+    pub(crate) fn limits(&self) -> &Limits {
+        &self.0.limits
+    }
+
+    /// Requests with an idempotency key that run here.
+    pub(crate) fn running(&self) -> &Running {
+        &self.0.running
+    }
+
+    /// Template versions that were parsed.
+    pub(crate) fn templates(&self) -> &TemplateCache {
+        &self.0.templates
+    }
+
+    /// The last look at the store.
+    pub(crate) fn readiness(&self) -> &Readiness {
+        &self.0.readiness
+    }
+
+    /// Runs immediate generations.
+    pub(crate) fn generator(&self) -> &Generator {
+        &self.0.generator
+    }
+
+    /// Counts of batches.
+    pub(crate) fn progress(&self) -> &ProgressCache {
+        &self.0.progress
+    }
+}
+
+impl std::fmt::Debug for App {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("App")
+    }
+}

@@ -1,0 +1,93 @@
+//! What a template makes of variables, without asking a model.
+
+use axum::extract::State;
+use promptmill_domain::{Message, TemplateRef};
+use promptmill_prompt::{OutputSpec, Problem as RowProblem, Template, estimate_tokens};
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+use utoipa::ToSchema;
+
+use super::resolve::{TemplateArg, resolve};
+use crate::auth::{Caller, Scope};
+use crate::extract::Json;
+use crate::problem::{FieldError, Problem, ProblemId};
+use crate::state::App;
+
+/// What to render.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct RenderRequest {
+    template: TemplateArg,
+    /// One row's variables.
+    #[schema(value_type = Object)]
+    variables: Box<RawValue>,
+}
+
+/// The prompt a model would get.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct RenderView {
+    /// The messages.
+    #[schema(value_type = Vec<Object>)]
+    messages: Vec<Message>,
+    /// About how many tokens they are: a quarter of their bytes.
+    tokens_estimate: u64,
+    /// The stored version, where it is one.
+    template: Option<TemplateRefView>,
+    /// What the reply is read as: text or json.
+    output: &'static str,
+}
+
+/// A version of a stored template.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+pub(crate) struct TemplateRefView {
+    id: String,
+    version: u32,
+}
+
+impl From<&TemplateRef> for TemplateRefView {
+    fn from(reference: &TemplateRef) -> Self {
+        Self { id: reference.id.to_string(), version: reference.version }
+    }
+}
+
+/// Renders a template with variables; nothing is kept and no model is asked.
+#[utoipa::path(post, path = "/v1/render", tag = "templates", operation_id = "render", request_body = RenderRequest,
+    responses((status = 200, description = "The messages", body = RenderView)))]
+pub(crate) async fn render(
+    State(app): State<App>,
+    caller: Caller,
+    Json(request, _): Json<RenderRequest>,
+) -> Result<axum::Json<RenderView>, Problem> {
+    caller.may(Scope::TemplatesRead)?;
+    let resolved = resolve(&app, &caller.tenant, &request.template).await?;
+    let template = resolved.parsed.clone();
+    let variables = request.variables;
+    let messages = tokio::task::spawn_blocking(move || messages_of(&template, variables.get()))
+        .await
+        .map_err(|_| Problem::internal("rendering a template panicked"))?
+        .map_err(|errors| Problem::new(ProblemId::Invalid).errors(errors))?;
+    Ok(axum::Json(RenderView {
+        tokens_estimate: estimate_tokens(&messages),
+        messages,
+        template: resolved.reference.as_ref().map(TemplateRefView::from),
+        output: output_word(resolved.parsed.output()),
+    }))
+}
+
+fn messages_of(template: &Template, variables: &str) -> Result<Vec<Message>, Vec<FieldError>> {
+    let in_variables =
+        |problem: RowProblem| FieldError::at(format!("/variables{}", problem.pointer), problem.message);
+    let row = template
+        .check(variables)
+        .map_err(|problems| problems.into_iter().map(in_variables).collect::<Vec<_>>())?;
+    template
+        .render(&row)
+        .map_err(|error| vec![FieldError::at("/variables", format!("{}: {}", error.pointer, error.message))])
+}
+
+fn output_word(output: &OutputSpec) -> &'static str {
+    match output {
+        OutputSpec::Text { .. } => "text",
+        OutputSpec::Json { .. } => "json",
+    }
+}

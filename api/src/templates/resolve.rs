@@ -1,0 +1,169 @@
+//! From what a request says about a template to the template.
+
+use std::str::FromStr;
+use std::sync::Arc;
+
+use promptmill_domain::{TemplateId, TemplateRef, TenantId};
+use promptmill_ports::{StoreError, TemplateKey};
+use promptmill_prompt::Template;
+use serde::{Deserialize, Deserializer};
+use serde_json::value::RawValue;
+use utoipa::openapi::schema::{ObjectBuilder, OneOfBuilder, Type};
+use utoipa::{PartialSchema, ToSchema};
+
+use crate::problem::{FieldError, Problem, ProblemId};
+use crate::state::App;
+
+/// How a request names a template: `name`, `name@3`, `tmpl_...`, `tmpl_...@3`, or the template itself.
+#[derive(Debug, Clone)]
+pub(crate) enum TemplateArg {
+    /// A stored one; the newest version where none is said.
+    Stored(TemplateKey, Option<u32>),
+    /// The JSON text of one.
+    Inline(String),
+}
+
+impl FromStr for TemplateArg {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let wrong = "must be \"name\", \"name@version\", \"tmpl_...\" or \"tmpl_...@version\"";
+        let (key, version) = match text.split_once('@') {
+            None => (text, None),
+            Some((key, version)) => {
+                let plain = version.bytes().all(|byte| byte.is_ascii_digit()) && !version.starts_with('0');
+                (key, Some(version.parse().ok().filter(|_| plain).ok_or(wrong)?))
+            }
+        };
+        if key.is_empty() {
+            return Err(wrong);
+        }
+        Ok(Self::Stored(key_of(key), version))
+    }
+}
+
+/// An id where it is one, otherwise a name.
+pub(crate) fn key_of(text: &str) -> TemplateKey {
+    match text.parse::<TemplateId>() {
+        Ok(id) => TemplateKey::Id(id),
+        Err(_) => TemplateKey::Name(text.to_owned()),
+    }
+}
+
+impl<'de> Deserialize<'de> for TemplateArg {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        use serde::de::Error as _;
+        let raw = Box::<RawValue>::deserialize(deserializer)?;
+        match raw.get().bytes().next() {
+            Some(b'{') => Ok(Self::Inline(raw.get().to_owned())),
+            Some(b'"') => {
+                let text: String = serde_json::from_str(raw.get()).map_err(D::Error::custom)?;
+                text.parse().map_err(D::Error::custom)
+            }
+            Some(_) | None => Err(D::Error::custom("must be a template or the name or id of one")),
+        }
+    }
+}
+
+impl PartialSchema for TemplateArg {
+    fn schema() -> utoipa::openapi::RefOr<utoipa::openapi::schema::Schema> {
+        let name = ObjectBuilder::new()
+            .schema_type(Type::String)
+            .description(Some("name, name@version, tmpl_... or tmpl_...@version"));
+        let inline =
+            ObjectBuilder::new().schema_type(Type::Object).description(Some("A template, as templates are made of"));
+        OneOfBuilder::new().item(name).item(inline).into()
+    }
+}
+
+impl ToSchema for TemplateArg {}
+
+/// A template that was found and parsed.
+#[derive(Debug, Clone)]
+pub(crate) struct ResolvedTemplate {
+    /// Its JSON text, to be pinned in what is made of it.
+    pub(crate) source: String,
+    /// The stored version it is, where it is one.
+    pub(crate) reference: Option<TemplateRef>,
+    /// Itself.
+    pub(crate) parsed: Arc<Template>,
+}
+
+/// Where requests name a template.
+const MEMBER: &str = "/template";
+
+/// Finds and parses the template that the body's member `template` names.
+///
+/// # Errors
+/// `invalid` at the member when there is none of that name, id or version in the tenant; `invalid_template` with pointers into the
+/// inline one.
+pub(crate) async fn resolve(
+    app: &App,
+    tenant: &TenantId,
+    arg: &TemplateArg,
+) -> Result<ResolvedTemplate, Problem> {
+    let (key, version) = match arg {
+        TemplateArg::Inline(source) => {
+            let parsed = parse(source.clone(), MEMBER).await?;
+            return Ok(ResolvedTemplate { source: source.clone(), reference: None, parsed });
+        }
+        TemplateArg::Stored(key, version) => (key, *version),
+    };
+    let records = &app.engine().records;
+    let absent = |what: &'static str| move |error| match error {
+        StoreError::NotFound => Problem::invalid(MEMBER, what),
+        error => error.into(),
+    };
+    let stored = records.template(tenant, key).await.map_err(absent("there is no such template"))?;
+    let reference = TemplateRef { id: stored.id, version: version.unwrap_or(stored.latest) };
+    let parsed = match app.templates().get(&reference) {
+        Some(parsed) => parsed,
+        None => {
+            let version = records
+                .version(tenant, stored.id, Some(reference.version))
+                .await
+                .map_err(absent("the template has no such version"))?;
+            let parsed = parse(version.source, MEMBER).await?;
+            app.templates().put(&reference, &parsed);
+            parsed
+        }
+    };
+    Ok(ResolvedTemplate { source: parsed.source().to_owned(), reference: Some(reference), parsed })
+}
+
+/// Parses a template beside the runtime's threads, because that may take a while.
+///
+/// # Errors
+/// `invalid_template`, its pointers beginning with `pointer`.
+pub(crate) async fn parse(source: String, pointer: &str) -> Result<Arc<Template>, Problem> {
+    let parsed = tokio::task::spawn_blocking(move || Template::parse(&source))
+        .await
+        .map_err(|_| Problem::internal("parsing a template panicked"))?;
+    parsed.map(Arc::new).map_err(|problems| {
+        let errors = problems
+            .into_iter()
+            .map(|problem| FieldError::at(format!("{pointer}{}", problem.pointer), problem.message));
+        Problem::new(ProblemId::InvalidTemplate).errors(errors)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_template_is_named_by_name_or_id_with_or_without_version() {
+        let read = |text: &str| text.parse::<TemplateArg>();
+        assert!(matches!(read("a.b-c"), Ok(TemplateArg::Stored(TemplateKey::Name(name), None)) if name == "a.b-c"));
+        assert!(matches!(read("a@3"), Ok(TemplateArg::Stored(TemplateKey::Name(_), Some(3)))));
+        let id = TemplateId::from_bytes([7; 16]);
+        let text = format!("{id}@12");
+        assert!(matches!(read(&text), Ok(TemplateArg::Stored(TemplateKey::Id(found), Some(12))) if found == id));
+        for bad in ["", "@1", "a@", "a@0", "a@01", "a@-1", "a@+1", "a@1@2", "a@99999999999"] {
+            assert!(read(bad).is_err(), "{bad}");
+        }
+        let inline: TemplateArg = serde_json::from_str(r#"{"name":  "x"}"#).unwrap();
+        assert!(matches!(inline, TemplateArg::Inline(text) if text == r#"{"name":  "x"}"#));
+        assert!(serde_json::from_str::<TemplateArg>("7").is_err());
+    }
+}

@@ -1,0 +1,320 @@
+//! Batches from outside: made, listed, read, and kept apart by tenant.
+
+use promptmill_ports::Role;
+use reqwest::Method;
+use serde_json::{Value, json};
+
+use crate::desk::{Stage, body, draft, idle, in_state, lines, made, put_part, rows, template, working};
+use crate::support::{Service, send};
+
+#[tokio::test]
+async fn rows_in_the_body_are_submitted_and_run_to_their_end() {
+    let service = working(&Stage::new()).await;
+    let wish = json!({
+        "rows": rows(3), "name": "first", "labels": {"env": "test"}, "metadata": {"a": [1, 1.50]}, "priority": 7,
+        "max_concurrency": 2, "max_cost": "1.5", "deadline": "2126-01-01T01:00:00+01:00", "retention": 7200,
+        "store_replies": "all", "max_attempts": 3, "settings": {"temperature": 0.5}
+    });
+    let answer = service.post("/v1/batches", &body(wish)).await;
+    let id = made(&answer);
+    assert!(answer.text.contains(r#""metadata":{"a":[1,1.50]}"#), "{}", answer.text);
+    assert!(matches!(answer.json["state"].as_str(), Some("queued" | "running" | "completed")));
+    let batch = in_state(&service, &id, "completed").await;
+    let expected = json!({
+        "id": id, "name": "first", "labels": {"env": "test"}, "priority": 7, "max_concurrency": 2, "max_cost": "1.5",
+        "deadline": "2126-01-01T00:00:00.000Z", "retention": 7200, "store_replies": "all", "max_attempts": 3,
+        "guard": true, "model": "stage:quick", "template": null, "template_name": "ask", "rows": 3, "calls": 3,
+        "tokens": {"prompt": 9, "completion": 6}, "rate": null, "eta": null, "limited_by": [], "pause": null,
+        "retry_of": null, "webhook_url": null
+    });
+    for (member, value) in expected.as_object().unwrap() {
+        assert_eq!(&batch[member], value, "{member}");
+    }
+    let counts = json!({
+        "waiting": 0, "leased": 0, "parked": 0, "succeeded": 3, "repaired": 0, "failed": 0, "failed_by_reason": {},
+        "cancelled": 0, "expired": 0, "open": 0, "settled": 3, "as_of": batch["finished_at"]
+    });
+    assert_eq!(batch["counts"], counts);
+    for time in ["created_at", "submitted_at", "finished_at"] {
+        assert!(batch[time].as_str().is_some_and(|time| time.len() == 24 && time.ends_with('Z')), "{time}");
+    }
+}
+
+#[tokio::test]
+async fn a_draft_takes_parts_and_runs_after_its_submit() {
+    let service = working(&Stage::new()).await;
+    let id = draft(&service).await;
+    put_part(&service, &id, 1, lines(2)).await.expect(200);
+    put_part(&service, &id, 0, lines(300)).await.expect(200);
+    let path = format!("/v1/batches/{id}");
+    let before = service.get(&path).await;
+    assert_eq!((&before.expect(200)["state"], &before.json["rows"]), (&json!("draft"), &json!(302)));
+    for _ in 0..2 {
+        assert_eq!(service.post(&format!("{path}/submit"), &Value::Null).await.expect(200)["rows"], 302);
+    }
+    let batch = in_state(&service, &id, "completed").await;
+    assert_eq!(batch["counts"]["succeeded"], 302);
+    service.post(&format!("{path}/submit"), &Value::Null).await.problem(409, "conflict");
+    let part = service.get(&format!("{path}/rows")).await;
+    assert_eq!((&part.json["data"][0]["rows"], &part.json["data"][1]["rows"]), (&json!(300), &json!(2)));
+}
+
+#[tokio::test]
+async fn rows_of_messages_need_no_template() {
+    let service = working(&Stage::new()).await;
+    let row = json!({"custom_id": "a", "messages": [{"role": "user", "content": "Hello"}]});
+    let wish = json!({"model": "stage:quick", "rows": [row]});
+    let answer = service.post("/v1/batches", &wish).await;
+    let id = made(&answer);
+    assert_eq!((&answer.json["template"], &answer.json["template_name"]), (&Value::Null, &Value::Null));
+    assert_eq!(in_state(&service, &id, "completed").await["counts"]["succeeded"], 1);
+
+    let variables = json!({"model": "stage:quick", "rows": [{"variables": {"a": 1}}, row, {"messages": []}]});
+    let refused = service.post("/v1/batches", &variables).await;
+    refused.problem(422, "invalid_rows");
+    assert_eq!(refused.pointers(), ["/rows/0", "/rows/2/messages"]);
+    let choice = json!({"model": "stage:quick", "output": {"format": "choice"}, "rows": [row]});
+    let refused = service.post("/v1/batches", &choice).await;
+    refused.problem(422, "invalid");
+    assert!(refused.pointers()[0].starts_with("/output"), "{}", refused.text);
+}
+
+#[tokio::test]
+async fn everything_wrong_with_the_members_is_told_at_once() {
+    let service = idle().await;
+    let cases = [
+        (json!({"model": "quick"}), "/model"),
+        (json!({"model": "nobody:quick"}), "/model"),
+        (json!({"max_attempts": 21}), "/max_attempts"),
+        (json!({"name": ""}), "/name"),
+        (json!({"name": "a\u{0}b"}), "/name"),
+        (json!({"labels": {"a b": "x"}}), "/labels"),
+        (json!({"labels": {"a": "x".repeat(257)}}), "/labels/a"),
+        (json!({"metadata": [1]}), "/metadata"),
+        (json!({"metadata": {"a": "x".repeat(17_000)}}), "/metadata"),
+        (json!({"priority": 101}), "/priority"),
+        (json!({"max_concurrency": 0}), "/max_concurrency"),
+        (json!({"max_cost": "-1"}), "/max_cost"),
+        (json!({"deadline": "2020-01-01T00:00:00Z"}), "/deadline"),
+        (json!({"deadline": "tomorrow"}), "/deadline"),
+        (json!({"retention": 60}), "/retention"),
+        (json!({"store_replies": "some"}), "/store_replies"),
+        (json!({"settings": {"temperature": 3}}), "/settings/temperature"),
+        (json!({"settings": {"heat": 3}}), "/settings/heat"),
+        (json!({"webhook_url": "ftp://example.com/"}), "/webhook_url"),
+        (json!({"webhook_url": "http://10.0.0.1/hook"}), "/webhook_url"),
+        (json!({"webhook_secret": "x"}), "/webhook_secret"),
+        (json!({"rows": []}), "/rows"),
+        (json!({"rows": {}}), "/rows"),
+        (json!({"output": {"format": "json"}}), "/output"),
+        (json!({"template": "nobody"}), "/template"),
+        (json!({"wish": 1}), "/wish"),
+    ];
+    for (wrong, pointer) in cases {
+        let answer = service.post("/v1/batches", &body(wrong.clone())).await;
+        answer.problem(422, "invalid");
+        assert_eq!(answer.pointers(), [pointer], "{wrong}: {}", answer.text);
+    }
+    let all = json!({"max_attempts": 0, "priority": -101, "max_cost": "0", "retention": 1});
+    let answer = service.post("/v1/batches", &body(all)).await;
+    assert_eq!(answer.pointers(), ["/priority", "/max_cost", "/max_attempts", "/retention"]);
+    let nowhere = json!({"template": {"name": "x", "messages": []}, "model": "stage:quick"});
+    service.post("/v1/batches", &nowhere).await.problem(422, "invalid_template");
+    let no_model = service.post("/v1/batches", &json!({"template": template()})).await;
+    no_model.problem(422, "invalid");
+    assert_eq!(no_model.pointers(), ["/model"]);
+    assert_eq!(service.get("/v1/batches").await.expect(200)["data"], json!([]));
+}
+
+#[tokio::test]
+async fn bad_rows_in_the_body_are_told_together_and_leave_nothing() {
+    let service = idle().await;
+    let wish = json!({"rows": [
+        {"variables": {"topic": "good"}, "custom_id": "a"},
+        {"variables": {"topic": 7}},
+        {"variables": {"topic": "good"}, "custom_id": "a"},
+        {"variables": {"topik": "x"}},
+        "text",
+    ]});
+    let answer = service.post("/v1/batches", &body(wish)).await;
+    let problem = answer.problem(422, "invalid_rows");
+    assert!(problem["detail"].as_str().unwrap().starts_with("4 of 5 rows"), "{problem}");
+    let pointers = answer.pointers();
+    assert!(pointers.contains(&"/rows/1/variables/topic"), "{pointers:?}");
+    assert!(pointers.contains(&"/rows/2/custom_id") && pointers.contains(&"/rows/4"), "{pointers:?}");
+    assert!(pointers.iter().any(|pointer| pointer.starts_with("/rows/3/variables")), "{pointers:?}");
+    assert_eq!(service.get("/v1/batches").await.json["data"], json!([]));
+    assert_eq!(service.get("/v1/limits").await.json["used"]["stored_bytes"], 0);
+}
+
+#[tokio::test]
+async fn one_key_makes_one_batch_however_often_it_is_sent() {
+    let service = idle().await;
+    let wish = body(json!({"rows": rows(40), "webhook_url": "http://127.0.0.1:9/hook"}));
+    let create = || async {
+        let request = service.request(Method::POST, "/v1/batches").header("idempotency-key", "\"once\"");
+        send(request.json(&wish)).await
+    };
+    let answers = futures_util::future::join_all((0..12).map(|_| create())).await;
+    for answer in &answers {
+        assert!(matches!(answer.status.as_u16(), 201 | 409), "{}", answer.text);
+    }
+    let again = create().await;
+    let id = made(&again);
+    assert_eq!(again.header("idempotency-replayed"), "true");
+    let secrets: std::collections::BTreeSet<_> = answers
+        .iter()
+        .chain([&again])
+        .filter(|answer| answer.status == 201)
+        .map(|answer| (answer.json["id"].to_string(), answer.json["webhook_secret"].to_string()))
+        .collect();
+    assert_eq!(secrets.len(), 1, "{secrets:?}");
+    let list = service.get("/v1/batches").await.json;
+    assert_eq!((list["data"].as_array().unwrap().len(), &list["data"][0]["id"]), (1, &json!(id)));
+    let other = send(
+        service
+            .request(Method::POST, "/v1/batches")
+            .header("idempotency-key", "once")
+            .json(&body(json!({"name": "other"}))),
+    )
+    .await;
+    other.problem(422, "idempotency_mismatch");
+}
+
+#[tokio::test]
+async fn a_webhook_secret_is_told_once_and_kept_sealed() {
+    let service = idle().await;
+    let url = "http://127.0.0.1:9/hook";
+    let made_by_us = service.post("/v1/batches", &body(json!({"webhook_url": url}))).await;
+    let id = made(&made_by_us);
+    let secret = made_by_us.json["webhook_secret"].as_str().unwrap().to_owned();
+    assert!(secret.starts_with("whsec_"), "{secret}");
+    let read = service.get(&format!("/v1/batches/{id}")).await;
+    assert_eq!((read.json["webhook_url"].as_str(), read.json.get("webhook_secret")), (Some(url), None));
+    let theirs = format!("whsec_{}", "A".repeat(32));
+    let given = json!({"webhook_url": url, "webhook_secret": theirs});
+    let given = service.post("/v1/batches", &body(given)).await;
+    assert_eq!(given.expect(201).get("webhook_secret"), None);
+    let kept = service.engine.store.batch(&"default".parse().unwrap(), id.parse().unwrap()).await.unwrap();
+    let kept = kept.spec.webhook.unwrap().sealed_secret;
+    assert!(!kept.contains(&secret["whsec_".len()..]), "the secret is kept in clear");
+    let empty = service.get(&format!("/v1/batches/{id}/deliveries")).await;
+    assert_eq!(empty.expect(200), &json!({"data": []}));
+}
+
+#[tokio::test]
+async fn lists_are_filtered_and_paged() {
+    let service = idle().await;
+    let mut ids = Vec::new();
+    for n in 0..5 {
+        let wish = json!({"name": format!("n{n}"), "labels": {"parity": format!("{}", n % 2), "all": "a:b"}});
+        ids.push(made(&service.post("/v1/batches", &body(wish)).await));
+    }
+    ids.reverse();
+    let ids_of = |answer: &crate::support::Answer| -> Vec<String> {
+        let data = answer.expect(200)["data"].as_array().unwrap();
+        data.iter().map(|batch| batch["id"].as_str().unwrap().to_owned()).collect()
+    };
+    assert_eq!(ids_of(&service.get("/v1/batches").await), ids);
+    let first = service.get("/v1/batches?limit=2&label=all:a:b").await;
+    assert_eq!(ids_of(&first), ids[..2]);
+    let cursor = first.json["next_cursor"].as_str().unwrap();
+    let link = first.header("link");
+    let next = link.trim_start_matches('<').split('>').next().unwrap();
+    let second = service.get(next).await;
+    assert_eq!(ids_of(&second), ids[2..4]);
+    let last = second.json["next_cursor"].as_str().unwrap();
+    let last = service.get(&format!("/v1/batches?limit=2&label=all:a:b&cursor={last}")).await;
+    assert_eq!((ids_of(&last), &last.json["next_cursor"]), (ids[4..].to_vec(), &Value::Null));
+    assert_eq!(ids_of(&service.get("/v1/batches?name=n3").await), ids[1..2]);
+    let odd = service.get("/v1/batches?label=parity:1&label=all:a:b").await;
+    assert_eq!(ids_of(&odd), [ids[1].clone(), ids[3].clone()]);
+    assert_eq!(ids_of(&service.get("/v1/batches?state=running").await).len(), 0);
+    assert_eq!(ids_of(&service.get("/v1/batches?created_before=2020-01-01T00:00:00Z").await).len(), 0);
+    assert_eq!(ids_of(&service.get("/v1/batches?created_from=2020-01-01T00:00:00Z").await).len(), 5);
+    let other_filter = format!("/v1/batches?cursor={cursor}");
+    for bad in [
+        "/v1/batches?limit=0",
+        "/v1/batches?limit=501",
+        "/v1/batches?limit=-1",
+        "/v1/batches?state=done",
+        "/v1/batches?label=x",
+        "/v1/batches?cursor=zzz",
+        "/v1/batches?wish=1",
+        "/v1/batches?created_from=yesterday",
+        &other_filter,
+    ] {
+        service.get(bad).await.problem(400, "bad_request");
+    }
+}
+
+/// Every route of a batch, with what it takes.
+fn routes(id: &str) -> Vec<(Method, String, Option<Value>)> {
+    let at = |rest: &str| format!("/v1/batches/{id}{rest}");
+    vec![
+        (Method::GET, at(""), None),
+        (Method::PATCH, at(""), Some(json!({"priority": 1}))),
+        (Method::PUT, at("/rows/0"), None),
+        (Method::GET, at("/rows"), None),
+        (Method::POST, at("/submit"), None),
+        (Method::POST, at("/pause"), None),
+        (Method::POST, at("/resume"), None),
+        (Method::POST, at("/cancel"), None),
+        (Method::POST, at("/retry"), Some(json!({}))),
+        (Method::GET, at("/deliveries"), None),
+        (Method::DELETE, at(""), None),
+    ]
+}
+
+async fn ask(service: &Service, key: &str, route: (Method, String, Option<Value>)) -> crate::support::Answer {
+    let (method, path, body) = route;
+    let request = service.request_as(key, method.clone(), &path);
+    send(match body {
+        Some(body) => request.json(&body),
+        None if method == Method::PUT => {
+            request.header("content-type", "application/x-ndjson").body("{\"topic\":\"x\"}\n")
+        }
+        None => request,
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_batch_of_another_tenant_is_not_there_on_any_route() {
+    let service = idle().await;
+    let id = draft(&service).await;
+    put_part(&service, &id, 0, lines(1)).await.expect(200);
+    let foreign = service.key_of("other", Role::Owner, &[]).await;
+    let nobody = "batch_00000000000000000000000000000001";
+    for (theirs, none) in routes(&id).into_iter().zip(routes(nobody)) {
+        let what = format!("{} {}", theirs.0, theirs.1);
+        let theirs = ask(&service, &foreign, theirs).await;
+        assert_eq!(theirs.status, 404, "{what}: {}", theirs.text);
+        assert_eq!(theirs.json["detail"], ask(&service, &foreign, none).await.json["detail"], "{what}");
+    }
+    for odd in ["batch_1", "tmpl_00000000000000000000000000000001", "%00", "..%2f..", "x"] {
+        service.get(&format!("/v1/batches/{odd}")).await.problem(404, "not_found");
+    }
+    let seen = send(service.request_as(&foreign, Method::GET, "/v1/batches")).await;
+    assert_eq!(seen.json["data"], json!([]));
+    assert_eq!(service.get(&format!("/v1/batches/{id}")).await.expect(200)["rows"], 1);
+}
+
+#[tokio::test]
+async fn a_key_that_reads_changes_nothing() {
+    let service = idle().await;
+    let id = draft(&service).await;
+    let reader = service.key_of("default", Role::Viewer, &[]).await;
+    let writer = service.key_of("default", Role::Member, &["batches:write"]).await;
+    for route in routes(&id) {
+        let (reads, what) = (route.0 == Method::GET, format!("{} {}", route.0, route.1));
+        let (read, written) =
+            (ask(&service, &reader, route.clone()).await, ask(&service, &writer, route).await);
+        let allowed = if reads { &read } else { &written };
+        let refused = if reads { &written } else { &read };
+        assert_ne!(allowed.status, 403, "{what}");
+        refused.problem(403, "forbidden");
+    }
+    let create = service.request_as(&reader, Method::POST, "/v1/batches").json(&body(json!({})));
+    send(create).await.problem(403, "forbidden");
+}

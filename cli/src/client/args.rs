@@ -1,0 +1,232 @@
+//! The arguments of the commands that talk to a server.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand};
+use promptmill_domain::{BatchId, FailureKind, ModelRef, Money, OutcomeName};
+use serde::de::DeserializeOwned;
+
+use super::ServerArgs;
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum BatchCommand {
+    /// Submit rows of a file with a template.
+    Submit(Box<SubmitArgs>),
+    /// List batches, newest first.
+    List {
+        /// Only those in this state: draft, queued, running, paused, completed, cancelled, expired...
+        #[arg(long)]
+        state: Option<String>,
+        /// Only those of this name.
+        #[arg(long)]
+        name: Option<String>,
+        /// Only those with this label. May be repeated.
+        #[arg(long = "label", value_name = "KEY=VALUE", value_parser = label)]
+        labels: Vec<(String, String)>,
+        /// At most so many.
+        #[arg(long, default_value_t = 50)]
+        limit: usize,
+        #[command(flatten)]
+        server: ServerArgs,
+    },
+    /// Show a batch.
+    Show {
+        /// The batch's id.
+        id: BatchId,
+        #[command(flatten)]
+        server: ServerArgs,
+    },
+    /// Watch a batch until it ends or stands still. Exit codes as for `run`.
+    Watch {
+        /// The batch's id.
+        id: BatchId,
+        #[command(flatten)]
+        server: ServerArgs,
+    },
+    /// Fetch the outcomes.
+    Results(ResultsArgs),
+    /// Run what failed again, as a new batch.
+    Retry(RetryArgs),
+    /// Begin nothing more until it is resumed.
+    Pause {
+        /// The batch's id.
+        id: BatchId,
+        #[command(flatten)]
+        server: ServerArgs,
+    },
+    /// Go on.
+    Resume {
+        /// The batch's id.
+        id: BatchId,
+        #[command(flatten)]
+        server: ServerArgs,
+    },
+    /// End it early: what is open becomes `cancelled`.
+    Cancel {
+        /// The batch's id.
+        id: BatchId,
+        #[command(flatten)]
+        server: ServerArgs,
+    },
+    /// Delete a finished batch or a draft, with rows and outcomes.
+    Delete {
+        /// The batch's id.
+        id: BatchId,
+        #[command(flatten)]
+        server: ServerArgs,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SubmitArgs {
+    /// A template file (.json), or the name of a stored template, also as NAME@VERSION. Without one every row must bring messages.
+    pub(crate) template: Option<String>,
+    /// The rows: a .jsonl or .csv file, also with .gz or .zst behind; - for JSON lines on standard input.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) rows: PathBuf,
+    /// The model as PROVIDER:NAME. Default: the template's.
+    #[arg(long, value_name = "PROVIDER:NAME")]
+    pub(crate) model: Option<ModelRef>,
+    /// What people call the batch.
+    #[arg(long)]
+    pub(crate) name: Option<String>,
+    /// A label for lists to filter by. May be repeated.
+    #[arg(long = "label", value_name = "KEY=VALUE", value_parser = label)]
+    pub(crate) labels: Vec<(String, String)>,
+    /// A JSON object of your own, given back with the batch and its events.
+    #[arg(long, value_name = "JSON")]
+    pub(crate) metadata: Option<String>,
+    /// Larger is served earlier, -100 to 100.
+    #[arg(long, allow_negative_numbers = true)]
+    pub(crate) priority: Option<i16>,
+    /// The most calls of this batch at the same time.
+    #[arg(long, value_name = "N")]
+    pub(crate) max_concurrency: Option<u32>,
+    /// Begin no call once this many US dollars are spent.
+    #[arg(long, value_name = "USD")]
+    pub(crate) max_cost: Option<Money>,
+    /// When what is open expires, as 2026-12-31T23:00:00Z.
+    #[arg(long, value_name = "TIME")]
+    pub(crate) deadline: Option<String>,
+    /// How long the batch is kept after its end, seconds.
+    #[arg(long, value_name = "SECONDS")]
+    pub(crate) retention: Option<u64>,
+    /// Which raw replies are kept: none, failed or all.
+    #[arg(long, value_name = "WHICH")]
+    pub(crate) store_replies: Option<String>,
+    /// Where events are posted.
+    #[arg(long, value_name = "URL")]
+    pub(crate) webhook_url: Option<String>,
+    /// The secret events are signed with, whsec_...; one is made and printed when it is left out.
+    #[arg(
+        long,
+        value_name = "SECRET",
+        env = "PROMPTMILL_WEBHOOK_SECRET",
+        hide_env_values = true,
+        requires = "webhook_url"
+    )]
+    pub(crate) webhook_secret: Option<String>,
+    /// Go on even when the first items all fail for one cause outside the rows.
+    #[arg(long)]
+    pub(crate) no_guard: bool,
+    /// Watch it until it ends.
+    #[arg(long)]
+    pub(crate) watch: bool,
+    #[command(flatten)]
+    pub(crate) server: ServerArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ResultsArgs {
+    /// The batch's id.
+    pub(crate) id: BatchId,
+    /// A .jsonl or .csv file, or - for standard output.
+    #[arg(long, value_name = "FILE", default_value = "-")]
+    pub(crate) out: PathBuf,
+    /// Only these: succeeded, failed, cancelled or expired. May be repeated.
+    #[arg(long = "outcome", value_parser = word::<OutcomeName>)]
+    pub(crate) outcomes: Vec<OutcomeName>,
+    /// Only what failed for this reason. May be repeated.
+    #[arg(long = "reason", value_parser = word::<FailureKind>)]
+    pub(crate) reasons: Vec<FailureKind>,
+    /// Of a retry: the outcomes of the original, replaced where they were retried.
+    #[arg(long)]
+    pub(crate) merged: bool,
+    /// JSON lines in the order in which they settle, until the batch ends.
+    #[arg(long, conflicts_with = "merged")]
+    pub(crate) follow: bool,
+    #[command(flatten)]
+    pub(crate) server: ServerArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RetryArgs {
+    /// The batch's id; it must be final.
+    pub(crate) id: BatchId,
+    /// Which outcomes are run again; default failed, expired and cancelled. May be repeated.
+    #[arg(long = "outcome", value_parser = word::<OutcomeName>)]
+    pub(crate) outcomes: Vec<OutcomeName>,
+    /// Only what failed for this reason. May be repeated.
+    #[arg(long = "reason", value_parser = word::<FailureKind>)]
+    pub(crate) reasons: Vec<FailureKind>,
+    /// Another model.
+    #[arg(long, value_name = "PROVIDER:NAME")]
+    pub(crate) model: Option<ModelRef>,
+    /// Another version of the template.
+    #[arg(long, value_name = "N")]
+    pub(crate) template_version: Option<u32>,
+    /// Watch it until it ends.
+    #[arg(long)]
+    pub(crate) watch: bool,
+    #[command(flatten)]
+    pub(crate) server: ServerArgs,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum TemplateCommand {
+    /// Store a template file, as a new template or as the next version of the one of its name.
+    Push {
+        /// The template, a JSON file.
+        file: PathBuf,
+        #[command(flatten)]
+        server: ServerArgs,
+    },
+    /// Fetch a template.
+    Pull {
+        /// Its name or id, also as NAME@VERSION.
+        template: String,
+        /// Where it goes; - for standard output.
+        #[arg(long, value_name = "FILE", default_value = "-")]
+        out: PathBuf,
+        #[command(flatten)]
+        server: ServerArgs,
+    },
+    /// List the stored templates.
+    List {
+        #[command(flatten)]
+        server: ServerArgs,
+    },
+    /// Delete a template with all its versions. Batches keep the text they began with.
+    Delete {
+        /// Its name or id.
+        template: String,
+        #[command(flatten)]
+        server: ServerArgs,
+    },
+}
+
+fn label(text: &str) -> Result<(String, String), String> {
+    let (key, value) = text.split_once('=').ok_or("write a label as KEY=VALUE")?;
+    Ok((key.to_owned(), value.to_owned()))
+}
+
+/// A word of the API, read as its JSON.
+fn word<T: DeserializeOwned>(text: &str) -> Result<T, String> {
+    serde_json::from_value(text.into()).map_err(|error| error.to_string())
+}
+
+/// Labels as the API takes them; the last one of a key counts.
+pub(crate) fn labels(labels: &[(String, String)]) -> BTreeMap<&str, &str> {
+    labels.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect()
+}

@@ -1,0 +1,179 @@
+//! `promptmill key`: API keys, of a server or, while none runs, of its data folder.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use clap::{Subcommand, ValueEnum};
+use promptmill_domain::{KeyId, TenantId};
+use promptmill_ports::{Accounts, ApiKey, Role, Tenant};
+use promptmill_runtime::{Engine, Providers};
+use serde_json::{Value, json};
+
+use crate::client::{Client, ServerArgs, print_json};
+use crate::exit::{Exit, Failure};
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum KeyCommand {
+    /// Make a key and print it; it is shown this once.
+    Create {
+        /// What people call it.
+        name: String,
+        /// What its holder may do.
+        #[arg(long, value_enum, default_value_t = RoleArg::Member)]
+        role: RoleArg,
+        /// Narrow the role to these, for example batches:read. May be repeated.
+        #[arg(long = "scope", value_name = "SCOPE")]
+        scopes: Vec<String>,
+        /// With --data: the tenant, made when missing.
+        #[arg(long, value_name = "TENANT", default_value = "default", requires = "data")]
+        tenant: TenantId,
+        #[command(flatten)]
+        place: Place,
+    },
+    /// List the keys, without their secrets.
+    List {
+        /// With --data: the tenant.
+        #[arg(long, value_name = "TENANT", default_value = "default", requires = "data")]
+        tenant: TenantId,
+        #[command(flatten)]
+        place: Place,
+    },
+    /// Revoke a key for good.
+    Revoke {
+        /// The key's id, key_...
+        id: KeyId,
+        /// With --data: the tenant.
+        #[arg(long, value_name = "TENANT", default_value = "default", requires = "data")]
+        tenant: TenantId,
+        #[command(flatten)]
+        place: Place,
+    },
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(crate) enum RoleArg {
+    Viewer,
+    Member,
+    Admin,
+    Owner,
+}
+
+impl From<RoleArg> for Role {
+    fn from(role: RoleArg) -> Self {
+        match role {
+            RoleArg::Viewer => Self::Viewer,
+            RoleArg::Member => Self::Member,
+            RoleArg::Admin => Self::Admin,
+            RoleArg::Owner => Self::Owner,
+        }
+    }
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Place {
+    /// Work on this data folder itself, while no server uses it. Needs no key.
+    #[arg(long, value_name = "DIR")]
+    data: Option<PathBuf>,
+    #[command(flatten)]
+    server: ServerArgs,
+}
+
+pub(crate) async fn key(command: KeyCommand) -> Result<Exit, Failure> {
+    match command {
+        KeyCommand::Create { name, role, scopes, tenant, place } => {
+            let made = match &place.data {
+                Some(data) => {
+                    let engine = open(data)?;
+                    let now_ms = engine.clock.now_ms();
+                    engine
+                        .records
+                        .add_tenant(&Tenant { id: tenant.clone(), created_ms: now_ms })
+                        .await
+                        .map_err(unkept)?;
+                    let (text, key) =
+                        promptmill_api::keys::issue(&engine, &tenant, &name, role.into(), scopes, None)
+                            .await
+                            .map_err(|error| Failure::input(error.to_string()))?;
+                    let mut view = view(&key);
+                    view["key"] = text.into();
+                    view
+                }
+                None => {
+                    let role = serde_json::to_value(Role::from(role)).unwrap_or_default();
+                    let body = json!({"name": name, "role": role, "scopes": scopes});
+                    Client::new(&place.server)?.post("/v1/keys", Some(&body)).await?
+                }
+            };
+            if place.server.json {
+                print_json(&made)?;
+            } else {
+                eprintln!("{} ({}); the key is shown this once:", text(&made, "id"), text(&made, "role"));
+                println!("{}", text(&made, "key"));
+            }
+        }
+        KeyCommand::List { tenant, place } => {
+            let keys = match &place.data {
+                Some(data) => {
+                    let engine = open(data)?;
+                    engine.records.keys(&tenant).await.map_err(unkept)?.iter().map(view).collect()
+                }
+                None => Client::new(&place.server)?.list("/v1/keys", &[], usize::MAX).await?,
+            };
+            for key in keys {
+                if place.server.json {
+                    print_json(&key)?;
+                } else {
+                    let state = if key["revoked_at"].is_null() { "" } else { "  revoked" };
+                    println!(
+                        "{}  {:8}  ...{}  {}{state}",
+                        text(&key, "id"),
+                        text(&key, "role"),
+                        text(&key, "hint"),
+                        text(&key, "name")
+                    );
+                }
+            }
+        }
+        KeyCommand::Revoke { id, tenant, place } => {
+            match &place.data {
+                Some(data) => {
+                    let engine = open(data)?;
+                    engine.records.revoke_key(&tenant, id, engine.clock.now_ms()).await.map_err(unkept)?;
+                }
+                None => Client::new(&place.server)?.delete(&format!("/v1/keys/{id}"), None).await?,
+            }
+            eprintln!("{id} is revoked");
+        }
+    }
+    Ok(Exit::Success)
+}
+
+fn open(data: &std::path::Path) -> Result<Engine, Failure> {
+    if !data.is_dir() {
+        return Err(Failure::input(format!("--data: there is no folder {}", data.display())));
+    }
+    Engine::embedded(data, Arc::new(Providers::of([]))).map_err(|error| {
+        Failure::work(
+            "the data folder cannot be used (while a server runs on it, leave --data out and set PROMPTMILL_URL and PROMPTMILL_API_KEY)",
+            error,
+        )
+    })
+}
+
+fn unkept(error: promptmill_ports::StoreError) -> Failure {
+    match error {
+        promptmill_ports::StoreError::NotFound => Failure::input("there is no such key or tenant"),
+        error => Failure::work("the keys cannot be read or written", error),
+    }
+}
+
+fn view(key: &ApiKey) -> Value {
+    json!({
+        "id": key.id, "name": key.name, "role": key.role, "scopes": key.scopes, "hint": key.hint,
+        "revoked_at": key.revoked_ms,
+    })
+}
+
+fn text<'a>(value: &'a Value, member: &str) -> &'a str {
+    value[member].as_str().unwrap_or("-")
+}

@@ -1,0 +1,145 @@
+//! `promptmill serve`: api, worker and scheduler in one process over the embedded store.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::Args;
+use promptmill_api::{ApiConfig, App};
+use promptmill_egress::UrlPolicy;
+use promptmill_runtime::{Engine, ProviderSettings, Providers, shutdown_signals};
+use promptmill_scheduler::{Scheduler, SchedulerConfig};
+use promptmill_vault::Vault;
+use promptmill_worker::{Worker, WorkerConfig};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use crate::env;
+use crate::exit::{Exit, Failure};
+
+/// How long a clean stop waits for answers and calls that are under way.
+const STOP_WITHIN: Duration = Duration::from_secs(30);
+
+#[derive(Debug, Args)]
+#[command(
+    after_help = "The first start makes a tenant and prints its API key once. Providers are configured as for `run`, by OPENROUTER_API_KEY, \
+OLLAMA_HOST, OPENAI_BASE_URL and the like (promptmill init writes a .env that lists them)."
+)]
+pub(crate) struct ServeArgs {
+    /// The folder of the store; made when missing.
+    #[arg(long, value_name = "DIR", env = "PROMPTMILL_DATA", default_value = "promptmill-data")]
+    pub(crate) data: PathBuf,
+    /// Where the API listens. On a loopback address webhooks may go to loopback addresses too.
+    #[arg(long, value_name = "ADDR", env = "PROMPTMILL_LISTEN", default_value = "127.0.0.1:8080")]
+    pub(crate) listen: SocketAddr,
+    /// Where Prometheus finds /metrics.
+    #[arg(long, value_name = "ADDR", env = "PROMPTMILL_METRICS_LISTEN", default_value = "127.0.0.1:9464")]
+    pub(crate) metrics_listen: SocketAddr,
+    /// The most provider calls of batches at the same time.
+    #[arg(
+        long,
+        value_name = "N",
+        env = "PROMPTMILL_CONCURRENCY",
+        default_value_t = 64,
+        value_parser = clap::value_parser!(u32).range(1..=10_000)
+    )]
+    pub(crate) concurrency: u32,
+}
+
+pub(crate) async fn serve(args: ServeArgs) -> Result<Exit, Failure> {
+    let (clean, now) =
+        shutdown_signals().map_err(|error| Failure::work("signals cannot be handled", error))?;
+    let providers = Providers::new(ProviderSettings::from_env(env::lookup))
+        .map_err(|error| Failure::work("the providers cannot be set up", error))?;
+    let listener = listen(args.listen, "--listen").await?;
+    let metrics_listener = listen(args.metrics_listen, "--metrics-listen").await?;
+    let engine = Engine::embedded(&args.data, Arc::new(providers))
+        .map_err(|error| Failure::work("the server cannot start", error))?;
+    let vault = open_vault(&args)?;
+    let local = |listener: &TcpListener| {
+        listener.local_addr().map_err(|error| Failure::work("the address listened on is unknown", error))
+    };
+    let addresses = (local(&listener)?, local(&metrics_listener)?);
+    let policy = url_policy(args.listen);
+    let vault = Arc::new(vault);
+    let app = App::new(engine.clone(), vault.clone(), ApiConfig::default(), policy.clone());
+    let first_key = promptmill_api::keys::bootstrap(&engine)
+        .await
+        .map_err(|error| Failure::work("the first key cannot be made", error))?;
+
+    let config = WorkerConfig {
+        concurrency: args.concurrency as usize,
+        stop_within: STOP_WITHIN,
+        label: "serve".to_owned(),
+        ..WorkerConfig::default()
+    };
+    let mut worker = Worker::start(engine.clone(), config)
+        .await
+        .map_err(|error| Failure::work("work cannot begin", error))?;
+    let scheduler = Scheduler::with(engine.clone(), SchedulerConfig::serving(vault, policy));
+    promptmill_api::recover(&app).await;
+    let stop = CancellationToken::new();
+    let api = tokio::spawn(promptmill_api::serve(listener, app.clone(), stop.clone()));
+    let metrics = tokio::spawn(promptmill_api::serve_metrics(metrics_listener, app, stop.clone()));
+    greet(&args, addresses, first_key.as_deref());
+
+    let broken = tokio::select! {
+        () = clean.cancelled() => false,
+        () = worker.ended() => true,
+    };
+    // New requests are refused first, so that nothing is accepted that nobody here will begin.
+    stop.cancel();
+    let served = async {
+        let _ = api.await;
+        let _ = metrics.await;
+    };
+    tokio::select! {
+        _ = tokio::time::timeout(STOP_WITHIN, served) => {}
+        () = now.cancelled() => {}
+    }
+    worker.stop(&now).await;
+    scheduler.stop().await;
+    if broken {
+        return Err(Failure::Work("the worker stopped by itself; the log tells why".to_owned(), None));
+    }
+    Ok(Exit::Success)
+}
+
+/// The keys of `PROMPTMILL_MASTER_KEY`, or those in the data folder, made when missing.
+fn open_vault(args: &ServeArgs) -> Result<Vault, Failure> {
+    match env::lookup("PROMPTMILL_MASTER_KEY") {
+        Some(keys) => {
+            Vault::from_keys(&keys).map_err(|error| Failure::work("PROMPTMILL_MASTER_KEY cannot be used", error))
+        }
+        None => Vault::open_or_create(&args.data).map_err(|error| {
+            Failure::work(format!("the master key in {} cannot be used", args.data.display()), error)
+        }),
+    }
+}
+
+/// A server that nobody else can reach may talk to receivers on the same machine.
+fn url_policy(listen: SocketAddr) -> UrlPolicy {
+    if listen.ip().is_loopback() { UrlPolicy::with_loopback() } else { UrlPolicy::default() }
+}
+
+async fn listen(address: SocketAddr, option: &str) -> Result<TcpListener, Failure> {
+    TcpListener::bind(address)
+        .await
+        .map_err(|error| Failure::work(format!("{option}: {address} cannot be listened on"), error))
+}
+
+fn greet(args: &ServeArgs, (api, metrics): (SocketAddr, SocketAddr), first_key: Option<&str>) {
+    eprintln!(
+        "promptmill {} serves http://{api} (try it: http://{api}/docs), metrics http://{metrics}/metrics, data in {}",
+        env!("CARGO_PKG_VERSION"),
+        args.data.display(),
+    );
+    if args.listen.ip().is_loopback() {
+        eprintln!("Webhooks may go to loopback addresses, because the server listens on one itself.");
+    }
+    if let Some(key) = first_key {
+        eprintln!("First start: this is the API key of the tenant \"default\". It is shown this once.");
+        println!("{key}");
+    }
+}

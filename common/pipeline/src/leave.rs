@@ -1,0 +1,134 @@
+//! Leave to make one call: the batch's own limit, a place among the process's calls, the lane.
+//!
+//! Nobody holds a place of the process for long while waiting for a lane, so that a lane that is full keeps no other lane's calls waiting;
+//! and nobody holds a permit of the lane while waiting for a place, so that it is still good when the call begins.
+
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use promptmill_ports::{Denied, Permit};
+use promptmill_provider::ChatRequest;
+use tokio::time::timeout;
+
+use crate::attempt::{AttemptEnd, AttemptInput};
+use crate::limit::BatchPlace;
+use crate::pipeline::Pipeline;
+use crate::places::Place;
+use crate::plan::BatchPlan;
+use crate::standing::{Stage, Stay};
+
+/// How soon a permit is asked for again while the hub is away.
+const HUB_RETRY: Duration = Duration::from_millis(200);
+
+/// How long a place is held while the lane is asked: longer than a hub takes to answer, short beside a call.
+const LANE_ANSWERS_WITHIN: Duration = Duration::from_millis(10);
+
+/// Leave for one call; everything is given back when it is dropped, the narrowest limit last.
+pub(crate) struct Leave<'a> {
+    _stay: Stay<'a>,
+    _permit: Permit,
+    _place: Place,
+    _of_batch: BatchPlace<'a>,
+}
+
+/// One who waits for a lane without holding a place; the number of them is shared.
+struct InLine(Arc<AtomicU32>);
+
+impl InLine {
+    fn new(number: Arc<AtomicU32>) -> Self {
+        number.fetch_add(1, Ordering::Relaxed);
+        Self(number)
+    }
+}
+
+impl Drop for InLine {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Pipeline {
+    /// Waits for leave to call, until the gate closes.
+    pub(crate) async fn leave<'a>(
+        &self,
+        input: &AttemptInput<'a>,
+        request: &ChatRequest,
+    ) -> Result<Leave<'a>, AttemptEnd> {
+        if !input.gate.is_open() {
+            return Err(AttemptEnd::Stopped);
+        }
+        let leave = tokio::select! {
+            biased;
+            leave = self.all_limits(input, estimate_tokens(request)) => leave,
+            () = input.gate.closed() => return Err(AttemptEnd::Stopped),
+        };
+        match leave {
+            // The wait may have been long, and nothing may begin once the gate is closed.
+            Ok(_) if !input.gate.is_open() => Err(AttemptEnd::Stopped),
+            Ok(leave) => Ok(leave),
+            Err(Denied::Paused { until_ms }) => Err(AttemptEnd::LanePaused { until_ms }),
+            Err(Denied::Unavailable(error)) => {
+                tracing::debug!(error = %error, "no permit without the hub");
+                Err(AttemptEnd::LanePaused { until_ms: self.clock.now_ms() + HUB_RETRY.as_millis() as u64 })
+            }
+        }
+    }
+
+    async fn all_limits<'a>(&self, input: &AttemptInput<'a>, tokens: u32) -> Result<Leave<'a>, Denied> {
+        let plan = input.plan;
+        let mut stay = plan.standing.enter(Stage::Batch);
+        loop {
+            let of_batch = plan.limit.place().await;
+            let (place, permit) = self.place_and_permit(plan, tokens, &mut stay).await?;
+            // The limit may have been lowered while this one waited for the rest.
+            if plan.limit.is_kept() {
+                stay.go_to(Stage::Call);
+                return Ok(Leave { _stay: stay, _permit: permit, _place: place, _of_batch: of_batch });
+            }
+            stay.go_to(Stage::Batch);
+        }
+    }
+
+    async fn place_and_permit(
+        &self,
+        plan: &BatchPlan,
+        tokens: u32,
+        stay: &mut Stay<'_>,
+    ) -> Result<(Place, Permit), Denied> {
+        let line = self.lanes.line(&plan.lane);
+        // Where others wait for the lane already, a place would only be held in vain.
+        let mut place_first = line.load(Ordering::Relaxed) == 0;
+        loop {
+            let held = if place_first {
+                stay.go_to(Stage::Place);
+                Some(self.places.take(plan.batch).await)
+            } else {
+                None
+            };
+            stay.go_to(Stage::Lane);
+            let mut permit = pin!(self.limiter.acquire(&plan.lane, tokens, self.clock.now_ms()));
+            if let Some(place) = held
+                && let Ok(permit) = timeout(LANE_ANSWERS_WITHIN, &mut permit).await
+            {
+                return Ok((place, permit?));
+            }
+            let in_line = InLine::new(line.clone());
+            let permit = permit.await?;
+            drop(in_line);
+            if let Some(place) = self.places.try_take() {
+                return Ok((place, permit));
+            }
+            // Both are scarce: the permit goes to someone who can use it now, and is asked for again from a place.
+            place_first = true;
+        }
+    }
+}
+
+/// About how many tokens a call will take: four bytes of prompt a token, and the output limit where there is one.
+fn estimate_tokens(request: &ChatRequest) -> u32 {
+    let prompt: usize = request.messages.iter().map(|message| message.content.len() / 4 + 4).sum();
+    let prompt = u32::try_from(prompt).unwrap_or(u32::MAX);
+    prompt.saturating_add(request.settings.max_tokens.unwrap_or(0))
+}

@@ -1,0 +1,86 @@
+//! The conformance suite of the record ports: each function is one sentence about a fresh store and panics where it is not true.
+//!
+//! [`records_conformance!`](crate::records_conformance) makes a test of each. The cases use their own random ids; those that forget by age
+//! or ask what is due expect that nobody else uses the store meanwhile.
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a conformance case is a test that lives outside cfg(test)"
+)]
+
+mod accounts;
+mod claims;
+mod deliveries;
+mod generations;
+mod scene;
+mod templates;
+
+pub use accounts::*;
+pub use claims::*;
+pub use deliveries::*;
+pub use generations::*;
+pub use templates::*;
+
+/// Makes a `#[tokio::test]` of every case. The expression makes a fresh store: anything that dereferences to
+/// [`Records`](crate::Records); it may await, and is dropped at the end of the case.
+///
+/// ```text
+/// promptmill_ports::records_conformance!(TemporaryStore::new());
+/// ```
+#[macro_export]
+macro_rules! records_conformance {
+    ($make:expr) => {
+        $crate::records_conformance! { @cases $make;
+            a_tenant_is_made_once
+            a_key_is_kept_as_it_was_given
+            a_key_needs_its_tenant
+            a_tenant_lists_its_own_keys_oldest_first
+            a_key_is_revoked_once_and_for_good
+            the_last_use_of_a_key_never_goes_back
+            a_template_is_kept_with_its_first_version
+            a_name_is_given_once_per_tenant
+            of_two_templates_of_a_name_at_once_one_is_kept
+            a_version_follows_only_the_newest
+            a_version_that_is_added_again_is_added_once
+            a_text_that_equals_the_newest_adds_nothing
+            of_two_versions_at_once_one_is_added
+            templates_come_page_by_page_in_order_of_their_names
+            versions_come_page_by_page_newest_first
+            a_template_is_deleted_only_at_its_newest_version
+            a_foreign_tenant_finds_no_template
+            of_claims_at_once_exactly_one_runs
+            a_repeated_request_is_told_where_the_first_stands
+            a_key_that_is_used_for_something_else_is_a_mismatch
+            of_those_who_take_over_exactly_one_does
+            the_first_answer_counts
+            a_released_request_may_be_sent_again
+            claims_of_two_tenants_never_meet
+            old_claims_are_forgotten_a_few_at_a_time
+            a_generation_is_replaced_until_it_has_its_outcome
+            an_outcome_of_a_generation_never_changes
+            unfinished_generations_come_oldest_first
+            only_finished_generations_are_forgotten
+            a_foreign_tenant_finds_no_generation
+            a_delivery_is_kept_once_and_as_it_was_given
+            a_due_delivery_is_taken_by_one_caller
+            the_earliest_due_deliveries_are_taken_first
+            a_delivery_that_was_taken_and_never_tried_is_due_again
+            an_attempt_says_what_follows
+            an_attempt_that_is_recorded_again_is_recorded_once
+            a_delivery_that_is_over_never_changes
+            the_newest_attempts_of_many_are_kept
+            the_next_due_time_is_that_of_the_earliest_pending
+            a_batch_lists_its_own_deliveries_oldest_first
+            only_deliveries_that_are_over_are_forgotten
+        }
+    };
+    (@cases $make:expr; $($case:ident)*) => {
+        $(
+            #[tokio::test]
+            async fn $case() {
+                let store = $make;
+                $crate::conformance::records::$case(&*store).await;
+            }
+        )*
+    };
+}

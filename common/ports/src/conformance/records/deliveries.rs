@@ -1,0 +1,183 @@
+//! Cases about deliveries.
+
+use promptmill_domain::{BatchId, DeliveryId, EventId, TenantId};
+
+use super::scene::*;
+use crate::{Delivery, DeliveryAttempt, DeliveryState, Records};
+
+fn refused(at_ms: u64) -> DeliveryAttempt {
+    DeliveryAttempt { at_ms, duration_ms: 12, status: Some(503), error: Some("answered 503".to_owned()) }
+}
+
+fn taken(at_ms: u64) -> DeliveryAttempt {
+    DeliveryAttempt { at_ms, duration_ms: 7, status: Some(204), error: None }
+}
+
+/// Deliveries of one batch with these due times, in that order.
+async fn made(store: &dyn Records, due: &[u64]) -> (TenantId, BatchId, Vec<Delivery>) {
+    let (tenant, batch) = (fresh_tenant(), fresh_batch());
+    let created = |(&due_ms, age): (&u64, u64)| Delivery {
+        created_ms: NOW + age,
+        ..fresh_delivery(&tenant, batch, due_ms)
+    };
+    let deliveries: Vec<_> = due.iter().zip(0..).map(created).collect();
+    store.add_deliveries(&deliveries).await.unwrap();
+    (tenant, batch, deliveries)
+}
+
+async fn stored(store: &dyn Records, delivery: &Delivery) -> Delivery {
+    let all = store.deliveries(&delivery.tenant, delivery.batch, 100).await.unwrap();
+    all.into_iter().find(|stored| stored.id == delivery.id).unwrap()
+}
+
+fn ids(deliveries: &[Delivery]) -> Vec<DeliveryId> {
+    deliveries.iter().map(|delivery| delivery.id).collect()
+}
+
+/// Every field comes back; adding it again, also among others, changes nothing.
+pub async fn a_delivery_is_kept_once_and_as_it_was_given(store: &dyn Records) {
+    store.add_deliveries(&[]).await.unwrap();
+    let (tenant, batch, mut deliveries) = made(store, &[NOW, NOW + 1]).await;
+    assert_eq!(store.deliveries(&tenant, batch, 10).await.unwrap(), deliveries);
+    let given_up = Delivery {
+        state: DeliveryState::GivenUp,
+        attempts: vec![refused(NOW), DeliveryAttempt { status: None, ..refused(NOW + 1) }],
+        created_ms: NOW + 9,
+        ..fresh_delivery(&tenant, batch, NOW)
+    };
+    let changed = Delivery { url: "https://elsewhere.example".to_owned(), ..deliveries[0].clone() };
+    store.add_deliveries(&[changed, given_up.clone(), given_up.clone()]).await.unwrap();
+    deliveries.push(given_up);
+    assert_eq!(store.deliveries(&tenant, batch, 10).await.unwrap(), deliveries);
+}
+
+/// However many ask at the same moment.
+pub async fn a_due_delivery_is_taken_by_one_caller(store: &dyn Records) {
+    let (_, _, deliveries) = made(store, &[NOW; 12]).await;
+    let take = || store.take_due(NOW, NOW + 1_000, 5);
+    let (one, two, three, four) = tokio::join!(take(), take(), take(), take());
+    let mut all = [one.unwrap(), two.unwrap(), three.unwrap(), four.unwrap()].concat();
+    all.sort_by_key(|delivery| delivery.created_ms);
+    let expected: Vec<_> =
+        deliveries.into_iter().map(|delivery| Delivery { due_ms: NOW + 1_000, ..delivery }).collect();
+    assert_eq!(all, expected);
+}
+
+/// Those that are not due yet stay.
+pub async fn the_earliest_due_deliveries_are_taken_first(store: &dyn Records) {
+    let (_, _, deliveries) = made(store, &[NOW + 3, NOW + 1, NOW + 4, NOW + 2]).await;
+    let [third, first, fourth, second] = &ids(&deliveries)[..] else { panic!("four were made") };
+    assert_eq!(store.take_due(NOW, NOW + 100, 10).await.unwrap(), []);
+    assert_eq!(ids(&store.take_due(NOW + 3, NOW + 100, 2).await.unwrap()), [*first, *second]);
+    assert_eq!(ids(&store.take_due(NOW + 3, NOW + 100, 2).await.unwrap()), [*third]);
+    assert_eq!(ids(&store.take_due(NOW + 4, NOW + 100, 2).await.unwrap()), [*fourth]);
+}
+
+/// Whoever took it may have died.
+pub async fn a_delivery_that_was_taken_and_never_tried_is_due_again(store: &dyn Records) {
+    let (_, _, deliveries) = made(store, &[NOW]).await;
+    for until_ms in [NOW + 10, NOW + 20] {
+        let again = store.take_due(until_ms - 10, until_ms, 10).await.unwrap();
+        assert_eq!(again, [Delivery { due_ms: until_ms, ..deliveries[0].clone() }]);
+        assert_eq!(store.take_due(until_ms - 1, NOW + 99, 10).await.unwrap(), []);
+        assert_eq!(store.next_due().await.unwrap(), Some(until_ms));
+    }
+}
+
+/// Another try at a later time, or the end.
+pub async fn an_attempt_says_what_follows(store: &dyn Records) {
+    let (_, _, deliveries) = made(store, &[NOW, NOW]).await;
+    let [one, two] = &deliveries[..] else { panic!("two were made") };
+    store.record_attempt(one.id, &refused(NOW), DeliveryState::Pending, NOW + 50).await.unwrap();
+    let expected = Delivery { due_ms: NOW + 50, attempts: vec![refused(NOW)], ..one.clone() };
+    assert_eq!(stored(store, one).await, expected);
+    assert_eq!(ids(&store.take_due(NOW + 49, NOW + 100, 10).await.unwrap()), [two.id]);
+    assert_eq!(
+        store.take_due(NOW + 50, NOW + 100, 10).await.unwrap(),
+        [Delivery { due_ms: NOW + 100, ..expected }]
+    );
+
+    store.record_attempt(one.id, &taken(NOW + 60), DeliveryState::Delivered, NOW + 60).await.unwrap();
+    store.record_attempt(two.id, &refused(NOW + 60), DeliveryState::GivenUp, NOW + 60).await.unwrap();
+    let one = stored(store, one).await;
+    assert_eq!(
+        (one.state, &one.attempts[..]),
+        (DeliveryState::Delivered, &[refused(NOW), taken(NOW + 60)][..])
+    );
+    assert_eq!(stored(store, two).await.state, DeliveryState::GivenUp);
+    assert_eq!(store.take_due(u64::MAX, u64::MAX, 10).await.unwrap(), []);
+}
+
+/// A caller that does not know whether its step was done repeats it.
+pub async fn an_attempt_that_is_recorded_again_is_recorded_once(store: &dyn Records) {
+    let (_, _, deliveries) = made(store, &[NOW]).await;
+    let id = deliveries[0].id;
+    for _ in 0..2 {
+        store.record_attempt(id, &refused(NOW), DeliveryState::Pending, NOW + 50).await.unwrap();
+    }
+    store.record_attempt(id, &refused(NOW + 50), DeliveryState::Pending, NOW + 90).await.unwrap();
+    assert_eq!(stored(store, &deliveries[0]).await.attempts, [refused(NOW), refused(NOW + 50)]);
+}
+
+/// Neither another try nor another end changes it; one that nobody knows is nothing to anybody.
+pub async fn a_delivery_that_is_over_never_changes(store: &dyn Records) {
+    let (_, _, deliveries) = made(store, &[NOW, NOW]).await;
+    for (delivery, state) in deliveries.iter().zip([DeliveryState::Delivered, DeliveryState::GivenUp]) {
+        store.record_attempt(delivery.id, &taken(NOW), state, NOW).await.unwrap();
+        let over = stored(store, delivery).await;
+        assert_eq!(over.state, state);
+        for late in [DeliveryState::Pending, DeliveryState::Delivered, DeliveryState::GivenUp] {
+            store.record_attempt(delivery.id, &refused(NOW + 5), late, NOW + 5).await.unwrap();
+        }
+        store.add_deliveries(std::slice::from_ref(delivery)).await.unwrap();
+        assert_eq!(stored(store, delivery).await, over);
+    }
+    let unknown = DeliveryId::to_batch_webhook(EventId::at(NOW, rand::random()));
+    store.record_attempt(unknown, &taken(NOW), DeliveryState::Delivered, NOW).await.unwrap();
+}
+
+/// A receiver that never answers does not make a record that grows for ever.
+pub async fn the_newest_attempts_of_many_are_kept(store: &dyn Records) {
+    let (_, _, deliveries) = made(store, &[NOW]).await;
+    for n in 0..30 {
+        let attempt = refused(NOW + n);
+        store.record_attempt(deliveries[0].id, &attempt, DeliveryState::Pending, NOW + n + 1).await.unwrap();
+    }
+    let expected: Vec<_> = (10..30).map(|n| refused(NOW + n)).collect();
+    assert_eq!(stored(store, &deliveries[0]).await.attempts, expected);
+}
+
+/// Of every tenant; none when nothing is pending.
+pub async fn the_next_due_time_is_that_of_the_earliest_pending(store: &dyn Records) {
+    assert_eq!(store.next_due().await.unwrap(), None);
+    made(store, &[NOW + 7]).await;
+    let (_, _, deliveries) = made(store, &[NOW + 9, NOW + 5]).await;
+    assert_eq!(store.next_due().await.unwrap(), Some(NOW + 5));
+    store.record_attempt(deliveries[1].id, &taken(NOW), DeliveryState::Delivered, NOW).await.unwrap();
+    assert_eq!(store.next_due().await.unwrap(), Some(NOW + 7));
+    store.take_due(NOW + 7, NOW + 20, 10).await.unwrap();
+    assert_eq!(store.next_due().await.unwrap(), Some(NOW + 9));
+}
+
+/// At most as many as asked for; another tenant sees none.
+pub async fn a_batch_lists_its_own_deliveries_oldest_first(store: &dyn Records) {
+    let (tenant, batch, deliveries) = made(store, &[NOW + 3, NOW + 2, NOW + 1]).await;
+    made(store, &[NOW]).await;
+    assert_eq!(store.deliveries(&tenant, batch, 10).await.unwrap(), deliveries);
+    assert_eq!(store.deliveries(&tenant, batch, 2).await.unwrap(), deliveries[..2]);
+    assert_eq!(store.deliveries(&fresh_tenant(), batch, 10).await.unwrap(), []);
+    assert_eq!(store.deliveries(&tenant, fresh_batch(), 10).await.unwrap(), []);
+}
+
+/// One that is pending is kept however old it is.
+pub async fn only_deliveries_that_are_over_are_forgotten(store: &dyn Records) {
+    let (tenant, batch, deliveries) = made(store, &[NOW; 5]).await;
+    for delivery in &deliveries[1..] {
+        store.record_attempt(delivery.id, &taken(NOW), DeliveryState::Delivered, NOW).await.unwrap();
+    }
+    assert_eq!(store.forget_deliveries(NOW + 4, 2).await.unwrap(), 2);
+    assert_eq!(store.forget_deliveries(NOW + 4, 2).await.unwrap(), 1);
+    assert_eq!(store.forget_deliveries(NOW + 4, 2).await.unwrap(), 0);
+    let left = store.deliveries(&tenant, batch, 10).await.unwrap();
+    assert_eq!(ids(&left), [deliveries[0].id, deliveries[4].id]);
+}

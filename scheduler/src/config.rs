@@ -1,0 +1,125 @@
+//! What a scheduler does beside letting chunks run.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use promptmill_egress::retry::Schedule;
+use promptmill_egress::{Deadlines, Resolver, SystemResolver, UrlPolicy};
+use promptmill_vault::Vault;
+
+const DAY: Duration = Duration::from_secs(24 * 3600);
+
+/// Settings of a scheduler. The default is what one batch without a service needs: nothing is delivered, deleted or held back.
+#[derive(Debug, Clone)]
+pub struct SchedulerConfig {
+    /// How events reach their receivers; `None` leaves them where they are.
+    pub webhooks: Option<Webhooks>,
+    /// What is deleted when; `None` keeps everything.
+    pub keeping: Option<Keeping>,
+    /// The most batches of one tenant that run at the same time, further ones stay queued; `None` for no limit.
+    pub running_batches: Option<usize>,
+    /// How long a batch may be `submitting` before its submit counts as cut short and is finished here. Default 5 s.
+    pub finish_submit_after: Duration,
+}
+
+impl Default for SchedulerConfig {
+    fn default() -> Self {
+        Self {
+            webhooks: None,
+            keeping: None,
+            running_batches: None,
+            finish_submit_after: Duration::from_secs(5),
+        }
+    }
+}
+
+impl SchedulerConfig {
+    /// What a service needs: events are delivered to receivers within `policy`, with secrets from `vault`; the default retention holds;
+    /// a tenant has at most 20 batches running.
+    pub fn serving(vault: Arc<Vault>, policy: UrlPolicy) -> Self {
+        Self {
+            webhooks: Some(Webhooks::new(vault, policy)),
+            keeping: Some(Keeping::default()),
+            running_batches: Some(20),
+            ..Self::default()
+        }
+    }
+}
+
+/// How events are delivered.
+#[derive(Clone)]
+pub struct Webhooks {
+    /// Opens the signing secrets. Each is the text of a [`Secret`](promptmill_egress::Secret), sealed for the context
+    /// `<tenant>|webhook|<batch id>`.
+    pub vault: Arc<Vault>,
+    /// Which receivers may be called.
+    pub policy: UrlPolicy,
+    /// Looks their names up. Default: the system's resolver.
+    pub resolver: Arc<dyn Resolver>,
+    /// When a delivery is tried. Default: ten times over three days.
+    pub schedule: Schedule,
+    /// How long one try may take. Default 20 s.
+    pub deadlines: Deadlines,
+    /// Tries under way at the same time. Default 64.
+    pub concurrency: usize,
+    /// Tries under way at the same time to one host, so that one slow receiver does not use them all. Default 4.
+    pub per_host: usize,
+}
+
+impl Webhooks {
+    /// Everything else at its default.
+    pub fn new(vault: Arc<Vault>, policy: UrlPolicy) -> Self {
+        Self {
+            vault,
+            policy,
+            resolver: Arc::new(SystemResolver),
+            schedule: Schedule::default(),
+            deadlines: Deadlines::default(),
+            concurrency: 64,
+            per_host: 4,
+        }
+    }
+}
+
+impl fmt::Debug for Webhooks {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Webhooks").field("policy", &self.policy).finish_non_exhaustive()
+    }
+}
+
+/// How long things are kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Keeping {
+    /// Batches after their end, those that do not say it themselves. Default 30 days.
+    pub batches: Duration,
+    /// Drafts after the last rows they took. Default 24 h.
+    pub drafts: Duration,
+    /// Uploads that became no part, after the last rows they took. Default 10 minutes.
+    pub uploads: Duration,
+    /// Answers to requests with an idempotency key. Default 24 h.
+    pub claims: Duration,
+    /// Finished immediate generations. Default 30 days.
+    pub generations: Duration,
+    /// Deliveries that are over. Default 30 days.
+    pub deliveries: Duration,
+    /// How often is looked for what was kept long enough. Default 10 s.
+    pub every: Duration,
+    /// The rest after each step of about 1,000 records, which is other writers' time. Default 20 ms.
+    pub rest: Duration,
+}
+
+impl Default for Keeping {
+    fn default() -> Self {
+        Self {
+            batches: 30 * DAY,
+            drafts: DAY,
+            uploads: Duration::from_secs(600),
+            claims: DAY,
+            generations: 30 * DAY,
+            deliveries: 30 * DAY,
+            every: Duration::from_secs(10),
+            rest: Duration::from_millis(20),
+        }
+    }
+}

@@ -1,0 +1,207 @@
+//! The body of a webhook: the event's type and time, and enough of the batch to go on without asking for it.
+//!
+//! Items are counted under the same names as in the API's view of a batch.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use jiff::Timestamp;
+use promptmill_domain::{Batch, BatchState, Counts, Event, FailureKind, Money, PauseReason};
+use serde::Serialize;
+use serde_json::value::RawValue;
+
+#[derive(Serialize)]
+struct Body<'a> {
+    r#type: &'static str,
+    timestamp: String,
+    data: Data<'a>,
+}
+
+#[derive(Serialize)]
+struct Data<'a> {
+    batch_id: String,
+    name: Option<&'a str>,
+    state: &'static str,
+    /// Larger for later events of the batch, which may arrive in another order.
+    revision: u64,
+    rows: u32,
+    counts: CountsView,
+    cost: Money,
+    metadata: Option<&'a RawValue>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pause: Option<PauseView<'a>>,
+}
+
+#[derive(Serialize)]
+struct CountsView {
+    as_of: String,
+    waiting: u64,
+    leased: u64,
+    parked: u64,
+    succeeded: u64,
+    repaired: u64,
+    failed: u64,
+    failed_by_reason: BTreeMap<&'static str, u64>,
+    cancelled: u64,
+    expired: u64,
+    open: u64,
+    settled: u64,
+}
+
+#[derive(Serialize)]
+struct PauseView<'a> {
+    reason: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    kind: Option<FailureKind>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    message: Option<&'a str>,
+}
+
+/// The exact bytes that are sent for an event. `counts` are those of `as_of_ms`.
+pub(super) fn of(event: &Event, batch: &Batch, counts: &Counts, as_of_ms: u64) -> Bytes {
+    let body = Body {
+        r#type: event.kind.as_str(),
+        timestamp: time(event.at_ms),
+        data: Data {
+            batch_id: event.batch.to_string(),
+            name: batch.spec.name.as_deref(),
+            state: event.state.as_str(),
+            revision: event.ver,
+            rows: batch.total,
+            counts: counts_view(counts, as_of_ms),
+            cost: counts.totals.cost,
+            metadata: batch.spec.metadata.as_deref().and_then(|text| serde_json::from_str(text).ok()),
+            pause: pause_view(&event.state),
+        },
+    };
+    serde_json::to_vec(&body).expect("numbers, texts and maps by text are written into memory").into()
+}
+
+fn counts_view(counts: &Counts, as_of_ms: u64) -> CountsView {
+    CountsView {
+        as_of: time(as_of_ms),
+        waiting: counts.waiting,
+        leased: counts.leased,
+        parked: counts.parked,
+        succeeded: counts.all_succeeded(),
+        repaired: counts.repaired,
+        failed: counts.all_failed(),
+        failed_by_reason: counts.failed.iter().map(|(kind, items)| (kind.as_str(), *items)).collect(),
+        cancelled: counts.cancelled,
+        expired: counts.expired,
+        open: counts.open(),
+        settled: counts.settled(),
+    }
+}
+
+fn pause_view(state: &BatchState) -> Option<PauseView<'_>> {
+    let BatchState::Paused { reason } = state else { return None };
+    Some(match reason {
+        PauseReason::Requested => PauseView { reason: "requested", kind: None, message: None },
+        PauseReason::Budget => PauseView { reason: "budget", kind: None, message: None },
+        PauseReason::Suspect { kind, message } => {
+            PauseView { reason: "suspect", kind: Some(*kind), message: Some(message) }
+        }
+    })
+}
+
+/// RFC 3339 in UTC with milliseconds.
+fn time(unix_ms: u64) -> String {
+    let moment = i64::try_from(unix_ms).ok().and_then(|ms| Timestamp::from_millisecond(ms).ok());
+    format!("{:.3}", moment.unwrap_or(Timestamp::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use promptmill_domain::{BatchId, BatchLimits, BatchSpec, EventId, EventKind, LaneId, TenantId, Totals};
+
+    fn body(state: BatchState, kind: EventKind, counts: &Counts) -> serde_json::Value {
+        let id = BatchId::from_bytes([1; 16]);
+        let mut spec =
+            BatchSpec::new("{}".to_owned(), "demo:m".parse().unwrap(), LaneId::new("demo", "none"));
+        spec.name = Some("tickets".to_owned());
+        spec.metadata = Some("{\"b\":1.50,\"a\":[]}".to_owned());
+        let batch = Batch {
+            id,
+            tenant: TenantId::default_tenant(),
+            state: state.clone(),
+            ver: 9,
+            spec,
+            limits: BatchLimits::default(),
+            total: 7,
+            created_ms: 0,
+            submitted_ms: None,
+            finished_ms: None,
+            final_counts: None,
+        };
+        let event = Event {
+            id: EventId::of_batch(id, 4),
+            tenant: TenantId::default_tenant(),
+            batch: id,
+            kind,
+            at_ms: 1_795_410_000_000,
+            ver: 4,
+            state,
+            counts: None,
+        };
+        let bytes = of(&event, &batch, counts, 1_795_410_000_500);
+        let text = std::str::from_utf8(&bytes).unwrap();
+        assert!(
+            text.contains("\"metadata\":{\"b\":1.50,\"a\":[]}"),
+            "metadata is given back as it is: {text}"
+        );
+        serde_json::from_slice(&bytes).unwrap()
+    }
+
+    #[test]
+    fn a_final_batch_is_told_with_its_counts_and_cost() {
+        let counts = Counts {
+            succeeded: 3,
+            repaired: 1,
+            failed: [(FailureKind::Timeout, 2)].into(),
+            expired: 1,
+            totals: Totals { cost: "0.25".parse().unwrap(), ..Totals::default() },
+            ..Counts::default()
+        };
+        let body = body(BatchState::Completed, EventKind::BatchCompleted, &counts);
+        assert_eq!(
+            body,
+            serde_json::json!({
+                "type": "batch.completed",
+                "timestamp": "2026-11-23T05:00:00.000Z",
+                "data": {
+                    "batch_id": "batch_01010101010101010101010101010101",
+                    "name": "tickets",
+                    "state": "completed",
+                    "revision": 4,
+                    "rows": 7,
+                    "counts": {
+                        "as_of": "2026-11-23T05:00:00.500Z",
+                        "waiting": 0, "leased": 0, "parked": 0,
+                        "succeeded": 4, "repaired": 1,
+                        "failed": 2, "failed_by_reason": {"timeout": 2},
+                        "cancelled": 0, "expired": 1, "open": 0, "settled": 7
+                    },
+                    "cost": "0.25",
+                    "metadata": {"b": 1.50, "a": []}
+                }
+            })
+        );
+    }
+
+    #[test]
+    fn a_pause_says_why() {
+        let state = |reason| BatchState::Paused { reason };
+        let pause =
+            |reason| body(state(reason), EventKind::BatchPaused, &Counts::default())["data"]["pause"].clone();
+        assert_eq!(pause(PauseReason::Budget), serde_json::json!({"reason": "budget"}));
+        let suspect =
+            PauseReason::Suspect { kind: FailureKind::CredentialRefused, message: "no key".to_owned() };
+        let kind = FailureKind::CredentialRefused.as_str();
+        assert_eq!(
+            pause(suspect),
+            serde_json::json!({"reason": "suspect", "kind": kind, "message": "no key"})
+        );
+    }
+}

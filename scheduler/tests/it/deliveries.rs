@@ -1,0 +1,308 @@
+//! Events reach their receivers at least once, signed, under one id, and one receiver's trouble is its own.
+
+use std::sync::{Arc, Once};
+use std::time::Duration;
+
+use promptmill_domain::{BatchEvent, BatchId, BatchState, DeliveryId, EventId, PauseReason, Webhook};
+use promptmill_egress::retry::Schedule;
+use promptmill_egress::{Deadlines, UrlPolicy};
+use promptmill_ports::{Delivery, DeliveryState, MemoryHub, NewBatch};
+use promptmill_scheduler::{Scheduler, SchedulerConfig, Webhooks};
+use promptmill_vault::Vault;
+
+use crate::receiver::{Receiver, Reply};
+use crate::support::{Scene, eventually};
+
+const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
+
+fn vault() -> Arc<Vault> {
+    let key = "k1:AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
+    Arc::new(Vault::from_keys(key).unwrap())
+}
+
+/// Webhooks to loopback that are tried again at once, so many times in all.
+fn webhooks(tries: usize) -> Webhooks {
+    static TLS: Once = Once::new();
+    TLS.call_once(|| rustls::crypto::ring::default_provider().install_default().unwrap());
+    let schedule = Schedule::of(vec![Duration::ZERO; tries]);
+    Webhooks { schedule, ..Webhooks::new(vault(), UrlPolicy::with_loopback()) }
+}
+
+fn delivering(scene: &Scene, webhooks: Webhooks) -> Scheduler {
+    let config = SchedulerConfig { webhooks: Some(webhooks), ..SchedulerConfig::default() };
+    Scheduler::with(scene.engine.clone(), config)
+}
+
+fn telling(scene: &Scene, url: &str) -> impl FnOnce(&mut NewBatch) {
+    let (tenant, url) = (scene.tenant.clone(), url.to_owned());
+    move |new| {
+        let context = format!("{tenant}|webhook|{}", new.id);
+        let sealed_secret = vault().seal(&context, SECRET.as_bytes()).unwrap();
+        new.spec.webhook = Some(Webhook { url, sealed_secret });
+        new.spec.name = Some("tickets".to_owned());
+        new.spec.metadata = Some("{\"order\":17}".to_owned());
+    }
+}
+
+/// Submits a batch of one row that tells `url`, and pauses it, which is an event.
+async fn paused(scene: &Scene, url: &str) -> BatchId {
+    let batch = scene.submit_with(1, telling(scene, url)).await;
+    scene.steer(batch, BatchEvent::Pause(PauseReason::Budget)).await;
+    batch
+}
+
+async fn deliveries(scene: &Scene, batch: BatchId) -> Vec<Delivery> {
+    scene.engine.records.deliveries(&scene.tenant, batch, 100).await.unwrap()
+}
+
+/// The only delivery of the batch, once it is `state`.
+async fn ended(scene: &Scene, batch: BatchId, state: DeliveryState) -> Delivery {
+    eventually("the delivery is over", async || {
+        deliveries(scene, batch).await.iter().any(|delivery| delivery.state != DeliveryState::Pending)
+    })
+    .await;
+    let mut all = deliveries(scene, batch).await;
+    assert_eq!((all.len(), all[0].state), (1, state), "{:?}", all[0].attempts);
+    all.remove(0)
+}
+
+#[tokio::test]
+async fn a_completed_batch_is_told_with_a_signature_that_holds() {
+    let scene = Scene::on(MemoryHub::new()).await;
+    let receiver = Receiver::taking().await;
+    let batch = scene.submit_with(3, telling(&scene, &receiver.url())).await;
+    let scheduler = delivering(&scene, webhooks(1));
+    scene.work_through(3).await;
+    let got = receiver.gets(1).await.remove(0);
+    got.check_signed_with(SECRET);
+    let body = got.json();
+    assert_eq!(body["type"], "batch.completed");
+    let data = &body["data"];
+    assert_eq!((data["batch_id"].as_str(), data["rows"].as_u64()), (Some(&*batch.to_string()), Some(3)));
+    assert_eq!((&data["state"], &data["counts"]["succeeded"]), (&"completed".into(), &3.into()));
+    assert_eq!((&data["name"], &data["metadata"]["order"]), (&"tickets".into(), &17.into()));
+    let delivery = ended(&scene, batch, DeliveryState::Delivered).await;
+    assert_eq!((delivery.body, delivery.event.to_string()), (got.body.clone().into(), got.id().to_owned()));
+    assert_eq!(delivery.attempts.len(), 1);
+    assert_eq!((delivery.attempts[0].status, &delivery.attempts[0].error), (Some(200), &None));
+    assert!(scene.engine.store.pending(9).await.unwrap().is_empty());
+    scheduler.stop().await;
+    assert_eq!(receiver.got().len(), 1);
+}
+
+#[tokio::test]
+async fn a_pause_and_a_cancel_are_two_events_and_the_later_one_has_the_larger_revision() {
+    let scene = Scene::on(MemoryHub::new()).await;
+    let receiver = Receiver::taking().await;
+    let scheduler = delivering(&scene, webhooks(1));
+    let batch = paused(&scene, &receiver.url()).await;
+    receiver.gets(1).await;
+    scene.steer(batch, BatchEvent::Cancel).await;
+    let got = receiver.gets(2).await;
+    let [pause, cancel] = [got[0].json(), got[1].json()];
+    assert_eq!((&pause["type"], &cancel["type"]), (&"batch.paused".into(), &"batch.cancelled".into()));
+    assert_eq!(pause["data"]["pause"]["reason"], "budget");
+    assert_eq!(
+        (&cancel["data"]["pause"], &cancel["data"]["counts"]["cancelled"]),
+        (&serde_json::Value::Null, &1.into())
+    );
+    assert!(pause["data"]["revision"].as_u64() < cancel["data"]["revision"].as_u64());
+    assert_ne!(got[0].id(), got[1].id());
+    scheduler.stop().await;
+}
+
+#[tokio::test]
+async fn a_delivery_that_fails_is_repeated_under_its_id_and_signed_again() {
+    let scene = Scene::on(MemoryHub::new()).await;
+    let receiver = Receiver::new(|n| Reply::status(if n == 0 { 500 } else { 204 })).await;
+    let scheduler = delivering(&scene, webhooks(3));
+    let batch = paused(&scene, &receiver.url()).await;
+    let delivery = ended(&scene, batch, DeliveryState::Delivered).await;
+    let statuses: Vec<_> = delivery.attempts.iter().map(|attempt| attempt.status).collect();
+    assert_eq!(statuses, [Some(500), Some(204)]);
+    assert!(delivery.attempts[0].error.is_some());
+    let got = receiver.got();
+    assert_eq!((got[0].id(), &got[0].body), (got[1].id(), &got[1].body));
+    for got in &got {
+        got.check_signed_with(SECRET);
+    }
+    scheduler.stop().await;
+}
+
+#[tokio::test]
+async fn a_receiver_that_is_gone_is_not_asked_again_and_one_that_fails_only_as_often_as_the_schedule_says() {
+    let scene = Scene::on(MemoryHub::new()).await;
+    let (gone, failing) =
+        (Receiver::new(|_| Reply::status(410)).await, Receiver::new(|_| Reply::status(503)).await);
+    let scheduler = delivering(&scene, webhooks(4));
+    let (one, two) = (paused(&scene, &gone.url()).await, paused(&scene, &failing.url()).await);
+    assert_eq!(ended(&scene, one, DeliveryState::GivenUp).await.attempts.len(), 1);
+    assert_eq!(ended(&scene, two, DeliveryState::GivenUp).await.attempts.len(), 4);
+    scheduler.stop().await;
+    assert_eq!((gone.got().len(), failing.got().len()), (1, 4));
+}
+
+#[tokio::test]
+async fn a_receiver_that_asks_for_time_gets_it_up_to_twice_the_wait() {
+    let scene = Scene::on(MemoryHub::new()).await;
+    let head = "429 Slow Down\r\nretry-after: 86400".to_owned();
+    let receiver = Receiver::new(move |_| Reply::Head(head.clone())).await;
+    let wait = Duration::from_secs(1000);
+    let schedule = Schedule::of(vec![Duration::ZERO, wait]);
+    let scheduler = delivering(&scene, Webhooks { schedule, ..webhooks(1) });
+    let batch = paused(&scene, &receiver.url()).await;
+    eventually("the first try is recorded", async || {
+        deliveries(&scene, batch).await.iter().any(|delivery| delivery.attempts.len() == 1)
+    })
+    .await;
+    let delivery = deliveries(&scene, batch).await.remove(0);
+    let ended_ms = delivery.attempts[0].at_ms + u64::from(delivery.attempts[0].duration_ms);
+    // Twice the wait, and a fifth of it as jitter.
+    assert!(delivery.due_ms >= ended_ms + 2_000_000, "{delivery:?}");
+    assert!(delivery.due_ms <= scene.engine.clock.now_ms() + 2_200_000, "{delivery:?}");
+    scene.clock.advance_ms(2_200_000);
+    assert_eq!(ended(&scene, batch, DeliveryState::GivenUp).await.attempts.len(), 2);
+    scheduler.stop().await;
+}
+
+#[tokio::test]
+async fn a_redirect_reaches_nobody() {
+    let scene = Scene::on(MemoryHub::new()).await;
+    let canary = Receiver::taking().await;
+    let head = format!("307 Elsewhere\r\nlocation: {}", canary.url());
+    let receiver = Receiver::new(move |_| Reply::Head(head.clone())).await;
+    let scheduler = delivering(&scene, webhooks(2));
+    let batch = paused(&scene, &receiver.url()).await;
+    let delivery = ended(&scene, batch, DeliveryState::GivenUp).await;
+    assert_eq!(delivery.attempts[1].status, Some(307));
+    scheduler.stop().await;
+    assert_eq!((receiver.got().len(), canary.got().len()), (2, 0));
+}
+
+#[tokio::test]
+async fn an_address_that_is_not_allowed_is_not_called() {
+    let scene = Scene::on(MemoryHub::new()).await;
+    let canary = Receiver::taking().await;
+    let policy = UrlPolicy { allow_http: true, ports: vec![], allowed_subnets: vec![] };
+    let scheduler = delivering(&scene, Webhooks { policy, ..webhooks(1) });
+    let batch = paused(&scene, &canary.url()).await;
+    let delivery = ended(&scene, batch, DeliveryState::GivenUp).await;
+    let error = delivery.attempts[0].error.as_deref();
+    assert_eq!(error, Some("the URL leads to an address that is not allowed"));
+    scheduler.stop().await;
+    assert!(canary.got().is_empty());
+}
+
+#[tokio::test]
+async fn receivers_that_hang_do_not_delay_another_one() {
+    let scene = Scene::on(MemoryHub::new()).await;
+    let hanging = Receiver::new(|_| Reply::Hang).await;
+    let quick = Receiver::taking().await;
+    for _ in 0..30 {
+        paused(&scene, &hanging.url()).await;
+    }
+    let batch = paused(&scene, &quick.url()).await;
+    // Long enough that nothing ends by it within the test.
+    let deadlines = Deadlines { total: Duration::from_secs(600) };
+    let scheduler = delivering(&scene, Webhooks { deadlines, ..webhooks(1) });
+    ended(&scene, batch, DeliveryState::Delivered).await;
+    let later = paused(&scene, &quick.url()).await;
+    ended(&scene, later, DeliveryState::Delivered).await;
+    assert_eq!(hanging.gets(4).await.len(), 4, "as many tries as one host may have");
+    scheduler.stop().await;
+}
+
+#[tokio::test]
+async fn a_receiver_that_does_not_answer_in_time_is_tried_again() {
+    let scene = Scene::on(MemoryHub::new()).await;
+    let receiver = Receiver::new(|n| if n == 0 { Reply::Hang } else { Reply::status(200) }).await;
+    let deadlines = Deadlines { total: Duration::from_millis(200) };
+    let scheduler = delivering(&scene, Webhooks { deadlines, ..webhooks(50) });
+    let batch = paused(&scene, &receiver.url()).await;
+    let delivery = ended(&scene, batch, DeliveryState::Delivered).await;
+    assert_eq!(delivery.attempts[0].error.as_deref(), Some("no answer came in time"));
+    scheduler.stop().await;
+}
+
+#[tokio::test]
+async fn what_happened_while_nobody_delivered_is_delivered_later_and_so_is_what_was_left_lying() {
+    let scene = Scene::on(MemoryHub::new()).await;
+    let receiver = Receiver::taking().await;
+    let batch = paused(&scene, &receiver.url()).await;
+    let scheduler = Scheduler::start(scene.engine.clone());
+    scheduler.stop().await;
+    assert!(receiver.got().is_empty());
+    let scheduler = delivering(&scene, webhooks(2));
+    let delivery = ended(&scene, batch, DeliveryState::Delivered).await;
+    scheduler.stop().await;
+
+    // Another one is taken by a process that dies before it comes to the try.
+    let lying = Delivery {
+        id: DeliveryId::from_bytes([7; 16]),
+        event: EventId::from_bytes([7; 16]),
+        state: DeliveryState::Pending,
+        attempts: vec![],
+        ..delivery
+    };
+    scene.engine.records.add_deliveries(&[lying]).await.unwrap();
+    let now_ms = scene.engine.clock.now_ms();
+    assert_eq!(scene.engine.records.take_due(now_ms, now_ms + 60_000, 9).await.unwrap().len(), 1);
+    let scheduler = delivering(&scene, webhooks(2));
+    scene.clock.advance_ms(60_000);
+    assert_eq!(receiver.gets(2).await[1].id(), EventId::from_bytes([7; 16]).to_string());
+    scheduler.stop().await;
+}
+
+#[tokio::test]
+async fn two_schedulers_deliver_an_event_once() {
+    let scene = Scene::on(MemoryHub::new()).await;
+    let receiver = Receiver::taking().await;
+    let schedulers = [delivering(&scene, webhooks(1)), delivering(&scene, webhooks(1))];
+    let mut batches = Vec::new();
+    for _ in 0..20 {
+        batches.push(paused(&scene, &receiver.url()).await);
+    }
+    for batch in batches {
+        ended(&scene, batch, DeliveryState::Delivered).await;
+    }
+    for scheduler in schedulers {
+        scheduler.stop().await;
+    }
+    assert_eq!(receiver.got().len(), 20);
+}
+
+#[tokio::test]
+async fn a_secret_that_does_not_open_is_a_failed_try_and_nothing_is_sent() {
+    let scene = Scene::on(MemoryHub::new()).await;
+    let receiver = Receiver::taking().await;
+    let scheduler = delivering(&scene, webhooks(1));
+    let batch = scene
+        .submit_with(1, |new| {
+            telling(&scene, &receiver.url())(new);
+            let webhook = new.spec.webhook.as_mut().unwrap();
+            webhook.sealed_secret = vault().seal("other|webhook|other", SECRET.as_bytes()).unwrap();
+        })
+        .await;
+    scene.steer(batch, BatchEvent::Pause(PauseReason::Requested)).await;
+    let delivery = ended(&scene, batch, DeliveryState::GivenUp).await;
+    assert_eq!(delivery.attempts[0].error.as_deref(), Some("the signing secret cannot be opened"));
+    scheduler.stop().await;
+    assert!(receiver.got().is_empty());
+}
+
+#[tokio::test]
+async fn the_event_of_a_batch_that_was_deleted_meanwhile_holds_up_nothing() {
+    let scene = Scene::on(MemoryHub::new()).await;
+    let receiver = Receiver::taking().await;
+    let scheduler = Scheduler::start(scene.engine.clone());
+    let deleted = scene.submit_with(1, telling(&scene, &receiver.url())).await;
+    scene.steer(deleted, BatchEvent::Cancel).await;
+    scene.ended(deleted, BatchState::Cancelled).await;
+    scheduler.stop().await;
+    while !scene.engine.store.delete(&scene.tenant, deleted).await.unwrap() {}
+    let scheduler = delivering(&scene, webhooks(1));
+    let batch = paused(&scene, &receiver.url()).await;
+    ended(&scene, batch, DeliveryState::Delivered).await;
+    scheduler.stop().await;
+    assert_eq!(receiver.got().len(), 1);
+}

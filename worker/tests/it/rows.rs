@@ -1,0 +1,28 @@
+//! Rows that bring their own messages beside rows of variables.
+
+use promptmill_domain::{BatchLimits, BatchState, Message, Role};
+use promptmill_rowio::{RowContent, StoredRow};
+
+use crate::provider::{Does, Scripted};
+use crate::support::Scene;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rows_of_messages_and_rows_of_variables_run_in_one_batch() {
+    let provider = Scripted::new(|_, _| Does::Answer);
+    let scene = Scene::new(provider.clone()).schedule();
+    let rows = (0..100).map(|row| {
+        let custom_id = Some(format!("id {row}"));
+        if row % 2 == 0 {
+            return StoredRow::of_variables(custom_id, r#"{"text":"rendered"}"#);
+        }
+        let message = Message { role: Role::User, content: format!("as it is {row}") };
+        StoredRow { custom_id, content: RowContent::of_messages(&[message]) }
+    });
+    let batch = scene.submit_stored(&provider, rows, BatchLimits::default()).await;
+    let worker = scene.worker(8).await;
+    Scene::check_all_succeeded(&scene.ended(batch, BatchState::Completed).await, 100);
+    assert_eq!(provider.asked(0), "Say rendered");
+    assert_eq!(provider.asked(1), "as it is 1");
+    assert_eq!(provider.asked(99), "as it is 99");
+    scene.stop(worker).await;
+}
