@@ -16,6 +16,7 @@ use axum::response::{IntoResponse, Response};
 use promptmill_domain::{KeyId, TenantId};
 use promptmill_ports::{ApiKey, Role};
 use promptmill_vault::api_key;
+use utoipa::ToSchema;
 
 use crate::frame::Peer;
 use crate::limits;
@@ -30,19 +31,25 @@ const NOTE_USE_EVERY_MS: u64 = 60_000;
 const MAX_KEYS: usize = 10_000;
 
 /// One thing a key may do.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ToSchema)]
 pub(crate) enum Scope {
     /// See batches, results and generations.
+    #[schema(rename = "batches:read")]
     BatchesRead,
     /// Make and steer them.
+    #[schema(rename = "batches:write")]
     BatchesWrite,
     /// See templates.
+    #[schema(rename = "templates:read")]
     TemplatesRead,
     /// Make and change them.
+    #[schema(rename = "templates:write")]
     TemplatesWrite,
     /// See deliveries.
+    #[schema(rename = "webhooks:read")]
     WebhooksRead,
     /// Make and revoke keys.
+    #[schema(rename = "admin:keys")]
     AdminKeys,
 }
 
@@ -296,10 +303,7 @@ mod tests {
             allowed(Role::Viewer, &[]),
             [Scope::BatchesRead, Scope::TemplatesRead, Scope::WebhooksRead]
         );
-        assert_eq!(
-            allowed(Role::Member, &scopes(&["batches:write", "admin:keys"])),
-            [Scope::BatchesWrite]
-        );
+        assert_eq!(allowed(Role::Member, &scopes(&["batches:write", "admin:keys"])), [Scope::BatchesWrite]);
         assert_eq!(allowed(Role::Owner, &scopes(&["batches:*", ""])), []);
     }
 }

@@ -45,21 +45,21 @@ pub(crate) struct LargeJson<T>(pub(crate) T, pub(crate) Digest);
 /// The text of a JSON body that is well-formed, of at most [`json_bytes`](crate::ApiConfig::json_bytes).
 pub(crate) struct JsonText(pub(crate) String, pub(crate) Digest);
 
-impl<T: DeserializeOwned> FromRequest<App> for Json<T> {
+impl<T: DeserializeOwned + Send + 'static> FromRequest<App> for Json<T> {
     type Rejection = Problem;
 
     async fn from_request(request: Request, app: &App) -> Result<Self, Problem> {
-        let (text, digest) = json_text(request, app, app.config().json_bytes).await?;
-        Ok(Self(value_of(&text)?, digest))
+        let (body, digest) = json_body(request, app, app.config().json_bytes).await?;
+        Ok(Self(read(body, |text| value_of(&text)).await?, digest))
     }
 }
 
-impl<T: DeserializeOwned> FromRequest<App> for LargeJson<T> {
+impl<T: DeserializeOwned + Send + 'static> FromRequest<App> for LargeJson<T> {
     type Rejection = Problem;
 
     async fn from_request(request: Request, app: &App) -> Result<Self, Problem> {
-        let (text, digest) = json_text(request, app, app.config().inline_bytes).await?;
-        Ok(Self(value_of(&text)?, digest))
+        let (body, digest) = json_body(request, app, app.config().inline_bytes).await?;
+        Ok(Self(read(body, |text| value_of(&text)).await?, digest))
     }
 }
 
@@ -67,12 +67,12 @@ impl FromRequest<App> for JsonText {
     type Rejection = Problem;
 
     async fn from_request(request: Request, app: &App) -> Result<Self, Problem> {
-        let (text, digest) = json_text(request, app, app.config().json_bytes).await?;
-        Ok(Self(text, digest))
+        let (body, digest) = json_body(request, app, app.config().json_bytes).await?;
+        Ok(Self(read(body, Ok).await?, digest))
     }
 }
 
-async fn json_text(request: Request, app: &App, limit: usize) -> Result<(String, Digest), Problem> {
+async fn json_body(request: Request, app: &App, limit: usize) -> Result<(Bytes, Digest), Problem> {
     check_media_type(request.headers())?;
     let declared = request.headers().get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok());
     if declared.and_then(|length| length.parse::<u64>().ok()).is_some_and(|length| length > limit as u64) {
@@ -84,16 +84,38 @@ async fn json_text(request: Request, app: &App, limit: usize) -> Result<(String,
         Err(_) => return Err(Problem::new(ProblemId::RequestTimeout)),
     };
     let digest = Digest::of(&body);
-    let text = String::from_utf8(body.into()).map_err(|error| {
-        Problem::new(ProblemId::InvalidJson)
-            .detail(format!("not UTF-8 at byte {}", error.utf8_error().valid_up_to()))
-    })?;
-    strict::check(&text)?;
-    Ok((text, digest))
+    Ok((body, digest))
+}
+
+/// Bodies up to this size are read where they are; larger ones take long enough to be read beside the runtime's threads.
+const READ_IN_PLACE: usize = 128 << 10;
+
+/// Checks the text of a body and makes something of it.
+async fn read<T: Send + 'static>(
+    body: Bytes,
+    make: impl FnOnce(String) -> Result<T, Problem> + Send + 'static,
+) -> Result<T, Problem> {
+    let in_place = body.len() <= READ_IN_PLACE;
+    let reading = move || {
+        let text = String::from_utf8(body.into()).map_err(|error| {
+            Problem::new(ProblemId::InvalidJson)
+                .detail(format!("not UTF-8 at byte {}", error.utf8_error().valid_up_to()))
+        })?;
+        strict::check(&text)?;
+        make(text)
+    };
+    if in_place {
+        return reading();
+    }
+    match tokio::task::spawn_blocking(reading).await {
+        Ok(read) => read,
+        Err(_) => Err(Problem::internal("reading a body panicked")),
+    }
 }
 
 fn check_media_type(headers: &HeaderMap) -> Result<(), Problem> {
-    let unsupported = |detail: &'static str| Err(Problem::new(ProblemId::UnsupportedMediaType).detail(detail));
+    let unsupported =
+        |detail: &'static str| Err(Problem::new(ProblemId::UnsupportedMediaType).detail(detail));
     let plain = |encoding: &[u8]| encoding.trim_ascii().eq_ignore_ascii_case(b"identity");
     if !headers.get_all(header::CONTENT_ENCODING).iter().all(|encoding| plain(encoding.as_bytes())) {
         return unsupported("this route takes no Content-Encoding");

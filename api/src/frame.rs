@@ -52,7 +52,8 @@ pub(crate) async fn frame(State(app): State<App>, request: Request, next: Next) 
     let mut response = CURRENT
         .scope(context, async {
             let answered = AssertUnwindSafe(next.run(request)).catch_unwind().await;
-            let response = answered.unwrap_or_else(|_| Problem::internal("a handler panicked").into_response());
+            let response =
+                answered.unwrap_or_else(|_| Problem::internal("a handler panicked").into_response());
             in_one_shape(response)
         })
         .await;
@@ -64,7 +65,13 @@ pub(crate) async fn frame(State(app): State<App>, request: Request, next: Next) 
     let (status, took) = (response.status().as_u16(), started.elapsed());
     let route = route.as_deref().unwrap_or("other");
     app.engine().metrics.http(route, method.as_str(), status, took);
-    tracing::debug!(request.id = id, http.route = route, http.status = status, duration_ms = took.as_millis() as u64, "answered");
+    tracing::debug!(
+        request.id = id,
+        http.route = route,
+        http.status = status,
+        duration_ms = took.as_millis() as u64,
+        "answered"
+    );
     response
 }
 
@@ -111,5 +118,28 @@ mod tests {
         for bad in ["", "a b", "a/b", "\"x\""] {
             assert_eq!(id_of(bad).len(), 32);
         }
+    }
+
+    #[tokio::test]
+    async fn a_panic_is_a_problem_and_its_words_stay_here() {
+        use std::sync::Arc;
+        use tower_service::Service as _;
+
+        let folder = tempfile::TempDir::new().unwrap();
+        let providers = Arc::new(promptmill_runtime::Providers::of([]));
+        let engine = promptmill_runtime::Engine::embedded(folder.path(), providers).unwrap();
+        let vault = Arc::new(promptmill_vault::Vault::open_or_create(folder.path()).unwrap());
+        let app =
+            App::new(engine, vault, crate::ApiConfig::default(), promptmill_egress::UrlPolicy::default());
+        let boom = axum::routing::get(async || -> StatusCode { panic!("SECRET") });
+        let mut router =
+            axum::Router::new().route("/boom", boom).layer(axum::middleware::from_fn_with_state(app, frame));
+        let request = Request::builder().uri("/boom").body(axum::body::Body::empty()).unwrap();
+        let response = router.call(request).await.unwrap();
+        assert_eq!(response.status(), StatusCode::INTERNAL_SERVER_ERROR);
+        let body = axum::body::to_bytes(response.into_body(), usize::MAX).await.unwrap();
+        let body: serde_json::Value = serde_json::from_slice(&body).unwrap();
+        assert_eq!((&body["code"], &body["instance"]), (&"internal".into(), &"/boom".into()));
+        assert!(!body.to_string().contains("SECRET"));
     }
 }

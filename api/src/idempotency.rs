@@ -119,8 +119,7 @@ impl Idempotency {
         // Of the requests with one key in this process one goes on to the store; so a claim of this process that the store knows and that does
         // not run here was cut off, and can be run again.
         let place = Place::enter(app, &caller.tenant, &key, fingerprint)?;
-        let claim =
-            Claim { tenant: caller.tenant.clone(), key, fingerprint, plan, owner: app.process() };
+        let claim = Claim { tenant: caller.tenant.clone(), key, fingerprint, plan, owner: app.process() };
         let records = &app.engine().records;
         let plan = match records.claim(&claim, app.now_ms()).await? {
             Claimed::Run => plan,
@@ -132,7 +131,7 @@ impl Idempotency {
                 }
                 plan
             }
-            Claimed::Done(answer) => return repeat(app, &claim, answer).map(Begin::Answered),
+            Claimed::Done(answer) => return repeat(app, &claim, &answer).map(Begin::Answered),
             Claimed::Mismatch => return Err(ProblemId::IdempotencyMismatch.into()),
         };
         Ok(Begin::Run(Ticket { plan, claimed: Some((claim, place)) }))
@@ -187,8 +186,7 @@ impl Ticket {
                     let headers = KEPT_HEADERS.iter().filter_map(named).collect();
                     let answer = StoredAnswer { status: parts.status.as_u16(), headers, body: sealed.into() };
                     // An answer that is not kept is made again with the same plan, so this is no error of the request.
-                    if let Err(error) =
-                        app.engine().records.answer(&claim.tenant, &claim.key, &answer).await
+                    if let Err(error) = app.engine().records.answer(&claim.tenant, &claim.key, &answer).await
                     {
                         tracing::warn!(error = chain(&error), "an answer could not be kept");
                     }
@@ -211,12 +209,10 @@ fn seal_context(claim: &Claim) -> String {
 }
 
 /// A kept answer as a response.
-fn repeat(app: &App, claim: &Claim, answer: StoredAnswer) -> Result<Response, Problem> {
+fn repeat(app: &App, claim: &Claim, answer: &StoredAnswer) -> Result<Response, Problem> {
     let sealed = std::str::from_utf8(&answer.body).map_err(Problem::internal)?;
-    let body = app
-        .vault()
-        .open(&seal_context(claim), sealed)
-        .map_err(|error| Problem::internal(chain(&error)))?;
+    let body =
+        app.vault().open(&seal_context(claim), sealed).map_err(|error| Problem::internal(chain(&error)))?;
     let status = StatusCode::from_u16(answer.status).map_err(Problem::internal)?;
     let mut response = Response::new(Body::from(body.expose_secret().to_vec()));
     *response.status_mut() = status;
@@ -284,7 +280,9 @@ mod tests {
 
     #[test]
     fn answers_that_say_later_are_not_kept() {
-        for (status, kept) in [(201, true), (422, true), (409, true), (429, false), (503, false), (507, false)] {
+        for (status, kept) in
+            [(201, true), (422, true), (409, true), (429, false), (503, false), (507, false)]
+        {
             assert_eq!(is_kept(StatusCode::from_u16(status).unwrap()), kept, "{status}");
         }
     }

@@ -24,7 +24,7 @@ const MAX_BATCHES: usize = 4096;
 ///
 /// # Errors
 /// The store's.
-pub(crate) async fn cached(app: &App, batch: &Batch) -> StoreResult<(Progress, u64)> {
+pub(crate) async fn cached(app: &App, batch: &Batch) -> StoreResult<Counted> {
     app.progress().of_batch(app.engine(), batch).await
 }
 
@@ -36,10 +36,13 @@ pub(crate) async fn reports(app: &App) -> StoreResult<Arc<[WorkerReport]>> {
     app.progress().worker_reports(app.engine()).await
 }
 
+/// Counts, and when they were taken (Unix milliseconds).
+type Counted = (Progress, u64);
+
 /// The cache; one per process.
 #[derive(Default)]
 pub(crate) struct ProgressCache {
-    batches: Mutex<HashMap<BatchId, Arc<Slot<(Progress, u64)>>>>,
+    batches: Mutex<HashMap<BatchId, Arc<Slot<Counted>>>>,
     reports: Slot<Arc<[WorkerReport]>>,
 }
 
@@ -66,14 +69,12 @@ impl<T: Clone> Slot<T> {
 
     /// Whether nobody needs it: nobody is at it, and what it holds is too old.
     fn is_idle(&self) -> bool {
-        self.0
-            .try_lock()
-            .is_ok_and(|held| held.as_ref().is_none_or(|(made, _)| made.elapsed() >= MAX_AGE))
+        self.0.try_lock().is_ok_and(|held| held.as_ref().is_none_or(|(made, _)| made.elapsed() >= MAX_AGE))
     }
 }
 
 impl ProgressCache {
-    async fn of_batch(&self, engine: &Engine, batch: &Batch) -> StoreResult<(Progress, u64)> {
+    async fn of_batch(&self, engine: &Engine, batch: &Batch) -> StoreResult<Counted> {
         if let (Some(counts), Some(finished_ms)) = (&batch.final_counts, batch.finished_ms) {
             let progress = Progress { state: batch.state.clone(), counts: counts.clone(), open_chunks: 0 };
             return Ok((progress, finished_ms));
@@ -94,7 +95,7 @@ impl ProgressCache {
         self.reports.get(read).await
     }
 
-    fn slot(&self, batch: BatchId) -> Arc<Slot<(Progress, u64)>> {
+    fn slot(&self, batch: BatchId) -> Arc<Slot<Counted>> {
         let mut batches = self.batches.lock().unwrap_or_else(PoisonError::into_inner);
         if batches.len() >= MAX_BATCHES && !batches.contains_key(&batch) {
             batches.retain(|_, slot| Arc::strong_count(slot) > 1 || !slot.is_idle());

@@ -27,6 +27,7 @@ use tower_service::Service as _;
 
 use crate::config::ApiConfig;
 use crate::frame::Peer;
+use crate::generations;
 use crate::headers::MAX_HEADER_BYTES;
 use crate::state::App;
 use connections::PerAddress;
@@ -47,12 +48,12 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 pub async fn serve(listener: TcpListener, app: App, stop: CancellationToken) -> std::io::Result<()> {
     let stopping = app.stopping().clone();
     let config = app.config().clone();
-    let router = crate::router(app);
+    let router = crate::router(app.clone());
     let ended = async move {
         stop.cancelled().await;
         stopping.cancel();
     };
-    run(listener, router, &config, ended).await;
+    tokio::join!(run(listener, router, &config, ended), generations::wind_down(&app));
     Ok(())
 }
 
@@ -97,7 +98,7 @@ async fn run(listener: TcpListener, router: Router, config: &ApiConfig, ended: i
             request.extensions_mut().insert(Peer(peer));
             router.clone().call(request)
         });
-        let io = TokioIo::new(Patience::new(stream, config.write_idle));
+        let io = TokioIo::new(Patience::new(stream, config.header_time, config.write_idle));
         let connection = builder.serve_connection(io, service).into_owned();
         let connection = graceful.watch(connection);
         tokio::spawn(async move {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use clap::{Subcommand, ValueEnum};
 use promptmill_domain::{KeyId, TenantId};
-use promptmill_ports::{Accounts, ApiKey, Role, Tenant};
+use promptmill_ports::{ApiKey, Role, Tenant};
 use promptmill_runtime::{Engine, Providers};
 use serde_json::{Value, json};
 

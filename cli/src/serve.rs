@@ -109,9 +109,8 @@ pub(crate) async fn serve(args: ServeArgs) -> Result<Exit, Failure> {
 /// The keys of `PROMPTMILL_MASTER_KEY`, or those in the data folder, made when missing.
 fn open_vault(args: &ServeArgs) -> Result<Vault, Failure> {
     match env::lookup("PROMPTMILL_MASTER_KEY") {
-        Some(keys) => {
-            Vault::from_keys(&keys).map_err(|error| Failure::work("PROMPTMILL_MASTER_KEY cannot be used", error))
-        }
+        Some(keys) => Vault::from_keys(&keys)
+            .map_err(|error| Failure::work("PROMPTMILL_MASTER_KEY cannot be used", error)),
         None => Vault::open_or_create(&args.data).map_err(|error| {
             Failure::work(format!("the master key in {} cannot be used", args.data.display()), error)
         }),

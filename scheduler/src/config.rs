@@ -73,7 +73,7 @@ impl Webhooks {
         Self {
             vault,
             policy,
-            resolver: Arc::new(SystemResolver),
+            resolver: Arc::new(SystemResolver::default()),
             schedule: Schedule::default(),
             deadlines: Deadlines::default(),
             concurrency: 64,

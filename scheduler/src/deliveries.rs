@@ -25,7 +25,7 @@ use attempt::Attempt;
 use board::{Board, Taken};
 
 /// How often events and due deliveries are looked for without being asked.
-const TICK: Duration = Duration::from_millis(100);
+const TICK: Duration = Duration::from_millis(50);
 
 /// How long a delivery that was taken is nobody else's, on top of the longest try.
 const TAKEN_FOR: Duration = Duration::from_secs(40);

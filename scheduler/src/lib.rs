@@ -8,10 +8,10 @@ mod admit;
 mod close;
 mod config;
 mod deliveries;
-mod housekeeping;
 mod retention;
 mod scheduler;
 mod sessions;
+mod submits;
 mod sweep;
 
 pub use config::{Keeping, SchedulerConfig, Webhooks};

@@ -5,6 +5,7 @@ use std::time::Duration;
 use promptmill_domain::{BatchId, TenantId};
 use promptmill_ports::{StoreError, StoreResult};
 use promptmill_runtime::Engine;
+use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Keeping;
@@ -15,12 +16,23 @@ const BATCHES: u32 = 16;
 /// Records that are forgotten in one step.
 const STEP: u32 = 500;
 
+/// Deletes what is due, now and then, until it is told to stop; then it ends after the step in hand.
+pub(crate) async fn run(engine: Engine, keeping: Keeping, stopping: CancellationToken) {
+    let mut ticks = interval(keeping.every.max(Duration::from_millis(1)));
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    while stopping.run_until_cancelled(ticks.tick()).await.is_some() {
+        match run_once(&engine, &keeping, &stopping).await {
+            Ok(()) => {}
+            Err(error @ StoreError::Unavailable(_)) => {
+                tracing::warn!(error = %error, "the store is away; nothing is deleted");
+            }
+            Err(error) => tracing::error!(error = %error, "a step of the retention failed"),
+        }
+    }
+}
+
 /// Deletes everything that is due. Ends early when `stopping` is told; what is left is found again.
-pub(crate) async fn run_once(
-    engine: &Engine,
-    keeping: &Keeping,
-    stopping: &CancellationToken,
-) -> StoreResult<()> {
+async fn run_once(engine: &Engine, keeping: &Keeping, stopping: &CancellationToken) -> StoreResult<()> {
     let now_ms = engine.clock.now_ms();
     let before = |kept: Duration| now_ms.saturating_sub(millis(kept));
     let pace = Pace { rest: keeping.rest, stopping };

@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use crate::config::SchedulerConfig;
 use crate::deliveries::Courier;
 use crate::sessions::Watch;
-use crate::{admit, close, housekeeping, sweep};
+use crate::{admit, close, retention, submits, sweep};
 
 /// How often chunks are admitted and woken without being asked.
 const TICK: Duration = Duration::from_millis(100);
@@ -40,10 +40,13 @@ impl Scheduler {
         let stopping = CancellationToken::new();
         let mut work = JoinSet::new();
         work.spawn(Loop::new(engine.clone(), config.running_batches).run(stopping.clone()));
-        if let Some(webhooks) = &config.webhooks {
-            work.spawn(Courier::new(engine.clone(), webhooks.clone()).run(stopping.clone()));
+        if let Some(webhooks) = config.webhooks {
+            work.spawn(Courier::new(engine.clone(), webhooks).run(stopping.clone()));
         }
-        work.spawn(housekeeping::run(engine, config, stopping.clone()));
+        if let Some(keeping) = config.keeping {
+            work.spawn(retention::run(engine.clone(), keeping, stopping.clone()));
+        }
+        work.spawn(submits::run(engine, config.finish_submit_after, stopping.clone()));
         Self { stopping, work }
     }
 

@@ -1,30 +1,21 @@
-//! The batches this worker has chunks of: compiled plan, gate, budget, guard and pace of each.
+//! The registry of the batches this worker has chunks of, and the orders to the store that they give rise to.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use async_trait::async_trait;
-use promptmill_domain::{
-    Batch, BatchEvent, BatchId, BatchLimits, BatchReport, Ending, Money, PauseReason, TenantId, Totals,
-    WorkerReport,
-};
-use promptmill_pipeline::{BatchPlan, Gate, PlanError, Stage};
+use promptmill_domain::{BatchEvent, BatchId, TenantId, WorkerReport};
+use promptmill_pipeline::{BatchPlan, PlanError};
 use promptmill_ports::{Signal, StoreError};
 use promptmill_runtime::Engine;
 use tokio::sync::{Notify, mpsc};
 use tokio::time::Instant;
 
+use crate::active::{ActiveBatch, Steer, Ties};
 use crate::gate::SessionGate;
-use crate::guard::Guard;
-use crate::pace::Pace;
 
 /// Pause before an order that the store did not take is repeated.
 const STEER_RETRY: Duration = Duration::from_millis(200);
-
-/// Items settled a second below which a batch that has nothing in hand is not told of.
-const NO_PACE: f64 = 0.01;
 
 /// A batch that cannot be worked on here.
 #[derive(Debug, thiserror::Error)]
@@ -35,212 +26,11 @@ pub(crate) enum LoadError {
     Plan(#[from] PlanError),
 }
 
-/// An order to the store that an item's end gave rise to.
-pub(crate) struct Steer {
-    batch: Arc<ActiveBatch>,
-    reason: PauseReason,
-}
-
-/// What is shared by the items of one batch in this process.
-pub(crate) struct ActiveBatch {
-    me: Weak<Self>,
-    pub(crate) tenant: TenantId,
-    pub(crate) id: BatchId,
-    pub(crate) plan: BatchPlan,
-    session: Arc<SessionGate>,
-    open: AtomicBool,
-    /// An order to pause is on its way to the store; until it is there, what the store says is out of date.
-    pausing: AtomicBool,
-    closed: Notify,
-    limits: Mutex<BatchLimits>,
-    spent_pico: AtomicU64,
-    guard: Mutex<Guard>,
-    /// Items that hold a slot.
-    begun: AtomicU32,
-    /// Those of them that have not come to their end.
-    running: AtomicU32,
-    settled: AtomicU64,
-    pace: Mutex<Pace>,
-    /// Wakes the pump.
-    changed: Arc<Notify>,
-    steer: mpsc::UnboundedSender<Steer>,
-}
-
-impl ActiveBatch {
-    fn close(&self) {
-        self.open.store(false, Ordering::Release);
-        self.closed.notify_waiters();
-        self.changed.notify_one();
-    }
-
-    fn pause(&self, reason: PauseReason) {
-        self.pausing.store(true, Ordering::Release);
-        self.close();
-        let Some(batch) = self.me.upgrade() else { return };
-        // The receiver ends only with the worker, and then nobody is left to begin anything.
-        let _ = self.steer.send(Steer { batch, reason });
-    }
-
-    fn limits(&self) -> BatchLimits {
-        *self.limits.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn over_budget(&self) -> bool {
-        let limits = *self.limits.lock().unwrap_or_else(PoisonError::into_inner);
-        limits.max_cost.is_some_and(|max| self.spent_pico.load(Ordering::Acquire) >= max.pico())
-    }
-
-    fn refresh(&self, batch: &Batch) {
-        *self.limits.lock().unwrap_or_else(PoisonError::into_inner) = batch.limits;
-        self.plan.set_max_concurrency(share_of(batch.limits.max_concurrency));
-        self.changed.notify_one();
-        let pausing = self.pausing.load(Ordering::Acquire);
-        if batch.state.may_begin() && !pausing && !self.over_budget() {
-            self.open.store(true, Ordering::Release);
-        } else {
-            self.close();
-        }
-    }
-
-    /// Larger is served earlier.
-    pub(crate) fn priority(&self) -> i16 {
-        self.limits().priority
-    }
-
-    /// Items that hold a slot.
-    pub(crate) fn slots_held(&self) -> u32 {
-        self.begun.load(Ordering::Acquire)
-    }
-
-    /// Items of the batch that are of use in hand: as many as it may make calls, and a few to follow; `None` without a limit of its own.
-    pub(crate) fn useful(&self) -> Option<u32> {
-        let most = self.plan.max_concurrency()?;
-        Some(most.saturating_add((most / 2).clamp(4, 64)))
-    }
-
-    /// Whether the batch's own limits let it begin one more item. Those that wait for a retry call nothing, so they do not count.
-    pub(crate) fn may_begin(&self) -> bool {
-        let running = self.running.load(Ordering::Acquire);
-        let calling = running.saturating_sub(self.plan.standing().at(Stage::Retry));
-        self.is_open() && self.useful().is_none_or(|useful| calling < useful)
-    }
-
-    /// Counts an item as begun, and as running, until the guards are dropped.
-    pub(crate) fn begin(self: &Arc<Self>) -> (Begun, Running) {
-        self.begun.fetch_add(1, Ordering::AcqRel);
-        self.running.fetch_add(1, Ordering::AcqRel);
-        (Begun(self.clone()), Running(self.clone()))
-    }
-
-    /// Outcomes of so many items were recorded.
-    pub(crate) fn settled(&self, items: u64) {
-        self.settled.fetch_add(items, Ordering::Relaxed);
-    }
-
-    fn report(&self, now: Instant) -> Option<BatchReport> {
-        let settled = self.settled.load(Ordering::Relaxed);
-        let pace = self.pace.lock().unwrap_or_else(PoisonError::into_inner).measure(settled, now);
-        if self.slots_held() == 0 && pace < NO_PACE {
-            return None;
-        }
-        let at = |stage| self.plan.standing().at(stage);
-        Some(BatchReport {
-            batch: self.id,
-            lane: self.plan.lane().clone(),
-            calling: at(Stage::Call),
-            waiting_place: at(Stage::Place),
-            waiting_lane: at(Stage::Lane),
-            waiting_batch: at(Stage::Batch),
-            waiting_retry: at(Stage::Retry),
-            settled_per_s: pace,
-        })
-    }
-
-    /// An item has its outcome: gives the doomed-batch guard its say. Asked before the outcome is recorded, because by then many more
-    /// would have been called.
-    pub(crate) fn came_to(&self, ending: &Ending) {
-        if !self.limits().guard {
-            return;
-        }
-        let opinion = self.guard.lock().unwrap_or_else(PoisonError::into_inner).see(ending);
-        if let Some(reason) = opinion {
-            tracing::warn!(batch.id = %self.id, "the first items all failed for one cause outside the rows; pausing the batch");
-            self.pause(reason);
-        }
-    }
-}
-
-/// This worker's share of a batch's limit of calls. One process does all the work today; in a fleet each worker that has items of the
-/// batch takes its part here.
-const fn share_of(max_concurrency: Option<u32>) -> Option<u32> {
-    max_concurrency
-}
-
-/// Counts an item among those of its batch that hold a slot.
-pub(crate) struct Begun(Arc<ActiveBatch>);
-
-/// Counts an item among those of its batch that have not come to their end.
-pub(crate) struct Running(Arc<ActiveBatch>);
-
-impl Drop for Begun {
-    fn drop(&mut self) {
-        self.0.begun.fetch_sub(1, Ordering::AcqRel);
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        self.0.running.fetch_sub(1, Ordering::AcqRel);
-        // Without a limit of the batch only a free slot lets the next item begin.
-        if self.0.plan.max_concurrency().is_some() {
-            self.0.changed.notify_one();
-        }
-    }
-}
-
-impl std::fmt::Debug for Begun {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Begun({})", self.0.id)
-    }
-}
-
-#[async_trait]
-impl Gate for ActiveBatch {
-    fn is_open(&self) -> bool {
-        self.open.load(Ordering::Acquire) && self.session.is_open()
-    }
-
-    async fn closed(&self) {
-        loop {
-            let closed = self.closed.notified();
-            if !self.open.load(Ordering::Acquire) {
-                return;
-            }
-            tokio::select! {
-                () = closed => {}
-                () = self.session.stopping().cancelled() => return,
-            }
-        }
-    }
-
-    fn spent(&self, totals: &Totals) {
-        if totals.cost == Money::ZERO {
-            return;
-        }
-        self.spent_pico.fetch_add(totals.cost.pico(), Ordering::AcqRel);
-        if self.over_budget() && self.open.load(Ordering::Acquire) {
-            self.pause(PauseReason::Budget);
-        }
-    }
-}
-
 /// Every batch this worker has chunks of.
 pub(crate) struct Batches {
     engine: Engine,
-    session: Arc<SessionGate>,
     active: Mutex<HashMap<BatchId, Arc<ActiveBatch>>>,
-    changed: Arc<Notify>,
-    steer: mpsc::UnboundedSender<Steer>,
+    ties: Ties,
 }
 
 impl Batches {
@@ -252,7 +42,8 @@ impl Batches {
         changed: Arc<Notify>,
     ) -> (Arc<Self>, mpsc::UnboundedReceiver<Steer>) {
         let (steer, orders) = mpsc::unbounded_channel();
-        (Arc::new(Self { engine, session, active: Mutex::default(), changed, steer }), orders)
+        let ties = Ties { session, changed, steer };
+        (Arc::new(Self { engine, active: Mutex::default(), ties }), orders)
     }
 
     fn active(&self) -> std::sync::MutexGuard<'_, HashMap<BatchId, Arc<ActiveBatch>>> {
@@ -271,26 +62,7 @@ impl Batches {
         let provider =
             provider.ok_or_else(|| PlanError::NoProvider(batch.spec.model.provider().to_owned()))?;
         let plan = BatchPlan::new(id, &batch.spec, provider)?;
-        let loaded = Arc::new_cyclic(|me| ActiveBatch {
-            me: me.clone(),
-            tenant: tenant.clone(),
-            id,
-            plan,
-            session: self.session.clone(),
-            open: AtomicBool::new(false),
-            pausing: AtomicBool::new(false),
-            closed: Notify::new(),
-            limits: Mutex::new(batch.limits),
-            spent_pico: AtomicU64::new(counts.totals.cost.pico()),
-            guard: Mutex::new(Guard::new(&counts)),
-            begun: AtomicU32::new(0),
-            running: AtomicU32::new(0),
-            settled: AtomicU64::new(0),
-            pace: Mutex::new(Pace::new(Instant::now())),
-            changed: self.changed.clone(),
-            steer: self.steer.clone(),
-        });
-        loaded.refresh(&batch);
+        let loaded = ActiveBatch::new(&batch, &counts, plan, self.ties.clone());
         Ok(self.active().entry(id).or_insert(loaded).clone())
     }
 
@@ -337,7 +109,7 @@ pub(crate) async fn carry_out(engine: Engine, mut orders: mpsc::UnboundedReceive
         loop {
             match engine.store.steer(&batch.tenant, batch.id, event.clone(), engine.clock.now_ms()).await {
                 Ok(_) => {
-                    batch.pausing.store(false, Ordering::Release);
+                    batch.pause_ordered();
                     let _ = engine.signals.publish(Signal::BatchChanged(batch.id)).await;
                     break;
                 }

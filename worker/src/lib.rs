@@ -3,9 +3,11 @@
 //! One apalis task is one item. The loops are: the session (beats, [`session`]), the pump (claims and feeds, [`pump`]), the
 //! apalis worker ([`runtime`]) and the settler (groups and writes, [`settler`]). Start at [`Worker::start`].
 
+mod active;
 mod batches;
 mod gate;
 mod guard;
+mod hints;
 mod pace;
 mod pump;
 mod runtime;

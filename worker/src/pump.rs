@@ -6,14 +6,16 @@ use std::time::Duration;
 
 use promptmill_domain::{ChunkId, LeaseToken, SessionId};
 use promptmill_pipeline::{Gate as _, ItemContent, ItemInput};
-use promptmill_ports::{HubError, Lease};
+use promptmill_ports::Lease;
 use promptmill_rowio::{CorruptBlock, RowContent, StoredRow, decode_range};
 use promptmill_runtime::Engine;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::time::{Instant, sleep_until};
 
-use crate::batches::{ActiveBatch, Batches};
+use crate::active::ActiveBatch;
+use crate::batches::Batches;
 use crate::gate::SessionGate;
+use crate::hints::FEW_IN_HAND;
 use crate::runtime::Job;
 use crate::settler::{LeaseKey, SettlerHandle};
 use crate::slots::{Room, Slots};
@@ -24,12 +26,6 @@ const HINT_WAIT: Duration = Duration::from_millis(500);
 
 /// How long after a look at the queue that brought nothing the pump, which has work in hand that must wait, looks again.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
-
-/// Hints of batches with enough in hand that are passed over in one look for one of another batch.
-const HINTS_LOOKED_AT: usize = 32;
-
-/// Items of one batch in hand below which a further chunk of it is welcome.
-const FEW_IN_HAND: usize = 64;
 
 /// Pause after a failure of the hub or the store.
 const RETRY: Duration = Duration::from_millis(200);
@@ -165,44 +161,6 @@ impl Pump {
         }
     }
 
-    /// Up to `want` hints of batches of which there is little in hand. Hints of other batches are put back, so that neither they nor those
-    /// behind them are lost to anyone.
-    async fn hints(
-        &self,
-        stock: &Stock,
-        want: usize,
-        usual_len: usize,
-        mut wait: Duration,
-    ) -> Result<Vec<ChunkId>, HubError> {
-        let (mut wanted, mut back): (Vec<ChunkId>, Vec<(ChunkId, i16)>) = (vec![], vec![]);
-        let free = self.slots.free();
-        while wanted.len() < want && back.len() < HINTS_LOOKED_AT {
-            let popped = match self.engine.queue.pop(want - wanted.len(), wait).await {
-                Ok(popped) if popped.is_empty() => break,
-                Ok(popped) => popped,
-                Err(error) if wanted.is_empty() && back.is_empty() => return Err(error),
-                // What was taken is still good.
-                Err(_) => break,
-            };
-            for chunk in popped {
-                let coming = wanted.iter().filter(|other| other.batch == chunk.batch).count() * usual_len;
-                match stock.batch(chunk.batch) {
-                    Some((batch, in_hand)) if in_hand + coming >= enough(batch, free) => {
-                        back.push((chunk, batch.priority()));
-                    }
-                    _ => wanted.push(chunk),
-                }
-            }
-            wait = Duration::ZERO;
-        }
-        if !back.is_empty()
-            && let Err(error) = self.engine.queue.push(&back).await
-        {
-            tracing::debug!(error = %error, "hints could not be put back; the sweep hints them again");
-        }
-        Ok(wanted)
-    }
-
     async fn pause(&self) -> Vec<Claimed> {
         tokio::select! {
             () = tokio::time::sleep(RETRY) => {}
@@ -294,11 +252,6 @@ impl Clone for Pump {
             alone: self.alone.clone(),
         }
     }
-}
-
-/// Items of a batch in hand that are enough for now.
-fn enough(batch: &ActiveBatch, free_slots: usize) -> usize {
-    batch.useful().map_or(free_slots.max(FEW_IN_HAND), |useful| useful as usize)
 }
 
 /// The items of a lease that may be worked on now, each with its part of the chunk's room.

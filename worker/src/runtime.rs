@@ -15,7 +15,7 @@ use tokio::sync::mpsc;
 use tokio_util::task::AbortOnDropHandle;
 use tower_layer::Identity;
 
-use crate::batches::{ActiveBatch, Running};
+use crate::active::{ActiveBatch, Running};
 use crate::settler::{LeaseKey, SettlerHandle};
 use crate::slots::Slot;
 

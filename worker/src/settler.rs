@@ -14,7 +14,7 @@ use promptmill_runtime::Engine;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout_at};
 
-use crate::batches::ActiveBatch;
+use crate::active::ActiveBatch;
 use crate::slots::{Slot, Slots};
 
 /// The longest an end waits for others.

@@ -9,7 +9,7 @@ use promptmill_domain::chunk::{MAX_BLOCK_BYTES, MAX_CHUNK_ROWS};
 use promptmill_pipeline::ItemInput;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot};
 
-use crate::batches::Begun;
+use crate::active::Begun;
 
 /// Room for items whose end is being recorded, beside those that call: with less, every slot would stand in the settler while
 /// nothing calls.

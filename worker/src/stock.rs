@@ -6,7 +6,7 @@ use std::sync::Arc;
 use promptmill_domain::BatchId;
 use promptmill_pipeline::{Gate, ItemInput};
 
-use crate::batches::ActiveBatch;
+use crate::active::ActiveBatch;
 use crate::settler::LeaseKey;
 use crate::slots::Room;
 

@@ -15,11 +15,12 @@ use secrecy::ExposeSecret as _;
 use serde_json::value::RawValue;
 
 use super::draft::{self, NewBatchBody, Plan};
-use super::intake::{self, BadRow, NotTaken, Taken, Target};
-use super::preflight;
+use super::intake::{self, Taken, Target};
+use super::refused::{BadRow, NotTaken, Refused};
 use super::rows_of::RowsOf;
 use super::submit::{may_submit, room_bytes, submit};
 use super::view::{BatchView, view};
+use super::{preflight, webhook};
 use crate::App;
 use crate::auth::{Caller, Scope};
 use crate::extract::LargeJson;
@@ -77,7 +78,7 @@ async fn create_once(
         let reading = move |keep: intake::Keep| {
             for block in blocks {
                 if !keep.keep(block) {
-                    return Err(intake::Refused::Unwanted);
+                    return Err(Refused::Unwanted);
                 }
             }
             Ok(taken)
@@ -86,7 +87,7 @@ async fn create_once(
     }
     let batch = app.engine().store.batch(tenant, id).await?;
     let secret = batch.spec.webhook.as_ref().filter(|_| made_secret);
-    let secret = secret.map(|webhook| draft::opened(app, tenant, id, webhook)).transpose()?;
+    let secret = secret.map(|told| webhook::opened(app, tenant, id, told)).transpose()?;
     let told = secret.map(|secret| secret.text().expose_secret().to_owned());
     created(BatchView { webhook_secret: told, ..view(app, &batch).await? })
 }
@@ -104,8 +105,8 @@ pub(crate) async fn fill(
     app: &App,
     batch: &Batch,
     target: &Target,
-    reading: impl FnOnce(intake::Keep) -> Result<Taken, intake::Refused> + Send + 'static,
-    place: fn(BadRow) -> FieldError,
+    reading: impl FnOnce(intake::Keep) -> Result<Taken, Refused> + Send + 'static,
+    place: fn(&BadRow) -> FieldError,
 ) -> Result<(), Problem> {
     let filled = async {
         if batch.state == BatchState::Draft {
@@ -161,9 +162,9 @@ fn lines(rows: &[Box<RawValue>]) -> Vec<u8> {
 }
 
 /// Where a bad row stands in the body.
-fn place(row: BadRow) -> FieldError {
+fn place(row: &BadRow) -> FieldError {
     let index = row.line.saturating_sub(1);
-    FieldError::at(format!("/rows/{index}{}", row.problem.pointer), row.problem.reason)
+    FieldError::at(format!("/rows/{index}{}", row.problem.pointer), row.problem.reason.as_str())
 }
 
 #[cfg(test)]

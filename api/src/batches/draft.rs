@@ -5,18 +5,15 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use promptmill_domain::{
-    BatchId, BatchLimits, BatchSpec, LaneId, ModelRef, Money, StoreReplies, TenantId, Webhook,
-};
-use promptmill_egress::{Secret, vet_url};
+use promptmill_domain::{BatchId, BatchLimits, BatchSpec, LaneId, ModelRef, Money, StoreReplies, TenantId};
 use promptmill_prompt::Template;
-use secrecy::ExposeSecret as _;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use utoipa::ToSchema;
 
 use super::rows_of::RowsOf;
 use super::settings::SettingsBody;
+use super::webhook;
 use crate::App;
 use crate::problem::{FieldError, Problem, ProblemId};
 use crate::templates::{self, TemplateArg};
@@ -137,7 +134,7 @@ pub(crate) async fn plan(
         errors
             .push(FieldError::at("/rows", "must hold at least one row; leave it out to send rows in parts"));
     }
-    let webhook = webhook(app, body).unwrap_or_else(|error| {
+    let named = webhook::named(app, body).unwrap_or_else(|error| {
         errors.push(error);
         None
     });
@@ -151,8 +148,8 @@ pub(crate) async fn plan(
         return Err(Problem::invalid("/model", detail));
     };
     let lane = lane_of(app, &model)?;
-    let made_secret = webhook.as_ref().is_some_and(|(_, _, made)| *made);
-    let webhook = webhook.map(|(url, secret, _)| sealed(app, tenant, id, url, &secret)).transpose()?;
+    let made_secret = named.as_ref().is_some_and(|(_, _, made)| *made);
+    let webhook = named.map(|(url, secret, _)| webhook::sealed(app, tenant, id, url, &secret)).transpose()?;
     let spec = BatchSpec {
         template_ref: reference,
         settings,
@@ -294,59 +291,4 @@ fn check_names(body: &NewBatchBody, errors: &mut Vec<FieldError>) {
             errors.push(FieldError::at("/metadata", format!("must have at most {MAX_METADATA_BYTES} bytes")));
         }
     }
-}
-
-/// What a webhook's secret is sealed for: a copy in another batch does not open.
-fn secret_context(tenant: &TenantId, batch: BatchId) -> String {
-    format!("{tenant}|webhook|{batch}")
-}
-
-/// Where events go and how they are signed; whether the secret was made by us.
-fn webhook(app: &App, body: &NewBatchBody) -> Result<Option<(String, Secret, bool)>, FieldError> {
-    let Some(url) = &body.webhook_url else {
-        return match &body.webhook_secret {
-            Some(_) => Err(FieldError::at("/webhook_secret", "is of use only with a webhook_url")),
-            None => Ok(None),
-        };
-    };
-    let url = vet_url(url, app.url_policy())
-        .map_err(|refused| FieldError::at("/webhook_url", refused.to_string()))?;
-    let (secret, made) = match &body.webhook_secret {
-        Some(text) => {
-            let secret = Secret::parse(text);
-            (secret.map_err(|refused| FieldError::at("/webhook_secret", refused.to_string()))?, false)
-        }
-        None => {
-            let no_randomness =
-                || FieldError::at("/webhook_secret", "cannot be made at the moment; send one");
-            (Secret::generate().ok_or_else(no_randomness)?, true)
-        }
-    };
-    Ok(Some((url.to_string(), secret, made)))
-}
-
-/// The webhook as it is kept with the batch `id`.
-pub(crate) fn sealed(
-    app: &App,
-    tenant: &TenantId,
-    id: BatchId,
-    url: String,
-    secret: &Secret,
-) -> Result<Webhook, Problem> {
-    let text = secret.text();
-    let sealed = app.vault().seal(&secret_context(tenant, id), text.expose_secret().as_bytes());
-    Ok(Webhook { url, sealed_secret: sealed.map_err(Problem::internal)? })
-}
-
-/// The secret of the webhook that is kept with the batch `id`.
-pub(crate) fn opened(
-    app: &App,
-    tenant: &TenantId,
-    id: BatchId,
-    webhook: &Webhook,
-) -> Result<Secret, Problem> {
-    let bytes = app.vault().open(&secret_context(tenant, id), &webhook.sealed_secret);
-    let bytes = bytes.map_err(Problem::internal)?;
-    let text = std::str::from_utf8(bytes.expose_secret()).map_err(Problem::internal)?;
-    Secret::parse(text).map_err(Problem::internal)
 }

@@ -149,7 +149,7 @@ impl Read for Guarded {
             Ok(len) => len,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => return Err(error),
             Err(error) => {
-                let ours = error.get_ref().is_some_and(|inner| inner.is::<Broken>());
+                let ours = error.get_ref().and_then(|inner| inner.downcast_ref::<Broken>()).is_some();
                 return Err(if ours { error } else { Broken::Corrupt(self.packing.name()).into() });
             }
         };

@@ -13,6 +13,8 @@ mod list;
 mod parts;
 mod patch;
 mod preflight;
+mod refused;
+mod repack;
 mod retry;
 mod rows_of;
 pub(crate) mod settings;
@@ -21,6 +23,7 @@ mod steer;
 mod submit;
 mod unique;
 pub(crate) mod view;
+mod webhook;
 
 pub(crate) use draft::lane_of;
 pub(crate) use shared::Shared;

@@ -11,7 +11,8 @@ use utoipa::ToSchema;
 
 use super::feed;
 use super::inflate::{Packing, unpacked};
-use super::intake::{self, BadRow, NotTaken, Refused, Target};
+use super::intake::{self, Target};
+use super::refused::{BadRow, NotTaken, Refused};
 use super::rows_of::RowsOf;
 use super::submit::room_bytes;
 use crate::App;
@@ -139,9 +140,9 @@ pub(crate) async fn put(
     Ok(axum::Json(TakenPartView { part, rows, digest: hex(&taken.digest), unchanged }))
 }
 
-fn place(part: u32, row: BadRow) -> FieldError {
-    let pointer = Some(row.problem.pointer).filter(|pointer| !pointer.is_empty());
-    FieldError { pointer, part: Some(part), ..FieldError::line(row.line, row.problem.reason) }
+fn place(part: u32, row: &BadRow) -> FieldError {
+    let pointer = Some(row.problem.pointer.clone()).filter(|pointer| !pointer.is_empty());
+    FieldError { pointer, part: Some(part), ..FieldError::line(row.line, row.problem.reason.as_str()) }
 }
 
 fn format_of(headers: &HeaderMap) -> Result<RowFormat, Problem> {

@@ -5,7 +5,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use promptmill_domain::ModelRef;
-use promptmill_runtime::PreflightError;
+use promptmill_runtime::{Asking, PreflightError};
 use tokio::time::{Instant, timeout};
 
 use crate::App;
@@ -25,7 +25,10 @@ const MAX_MODELS: usize = 1_000;
 
 /// What was said about models lately.
 #[derive(Default)]
-pub(crate) struct PreflightCache(Mutex<HashMap<ModelRef, (Instant, Result<(), String>)>>);
+pub(crate) struct PreflightCache(Mutex<HashMap<ModelRef, Said>>);
+
+/// Until when an answer is believed, and the answer: words against the model, where there are some.
+type Said = (Instant, Result<(), String>);
 
 impl PreflightCache {
     fn lately(&self, model: &ModelRef) -> Option<Result<(), String>> {
@@ -66,7 +69,9 @@ pub(crate) async fn check(app: &App, model: &ModelRef) -> Result<(), Problem> {
 }
 
 async fn ask(app: &App, model: &ModelRef) -> (Result<(), String>, Duration) {
-    let asked = timeout(PATIENCE, promptmill_runtime::preflight(&app.engine().providers, model)).await;
+    let asked =
+        timeout(PATIENCE, promptmill_runtime::preflight(&app.engine().providers, model, Asking::Everything))
+            .await;
     let Ok(answer) = asked else { return (Ok(()), BAD_FOR) };
     match answer {
         Ok(_) => (Ok(()), GOOD_FOR),

@@ -23,8 +23,9 @@ const DAY_MS: u64 = 86_400_000;
     post,
     path = "/v1/batches/{id}/submit",
     tag = "batches",
+    operation_id = "submitBatch",
     params(("id" = String, Path, description = "The batch")),
-    responses((status = 200, body = BatchView))
+    responses((status = 200, description = "The batch", body = BatchView))
 )]
 pub(crate) async fn submit_batch(
     State(app): State<App>,

@@ -4,7 +4,8 @@
 //! [`Objects`] is a deserializer over another one that hands arrays to no struct, at any depth, and changes nothing else.
 
 use serde::de::{
-    DeserializeSeed, Deserializer, EnumAccess, Error, MapAccess, SeqAccess, Unexpected, VariantAccess, Visitor,
+    DeserializeSeed, Deserializer, EnumAccess, Error, MapAccess, SeqAccess, Unexpected, VariantAccess,
+    Visitor,
 };
 
 /// A deserializer, or a part of one, whose structs are objects.

@@ -58,7 +58,11 @@ fn what_the_grammar_allows_and_we_do_not_is_invalid_json() {
 #[test]
 fn what_does_not_fit_is_named_by_pointer_and_never_repeated() {
     let cases = [
-        (r#"{"list":[{},{"count":"SECRET, expected SECRET"}]}"#, "/list/1/count", "invalid type: string, expected u32"),
+        (
+            r#"{"list":[{},{"count":"SECRET, expected SECRET"}]}"#,
+            "/list/1/count",
+            "invalid type: string, expected u32",
+        ),
         (r#"{"inner":{"count":-7}}"#, "/inner/count", "invalid value: integer, expected u32"),
         (r#"{"kind":"SECRET"}"#, "/kind", "not one of those allowed, expected `one` or `two`"),
         (r#"{"kind":"x`, expected SECRET!"}"#, "/kind", "not one of those allowed, expected `one` or `two`"),

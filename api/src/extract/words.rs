@@ -60,7 +60,8 @@ pub(crate) fn without_content(error: &impl std::fmt::Display) -> String {
         }
     }
     if let Some(rest) = text.strip_prefix("unknown variant `")
-        && let Some((_, expected)) = rest.rsplit_once("`, expected ").or_else(|| rest.rsplit_once("`, there "))
+        && let Some((_, expected)) =
+            rest.rsplit_once("`, expected ").or_else(|| rest.rsplit_once("`, there "))
     {
         return format!("not one of those allowed, expected {}", closed_list(expected));
     }

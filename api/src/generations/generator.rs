@@ -13,7 +13,7 @@ use promptmill_pipeline::{Gate, ItemEnd, ItemInput, Pipeline, RetryPolicy};
 use promptmill_ports::{Generation, encode_outcome};
 use promptmill_provider::DeltaSink;
 use promptmill_runtime::Engine;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -37,6 +37,10 @@ const STORE_AGAIN: Duration = Duration::from_millis(200);
 pub(crate) struct Generator {
     pipeline: Pipeline,
     under_way: Mutex<HashMap<GenerationId, Running>>,
+    /// Told whenever one ends.
+    ended: Notify,
+    /// Cancelled when what still runs is given up.
+    given_up: CancellationToken,
     most: usize,
 }
 
@@ -75,6 +79,8 @@ impl Generator {
         Self {
             pipeline: Pipeline::new(engine.limiter.clone(), engine.clock.clone(), calls, policy),
             under_way: Mutex::default(),
+            ended: Notify::new(),
+            given_up: CancellationToken::new(),
             most: calls.saturating_mul(UNDER_WAY_PER_CALL),
         }
     }
@@ -82,6 +88,22 @@ impl Generator {
     /// The generation, if it runs here.
     pub(super) fn running(&self, id: GenerationId) -> Option<Running> {
         self.under_way.lock().unwrap_or_else(PoisonError::into_inner).get(&id).cloned()
+    }
+
+    fn none_under_way(&self) -> bool {
+        self.under_way.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
+    }
+
+    async fn all_ended(&self) {
+        loop {
+            let mut ended = std::pin::pin!(self.ended.notified());
+            // Registered before looking, so that the last one is not missed.
+            ended.as_mut().enable();
+            if self.none_under_way() {
+                return;
+            }
+            ended.await;
+        }
     }
 
     /// Begins a generation, unless it runs already.
@@ -105,16 +127,37 @@ impl Generator {
         under_way.insert(job.begun.id, running.clone());
         let place = Place { app: app.clone(), id: job.begun.id };
         tokio::spawn(async move {
+            let app = &place.app;
             let begun = job.begun.clone();
-            if let Some(outcome) = run(&place.app, job, deltas).await {
+            let finished = async {
+                let outcome = run(app, job, deltas).await?;
                 let finished = Generation { outcome: Some(encode_outcome(&outcome)), ..begun };
-                if store(&place.app, &finished).await {
-                    tell.send_replace(Some(Arc::new(finished)));
-                }
+                store(app, &finished).await.then_some(finished)
+            };
+            let finished = tokio::select! {
+                finished = finished => finished,
+                () = app.generator().given_up.cancelled() => None,
+            };
+            if let Some(finished) = finished {
+                tell.send_replace(Some(Arc::new(finished)));
             }
         });
         Ok(running)
     }
+}
+
+/// Returns when the service has stopped and no generation runs any more: calls under way are waited for as long as
+/// [`drain`](crate::ApiConfig::drain) says, then they are given up, and what was promised is left to the next process.
+pub(crate) async fn wind_down(app: &App) {
+    app.stopping().cancelled().await;
+    let generator = app.generator();
+    if tokio::time::timeout(app.config().drain, generator.all_ended()).await.is_err() {
+        tracing::warn!(
+            "generations were given up because they did not end in time; the next start goes on with them"
+        );
+    }
+    generator.given_up.cancel();
+    generator.all_ended().await;
 }
 
 /// A place among those under way; left when dropped, by a task that panicked too.
@@ -127,6 +170,8 @@ impl Drop for Place {
     fn drop(&mut self) {
         let mut under_way = self.app.generator().under_way.lock().unwrap_or_else(PoisonError::into_inner);
         under_way.remove(&self.id);
+        drop(under_way);
+        self.app.generator().ended.notify_waiters();
     }
 }
 
@@ -236,7 +281,9 @@ pub async fn recover(app: &App) {
 async fn finish(app: &App, begun: Generation) {
     let started = match Job::of_stored(app, begun.clone()).await {
         Ok(job) => app.generator().start(app, Start { job, deltas: None }),
-        Err(_) => return fail(app, begun, "what was asked cannot be run by this release and configuration").await,
+        Err(_) => {
+            return fail(app, begun, "what was asked cannot be run by this release and configuration").await;
+        }
     };
     match started {
         Ok(mut running) => {

@@ -81,8 +81,8 @@ impl Job {
     async fn of(app: &App, begun: Generation, request: StoredRequest) -> Result<Self, Problem> {
         let StoredRequest { spec, content } = request;
         let provider = app.engine().providers.get(spec.model.provider());
-        let provider = provider
-            .ok_or_else(|| Problem::invalid("/model", "its provider is not configured any more"))?;
+        let provider =
+            provider.ok_or_else(|| Problem::invalid("/model", "its provider is not configured any more"))?;
         // Only names the calls: a generation belongs to no batch.
         let name = BatchId::from_bytes(*begun.id.as_bytes());
         let plan = spawn_blocking(move || BatchPlan::new(name, &spec, provider)).await;

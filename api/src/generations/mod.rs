@@ -21,8 +21,8 @@ use promptmill_provider::DeltaSink;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-pub(crate) use self::generator::Generator;
 pub use self::generator::recover;
+pub(crate) use self::generator::{Generator, wind_down};
 use self::generator::{Running, Start};
 use self::job::Job;
 use self::request::NewGenerationBody;

@@ -56,9 +56,9 @@ pub(super) async fn check(
     let model = model.map_err(|error| Problem::invalid("/model", error.to_string()))?;
     let settings = match &body.settings {
         None => Default::default(),
-        Some(settings) => settings
-            .checked("/settings")
-            .map_err(|wrong| Problem::new(ProblemId::Invalid).errors(wrong))?,
+        Some(settings) => {
+            settings.checked("/settings").map_err(|wrong| Problem::new(ProblemId::Invalid).errors(wrong))?
+        }
     };
     let (template, template_ref, content) = match &body.template {
         Some(asked) => of_template(app, tenant, asked, body).await?,
@@ -85,7 +85,11 @@ fn contradictions(body: &NewGenerationBody) -> Vec<FieldError> {
         (!of_template && !of_messages, "", "either template or messages is needed"),
         (of_template && of_messages, "/messages", "leave it out beside a template"),
         (!of_template && body.variables.is_some(), "/variables", "is of use only with a template"),
-        (of_template && body.output.is_some(), "/output", "is the template's own; leave it out beside a template"),
+        (
+            of_template && body.output.is_some(),
+            "/output",
+            "is the template's own; leave it out beside a template",
+        ),
     ];
     let broken = rules.into_iter().filter(|(broken, ..)| *broken);
     broken.map(|(_, pointer, detail)| FieldError::at(pointer, detail)).collect()
@@ -105,9 +109,7 @@ async fn of_template(
     let content = spawn_blocking(move || {
         let variables = template.check(&row).map_err(|problems| invalid("/variables", problems))?;
         // Once to find out; what it costs is nothing beside a call.
-        template
-            .render(&variables)
-            .map_err(|error| Problem::invalid("/variables", error.to_string()))?;
+        template.render(&variables).map_err(|error| Problem::invalid("/variables", error.to_string()))?;
         Ok::<_, Problem>((template, variables.to_json()))
     });
     let (template, variables) = content.await.map_err(Problem::internal)??;
@@ -128,8 +130,8 @@ async fn of_messages(body: &NewGenerationBody) -> Result<Asked, Problem> {
 }
 
 fn invalid(at: &str, problems: Vec<prompt::Problem>) -> Problem {
-    let errors = problems.into_iter().map(|problem| {
-        FieldError::at(format!("{at}{}", problem.pointer), problem.message)
-    });
+    let errors = problems
+        .into_iter()
+        .map(|problem| FieldError::at(format!("{at}{}", problem.pointer), problem.message));
     Problem::new(ProblemId::Invalid).errors(errors)
 }

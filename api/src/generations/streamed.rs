@@ -94,15 +94,13 @@ fn located(id: GenerationId, mut response: Response) -> Response {
 fn events(app: App, running: Running, feed: Arc<Feed>) -> impl Stream<Item = Bytes> + Send + 'static {
     stream::unfold(Some((app, running, feed)), |state| async move {
         let (app, mut running, feed) = state?;
-        let generation = loop {
-            tokio::select! {
-                biased;
-                piece = feed.next() => return Some((piece.event(), Some((app, running, feed)))),
-                finished = running.finished() => break finished?,
-                () = tokio::time::sleep(sse::PING_EVERY) => return Some((sse::PING, Some((app, running, feed)))),
-                // The generation itself may still end; the next process knows how.
-                () = app.stopping().cancelled() => return None,
-            }
+        let generation = tokio::select! {
+            biased;
+            piece = feed.next() => return Some((piece.event(), Some((app, running, feed)))),
+            finished = running.finished() => finished?,
+            () = tokio::time::sleep(sse::PING_EVERY) => return Some((sse::PING, Some((app, running, feed)))),
+            // The generation itself may still end; the next process knows how.
+            () = app.stopping().cancelled() => return None,
         };
         // The text was complete before the outcome was stored.
         if let Some(piece) = feed.pop() {
@@ -223,6 +221,9 @@ mod tests {
     #[test]
     fn a_piece_is_one_line_of_json() {
         assert_eq!(Piece::Begin.event(), "event: begin\ndata: {}\n\n");
-        assert_eq!(Piece::Text("a\n\"b\"".into()).event(), "event: delta\ndata: {\"text\":\"a\\n\\\"b\\\"\"}\n\n");
+        assert_eq!(
+            Piece::Text("a\n\"b\"".into()).event(),
+            "event: delta\ndata: {\"text\":\"a\\n\\\"b\\\"\"}\n\n"
+        );
     }
 }

@@ -12,7 +12,7 @@ use tokio::task::spawn_blocking;
 use utoipa::ToSchema;
 
 use super::job::StoredRequest;
-use crate::outcome_view::{AttemptView, Told, TokensView};
+use crate::outcome_view::{AttemptView, TokensView, Told};
 use crate::problem::Problem;
 use crate::time::Time;
 

@@ -47,10 +47,10 @@ async fn decoded(block: BlockRow) -> StoreResult<(u32, Vec<StoredRow>)> {
         let rows = decode_range(&block.bytes, block.rows.skip as usize, block.len as usize)?;
         Ok::<_, CorruptBlock>((block.base, rows))
     });
-    read.await.map_err(StoreError::unavailable)?.map_err(corrupt)
+    read.await.map_err(StoreError::unavailable)?.map_err(|error| corrupt(&error))
 }
 
-fn corrupt(error: CorruptBlock) -> StoreError {
+fn corrupt(error: &CorruptBlock) -> StoreError {
     StoreError::Corrupt(error.to_string())
 }
 
@@ -67,8 +67,9 @@ pub(super) async fn index_of(store: &dyn Store, batch: &Batch, custom_id: &str) 
             for (at, _) in alike {
                 // Hashes of eight bytes may be alike by chance, so the row has the last word.
                 let bytes = store.block(&batch.tenant, batch.id, block.part, block.seq).await?;
-                let read = spawn_blocking(move || decode_block(&bytes)).await.map_err(StoreError::unavailable)?;
-                let rows = read.map_err(corrupt)?;
+                let read =
+                    spawn_blocking(move || decode_block(&bytes)).await.map_err(StoreError::unavailable)?;
+                let rows = read.map_err(|error| corrupt(&error))?;
                 if rows.get(at).is_some_and(|row| row.custom_id.as_deref() == Some(custom_id)) {
                     return Ok(u32::try_from(first + at as u64).ok());
                 }

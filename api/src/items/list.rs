@@ -58,7 +58,8 @@ impl ItemsQuery {
             Standing::Cancelled => Some(OutcomeName::Cancelled),
             Standing::Expired => Some(OutcomeName::Expired),
         });
-        let filter = ItemFilter { outcomes: closed.collect(), reasons: self.reason.iter().copied().collect() };
+        let filter =
+            ItemFilter { outcomes: closed.collect(), reasons: self.reason.iter().copied().collect() };
         let asks_nothing = self.outcome.is_empty() && self.reason.is_empty();
         let asks_open = self.outcome.contains(&Standing::Open);
         match code {

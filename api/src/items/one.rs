@@ -16,7 +16,7 @@ use super::ids::Rows;
 use crate::App;
 use crate::auth::{Caller, Scope};
 use crate::extract::Path;
-use crate::outcome_view::{AttemptView, Told, TokensView};
+use crate::outcome_view::{AttemptView, TokensView, Told};
 use crate::problem::{Problem, ProblemBody};
 
 /// One item with everything that is kept of it.

@@ -35,7 +35,8 @@ impl Walk {
     /// A run of items, as (index, code) in order, of bounded length; empty at the end of the batch.
     pub(super) async fn next(&mut self) -> StoreResult<Vec<(u32, ItemCode)>> {
         let until = self.next.saturating_add(PAGE.items).min(self.total);
-        let mut codes: Vec<(u32, ItemCode)> = (self.next..until).map(|index| (index, ItemCode::Open)).collect();
+        let mut codes: Vec<(u32, ItemCode)> =
+            (self.next..until).map(|index| (index, ItemCode::Open)).collect();
         let Some(&(first, _)) = codes.first() else { return Ok(codes) };
         while let Some(from) = self.from.filter(|from| *from < until) {
             let limit = PageLimit { items: until - from, ..PAGE };

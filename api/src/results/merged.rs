@@ -97,9 +97,15 @@ pub(super) struct MergedSource {
 
 impl MergedSource {
     /// The items of `chain` (as [`chain`] gives it) from index `from` of the first batch on. `shelf` makes a batch's shelf.
-    pub(super) fn new(chain: &[Batch], shelf: impl Fn(&Batch) -> Shelf, filter: ItemFilter, from: u32) -> Self {
+    pub(super) fn new(
+        chain: &[Batch],
+        shelf: impl Fn(&Batch) -> Shelf,
+        filter: ItemFilter,
+        from: u32,
+    ) -> Self {
         let bytes = PAGE.bytes / chain.len().max(1);
-        let retries = chain.iter().skip(1).map(|batch| batch.spec.retry_of.as_ref().map(|of| of.filter.clone()));
+        let retries =
+            chain.iter().skip(1).map(|batch| batch.spec.retry_of.as_ref().map(|of| of.filter.clone()));
         let levels = chain.iter().zip(retries.chain([None])).map(|(batch, taken_by_next)| Level {
             shelf: shelf(batch),
             taken_by_next,

@@ -136,10 +136,11 @@ async fn open(app: &App, batch: Batch, query: &ResultsQuery) -> Result<Opened, P
     let from = u32::try_from(after).unwrap_or(u32::MAX);
     let filter = query.filter();
     if query.merged {
-        let chain = merged::chain(app.engine().store.as_ref(), batch.clone()).await.map_err(|error| match error {
-            ChainError::Store(error) => error.into(),
-            refused => Problem::new(ProblemId::Conflict).detail(refused.to_string()),
-        })?;
+        let chain =
+            merged::chain(app.engine().store.as_ref(), batch.clone()).await.map_err(|error| match error {
+                ChainError::Store(error) => error.into(),
+                refused => Problem::new(ProblemId::Conflict).detail(refused.to_string()),
+            })?;
         let columns_of = chain.iter().map(|batch| batch.spec.template.clone()).collect();
         let source = Source::Merged(MergedSource::new(&chain, |batch| Shelf::new(app, batch), filter, from));
         return Ok(Opened { batch, source, kind, columns_of });

@@ -135,7 +135,8 @@ impl Format {
         if ranges.is_empty() {
             ranges.push("*/*");
         }
-        let jsonl = liking(&ranges, &["application/x-ndjson", "application/jsonl", "application/x-jsonlines"]);
+        let jsonl =
+            liking(&ranges, &["application/x-ndjson", "application/jsonl", "application/x-jsonlines"]);
         let csv = liking(&ranges, &["text/csv"]);
         match (jsonl, csv) {
             (0, 0) => None,
@@ -202,7 +203,8 @@ mod tests {
         let named: Vec<&str> = query.contradictions(Format::Csv).into_iter().map(|(name, _)| name).collect();
         assert_eq!(named, ["wait", "limit", "merged", "format", "end"]);
         let query = ResultsQuery { wait: 1, dialect: Some(Dialect::Safe), ..ResultsQuery::default() };
-        let named: Vec<&str> = query.contradictions(Format::Jsonl).into_iter().map(|(name, _)| name).collect();
+        let named: Vec<&str> =
+            query.contradictions(Format::Jsonl).into_iter().map(|(name, _)| name).collect();
         assert_eq!(named, ["wait", "dialect"]);
         assert_eq!(ResultsQuery::default().contradictions(Format::Csv), []);
     }

@@ -75,10 +75,11 @@ impl IndexSource {
             self.from = last.index.saturating_add(1);
         }
         self.from = page.next.unwrap_or(self.from);
-        let lines = page.outcomes.into_iter().filter(|stored| self.filter.matches(stored.code)).map(|stored| {
-            let index = stored.index;
-            Line { stored, index, batch: *batch, after: u64::from(index) + 1 }
-        });
+        let lines =
+            page.outcomes.into_iter().filter(|stored| self.filter.matches(stored.code)).map(|stored| {
+                let index = stored.index;
+                Line { stored, index, batch: *batch, after: u64::from(index) + 1 }
+            });
         Ok(SourcePage { lines: lines.collect(), last: page.next.is_none() })
     }
 }

@@ -14,6 +14,7 @@ use tokio::task::spawn_blocking;
 use super::cursor::{self, Position};
 use super::encode::{ChunkIds, EncodeError, Encoder, End, Step};
 use super::source::{Shelf, Source, SourcePage};
+use crate::problem::chain;
 
 /// What an answer is made of.
 pub(super) struct Answer {
@@ -54,16 +55,19 @@ enum Broken {
 }
 
 /// The bytes of an answer.
-pub(super) fn bytes(answer: Answer, encoder: Encoder) -> impl Stream<Item = io::Result<Bytes>> + Send + 'static {
+pub(super) fn bytes(
+    answer: Answer,
+    encoder: Encoder,
+) -> impl Stream<Item = io::Result<Bytes>> + Send + 'static {
     let batch = answer.batch;
-    let producer = Producer { answer, encoder: Some(encoder), ids: ChunkIds::default(), ready: VecDeque::new() };
+    let producer =
+        Producer { answer, encoder: Some(encoder), ids: ChunkIds::default(), ready: VecDeque::new() };
     stream::unfold(Some(producer), move |producer| async move {
         let mut producer = producer?;
         match producer.next().await {
             Ok(piece) => piece.map(|piece| (Ok(piece), Some(producer))),
             Err(broken) => {
-                let cause = std::error::Error::source(&broken).map(ToString::to_string);
-                tracing::error!(batch.id = %batch, error = %broken, cause, "an answer with outcomes broke off");
+                tracing::error!(batch.id = %batch, error = chain(&broken), "an answer with outcomes broke off");
                 // Whoever reads sees the connection end early; the cause is for our log alone.
                 Some((Err(io::Error::other("the answer broke off")), None))
             }

@@ -10,33 +10,41 @@ pub(crate) fn tag(version: u32) -> HeaderValue {
 }
 
 /// What `If-Match` asks for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Expected {
     /// Whatever there is.
     Any,
-    /// That version.
-    Version(u32),
-    /// Something we never gave as a tag, so nothing matches.
-    Nothing,
+    /// One of these versions. Tags that we never gave are left out: nothing matches them.
+    OneOf(Vec<u32>),
+}
+
+impl Expected {
+    /// The version to change when `latest` is the newest; one that is not the newest is for the store to refuse.
+    ///
+    /// # Errors
+    /// `precondition_failed` when no version was named.
+    pub(crate) fn version(&self, latest: u32) -> Result<u32, Problem> {
+        match self {
+            Self::Any => Ok(latest),
+            Self::OneOf(versions) if versions.contains(&latest) => Ok(latest),
+            Self::OneOf(versions) => {
+                versions.first().copied().ok_or_else(|| ProblemId::PreconditionFailed.into())
+            }
+        }
+    }
 }
 
 /// The condition of a change; `None` when it has none.
-///
-/// # Errors
-/// `bad_request` when there are several.
-pub(crate) fn if_match(headers: &HeaderMap) -> Result<Option<Expected>, Problem> {
-    let mut sent = headers.get_all(header::IF_MATCH).iter();
-    let Some(value) = sent.next() else {
-        return Ok(None);
-    };
-    let text = value.to_str().unwrap_or_default().trim();
-    if sent.next().is_some() || text.contains(',') {
-        return Err(Problem::new(ProblemId::BadRequest).detail("If-Match takes one tag here"));
+pub(crate) fn if_match(headers: &HeaderMap) -> Option<Expected> {
+    let mut sent = headers.get_all(header::IF_MATCH).iter().peekable();
+    sent.peek()?;
+    let tags: Vec<&str> = sent.flat_map(|value| value.to_str().unwrap_or_default().split(',')).collect();
+    if let [tag] = tags.as_slice()
+        && tag.trim() == "*"
+    {
+        return Some(Expected::Any);
     }
-    Ok(Some(match text {
-        "*" => Expected::Any,
-        tag => version_of(tag).map_or(Expected::Nothing, Expected::Version),
-    }))
+    Some(Expected::OneOf(tags.into_iter().filter_map(|tag| version_of(tag.trim())).collect()))
 }
 
 /// Whether the caller has that version already.
@@ -59,25 +67,26 @@ fn version_of(tag: &str) -> Option<u32> {
 mod tests {
     use super::*;
 
-    fn with(name: header::HeaderName, values: &[&'static str]) -> HeaderMap {
+    fn with(name: &header::HeaderName, values: &[&'static str]) -> HeaderMap {
         values.iter().map(|value| (name.clone(), HeaderValue::from_static(value))).collect()
     }
 
     #[test]
-    fn a_condition_names_one_version_or_any() {
-        let read = |values: &[&'static str]| if_match(&with(header::IF_MATCH, values));
-        assert_eq!(read(&[]).unwrap(), None);
-        assert_eq!(read(&["\"v3\""]).unwrap(), Some(Expected::Version(3)));
-        assert_eq!(read(&["*"]).unwrap(), Some(Expected::Any));
-        for other in ["v3", "\"v+3\"", "W/\"v3\"", ""] {
-            assert_eq!(read(&[other]).unwrap(), Some(Expected::Nothing), "{other}");
+    fn a_condition_names_versions_or_any() {
+        let read = |values: &[&'static str]| if_match(&with(&header::IF_MATCH, values));
+        assert_eq!(read(&[]), None);
+        assert_eq!(read(&["*"]), Some(Expected::Any));
+        assert_eq!(read(&["\"v3\", \"x\"", "\"v4\""]), Some(Expected::OneOf(vec![3, 4])));
+        for other in ["v3", "\"v+3\"", "W/\"v3\"", "", "*, *"] {
+            assert_eq!(read(&[other]), Some(Expected::OneOf(Vec::new())), "{other}");
         }
-        assert!(read(&["\"v3\", \"v4\""]).is_err());
+        let one_of = |versions: &[u32]| Expected::OneOf(versions.to_vec()).version(4).ok();
+        assert_eq!((one_of(&[3, 4]), one_of(&[3]), one_of(&[])), (Some(4), Some(3), None));
     }
 
     #[test]
     fn a_known_version_is_recognised_in_a_list() {
-        let headers = with(header::IF_NONE_MATCH, &["\"v1\", W/\"v2\"", "\"v4\""]);
+        let headers = with(&header::IF_NONE_MATCH, &["\"v1\", W/\"v2\"", "\"v4\""]);
         assert!(is_known(&headers, 2) && is_known(&headers, 4));
         assert!(!is_known(&headers, 3));
     }

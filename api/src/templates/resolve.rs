@@ -69,9 +69,11 @@ impl PartialSchema for TemplateArg {
     fn schema() -> utoipa::openapi::RefOr<utoipa::openapi::schema::Schema> {
         let name = ObjectBuilder::new()
             .schema_type(Type::String)
+            .pattern(Some("^[A-Za-z0-9][A-Za-z0-9._-]{0,99}(@[1-9][0-9]{0,8})?$"))
             .description(Some("name, name@version, tmpl_... or tmpl_...@version"));
-        let inline =
-            ObjectBuilder::new().schema_type(Type::Object).description(Some("A template, as templates are made of"));
+        let inline = ObjectBuilder::new()
+            .schema_type(Type::Object)
+            .description(Some("A template, as templates are made of"));
         OneOfBuilder::new().item(name).item(inline).into()
     }
 }
@@ -110,9 +112,11 @@ pub(crate) async fn resolve(
         TemplateArg::Stored(key, version) => (key, *version),
     };
     let records = &app.engine().records;
-    let absent = |what: &'static str| move |error| match error {
-        StoreError::NotFound => Problem::invalid(MEMBER, what),
-        error => error.into(),
+    let absent = |what: &'static str| {
+        move |error| match error {
+            StoreError::NotFound => Problem::invalid(MEMBER, what),
+            error => error.into(),
+        }
     };
     let stored = records.template(tenant, key).await.map_err(absent("there is no such template"))?;
     let reference = TemplateRef { id: stored.id, version: version.unwrap_or(stored.latest) };
@@ -154,11 +158,15 @@ mod tests {
     #[test]
     fn a_template_is_named_by_name_or_id_with_or_without_version() {
         let read = |text: &str| text.parse::<TemplateArg>();
-        assert!(matches!(read("a.b-c"), Ok(TemplateArg::Stored(TemplateKey::Name(name), None)) if name == "a.b-c"));
+        assert!(
+            matches!(read("a.b-c"), Ok(TemplateArg::Stored(TemplateKey::Name(name), None)) if name == "a.b-c")
+        );
         assert!(matches!(read("a@3"), Ok(TemplateArg::Stored(TemplateKey::Name(_), Some(3)))));
         let id = TemplateId::from_bytes([7; 16]);
         let text = format!("{id}@12");
-        assert!(matches!(read(&text), Ok(TemplateArg::Stored(TemplateKey::Id(found), Some(12))) if found == id));
+        assert!(
+            matches!(read(&text), Ok(TemplateArg::Stored(TemplateKey::Id(found), Some(12))) if found == id)
+        );
         for bad in ["", "@1", "a@", "a@0", "a@01", "a@-1", "a@+1", "a@1@2", "a@99999999999"] {
             assert!(read(bad).is_err(), "{bad}");
         }

@@ -80,8 +80,7 @@ async fn list(
     caller.may(Scope::TemplatesRead)?;
     let limit = page::limit(asked.limit)?;
     let after = asked.cursor.map(|cursor| page::position("templates", &cursor)).transpose()?;
-    let mut stored =
-        app.engine().records.templates(&caller.tenant, after.as_deref(), limit + 1).await?;
+    let mut stored = app.engine().records.templates(&caller.tenant, after.as_deref(), limit + 1).await?;
     let next_cursor = cut(&mut stored, limit).map(|last| page::cursor("templates", &last.name));
     Ok(Page { data: stored.into_iter().map(TemplateView::entry).collect(), next_cursor }.respond(&uri))
 }
@@ -133,14 +132,10 @@ async fn delete(
     headers: HeaderMap,
 ) -> Result<StatusCode, Problem> {
     caller.may(Scope::TemplatesWrite)?;
-    let expected = if_match(&headers)?;
+    let expected = if_match(&headers);
     let stored = find(&app, &caller, &template).await?;
-    let latest = match expected {
-        None => return Err(ProblemId::PreconditionRequired.into()),
-        Some(Expected::Nothing) => return Err(ProblemId::PreconditionFailed.into()),
-        Some(Expected::Any) => stored.latest,
-        Some(Expected::Version(version)) => version,
-    };
+    let expected = expected.ok_or(ProblemId::PreconditionRequired)?;
+    let latest = expected.version(stored.latest)?;
     match app.engine().records.delete_template(&caller.tenant, stored.id, latest).await {
         Ok(()) => Ok(StatusCode::NO_CONTENT),
         Err(StoreError::Conflict(_)) => Err(ProblemId::PreconditionFailed.into()),
@@ -165,7 +160,7 @@ async fn add_version(
     JsonText(source, digest): JsonText,
 ) -> Result<Response, Problem> {
     caller.may(Scope::TemplatesWrite)?;
-    let expected = if_match(&headers)?;
+    let expected = if_match(&headers);
     let run = async |_: Plan| keep_version(&app, &caller, &template, expected, source).await;
     idempotency.once(&app, &caller, digest, run).await
 }
@@ -185,10 +180,9 @@ async fn keep_version(
         if stored.name != parsed.name() {
             return Err(Problem::invalid("/name", "must be the name of the template that gets a version"));
         }
-        let after = match expected {
-            None | Some(Expected::Any) => stored.latest,
-            Some(Expected::Nothing) => return Err(ProblemId::PreconditionFailed.into()),
-            Some(Expected::Version(version)) => version,
+        let after = match &expected {
+            None => stored.latest,
+            Some(expected) => expected.version(stored.latest)?,
         };
         match records.add_version(&caller.tenant, id, after, parsed.source(), app.now_ms()).await {
             Ok(now) => {
@@ -197,7 +191,7 @@ async fn keep_version(
                 return Ok(TemplateView::of(now, version)?.respond(status));
             }
             // Without a condition it was another writer's version that came in between: this one goes behind it.
-            Err(StoreError::Conflict(_)) if !matches!(expected, Some(Expected::Version(_))) => {}
+            Err(StoreError::Conflict(_)) if !matches!(expected, Some(Expected::OneOf(_))) => {}
             Err(StoreError::Conflict(_)) => return Err(ProblemId::PreconditionFailed.into()),
             Err(error) => return Err(error.into()),
         }
@@ -225,8 +219,7 @@ async fn versions(
         None => None,
         Some(cursor) => page::position(&list, &cursor)?.parse().ok(),
     };
-    let mut read =
-        app.engine().records.versions(&caller.tenant, stored.id, below, limit + 1).await?;
+    let mut read = app.engine().records.versions(&caller.tenant, stored.id, below, limit + 1).await?;
     let next_cursor = cut(&mut read, limit).map(|(last, _)| page::cursor(&list, &last.to_string()));
     let view = |(version, created_ms)| VersionView { version, created_at: Time(created_ms) };
     Ok(Page { data: read.into_iter().map(view).collect(), next_cursor }.respond(&uri))

@@ -82,7 +82,7 @@ impl PartialSchema for TemplateDocument {
         let message = ObjectBuilder::new()
             .schema_type(Type::Object)
             .property("role", text().enum_values(Some(["system", "user", "assistant"])))
-            .property("content", text())
+            .property("content", text().min_length(Some(1)))
             .required("role")
             .required("content")
             .additional_properties(Some(AdditionalProperties::FreeForm(false)));

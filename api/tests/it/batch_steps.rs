@@ -28,7 +28,8 @@ pub(crate) fn template() -> Value {
 
 /// Rows `{"custom_id": "r<n>", "variables": {"text": ...}}`.
 pub(crate) fn rows(texts: impl IntoIterator<Item = impl Into<String>>) -> Value {
-    let row = |(n, text): (usize, String)| json!({ "custom_id": format!("r{n}"), "variables": { "text": text } });
+    let row =
+        |(n, text): (usize, String)| json!({ "custom_id": format!("r{n}"), "variables": { "text": text } });
     Value::Array(texts.into_iter().map(Into::into).enumerate().map(row).collect())
 }
 

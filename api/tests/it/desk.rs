@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
 
 use async_trait::async_trait;
 use promptmill_domain::{FailureKind, Tokens};
@@ -171,6 +170,3 @@ pub(crate) async fn in_state(service: &Service, id: &str, state: &str) -> Value 
 pub(crate) fn later() -> String {
     "2126-01-01T00:00:00.000Z".to_owned()
 }
-
-/// Long enough for anything that a test must not wait for.
-pub(crate) const NEVER: Duration = Duration::from_secs(3_600);

@@ -1,9 +1,25 @@
 //! The service from outside, over real sockets on loopback.
 
+#![expect(clippy::unwrap_used, clippy::panic, reason = "helpers of tests fail the test")]
+
 mod auth;
 mod bad_http;
+mod batch_steps;
+mod batches;
+mod desk;
+mod events;
+mod generations;
 mod idempotency;
+mod items;
+mod parts;
+mod results;
+mod retry;
+mod scripted;
 mod server;
 mod service;
+mod sse;
+mod steering;
+mod submits;
 mod support;
 mod templates;
+mod zz_measure;

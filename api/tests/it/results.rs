@@ -166,7 +166,8 @@ async fn items_that_were_sealed_keep_their_custom_id() {
 #[tokio::test]
 async fn each_outcome_is_given_once_in_the_order_of_settling_wherever_the_reading_is_cut() {
     let (service, provider) = scripted_service().await;
-    let id = submit(&service, "scripted:held", rows((0..900).map(|n| format!("{n} {}", "y".repeat(n))))).await;
+    let id =
+        submit(&service, "scripted:held", rows((0..900).map(|n| format!("{n} {}", "y".repeat(n))))).await;
     let mut seen = BTreeSet::new();
     let mut cursor = String::new();
     let mut rounds = 0;
@@ -211,7 +212,9 @@ async fn a_waiting_reader_gets_what_settles_and_does_not_wait_at_the_end() {
     let nothing = service.get(&format!("/v1/batches/{id}/results?order=settled&end=true")).await;
     let cursor = lines(&nothing.text)[0]["cursor"].as_str().unwrap().to_owned();
     // Longer than the test's patience, so it is the settled item that ends the wait.
-    let path = format!("/v1/batches/{id}/results?order=settled&wait=60&after={cursor}&reason=timeout&outcome=succeeded");
+    let path = format!(
+        "/v1/batches/{id}/results?order=settled&wait=60&after={cursor}&reason=timeout&outcome=succeeded"
+    );
     let (answer, ()) = tokio::join!(service.get(&path), async {
         wait_for("the call is made", async || (provider.calls() > 0).then_some(())).await;
         provider.let_go(1);
@@ -245,7 +248,9 @@ async fn what_cannot_be_asked_for_is_said_in_words() {
         let answer = service.get(&path(query)).await;
         answer.problem(422, "invalid");
     }
-    for query in ["?order=newest", "?outcome=open", "?reason=because", "?wait=-1", "?page=2", "?limit=x", "?end=yes"] {
+    for query in
+        ["?order=newest", "?outcome=open", "?reason=because", "?wait=-1", "?page=2", "?limit=x", "?end=yes"]
+    {
         service.get(&path(query)).await.problem(400, "bad_request");
     }
     let request = service.request(Method::GET, &path("")).header("accept", "application/xml");
@@ -359,4 +364,20 @@ async fn guarded_cells_are_for_spreadsheets_only() {
     let raw = service.get(&format!("/v1/batches/{id}/results?format=csv&dialect=raw")).await;
     let safe = service.get(&format!("/v1/batches/{id}/results?format=csv&dialect=safe")).await;
     assert!(raw.text.contains(",=1+1,") && safe.text.contains("\"'=1+1\""), "{} {}", raw.text, safe.text);
+}
+
+#[tokio::test]
+async fn a_table_of_retries_needs_one_kind_of_output() {
+    let (service, _) = scripted_service().await;
+    let mut mixed = template();
+    service.post("/v1/templates", &mixed).await.expect(201);
+    mixed["output"] = json!({ "format": "json" });
+    service.post("/v1/templates/saying/versions", &mixed).await.expect(201);
+    let body = json!({ "template": "saying@1", "model": "scripted:echo", "rows": rows(["one", "REFUSE"]) });
+    let id = service.post("/v1/batches", &body).await.expect(201)["id"].as_str().unwrap().to_owned();
+    until_final(&service, &id).await;
+    let retry = retry(&service, &id, json!({ "template_version": 2, "model": "scripted:bold" })).await;
+    let path = format!("/v1/batches/{retry}/results?merged=true&format=csv");
+    service.get(&path).await.problem(422, "invalid");
+    assert_eq!(results(&service, &retry, "?merged=true").await.len(), 2);
 }

@@ -1,1 +1,95 @@
-//! server
+//! The sockets: many connections, a clean stop, metrics.
+
+use std::sync::Arc;
+
+use promptmill_api::{ApiConfig, App};
+use promptmill_egress::UrlPolicy;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
+use tokio_util::sync::CancellationToken;
+
+use crate::support::{Options, Service, send, wait_for};
+
+#[tokio::test]
+async fn an_address_has_a_bounded_number_of_connections() {
+    let config = ApiConfig { connections_per_address: 3, ..Options::default().config };
+    let service = Service::start_with(Options { config, ..Options::default() }).await;
+    let mut kept = Vec::new();
+    for _ in 0..3 {
+        let mut stream = TcpStream::connect(service.address).await.unwrap();
+        stream.write_all(b"GET /livez HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+        let mut first = [0; 12];
+        stream.read_exact(&mut first).await.unwrap();
+        assert_eq!(&first, b"HTTP/1.1 200");
+        kept.push(stream);
+    }
+    let mut fourth = TcpStream::connect(service.address).await.unwrap();
+    let mut rest = Vec::new();
+    let _ = fourth.write_all(b"GET /livez HTTP/1.1\r\nhost: x\r\n\r\n").await;
+    let _ = fourth.read_to_end(&mut rest).await;
+    assert!(rest.is_empty());
+    drop(kept);
+    wait_for("a place is free again", async || {
+        let answer = service.client().get(format!("{}/livez", service.base)).send().await;
+        answer.is_ok().then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn http_2_is_spoken_too() {
+    let service = Service::start().await;
+    let client = reqwest::Client::builder().no_proxy().http2_prior_knowledge().build().unwrap();
+    let request = client.get(format!("{}/v1/me", service.base)).bearer_auth(&service.key);
+    let response = request.send().await.unwrap();
+    assert_eq!((response.version(), response.status().as_u16()), (reqwest::Version::HTTP_2, 200));
+    let large = client.get(format!("{}/livez", service.base)).header("x-large", "x".repeat(60 << 10));
+    if let Ok(response) = large.send().await {
+        assert_eq!(response.status().as_u16(), 431);
+    }
+    service.is_alive().await;
+}
+
+#[tokio::test]
+async fn a_stop_ends_idle_connections_and_takes_no_new_ones() {
+    let service = Service::start().await;
+    service.get("/v1/me").await.expect(200);
+    let mut idle = TcpStream::connect(service.address).await.unwrap();
+    idle.write_all(b"GET /readyz HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+    let mut first = [0; 12];
+    idle.read_exact(&mut first).await.unwrap();
+    assert_eq!(&first, b"HTTP/1.1 200");
+    let address = service.address;
+    service.stop().await;
+    let mut rest = Vec::new();
+    let _ = idle.read_to_end(&mut rest).await;
+    assert!(TcpStream::connect(address).await.is_err());
+}
+
+#[tokio::test]
+async fn metrics_are_served_by_their_own_listener_and_count_routes_by_their_pattern() {
+    let service = Service::start().await;
+    service.get("/v1/templates/some-name").await.problem(404, "not_found");
+    service.get("/some/invented/path").await.problem(404, "not_found");
+    let app = App::new(
+        service.engine.clone(),
+        Arc::clone(&service.vault),
+        ApiConfig::default(),
+        UrlPolicy::default(),
+    );
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let stop = CancellationToken::new();
+    let server = tokio::spawn(promptmill_api::serve_metrics(listener, app, stop.clone()));
+    let metrics = send(service.client().get(format!("http://{address}/metrics"))).await;
+    metrics.expect(200);
+    assert!(metrics.header("content-type").starts_with("text/plain; version=0.0.4"));
+    let count =
+        "promptmill_http_requests_total{method=\"GET\",route=\"/v1/templates/{template}\",status=\"404\"} 1";
+    assert!(metrics.text.contains(count), "{}", metrics.text);
+    assert!(!metrics.text.contains("some-name") && !metrics.text.contains("invented"));
+    let livez = send(service.client().get(format!("http://{address}/livez"))).await;
+    assert_eq!(livez.status.as_u16(), 404);
+    stop.cancel();
+    server.await.unwrap().unwrap();
+}

@@ -40,8 +40,7 @@ pub(crate) struct Options {
 impl Default for Options {
     /// Generous rates, the demo, nobody working.
     fn default() -> Self {
-        let config =
-            ApiConfig { requests_per_second: 10_000, request_burst: 10_000, ..ApiConfig::default() };
+        let config = ApiConfig { requests_per_second: 10_000, request_burst: 10_000, ..ApiConfig::default() };
         Self { config, providers: vec![Arc::new(Demo::default())], working: false, concurrency: 16 }
     }
 }
@@ -76,11 +75,6 @@ impl Service {
     /// The API alone.
     pub(crate) async fn start() -> Self {
         Self::start_with(Options::default()).await
-    }
-
-    /// API, worker and scheduler.
-    pub(crate) async fn working() -> Self {
-        Self::start_with(Options::working()).await
     }
 
     pub(crate) async fn start_with(options: Options) -> Self {
@@ -126,16 +120,6 @@ impl Service {
             scheduler.stop().await;
         }
         self.folder
-    }
-
-    /// Begins a clean stop, without waiting for its end.
-    pub(crate) fn begin_stop(&self) {
-        self.stop.cancel();
-    }
-
-    /// The folder of the store.
-    pub(crate) fn data(&self) -> &Path {
-        self.folder.path()
     }
 
     /// A client without a key.
@@ -224,7 +208,11 @@ impl Answer {
         assert_eq!(self.json["status"], status);
         assert_eq!(self.json["request_id"], self.header("x-request-id"));
         for member in ["title", "detail", "instance"] {
-            assert!(self.json[member].as_str().is_some_and(|text| !text.is_empty()), "{member}: {}", self.text);
+            assert!(
+                self.json[member].as_str().is_some_and(|text| !text.is_empty()),
+                "{member}: {}",
+                self.text
+            );
         }
         &self.json
     }

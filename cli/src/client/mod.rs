@@ -218,7 +218,10 @@ pub(crate) async fn refused(response: Response) -> Failure {
         Some(detail) => detail.to_owned(),
         None => format!("{title} ({status})"),
     };
-    for error in problem["errors"].as_array().into_iter().flatten() {
+    let errors = problem["errors"].as_array().map_or(&[][..], Vec::as_slice);
+    // A single one stands in the detail already.
+    let told = errors.len() == 1 && errors[0]["detail"].as_str().is_some_and(|words| message.contains(words));
+    for error in errors.iter().filter(|_| !told) {
         message.push_str("\n  ");
         if let Some(part) = error["part"].as_u64() {
             message.push_str(&format!("part {part}, "));

@@ -107,10 +107,7 @@ fn write_one(
         None => None,
     };
     let custom_id = row.and_then(|row| row.custom_id.as_deref());
-    let mut record = match &outcome {
-        Some(outcome) => OutcomeRecord::settled(stored.index, outcome),
-        None => OutcomeRecord::closed(stored.index, custom_id, stored.code),
-    };
+    let mut record = OutcomeRecord::of(stored.index, stored.code, outcome.as_ref(), custom_id);
     if let Some(row) = row.filter(|_| include_input) {
         record = record.with_input(row.content.as_json());
     }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use promptmill_domain::ModelRef;
 use promptmill_provider::{CallFailure, ChatProvider};
-use promptmill_runtime::{PreflightError, Providers, preflight, provider_of};
+use promptmill_runtime::{Asking, PreflightError, Providers, preflight};
 
 use crate::exit::Failure;
 
@@ -15,15 +15,15 @@ pub(crate) async fn check(
     model: &ModelRef,
     ask: bool,
 ) -> Result<Arc<dyn ChatProvider>, Failure> {
-    let found = if ask { preflight(providers, model).await } else { provider_of(providers, model) };
-    found.map_err(|error| match error {
+    let asking = if ask { Asking::List } else { Asking::Nothing };
+    preflight(providers, model, asking).await.map_err(|error| match error {
         PreflightError::NoCredential { variable } => Failure::input(format!(
             "{variable} is not set; put it into .env or the environment (or try --model demo:any)"
         )),
         PreflightError::UnknownModel { model, .. } => Failure::input(format!(
             "the Ollama server does not have the model {model:?}; get it with: ollama pull {model}"
         )),
-        PreflightError::Unreachable { provider, failure } => unreachable(&provider, failure),
+        PreflightError::Unreachable { provider, failure } => unreachable(&provider, *failure),
         PreflightError::UnknownProvider { .. } | PreflightError::CredentialRefused { .. } => {
             Failure::input(error.to_string())
         }

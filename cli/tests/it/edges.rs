@@ -20,10 +20,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ("egress", &[]),
     ("vault", &["domain"]),
     ("runtime", &["domain", "ports", "provider", "store-sqlite"]),
-    (
-        "api",
-        &["domain", "egress", "pipeline", "ports", "prompt", "provider", "rowio", "runtime", "vault"],
-    ),
+    ("api", &["domain", "egress", "pipeline", "ports", "prompt", "provider", "rowio", "runtime", "vault"]),
     ("worker", &["domain", "ports", "pipeline", "provider", "rowio", "runtime"]),
     ("scheduler", &["domain", "egress", "ports", "runtime", "vault"]),
     (

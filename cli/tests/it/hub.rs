@@ -3,9 +3,7 @@
 
 use std::sync::Arc;
 
-use promptmill_domain::{
-    BatchId, BatchLimits, BatchSpec, BatchState, LaneId, ModelSettings, TenantId, UploadId,
-};
+use promptmill_domain::{BatchId, BatchLimits, BatchSpec, BatchState, LaneId, TenantId, UploadId};
 use promptmill_doubles::{Config, Doubles, Provider};
 use promptmill_ports::hub::{Faults, FaultyHub};
 use promptmill_ports::{NewBatch, PartCommit, RowBlock, flow};
@@ -23,27 +21,26 @@ const ROWS: u32 = 2_000;
 async fn submit(engine: &Engine) -> BatchId {
     let tenant = TenantId::default_tenant();
     let (id, upload) = (BatchId::from_bytes(rand::random()), UploadId::from_bytes(rand::random()));
-    let spec = BatchSpec {
-        template: ticket_template().to_string(),
-        model: "openai:m".parse().unwrap(),
-        settings: ModelSettings::default(),
-        max_attempts: BatchSpec::default_max_attempts(),
-        priority: 0,
-    };
+    let lane = LaneId::new("openai", "default");
+    let template = ticket_template().to_string();
+    let spec = BatchSpec::new(template, "openai:m".parse().unwrap(), lane.clone());
     let new = NewBatch { id, spec, limits: BatchLimits::default(), idem_key: None, now_ms: 0 };
     engine.store.create(&tenant, new).await.unwrap();
     let mut builder = BlockBuilder::new();
-    let rows = (0..ROWS).map(|n| StoredRow { custom_id: None, variables_json: format!("{{\"n\":{n}}}") });
+    let rows = (0..ROWS).map(|n| StoredRow::of_variables(None, format!("{{\"n\":{n}}}")));
     let mut blocks: Vec<_> = rows.filter_map(|row| builder.push(&row)).collect();
     blocks.extend(builder.finish());
     let count = u32::try_from(blocks.len()).unwrap();
-    let stored = blocks.into_iter().zip(0..);
-    let stored = stored.map(|(block, seq)| RowBlock { seq, len: block.len, bytes: block.bytes.into() });
-    engine.store.put_rows(&tenant, id, upload, stored.collect()).await.unwrap();
+    let stored = blocks.into_iter().zip(0..).map(|(block, seq)| RowBlock {
+        seq,
+        len: block.len,
+        bytes: block.bytes.into(),
+        ids: block.ids.into(),
+    });
+    engine.store.put_rows(&tenant, id, upload, stored.collect(), 0).await.unwrap();
     let part = PartCommit { part: 0, upload, blocks: count, digest: [0; 32] };
     engine.store.commit_part(&tenant, id, part).await.unwrap();
-    let lane = LaneId::new("openai", "default");
-    assert_eq!(flow::submit(engine.store.as_ref(), &tenant, id, &lane).await.unwrap(), ROWS);
+    assert_eq!(flow::submit(engine.store.as_ref(), &tenant, id, &lane, 0).await.unwrap(), ROWS);
     id
 }
 
@@ -52,11 +49,11 @@ async fn journey(seed: u64) {
     let folder = tempfile::tempdir().unwrap();
     let mut settings = ProviderSettings::default();
     settings.openai.base_url = doubles.base_url(Provider::OpenAi);
-    let store = SqliteStore::open(folder.path(), SqliteOptions::default()).unwrap();
+    let store = Arc::new(SqliteStore::open(folder.path(), SqliteOptions::default()).unwrap());
     let faults = Faults { drop: 0.3, repeat: 0.3, delay: 0.3, forget: 0.2, fail: 0.05 };
     let hub = Arc::new(FaultyHub::new(seed, faults));
     let providers = Arc::new(Providers::new(settings).unwrap());
-    let engine = Engine::over(Arc::new(store), hub, providers);
+    let engine = Engine::over(store.clone(), store, hub, providers);
     let batch = submit(&engine).await;
     let config = WorkerConfig { concurrency: 32, ..WorkerConfig::default() };
     let workers = [

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use promptmill_domain::TenantId;
 use promptmill_doubles::{Config, Doubles, FaultPlan};
-use promptmill_ports::PageLimit;
+use promptmill_ports::{BatchFilter, PageLimit};
 use promptmill_runtime::{Engine, Providers};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -28,7 +28,7 @@ fn settled(state: &Path) -> BTreeSet<u32> {
         let engine = Engine::embedded(state, Arc::new(Providers::of([]))).unwrap();
         let tenant = TenantId::default_tenant();
         let mut settled = BTreeSet::new();
-        for batch in engine.store.batches(&tenant, 10).await.unwrap() {
+        for batch in engine.store.batches(&tenant, &BatchFilter::default(), None, 10).await.unwrap() {
             let limit = PageLimit { items: 100_000, bytes: usize::MAX };
             let page = engine.store.outcomes(&tenant, batch.id, 0, limit).await.unwrap();
             settled.extend(page.outcomes.iter().map(|outcome| outcome.index));

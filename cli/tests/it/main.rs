@@ -14,7 +14,7 @@ mod kill;
 mod llama;
 mod memory;
 mod openapi;
-mod server;
 mod serve;
 mod serve_kill;
+mod server;
 mod support;

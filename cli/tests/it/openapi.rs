@@ -12,7 +12,18 @@ fn schemathesis_finds_no_failure_between_the_document_and_the_server() {
     let server = Server::start_first(&desk, &["--requests-per-second", "100000"]);
     let output = Command::new(peers_python())
         .args(["-m", "schemathesis.cli", "run", &format!("{}/openapi.json", server.url)])
-        .args(["--checks", "all", "--seed", "1", "--workers", "2", "--max-examples", "15", "--max-time", "90"])
+        .args([
+            "--checks",
+            "all",
+            "--seed",
+            "1",
+            "--workers",
+            "2",
+            "--max-examples",
+            "15",
+            "--max-time",
+            "90",
+        ])
         .args(["--request-timeout", "65", "--header", &format!("Authorization: Bearer {}", server.key)])
         .current_dir(desk.path(""))
         .output()

@@ -48,13 +48,19 @@ fn the_journey_of_the_readme_works_as_written_and_its_webhook_verifies() {
         .unwrap();
     wait_for("the receiver", || std::net::TcpStream::connect(("127.0.0.1", receiver)).is_ok());
     // The server goes on in the background of the reader's shell; here it ends with the shell.
-    let script = format!("set -e\ntrap 'kill $(jobs -p)' EXIT\n{script}\nuntil [ -s events.txt ]; do sleep 0.1; done\n");
+    let script = format!(
+        "set -e\ntrap 'kill $(jobs -p)' EXIT\n{script}\nuntil [ -s events.txt ]; do sleep 0.1; done\n"
+    );
     let output = desk.shell(&script);
     hook.kill().unwrap();
     hook.wait().unwrap();
     let finished = output.check_code(0).check_says("is completed: 2 of 2 rows have an outcome, 2 succeeded");
-    let lines: Vec<Value> =
-        finished.stdout.lines().filter(|line| line.starts_with('{')).map(|line| serde_json::from_str(line).unwrap()).collect();
+    let lines: Vec<Value> = finished
+        .stdout
+        .lines()
+        .filter(|line| line.starts_with('{'))
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
     let end = lines.last().unwrap();
     assert_eq!((&end["_end"], &end["count"], &end["complete"]), (&json!(true), &json!(2), &json!(true)));
     let ids: Vec<_> = lines.iter().filter_map(|line| line["custom_id"].as_str()).collect();
@@ -72,15 +78,17 @@ fn the_client_submits_a_file_watches_it_and_gets_what_run_would_have_written() {
     desk.set("PROMPTMILL_URL", &server.url);
     desk.set("PROMPTMILL_API_KEY", &server.key);
     desk.promptmill(&["template", "push", "template.json"]).check_code(0);
-    let submit = ["batch", "submit", "tickets", "--rows", "rows.jsonl", "--model", "demo:faulty", "--name", "nightly"];
+    let submit =
+        ["batch", "submit", "tickets", "--rows", "rows.jsonl", "--model", "demo:faulty", "--name", "nightly"];
     let more = ["--label", "team=a", "--watch"];
     let submitted = desk.promptmill(&[&submit[..], &more[..]].concat()).check_code(3);
     let id = submitted.stdout.trim().to_owned();
     desk.promptmill(&["batch", "results", &id, "--out", "served.jsonl"]).check_code(0);
-    let outcomes = |text: &str| -> Vec<(Value, Value, Value)> {
+    // Which attempt succeeds is a matter of timing, whether one does is not.
+    let outcomes = |text: &str| -> Vec<(Value, Value)> {
         text.lines()
             .map(|line| serde_json::from_str::<Value>(line).unwrap())
-            .map(|line| (line["custom_id"].clone(), line["outcome"].clone(), line["output"].clone()))
+            .map(|line| (line["custom_id"].clone(), line["outcome"].clone()))
             .collect()
     };
     assert_eq!(outcomes(&desk.read("served.jsonl")), outcomes(&by_run));
@@ -119,11 +127,13 @@ fn typical_mistakes_of_the_client_are_told_in_words_and_leave_nothing_behind() {
     submit(&desk, &["rows.jsonl", "--model", "nobody:x"]).check_code(2).check_says("nobody");
     submit(&desk, &["rows.jsonl"]).check_code(2).check_says("model");
     submit(&desk, &["rows.jsonl", "--model", "demo:any", "--max-cost", "-1"]).check_code(2);
-    submit(&desk, &["rows.jsonl", "--model", "demo:any", "--webhook-url", "http://169.254.1.1/"]).check_code(2).check_says("webhook_url");
+    submit(&desk, &["rows.jsonl", "--model", "demo:any", "--webhook-url", "http://169.254.1.1/"])
+        .check_code(2)
+        .check_says("webhook_url");
     submit(&desk, &["absent.jsonl", "--model", "demo:any"]).check_code(2).check_says("absent.jsonl");
     desk.promptmill(&["batch", "submit", "no-such-template", "--rows", "rows.jsonl", "--model", "demo:any"])
         .check_code(2)
-        .check_says("no-such-template");
+        .check_says("there is no such template");
     desk.promptmill(&["batch", "show", "batch_00000000000000000000000000000000"]).check_code(2);
     assert!(desk.promptmill(&["batch", "list"]).check_code(0).stdout.is_empty());
     server.kill();
@@ -141,7 +151,8 @@ async fn the_first_key_is_printed_once_and_keys_are_managed_with_and_without_a_s
     let mut admin = Desk::new();
     admin.set("PROMPTMILL_URL", &server.url);
     admin.set("PROMPTMILL_API_KEY", &owner);
-    let viewer = admin.promptmill(&["key", "create", "dashboard", "--role", "viewer", "--json"]).check_code(0);
+    let viewer =
+        admin.promptmill(&["key", "create", "dashboard", "--role", "viewer", "--json"]).check_code(0);
     let viewer: Value = serde_json::from_str(&viewer.stdout).unwrap();
     let reader = Http::new(&server.url, viewer["key"].as_str().unwrap());
     assert_eq!(reader.get("/v1/batches").await.0, StatusCode::OK);
@@ -175,7 +186,8 @@ async fn a_server_that_is_told_to_stop_ends_cleanly_and_the_next_one_goes_on() {
     let key = owner.stdout.trim();
     let server = Server::start(&desk, key, &["--concurrency", "8"]);
     let client = server.client();
-    let (_, draft) = client.post("/v1/batches", &json!({"template": ticket_template(), "model": "openai:m"})).await;
+    let (_, draft) =
+        client.post("/v1/batches", &json!({"template": ticket_template(), "model": "openai:m"})).await;
     let id = draft["id"].as_str().unwrap();
     assert_eq!(client.put_rows(id, 0, desk.read("rows.jsonl")).await.0, StatusCode::OK);
     assert_eq!(client.step(&format!("/v1/batches/{id}/submit")).await.0, StatusCode::OK);
@@ -203,7 +215,7 @@ async fn secrets_prompts_and_replies_reach_neither_logs_nor_metrics_nor_the_stor
     let (client, key) = (server.client(), server.key.clone());
     let webhook_secret = "whsec_Y2FuYXJ5LWNhbmFyeS1jYW5hcnktY2FuYXJ5";
     let rows: Vec<Value> = (0..20).map(|n| json!({"variables": {"n": n}})).collect();
-    let batch = json!({"template": ticket_template(), "model": "openrouter:a/b", "rows": rows,
+    let batch = json!({"template": ticket_template(), "model": "openrouter:acme/model-a", "rows": rows,
         "webhook_url": "http://127.0.0.1:9/hook", "webhook_secret": webhook_secret});
     let (status, view) = client.post("/v1/batches", &batch).await;
     assert_eq!(status, StatusCode::CREATED, "{view}");
@@ -212,7 +224,8 @@ async fn secrets_prompts_and_replies_reach_neither_logs_nor_metrics_nor_the_stor
     let results = client.text(&format!("/v1/batches/{id}/results")).await;
     let first: Value = serde_json::from_str(results.lines().next().unwrap()).unwrap();
     let summary = first["output"]["summary"].as_str().unwrap().to_owned();
-    let metrics = reqwest::get(format!("{}/metrics", server.metrics_url)).await.unwrap().text().await.unwrap();
+    let metrics =
+        reqwest::get(format!("{}/metrics", server.metrics_url)).await.unwrap().text().await.unwrap();
     assert!(metrics.contains("promptmill_items_total"), "{metrics}");
     let (_, log) = tokio::task::block_in_place(|| server.stop());
     let secret_part = key.rsplit('_').next().unwrap();

@@ -18,7 +18,8 @@ fn lines(count: usize) -> String {
 }
 
 async fn draft(client: &Http) -> String {
-    let (status, view) = client.post("/v1/batches", &json!({"template": ticket_template(), "model": "demo:any"})).await;
+    let (status, view) =
+        client.post("/v1/batches", &json!({"template": ticket_template(), "model": "demo:any"})).await;
     assert_eq!(status, StatusCode::CREATED, "{view}");
     view["id"].as_str().unwrap().to_owned()
 }
@@ -33,7 +34,10 @@ async fn one_step(dice: &mut StdRng, server: Server) -> (String, Box<dyn FnOnce(
             let (status, view) = client.post("/v1/batches", &batch).await;
             server.kill();
             assert_eq!(status, StatusCode::CREATED, "{view}");
-            (format!("/v1/batches/{}", view["id"].as_str().unwrap()), Box::new(move |found| assert_eq!(found["rows"], count)))
+            (
+                format!("/v1/batches/{}", view["id"].as_str().unwrap()),
+                Box::new(move |found| assert_eq!(found["rows"], count)),
+            )
         }
         1 => {
             let id = draft(&client).await;
@@ -41,9 +45,15 @@ async fn one_step(dice: &mut StdRng, server: Server) -> (String, Box<dyn FnOnce(
             let (status, part) = client.put_rows(&id, 3, lines(count)).await;
             server.kill();
             assert_eq!((status, &part["rows"]), (StatusCode::OK, &json!(count)), "{part}");
-            (format!("/v1/batches/{id}/rows"), Box::new(move |found| {
-                assert_eq!((&found["data"][0]["part"], &found["data"][0]["digest"]), (&json!(3), &part["digest"]));
-            }))
+            (
+                format!("/v1/batches/{id}/rows"),
+                Box::new(move |found| {
+                    assert_eq!(
+                        (&found["data"][0]["part"], &found["data"][0]["digest"]),
+                        (&json!(3), &part["digest"])
+                    );
+                }),
+            )
         }
         2 => {
             let id = draft(&client).await;
@@ -51,10 +61,13 @@ async fn one_step(dice: &mut StdRng, server: Server) -> (String, Box<dyn FnOnce(
             let (status, view) = client.step(&format!("/v1/batches/{id}/submit")).await;
             server.kill();
             assert_eq!(status, StatusCode::OK, "{view}");
-            (format!("/v1/batches/{id}"), Box::new(|found| {
-                assert_eq!(found["rows"], 500);
-                assert_ne!(found["state"], "draft");
-            }))
+            (
+                format!("/v1/batches/{id}"),
+                Box::new(|found| {
+                    assert_eq!(found["rows"], 500);
+                    assert_ne!(found["state"], "draft");
+                }),
+            )
         }
         3 => {
             let batch = json!({"template": ticket_template(), "model": "demo:slow", "rows": rows(300)});
@@ -63,21 +76,28 @@ async fn one_step(dice: &mut StdRng, server: Server) -> (String, Box<dyn FnOnce(
             let (status, view) = client.step(&format!("/v1/batches/{id}/cancel")).await;
             server.kill();
             assert_eq!(status, StatusCode::OK, "{view}");
-            (format!("/v1/batches/{id}"), Box::new(|found| {
-                assert!(found["state"] == "cancelling" || found["state"] == "cancelled", "{found}");
-            }))
+            (
+                format!("/v1/batches/{id}"),
+                Box::new(|found| {
+                    assert!(found["state"] == "cancelling" || found["state"] == "cancelled", "{found}");
+                }),
+            )
         }
         _ => {
             let batch = json!({"template": ticket_template(), "model": "demo:any", "rows": rows(20)});
             let (_, view) = client.post("/v1/batches", &batch).await;
             let id = view["id"].as_str().unwrap().to_owned();
             client.wait_for_state(&id, &["completed"]).await;
-            let (status, view) = client.post(&format!("/v1/batches/{id}/retry"), &json!({"outcomes": ["succeeded"]})).await;
+            let (status, view) =
+                client.post(&format!("/v1/batches/{id}/retry"), &json!({"outcomes": ["succeeded"]})).await;
             server.kill();
             assert_eq!(status, StatusCode::CREATED, "{view}");
-            (format!("/v1/batches/{}", view["id"].as_str().unwrap()), Box::new(move |found| {
-                assert_eq!((&found["rows"], &found["retry_of"]["batch"]), (&json!(20), &json!(id)));
-            }))
+            (
+                format!("/v1/batches/{}", view["id"].as_str().unwrap()),
+                Box::new(move |found| {
+                    assert_eq!((&found["rows"], &found["retry_of"]["batch"]), (&json!(20), &json!(id)));
+                }),
+            )
         }
     }
 }
@@ -174,7 +194,10 @@ async fn rows_settled_before_a_kill_are_not_called_again_by_the_next_server() {
         }
     };
     server.kill();
-    let known: Vec<u64> = settled.lines().map(|line| serde_json::from_str::<Value>(line).unwrap()["index"].as_u64().unwrap()).collect();
+    let known: Vec<u64> = settled
+        .lines()
+        .map(|line| serde_json::from_str::<Value>(line).unwrap()["index"].as_u64().unwrap())
+        .collect();
     let calls_of = |n: &u64| {
         let row = doubles.ledger().marker(&n.to_string());
         row.calls + row.repair_calls

@@ -43,7 +43,8 @@ impl Server {
 
     /// A start with further arguments.
     pub(crate) fn start(desk: &Desk, key: &str, more: &[&str]) -> Self {
-        let mut args = vec!["serve", "--data", "data", "--listen", "127.0.0.1:0", "--metrics-listen", "127.0.0.1:0"];
+        let mut args =
+            vec!["serve", "--data", "data", "--listen", "127.0.0.1:0", "--metrics-listen", "127.0.0.1:0"];
         args.extend_from_slice(more);
         let mut child = desk.start_piped(&args);
         let mut stderr = BufReader::new(child.stderr.take().unwrap());

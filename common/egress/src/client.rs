@@ -118,7 +118,7 @@ impl GuardedClient {
     /// # Errors
     /// See [`ClientError`].
     pub fn new(policy: UrlPolicy) -> Result<Self, ClientError> {
-        Self::with_resolver(policy, Arc::new(SystemResolver))
+        Self::with_resolver(policy, Arc::new(SystemResolver::default()))
     }
 
     /// A client that asks `resolver`.

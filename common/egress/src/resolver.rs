@@ -1,11 +1,12 @@
 //! Names to addresses, and the guard between them and the connection.
 
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, SocketAddr, ToSocketAddrs as _};
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
+use tokio::sync::Semaphore;
 
 use crate::policy::UrlPolicy;
 
@@ -19,14 +20,32 @@ pub trait Resolver: Send + Sync {
     async fn resolve(&self, host: &str) -> io::Result<Vec<IpAddr>>;
 }
 
-/// The system's resolver.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct SystemResolver;
+/// Lookups of the system's resolver under way at the same time.
+const LOOKUPS: usize = 32;
+
+/// The system's resolver. Each lookup holds a thread until the system answers, even one that nobody waits for any more, so they are
+/// bounded: names that are never answered cannot use up the threads of the process.
+#[derive(Debug, Clone)]
+pub struct SystemResolver {
+    lookups: Arc<Semaphore>,
+}
+
+impl Default for SystemResolver {
+    fn default() -> Self {
+        Self { lookups: Arc::new(Semaphore::new(LOOKUPS)) }
+    }
+}
 
 #[async_trait]
 impl Resolver for SystemResolver {
     async fn resolve(&self, host: &str) -> io::Result<Vec<IpAddr>> {
-        Ok(tokio::net::lookup_host((host, 0)).await?.map(|address| address.ip()).collect())
+        let lookup = self.lookups.clone().acquire_owned().await.map_err(io::Error::other)?;
+        let host = host.to_owned();
+        let answer = tokio::task::spawn_blocking(move || {
+            let _held_until_answered = lookup;
+            (host.as_str(), 0).to_socket_addrs()
+        });
+        Ok(answer.await.map_err(io::Error::other)??.map(|address| address.ip()).collect())
     }
 }
 

@@ -168,4 +168,12 @@ pub trait ChatProvider: Send + Sync {
     /// # Errors
     /// As for a call.
     async fn models(&self) -> Result<Vec<ModelListing>, CallFailure>;
+
+    /// Asks whether the credential is taken, at no cost. The list of models tells, except where it is shown to anyone.
+    ///
+    /// # Errors
+    /// As for a call.
+    async fn check_credential(&self) -> Result<(), CallFailure> {
+        self.models().await.map(drop)
+    }
 }

@@ -104,7 +104,12 @@ impl Endpoint {
 
     /// Asks for the list of models.
     pub(crate) async fn models(&self) -> Result<Incoming, CallFailure> {
-        let mut call = Request::new(Method::GET, self.models.clone());
+        self.get(&self.models).await
+    }
+
+    /// Asks for what is at `url`, an address of the same server.
+    pub(crate) async fn get(&self, url: &Url) -> Result<Incoming, CallFailure> {
+        let mut call = Request::new(Method::GET, url.clone());
         *call.headers_mut() = self.headers.clone();
         send(&self.client, call, &self.timeouts).await
     }
@@ -115,7 +120,8 @@ pub(crate) fn internal(message: &str) -> CallFailure {
     CallFailure::new(FailureKind::Internal, message)
 }
 
-fn join(base: &Url, path: &str) -> Result<Url, InvalidConfig> {
+/// The address of `path` below a base URL.
+pub(crate) fn join(base: &Url, path: &str) -> Result<Url, InvalidConfig> {
     let mut url = base.clone();
     let joined = format!("{}/{path}", base.path().trim_end_matches('/'));
     url.set_path(&joined);

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use promptmill_domain::FailureKind;
+use reqwest::Url;
 use secrecy::SecretString;
 use serde::Deserialize;
 use serde_json::Value;
@@ -14,7 +15,7 @@ use serde_json::value::RawValue;
 use crate::chat::{ChatProvider, ChatReply, ChatRequest, ModelListing};
 use crate::chat_stream;
 use crate::classify::{Finding, by_status, says_context_too_long};
-use crate::endpoint::{Endpoint, InvalidConfig, parse_base_url};
+use crate::endpoint::{Endpoint, InvalidConfig, join, parse_base_url};
 use crate::error_body::ErrorFacts;
 use crate::failure::CallFailure;
 use crate::http::{HttpClient, Timeouts, WholeReply};
@@ -64,6 +65,8 @@ pub struct OpenRouter {
     name: String,
     credential: String,
     endpoint: Endpoint,
+    /// Where the account's facts about the key are.
+    key: Url,
 }
 
 impl OpenRouter {
@@ -81,7 +84,7 @@ impl OpenRouter {
         if let Some(title) = &config.title {
             endpoint.header("x-openrouter-title", title)?;
         }
-        Ok(Self { name: config.name, credential: config.credential, endpoint })
+        Ok(Self { name: config.name, credential: config.credential, endpoint, key: join(&base, "key")? })
     }
 }
 
@@ -113,6 +116,12 @@ impl ChatProvider for OpenRouter {
         let list: ModelList<'_> =
             serde_json::from_slice(&reply.body).map_err(|_| reply::malformed(&reply))?;
         Ok(list.data.into_iter().map(Model::into_listing).collect())
+    }
+
+    /// The list of models is open to anyone, so the key itself is asked about.
+    async fn check_credential(&self) -> Result<(), CallFailure> {
+        let incoming = self.endpoint.get(&self.key).await?;
+        if incoming.is_success() { Ok(()) } else { Err(error_reply(&incoming.read_error().await)) }
     }
 }
 

@@ -41,12 +41,23 @@ pub fn id_hash(custom_id: &str) -> [u8; ID_HASH_BYTES] {
 /// The ids of a batch seen so far, in 16 bytes each (and the table's slack): 12 bytes of SHA-256 and the line.
 ///
 /// 96 bits make a false alarm among ten million ids less likely than one in 10^14.
-#[derive(Default)]
 pub(crate) struct SeenIds {
     lines: HashMap<[u8; 12], u32>,
+    most: usize,
+}
+
+impl Default for SeenIds {
+    fn default() -> Self {
+        Self::at_most(usize::MAX)
+    }
 }
 
 impl SeenIds {
+    /// Keeps the first `most` ids.
+    pub(crate) fn at_most(most: usize) -> Self {
+        Self { lines: HashMap::new(), most }
+    }
+
     /// Notes that `id` stands on `line`; when it was seen before, gives the line of its first sight.
     ///
     /// Lines from 2^32 - 1 on are all given as that number.
@@ -54,8 +65,10 @@ impl SeenIds {
         let hash = Sha256::digest(id.as_bytes());
         let mut key = [0; 12];
         key.copy_from_slice(&hash[..12]);
+        let full = self.lines.len() >= self.most;
         match self.lines.entry(key) {
             Entry::Occupied(seen) => Err(*seen.get()),
+            Entry::Vacant(_) if full => Ok(()),
             Entry::Vacant(free) => {
                 free.insert(u32::try_from(line).unwrap_or(u32::MAX));
                 Ok(())

@@ -103,7 +103,8 @@ impl DuplicateSearch {
             from: 0,
             to: 0u64.checked_add(width).filter(|_| passes > 1),
             width,
-            held: Vec::new(),
+            // At once, since growing would hold the old and the new for a moment.
+            held: Vec::with_capacity(usize::try_from(rows).map_or(most_held, |rows| rows.min(most_held))),
             most_held,
             index: 0,
             parts: Vec::new(),

@@ -153,6 +153,14 @@ impl<R: Read> RowReader<R> {
         self
     }
 
+    /// Keeps the first `most` ids only, for an input whose ids are compared again once all rows are stored: an id that stands twice is
+    /// told here when it stands among those first, and there otherwise.
+    #[must_use]
+    pub fn keeping_ids(mut self, most: usize) -> Self {
+        self.seen = SeenIds::at_most(most);
+        self
+    }
+
     /// How many rows were read so far, bad ones included.
     pub const fn rows(&self) -> u32 {
         self.rows

@@ -52,6 +52,10 @@ impl Engine {
     }
 
     /// The parts over a given store and hub, with metrics of their own in which every call of the providers is counted.
+    #[expect(
+        clippy::needless_pass_by_value,
+        reason = "whoever keeps the providers would call them uncounted"
+    )]
     pub fn over<H>(
         store: Arc<dyn Store>,
         records: Arc<dyn Records>,

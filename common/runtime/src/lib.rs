@@ -13,7 +13,7 @@ mod telemetry;
 pub use clock::SystemClock;
 pub use engine::{Engine, EngineError};
 pub use metrics::Metrics;
-pub use preflight::{PreflightError, preflight, provider_of};
+pub use preflight::{Asking, PreflightError, preflight};
 pub use providers::{ProviderError, ProviderSettings, Providers, install_tls};
 pub use shutdown::shutdown_signals;
 pub use telemetry::{LogFormat, init_telemetry};

@@ -115,7 +115,8 @@ pub(crate) fn changes(db: &Connection) -> Result<u64, Fault> {
 }
 
 /// The columns a batch is decoded from.
-pub(crate) const COLUMNS: &str = "b.id, b.tenant, b.state, b.ver, b.spec, b.limits, b.total, b.created_ms, b.final_counts, b.submitted_ms, b.finished_ms";
+pub(crate) const COLUMNS: &str = "b.id, b.tenant, b.state, b.ver, b.spec, b.limits, b.total, b.created_ms, \
+    b.final_counts, b.submitted_ms, b.finished_ms";
 
 /// The whole batch of this tenant.
 ///

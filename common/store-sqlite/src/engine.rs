@@ -3,6 +3,7 @@
 //! Each command runs under a savepoint, so that one that fails takes nothing of the others with it. Nobody is answered
 //! before the commit; a failed commit answers `Unavailable` to the whole group. After an error of the disk the connection
 //! is opened anew, so the store recovers without a restart when the disk does.
+//! After a deletion the thread also empties the log, which would otherwise keep what was deleted until it is written over.
 
 use std::path::PathBuf;
 use std::sync::Arc;

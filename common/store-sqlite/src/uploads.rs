@@ -8,10 +8,10 @@ use rusqlite::{Connection, OptionalExtension as _, params};
 
 use crate::batches::{self, BatchNum, int};
 use crate::fault::Fault;
-use crate::usage;
+use crate::{delete, usage};
 
-/// Blocks removed in one step; a block may be megabytes.
-pub(crate) const BLOCKS: u32 = 64;
+/// Blocks removed in one step, at most: their bytes may end it sooner.
+const BLOCKS: u32 = 64;
 /// Uploads looked at in one step.
 const UPLOADS: u32 = 64;
 
@@ -60,7 +60,7 @@ pub(crate) fn give_up(db: &Connection, num: BatchNum, upload: UploadId) -> Resul
     let sql = "INSERT INTO uploads(num, upload, state, touched_ms) VALUES (?1, ?2, ?3, 0)
         ON CONFLICT DO UPDATE SET state = excluded.state WHERE state < excluded.state";
     db.prepare_cached(sql)?.execute(params![num.0, upload.as_bytes(), DROPPED])?;
-    Ok(clear(db, num, upload, BLOCKS)? < BLOCKS)
+    Ok(clear(db, num, upload)?.1)
 }
 
 /// One step of dropping an upload of this tenant's batch; answers whether it was the last.
@@ -86,8 +86,10 @@ pub(crate) fn drop_stale(db: &Connection, before_ms: u64) -> Result<(u32, bool),
         };
         let sql = "UPDATE uploads SET state = ?3 WHERE num = ?1 AND upload = ?2";
         db.prepare_cached(sql)?.execute(params![num.0, upload.as_bytes(), DROPPED])?;
-        removed += clear(db, num, upload, BLOCKS - removed)?;
-        if removed == BLOCKS {
+        let (blocks, empty) = clear(db, num, upload)?;
+        removed += blocks;
+        // Small ones share a step; one that had blocks may have filled it.
+        if !empty || removed >= SHARED {
             break;
         }
     }
@@ -107,30 +109,24 @@ fn next_stale(db: &Connection, before_ms: u64) -> Result<Option<(BatchNum, Uploa
     Ok(None)
 }
 
-/// Removes up to `room` blocks of an upload that was given up, and notes when none is left.
-fn clear(db: &Connection, num: BatchNum, upload: UploadId, room: u32) -> Result<u32, Fault> {
+/// Removes some blocks of an upload that was given up, and notes when none is left. Answers how many, and whether none is left.
+fn clear(db: &Connection, num: BatchNum, upload: UploadId) -> Result<(u32, bool), Fault> {
     let sql = "SELECT id, length(bytes) FROM row_blocks WHERE num = ?1 AND upload = ?2 LIMIT ?3";
-    let mut statement = db.prepare_cached(sql)?;
-    let blocks =
-        statement.query_map(params![num.0, upload.as_bytes(), room], |row| Ok((row.get(0)?, row.get(1)?)))?;
-    let blocks = blocks.collect::<Result<Vec<_>, _>>()?;
+    let (blocks, last) = delete::some(db, sql, params![num.0, upload.as_bytes(), BLOCKS], BLOCKS)?;
     remove_blocks(db, num, &blocks)?;
-    let removed = u32::try_from(blocks.len()).unwrap_or(room);
-    if removed < room {
+    if last {
         let sql = "UPDATE uploads SET state = ?3 WHERE num = ?1 AND upload = ?2";
         db.prepare_cached(sql)?.execute(params![num.0, upload.as_bytes(), GONE])?;
     }
-    Ok(removed)
+    Ok((u32::try_from(blocks.len()).unwrap_or(BLOCKS), last))
 }
 
-/// Removes up to [`BLOCKS`] blocks of any upload of the batch; answers how many.
-pub(crate) fn remove_some(db: &Connection, num: BatchNum) -> Result<u32, Fault> {
-    let mut statement =
-        db.prepare_cached("SELECT id, length(bytes) FROM row_blocks WHERE num = ?1 LIMIT ?2")?;
-    let blocks = statement.query_map(params![num.0, BLOCKS], |row| Ok((row.get(0)?, row.get(1)?)))?;
-    let blocks = blocks.collect::<Result<Vec<_>, _>>()?;
+/// Removes some blocks of any upload of the batch; answers whether none is left.
+pub(crate) fn remove_some(db: &Connection, num: BatchNum) -> Result<bool, Fault> {
+    let sql = "SELECT id, length(bytes) FROM row_blocks WHERE num = ?1 LIMIT ?2";
+    let (blocks, last) = delete::some(db, sql, params![num.0, BLOCKS], BLOCKS)?;
     remove_blocks(db, num, &blocks)?;
-    Ok(u32::try_from(blocks.len()).unwrap_or(BLOCKS))
+    Ok(last)
 }
 
 fn remove_blocks(db: &Connection, num: BatchNum, blocks: &[(i64, u64)]) -> Result<(), Fault> {

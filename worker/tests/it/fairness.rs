@@ -81,15 +81,17 @@ async fn a_batch_whose_calls_are_slow_shares_slots_and_places_with_one_that_came
     let first = scene.submit(5_000).await;
     let worker = scene.worker(4).await;
     eventually("it has every place", async || slow.now() == 4).await;
-    let second = scene.submit_to(&quick, 100, BatchLimits::default()).await;
+    let second = scene.submit_to(&quick, 40, BatchLimits::default()).await;
     eventually("items of both wait", async || {
-        scene.reports().await.iter().any(|report| report.batches.len() == 2)
+        let reports = scene.reports().await;
+        let mut batches = reports.iter().flat_map(|report| &report.batches);
+        batches.any(|report| report.batch == second && report.waiting_place == 40)
     })
     .await;
     // A place that comes free goes to the other batch every second time, and does not stay with the one whose queue is long.
-    slow.release(150);
-    Scene::check_all_succeeded(&scene.ended(second, BatchState::Completed).await, 100);
-    assert!(slow.begun() <= 154 && scene.counts(first).await.succeeded <= 150);
+    slow.release(50);
+    Scene::check_all_succeeded(&scene.ended(second, BatchState::Completed).await, 40);
+    assert!(slow.begun() <= 54 && scene.counts(first).await.succeeded <= 50);
     scene.steer(first, BatchEvent::Pause(PauseReason::Requested)).await;
     slow.release(10_000);
     scene.stop(worker).await;

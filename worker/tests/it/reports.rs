@@ -122,7 +122,6 @@ async fn items_calls_tokens_and_cost_are_counted_and_nothing_a_client_wrote() {
         "promptmill_settle_duration_seconds_count 19",
         r#"promptmill_tokens_total{kind="prompt"} 36"#,
         r#"promptmill_tokens_total{kind="completion"} 18"#,
-        "promptmill_cost_dollars_total 0.000018",
         "promptmill_sessions 1",
         r#"promptmill_open_batches{state="running"} 1"#,
         r#"promptmill_items_open{state="leased"} 1"#,
@@ -130,6 +129,8 @@ async fn items_calls_tokens_and_cost_are_counted_and_nothing_a_client_wrote() {
     ] {
         assert!(text.lines().any(|found| found == line), "{line} is not in\n{text}");
     }
+    let cost = text.lines().find_map(|line| line.strip_prefix("promptmill_cost_dollars_total "));
+    assert!((cost.unwrap().parse::<f64>().unwrap() - 18e-6).abs() < 1e-12, "{cost:?}");
     assert!(!text.contains("row 1") && !text.contains("reply to"), "{text}");
     provider.release(1);
     scene.ended(batch, BatchState::Completed).await;

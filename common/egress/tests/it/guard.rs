@@ -76,12 +76,18 @@ async fn a_redirect_is_an_answer_and_is_not_followed() {
 #[tokio::test]
 async fn a_url_that_was_stored_under_a_laxer_policy_is_refused_at_the_call() {
     let canary = Receiver::canary("127.0.0.1").await;
-    let client = client_with(UrlPolicy::default(), Arc::new(SystemResolver));
+    let client = client_with(UrlPolicy::default(), Arc::new(SystemResolver::default()));
     assert_eq!(post(&client, &canary.url()).await, Err(SendError::Refused(UrlRefused::Scheme)));
     let port = canary.address.port();
     let with_port = format!("https://example.com:{port}/");
     assert_eq!(post(&client, &with_port).await, Err(SendError::Refused(UrlRefused::Port)));
     assert_eq!(canary.connections(), 0);
+}
+
+#[tokio::test]
+async fn the_system_knows_this_machine() {
+    let addresses = SystemResolver::default().resolve("localhost").await.unwrap();
+    assert!(!addresses.is_empty() && addresses.iter().all(IpAddr::is_loopback), "{addresses:?}");
 }
 
 struct Silent;

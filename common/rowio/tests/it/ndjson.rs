@@ -99,6 +99,21 @@ fn a_custom_id_stands_once_in_a_batch() {
 }
 
 #[test]
+fn a_reader_that_keeps_few_ids_tells_doubles_among_those_only() {
+    let rows = ["a", "b", "c", "a", "c"]
+        .map(|id| format!("{{\"custom_id\":\"{id}\",\"product\":\"1\"}}\n"))
+        .concat();
+    let reader = RowReader::new(rows.as_bytes(), FORMAT, template(), RowLimits::default()).keeping_ids(2);
+    let bad: Vec<u64> = reader
+        .filter_map(|row| match row.unwrap() {
+            ReadRow::Bad(problems) => Some(problems.line),
+            ReadRow::Row(_) => None,
+        })
+        .collect();
+    assert_eq!(bad, [4]);
+}
+
+#[test]
 fn the_limit_of_rows_counts_bad_ones() {
     let rows = b"{}\nx\n{\"product\":\"a\"}\n";
     let limits = RowLimits { rows: 2, ..RowLimits::default() };

@@ -85,4 +85,8 @@ impl ChatProvider for CountedProvider {
     async fn models(&self) -> Result<Vec<ModelListing>, CallFailure> {
         self.provider.models().await
     }
+
+    async fn check_credential(&self) -> Result<(), CallFailure> {
+        self.provider.check_credential().await
+    }
 }

@@ -56,6 +56,9 @@ impl Gauges {
         for state in OPEN_STATES {
             batches.with_label_values(&[state]).set(0);
         }
+        for state in ["waiting", "leased", "parked"] {
+            items.with_label_values(&[state]).set(0);
+        }
         Self {
             sessions: gauge(at, "promptmill_sessions", "Live sessions of the fleet, workers and others."),
             queue_depth: gauge(at, "promptmill_queue_depth", "Hints of ready chunks that are queued."),

@@ -1,4 +1,4 @@
-//! The loop for what nobody waits for: submits that were cut short, and what was kept long enough.
+//! Finishes submits that were cut short.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -9,43 +9,22 @@ use promptmill_runtime::Engine;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
-use crate::config::{Keeping, SchedulerConfig};
-use crate::retention;
-
-/// How often is looked for submits that were cut short.
+/// How often is looked at most.
 const TICK: Duration = Duration::from_secs(1);
 
-/// Keeps house until it is told to stop; then it ends after the step in hand.
-pub(crate) async fn run(engine: Engine, config: SchedulerConfig, stopping: CancellationToken) {
+/// Looks for submits that were cut short until it is told to stop; then it ends after the one in hand.
+pub(crate) async fn run(engine: Engine, after: Duration, stopping: CancellationToken) {
     let mut submits = Submits::default();
-    let every = config.keeping.as_ref().map_or(TICK, |keeping| keeping.every.min(TICK));
-    let mut ticks = interval(every.min(config.finish_submit_after).max(Duration::from_millis(1)));
+    let mut ticks = interval(TICK.min(after).max(Duration::from_millis(1)));
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut kept_since: Option<Instant> = None;
-    loop {
-        tokio::select! {
-            () = stopping.cancelled() => return,
-            _ = ticks.tick() => {}
+    while stopping.run_until_cancelled(ticks.tick()).await.is_some() {
+        match submits.run_once(&engine, after).await {
+            Ok(()) => {}
+            Err(error @ StoreError::Unavailable(_)) => {
+                tracing::warn!(error = %error, "the store is away; submits wait");
+            }
+            Err(error) => tracing::error!(error = %error, "submits could not be looked for"),
         }
-        report(submits.run_once(&engine, config.finish_submit_after).await);
-        if let Some(keeping) = due(config.keeping.as_ref(), kept_since) {
-            report(retention::run_once(&engine, keeping, &stopping).await);
-            kept_since = Some(Instant::now());
-        }
-    }
-}
-
-fn due(keeping: Option<&Keeping>, since: Option<Instant>) -> Option<&Keeping> {
-    keeping.filter(|keeping| since.is_none_or(|at| at.elapsed() >= keeping.every))
-}
-
-fn report(result: StoreResult<()>) {
-    match result {
-        Ok(()) => {}
-        Err(error @ StoreError::Unavailable(_)) => {
-            tracing::warn!(error = %error, "the store is away; housekeeping waits");
-        }
-        Err(error) => tracing::error!(error = %error, "a step of the housekeeping failed"),
     }
 }
 

@@ -1,0 +1,176 @@
+//! Rows out of one batch into another: those of the items that match, in the order of their index.
+//!
+//! [`gather`] reads them from the store, [`repack`] packs them on a blocking thread, with a short channel between.
+
+use bytes::Bytes;
+use promptmill_domain::{Batch, ItemFilter};
+use promptmill_ports::{BlockRow, PageLimit};
+use promptmill_prompt::Template;
+use promptmill_rowio::{RowContent, RowProblem, StoredRow, decode_range};
+use tokio::sync::mpsc;
+
+use super::inflate::Broken;
+use super::intake::{Keep, Packer, Taken};
+use super::refused::{BadRows, Refused};
+use crate::App;
+use crate::problem::Problem;
+
+/// Outcomes that are read in one step.
+const PAGE: PageLimit = PageLimit { items: 4_096, bytes: 4 << 20 };
+
+/// Chunks of rows on their way to be packed.
+const CHUNKS_IN_FLIGHT: usize = 4;
+
+/// Stored rows on their way to be packed.
+pub(crate) enum Picked {
+    /// Rows of one block, by position, with the index each has in the batch it comes from.
+    Rows {
+        /// The block.
+        block: Bytes,
+        /// Positions in the block and indexes in the batch, ascending.
+        rows: Vec<(usize, u32)>,
+    },
+    /// There are no more. A channel that closes without this was cut.
+    End,
+}
+
+/// A channel from [`gather`] to [`repack`].
+pub(crate) fn channel() -> (mpsc::Sender<Picked>, mpsc::Receiver<Picked>) {
+    mpsc::channel(CHUNKS_IN_FLIGHT)
+}
+
+/// Reads the rows of every item that matches, in the order of their index.
+pub(crate) async fn gather(
+    app: &App,
+    source: &Batch,
+    filter: &ItemFilter,
+    to: mpsc::Sender<Picked>,
+) -> Result<(), Problem> {
+    let (store, tenant) = (&app.engine().store, &source.tenant);
+    let mut from = Some(0);
+    let mut chunk: Option<(BlockRow, Vec<(usize, u32)>)> = None;
+    while let Some(begin) = from {
+        let page = store.outcomes(tenant, source.id, begin, PAGE).await?;
+        for outcome in page.outcomes.iter().filter(|outcome| filter.matches(outcome.code)) {
+            let index = outcome.index;
+            let holds = |row: &BlockRow| (row.base..row.base + row.len).contains(&index);
+            if !chunk.as_ref().is_some_and(|(row, _)| holds(row)) {
+                let next = store.rows(tenant, source.id, index).await?;
+                if let Some((row, rows)) = chunk.replace((next, Vec::new()))
+                    && to.send(Picked::Rows { block: row.bytes, rows }).await.is_err()
+                {
+                    // Whoever packs them knows why it wants no more.
+                    return Ok(());
+                }
+            }
+            if let Some((row, rows)) = &mut chunk {
+                rows.push(((row.rows.skip + (index - row.base)) as usize, index));
+            }
+        }
+        from = page.next;
+    }
+    if let Some((row, rows)) = chunk {
+        let _ = to.send(Picked::Rows { block: row.bytes, rows }).await;
+    }
+    let _ = to.send(Picked::End).await;
+    Ok(())
+}
+
+/// Packs rows anew, checked against `recheck` where that is another template than they were checked against. Blocks the thread.
+pub(crate) fn repack(
+    mut from: mpsc::Receiver<Picked>,
+    recheck: Option<&Template>,
+    keep: &Keep,
+) -> Result<Taken, Refused> {
+    let mut packer = Packer::new();
+    let mut bad = BadRows::default();
+    loop {
+        match from.blocking_recv() {
+            None => return Err(Refused::Broken(Broken::Cut)),
+            Some(Picked::End) => break,
+            Some(Picked::Rows { block, rows }) => {
+                for (row, index) in read(&block, &rows)? {
+                    bad.rows += 1;
+                    let row = match recheck {
+                        Some(template) => checked(template, row),
+                        None => Ok(row),
+                    };
+                    match row {
+                        Err(problems) => bad.add(u64::from(index), problems),
+                        Ok(row) if bad.bad == 0 => {
+                            if packer.push(&row).is_some_and(|block| !keep.keep(block)) {
+                                return Err(Refused::Unwanted);
+                            }
+                        }
+                        Ok(_) => {}
+                    }
+                }
+            }
+        }
+    }
+    if bad.bad > 0 {
+        return Err(Refused::Rows(bad));
+    }
+    let (last, taken) = packer.finish();
+    if last.is_some_and(|block| !keep.keep(block)) {
+        return Err(Refused::Unwanted);
+    }
+    Ok(taken)
+}
+
+/// The rows of a block at these positions, the first and the last of them told by the ends of the list.
+fn read(block: &Bytes, rows: &[(usize, u32)]) -> Result<Vec<(StoredRow, u32)>, Refused> {
+    let (Some((first, _)), Some((last, _))) = (rows.first(), rows.last()) else { return Ok(Vec::new()) };
+    let stored = decode_range(block, *first, last - first + 1);
+    let mut stored = stored.map_err(|error| Refused::Corrupt(error.to_string()))?.into_iter();
+    let mut at = *first;
+    let mut found = Vec::with_capacity(rows.len());
+    for (position, index) in rows {
+        if let Some(row) = stored.nth(position - at) {
+            found.push((row, *index));
+        }
+        at = position + 1;
+    }
+    Ok(found)
+}
+
+/// A stored row, checked and rendered against another template; rows of messages stay as they are.
+fn checked(template: &Template, row: StoredRow) -> Result<StoredRow, Vec<RowProblem>> {
+    let RowContent::Variables(json) = &row.content else { return Ok(row) };
+    let variables = template.check(json).map_err(|problems| {
+        let told = problems.into_iter().map(|problem| problem_at(&problem.pointer, problem.message));
+        told.collect::<Vec<_>>()
+    })?;
+    template.render(&variables).map_err(|error| vec![problem_at("", error.to_string())])?;
+    Ok(StoredRow::of_variables(row.custom_id, variables.to_json()))
+}
+
+fn problem_at(pointer: &str, reason: String) -> RowProblem {
+    let field = pointer.trim_start_matches('/').to_owned();
+    RowProblem { field, pointer: pointer.to_owned(), reason }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_rows_at_the_positions_are_read_from_a_block() {
+        let mut builder = promptmill_rowio::BlockBuilder::new();
+        for n in 0..9 {
+            builder.push(&StoredRow::of_variables(Some(format!("id{n}")), format!("{{\"n\":{n}}}")));
+        }
+        let block = Bytes::from(builder.finish().unwrap().bytes);
+        let ids = |rows: &[(usize, u32)]| {
+            let read = read(&block, rows).unwrap();
+            read.into_iter().map(|(row, index)| (row.custom_id.unwrap(), index)).collect::<Vec<_>>()
+        };
+        let pairs = |pairs: &[(&str, u32)]| {
+            pairs.iter().map(|(id, index)| ((*id).to_owned(), *index)).collect::<Vec<_>>()
+        };
+        assert_eq!(ids(&[(2, 102), (3, 103), (8, 108)]), pairs(&[("id2", 102), ("id3", 103), ("id8", 108)]));
+        assert_eq!(ids(&[(0, 100)]), pairs(&[("id0", 100)]));
+        assert_eq!(ids(&[]), []);
+        assert!(matches!(super::read(&block, &[(9, 109)]), Err(Refused::Corrupt(_))));
+    }
+}
