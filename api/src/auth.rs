@@ -125,6 +125,15 @@ impl Caller {
     }
 }
 
+#[cfg(test)]
+impl Caller {
+    /// Someone who may do everything in `tenant`.
+    pub(crate) fn owner_of(tenant: TenantId) -> Self {
+        let key_id = KeyId::from_bytes([0; 16]);
+        Self { tenant, key_id, role: Role::Owner, scopes: Scope::ALL.into() }
+    }
+}
+
 impl FromRequestParts<App> for Caller {
     type Rejection = Problem;
 

@@ -21,7 +21,7 @@ use crate::App;
 use crate::auth::{Caller, Scope};
 use crate::batches::view::{BatchView, view};
 use crate::extract::Path;
-use crate::problem::{Problem, ProblemBody};
+use crate::problem::Problem;
 use crate::results::told_of;
 use crate::sse;
 
@@ -55,7 +55,6 @@ pub(crate) fn routes() -> OpenApiRouter<App> {
     responses(
         (status = 200, description = "Snapshots as they come", content_type = "text/event-stream", body = String),
         (status = 204, description = "The reader has the final snapshot"),
-        (status = "default", description = "A problem", body = ProblemBody, content_type = "application/problem+json"),
     ),
 )]
 async fn events(

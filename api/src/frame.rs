@@ -122,15 +122,9 @@ mod tests {
 
     #[tokio::test]
     async fn a_panic_is_a_problem_and_its_words_stay_here() {
-        use std::sync::Arc;
         use tower_service::Service as _;
 
-        let folder = tempfile::TempDir::new().unwrap();
-        let providers = Arc::new(promptmill_runtime::Providers::of([]));
-        let engine = promptmill_runtime::Engine::embedded(folder.path(), providers).unwrap();
-        let vault = Arc::new(promptmill_vault::Vault::open_or_create(folder.path()).unwrap());
-        let app =
-            App::new(engine, vault, crate::ApiConfig::default(), promptmill_egress::UrlPolicy::default());
+        let (app, _folder) = crate::state::alone();
         let boom = axum::routing::get(async || -> StatusCode { panic!("SECRET") });
         let mut router =
             axum::Router::new().route("/boom", boom).layer(axum::middleware::from_fn_with_state(app, frame));

@@ -1,12 +1,44 @@
 //! An outcome with its whole history as JSON: what one item and one immediate generation show.
 
-use promptmill_domain::{Attempt, Call, Ending, FailureKind, Flag, Money, Outcome, Output, Tokens};
+use promptmill_domain::{
+    Attempt, Call, Ending, FailureKind, Flag, Money, Outcome, OutcomeName, Output, Tokens,
+};
 use promptmill_rowio::OutcomeRecord;
 use serde::Serialize;
 use serde_json::value::RawValue;
-use utoipa::ToSchema;
+use utoipa::openapi::RefOr;
+use utoipa::openapi::schema::{ObjectBuilder, Schema, Type};
+use utoipa::{PartialSchema, ToSchema};
 
 use crate::time::Time;
+
+/// How the names of outcomes and of reasons stand in the document: the closed lists they are.
+macro_rules! names {
+    ($(#[$doc:meta])* $name:ident, $all:expr) => {
+        $(#[$doc])*
+        pub(crate) struct $name;
+
+        impl PartialSchema for $name {
+            fn schema() -> RefOr<Schema> {
+                let names = $all.map(|name| name.as_str());
+                ObjectBuilder::new().schema_type(Type::String).enum_values(Some(names)).into()
+            }
+        }
+
+        impl ToSchema for $name {}
+    };
+}
+
+names!(
+    /// How an item ended.
+    OutcomeNames,
+    OutcomeName::ALL
+);
+names!(
+    /// Why an item failed.
+    ReasonNames,
+    FailureKind::ALL
+);
 
 /// Tokens of one call or of several.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, ToSchema)]
@@ -31,7 +63,7 @@ pub(crate) struct CallView {
     /// How long it took.
     duration_ms: u32,
     /// Why its reply was not accepted, where it was not.
-    #[schema(value_type = Option<String>)]
+    #[schema(value_type = Option<ReasonNames>, inline)]
     failure: Option<FailureKind>,
     /// HTTP status, where there was one.
     status: Option<u16>,

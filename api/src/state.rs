@@ -141,3 +141,12 @@ impl std::fmt::Debug for App {
         f.write_str("App")
     }
 }
+
+/// A service without providers over a new folder, for unit tests.
+#[cfg(test)]
+pub(crate) fn alone() -> (App, tempfile::TempDir) {
+    let folder = tempfile::TempDir::new().unwrap();
+    let engine = Engine::embedded(folder.path(), Arc::new(promptmill_runtime::Providers::of([]))).unwrap();
+    let vault = Arc::new(Vault::open_or_create(folder.path()).unwrap());
+    (App::new(engine, vault, ApiConfig::default(), UrlPolicy::default()), folder)
+}

@@ -6,6 +6,7 @@ use promptmill_ports::{Delivery, DeliveryAttempt, DeliveryState};
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use super::names::DeliveryNames;
 use crate::App;
 use crate::auth::{Caller, Scope};
 use crate::extract::Path;
@@ -36,7 +37,7 @@ pub(crate) struct DeliveryView {
     /// The receiver.
     url: String,
     /// `pending`, `delivered` or `given_up`.
-    #[schema(value_type = String)]
+    #[schema(value_type = DeliveryNames, inline)]
     state: DeliveryState,
     /// When it is tried next; null when it is over.
     due_at: Option<Time>,

@@ -11,6 +11,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use utoipa::ToSchema;
 
+use super::names::RepliesNames;
 use super::rows_of::RowsOf;
 use super::settings::SettingsBody;
 use super::webhook;
@@ -70,7 +71,7 @@ pub(crate) struct NewBatchBody {
     #[schema(minimum = 3600, maximum = 31536000)]
     pub(crate) retention: Option<u64>,
     /// Which raw replies are kept, `failed` unless told.
-    #[schema(value_type = Option<String>, example = "failed")]
+    #[schema(value_type = Option<RepliesNames>, inline)]
     pub(crate) store_replies: Option<StoreReplies>,
     /// Whether it is paused when its first items all fail for one cause outside the rows; true unless told.
     pub(crate) guard: Option<bool>,

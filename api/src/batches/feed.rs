@@ -1,6 +1,7 @@
 //! The body of an upload, handed to the blocking side piece by piece as fast as that takes them.
 
 use axum::body::Body;
+use axum::http::{HeaderMap, header};
 use http_body_util::BodyExt as _;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
@@ -48,6 +49,18 @@ pub(crate) async fn feed(app: &App, mut body: Body, pieces: mpsc::Sender<Piece>)
     // Nobody takes it when reading failed before.
     let _ = pieces.send(Piece::End).await;
     Ok(())
+}
+
+/// Reads and drops the body of an upload that is refused before any of it was read, within the same bounds. A client that waits to be told
+/// to send (`Expect`) is left waiting, and reads the refusal at once.
+pub(crate) async fn drop_rest(app: &App, headers: &HeaderMap, mut body: Body) {
+    let mut dropped = 0;
+    while dropped < DROPPED_BYTES && !headers.contains_key(header::EXPECT) {
+        match timeout(app.config().upload_idle, body.frame()).await {
+            Ok(Some(Ok(frame))) => dropped += frame.data_ref().map_or(0, |data| data.len() as u64),
+            Ok(Some(Err(_)) | None) | Err(_) => return,
+        }
+    }
 }
 
 fn too_slow() -> Problem {

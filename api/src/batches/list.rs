@@ -9,6 +9,7 @@ use serde::Deserialize;
 use utoipa::IntoParams;
 
 use super::draft::is_label_key;
+use super::names::{STATES, StateNames};
 use super::view::{BatchView, view};
 use crate::App;
 use crate::auth::{Caller, Scope};
@@ -16,19 +17,6 @@ use crate::extract::{Path, Query};
 use crate::page::{self, Page};
 use crate::problem::{Problem, ProblemId};
 use crate::time::Time;
-
-const STATES: [&str; 10] = [
-    "draft",
-    "submitting",
-    "queued",
-    "running",
-    "paused",
-    "cancelling",
-    "expiring",
-    "completed",
-    "cancelled",
-    "expired",
-];
 
 /// Labels a list may be filtered by at the same time.
 const MAX_LABELS: usize = 16;
@@ -39,6 +27,7 @@ const MAX_LABELS: usize = 16;
 #[into_params(parameter_in = Query)]
 pub(crate) struct ListQuery {
     /// The state, for example `running`.
+    #[param(value_type = Option<StateNames>, inline)]
     state: Option<String>,
     /// The whole name.
     name: Option<String>,

@@ -10,6 +10,7 @@ mod feed;
 mod inflate;
 mod intake;
 mod list;
+mod names;
 mod parts;
 mod patch;
 mod preflight;

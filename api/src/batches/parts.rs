@@ -7,6 +7,7 @@ use promptmill_domain::{BatchId, BatchState};
 use promptmill_ports::Part;
 use promptmill_rowio::{RowFormat, RowLimits};
 use serde::Serialize;
+use tokio::sync::OwnedSemaphorePermit;
 use utoipa::ToSchema;
 
 use super::feed;
@@ -94,25 +95,14 @@ pub(crate) async fn put(
     headers: HeaderMap,
     body: Body,
 ) -> Result<axum::Json<TakenPartView>, Problem> {
-    caller.may(Scope::BatchesWrite)?;
-    if part > LAST_PART {
-        return Err(Problem::new(ProblemId::NotFound).detail("parts are numbered 0 to 9999"));
-    }
-    let batch = app.engine().store.batch(&caller.tenant, id).await?;
-    let (format, packing) = (format_of(&headers)?, Packing::of(&headers)?);
-    let declared = headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
-    if declared.is_some_and(|length: u64| length > app.config().part_bytes) {
-        return Err(feed::too_large(&app));
-    }
-    if batch.state != BatchState::Draft {
-        let state = batch.state.as_str();
-        return Err(Problem::new(ProblemId::Conflict)
-            .detail(format!("rows are taken by a draft, and the batch is {state}")));
-    }
-    let leave = app.batches().upload()?;
-    let room_bytes = room_bytes(&app, &caller.tenant).await?;
-    let rows_of = RowsOf::pinned(batch.spec.template).await?;
-    let target = Target { tenant: caller.tenant, batch: id, part, room_bytes };
+    let Admitted { target, rows_of, format, packing, leave } =
+        match admit(&app, &caller, id, part, &headers).await {
+            Ok(admitted) => admitted,
+            Err(problem) => {
+                feed::drop_rest(&app, &headers, body).await;
+                return Err(problem);
+            }
+        };
     let (send, pieces) = feed::channel();
     let limits = RowLimits {
         row_bytes: app.config().row_bytes,
@@ -138,6 +128,45 @@ pub(crate) async fn put(
         taken.map_err(|not_taken: NotTaken| not_taken.into_problem(|row| place(part, row)))?;
     let rows = u64::from(taken.rows);
     Ok(axum::Json(TakenPartView { part, rows, digest: hex(&taken.digest), unchanged }))
+}
+
+/// An upload that may begin.
+struct Admitted {
+    target: Target,
+    rows_of: RowsOf,
+    format: RowFormat,
+    packing: Packing,
+    leave: OwnedSemaphorePermit,
+}
+
+/// Everything that can be told before the body is read.
+async fn admit(
+    app: &App,
+    caller: &Caller,
+    id: BatchId,
+    part: u32,
+    headers: &HeaderMap,
+) -> Result<Admitted, Problem> {
+    caller.may(Scope::BatchesWrite)?;
+    if part > LAST_PART {
+        return Err(Problem::new(ProblemId::NotFound).detail("parts are numbered 0 to 9999"));
+    }
+    let batch = app.engine().store.batch(&caller.tenant, id).await?;
+    let (format, packing) = (format_of(headers)?, Packing::of(headers)?);
+    let declared = headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
+    if declared.is_some_and(|length: u64| length > app.config().part_bytes) {
+        return Err(feed::too_large(app));
+    }
+    if batch.state != BatchState::Draft {
+        let state = batch.state.as_str();
+        return Err(Problem::new(ProblemId::Conflict)
+            .detail(format!("rows are taken by a draft, and the batch is {state}")));
+    }
+    let leave = app.batches().upload()?;
+    let room_bytes = room_bytes(app, &caller.tenant).await?;
+    let rows_of = RowsOf::pinned(batch.spec.template).await?;
+    let target = Target { tenant: caller.tenant.clone(), batch: id, part, room_bytes };
+    Ok(Admitted { target, rows_of, format, packing, leave })
 }
 
 fn place(part: u32, row: &BadRow) -> FieldError {

@@ -25,6 +25,7 @@ use crate::App;
 use crate::auth::{Caller, Scope};
 use crate::extract::{Json, Path};
 use crate::idempotency::Idempotency;
+use crate::outcome_view::{OutcomeNames, ReasonNames};
 use crate::problem::{FieldError, Problem, ProblemId};
 use crate::templates::{self, TemplateArg};
 
@@ -34,10 +35,10 @@ use crate::templates::{self, TemplateArg};
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct RetryBody {
     /// Items that ended so; `failed`, `expired` and `cancelled` unless told.
-    #[schema(value_type = Option<Vec<String>>)]
+    #[schema(value_type = Option<Vec<OutcomeNames>>, inline)]
     outcomes: Option<BTreeSet<OutcomeName>>,
     /// Failed items with one of these reasons only.
-    #[schema(value_type = Option<Vec<String>>)]
+    #[schema(value_type = Option<Vec<ReasonNames>>, inline)]
     reasons: Option<BTreeSet<FailureKind>>,
     /// Another model.
     model: Option<String>,

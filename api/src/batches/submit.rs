@@ -3,7 +3,7 @@
 use axum::extract::State;
 use axum::response::{IntoResponse as _, Response};
 use promptmill_domain::{Batch, BatchId, BatchState, TenantId};
-use promptmill_ports::flow;
+use promptmill_ports::{StoreError, flow};
 
 use super::view::{BatchView, view};
 use super::{announce, preflight, unique};
@@ -53,11 +53,17 @@ pub(crate) async fn submit_batch(
 /// # Errors
 /// What the checks find: `conflict` without rows, `payload_too_large`, `too_many_requests`, `invalid_rows`, `invalid` at `/model`.
 pub(crate) async fn submit(app: &App, batch: &Batch) -> Result<(), Problem> {
+    if batch.state == BatchState::Draft {
+        preflight::check(app, &batch.spec.model).await?;
+    }
     let (store, tenant) = (&app.engine().store, &batch.tenant);
+    let _alone = app.batches().alone(batch.id).await;
+    // As it stands now: another one may have submitted it meanwhile.
+    let batch = store.batch(tenant, batch.id).await?;
     match batch.state {
         BatchState::Draft => {}
         // Someone froze its parts after the same checks.
-        BatchState::Submitting => return freeze(app, batch).await,
+        BatchState::Submitting => return freeze(app, &batch).await,
         BatchState::Queued
         | BatchState::Running
         | BatchState::Paused { .. }
@@ -67,23 +73,29 @@ pub(crate) async fn submit(app: &App, batch: &Batch) -> Result<(), Problem> {
         | BatchState::Cancelled
         | BatchState::Expired => return Ok(()),
     }
-    preflight::check(app, &batch.spec.model).await?;
-    let _alone = app.batches().alone(batch.id).await;
     let parts = store.parts(tenant, batch.id).await?;
     let rows: u64 = parts.iter().map(|part| part.rows).sum();
     let most = app.config().batch_rows;
     if rows > most {
         return Err(too_many_rows(most));
     }
-    check_deadline(app, batch)?;
+    check_deadline(app, &batch)?;
     may_submit(app, tenant, rows).await?;
     unique::check(app, tenant, batch.id, &parts).await?;
-    freeze(app, batch).await
+    freeze(app, &batch).await
 }
 
+/// Freezes the parts and queues the batch. The sweep that finishes what was cut off may be faster.
 async fn freeze(app: &App, batch: &Batch) -> Result<(), Problem> {
-    let store = app.engine().store.as_ref();
-    flow::submit(store, &batch.tenant, batch.id, &batch.spec.lane, app.now_ms()).await?;
+    let (store, tenant) = (&app.engine().store, &batch.tenant);
+    let frozen = flow::submit(store.as_ref(), tenant, batch.id, &batch.spec.lane, app.now_ms()).await;
+    if let Err(error) = frozen {
+        let conflict = matches!(error, StoreError::Conflict(_));
+        let state = if conflict { store.batch(tenant, batch.id).await?.state } else { BatchState::Draft };
+        if matches!(state, BatchState::Draft | BatchState::Submitting) {
+            return Err(error.into());
+        }
+    }
     announce(app, batch.id).await;
     Ok(())
 }

@@ -14,8 +14,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use utoipa::ToSchema;
 
+use super::names::{LimitNames, PauseNames, RepliesNames, StateNames};
 use crate::App;
-use crate::outcome_view::TokensView;
+use crate::outcome_view::{OutcomeNames, ReasonNames, TokensView};
 use crate::problem::Problem;
 use crate::progress;
 use crate::templates::TemplateRefView;
@@ -28,7 +29,7 @@ pub(crate) struct BatchView {
     /// `batch_` and 32 hexadecimal digits.
     pub(crate) id: String,
     /// `draft`, `submitting`, `queued`, `running`, `paused`, `cancelling`, `expiring`, `completed`, `cancelled` or `expired`.
-    #[schema(value_type = String)]
+    #[schema(value_type = StateNames, inline)]
     pub(crate) state: &'static str,
     /// What people call it.
     pub(crate) name: Option<String>,
@@ -63,7 +64,7 @@ pub(crate) struct BatchView {
     /// Whether it is paused when its first items all fail for one cause outside the rows.
     pub(crate) guard: bool,
     /// Which raw replies are kept: `none`, `failed` or `all`.
-    #[schema(value_type = String)]
+    #[schema(value_type = RepliesNames, inline)]
     pub(crate) store_replies: StoreReplies,
     /// Seconds it is kept after its end; null is the installation's default.
     pub(crate) retention: Option<u64>,
@@ -152,7 +153,7 @@ impl CountsView {
 #[schema(as = Limit)]
 pub(crate) struct LimitView {
     /// `paused`, `budget`, `suspect`, `no_workers`, `worker_slots`, `max_concurrency`, `lane_limit`, `retry_delay` or `queued`.
-    #[schema(value_type = String)]
+    #[schema(value_type = LimitNames, inline)]
     reason: &'static str,
     /// The lane, for `lane_limit`: `provider/credential`.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -181,11 +182,11 @@ impl From<SlowReason> for LimitView {
 #[schema(as = Pause)]
 pub(crate) struct PauseView {
     /// `requested`, `budget` or `suspect`.
-    #[schema(value_type = String)]
+    #[schema(value_type = PauseNames, inline)]
     reason: &'static str,
     /// The cause all first items failed for, where it is `suspect`.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<String>)]
+    #[schema(value_type = Option<ReasonNames>, inline)]
     kind: Option<FailureKind>,
     /// The provider's words, where it is `suspect`.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -211,10 +212,10 @@ pub(crate) struct RetryOfView {
     /// The other batch.
     batch: String,
     /// Items that ended so.
-    #[schema(value_type = Vec<String>)]
+    #[schema(value_type = Vec<OutcomeNames>, inline)]
     outcomes: Vec<OutcomeName>,
     /// Where they failed: for these reasons only; empty means any.
-    #[schema(value_type = Vec<String>)]
+    #[schema(value_type = Vec<ReasonNames>, inline)]
     reasons: Vec<FailureKind>,
 }
 

@@ -27,11 +27,8 @@ const UNDER_WAY_PER_CALL: usize = 4;
 /// How long a generation is tried: whoever asked for it wants it now or not at all.
 const GIVE_UP_AFTER: Duration = Duration::from_secs(10 * 60);
 
-/// Generations of an earlier process that are taken up at once.
-const RECOVERED_AT_ONCE: u32 = 64;
-
 /// How soon an outcome is stored again that could not be.
-const STORE_AGAIN: Duration = Duration::from_millis(200);
+pub(super) const STORE_AGAIN: Duration = Duration::from_millis(200);
 
 /// Runs generations; one per process.
 pub(crate) struct Generator {
@@ -238,7 +235,7 @@ fn given_up(input: ItemInput) -> Outcome {
 }
 
 /// Stores an outcome, again and again while the store is away; answers whether it is stored. A stop ends that.
-async fn store(app: &App, finished: &Generation) -> bool {
+pub(super) async fn store(app: &App, finished: &Generation) -> bool {
     loop {
         let error = match app.engine().records.put_generation(finished).await {
             Ok(()) => return true,
@@ -250,55 +247,4 @@ async fn store(app: &App, finished: &Generation) -> bool {
             () = app.stopping().cancelled() => return false,
         }
     }
-}
-
-/// Goes on with the generations that an earlier process promised and did not finish. Returns at once; they are run beside what is asked
-/// anew. The store is embedded, so what is unfinished before the first request belongs to a process that is dead.
-pub async fn recover(app: &App) {
-    let app = app.clone();
-    let before_ms = app.now_ms().saturating_add(1);
-    tokio::spawn(async move {
-        while !app.stopping().is_cancelled() {
-            let unfinished = app.engine().records.unfinished(before_ms, RECOVERED_AT_ONCE).await;
-            let unfinished = match unfinished {
-                Ok(unfinished) => unfinished,
-                Err(error) => {
-                    tracing::warn!(error = chain(&error), "unfinished generations could not be read");
-                    tokio::time::sleep(STORE_AGAIN).await;
-                    continue;
-                }
-            };
-            if unfinished.is_empty() {
-                return;
-            }
-            tracing::info!(count = unfinished.len(), "going on with unfinished generations");
-            futures_util::future::join_all(unfinished.into_iter().map(|begun| finish(&app, begun))).await;
-        }
-    });
-}
-
-/// Runs a generation of an earlier process to its outcome. One that cannot be run fails, since its client was told to wait for it.
-async fn finish(app: &App, begun: Generation) {
-    let started = match Job::of_stored(app, begun.clone()).await {
-        Ok(job) => app.generator().start(app, Start { job, deltas: None }),
-        Err(_) => {
-            return fail(app, begun, "what was asked cannot be run by this release and configuration").await;
-        }
-    };
-    match started {
-        Ok(mut running) => {
-            if running.finished().await.is_none() && !app.stopping().is_cancelled() {
-                fail(app, begun, "working on it broke off").await;
-            }
-        }
-        // Too many under way: the next round takes it up again.
-        Err(_) => tokio::time::sleep(STORE_AGAIN).await,
-    }
-}
-
-async fn fail(app: &App, begun: Generation, message: &str) {
-    let ending = Ending::Failed { kind: FailureKind::Internal, message: message.to_owned() };
-    let (attempts, cut, flags) = (Vec::new(), Totals::default(), Vec::new());
-    let outcome = Outcome { custom_id: None, ending, attempts, cut, flags };
-    store(app, &Generation { outcome: Some(encode_outcome(&outcome)), ..begun }).await;
 }

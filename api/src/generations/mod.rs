@@ -5,6 +5,7 @@
 
 mod generator;
 mod job;
+mod recover;
 mod request;
 mod streamed;
 mod view;
@@ -21,17 +22,17 @@ use promptmill_provider::DeltaSink;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-pub use self::generator::recover;
 pub(crate) use self::generator::{Generator, wind_down};
 use self::generator::{Running, Start};
 use self::job::Job;
+pub use self::recover::recover;
 use self::request::NewGenerationBody;
 use self::view::{GenerationView, show};
 use crate::App;
 use crate::auth::{Caller, Scope};
 use crate::extract::{LargeJson, Path};
 use crate::idempotency::{Begin, Idempotency};
-use crate::problem::{Problem, ProblemBody};
+use crate::problem::Problem;
 
 const PREFER: HeaderName = HeaderName::from_static("prefer");
 const PREFERENCE_APPLIED: HeaderName = HeaderName::from_static("preference-applied");
@@ -59,7 +60,6 @@ pub(crate) fn routes() -> OpenApiRouter<App> {
     operation_id = "create_generation",
     params(
         ("Prefer" = Option<String>, Header, description = "`wait=N`: how many seconds to wait, 0 to 60, 30 unless told"),
-        ("Idempotency-Key" = Option<String>, Header, description = "Makes repeats of this request harmless for a day"),
     ),
     request_body = NewGenerationBody,
     responses(
@@ -69,7 +69,6 @@ pub(crate) fn routes() -> OpenApiRouter<App> {
         )),
         (status = 202, description = "It takes longer; ask at Location", body = GenerationView,
             headers(("Location" = String), ("Preference-Applied" = String))),
-        (status = "default", description = "A problem", body = ProblemBody, content_type = "application/problem+json"),
     ),
 )]
 async fn create(
@@ -110,7 +109,6 @@ async fn create(
     params(("id" = String, Path, description = "The generation")),
     responses(
         (status = 200, description = "The generation", body = GenerationView),
-        (status = "default", description = "A problem", body = ProblemBody, content_type = "application/problem+json"),
     ),
 )]
 async fn get(

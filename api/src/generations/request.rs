@@ -16,6 +16,28 @@ use crate::batches::settings::SettingsBody;
 use crate::problem::{FieldError, Problem, ProblemId};
 use crate::templates::{self, TemplateArg};
 
+/// A message as it is documented; what reads it tells every mistake at its place.
+#[derive(ToSchema)]
+#[schema(as = Message)]
+#[expect(dead_code, reason = "only describes")]
+struct MessageBody {
+    /// Who speaks.
+    #[schema(inline)]
+    role: RoleName,
+    /// What is said; that of one message at least is not empty.
+    content: String,
+}
+
+/// Who speaks a message.
+#[derive(ToSchema)]
+#[schema(rename_all = "lowercase")]
+#[expect(dead_code, reason = "only describes")]
+enum RoleName {
+    System,
+    User,
+    Assistant,
+}
+
 /// A generation to be made: a template with its variables, or messages.
 #[derive(Debug, Deserialize, ToSchema)]
 #[schema(as = NewGeneration)]
@@ -24,7 +46,7 @@ pub(super) struct NewGenerationBody {
     /// A stored template (`name`, `name@3`, `tmpl_...`, `tmpl_...@3`) or an inline one.
     template: Option<TemplateArg>,
     /// The conversation itself, instead of a template: `[{"role", "content"}]`.
-    #[schema(value_type = Option<Vec<Object>>)]
+    #[schema(value_type = Option<Vec<MessageBody>>, min_items = 1, max_items = 256)]
     messages: Option<Box<RawValue>>,
     /// The template's variables.
     #[schema(value_type = Option<Object>)]

@@ -12,7 +12,7 @@ use tokio::task::spawn_blocking;
 use utoipa::ToSchema;
 
 use super::job::StoredRequest;
-use crate::outcome_view::{AttemptView, TokensView, Told};
+use crate::outcome_view::{AttemptView, ReasonNames, TokensView, Told};
 use crate::problem::Problem;
 use crate::time::Time;
 
@@ -33,7 +33,7 @@ pub(super) struct GenerationView {
     #[schema(value_type = Option<serde_json::Value>)]
     output: Option<Box<RawValue>>,
     /// Why it failed.
-    #[schema(value_type = Option<String>)]
+    #[schema(value_type = Option<ReasonNames>, inline)]
     reason: Option<FailureKind>,
     /// The same in words.
     message: Option<String>,

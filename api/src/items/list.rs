@@ -12,14 +12,15 @@ use super::walk::Walk;
 use crate::App;
 use crate::auth::{Caller, Scope};
 use crate::extract::{Path, Query};
+use crate::outcome_view::ReasonNames;
 use crate::page::{self, Page};
-use crate::problem::{Problem, ProblemBody};
+use crate::problem::Problem;
 
 /// Pages of outcomes one request reads while it looks for items that match. What it has found by then is answered with a cursor.
 const MOST_PAGES: u32 = 64;
 
 /// What an item may be asked for by.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 enum Standing {
     Open,
@@ -37,10 +38,10 @@ pub(super) struct ItemsQuery {
     /// Only the item with this id.
     custom_id: Option<String>,
     /// Only items with this outcome: `succeeded`, `failed`, `cancelled`, `expired`, or `open` for those without one. Repeatable.
-    #[param(value_type = Vec<String>)]
+    #[param(inline)]
     outcome: Vec<Standing>,
     /// Only items that failed for this reason. Repeatable.
-    #[param(value_type = Vec<String>)]
+    #[param(value_type = Vec<ReasonNames>, inline)]
     reason: Vec<FailureKind>,
     /// Entries of a page, 50 unless told.
     #[param(minimum = 1, maximum = 500)]
@@ -88,7 +89,7 @@ pub(super) struct EntryView {
     #[schema(value_type = String)]
     outcome: &'static str,
     /// Why it failed.
-    #[schema(value_type = Option<String>)]
+    #[schema(value_type = Option<ReasonNames>, inline)]
     reason: Option<FailureKind>,
 }
 
@@ -104,7 +105,6 @@ pub(super) struct EntryView {
     params(("id" = String, Path, description = "The batch"), ItemsQuery),
     responses(
         (status = 200, description = "A page of items", body = Page<EntryView>),
-        (status = "default", description = "A problem", body = ProblemBody, content_type = "application/problem+json"),
     ),
 )]
 pub(super) async fn list(

@@ -16,8 +16,8 @@ use super::ids::Rows;
 use crate::App;
 use crate::auth::{Caller, Scope};
 use crate::extract::Path;
-use crate::outcome_view::{AttemptView, TokensView, Told};
-use crate::problem::{Problem, ProblemBody};
+use crate::outcome_view::{AttemptView, ReasonNames, TokensView, Told};
+use crate::problem::Problem;
 
 /// One item with everything that is kept of it.
 #[derive(Debug, Serialize, ToSchema)]
@@ -31,7 +31,7 @@ pub(super) struct ItemView {
     #[schema(value_type = String)]
     outcome: &'static str,
     /// Why it failed.
-    #[schema(value_type = Option<String>)]
+    #[schema(value_type = Option<ReasonNames>, inline)]
     reason: Option<FailureKind>,
     /// The same in words.
     message: Option<String>,
@@ -108,7 +108,6 @@ impl ItemView {
     ),
     responses(
         (status = 200, description = "The item", body = ItemView),
-        (status = "default", description = "A problem", body = ProblemBody, content_type = "application/problem+json"),
     ),
 )]
 pub(super) async fn item(

@@ -37,7 +37,7 @@ use self::stream::{Answer, Closing};
 use crate::App;
 use crate::auth::{Caller, Scope};
 use crate::extract::{Path, Query};
-use crate::problem::{FieldError, Problem, ProblemBody, ProblemId};
+use crate::problem::{FieldError, Problem, ProblemId};
 use crate::{events, items};
 
 /// How often the store is asked while a client waits: a settle that is not the last of its chunk sends no signal.
@@ -63,7 +63,6 @@ pub(crate) fn routes() -> OpenApiRouter<App> {
             (String = "application/x-ndjson"),
             (String = "text/csv"),
         )),
-        (status = "default", description = "A problem", body = ProblemBody, content_type = "application/problem+json"),
     ),
 )]
 async fn results(

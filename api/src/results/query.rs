@@ -6,6 +6,7 @@ use serde::Deserialize;
 use utoipa::{IntoParams, ToSchema};
 
 use super::coding::weight;
+use crate::outcome_view::{OutcomeNames, ReasonNames};
 
 /// The longest a client may wait for something to settle.
 pub(super) const MAX_WAIT_S: u32 = 60;
@@ -65,10 +66,10 @@ pub(super) struct ResultsQuery {
     #[param(maximum = 60)]
     pub(super) wait: u32,
     /// Only items with this outcome. Repeatable.
-    #[param(value_type = Vec<String>)]
+    #[param(value_type = Vec<OutcomeNames>, inline)]
     pub(super) outcome: Vec<OutcomeName>,
     /// Only items that failed for this reason. Repeatable.
-    #[param(value_type = Vec<String>)]
+    #[param(value_type = Vec<ReasonNames>, inline)]
     pub(super) reason: Vec<FailureKind>,
     /// Of a retry: the first batch's items, each with the outcome of the last batch that ran it.
     pub(super) merged: bool,

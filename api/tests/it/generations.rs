@@ -176,6 +176,17 @@ async fn a_restart_finishes_what_was_promised() {
 }
 
 #[tokio::test]
+async fn what_was_promised_and_cannot_be_run_any_more_fails() {
+    let (service, provider) = start().await;
+    let asked = generate(&service, &asking("scripted:held", "lost")).header("prefer", "wait=0");
+    let path = send(asked).await.header("location").to_owned();
+    wait_for("the call is made", async || (provider.calls() > 0).then_some(())).await;
+    let without_the_provider = Service::start_on(service.stop().await, Options::default()).await;
+    let failed = until_done(&without_the_provider, &path).await;
+    assert_eq!((&failed["state"], &failed["reason"]), (&json!("failed"), &json!("internal")));
+}
+
+#[tokio::test]
 async fn a_stop_answers_those_who_wait_with_where_to_ask() {
     let (service, provider) = start().await;
     let request = generate(&service, &asking("scripted:held", "later")).header("prefer", "wait=60");

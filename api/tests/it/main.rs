@@ -22,4 +22,3 @@ mod steering;
 mod submits;
 mod support;
 mod templates;
-mod zz_measure;

@@ -81,7 +81,8 @@ async fn the_same_rows_are_the_same_part_in_every_form_and_packing() {
     let csv: String =
         std::iter::once("topic\n".to_owned()).chain((0..1_000).map(|n| format!("topic {n}\n"))).collect();
     let zstd = zstd::encode_all(rows.as_bytes(), 3).unwrap();
-    let members = [gzip(rows[..rows.len() / 2].as_bytes()), gzip(rows[rows.len() / 2..].as_bytes())].concat();
+    let (half, rest) = rows.as_bytes().split_at(rows.len() / 2);
+    let members = [gzip(half), gzip(rest)].concat();
     let same: [(&str, &str, Vec<u8>); 5] = [
         ("application/jsonl; charset=utf-8", "identity", rows.clone().into()),
         ("text/csv", "identity", csv.into()),
@@ -145,8 +146,14 @@ async fn rows_are_taken_by_a_draft_alone_and_parts_have_their_numbers() {
         let request = service.request(Method::PUT, &path).header("content-type", NDJSON).body(lines(1));
         send(request).await.problem(404, "not_found");
     }
-    service.post(&format!("/v1/batches/{id}/submit"), &Value::Null).await.expect(200);
+    let submit = format!("/v1/batches/{id}/submit");
+    let submits = (0..8).map(|_| service.post(&submit, &Value::Null));
+    for answer in futures_util::future::join_all(submits).await {
+        assert_eq!(answer.expect(200)["state"], "queued");
+    }
     put_part(&service, &id, 0, lines(1)).await.problem(409, "conflict");
+    // Large enough that the answer comes while the client still sends.
+    put_part(&service, &id, 0, lines(1_000_000)).await.problem(409, "conflict");
     let empty = draft(&service).await;
     service.post(&format!("/v1/batches/{empty}/submit"), &Value::Null).await.problem(409, "conflict");
 }

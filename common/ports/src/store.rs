@@ -531,7 +531,8 @@ pub trait Retention: Send + Sync {
     async fn drop_stale_uploads(&self, before_ms: u64) -> StoreResult<u32>;
 
     /// Up to `limit` batches to be deleted ([`Close::delete`]): final ones whose retention (their own, or `default_ms`) is over, drafts
-    /// that took nothing since `drafts_before_ms`, and those whose deletion was begun and not finished.
+    /// that took nothing since `drafts_before_ms`, and those whose deletion was begun and not finished. The deletion of a draft is begun
+    /// with its being named: nobody can send it rows that would be lost.
     async fn outlived(
         &self,
         now_ms: u64,

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use async_trait::async_trait;
 use promptmill_domain::{Batch, BatchEvent, BatchId, ChunkId, HeadEvent};
 use promptmill_ports::{Admission, StoreResult};
-use rusqlite::{Connection, params};
+use rusqlite::{Connection, OptionalExtension as _, params};
 
 use crate::SqliteStore;
 use crate::batches::{self, BatchNum, Found, int, low};
@@ -18,7 +18,8 @@ const HEAD: usize = 1024;
 #[async_trait]
 impl Admission for SqliteStore {
     async fn open_batches(&self) -> StoreResult<Vec<Batch>> {
-        self.read(batches::load_open).await
+        let known = self.known_open_batches();
+        self.read(move |db| known.load(db)).await
     }
 
     async fn waiting(&self, batch: BatchId, limit: u32) -> StoreResult<Vec<ChunkId>> {
@@ -86,14 +87,11 @@ fn wake(db: &Connection, limit: u32, now_ms: u64) -> Result<Vec<ChunkId>, Fault>
 }
 
 fn ready(db: &Connection, after: Option<ChunkId>, limit: u32) -> Result<Vec<ChunkId>, Fault> {
-    let mut batches =
-        db.prepare_cached("SELECT num, id FROM batches WHERE phase = 1 AND id >= ?1 ORDER BY id")?;
-    let from = after.map_or([0; 16], |after| *after.batch.as_bytes());
-    let open =
-        batches.query_map([from], |row| Ok((BatchNum(row.get(0)?), BatchId::from_bytes(row.get(1)?))))?;
+    let mut batches = with_ready(db)?;
+    batches.sort_unstable_by_key(|(_, batch)| *batch);
+    batches.retain(|(_, batch)| after.is_none_or(|after| *batch >= after.batch));
     let mut ready = Vec::new();
-    for batch in open {
-        let (num, batch) = batch?;
+    for (num, batch) in batches {
         let room = limit.saturating_sub(u32::try_from(ready.len()).unwrap_or(limit));
         if room == 0 {
             break;
@@ -106,4 +104,20 @@ fn ready(db: &Connection, after: Option<ChunkId>, limit: u32) -> Result<Vec<Chun
         ready.extend(keys.into_iter().map(|key| ChunkId { batch, n: low(key) }));
     }
     Ok(ready)
+}
+
+/// The open batches that have a ready chunk, by one look each: most open batches may have none.
+fn with_ready(db: &Connection) -> Result<Vec<(BatchNum, BatchId)>, Fault> {
+    let sql = "SELECT id FROM heads WHERE state = ?1 AND state < 4 AND id > ?2 ORDER BY id LIMIT 1";
+    let mut next = db.prepare_cached(sql)?;
+    let mut open = db.prepare_cached("SELECT id FROM batches WHERE num = ?1 AND phase = 1")?;
+    let mut found = Vec::new();
+    let mut behind = 0;
+    while let Some(key) = next.query_row(params![READY, behind], |row| row.get(0)).optional()? {
+        let num = BatchNum::of_key(key);
+        let id = open.query_row([num.0], |row| row.get(0).map(BatchId::from_bytes)).optional()?;
+        found.extend(id.map(|id| (num, id)));
+        behind = num.range().1;
+    }
+    Ok(found)
 }

@@ -3,6 +3,10 @@
 //! Every lookup by id goes through [`find`] or [`owned`], so that a foreign tenant and a batch that is being deleted are
 //! the same as no batch.
 
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::{Mutex, PoisonError};
+
 use promptmill_domain::{Batch, BatchId, BatchState, TenantId};
 use promptmill_ports::StoreError;
 use rusqlite::types::Value;
@@ -131,12 +135,39 @@ pub(crate) fn load(db: &Connection, tenant: &TenantId, batch: BatchId) -> Result
     raw.ok_or(Fault::Store(StoreError::NotFound))?.decode()
 }
 
-/// Every batch that is neither draft nor final, oldest first.
-pub(crate) fn load_open(db: &Connection) -> Result<Vec<Batch>, Fault> {
-    let sql = format!("SELECT {COLUMNS} FROM batches b WHERE phase = 1 ORDER BY id");
-    let mut statement = db.prepare_cached(&sql)?;
-    let rows = statement.query_map([], RawBatch::read)?;
-    rows.map(|raw| raw?.decode()).collect()
+/// The open batches as they were decoded last. They are asked for many times a second and seldom change, and every change of what a
+/// batch is decoded from gives it another version.
+#[derive(Default)]
+pub(crate) struct OpenBatches {
+    by_num: Mutex<HashMap<i64, Batch>>,
+}
+
+impl OpenBatches {
+    /// Every batch that is neither draft nor final, oldest first.
+    pub(crate) fn load(&self, db: &Connection) -> Result<Vec<Batch>, Fault> {
+        let mut by_num = self.by_num.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut before = std::mem::take(&mut *by_num);
+        let mut versions = db.prepare_cached("SELECT num, ver FROM batches WHERE phase = 1 ORDER BY id")?;
+        let mut one = db.prepare_cached(&format!("SELECT {COLUMNS} FROM batches b WHERE num = ?1"))?;
+        let mut open = Vec::with_capacity(before.len());
+        for version in versions.query_map([], |row| Ok((row.get::<_, i64>(0)?, row.get::<_, u64>(1)?)))? {
+            let (num, ver) = version?;
+            let batch = match before.remove(&num).filter(|batch| batch.ver == ver) {
+                Some(batch) => batch,
+                None => one.query_row([num], RawBatch::read)?.decode()?,
+            };
+            open.push(batch.clone());
+            by_num.insert(num, batch);
+        }
+        Ok(open)
+    }
+}
+
+impl fmt::Debug for OpenBatches {
+    /// Shows nothing of the batches, which hold prompts.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("OpenBatches").finish_non_exhaustive()
+    }
 }
 
 /// The batches of a query that selects [`COLUMNS`] of a table called `b`.

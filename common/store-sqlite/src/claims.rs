@@ -8,6 +8,7 @@ use rusqlite::{Connection, OptionalExtension as _, Row, params};
 
 use crate::SqliteStore;
 use crate::batches::{from_json, int, to_json};
+use crate::delete::Forgettable;
 use crate::fault::Fault;
 
 /// About what a claim costs in a group.
@@ -51,13 +52,11 @@ impl Claims for SqliteStore {
     }
 
     async fn forget_claims(&self, before_ms: u64, limit: u32) -> StoreResult<u32> {
-        self.write(SMALL * limit as usize, move |db| {
-            let sql = "DELETE FROM claims WHERE id IN
-                (SELECT id FROM claims WHERE created_ms < ?1 ORDER BY created_ms LIMIT ?2)";
-            let forgotten = db.prepare_cached(sql)?.execute(params![int(before_ms), limit])?;
-            Ok(u32::try_from(forgotten).unwrap_or(u32::MAX))
-        })
-        .await
+        let claims = Forgettable {
+            find: "SELECT id, coalesce(length(body), 0) FROM claims WHERE created_ms < ?1 ORDER BY created_ms",
+            delete: "DELETE FROM claims WHERE id = ?1",
+        };
+        self.forget(claims, before_ms, limit).await
     }
 }
 

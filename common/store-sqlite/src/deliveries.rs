@@ -7,6 +7,7 @@ use rusqlite::{Connection, OptionalExtension as _, Row, params};
 
 use crate::SqliteStore;
 use crate::batches::{BatchNum, from_json, int, parse_tenant, to_json};
+use crate::delete::Forgettable;
 use crate::fault::Fault;
 
 /// About what a delivery costs in a group beside its body.
@@ -65,13 +66,11 @@ impl Deliveries for SqliteStore {
     }
 
     async fn forget_deliveries(&self, before_ms: u64, limit: u32) -> StoreResult<u32> {
-        self.write(SMALL * limit as usize, move |db| {
-            let sql = "DELETE FROM deliveries WHERE num IN
-                (SELECT num FROM deliveries WHERE state <> 0 AND created_ms < ?1 ORDER BY created_ms LIMIT ?2)";
-            let forgotten = db.prepare_cached(sql)?.execute(params![int(before_ms), limit])?;
-            Ok(u32::try_from(forgotten).unwrap_or(u32::MAX))
-        })
-        .await
+        let over = Forgettable {
+            find: "SELECT num, length(body) FROM deliveries WHERE state <> 0 AND created_ms < ?1 ORDER BY created_ms",
+            delete: "DELETE FROM deliveries WHERE num = ?1",
+        };
+        self.forget(over, before_ms, limit).await
     }
 }
 

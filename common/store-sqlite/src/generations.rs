@@ -8,6 +8,7 @@ use rusqlite::{Connection, OptionalExtension as _, Row, params};
 
 use crate::SqliteStore;
 use crate::batches::{int, parse_tenant};
+use crate::delete::Forgettable;
 use crate::fault::Fault;
 
 /// About what a generation costs in a group beside its request and outcome.
@@ -46,13 +47,12 @@ impl Generations for SqliteStore {
     }
 
     async fn forget_generations(&self, before_ms: u64, limit: u32) -> StoreResult<u32> {
-        self.write(SMALL * limit as usize, move |db| {
-            let sql = "DELETE FROM generations WHERE num IN
-                (SELECT num FROM generations WHERE finished AND created_ms < ?1 ORDER BY created_ms LIMIT ?2)";
-            let forgotten = db.prepare_cached(sql)?.execute(params![int(before_ms), limit])?;
-            Ok(u32::try_from(forgotten).unwrap_or(u32::MAX))
-        })
-        .await
+        let finished = Forgettable {
+            find: "SELECT num, length(request) + coalesce(length(outcome), 0) FROM generations
+                WHERE finished AND created_ms < ?1 ORDER BY created_ms",
+            delete: "DELETE FROM generations WHERE num = ?1",
+        };
+        self.forget(finished, before_ms, limit).await
     }
 }
 

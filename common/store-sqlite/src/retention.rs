@@ -5,7 +5,7 @@ use std::path::Path;
 use async_trait::async_trait;
 use promptmill_domain::{BatchId, TenantId};
 use promptmill_ports::{Retention, StoreError, StoreResult};
-use rusqlite::{Connection, params};
+use rusqlite::{Connection, Row, params};
 
 use crate::batches::{int, parse_tenant};
 use crate::fault::Fault;
@@ -16,7 +16,10 @@ const LOW_WATER_BYTES: u64 = 64 * 1024 * 1024;
 /// The share of a small file limit (one in so many pages) that is kept free instead.
 const LOW_WATER_SHARE: u64 = 16;
 
-/// Steps of one call that drops stale uploads: with [`uploads::BLOCKS`] each about 1,000 blocks.
+/// About what marking drafts costs in a group.
+const SMALL: usize = 512;
+
+/// Steps of one call that drops stale uploads: with 64 blocks each about 1,000.
 const STEPS: u32 = 16;
 
 #[async_trait]
@@ -41,7 +44,12 @@ impl Retention for SqliteStore {
         drafts_before_ms: u64,
         limit: u32,
     ) -> StoreResult<Vec<(TenantId, BatchId)>> {
-        self.read(move |db| outlived(db, now_ms, default_ms, drafts_before_ms, limit)).await
+        let read = move |db: &Connection| outlived(db, now_ms, default_ms, drafts_before_ms, limit);
+        let (mut batches, drafts) = self.read(read).await?;
+        if !drafts.is_empty() {
+            batches.extend(self.write(SMALL, move |db| mark_drafts(db, drafts, drafts_before_ms)).await?);
+        }
+        Ok(batches)
     }
 
     async fn has_room(&self) -> StoreResult<bool> {
@@ -51,38 +59,62 @@ impl Retention for SqliteStore {
 }
 
 /// Which batches are to be deleted: those whose deletion was begun and left lying (they are gone for everyone already), those whose
-/// own retention is over, those for which the default is, and drafts nobody sends to. A plus keeps SQLite from the index of phases,
+/// own retention is over, and those for which the default is. A plus keeps SQLite from the index of phases,
 /// which would read every final batch.
-const OUTLIVED: [&str; 4] = [
+const OUTLIVED: [&str; 3] = [
     "SELECT tenant, id FROM batches WHERE phase = 3 AND ?1 IS NOT NULL LIMIT ?2",
     "SELECT tenant, id FROM batches WHERE kept_until_ms <= ?1 AND +phase = 2 ORDER BY kept_until_ms LIMIT ?2",
     "SELECT tenant, id FROM batches WHERE finished_ms <= ?1 AND kept_until_ms IS NULL AND +phase = 2
         ORDER BY finished_ms LIMIT ?2",
-    "SELECT tenant, id FROM batches b WHERE phase = 0 AND created_ms < ?1
-        AND NOT EXISTS (SELECT 1 FROM uploads u WHERE u.num = b.num AND u.touched_ms >= ?1) LIMIT ?2",
 ];
 
+/// Drafts nobody sends to.
+const OUTLIVED_DRAFTS: &str = "SELECT tenant, id FROM batches b WHERE phase = 0 AND created_ms < ?1
+    AND NOT EXISTS (SELECT 1 FROM uploads u WHERE u.num = b.num AND u.touched_ms >= ?1) LIMIT ?2";
+
+/// Batches to be deleted, each with whose it is.
+type Batches = Vec<(TenantId, BatchId)>;
+
+/// What is to be deleted, and drafts that are, too, unless someone sent to them meanwhile.
 fn outlived(
     db: &Connection,
     now_ms: u64,
     default_ms: u64,
     drafts_before_ms: u64,
     limit: u32,
-) -> Result<Vec<(TenantId, BatchId)>, Fault> {
-    let bounds = [0, now_ms, now_ms.saturating_sub(default_ms), drafts_before_ms];
+) -> Result<(Batches, Batches), Fault> {
+    let bounds = [0, now_ms, now_ms.saturating_sub(default_ms)];
+    let room = |found: &Batches| limit.saturating_sub(u32::try_from(found.len()).unwrap_or(limit));
     let mut found = Vec::new();
     for (sql, bound) in OUTLIVED.into_iter().zip(bounds) {
-        let room = limit.saturating_sub(u32::try_from(found.len()).unwrap_or(limit));
-        let mut statement = db.prepare_cached(sql)?;
-        let some = statement.query_map(params![int(bound), room], |row| {
-            Ok((row.get::<_, String>(0)?, BatchId::from_bytes(row.get(1)?)))
-        })?;
-        for batch in some {
-            let (tenant, batch) = batch?;
-            found.push((parse_tenant(&tenant)?, batch));
+        let some = find(db, sql, bound, room(&found))?;
+        found.extend(some);
+    }
+    let drafts = find(db, OUTLIVED_DRAFTS, drafts_before_ms, room(&found))?;
+    Ok((found, drafts))
+}
+
+fn find(db: &Connection, sql: &str, bound: u64, limit: u32) -> Result<Batches, Fault> {
+    let mut statement = db.prepare_cached(sql)?;
+    let read = |row: &Row<'_>| Ok((row.get::<_, String>(0)?, BatchId::from_bytes(row.get(1)?)));
+    let some = statement.query_map(params![int(bound), limit], read)?;
+    some.map(|batch| batch.map_err(Fault::from).and_then(|(tenant, id)| Ok((parse_tenant(&tenant)?, id))))
+        .collect()
+}
+
+/// Begins to delete those of the drafts that nobody sent to meanwhile, and answers them: what a draft takes after it was found, it
+/// must not lose.
+fn mark_drafts(db: &Connection, drafts: Batches, before_ms: u64) -> Result<Batches, Fault> {
+    let mut marked = Vec::new();
+    for (tenant, batch) in drafts {
+        let sql = "SELECT 1 FROM batches b WHERE id = ?2 AND phase = 0 AND created_ms < ?1
+            AND NOT EXISTS (SELECT 1 FROM uploads u WHERE u.num = b.num AND u.touched_ms >= ?1)";
+        if db.prepare_cached(sql)?.exists(params![int(before_ms), batch.as_bytes()])? {
+            delete::mark(db, &tenant, batch)?;
+            marked.push((tenant, batch));
         }
     }
-    Ok(found)
+    Ok(marked)
 }
 
 /// Whether the disk and the file's own limit leave room for more.
@@ -114,7 +146,12 @@ fn free_bytes(_folder: &Path) -> Result<u64, Fault> {
 
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
+    use promptmill_domain::{BatchLimits, BatchSpec, LaneId, UploadId};
+    use promptmill_ports::{Close as _, Intake as _, NewBatch, RowBlock};
+
     use super::*;
+    use crate::SqliteOptions;
 
     fn file(pages_of_rows: u32) -> Connection {
         let db = Connection::open_in_memory().unwrap();
@@ -130,7 +167,7 @@ mod tests {
         let mut db = Connection::open_in_memory().unwrap();
         crate::schema::migrate(&mut db).unwrap();
         let indexes = ["batches_phase", "batches_kept", "batches_finished", "batches_phase"];
-        for (sql, index) in OUTLIVED.into_iter().zip(indexes) {
+        for (sql, index) in OUTLIVED.into_iter().chain([OUTLIVED_DRAFTS]).zip(indexes) {
             let explain = format!("EXPLAIN QUERY PLAN {sql}");
             let plan: String = db.query_row(&explain, params![0, 0], |row| row.get(3)).unwrap();
             assert!(plan.contains(index), "{plan}");
@@ -151,5 +188,33 @@ mod tests {
         assert!(!has_room(&db, u64::MAX, Some(100)).unwrap());
         db.execute("DELETE FROM filler WHERE rowid > 50", []).unwrap();
         assert!(has_room(&db, u64::MAX, Some(100)).unwrap());
+    }
+
+    #[tokio::test]
+    async fn a_draft_that_takes_rows_after_it_was_found_is_kept_and_one_that_was_named_takes_none() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = SqliteStore::open(folder.path(), SqliteOptions::default()).unwrap();
+        let tenant = TenantId::default_tenant();
+        let lane = LaneId::new("demo", "none");
+        let [busy, idle] = [[1; 16], [2; 16]].map(BatchId::from_bytes);
+        for id in [busy, idle] {
+            let spec = BatchSpec::new("{}".to_owned(), "demo:any".parse().unwrap(), lane.clone());
+            let new = NewBatch { id, spec, limits: BatchLimits::default(), idem_key: None, now_ms: 1 };
+            store.create(&tenant, new).await.unwrap();
+        }
+        let put = async |batch| {
+            let block = RowBlock { seq: 0, len: 1, bytes: Bytes::from_static(b"row"), ids: Bytes::new() };
+            store.put_rows(&tenant, batch, UploadId::from_bytes([3; 16]), vec![block], 20).await
+        };
+        let (_, drafts) = store.read(|db| outlived(db, 20, 1_000, 10, 16)).await.unwrap();
+        assert_eq!(drafts.len(), 2);
+        put(busy).await.unwrap();
+        let marked = store.write(0, move |db| mark_drafts(db, drafts, 10)).await.unwrap();
+        assert_eq!(marked, [(tenant.clone(), idle)]);
+        assert!(matches!(put(idle).await, Err(StoreError::NotFound)));
+
+        assert_eq!(store.outlived(21, 1_000, 21, 16).await.unwrap().len(), 2);
+        assert!(matches!(put(busy).await, Err(StoreError::NotFound)));
+        assert!(store.delete(&tenant, busy).await.unwrap() && store.delete(&tenant, idle).await.unwrap());
     }
 }

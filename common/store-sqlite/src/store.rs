@@ -2,11 +2,13 @@
 
 use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use promptmill_ports::{StoreError, StoreResult};
 use rusqlite::Connection;
 
+use crate::batches::{BatchNum, OpenBatches};
 use crate::engine::{Writer, WriterFile};
 use crate::fault::Fault;
 use crate::readers::Readers;
@@ -43,6 +45,7 @@ impl Default for SqliteOptions {
 pub struct SqliteStore {
     writer: Writer,
     readers: Readers,
+    open_batches: Arc<OpenBatches>,
     folder: PathBuf,
     max_pages: Option<u32>,
     // Dropped last: the threads have ended by then.
@@ -70,7 +73,8 @@ impl SqliteStore {
         schema::clear_log(&db)?;
         let writer = Writer::start(db, writer_file, leftovers).map_err(StoreError::unavailable)?;
         let readers = Readers::start(&file, readers, cache_kib).map_err(StoreError::unavailable)?;
-        Ok(Self { writer, readers, folder: folder.to_owned(), max_pages, _lock: lock })
+        let (open_batches, folder) = (Arc::default(), folder.to_owned());
+        Ok(Self { writer, readers, open_batches, folder, max_pages, _lock: lock })
     }
 
     /// Runs `work` on the writer thread; answers once it is durable. `bytes` is about what it writes.
@@ -85,6 +89,11 @@ impl SqliteStore {
     /// Empties the log, so that what was deleted is readable nowhere.
     pub(crate) async fn clear_log(&self) -> StoreResult<()> {
         self.writer.clear_log().await
+    }
+
+    /// The open batches as they were read last.
+    pub(crate) fn known_open_batches(&self) -> Arc<OpenBatches> {
+        Arc::clone(&self.open_batches)
     }
 
     /// Where the store is.
@@ -126,7 +135,7 @@ fn lock(folder: &Path) -> StoreResult<File> {
 }
 
 /// Takes the chunks of all sessions of before, and answers the deletions that were cut short.
-fn start_anew(db: &mut Connection) -> Result<Vec<crate::batches::BatchNum>, Fault> {
+fn start_anew(db: &mut Connection) -> Result<Vec<BatchNum>, Fault> {
     let transaction = db.transaction()?;
     // Only parked items compare with it; a wall clock that jumped makes them due early or late, never lost.
     let now_ms = SystemTime::now()

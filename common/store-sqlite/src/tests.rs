@@ -217,3 +217,51 @@ async fn a_deletion_that_was_cut_short_is_finished_after_the_next_start() {
         assert!(looks < 100_000, "the leftovers stay");
     }
 }
+
+#[tokio::test]
+async fn open_batches_are_told_as_they_are_now_and_ready_chunks_in_the_order_of_ids() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(&folder, None);
+    leased(&store).await;
+    let earlier = BatchId::from_bytes([0; 16]);
+    let lane = LaneId::new("demo", "none");
+    let spec = BatchSpec::new("a-prompt".to_owned(), "demo:any".parse().unwrap(), lane.clone());
+    let limits = BatchLimits::default();
+    let new = NewBatch { id: earlier, spec, limits, idem_key: None, now_ms: NOW };
+    store.create(&tenant(), new).await.unwrap();
+    let upload = UploadId::from_bytes([5; 16]);
+    let block = RowBlock { seq: 0, len: 1, bytes: Bytes::from_static(b"rows"), ids: Bytes::new() };
+    store.put_rows(&tenant(), earlier, upload, vec![block], NOW).await.unwrap();
+    let part = PartCommit { part: 0, upload, blocks: 1, digest: [0; 32] };
+    store.commit_part(&tenant(), earlier, part).await.unwrap();
+
+    let check = async |wanted: &[BatchId]| {
+        let open = store.open_batches().await.unwrap();
+        assert_eq!(open.iter().map(|batch| batch.id).collect::<Vec<_>>(), wanted);
+        for batch in open {
+            assert_eq!(batch, store.batch(&tenant(), batch.id).await.unwrap());
+        }
+    };
+    check(&[BATCH]).await;
+    store.begin_submit(&tenant(), earlier).await.unwrap();
+    check(&[earlier, BATCH]).await;
+    flow::submit(&store, &tenant(), earlier, &lane, NOW).await.unwrap();
+    check(&[earlier, BATCH]).await;
+    store.set_limits(&tenant(), BATCH, BatchLimits { priority: 5, ..limits }).await.unwrap();
+    check(&[earlier, BATCH]).await;
+    assert!(!format!("{store:?}").contains("a-prompt"));
+
+    assert_eq!(store.ready(None, 10).await.unwrap(), []);
+    let first = ChunkId { batch: earlier, n: 0 };
+    let [second, third] = [1, 2].map(|n| ChunkId { batch: BATCH, n });
+    store.admit(&[third, second, first], NOW).await.unwrap();
+    assert_eq!(store.ready(None, 10).await.unwrap(), [first, second, third]);
+    assert_eq!(store.ready(None, 2).await.unwrap(), [first, second]);
+    assert_eq!(store.ready(Some(second), 10).await.unwrap(), [third]);
+
+    store.steer(&tenant(), earlier, BatchEvent::Cancel, NOW).await.unwrap();
+    while store.seal(&tenant(), earlier, 100, NOW).await.unwrap() > 0 {}
+    check(&[earlier, BATCH]).await;
+    store.close(&tenant(), earlier, NOW).await.unwrap();
+    check(&[BATCH]).await;
+}

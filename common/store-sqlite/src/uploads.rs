@@ -7,11 +7,10 @@ use promptmill_domain::{BatchId, TenantId, UploadId};
 use rusqlite::{Connection, OptionalExtension as _, params};
 
 use crate::batches::{self, BatchNum, int};
+use crate::delete::{self, Room};
 use crate::fault::Fault;
-use crate::{delete, usage};
+use crate::usage;
 
-/// Blocks removed in one step, at most: their bytes may end it sooner.
-const BLOCKS: u32 = 64;
 /// Uploads looked at in one step.
 const UPLOADS: u32 = 64;
 
@@ -60,7 +59,7 @@ pub(crate) fn give_up(db: &Connection, num: BatchNum, upload: UploadId) -> Resul
     let sql = "INSERT INTO uploads(num, upload, state, touched_ms) VALUES (?1, ?2, ?3, 0)
         ON CONFLICT DO UPDATE SET state = excluded.state WHERE state < excluded.state";
     db.prepare_cached(sql)?.execute(params![num.0, upload.as_bytes(), DROPPED])?;
-    Ok(clear(db, num, upload)?.1)
+    clear(db, num, upload, &mut Room::blocks()).map(|(_, empty)| empty)
 }
 
 /// One step of dropping an upload of this tenant's batch; answers whether it was the last.
@@ -80,16 +79,16 @@ pub(crate) fn drop_some(
 /// and whether it was the last step.
 pub(crate) fn drop_stale(db: &Connection, before_ms: u64) -> Result<(u32, bool), Fault> {
     let mut removed = 0;
+    let mut room = Room::blocks();
     for _ in 0..UPLOADS {
         let Some((num, upload)) = next_stale(db, before_ms)? else {
             return Ok((removed, true));
         };
         let sql = "UPDATE uploads SET state = ?3 WHERE num = ?1 AND upload = ?2";
         db.prepare_cached(sql)?.execute(params![num.0, upload.as_bytes(), DROPPED])?;
-        let (blocks, empty) = clear(db, num, upload)?;
+        let (blocks, empty) = clear(db, num, upload, &mut room)?;
         removed += blocks;
-        // Small ones share a step; one that had blocks may have filled it.
-        if !empty || removed >= SHARED {
+        if !empty {
             break;
         }
     }
@@ -109,24 +108,25 @@ fn next_stale(db: &Connection, before_ms: u64) -> Result<Option<(BatchNum, Uploa
     Ok(None)
 }
 
-/// Removes some blocks of an upload that was given up, and notes when none is left. Answers how many, and whether none is left.
-fn clear(db: &Connection, num: BatchNum, upload: UploadId) -> Result<(u32, bool), Fault> {
-    let sql = "SELECT id, length(bytes) FROM row_blocks WHERE num = ?1 AND upload = ?2 LIMIT ?3";
-    let (blocks, last) = delete::some(db, sql, params![num.0, upload.as_bytes(), BLOCKS], BLOCKS)?;
+/// Removes blocks of an upload that was given up, as many as there is room for, and notes when none is left. Answers how many, and
+/// whether none is left.
+fn clear(db: &Connection, num: BatchNum, upload: UploadId, room: &mut Room) -> Result<(u32, bool), Fault> {
+    let sql = "SELECT id, length(bytes) FROM row_blocks WHERE num = ?1 AND upload = ?2";
+    let (blocks, empty) = delete::some(db, sql, params![num.0, upload.as_bytes()], room)?;
     remove_blocks(db, num, &blocks)?;
-    if last {
+    if empty {
         let sql = "UPDATE uploads SET state = ?3 WHERE num = ?1 AND upload = ?2";
         db.prepare_cached(sql)?.execute(params![num.0, upload.as_bytes(), GONE])?;
     }
-    Ok((u32::try_from(blocks.len()).unwrap_or(BLOCKS), last))
+    Ok((u32::try_from(blocks.len()).unwrap_or(u32::MAX), empty))
 }
 
 /// Removes some blocks of any upload of the batch; answers whether none is left.
 pub(crate) fn remove_some(db: &Connection, num: BatchNum) -> Result<bool, Fault> {
-    let sql = "SELECT id, length(bytes) FROM row_blocks WHERE num = ?1 LIMIT ?2";
-    let (blocks, last) = delete::some(db, sql, params![num.0, BLOCKS], BLOCKS)?;
+    let sql = "SELECT id, length(bytes) FROM row_blocks WHERE num = ?1";
+    let (blocks, empty) = delete::some(db, sql, [num.0], &mut Room::blocks())?;
     remove_blocks(db, num, &blocks)?;
-    Ok(last)
+    Ok(empty)
 }
 
 fn remove_blocks(db: &Connection, num: BatchNum, blocks: &[(i64, u64)]) -> Result<(), Fault> {

@@ -6,7 +6,6 @@ mod file;
 mod migration;
 mod records;
 mod suite;
-mod zz_measure;
 
 use std::ops::Deref;
 use std::path::Path;

@@ -120,7 +120,7 @@ async fn a_batch_that_ran_runs_on() {
 async fn a_draft_goes_on_and_its_abandoned_upload_is_swept() {
     let (store, _folder) = migrated();
     assert_eq!(store.usage(&tenant(), NOW).await.unwrap().bytes, 15);
-    assert_eq!(store.outlived(0, 0, NOW, 10).await.unwrap(), [(tenant(), DRAFT)]);
+    assert_eq!(store.outlived(0, 0, 0, 10).await.unwrap(), []);
     // It is known to live when it sends.
     let block = RowBlock { seq: 1, len: 1, bytes: Bytes::from_static(b"x"), ids: Bytes::new() };
     store.put_rows(&tenant(), DRAFT, ABANDONED, vec![block.clone()], NOW).await.unwrap();
@@ -136,4 +136,12 @@ async fn a_draft_goes_on_and_its_abandoned_upload_is_swept() {
     assert_eq!(flow::submit(&store, &tenant(), DRAFT, &lane, NOW).await.unwrap(), 2);
     assert_eq!(store.usage(&tenant(), NOW).await.unwrap(), Usage { rows: 2, bytes: 11 });
     assert_eq!(store.waiting(DRAFT, 10).await.unwrap().len(), 2);
+}
+
+#[tokio::test]
+async fn a_draft_that_nobody_sends_to_any_more_is_deleted() {
+    let (store, _folder) = migrated();
+    assert_eq!(store.outlived(0, 0, NOW, 10).await.unwrap(), [(tenant(), DRAFT)]);
+    while !store.delete(&tenant(), DRAFT).await.unwrap() {}
+    assert_eq!(store.usage(&tenant(), NOW).await.unwrap().bytes, 9);
 }

@@ -1,0 +1,71 @@
+//! How closed lists of words stand in the OpenAPI document.
+
+use utoipa::openapi::RefOr;
+use utoipa::openapi::schema::{ObjectBuilder, Schema, Type};
+use utoipa::{PartialSchema, ToSchema};
+
+/// A type that stands for one of these words in the document alone.
+macro_rules! words {
+    ($(#[$doc:meta])* $name:ident, $all:expr) => {
+        $(#[$doc])*
+        pub(crate) struct $name;
+
+        impl PartialSchema for $name {
+            fn schema() -> RefOr<Schema> {
+                ObjectBuilder::new().schema_type(Type::String).enum_values(Some($all)).into()
+            }
+        }
+
+        impl ToSchema for $name {}
+    };
+}
+
+/// The states of a batch.
+pub(crate) const STATES: [&str; 10] = [
+    "draft",
+    "submitting",
+    "queued",
+    "running",
+    "paused",
+    "cancelling",
+    "expiring",
+    "completed",
+    "cancelled",
+    "expired",
+];
+
+words!(
+    /// Where a batch stands.
+    StateNames,
+    STATES
+);
+words!(
+    /// Which raw replies are kept.
+    RepliesNames,
+    ["none", "failed", "all"]
+);
+words!(
+    /// Why a batch is not faster.
+    LimitNames,
+    [
+        "paused",
+        "budget",
+        "suspect",
+        "no_workers",
+        "worker_slots",
+        "max_concurrency",
+        "lane_limit",
+        "retry_delay",
+        "queued",
+    ]
+);
+words!(
+    /// Why a batch stands still.
+    PauseNames,
+    ["requested", "budget", "suspect"]
+);
+words!(
+    /// Where a delivery stands.
+    DeliveryNames,
+    ["pending", "delivered", "given_up"]
+);
