@@ -171,14 +171,29 @@ impl<T: DeserializeOwned> FromRequestParts<App> for Query<T> {
 
     async fn from_request_parts(parts: &mut Parts, _: &App) -> Result<Self, Problem> {
         let query = parts.uri.query().unwrap_or_default();
-        let deserializer = serde_html_form::Deserializer::from_bytes(query.as_bytes());
-        serde_path_to_error::deserialize(deserializer).map(Query).map_err(|error| {
-            let parameter = error.path().to_string();
-            let words = words::without_content(error.inner());
-            let place = if parameter == "." { String::new() } else { format!(" parameter {parameter}") };
-            Problem::new(ProblemId::BadRequest).detail(format!("query{place}: {words}"))
-        })
+        // The reader takes a number without digits for one that was left out; a limit must not be left out by mistake. So what has no value is
+        // tried with one that is a text and no number.
+        let lacks =
+            |pair: &str| !pair.is_empty() && pair.split_once('=').is_none_or(|(_, value)| value.is_empty());
+        if query.split('&').any(lacks) {
+            let filled = query.split('&').map(|pair| match lacks(pair) {
+                true => format!("{}=-", pair.trim_end_matches('=')),
+                false => pair.to_owned(),
+            });
+            query_value::<T>(&filled.collect::<Vec<_>>().join("&"))?;
+        }
+        query_value(query).map(Self)
     }
+}
+
+fn query_value<T: DeserializeOwned>(query: &str) -> Result<T, Problem> {
+    let deserializer = serde_html_form::Deserializer::from_bytes(query.as_bytes());
+    serde_path_to_error::deserialize(deserializer).map_err(|error| {
+        let parameter = error.path().to_string();
+        let words = words::without_content(error.inner());
+        let place = if parameter == "." { String::new() } else { format!(" parameter {parameter}") };
+        Problem::new(ProblemId::BadRequest).detail(format!("query{place}: {words}"))
+    })
 }
 
 /// Segments of the path. What is no id names nothing, so it is `not_found`.

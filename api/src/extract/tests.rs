@@ -86,3 +86,40 @@ fn raw_values_keep_their_text() {
     assert_eq!(sample.raw.unwrap().get(), r#"{"n": 1E5, "x":[ ]}"#);
     assert!(sample.inner.is_none() && sample.list.is_empty());
 }
+
+#[test]
+fn a_query_says_what_it_says() {
+    #[derive(Debug, PartialEq, Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Asked {
+        limit: Option<u32>,
+        end: Option<bool>,
+        name: Option<String>,
+        #[serde(default)]
+        label: Vec<String>,
+    }
+    async fn read(query: &str) -> Result<Asked, Problem> {
+        let (app, _folder) = crate::state::alone();
+        let request = axum::http::Request::builder().uri(format!("/x?{query}")).body(()).unwrap();
+        Query::from_request_parts(&mut request.into_parts().0, &app).await.map(|Query(asked)| asked)
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let asked = |limit, name: Option<&str>, label: &[&str]| Asked {
+        limit,
+        end: None,
+        name: name.map(str::to_owned),
+        label: label.iter().map(|label| (*label).to_owned()).collect(),
+    };
+    for (query, expected) in [
+        ("", asked(None, None, &[])),
+        ("limit=2&&", asked(Some(2), None, &[])),
+        ("name=", asked(None, Some(""), &[])),
+        ("name=a%26b&label=x&label=y", asked(None, Some("a&b"), &["x", "y"])),
+        ("label=", asked(None, None, &[""])),
+    ] {
+        assert_eq!(runtime.block_on(read(query)).unwrap(), expected, "{query}");
+    }
+    for bad in ["limit=", "limit", "end=", "end=yes", "limit=1&limit=2", "colour=1", "limit=-1"] {
+        assert_eq!(runtime.block_on(read(bad)).unwrap_err().id(), ProblemId::BadRequest, "{bad}");
+    }
+}

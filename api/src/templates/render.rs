@@ -1,6 +1,7 @@
 //! What a template makes of variables, without asking a model.
 
 use axum::extract::State;
+use axum::response::{IntoResponse as _, Response};
 use promptmill_domain::{Message, TemplateRef};
 use promptmill_prompt::{OutputSpec, Problem as RowProblem, Template, estimate_tokens};
 use serde::{Deserialize, Serialize};
@@ -10,6 +11,7 @@ use utoipa::ToSchema;
 use super::resolve::{TemplateArg, resolve};
 use crate::auth::{Caller, Scope};
 use crate::extract::Json;
+use crate::idempotency::Idempotency;
 use crate::problem::{FieldError, Problem, ProblemId};
 use crate::state::App;
 
@@ -56,22 +58,28 @@ impl From<&TemplateRef> for TemplateRefView {
 pub(crate) async fn render(
     State(app): State<App>,
     caller: Caller,
-    Json(request, _): Json<RenderRequest>,
-) -> Result<axum::Json<RenderView>, Problem> {
+    idempotency: Idempotency,
+    Json(request, digest): Json<RenderRequest>,
+) -> Result<Response, Problem> {
     caller.may(Scope::TemplatesRead)?;
-    let resolved = resolve(&app, &caller.tenant, &request.template).await?;
+    let run = async |_| Ok(axum::Json(preview(&app, &caller, request).await?).into_response());
+    idempotency.once(&app, &caller, digest, run).await
+}
+
+async fn preview(app: &App, caller: &Caller, request: RenderRequest) -> Result<RenderView, Problem> {
+    let resolved = resolve(app, &caller.tenant, &request.template).await?;
     let template = resolved.parsed.clone();
     let variables = request.variables;
     let messages = tokio::task::spawn_blocking(move || messages_of(&template, variables.get()))
         .await
         .map_err(|_| Problem::internal("rendering a template panicked"))?
         .map_err(|errors| Problem::new(ProblemId::Invalid).errors(errors))?;
-    Ok(axum::Json(RenderView {
+    Ok(RenderView {
         tokens_estimate: estimate_tokens(&messages),
         messages,
         template: resolved.reference.as_ref().map(TemplateRefView::from),
         output: output_word(resolved.parsed.output()),
-    }))
+    })
 }
 
 fn messages_of(template: &Template, variables: &str) -> Result<Vec<Message>, Vec<FieldError>> {

@@ -72,6 +72,11 @@ async fn rows_of_messages_need_no_template() {
     assert_eq!((&answer.json["template"], &answer.json["template_name"]), (&Value::Null, &Value::Null));
     assert_eq!(in_state(&service, &id, "completed").await["counts"]["succeeded"], 1);
 
+    let draft = made(&service.post("/v1/batches", &json!({"model": "stage:quick"})).await);
+    put_part(&service, &draft, 0, format!("{row}\n")).await.expect(200);
+    let refused = put_part(&service, &draft, 1, lines(1)).await;
+    assert_eq!(refused.problem(422, "invalid_rows")["errors"][0]["line"], 1);
+
     let variables = json!({"model": "stage:quick", "rows": [{"variables": {"a": 1}}, row, {"messages": []}]});
     let refused = service.post("/v1/batches", &variables).await;
     refused.problem(422, "invalid_rows");

@@ -53,6 +53,19 @@ async fn an_error_is_repeated_too() {
 }
 
 #[tokio::test]
+async fn a_preview_takes_a_key_like_every_other_post() {
+    let service = Service::start().await;
+    let body = json!({"template": template("a"), "variables": {}});
+    let ask =
+        |body: &Value| service.request(Method::POST, "/v1/render").header("idempotency-key", "k").json(body);
+    let first = send(ask(&body)).await;
+    let again = send(ask(&body)).await;
+    assert_eq!((again.expect(200), is_replay(&again)), (first.expect(200), true));
+    let other = json!({"template": template("b"), "variables": {}});
+    send(ask(&other)).await.problem(422, "idempotency_mismatch");
+}
+
+#[tokio::test]
 async fn keys_that_are_no_keys_are_refused() {
     let service = Service::start().await;
     for key in ["", "\"\"", &"x".repeat(256)] {

@@ -132,8 +132,17 @@ async fn templates_are_listed_by_name_page_by_page_while_they_change() {
         service.post("/v1/templates", &template("t00", "x")).await;
     }
     assert_eq!(seen, ["t0", "t1", "t2", "t3", "t4", "t5", "t6"]);
-    for query in ["limit=0", "limit=501", "limit=-1", "limit=x", "cursor=AAAA", "colour=1", "limit=1&limit=2"]
-    {
+    for query in [
+        "limit=0",
+        "limit=501",
+        "limit=-1",
+        "limit=x",
+        "cursor=AAAA",
+        "colour=1",
+        "limit=1&limit=2",
+        "limit=",
+        "cursor=",
+    ] {
         service.get(&format!("/v1/templates?{query}")).await.problem(400, "bad_request");
     }
 }

@@ -12,7 +12,7 @@ use crate::support::{Desk, signal};
 pub(crate) struct Server {
     child: Child,
     stdout: ChildStdout,
-    log: std::thread::JoinHandle<String>,
+    log: Option<std::thread::JoinHandle<String>>,
     /// `http://127.0.0.1:PORT` of the API.
     pub(crate) url: String,
     /// The same of the metrics.
@@ -66,7 +66,7 @@ impl Server {
             said
         });
         let stdout = child.stdout.take().unwrap();
-        Self { child, stdout, log, url, metrics_url, key: key.to_owned() }
+        Self { child, stdout, log: Some(log), url, metrics_url, key: key.to_owned() }
     }
 
     /// A client of it.
@@ -75,16 +75,23 @@ impl Server {
     }
 
     /// kill -9.
-    pub(crate) fn kill(mut self) {
-        self.child.kill().unwrap();
-        self.child.wait().unwrap();
+    pub(crate) fn kill(self) {
+        drop(self);
     }
 
     /// SIGTERM, and the exit code with everything it logged.
     pub(crate) fn stop(mut self) -> (Option<i32>, String) {
         signal(&self.child, "-TERM");
         let code = self.child.wait().unwrap().code();
-        (code, self.log.join().unwrap())
+        (code, self.log.take().unwrap().join().unwrap())
+    }
+}
+
+/// A test that fails leaves no server behind.
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }
 
