@@ -13,8 +13,9 @@ const WINDOW: usize = 32;
 const COUNTED: u32 = 512;
 
 /// Lets waiting chunks of the open batches run until the queue holds enough of them: batches of higher priority first, then in turn,
-/// beginning with the `turn`-th. A queue that is full of lower priorities is no reason to wait. Of one tenant at most `most_running`
-/// batches run. Answers how many chunks were admitted.
+/// beginning with the `turn`-th. A queue that is full of lower priorities is no reason to wait, nor is one that is full of other batches
+/// for a batch that has nothing in it: those may be slow, or limited. Of one tenant at most `most_running` batches run. Answers how many
+/// chunks were admitted.
 pub(crate) async fn run_once(
     engine: &Engine,
     batches: &[Batch],
@@ -47,6 +48,22 @@ pub(crate) async fn run_once(
             room -= taken.min(room);
             free -= taken.min(free);
             admitted += taken;
+        }
+    }
+    if free == 0 {
+        admitted += admit_absent(engine, &mut ready, &candidates).await?;
+    }
+    Ok(admitted)
+}
+
+/// Admits one chunk of each batch that has none ready.
+async fn admit_absent(engine: &Engine, ready: &mut Ready<'_>, candidates: &[&Batch]) -> StoreResult<usize> {
+    let mut admitted = 0;
+    if candidates.len() > 1 {
+        for batch in candidates {
+            if !ready.has_some(engine, batch.id).await? {
+                admitted += admit(engine, batch, 1).await?;
+            }
         }
     }
     Ok(admitted)
@@ -87,15 +104,21 @@ fn candidates(batches: &[Batch], most_running: Option<usize>) -> Vec<&Batch> {
     serving
 }
 
-/// How many chunks are ready already, by priority; counted only when it matters.
+/// How many chunks were ready before this round, by batch; counted only when it matters.
 struct Ready<'a> {
     batches: &'a [Batch],
-    by_priority: Option<HashMap<i16, usize>>,
+    counted: Option<Counted>,
+}
+
+struct Counted {
+    by_batch: HashMap<BatchId, usize>,
+    /// There are more than were counted.
+    more: bool,
 }
 
 impl<'a> Ready<'a> {
     fn new(batches: &'a [Batch]) -> Self {
-        Self { batches, by_priority: None }
+        Self { batches, counted: None }
     }
 
     /// How many chunks of this priority may be queued ahead of what fills the queue.
@@ -104,27 +127,39 @@ impl<'a> Ready<'a> {
         if lowest.is_none_or(|lowest| lowest >= priority) {
             return Ok(0);
         }
-        if self.by_priority.is_none() {
-            self.by_priority = Some(self.count(engine).await?);
+        let priorities: HashMap<BatchId, i16> = {
+            let serving = self.batches.iter().filter(|batch| batch.state.may_begin());
+            serving.map(|batch| (batch.id, batch.limits.priority)).collect()
+        };
+        let counted = self.counted(engine).await?;
+        if counted.more {
+            return Ok(0);
         }
-        let ready = self.by_priority.iter().flatten();
-        let ahead: usize = ready.filter(|(of, _)| **of >= priority).map(|(_, chunks)| chunks).sum();
+        let ahead = |batch: &BatchId| priorities.get(batch).is_some_and(|of| *of >= priority);
+        let ahead: usize =
+            counted.by_batch.iter().filter(|(batch, _)| ahead(batch)).map(|(_, chunks)| chunks).sum();
         Ok(WINDOW.saturating_sub(ahead))
     }
 
-    async fn count(&self, engine: &Engine) -> StoreResult<HashMap<i16, usize>> {
-        let ready = engine.store.ready(None, COUNTED).await?;
-        let serving = self.batches.iter().filter(|batch| batch.state.may_begin());
-        let priorities: HashMap<BatchId, i16> =
-            serving.map(|batch| (batch.id, batch.limits.priority)).collect();
-        let mut counts = HashMap::new();
-        if ready.len() >= COUNTED as usize {
-            counts.insert(i16::MAX, WINDOW);
-        }
-        for priority in ready.iter().filter_map(|chunk| priorities.get(&chunk.batch)) {
-            *counts.entry(*priority).or_default() += 1;
-        }
-        Ok(counts)
+    /// Whether a chunk of the batch was ready; taken for granted where not all could be counted.
+    async fn has_some(&mut self, engine: &Engine, batch: BatchId) -> StoreResult<bool> {
+        let counted = self.counted(engine).await?;
+        Ok(counted.more || counted.by_batch.contains_key(&batch))
+    }
+
+    async fn counted(&mut self, engine: &Engine) -> StoreResult<&Counted> {
+        let counted = match self.counted.take() {
+            Some(counted) => counted,
+            None => {
+                let ready = engine.store.ready(None, COUNTED).await?;
+                let mut by_batch: HashMap<BatchId, usize> = HashMap::new();
+                for chunk in &ready {
+                    *by_batch.entry(chunk.batch).or_default() += 1;
+                }
+                Counted { by_batch, more: ready.len() >= COUNTED as usize }
+            }
+        };
+        Ok(self.counted.insert(counted))
     }
 }
 

@@ -8,6 +8,9 @@ use promptmill_rowio::{RowFormat, RowKinds, RowLimits, RowReader};
 
 use crate::problem::Problem;
 
+/// Custom ids of one input that are told as doubles at once, with their lines; all ids are compared at the submit, in bounded memory.
+const KEPT_IDS: usize = 200_000;
+
 /// The template of a batch, parsed, and whether it only stands for rows of messages.
 #[derive(Debug, Clone)]
 pub(crate) struct RowsOf {
@@ -41,6 +44,7 @@ impl RowsOf {
 
     /// A reader of rows that checks each and renders it once.
     pub(crate) fn reader<R: Read>(&self, source: R, format: RowFormat, limits: RowLimits) -> RowReader<R> {
-        RowReader::new(source, format, self.template.clone(), limits).accepting(self.kinds).rendering()
+        let reader = RowReader::new(source, format, self.template.clone(), limits);
+        reader.accepting(self.kinds).rendering().keeping_ids(KEPT_IDS)
     }
 }

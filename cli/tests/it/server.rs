@@ -58,7 +58,7 @@ impl Server {
         };
         let address = |behind: &str| {
             let rest = &line[line.find(behind).unwrap() + behind.len()..];
-            format!("http://{}", rest.split(|c: char| c == ' ' || c == '/' || c == ',').next().unwrap())
+            format!("http://{}", rest.split([' ', '/', ',']).next().unwrap())
         };
         let (url, metrics_url) = (address("serves http://"), address("metrics http://"));
         let log = std::thread::spawn(move || {

@@ -39,6 +39,30 @@ async fn a_batch_of_higher_priority_is_served_first_and_equals_in_turn() {
 }
 
 #[tokio::test]
+async fn a_batch_that_has_nothing_ready_does_not_wait_behind_a_queue_full_of_its_equals() {
+    let scene = Scene::on(MemoryHub::new()).await;
+    let slow = scene.submit(32, 0).await;
+    let scheduler = Scheduler::start(scene.engine.clone());
+    scene.queued(32).await;
+    let other = scene.submit(8, 0).await;
+    // However slowly the queue is emptied, the other batch always has a chunk in it until it is done.
+    for chunks_left in (0..8).rev() {
+        eventually("a chunk of the other batch is ready", async || {
+            scene.beat().await;
+            let ready = scene.engine.store.ready(None, 512).await.unwrap();
+            ready.iter().any(|chunk| chunk.batch == other)
+        })
+        .await;
+        let ready = scene.engine.store.ready(None, 512).await.unwrap();
+        let chunk = ready.iter().find(|chunk| chunk.batch == other).unwrap();
+        assert_eq!(ready.iter().filter(|chunk| chunk.batch == slow).count(), 32, "{chunks_left}");
+        let leases = scene.claim(&[*chunk]).await;
+        scene.finish(&leases[0]).await;
+    }
+    scheduler.stop().await;
+}
+
+#[tokio::test]
 async fn a_batch_of_higher_priority_does_not_wait_behind_a_full_queue() {
     let scene = Scene::on(MemoryHub::new()).await;
     let first = scene.submit(32, 0).await;
