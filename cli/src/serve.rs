@@ -45,6 +45,15 @@ pub(crate) struct ServeArgs {
         value_parser = clap::value_parser!(u32).range(1..=10_000)
     )]
     pub(crate) concurrency: u32,
+    /// Requests a second that one API key may make on the long run, twice as many at once.
+    #[arg(
+        long,
+        value_name = "N",
+        env = "PROMPTMILL_REQUESTS_PER_SECOND",
+        default_value_t = 50,
+        value_parser = clap::value_parser!(u32).range(1..=1_000_000)
+    )]
+    pub(crate) requests_per_second: u32,
 }
 
 pub(crate) async fn serve(args: ServeArgs) -> Result<Exit, Failure> {
@@ -63,7 +72,12 @@ pub(crate) async fn serve(args: ServeArgs) -> Result<Exit, Failure> {
     let addresses = (local(&listener)?, local(&metrics_listener)?);
     let policy = url_policy(args.listen);
     let vault = Arc::new(vault);
-    let app = App::new(engine.clone(), vault.clone(), ApiConfig::default(), policy.clone());
+    let config = ApiConfig {
+        requests_per_second: args.requests_per_second,
+        request_burst: args.requests_per_second.saturating_mul(2),
+        ..ApiConfig::default()
+    };
+    let app = App::new(engine.clone(), vault.clone(), config, policy.clone());
     let first_key = promptmill_api::keys::bootstrap(&engine)
         .await
         .map_err(|error| Failure::work("the first key cannot be made", error))?;

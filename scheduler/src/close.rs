@@ -1,6 +1,6 @@
 //! How batches end: chunks of a cancelled or expired one are sealed, a batch whose chunks are all final is closed.
 
-use promptmill_domain::Batch;
+use promptmill_domain::{Batch, ItemCode};
 use promptmill_ports::{Signal, StoreResult};
 use promptmill_runtime::Engine;
 
@@ -16,6 +16,9 @@ pub(crate) async fn run_once(engine: &Engine, batch: &Batch) -> StoreResult<bool
     let counts = engine.store.close(&batch.tenant, batch.id, now_ms).await?;
     if let Some(counts) = &counts {
         tracing::info!(batch.id = %batch.id, succeeded = counts.all_succeeded(), failed = counts.all_failed(), "batch closed");
+        // What workers settled they counted themselves.
+        engine.metrics.items_settled(ItemCode::Cancelled, counts.cancelled);
+        engine.metrics.items_settled(ItemCode::Expired, counts.expired);
         // Whoever waits for the batch polls as well.
         let _ = engine.signals.publish(Signal::BatchChanged(batch.id)).await;
     }
