@@ -14,7 +14,7 @@ use axum::http::{HeaderMap, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use promptmill_domain::{KeyId, TenantId};
-use promptmill_ports::{ApiKey, Role};
+use promptmill_ports::{ApiKey, Role, StoreResult};
 use promptmill_vault::api_key;
 use utoipa::ToSchema;
 
@@ -178,25 +178,17 @@ async fn authenticate(app: &App, headers: &HeaderMap, from: Option<IpAddr>) -> R
     let Some((id, hash)) = shown else {
         return Err(refused(app, from));
     };
-    let key = match app.keys().fresh(id) {
-        Some(key) => key,
-        None => {
-            // Whoever guesses keys must not keep the store busy; keys that were good a moment ago are not held up by that.
-            if !app.keys().is_known(id)
-                && let Some(wait) = from.and_then(|from| app.limits().refusals.wait(&from, Instant::now()))
-            {
-                return Err(limits::too_many_refusals(wait));
-            }
-            let epoch = app.keys().epoch();
-            match app.engine().records.key(id).await? {
-                Some(key) => app.keys().remember(key, epoch),
-                None => return Err(refused(app, from)),
-            }
-        }
+    // Whoever guesses keys must not keep the store busy; keys that were good a moment ago are not held up by that.
+    if !app.keys().is_known(id)
+        && let Some(wait) = from.and_then(|from| app.limits().refusals.wait(&from, Instant::now()))
+    {
+        return Err(limits::too_many_refusals(wait));
+    }
+    let Some(key) = look_up(app, id).await? else {
+        return Err(refused(app, from));
     };
     let now_ms = app.now_ms();
-    let over = key.revoked_ms.is_some() || key.expires_ms.is_some_and(|expires_ms| expires_ms <= now_ms);
-    if !api_key::verify(&key.hash, &hash) || over {
+    if !api_key::verify(&key.hash, &hash) || is_over(&key, now_ms) {
         return Err(refused(app, from));
     }
     note_use(app, id, now_ms);
@@ -206,6 +198,29 @@ async fn authenticate(app: &App, headers: &HeaderMap, from: Option<IpAddr>) -> R
         role: key.role,
         scopes: allowed(key.role, &key.scopes).into(),
     })
+}
+
+/// The key of that id, at most [`FRESH`] old.
+async fn look_up(app: &App, id: KeyId) -> StoreResult<Option<Arc<ApiKey>>> {
+    if let Some(key) = app.keys().fresh(id) {
+        return Ok(Some(key));
+    }
+    let epoch = app.keys().epoch();
+    let found = app.engine().records.key(id).await?;
+    Ok(found.map(|key| app.keys().remember(key, epoch)))
+}
+
+fn is_over(key: &ApiKey, now_ms: u64) -> bool {
+    key.revoked_ms.is_some() || key.expires_ms.is_some_and(|expires_ms| expires_ms <= now_ms)
+}
+
+/// Whether a caller is still one: for answers that outlast the look at its key by long.
+///
+/// # Errors
+/// The store's.
+pub(crate) async fn is_still_good(app: &App, caller: &Caller) -> StoreResult<bool> {
+    let key = look_up(app, caller.key_id).await?;
+    Ok(key.is_some_and(|key| !is_over(&key, app.now_ms())))
 }
 
 /// The answer to a key that is not good; to too many of them from one address another one.

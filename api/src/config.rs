@@ -33,6 +33,10 @@ pub struct ApiConfig {
     pub refusals_per_second: u32,
     /// Refused keys of one address at once.
     pub refusal_burst: u32,
+    /// JSON bodies of one tenant beyond [`json_bytes`](Self::json_bytes) that are worked on at the same time.
+    pub large_bodies: usize,
+    /// Results that one tenant reads at the same time; each holds some megabytes.
+    pub readings: usize,
     /// Immediate generations that run at the same time.
     pub generations: usize,
     /// Connections at the same time.
@@ -68,6 +72,8 @@ impl Default for ApiConfig {
             stored_bytes: 50 << 30,
             refusals_per_second: 10,
             refusal_burst: 100,
+            large_bodies: 32,
+            readings: 256,
             generations: 256,
             connections: 1024,
             connections_per_address: 256,

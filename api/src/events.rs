@@ -1,7 +1,7 @@
 //! `GET /v1/batches/{id}/events`: a batch's progress as server-sent events.
 //!
 //! An event is a snapshot, so one that is missed costs nothing: whoever comes back gets the newest. The stream ends behind the
-//! snapshot of the final state, and when the service stops.
+//! snapshot of the final state, when the service stops, and when the reader's key is revoked or expires.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use axum::http::{HeaderMap, HeaderName, StatusCode};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt as _, stream};
-use promptmill_domain::{Batch, BatchId, TenantId};
+use promptmill_domain::{Batch, BatchId};
 use promptmill_ports::{Signal, StoreError};
 use tokio::sync::broadcast;
 use tokio::time::Instant;
@@ -18,11 +18,12 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::App;
-use crate::auth::{Caller, Scope};
+use crate::auth::{Caller, Scope, is_still_good};
 use crate::batches::view::{BatchView, view};
 use crate::extract::Path;
 use crate::problem::Problem;
 use crate::results::told_of;
+use crate::shapes::EventDocument;
 use crate::sse;
 
 const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
@@ -53,7 +54,7 @@ pub(crate) fn routes() -> OpenApiRouter<App> {
         ("Last-Event-ID" = Option<String>, Header, description = "The id of the last snapshot the reader has"),
     ),
     responses(
-        (status = 200, description = "Snapshots as they come", content_type = "text/event-stream", body = String),
+        (status = 200, description = "Snapshots as they come", content_type = "text/event-stream", body = EventDocument),
         (status = 204, description = "The reader has the final snapshot"),
     ),
 )]
@@ -72,7 +73,7 @@ async fn events(
     if first.is_final && has == Some(first.id.as_str()) {
         return Ok(StatusCode::NO_CONTENT.into_response());
     }
-    let feed = Feed { app, tenant: caller.tenant.clone(), batch: id, signals, shown: None, ended: false };
+    let feed = Feed { app, caller, batch: id, signals, shown: None, ended: false };
     Ok(sse::response(feed.stream(first)))
 }
 
@@ -97,7 +98,7 @@ impl Snapshot {
 /// One reader's stream.
 struct Feed {
     app: App,
-    tenant: TenantId,
+    caller: Caller,
     batch: BatchId,
     signals: broadcast::Receiver<Signal>,
     /// The id of the newest snapshot that was told.
@@ -157,7 +158,11 @@ impl Feed {
     }
 
     async fn look(&mut self) -> Result<Option<Bytes>, StoreError> {
-        let batch = self.app.engine().store.batch(&self.tenant, self.batch).await?;
+        if !is_still_good(&self.app, &self.caller).await? {
+            self.ended = true;
+            return Ok(None);
+        }
+        let batch = self.app.engine().store.batch(&self.caller.tenant, self.batch).await?;
         // A view that cannot be made now is made at the next look.
         let Ok(snapshot) = Snapshot::of(&self.app, &batch).await else { return Ok(None) };
         Ok(self.tell(snapshot))

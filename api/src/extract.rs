@@ -13,9 +13,12 @@ use axum::http::request::Parts;
 use axum::http::{HeaderMap, header};
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt as _;
+use promptmill_domain::TenantId;
 use serde::de::DeserializeOwned;
 use sha2::{Digest as _, Sha256};
 
+use crate::auth::Caller;
+use crate::places::{Place, Places};
 use crate::problem::{Problem, ProblemId};
 use crate::state::App;
 use objects::Objects;
@@ -40,7 +43,8 @@ impl Digest {
 pub(crate) struct Json<T>(pub(crate) T, pub(crate) Digest);
 
 /// A JSON body that may carry rows: at most [`inline_bytes`](crate::ApiConfig::inline_bytes).
-pub(crate) struct LargeJson<T>(pub(crate) T, pub(crate) Digest);
+/// With a place among the large ones, where it is one, to be held for as long as its content is.
+pub(crate) struct LargeJson<T>(pub(crate) T, pub(crate) Digest, pub(crate) Option<Place<TenantId>>);
 
 /// The text of a JSON body that is well-formed, of at most [`json_bytes`](crate::ApiConfig::json_bytes).
 pub(crate) struct JsonText(pub(crate) String, pub(crate) Digest);
@@ -49,7 +53,7 @@ impl<T: DeserializeOwned + Send + 'static> FromRequest<App> for Json<T> {
     type Rejection = Problem;
 
     async fn from_request(request: Request, app: &App) -> Result<Self, Problem> {
-        let (body, digest) = json_body(request, app, app.config().json_bytes).await?;
+        let (body, digest) = json_body(request, app, &mut Room::of(app.config().json_bytes)).await?;
         Ok(Self(read(body, |text| value_of(&text)).await?, digest))
     }
 }
@@ -58,8 +62,12 @@ impl<T: DeserializeOwned + Send + 'static> FromRequest<App> for LargeJson<T> {
     type Rejection = Problem;
 
     async fn from_request(request: Request, app: &App) -> Result<Self, Problem> {
-        let (body, digest) = json_body(request, app, app.config().inline_bytes).await?;
-        Ok(Self(read(body, |text| value_of(&text)).await?, digest))
+        let tenant = request.extensions().get::<Caller>().map(|caller| caller.tenant.clone());
+        let mut room =
+            Room { limit: app.config().inline_bytes, small: app.config().json_bytes, ..Room::default() };
+        room.large = tenant.map(|tenant| (app.large_bodies().clone(), tenant));
+        let (body, digest) = json_body(request, app, &mut room).await?;
+        Ok(Self(read(body, |text| value_of(&text)).await?, digest, room.place))
     }
 }
 
@@ -67,24 +75,55 @@ impl FromRequest<App> for JsonText {
     type Rejection = Problem;
 
     async fn from_request(request: Request, app: &App) -> Result<Self, Problem> {
-        let (body, digest) = json_body(request, app, app.config().json_bytes).await?;
+        let (body, digest) = json_body(request, app, &mut Room::of(app.config().json_bytes)).await?;
         Ok(Self(read(body, Ok).await?, digest))
     }
 }
 
-async fn json_body(request: Request, app: &App, limit: usize) -> Result<(Bytes, Digest), Problem> {
+/// How large a body may be.
+#[derive(Default)]
+struct Room {
+    limit: usize,
+    /// Beyond these bytes it needs a place among the large ones of its tenant...
+    small: usize,
+    /// ...of which there are these.
+    large: Option<(Places<TenantId>, TenantId)>,
+    /// The place, once it is needed.
+    place: Option<Place<TenantId>>,
+}
+
+impl Room {
+    /// For bodies that are all small.
+    fn of(limit: usize) -> Self {
+        Self { limit, small: limit, ..Self::default() }
+    }
+
+    /// Whether a body of so many bytes may be held, its size being allowed.
+    fn hold(&mut self, bytes: usize) -> Result<(), Problem> {
+        if bytes > self.small
+            && self.place.is_none()
+            && let Some((places, tenant)) = &self.large
+        {
+            let detail = "too many large bodies are sent at the same time";
+            let turned_away = || Problem::new(ProblemId::TooManyRequests).detail(detail).retry_after(1);
+            self.place = Some(places.enter(tenant.clone()).ok_or_else(turned_away)?);
+        }
+        Ok(())
+    }
+}
+
+async fn json_body(request: Request, app: &App, room: &mut Room) -> Result<(Bytes, Digest), Problem> {
     check_media_type(request.headers())?;
     let declared = request.headers().get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok());
-    if declared.and_then(|length| length.parse::<u64>().ok()).is_some_and(|length| length > limit as u64) {
-        return Err(too_large(limit));
+    if declared.and_then(|length| length.parse::<u64>().ok()).is_some_and(|length| length > room.limit as u64)
+    {
+        return Err(too_large(room.limit));
     }
-    let reading = collect(request.into_body(), limit);
-    let body = match tokio::time::timeout(app.config().body_time, reading).await {
-        Ok(body) => body?,
-        Err(_) => return Err(Problem::new(ProblemId::RequestTimeout)),
-    };
-    let digest = Digest::of(&body);
-    Ok((body, digest))
+    let reading = collect(request.into_body(), room);
+    match tokio::time::timeout(app.config().body_time, reading).await {
+        Ok(read) => read,
+        Err(_) => Err(Problem::new(ProblemId::RequestTimeout)),
+    }
 }
 
 /// Bodies up to this size are read where they are; larger ones take long enough to be read beside the runtime's threads.
@@ -134,19 +173,34 @@ fn too_large(limit: usize) -> Problem {
     Problem::new(ProblemId::PayloadTooLarge).detail(format!("this route takes at most {limit} bytes"))
 }
 
-/// The whole body, as long as it stays within `limit`.
-async fn collect(mut body: Body, limit: usize) -> Result<Bytes, Problem> {
+/// The whole body, as long as there is room for it. It is digested as it comes: all at once, a large one would hold up others.
+async fn collect(mut body: Body, room: &mut Room) -> Result<(Bytes, Digest), Problem> {
     let mut whole = BytesMut::new();
+    let mut digest = Sha256::new();
+    let (mut bytes, mut turned_away) = (0, None);
     while let Some(frame) = body.frame().await {
         let frame = frame.map_err(|_| cut_off())?;
         if let Some(data) = frame.data_ref() {
-            if whole.len() + data.len() > limit {
-                return Err(too_large(limit));
+            bytes += data.len();
+            if bytes > room.limit {
+                return Err(too_large(room.limit));
+            }
+            if turned_away.is_none() {
+                turned_away = room.hold(bytes).err();
+            }
+            if turned_away.is_some() {
+                // Read on and dropped, so that a client which first sends everything gets to read the answer.
+                whole = BytesMut::new();
+                continue;
             }
             whole.extend_from_slice(data);
+            digest.update(data);
         }
     }
-    Ok(whole.freeze())
+    match turned_away {
+        None => Ok((whole.freeze(), Digest(digest.finalize().into()))),
+        Some(problem) => Err(problem),
+    }
 }
 
 /// The body ended before it was complete, so there is rarely anyone left to read this.

@@ -41,6 +41,15 @@ impl RequestContext {
     }
 }
 
+/// Works on to the end also when the client goes away meanwhile. For what is done in several steps, so that nobody has to clean up behind
+/// a client that was too impatient for all of them.
+pub(crate) async fn to_its_end<T: Send + 'static>(
+    work: impl Future<Output = Result<T, Problem>> + Send + 'static,
+) -> Result<T, Problem> {
+    let working = tokio::spawn(CURRENT.scope(RequestContext::current(), work));
+    working.await.unwrap_or_else(|_| Err(Problem::internal("a handler panicked")))
+}
+
 /// The outermost layer.
 pub(crate) async fn frame(State(app): State<App>, request: Request, next: Next) -> Response {
     let started = Instant::now();

@@ -12,7 +12,8 @@ use std::sync::{Mutex, PoisonError};
 use axum::body::Body;
 use axum::extract::{FromRequestParts, MatchedPath};
 use axum::http::request::Parts;
-use axum::http::{HeaderName, HeaderValue, StatusCode, header};
+use axum::http::uri::PathAndQuery;
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use promptmill_domain::TenantId;
 use promptmill_ports::{Claim, Claimed, StoredAnswer};
@@ -65,9 +66,14 @@ impl FromRequestParts<App> for Idempotency {
         Ok(Self {
             key,
             scope: format!("{} {pattern}", parts.method),
-            target: format!("{} {}", parts.method, parts.uri),
+            target: format!("{} {}", parts.method, origin_form(&parts.uri)),
         })
     }
+}
+
+/// Path and query. What else HTTP/2 and proxies put before them is not what is asked for.
+fn origin_form(uri: &Uri) -> &str {
+    uri.path_and_query().map_or("/", PathAndQuery::as_str)
 }
 
 /// The key of the header, its quotes taken off.
@@ -167,7 +173,7 @@ impl Ticket {
         let Some((claim, place)) = self.claimed else {
             return response;
         };
-        if !is_kept(response.status()) {
+        if !is_kept(response.status(), response.headers()) {
             return response;
         }
         let app = &place.app;
@@ -199,9 +205,10 @@ impl Ticket {
 }
 
 /// Whether repeating the request would give the same answer. What says "later" does not.
-fn is_kept(status: StatusCode) -> bool {
+fn is_kept(status: StatusCode, headers: &HeaderMap) -> bool {
     let later = [StatusCode::REQUEST_TIMEOUT, StatusCode::TOO_MANY_REQUESTS];
-    !status.is_server_error() && !later.contains(&status)
+    let says_later = later.contains(&status) || headers.contains_key(header::RETRY_AFTER);
+    !status.is_server_error() && !says_later
 }
 
 fn seal_context(claim: &Claim) -> String {
@@ -283,8 +290,18 @@ mod tests {
         for (status, kept) in
             [(201, true), (422, true), (409, true), (429, false), (503, false), (507, false)]
         {
-            assert_eq!(is_kept(StatusCode::from_u16(status).unwrap()), kept, "{status}");
+            let status = StatusCode::from_u16(status).unwrap();
+            assert_eq!(is_kept(status, &HeaderMap::new()), kept, "{status}");
         }
+        let again = HeaderMap::from_iter([(header::RETRY_AFTER, HeaderValue::from_static("1"))]);
+        assert!(!is_kept(StatusCode::CONFLICT, &again));
+    }
+
+    #[test]
+    fn a_request_is_the_same_one_in_every_protocol() {
+        let target = |uri: &'static str| origin_form(&Uri::from_static(uri)).to_owned();
+        assert_eq!(target("http://host:1/v1/x?a=1"), target("/v1/x?a=1"));
+        assert_ne!(target("/v1/x?a=1"), target("/v1/x"));
     }
 
     fn keyed() -> Idempotency {

@@ -22,6 +22,8 @@ use crate::time::Time;
 
 /// Characters of a key's name.
 const MAX_NAME: usize = 100;
+/// What a key's holder is where nothing is said.
+const DEFAULT_ROLE: Role = Role::Member;
 
 /// A key could not be made.
 #[derive(Debug, thiserror::Error)]
@@ -184,7 +186,8 @@ struct KeyList {
 }
 
 /// Makes a key. Nobody can make one that may do more than the key that asks for it.
-#[utoipa::path(post, path = "/v1/keys", tag = "keys", operation_id = "createKey", request_body = NewKey,
+#[utoipa::path(post, path = "/v1/keys", tag = "keys", operation_id = "createKey",
+    request_body(content = NewKey, example = json!({"name": "reports", "role": "viewer"})),
     responses((status = 201, description = "The key, shown this once", body = NewKeyView)))]
 async fn create(
     State(app): State<App>,
@@ -193,18 +196,27 @@ async fn create(
     Json(new, digest): Json<NewKey>,
 ) -> Result<Response, Problem> {
     caller.may(Scope::AdminKeys)?;
+    // Before any answer is repeated: it may hold a key that another caller was allowed to make.
+    check_grant(&caller, &new)?;
     // The id is not derived from the request's plan: a key whose text was lost with an answer must not be found again, but made anew.
     idempotency.once(&app, &caller, digest, async |_| make(&app, &caller, new).await).await
 }
 
-async fn make(app: &App, caller: &Caller, new: NewKey) -> Result<Response, Problem> {
-    let role = new.role.unwrap_or(Role::Member);
-    let scopes = new.scopes.unwrap_or_default();
+/// Whether the caller may do everything that the new key may.
+fn check_grant(caller: &Caller, new: &NewKey) -> Result<(), Problem> {
+    let role = new.role.unwrap_or(DEFAULT_ROLE);
+    let scopes = new.scopes.as_deref().unwrap_or_default();
     let beyond = |scope: &Scope| !caller.scopes().contains(scope);
-    if role > caller.role || allowed(role, &scopes).iter().any(beyond) {
+    if role > caller.role || allowed(role, scopes).iter().any(beyond) {
         return Err(Problem::new(ProblemId::Forbidden)
             .detail("the new key would be allowed more than the key that asks for it"));
     }
+    Ok(())
+}
+
+async fn make(app: &App, caller: &Caller, new: NewKey) -> Result<Response, Problem> {
+    let role = new.role.unwrap_or(DEFAULT_ROLE);
+    let scopes = new.scopes.unwrap_or_default();
     let expires_ms = new.expires_at.map(|time| time.0);
     match issue(app.engine(), &caller.tenant, &new.name, role, scopes, expires_ms).await {
         Ok((text, key)) => {

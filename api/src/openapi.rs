@@ -43,6 +43,10 @@ pub fn document() -> OpenApi {
     }
     document.merge(keyed);
     for operation in document.paths.paths.values_mut().flat_map(operations) {
+        for parameter in operation.parameters.iter_mut().flatten() {
+            let RefOr::T(parameter) = parameter else { continue };
+            parameter.schema = parameter.schema.as_ref().map(crate::shapes::never_null);
+        }
         operation.responses.responses.insert("default".to_owned(), RefOr::T(problem()));
     }
     let mut scheme = Http::new(HttpAuthScheme::Bearer);
@@ -64,7 +68,13 @@ fn idempotency_key() -> utoipa::openapi::path::Parameter {
         .required(Required::False)
         .description(Some("The same key with the same request gives the same answer for 24 hours."))
         .schema(Some(
-            ObjectBuilder::new().schema_type(Type::String).min_length(Some(1)).max_length(Some(255)).build(),
+            ObjectBuilder::new()
+                .schema_type(Type::String)
+                // As [`crate::idempotency`] reads it: in quotes or bare, without the blanks around it.
+                .pattern(Some(
+                    r#"^[ \t]*("[ -~]{1,255}"|[!#-~]([ -~]{0,253}[!-~])?|"([ -~]{0,253}[!#-~])?)[ \t]*$"#,
+                ))
+                .build(),
         ))
         .build()
 }

@@ -1,5 +1,7 @@
 //! Lists: pages with an opaque cursor.
 
+use std::str::FromStr;
+
 use axum::http::{HeaderValue, Uri, header};
 use axum::response::{IntoResponse, Response};
 use base64::Engine as _;
@@ -61,12 +63,12 @@ pub(crate) fn cursor(list: &str, position: &str) -> String {
 ///
 /// # Errors
 /// `bad_request` when it is not one we gave for this list.
-pub(crate) fn position(list: &str, cursor: &str) -> Result<String, Problem> {
+pub(crate) fn position<T: FromStr>(list: &str, cursor: &str) -> Result<T, Problem> {
     let read = || {
         let bytes = URL_SAFE_NO_PAD.decode(cursor).ok()?;
         let (sum, position) = bytes.split_at_checked(CHECK)?;
         let position = std::str::from_utf8(position).ok()?;
-        (sum == check(list, position)).then(|| position.to_owned())
+        position.parse().ok().filter(|_| sum == check(list, position))
     };
     read().ok_or_else(|| {
         Problem::new(ProblemId::BadRequest).detail("query parameter cursor: not a cursor of this list")
@@ -98,6 +100,7 @@ mod tests {
     #[test]
     fn a_cursor_leads_back_to_its_position_and_only_in_its_list() {
         let given = cursor("templates", "naïve");
+        let position = super::position::<String>;
         assert_eq!(position("templates", &given).unwrap(), "naïve");
         assert!(position("batches", &given).is_err());
         for at in 0..given.len() {
@@ -107,6 +110,12 @@ mod tests {
             assert_ne!(position("templates", &changed).ok().as_deref(), Some("naïve"));
         }
         assert!(position("templates", "").is_err());
+    }
+
+    #[test]
+    fn a_made_up_position_that_is_none_of_the_list_is_a_mistake_of_the_caller() {
+        let made_up = cursor("items", "-1");
+        assert_eq!(position::<u32>("items", &made_up).unwrap_err().id(), ProblemId::BadRequest);
     }
 
     #[test]

@@ -3,7 +3,6 @@
 //! Bounded: connections, connections of one address, time for headers, size of headers, and how long a client may take nothing of what is
 //! written to it. Bodies are bounded where they are read ([`crate::extract`] and the uploads).
 
-mod connections;
 mod patience;
 
 use std::net::{IpAddr, SocketAddr};
@@ -29,8 +28,8 @@ use crate::config::ApiConfig;
 use crate::frame::Peer;
 use crate::generations;
 use crate::headers::MAX_HEADER_BYTES;
+use crate::places::Places;
 use crate::state::App;
-use connections::PerAddress;
 use patience::Patience;
 
 /// hyper refuses larger heads without a body; smaller ones that are still too large get a problem.
@@ -76,7 +75,7 @@ async fn metrics(State(app): State<App>) -> impl IntoResponse {
 
 async fn run(listener: TcpListener, router: Router, config: &ApiConfig, ended: impl Future<Output = ()>) {
     let places = Arc::new(Semaphore::new(config.connections));
-    let per_address = PerAddress::new(config.connections_per_address);
+    let per_address = Places::new(config.connections_per_address);
     let builder = Arc::new(builder(config));
     let graceful = GracefulShutdown::new();
     tokio::pin!(ended);

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use promptmill_domain::TenantId;
 use promptmill_egress::UrlPolicy;
 use promptmill_runtime::Engine;
 use promptmill_vault::Vault;
@@ -14,6 +15,7 @@ use crate::generations::Generator;
 use crate::health::Readiness;
 use crate::idempotency::Running;
 use crate::limits::Limits;
+use crate::places::Places;
 use crate::progress::ProgressCache;
 use crate::templates::TemplateCache;
 
@@ -35,6 +37,8 @@ struct Inner {
     progress: ProgressCache,
     generator: Generator,
     batches: batches::Shared,
+    large_bodies: Places<TenantId>,
+    readings: Places<TenantId>,
     readiness: Readiness,
 }
 
@@ -54,6 +58,8 @@ impl App {
             progress: ProgressCache::default(),
             generator,
             batches: batches::Shared::default(),
+            large_bodies: Places::new(config.large_bodies),
+            readings: Places::new(config.readings),
             url_policy,
             readiness: Readiness::default(),
             config,
@@ -88,6 +94,16 @@ impl App {
     /// What the handlers of batches share.
     pub(crate) fn batches(&self) -> &batches::Shared {
         &self.0.batches
+    }
+
+    /// Who sends bodies that are large.
+    pub(crate) fn large_bodies(&self) -> &Places<TenantId> {
+        &self.0.large_bodies
+    }
+
+    /// Who reads results.
+    pub(crate) fn readings(&self) -> &Places<TenantId> {
+        &self.0.readings
     }
 
     /// Names this run of the process in claims, so that what a dead one began is told from what runs here.

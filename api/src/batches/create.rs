@@ -24,6 +24,7 @@ use super::{preflight, webhook};
 use crate::App;
 use crate::auth::{Caller, Scope};
 use crate::extract::LargeJson;
+use crate::frame::to_its_end;
 use crate::idempotency::Idempotency;
 use crate::problem::{FieldError, Problem, chain};
 
@@ -35,7 +36,35 @@ use crate::problem::{FieldError, Problem, chain};
     path = "/v1/batches",
     tag = "batches",
     operation_id = "createBatch",
-    request_body = NewBatchBody,
+    request_body(
+        content = NewBatchBody,
+        examples(
+            ("messages" = (
+                summary = "Rows of messages, submitted at once",
+                value = json!({
+                    "model": "demo:any",
+                    "name": "greetings",
+                    "labels": {"team": "docs"},
+                    "rows": [
+                        {"custom_id": "1", "messages": [{"role": "user", "content": "Say hello."}]},
+                        {"custom_id": "2", "messages": [{"role": "user", "content": "Say goodbye."}]},
+                    ],
+                })
+            )),
+            ("template" = (
+                summary = "Rows of variables for an inline template",
+                value = json!({
+                    "template": {
+                        "name": "greet",
+                        "messages": [{"role": "user", "content": "Greet {{ name }}."}],
+                        "model": {"name": "demo:any"},
+                    },
+                    "rows": [{"variables": {"name": "Ada"}}],
+                })
+            )),
+            ("draft" = (summary = "A draft that takes parts", value = json!({"model": "demo:any"}))),
+        )
+    ),
     responses((
         status = 201,
         description = "The batch",
@@ -47,11 +76,15 @@ pub(crate) async fn create(
     State(app): State<App>,
     caller: Caller,
     idempotency: Idempotency,
-    LargeJson(body, digest): LargeJson<NewBatchBody>,
+    LargeJson(body, digest, large): LargeJson<NewBatchBody>,
 ) -> Result<Response, Problem> {
     caller.may(Scope::BatchesWrite)?;
-    let run = |plan| create_once(&app, &caller.tenant, BatchId::from_bytes(plan), body);
-    idempotency.once(&app, &caller, digest, run).await
+    let work = async move {
+        let _large = large;
+        let run = |plan| create_once(&app, &caller.tenant, BatchId::from_bytes(plan), body);
+        idempotency.once(&app, &caller, digest, run).await
+    };
+    to_its_end(work).await
 }
 
 async fn create_once(
@@ -61,7 +94,7 @@ async fn create_once(
     body: NewBatchBody,
 ) -> Result<Response, Problem> {
     let Plan { spec, limits, rows_of, made_secret } = draft::plan(app, tenant, id, &body).await?;
-    let room_bytes = room_bytes(app, tenant).await?;
+    room_bytes(app, tenant).await?;
     let rows = match body.rows {
         None => None,
         Some(rows) => {
@@ -74,7 +107,7 @@ async fn create_once(
     let batch =
         made(app, tenant, NewBatch { id, spec, limits, idem_key: None, now_ms: app.now_ms() }).await?;
     if let Some((blocks, taken)) = rows {
-        let target = Target { tenant: tenant.clone(), batch: id, part: 0, room_bytes };
+        let target = Target { tenant: tenant.clone(), batch: id, part: 0 };
         let reading = move |keep: intake::Keep| {
             for block in blocks {
                 if !keep.keep(block) {

@@ -37,7 +37,7 @@ pub(crate) struct DeliveryView {
     /// The receiver.
     url: String,
     /// `pending`, `delivered` or `given_up`.
-    #[schema(value_type = DeliveryNames, inline)]
+    #[schema(value_type = DeliveryNames)]
     state: DeliveryState,
     /// When it is tried next; null when it is over.
     due_at: Option<Time>,

@@ -16,7 +16,11 @@ use super::rows_of::RowsOf;
 use super::settings::SettingsBody;
 use super::webhook;
 use crate::App;
+use crate::heavy::heavy;
 use crate::problem::{FieldError, Problem, ProblemId};
+use crate::shapes::{
+    BatchName, Dollars, LabelMap, ModelName, OutputDocument, RowDocument, WebhookSecret, WebhookUrl,
+};
 use crate::templates::{self, TemplateArg};
 use crate::time::Time;
 
@@ -38,10 +42,10 @@ pub(crate) struct NewBatchBody {
     /// A stored template (`name`, `name@3`, `tmpl_...`, `tmpl_...@3`) or an inline one. Without it every row brings messages.
     pub(crate) template: Option<TemplateArg>,
     /// What a reply must be, as a template's `output`; only without a template.
-    #[schema(value_type = Option<Object>)]
+    #[schema(value_type = Option<OutputDocument>)]
     pub(crate) output: Option<Box<RawValue>>,
     /// `provider:name`; wins over the template's.
-    #[schema(example = "demo:any")]
+    #[schema(value_type = Option<ModelName>, inline, example = "demo:any")]
     pub(crate) model: Option<String>,
     /// Sampling settings; each wins over the template's.
     pub(crate) settings: Option<SettingsBody>,
@@ -49,9 +53,10 @@ pub(crate) struct NewBatchBody {
     #[schema(minimum = 1, maximum = 20)]
     pub(crate) max_attempts: Option<u32>,
     /// What people call it.
-    #[schema(max_length = 200)]
+    #[schema(value_type = Option<BatchName>, inline)]
     pub(crate) name: Option<String>,
     /// For lists to filter by: at most 16.
+    #[schema(value_type = Option<LabelMap>, inline)]
     pub(crate) labels: Option<BTreeMap<String, String>>,
     /// Any JSON object up to 16 KiB, given back as it is.
     #[schema(value_type = Option<Object>)]
@@ -63,7 +68,7 @@ pub(crate) struct NewBatchBody {
     #[schema(minimum = 1, maximum = 10000)]
     pub(crate) max_concurrency: Option<u64>,
     /// No call begins once this much is spent, US dollars.
-    #[schema(example = "2.50")]
+    #[schema(value_type = Option<Dollars>, inline, example = "2.50")]
     pub(crate) max_cost: Option<String>,
     /// When what is still open expires; in the future.
     pub(crate) deadline: Option<Time>,
@@ -76,11 +81,13 @@ pub(crate) struct NewBatchBody {
     /// Whether it is paused when its first items all fail for one cause outside the rows; true unless told.
     pub(crate) guard: Option<bool>,
     /// Where its events are posted.
+    #[schema(value_type = Option<WebhookUrl>, inline)]
     pub(crate) webhook_url: Option<String>,
     /// `whsec_` and 24 to 64 bytes as base64; one is made where there is none.
+    #[schema(value_type = Option<WebhookSecret>, inline)]
     pub(crate) webhook_secret: Option<String>,
     /// Rows, each `{"custom_id"?, "variables": {...}}` or `{"custom_id"?, "messages": [...]}`.
-    #[schema(value_type = Option<Vec<Object>>)]
+    #[schema(value_type = Option<Vec<RowDocument>>, min_items = 1)]
     pub(crate) rows: Option<Vec<Box<RawValue>>>,
 }
 
@@ -197,12 +204,11 @@ async fn pin(app: &App, tenant: &TenantId, body: &NewBatchBody) -> Result<Pinned
         return Ok(Pinned { template: found.parsed, reference: found.reference, rows_of });
     }
     let output = body.output.as_ref().map(|output| output.get().to_owned());
-    let parsed = tokio::task::spawn_blocking(move || {
+    let parsed = heavy(move || {
         let source = Template::for_messages(output.as_deref())?;
         Template::parse(&source)
     });
-    let parsed = parsed.await.map_err(Problem::internal)?;
-    let template = Arc::new(parsed.map_err(|problems| {
+    let template = Arc::new(parsed.await?.map_err(|problems| {
         let errors = problems.into_iter().map(|problem| FieldError::at(problem.pointer, problem.message));
         Problem::new(ProblemId::Invalid).errors(errors)
     })?);

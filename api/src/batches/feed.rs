@@ -1,10 +1,13 @@
 //! The body of an upload, handed to the blocking side piece by piece as fast as that takes them.
 
+use std::time::Duration;
+
 use axum::body::Body;
 use axum::http::{HeaderMap, header};
+use bytes::Bytes;
 use http_body_util::BodyExt as _;
 use tokio::sync::mpsc;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use super::inflate::Piece;
 use crate::App;
@@ -17,6 +20,35 @@ const PIECES_IN_FLIGHT: usize = 8;
 /// Bytes that are read and dropped behind an error, so that a client which first sends everything gets to read the answer.
 const DROPPED_BYTES: u64 = 256 << 20;
 
+/// The slowest a client may send on the long run, bytes a second: behind that, rows would hold a place for days.
+const LEAST_PACE: u64 = 1024;
+
+/// Patience with a client: with each wait, and with all of them together for what it sent.
+struct Patience {
+    idle: Duration,
+    waited: Duration,
+    bytes: u64,
+}
+
+impl Patience {
+    fn new(app: &App) -> Self {
+        Self { idle: app.config().upload_idle, waited: Duration::ZERO, bytes: 0 }
+    }
+
+    /// The next bytes of the body, `None` at its end. Only the time that the client takes counts, not what others make it wait.
+    async fn next(&mut self, body: &mut Body) -> Result<Option<Bytes>, Problem> {
+        let all = self.idle + Duration::from_secs(self.bytes / LEAST_PACE);
+        let left = all.saturating_sub(self.waited).min(self.idle);
+        let begun = Instant::now();
+        let frame = timeout(left, body.frame()).await.map_err(|_| too_slow())?;
+        self.waited += begun.elapsed();
+        let Some(frame) = frame else { return Ok(None) };
+        let data = frame.map_err(|_| cut_off())?.into_data().unwrap_or_default();
+        self.bytes += data.len() as u64;
+        Ok(Some(data))
+    }
+}
+
 /// A channel of the length that fits [`feed`].
 pub(crate) fn channel() -> (mpsc::Sender<Piece>, mpsc::Receiver<Piece>) {
     mpsc::channel(PIECES_IN_FLIGHT)
@@ -27,15 +59,14 @@ pub(crate) fn channel() -> (mpsc::Sender<Piece>, mpsc::Receiver<Piece>) {
 /// The end is told only behind a body that was complete: a handler that is dropped with its connection tells none.
 ///
 /// # Errors
-/// `payload_too_large` beyond the most bytes of a part, `request_timeout` when nothing comes for too long, `bad_request` when it
+/// `payload_too_large` beyond the most bytes of a part, `request_timeout` when the client is too slow, `bad_request` when it
 /// breaks off.
 pub(crate) async fn feed(app: &App, mut body: Body, pieces: mpsc::Sender<Piece>) -> Result<(), Problem> {
-    let (mut bytes, mut dropped) = (0, 0);
-    while let Some(frame) = timeout(app.config().upload_idle, body.frame()).await.map_err(|_| too_slow())? {
-        let Ok(data) = frame.map_err(|_| cut_off())?.into_data() else { continue };
+    let mut patience = Patience::new(app);
+    let mut dropped = 0;
+    while let Some(data) = patience.next(&mut body).await? {
         let len = data.len() as u64;
-        bytes += len;
-        if bytes > app.config().part_bytes {
+        if patience.bytes > app.config().part_bytes {
             return Err(too_large(app));
         }
         if data.is_empty() || pieces.send(Piece::Data(data)).await.is_ok() {
@@ -54,22 +85,54 @@ pub(crate) async fn feed(app: &App, mut body: Body, pieces: mpsc::Sender<Piece>)
 /// Reads and drops the body of an upload that is refused before any of it was read, within the same bounds. A client that waits to be told
 /// to send (`Expect`) is left waiting, and reads the refusal at once.
 pub(crate) async fn drop_rest(app: &App, headers: &HeaderMap, mut body: Body) {
-    let mut dropped = 0;
-    while dropped < DROPPED_BYTES && !headers.contains_key(header::EXPECT) {
-        match timeout(app.config().upload_idle, body.frame()).await {
-            Ok(Some(Ok(frame))) => dropped += frame.data_ref().map_or(0, |data| data.len() as u64),
-            Ok(Some(Err(_)) | None) | Err(_) => return,
+    let mut patience = Patience::new(app);
+    while patience.bytes < DROPPED_BYTES && !headers.contains_key(header::EXPECT) {
+        if !matches!(patience.next(&mut body).await, Ok(Some(_))) {
+            return;
         }
     }
 }
 
 fn too_slow() -> Problem {
-    Problem::new(ProblemId::RequestTimeout)
-        .detail("nothing of the body came for too long; nothing was stored")
+    Problem::new(ProblemId::RequestTimeout).detail("the body came too slowly; nothing was stored")
 }
 
 /// What is said of a part with too many bytes on the wire.
 pub(crate) fn too_large(app: &App) -> Problem {
     let most = app.config().part_bytes;
     Problem::new(ProblemId::PayloadTooLarge).detail(format!("a part has at most {most} bytes as it is sent"))
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::{StreamExt as _, stream};
+
+    use super::*;
+
+    /// A body of so many pieces, each of `bytes` and after `gap`.
+    fn body(pieces: usize, bytes: usize, gap: Duration) -> Body {
+        let piece = move |_| async move {
+            tokio::time::sleep(gap).await;
+            Ok::<_, std::io::Error>(Bytes::from(vec![b' '; bytes]))
+        };
+        Body::from_stream(stream::iter(0..pieces).then(piece))
+    }
+
+    async fn fed(body: Body) -> Result<(), ProblemId> {
+        let (app, _folder) = crate::state::alone();
+        let (send, mut pieces) = channel();
+        let taking = tokio::spawn(async move { while pieces.recv().await.is_some() {} });
+        let fed = feed(&app, body, send).await;
+        taking.await.unwrap();
+        fed.map_err(|problem| problem.id())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_trickles_is_given_up_and_a_slow_one_is_not() {
+        let second = Duration::from_secs(1);
+        assert_eq!(fed(body(40, 1, second)).await, Err(ProblemId::RequestTimeout));
+        assert_eq!(fed(body(2, 100_000, 31 * second)).await, Err(ProblemId::RequestTimeout));
+        assert_eq!(fed(body(600, 2048, second)).await, Ok(()));
+        assert_eq!(fed(body(10, 1, second)).await, Ok(()));
+    }
 }

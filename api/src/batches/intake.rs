@@ -11,7 +11,7 @@ use promptmill_rowio::{BlockBuilder, ReadRow, RowReader, RowsDigest, StoredRow};
 use tokio::sync::mpsc;
 
 use super::refused::{BadRows, NotTaken, Refused};
-use super::submit::quota_of_bytes;
+use super::submit::{quota_of_bytes, room_bytes};
 use crate::App;
 use crate::problem::{Problem, chain};
 
@@ -108,8 +108,6 @@ pub(crate) struct Target {
     pub(crate) batch: BatchId,
     /// Which part of it.
     pub(crate) part: u32,
-    /// How many bytes the tenant may still store.
-    pub(crate) room_bytes: u64,
 }
 
 /// Takes blocks on the reading side.
@@ -178,7 +176,6 @@ async fn put_blocks(
     upload: UploadId,
     mut blocks: mpsc::Receiver<RowBlock>,
 ) -> Result<(), NotTaken> {
-    let mut stored = 0;
     while let Some(first) = blocks.recv().await {
         let mut bytes = cost(&first);
         let mut group = vec![first];
@@ -188,8 +185,9 @@ async fn put_blocks(
             bytes += cost(&block);
             group.push(block);
         }
-        stored += bytes as u64;
-        if stored > target.room_bytes {
+        // Asked each time, since others fill the quota and the disk meanwhile.
+        let room_bytes = room_bytes(app, &target.tenant).await.map_err(NotTaken::Problem)?;
+        if bytes as u64 > room_bytes {
             return Err(NotTaken::Problem(quota_of_bytes()));
         }
         app.engine().store.put_rows(&target.tenant, target.batch, upload, group, app.now_ms()).await?;

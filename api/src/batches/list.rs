@@ -16,6 +16,7 @@ use crate::auth::{Caller, Scope};
 use crate::extract::{Path, Query};
 use crate::page::{self, Page};
 use crate::problem::{Problem, ProblemId};
+use crate::shapes::{CursorText, LabelText};
 use crate::time::Time;
 
 /// Labels a list may be filtered by at the same time.
@@ -32,6 +33,7 @@ pub(crate) struct ListQuery {
     /// The whole name.
     name: Option<String>,
     /// A label as `key:value`. Repeatable.
+    #[param(value_type = Vec<LabelText>, inline, max_items = 16)]
     label: Vec<String>,
     /// Created at or after.
     created_from: Option<Time>,
@@ -41,6 +43,7 @@ pub(crate) struct ListQuery {
     #[param(minimum = 1, maximum = 500)]
     limit: Option<u32>,
     /// The `next_cursor` of the page before, asked for with the same filters.
+    #[param(value_type = Option<CursorText>, inline)]
     cursor: Option<String>,
 }
 
@@ -94,7 +97,7 @@ pub(crate) async fn list(
     let list = format!("batches {filter:?}");
     let before = match &query.cursor {
         None => None,
-        Some(cursor) => Some(page::position(&list, cursor)?.parse::<BatchId>().map_err(Problem::internal)?),
+        Some(cursor) => Some(page::position::<BatchId>(&list, cursor)?),
     };
     let store = &app.engine().store;
     let mut batches = store.batches(&caller.tenant, &filter, before, limit + 1).await?;

@@ -7,7 +7,6 @@ use promptmill_domain::{BatchId, BatchState};
 use promptmill_ports::Part;
 use promptmill_rowio::{RowFormat, RowLimits};
 use serde::Serialize;
-use tokio::sync::OwnedSemaphorePermit;
 use utoipa::ToSchema;
 
 use super::feed;
@@ -15,11 +14,13 @@ use super::inflate::{Packing, unpacked};
 use super::intake::{self, Target};
 use super::refused::{BadRow, NotTaken, Refused};
 use super::rows_of::RowsOf;
+use super::shared::Leave;
 use super::submit::room_bytes;
 use crate::App;
 use crate::auth::{Caller, Scope};
 use crate::extract::Path;
 use crate::problem::{FieldError, Problem, ProblemId};
+use crate::shapes::Packed;
 
 /// Parts are numbered 0 to this.
 const LAST_PART: u32 = 9_999;
@@ -76,11 +77,13 @@ pub(crate) struct PartList {
     params(
         ("id" = String, Path, description = "The batch, a draft"),
         ("part" = u32, Path, description = "The part's number, 0 to 9999", maximum = 9999),
-        ("Content-Encoding" = Option<String>, Header, description = "gzip, zstd or identity"),
+        ("Content-Encoding" = inline(Option<Packed>), Header, description = "gzip, zstd or identity"),
     ),
     request_body(
         content(
-            (String = "application/x-ndjson"),
+            (String = "application/x-ndjson", example = json!(
+                "{\"messages\":[{\"role\":\"user\",\"content\":\"Say hello.\"}]}\n"
+            )),
             (String = "application/jsonl"),
             (String = "text/csv"),
         ),
@@ -136,7 +139,7 @@ struct Admitted {
     rows_of: RowsOf,
     format: RowFormat,
     packing: Packing,
-    leave: OwnedSemaphorePermit,
+    leave: Leave,
 }
 
 /// Everything that can be told before the body is read.
@@ -162,10 +165,10 @@ async fn admit(
         return Err(Problem::new(ProblemId::Conflict)
             .detail(format!("rows are taken by a draft, and the batch is {state}")));
     }
-    let leave = app.batches().upload()?;
-    let room_bytes = room_bytes(app, &caller.tenant).await?;
+    let leave = app.batches().upload(&caller.tenant)?;
+    room_bytes(app, &caller.tenant).await?;
     let rows_of = RowsOf::pinned(batch.spec.template).await?;
-    let target = Target { tenant: caller.tenant.clone(), batch: id, part, room_bytes };
+    let target = Target { tenant: caller.tenant.clone(), batch: id, part };
     Ok(Admitted { target, rows_of, format, packing, leave })
 }
 

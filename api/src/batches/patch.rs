@@ -12,6 +12,7 @@ use crate::App;
 use crate::auth::{Caller, Scope};
 use crate::extract::{Json, Path};
 use crate::problem::{FieldError, Problem, ProblemId};
+use crate::shapes::Dollars;
 use crate::time::Time;
 
 /// Limits to change. What is left out stays; null takes a limit away, or gives the default back.
@@ -29,7 +30,7 @@ pub(crate) struct PatchBody {
     max_concurrency: Option<Option<u64>>,
     /// No call begins once this much is spent, US dollars.
     #[serde(deserialize_with = "given")]
-    #[schema(value_type = Option<String>, example = "2.50")]
+    #[schema(value_type = Option<Dollars>, inline, example = "2.50")]
     max_cost: Option<Option<String>>,
     /// When what is still open expires; in the future.
     #[serde(deserialize_with = "given")]
@@ -108,7 +109,7 @@ pub(crate) async fn change(
 /// Reads, changes and writes the limits while nobody else does.
 async fn change_limits(app: &App, caller: &Caller, id: BatchId, body: &PatchBody) -> Result<Batch, Problem> {
     let store = &app.engine().store;
-    let _alone = app.batches().alone(id).await;
+    let _alone = app.batches().limits_alone(id).await;
     let batch = store.batch(&caller.tenant, id).await?;
     let limits = body.apply(batch.limits, app.now_ms())?;
     if limits == batch.limits && !batch.state.is_final() {

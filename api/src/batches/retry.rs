@@ -24,9 +24,11 @@ use super::{preflight, repack, webhook};
 use crate::App;
 use crate::auth::{Caller, Scope};
 use crate::extract::{Json, Path};
+use crate::frame::to_its_end;
 use crate::idempotency::Idempotency;
 use crate::outcome_view::{OutcomeNames, ReasonNames};
 use crate::problem::{FieldError, Problem, ProblemId};
+use crate::shapes::{BatchName, ModelName};
 use crate::templates::{self, TemplateArg};
 
 /// Which items run again, and what is different.
@@ -41,11 +43,13 @@ pub(crate) struct RetryBody {
     #[schema(value_type = Option<Vec<ReasonNames>>, inline)]
     reasons: Option<BTreeSet<FailureKind>>,
     /// Another model.
+    #[schema(value_type = Option<ModelName>, inline)]
     model: Option<String>,
     /// Another version of the stored template.
-    #[schema(minimum = 1)]
+    #[schema(minimum = 1, maximum = 4294967295_u64)]
     template_version: Option<u32>,
     /// What people call the new batch.
+    #[schema(value_type = Option<BatchName>, inline)]
     name: Option<String>,
 }
 
@@ -86,8 +90,11 @@ pub(crate) async fn retry(
     Json(body, digest): Json<RetryBody>,
 ) -> Result<Response, Problem> {
     caller.may(Scope::BatchesWrite)?;
-    let run = |plan| retry_once(&app, &caller.tenant, source, BatchId::from_bytes(plan), &body);
-    idempotency.once(&app, &caller, digest, run).await
+    let work = async move {
+        let run = |plan| retry_once(&app, &caller.tenant, source, BatchId::from_bytes(plan), &body);
+        idempotency.once(&app, &caller, digest, run).await
+    };
+    to_its_end(work).await
 }
 
 async fn retry_once(
@@ -111,12 +118,12 @@ async fn retry_once(
     };
     preflight::check(app, &spec.model).await?;
     may_submit(app, tenant, rows).await?;
-    let room_bytes = room_bytes(app, tenant).await?;
+    room_bytes(app, tenant).await?;
     let now_ms = app.now_ms();
     let deadline_ms = source.limits.deadline_ms.filter(|deadline_ms| *deadline_ms > now_ms);
     let limits = BatchLimits { deadline_ms, ..source.limits };
     let batch = made(app, tenant, NewBatch { id, spec, limits, idem_key: None, now_ms }).await?;
-    let target = Target { tenant: tenant.clone(), batch: id, part: 0, room_bytes };
+    let target = Target { tenant: tenant.clone(), batch: id, part: 0 };
     let (send, picked) = repack::channel();
     let repacking = move |keep: Keep| repack::repack(picked, recheck.as_deref(), &keep);
     let (gathered, filled) = tokio::join!(

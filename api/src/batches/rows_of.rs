@@ -6,10 +6,11 @@ use std::sync::Arc;
 use promptmill_prompt::Template;
 use promptmill_rowio::{RowFormat, RowKinds, RowLimits, RowReader};
 
+use crate::heavy::heavy;
 use crate::problem::Problem;
 
 /// Custom ids of one input that are told as doubles at once, with their lines; all ids are compared at the submit, in bounded memory.
-const KEPT_IDS: usize = 200_000;
+pub(crate) const KEPT_IDS: usize = 200_000;
 
 /// The template of a batch, parsed, and whether it only stands for rows of messages.
 #[derive(Debug, Clone)]
@@ -35,8 +36,7 @@ impl RowsOf {
     /// `internal` when this release does not read the text any more.
     pub(crate) async fn pinned(source: String) -> Result<Self, Problem> {
         let is_for_messages = Template::is_for_messages(&source);
-        let template = tokio::task::spawn_blocking(move || Template::parse(&source)).await;
-        let template = template.map_err(Problem::internal)?;
+        let template = heavy(move || Template::parse(&source)).await?;
         let unread = |_| Problem::internal("the template a batch is pinned to cannot be parsed");
         let template = Arc::new(template.map_err(unread)?);
         Ok(if is_for_messages { Self::messages(template) } else { Self::template(template) })

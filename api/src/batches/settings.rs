@@ -5,6 +5,7 @@ use serde::Deserialize;
 use utoipa::ToSchema;
 
 use crate::problem::FieldError;
+use crate::shapes::StopText;
 
 const MAX_STOPS: usize = 16;
 const MAX_STOP_BYTES: usize = 1024;
@@ -24,9 +25,10 @@ pub(crate) struct SettingsBody {
     #[schema(minimum = 1, maximum = 4294967295_u64)]
     max_tokens: Option<u64>,
     /// Seed for best-effort determinism.
+    #[schema(minimum = -9223372036854775808_i64, maximum = 9223372036854775807_i64)]
     seed: Option<i64>,
     /// Texts that end the reply, at most 16.
-    #[schema(max_items = 16)]
+    #[schema(value_type = Option<Vec<StopText>>, max_items = 16, inline)]
     stop: Option<Vec<String>>,
     /// Provider options we do not know, merged into the request body as they are.
     #[schema(value_type = Option<Object>)]

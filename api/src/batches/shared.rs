@@ -2,10 +2,13 @@
 
 use std::sync::Arc;
 
-use promptmill_domain::BatchId;
-use tokio::sync::{OwnedSemaphorePermit, RwLock, RwLockReadGuard, RwLockWriteGuard, Semaphore};
+use promptmill_domain::{BatchId, TenantId};
+use tokio::sync::{
+    Mutex, MutexGuard, OwnedSemaphorePermit, RwLock, RwLockReadGuard, RwLockWriteGuard, Semaphore,
+};
 
 use super::preflight::PreflightCache;
+use crate::places::{Place, Places};
 use crate::problem::{Problem, ProblemId};
 
 /// Locks for all batches; two that share one wait for each other now and then.
@@ -14,19 +17,32 @@ const LOCKS: usize = 256;
 /// Uploads at the same time. Each holds a blocking thread for as long as its client sends, and others need some too.
 const UPLOADS: usize = 128;
 
+/// Uploads of one tenant at the same time, so that nobody keeps the others from sending.
+const UPLOADS_OF_A_TENANT: usize = 32;
+
 /// One per process.
 pub(crate) struct Shared {
-    locks: [RwLock<()>; LOCKS],
+    parts: [RwLock<()>; LOCKS],
+    limits: [Mutex<()>; LOCKS],
     uploads: Arc<Semaphore>,
+    uploads_by_tenant: Places<TenantId>,
     /// What providers said about models.
     pub(crate) preflights: PreflightCache,
+}
+
+/// Leave to upload, until it is dropped.
+pub(crate) struct Leave {
+    _share: Place<TenantId>,
+    _place: OwnedSemaphorePermit,
 }
 
 impl Default for Shared {
     fn default() -> Self {
         Self {
-            locks: std::array::from_fn(|_| RwLock::default()),
+            parts: std::array::from_fn(|_| RwLock::default()),
+            limits: std::array::from_fn(|_| Mutex::default()),
             uploads: Arc::new(Semaphore::new(UPLOADS)),
+            uploads_by_tenant: Places::new(UPLOADS_OF_A_TENANT),
             preflights: PreflightCache::default(),
         }
     }
@@ -35,27 +51,36 @@ impl Default for Shared {
 impl Shared {
     /// Held while a part is committed: nobody checks or freezes the parts of the batch meanwhile.
     pub(crate) async fn parts_may_change(&self, batch: BatchId) -> RwLockReadGuard<'_, ()> {
-        self.lock(batch).read().await
+        self.parts[slot(batch)].read().await
     }
 
-    /// Held while the parts are checked and frozen, or the limits are read and replaced: nobody else changes them meanwhile.
+    /// Held while the parts are checked and frozen, which may take long: nobody else changes them meanwhile.
     pub(crate) async fn alone(&self, batch: BatchId) -> RwLockWriteGuard<'_, ()> {
-        self.lock(batch).write().await
+        self.parts[slot(batch)].write().await
+    }
+
+    /// Held while the limits are read and replaced: nobody else replaces them meanwhile.
+    pub(crate) async fn limits_alone(&self, batch: BatchId) -> MutexGuard<'_, ()> {
+        self.limits[slot(batch)].lock().await
     }
 
     /// Leave to upload.
     ///
     /// # Errors
-    /// `unavailable` when too many do.
-    pub(crate) fn upload(&self) -> Result<OwnedSemaphorePermit, Problem> {
-        self.uploads.clone().try_acquire_owned().map_err(|_| {
+    /// `too_many_requests` when too many of the tenant do, `unavailable` when too many of all do.
+    pub(crate) fn upload(&self, tenant: &TenantId) -> Result<Leave, Problem> {
+        let share = self.uploads_by_tenant.enter(tenant.clone()).ok_or_else(|| {
+            let detail = format!("a tenant sends at most {UPLOADS_OF_A_TENANT} parts at the same time");
+            Problem::new(ProblemId::TooManyRequests).detail(detail).retry_after(2)
+        })?;
+        let place = self.uploads.clone().try_acquire_owned().map_err(|_| {
             Problem::new(ProblemId::Unavailable).detail("too many uploads at the same time").retry_after(2)
-        })
+        })?;
+        Ok(Leave { _share: share, _place: place })
     }
+}
 
-    fn lock(&self, batch: BatchId) -> &RwLock<()> {
-        // The last bytes of an id are random.
-        let slot = usize::from(batch.as_bytes()[15]) % LOCKS;
-        &self.locks[slot]
-    }
+fn slot(batch: BatchId) -> usize {
+    // The last bytes of an id are random.
+    usize::from(batch.as_bytes()[15]) % LOCKS
 }

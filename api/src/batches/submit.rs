@@ -10,6 +10,7 @@ use super::{announce, preflight, unique};
 use crate::App;
 use crate::auth::{Caller, Scope};
 use crate::extract::{Digest, Path};
+use crate::frame::to_its_end;
 use crate::idempotency::Idempotency;
 use crate::problem::{Problem, ProblemId};
 
@@ -34,18 +35,22 @@ pub(crate) async fn submit_batch(
     idempotency: Idempotency,
 ) -> Result<Response, Problem> {
     caller.may(Scope::BatchesWrite)?;
-    idempotency
-        .once(&app, &caller, Digest::empty(), |_| async {
-            let batch = app.engine().store.batch(&caller.tenant, id).await?;
-            if batch.state.is_final() {
-                let state = batch.state.as_str();
-                return Err(Problem::new(ProblemId::Conflict).detail(format!("the batch is {state}")));
-            }
-            submit(&app, &batch).await?;
-            let batch = app.engine().store.batch(&caller.tenant, id).await?;
-            Ok(axum::Json(view(&app, &batch).await?).into_response())
-        })
-        .await
+    let work = async move {
+        let run = |_| submit_once(&app, &caller.tenant, id);
+        idempotency.once(&app, &caller, Digest::empty(), run).await
+    };
+    to_its_end(work).await
+}
+
+async fn submit_once(app: &App, tenant: &TenantId, id: BatchId) -> Result<Response, Problem> {
+    let batch = app.engine().store.batch(tenant, id).await?;
+    if batch.state.is_final() {
+        let state = batch.state.as_str();
+        return Err(Problem::new(ProblemId::Conflict).detail(format!("the batch is {state}")));
+    }
+    submit(app, &batch).await?;
+    let batch = app.engine().store.batch(tenant, id).await?;
+    Ok(axum::Json(view(app, &batch).await?).into_response())
 }
 
 /// Submits a batch unless it is submitted.

@@ -1,12 +1,13 @@
 //! Whether every `custom_id` of a batch is its own, parts taken together.
 //!
-//! Each part was checked alone when it came in. Hashes kept with the blocks tell candidates in bounded memory; the two ids of each are read
+//! The first ids of each part were compared when it came in ([`KEPT_IDS`]). Hashes kept with the blocks tell candidates in bounded memory; the two ids of each are read
 //! and compared before anyone is told.
 
 use promptmill_domain::{BatchId, TenantId};
 use promptmill_ports::{Part, StoreError};
 use promptmill_rowio::{DuplicateSearch, RowPosition, SameHash, decode_range};
 
+use super::rows_of::KEPT_IDS;
 use crate::App;
 use crate::problem::{FieldError, Problem, ProblemId};
 
@@ -31,7 +32,8 @@ pub(crate) async fn check(
     batch: BatchId,
     parts: &[Part],
 ) -> Result<(), Problem> {
-    if parts.len() < 2 {
+    // A single part of that length was compared as a whole when it came in.
+    if parts.len() < 2 && parts.iter().all(|part| part.rows <= KEPT_IDS as u64) {
         return Ok(());
     }
     let mut search = DuplicateSearch::new(parts.iter().map(|part| part.rows).sum());

@@ -29,7 +29,7 @@ pub(crate) struct BatchView {
     /// `batch_` and 32 hexadecimal digits.
     pub(crate) id: String,
     /// `draft`, `submitting`, `queued`, `running`, `paused`, `cancelling`, `expiring`, `completed`, `cancelled` or `expired`.
-    #[schema(value_type = StateNames, inline)]
+    #[schema(value_type = StateNames)]
     pub(crate) state: &'static str,
     /// What people call it.
     pub(crate) name: Option<String>,
@@ -64,7 +64,7 @@ pub(crate) struct BatchView {
     /// Whether it is paused when its first items all fail for one cause outside the rows.
     pub(crate) guard: bool,
     /// Which raw replies are kept: `none`, `failed` or `all`.
-    #[schema(value_type = RepliesNames, inline)]
+    #[schema(value_type = RepliesNames)]
     pub(crate) store_replies: StoreReplies,
     /// Seconds it is kept after its end; null is the installation's default.
     pub(crate) retention: Option<u64>,
@@ -153,7 +153,7 @@ impl CountsView {
 #[schema(as = Limit)]
 pub(crate) struct LimitView {
     /// `paused`, `budget`, `suspect`, `no_workers`, `worker_slots`, `max_concurrency`, `lane_limit`, `retry_delay` or `queued`.
-    #[schema(value_type = LimitNames, inline)]
+    #[schema(value_type = LimitNames)]
     reason: &'static str,
     /// The lane, for `lane_limit`: `provider/credential`.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -182,7 +182,7 @@ impl From<SlowReason> for LimitView {
 #[schema(as = Pause)]
 pub(crate) struct PauseView {
     /// `requested`, `budget` or `suspect`.
-    #[schema(value_type = PauseNames, inline)]
+    #[schema(value_type = PauseNames)]
     reason: &'static str,
     /// The cause all first items failed for, where it is `suspect`.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -5,9 +5,9 @@ use promptmill_domain::{BatchId, BatchSpec, GenerationId, Message, TenantId};
 use promptmill_pipeline::{BatchPlan, ItemContent};
 use promptmill_ports::Generation;
 use serde::{Deserialize, Serialize};
-use tokio::task::spawn_blocking;
 
 use crate::App;
+use crate::heavy::heavy;
 use crate::problem::Problem;
 
 /// What was asked, with the template's text pinned. Holds no secrets: credentials stay with the provider.
@@ -85,8 +85,8 @@ impl Job {
             provider.ok_or_else(|| Problem::invalid("/model", "its provider is not configured any more"))?;
         // Only names the calls: a generation belongs to no batch.
         let name = BatchId::from_bytes(*begun.id.as_bytes());
-        let plan = spawn_blocking(move || BatchPlan::new(name, &spec, provider)).await;
-        let plan = plan.map_err(Problem::internal)?.map_err(Problem::internal)?;
+        let plan = heavy(move || BatchPlan::new(name, &spec, provider)).await?;
+        let plan = plan.map_err(Problem::internal)?;
         let content = match content {
             StoredContent::Variables(variables) => ItemContent::Variables(variables),
             StoredContent::Messages(messages) => ItemContent::Messages(messages),

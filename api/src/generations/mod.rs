@@ -33,6 +33,7 @@ use crate::auth::{Caller, Scope};
 use crate::extract::{LargeJson, Path};
 use crate::idempotency::{Begin, Idempotency};
 use crate::problem::Problem;
+use crate::shapes::EventDocument;
 
 const PREFER: HeaderName = HeaderName::from_static("prefer");
 const PREFERENCE_APPLIED: HeaderName = HeaderName::from_static("preference-applied");
@@ -61,11 +62,14 @@ pub(crate) fn routes() -> OpenApiRouter<App> {
     params(
         ("Prefer" = Option<String>, Header, description = "`wait=N`: how many seconds to wait, 0 to 60, 30 unless told"),
     ),
-    request_body = NewGenerationBody,
+    request_body(
+        content = NewGenerationBody,
+        example = json!({"model": "demo:any", "messages": [{"role": "user", "content": "Say hello."}]}),
+    ),
     responses(
         (status = 200, description = "The outcome", content(
             (GenerationView = "application/json"),
-            (String = "text/event-stream"),
+            (EventDocument = "text/event-stream"),
         )),
         (status = 202, description = "It takes longer; ask at Location", body = GenerationView,
             headers(("Location" = String), ("Preference-Applied" = String))),
@@ -76,7 +80,7 @@ async fn create(
     caller: Caller,
     idempotency: Idempotency,
     headers: HeaderMap,
-    LargeJson(body, digest): LargeJson<NewGenerationBody>,
+    LargeJson(body, digest, _large): LargeJson<NewGenerationBody>,
 ) -> Result<Response, Problem> {
     caller.may(Scope::BatchesWrite)?;
     if wants_events(&headers) {

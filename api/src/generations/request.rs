@@ -6,37 +6,16 @@ use promptmill_domain::{BatchSpec, ModelRef, StoreReplies, TemplateRef, TenantId
 use promptmill_prompt::{self as prompt, Template, read_messages};
 use serde::Deserialize;
 use serde_json::value::RawValue;
-use tokio::task::spawn_blocking;
 use utoipa::ToSchema;
 
 use super::job::{StoredContent, StoredRequest};
 use crate::App;
 use crate::batches::lane_of;
 use crate::batches::settings::SettingsBody;
+use crate::heavy::heavy;
 use crate::problem::{FieldError, Problem, ProblemId};
+use crate::shapes::{MessageList, ModelName, OutputDocument};
 use crate::templates::{self, TemplateArg};
-
-/// A message as it is documented; what reads it tells every mistake at its place.
-#[derive(ToSchema)]
-#[schema(as = Message)]
-#[expect(dead_code, reason = "only describes")]
-struct MessageBody {
-    /// Who speaks.
-    #[schema(inline)]
-    role: RoleName,
-    /// What is said; that of one message at least is not empty.
-    content: String,
-}
-
-/// Who speaks a message.
-#[derive(ToSchema)]
-#[schema(rename_all = "lowercase")]
-#[expect(dead_code, reason = "only describes")]
-enum RoleName {
-    System,
-    User,
-    Assistant,
-}
 
 /// A generation to be made: a template with its variables, or messages.
 #[derive(Debug, Deserialize, ToSchema)]
@@ -46,18 +25,18 @@ pub(super) struct NewGenerationBody {
     /// A stored template (`name`, `name@3`, `tmpl_...`, `tmpl_...@3`) or an inline one.
     template: Option<TemplateArg>,
     /// The conversation itself, instead of a template: `[{"role", "content"}]`.
-    #[schema(value_type = Option<Vec<MessageBody>>, min_items = 1, max_items = 256)]
+    #[schema(value_type = Option<MessageList>)]
     messages: Option<Box<RawValue>>,
     /// The template's variables.
     #[schema(value_type = Option<Object>)]
     variables: Option<Box<RawValue>>,
     /// `provider:name`; wins over the template's.
-    #[schema(example = "demo:any")]
+    #[schema(value_type = Option<ModelName>, inline, example = "demo:any")]
     model: Option<String>,
     /// Sampling settings; each wins over the template's.
     settings: Option<SettingsBody>,
     /// What the reply must be, as a template's `output`; only with messages.
-    #[schema(value_type = Option<Object>)]
+    #[schema(value_type = Option<OutputDocument>)]
     output: Option<Box<RawValue>>,
 }
 
@@ -128,27 +107,27 @@ async fn of_template(
     let found = templates::resolve(app, tenant, asked).await?;
     let template = found.parsed;
     let row = body.variables.as_ref().map_or("{}", |variables| variables.get()).to_owned();
-    let content = spawn_blocking(move || {
+    let content = heavy(move || {
         let variables = template.check(&row).map_err(|problems| invalid("/variables", problems))?;
         // Once to find out; what it costs is nothing beside a call.
         template.render(&variables).map_err(|error| Problem::invalid("/variables", error.to_string()))?;
         Ok::<_, Problem>((template, variables.to_json()))
     });
-    let (template, variables) = content.await.map_err(Problem::internal)??;
+    let (template, variables) = content.await??;
     Ok((template, found.reference, StoredContent::Variables(variables)))
 }
 
 async fn of_messages(body: &NewGenerationBody) -> Result<Asked, Problem> {
     let messages = body.messages.as_ref().map_or("[]", |messages| messages.get()).to_owned();
     let output = body.output.as_ref().map(|output| output.get().to_owned());
-    let checked = spawn_blocking(move || {
+    let checked = heavy(move || {
         let messages = read_messages(&messages).map_err(|problems| invalid("/messages", problems))?;
         let template = Template::for_messages(output.as_deref())
             .and_then(|source| Template::parse(&source))
             .map_err(|problems| invalid("", problems))?;
         Ok::<_, Problem>((Arc::new(template), None, StoredContent::Messages(messages)))
     });
-    checked.await.map_err(Problem::internal)?
+    checked.await?
 }
 
 fn invalid(at: &str, problems: Vec<prompt::Problem>) -> Problem {

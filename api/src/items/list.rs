@@ -15,6 +15,7 @@ use crate::extract::{Path, Query};
 use crate::outcome_view::ReasonNames;
 use crate::page::{self, Page};
 use crate::problem::Problem;
+use crate::shapes::CursorText;
 
 /// Pages of outcomes one request reads while it looks for items that match. What it has found by then is answered with a cursor.
 const MOST_PAGES: u32 = 64;
@@ -47,6 +48,7 @@ pub(super) struct ItemsQuery {
     #[param(minimum = 1, maximum = 500)]
     limit: Option<u32>,
     /// `next_cursor` of the page before.
+    #[param(value_type = Option<CursorText>, inline)]
     cursor: Option<String>,
 }
 
@@ -119,7 +121,7 @@ pub(super) async fn list(
     let list = query.list(id);
     let from = match &query.cursor {
         None => 0,
-        Some(cursor) => page::position(&list, cursor)?.parse().map_err(Problem::internal)?,
+        Some(cursor) => page::position(&list, cursor)?,
     };
     let batch = app.engine().store.batch(&caller.tenant, id).await?;
     let (found, next) = match &query.custom_id {

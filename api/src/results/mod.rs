@@ -85,6 +85,10 @@ async fn results(
     })?;
     check(&query, format)?;
     let batch = app.engine().store.batch(&caller.tenant, id).await?;
+    let place = app.readings().enter(caller.tenant.clone()).ok_or_else(|| {
+        let detail = "too many results are read at the same time";
+        Problem::new(ProblemId::TooManyRequests).detail(detail).retry_after(1)
+    })?;
     let opened = open(&app, batch, &query).await?;
     let Opened { batch, mut source, kind, columns_of } = opened;
     let shelf = Shelf::new(&app, &batch);
@@ -97,7 +101,8 @@ async fn results(
         query.end.then(|| Closing { state: batch.state.as_str(), is_final: batch.state.is_final(), kind });
     let left = query.limit.unwrap_or(u64::MAX);
     let answer = Answer { batch: id, source, shelf, page, left, closing };
-    let body = Body::from_stream(stream::bytes(answer, encoder));
+    let bytes = stream::bytes(answer, encoder);
+    let body = Body::from_stream(stream::given_up_when_stalled(bytes, app.config().write_idle, place));
     Ok((StatusCode::OK, answer_headers(id, format, coding)?, body).into_response())
 }
 

@@ -7,6 +7,7 @@ use utoipa::{IntoParams, ToSchema};
 
 use super::coding::weight;
 use crate::outcome_view::{OutcomeNames, ReasonNames};
+use crate::shapes::CursorText;
 
 /// The longest a client may wait for something to settle.
 pub(super) const MAX_WAIT_S: u32 = 60;
@@ -61,6 +62,7 @@ pub(super) struct ResultsQuery {
     #[param(inline)]
     pub(super) order: Order,
     /// A cursor of an earlier answer in the same order: what is behind it.
+    #[param(value_type = Option<CursorText>, inline)]
     pub(super) after: Option<String>,
     /// With `order=settled`: when nothing has settled behind the cursor, wait up to so many seconds for it.
     #[param(maximum = 60)]
@@ -80,7 +82,7 @@ pub(super) struct ResultsQuery {
     #[param(inline)]
     pub(super) dialect: Option<Dialect>,
     /// End after so many outcomes.
-    #[param(minimum = 1)]
+    #[param(minimum = 1, maximum = 18446744073709551615_u64)]
     pub(super) limit: Option<u64>,
     /// With JSON Lines: close with a line `{"_end":true,...}`, by which a truncated answer is told from a whole one.
     pub(super) end: bool,

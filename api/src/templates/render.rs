@@ -11,6 +11,7 @@ use utoipa::ToSchema;
 use super::resolve::{TemplateArg, resolve};
 use crate::auth::{Caller, Scope};
 use crate::extract::Json;
+use crate::heavy::heavy;
 use crate::idempotency::Idempotency;
 use crate::problem::{FieldError, Problem, ProblemId};
 use crate::state::App;
@@ -53,7 +54,11 @@ impl From<&TemplateRef> for TemplateRefView {
 }
 
 /// Renders a template with variables; nothing is kept and no model is asked.
-#[utoipa::path(post, path = "/v1/render", tag = "templates", operation_id = "render", request_body = RenderRequest,
+#[utoipa::path(post, path = "/v1/render", tag = "templates", operation_id = "render",
+    request_body(content = RenderRequest, example = json!({
+        "template": {"name": "greet", "messages": [{"role": "user", "content": "Greet {{ name }}."}]},
+        "variables": {"name": "Ada"},
+    })),
     responses((status = 200, description = "The messages", body = RenderView)))]
 pub(crate) async fn render(
     State(app): State<App>,
@@ -70,9 +75,8 @@ async fn preview(app: &App, caller: &Caller, request: RenderRequest) -> Result<R
     let resolved = resolve(app, &caller.tenant, &request.template).await?;
     let template = resolved.parsed.clone();
     let variables = request.variables;
-    let messages = tokio::task::spawn_blocking(move || messages_of(&template, variables.get()))
-        .await
-        .map_err(|_| Problem::internal("rendering a template panicked"))?
+    let messages = heavy(move || messages_of(&template, variables.get()))
+        .await?
         .map_err(|errors| Problem::new(ProblemId::Invalid).errors(errors))?;
     Ok(RenderView {
         tokens_estimate: estimate_tokens(&messages),

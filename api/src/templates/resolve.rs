@@ -8,10 +8,13 @@ use promptmill_ports::{StoreError, TemplateKey};
 use promptmill_prompt::Template;
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
-use utoipa::openapi::schema::{ObjectBuilder, OneOfBuilder, Type};
+use utoipa::openapi::schema::{OneOfBuilder, Schema};
+use utoipa::openapi::{Ref, RefOr};
 use utoipa::{PartialSchema, ToSchema};
 
+use crate::heavy::heavy;
 use crate::problem::{FieldError, Problem, ProblemId};
+use crate::shapes::{TemplateDocument, TemplateName};
 use crate::state::App;
 
 /// How a request names a template: `name`, `name@3`, `tmpl_...`, `tmpl_...@3`, or the template itself.
@@ -66,19 +69,17 @@ impl<'de> Deserialize<'de> for TemplateArg {
 }
 
 impl PartialSchema for TemplateArg {
-    fn schema() -> utoipa::openapi::RefOr<utoipa::openapi::schema::Schema> {
-        let name = ObjectBuilder::new()
-            .schema_type(Type::String)
-            .pattern(Some("^[A-Za-z0-9][A-Za-z0-9._-]{0,99}(@[1-9][0-9]{0,8})?$"))
-            .description(Some("name, name@version, tmpl_... or tmpl_...@version"));
-        let inline = ObjectBuilder::new()
-            .schema_type(Type::Object)
-            .description(Some("A template, as templates are made of"));
-        OneOfBuilder::new().item(name).item(inline).into()
+    fn schema() -> RefOr<Schema> {
+        let inline = Ref::from_schema_name(TemplateDocument::name());
+        OneOfBuilder::new().item(TemplateName::schema()).item(inline).into()
     }
 }
 
-impl ToSchema for TemplateArg {}
+impl ToSchema for TemplateArg {
+    fn schemas(schemas: &mut Vec<(String, RefOr<Schema>)>) {
+        schemas.push((TemplateDocument::name().into(), TemplateDocument::schema()));
+    }
+}
 
 /// A template that was found and parsed.
 #[derive(Debug, Clone)]
@@ -140,9 +141,7 @@ pub(crate) async fn resolve(
 /// # Errors
 /// `invalid_template`, its pointers beginning with `pointer`.
 pub(crate) async fn parse(source: String, pointer: &str) -> Result<Arc<Template>, Problem> {
-    let parsed = tokio::task::spawn_blocking(move || Template::parse(&source))
-        .await
-        .map_err(|_| Problem::internal("parsing a template panicked"))?;
+    let parsed = heavy(move || Template::parse(&source)).await?;
     parsed.map(Arc::new).map_err(|problems| {
         let errors = problems
             .into_iter()

@@ -11,12 +11,13 @@ use utoipa_axum::routes;
 
 use super::condition::{Expected, if_match, is_known, tag};
 use super::resolve::{TemplateArg, key_of, parse, resolve};
-use super::view::{TemplateDocument, TemplateView, VersionView};
+use super::view::{TemplateView, VersionView};
 use crate::auth::{Caller, Scope};
 use crate::extract::{JsonText, Path, Query};
 use crate::idempotency::{Idempotency, Plan};
 use crate::page::{self, Page};
 use crate::problem::{Problem, ProblemId};
+use crate::shapes::{CursorText, EntityTag, TemplateDocument};
 use crate::state::App;
 use crate::time::Time;
 
@@ -36,7 +37,11 @@ pub(crate) fn routes() -> OpenApiRouter<App> {
 
 /// Keeps a new template with its version 1.
 #[utoipa::path(post, path = "/v1/templates", tag = "templates", operation_id = "createTemplate",
-    request_body = TemplateDocument,
+    request_body(content = TemplateDocument, example = json!({
+        "name": "greet",
+        "messages": [{"role": "user", "content": "Greet {{ name }}."}],
+        "model": {"name": "demo:any"},
+    })),
     responses((status = 201, description = "The template", body = TemplateView,
         headers(("Location" = String, description = "Its address"), ("ETag" = String, description = "Its version")))))]
 async fn create(
@@ -69,7 +74,7 @@ struct PageQuery {
 
 /// The tenant's templates by name, without their texts.
 #[utoipa::path(get, path = "/v1/templates", tag = "templates", operation_id = "listTemplates",
-    params(("limit" = Option<u32>, Query, minimum = 1, maximum = 500), ("cursor" = Option<String>, Query)),
+    params(("limit" = Option<u32>, Query, minimum = 1, maximum = 500), ("cursor" = inline(Option<CursorText>), Query)),
     responses((status = 200, description = "A page", body = Page<TemplateView>)))]
 async fn list(
     State(app): State<App>,
@@ -79,7 +84,7 @@ async fn list(
 ) -> Result<Response, Problem> {
     caller.may(Scope::TemplatesRead)?;
     let limit = page::limit(asked.limit)?;
-    let after = asked.cursor.map(|cursor| page::position("templates", &cursor)).transpose()?;
+    let after = asked.cursor.map(|cursor| page::position::<String>("templates", &cursor)).transpose()?;
     let mut stored = app.engine().records.templates(&caller.tenant, after.as_deref(), limit + 1).await?;
     let next_cursor = cut(&mut stored, limit).map(|last| page::cursor("templates", &last.name));
     Ok(Page { data: stored.into_iter().map(TemplateView::entry).collect(), next_cursor }.respond(&uri))
@@ -123,7 +128,7 @@ async fn find(app: &App, caller: &Caller, template: &str) -> Result<StoredTempla
 /// Deletes a template with all its versions. Batches keep the text they were made with.
 #[utoipa::path(delete, path = "/v1/templates/{template}", tag = "templates", operation_id = "deleteTemplate",
     params(("template" = String, Path, description = "Its id or name"),
-        ("If-Match" = String, Header, description = "The ETag that was read, or *")),
+        ("If-Match" = inline(EntityTag), Header, description = "The ETag that was read, or *")),
     responses((status = 204, description = "It is gone")))]
 async fn delete(
     State(app): State<App>,
@@ -146,7 +151,7 @@ async fn delete(
 /// Adds a version. A text that equals the newest version's adds none and answers 200.
 #[utoipa::path(post, path = "/v1/templates/{template}/versions", tag = "templates", operation_id = "addTemplateVersion",
     params(("template" = String, Path, description = "Its id or name"),
-        ("If-Match" = Option<String>, Header, description = "Only behind that version")),
+        ("If-Match" = inline(Option<EntityTag>), Header, description = "Only behind that version")),
     request_body = TemplateDocument,
     responses((status = 201, description = "The new version", body = TemplateView,
         headers(("Location" = String, description = "The template's address"), ("ETag" = String, description = "Its version"))),
@@ -202,7 +207,7 @@ async fn keep_version(
 /// Versions of a template, newest first.
 #[utoipa::path(get, path = "/v1/templates/{template}/versions", tag = "templates", operation_id = "listTemplateVersions",
     params(("template" = String, Path, description = "Its id or name"),
-        ("limit" = Option<u32>, Query, minimum = 1, maximum = 500), ("cursor" = Option<String>, Query)),
+        ("limit" = Option<u32>, Query, minimum = 1, maximum = 500), ("cursor" = inline(Option<CursorText>), Query)),
     responses((status = 200, description = "A page", body = Page<VersionView>)))]
 async fn versions(
     State(app): State<App>,
@@ -215,10 +220,7 @@ async fn versions(
     let stored = find(&app, &caller, &template).await?;
     let limit = page::limit(asked.limit)?;
     let list = format!("versions of {}", stored.id);
-    let below = match asked.cursor {
-        None => None,
-        Some(cursor) => page::position(&list, &cursor)?.parse().ok(),
-    };
+    let below = asked.cursor.map(|cursor| page::position(&list, &cursor)).transpose()?;
     let mut read = app.engine().records.versions(&caller.tenant, stored.id, below, limit + 1).await?;
     let next_cursor = cut(&mut read, limit).map(|(last, _)| page::cursor(&list, &last.to_string()));
     let view = |(version, created_ms)| VersionView { version, created_at: Time(created_ms) };

@@ -5,8 +5,7 @@ use axum::response::{IntoResponse, Response};
 use promptmill_ports::{StoredTemplate, TemplateVersion};
 use serde::Serialize;
 use serde_json::value::RawValue;
-use utoipa::openapi::schema::{AdditionalProperties, ArrayBuilder, ObjectBuilder, Type};
-use utoipa::{PartialSchema, ToSchema};
+use utoipa::ToSchema;
 
 use super::condition::tag;
 use crate::problem::Problem;
@@ -71,34 +70,4 @@ pub(crate) struct VersionView {
     /// Its number.
     pub(crate) version: u32,
     pub(crate) created_at: Time,
-}
-
-/// The outline of a template for the OpenAPI document; `templates/template.schema.json` is the whole of it.
-pub(crate) struct TemplateDocument;
-
-impl PartialSchema for TemplateDocument {
-    fn schema() -> utoipa::openapi::RefOr<utoipa::openapi::schema::Schema> {
-        let text = || ObjectBuilder::new().schema_type(Type::String);
-        let message = ObjectBuilder::new()
-            .schema_type(Type::Object)
-            .property("role", text().enum_values(Some(["system", "user", "assistant"])))
-            .property("content", text().min_length(Some(1)))
-            .required("role")
-            .required("content")
-            .additional_properties(Some(AdditionalProperties::FreeForm(false)));
-        ObjectBuilder::new()
-            .schema_type(Type::Object)
-            .description(Some("A template, as promptmill template files have it"))
-            .property("name", text().pattern(Some("^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")))
-            .property("messages", ArrayBuilder::new().items(message).min_items(Some(1)).max_items(Some(64)))
-            .required("name")
-            .required("messages")
-            .into()
-    }
-}
-
-impl ToSchema for TemplateDocument {
-    fn name() -> std::borrow::Cow<'static, str> {
-        "Template".into()
-    }
 }

@@ -3,7 +3,7 @@ use serde_json::json;
 
 use crate::batch_steps::{rows, scripted_service, steer, submit, until_final};
 use crate::sse::Events;
-use crate::support::{Service, wait_for};
+use crate::support::{Service, send, wait_for};
 
 async fn events(service: &Service, id: &str, last: Option<&str>) -> reqwest::Response {
     let mut request = service.request(Method::GET, &format!("/v1/batches/{id}/events"));
@@ -100,4 +100,21 @@ async fn streams_end_when_the_service_stops_or_the_batch_is_deleted() {
     wait_for("the call is made", async || (provider.calls() >= 2).then_some(())).await;
     service.stop().await;
     reading.await.unwrap();
+}
+
+#[tokio::test]
+async fn a_watcher_whose_key_is_revoked_sees_no_more() {
+    let (service, _provider) = scripted_service().await;
+    let id = submit(&service, "scripted:held", rows(["one"])).await;
+    let watcher = service.key_of("default", promptmill_ports::Role::Viewer, &[]).await;
+    let request = service.request_as(&watcher, Method::GET, &format!("/v1/batches/{id}/events"));
+    let mut stream = Events::of(request.send().await.unwrap());
+    assert!(stream.next().await.is_some());
+    let keys = service.get("/v1/keys").await.json["data"].clone();
+    let viewer = keys.as_array().unwrap().iter().find(|key| key["role"] == "viewer").unwrap();
+    let path = format!("/v1/keys/{}", viewer["id"].as_str().unwrap());
+    assert_eq!(send(service.request(Method::DELETE, &path)).await.status, 204);
+    // Ends although the batch does not.
+    stream.rest().await;
+    assert_ne!(service.get(&format!("/v1/batches/{id}")).await.json["state"], "completed");
 }

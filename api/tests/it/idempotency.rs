@@ -151,3 +151,20 @@ async fn answers_are_repeated_after_a_restart_and_secrets_in_them_are_not_readab
     let named = service.engine.records.keys(&tenant).await.unwrap();
     assert_eq!(named.iter().filter(|key| key.name == "n").count(), 1);
 }
+
+#[tokio::test]
+async fn a_repeated_answer_gives_nobody_a_key_that_may_do_more() {
+    let service = Service::start().await;
+    let admin = service.key_of("default", promptmill_ports::Role::Admin, &[]).await;
+    let narrow = service.key_of("default", promptmill_ports::Role::Owner, &["admin:keys"]).await;
+    let ask = |key: &str| {
+        let request = service.request_as(key, Method::POST, "/v1/keys").header("idempotency-key", "k");
+        request.json(&json!({"name": "n", "role": "owner"}))
+    };
+    let first = send(ask(&service.key)).await;
+    first.expect(201);
+    for key in [admin, narrow] {
+        send(ask(&key)).await.problem(403, "forbidden");
+    }
+    assert_eq!(send(ask(&service.key)).await.text, first.text);
+}

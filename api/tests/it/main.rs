@@ -17,6 +17,7 @@ mod retry;
 mod scripted;
 mod server;
 mod service;
+mod shares;
 mod sse;
 mod steering;
 mod submits;

@@ -277,3 +277,26 @@ async fn a_row_may_be_large_and_not_larger() {
     let answer = put_part(&service, &id, 1, format!("{}{}", row(5), row(1 << 20))).await;
     assert_eq!(answer.problem(422, "invalid_rows")["errors"][0]["line"], 2);
 }
+
+#[tokio::test]
+async fn an_id_that_stands_twice_far_down_in_the_only_part_is_found_at_the_submit() {
+    let service = idle_with(Options::default()).await;
+    let id = made(
+        &service
+            .post(
+                "/v1/batches",
+                &json!({"model": "stage:quick", "template": {
+                    "name": "plain", "messages": [{"role": "user", "content": "x"}]
+                }}),
+            )
+            .await,
+    );
+    // More ids than are compared while the part comes in.
+    let row = |n: u32| format!("{{\"custom_id\":\"{n}\",\"variables\":{{}}}}\n");
+    let rows: String = (0..200_002).chain([200_001]).map(row).collect();
+    put_part(&service, &id, 0, rows).await.expect(200);
+    let refused = service.post(&format!("/v1/batches/{id}/submit"), &Value::Null).await;
+    let words = &refused.problem(422, "invalid_rows")["errors"][0];
+    assert_eq!(words["detail"], "row 200002 of part 0 and row 200003 of part 0 have the same custom_id");
+    assert_eq!(service.get(&format!("/v1/batches/{id}")).await.json["state"], "draft");
+}

@@ -4,7 +4,7 @@ use reqwest::Method;
 use serde_json::{Value, json};
 
 use crate::desk::{Stage, body, draft, in_state, made, rows, template, working};
-use crate::support::{Service, send};
+use crate::support::{Service, send, wait_for};
 
 /// A batch of `n` rows with ids `r0`, `r1`, ... that all fail; answers its id.
 async fn failed(service: &Service, n: usize, extra: Value) -> String {
@@ -124,4 +124,24 @@ async fn another_version_of_the_template_checks_the_rows_again() {
     );
     retry(json!({"template_version": 4})).await.problem(422, "invalid");
     assert_eq!(service.get("/v1/batches").await.json["data"].as_array().unwrap().len(), 2);
+}
+
+#[tokio::test]
+async fn a_client_that_goes_away_leaves_no_half_made_batch() {
+    let service = working(&Stage::new()).await;
+    let wish = json!({"model": "stage:hold", "rows": rows(30_000)});
+    let first = made(&service.post("/v1/batches", &body(wish)).await);
+    service.post(&format!("/v1/batches/{first}/cancel"), &Value::Null).await.expect(200);
+    in_state(&service, &first, "cancelled").await;
+    let list = async || service.get("/v1/batches?name=cut").await.json["data"].clone();
+    let request = service.request(Method::POST, &format!("/v1/batches/{first}/retry"));
+    let asking = tokio::spawn(request.json(&json!({"name": "cut"})).send());
+    wait_for("the batch is made", async || (list().await[0]["state"] == "draft").then_some(())).await;
+    asking.abort();
+    let batch = wait_for("it is submitted all the same", async || {
+        let batch = list().await[0].clone();
+        (batch["state"] != "draft" && batch["state"] != "submitting").then_some(batch)
+    })
+    .await;
+    assert_eq!(batch["rows"], 30_000);
 }
