@@ -39,15 +39,11 @@ impl RequestContext {
     pub(crate) fn current() -> Self {
         CURRENT.try_with(Clone::clone).unwrap_or_default()
     }
-}
 
-/// Works on to the end also when the client goes away meanwhile. For what is done in several steps, so that nobody has to clean up behind
-/// a client that was too impatient for all of them.
-pub(crate) async fn to_its_end<T: Send + 'static>(
-    work: impl Future<Output = Result<T, Problem>> + Send + 'static,
-) -> Result<T, Problem> {
-    let working = tokio::spawn(CURRENT.scope(RequestContext::current(), work));
-    working.await.unwrap_or_else(|_| Err(Problem::internal("a handler panicked")))
+    /// `work` in a task of its own as a part of this request.
+    pub(crate) fn around<F: Future>(self, work: F) -> impl Future<Output = F::Output> {
+        CURRENT.scope(self, work)
+    }
 }
 
 /// The outermost layer.

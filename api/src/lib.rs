@@ -31,6 +31,7 @@ mod server;
 mod shapes;
 mod sse;
 mod state;
+mod steps;
 mod templates;
 mod time;
 

@@ -24,9 +24,9 @@ use super::{preflight, webhook};
 use crate::App;
 use crate::auth::{Caller, Scope};
 use crate::extract::LargeJson;
-use crate::frame::to_its_end;
 use crate::idempotency::Idempotency;
 use crate::problem::{FieldError, Problem, chain};
+use crate::steps::{PointOfNoReturn, to_its_end};
 
 /// Create a batch
 ///
@@ -79,9 +79,9 @@ pub(crate) async fn create(
     LargeJson(body, digest, large): LargeJson<NewBatchBody>,
 ) -> Result<Response, Problem> {
     caller.may(Scope::BatchesWrite)?;
-    let work = async move {
+    let work = |point: PointOfNoReturn| async move {
         let _large = large;
-        let run = |plan| create_once(&app, &caller.tenant, BatchId::from_bytes(plan), body);
+        let run = |plan| create_once(&app, &caller.tenant, BatchId::from_bytes(plan), body, &point);
         idempotency.once(&app, &caller, digest, run).await
     };
     to_its_end(work).await
@@ -92,6 +92,7 @@ async fn create_once(
     tenant: &TenantId,
     id: BatchId,
     body: NewBatchBody,
+    point: &PointOfNoReturn,
 ) -> Result<Response, Problem> {
     let Plan { spec, limits, rows_of, made_secret } = draft::plan(app, tenant, id, &body).await?;
     room_bytes(app, tenant).await?;
@@ -104,6 +105,7 @@ async fn create_once(
             Some(checked)
         }
     };
+    point.pass()?;
     let batch =
         made(app, tenant, NewBatch { id, spec, limits, idem_key: None, now_ms: app.now_ms() }).await?;
     if let Some((blocks, taken)) = rows {

@@ -24,11 +24,11 @@ use super::{preflight, repack, webhook};
 use crate::App;
 use crate::auth::{Caller, Scope};
 use crate::extract::{Json, Path};
-use crate::frame::to_its_end;
 use crate::idempotency::Idempotency;
 use crate::outcome_view::{OutcomeNames, ReasonNames};
 use crate::problem::{FieldError, Problem, ProblemId};
 use crate::shapes::{BatchName, ModelName};
+use crate::steps::{PointOfNoReturn, to_its_end};
 use crate::templates::{self, TemplateArg};
 
 /// Which items run again, and what is different.
@@ -90,8 +90,8 @@ pub(crate) async fn retry(
     Json(body, digest): Json<RetryBody>,
 ) -> Result<Response, Problem> {
     caller.may(Scope::BatchesWrite)?;
-    let work = async move {
-        let run = |plan| retry_once(&app, &caller.tenant, source, BatchId::from_bytes(plan), &body);
+    let work = |point: PointOfNoReturn| async move {
+        let run = |plan| retry_once(&app, &caller.tenant, source, BatchId::from_bytes(plan), &body, &point);
         idempotency.once(&app, &caller, digest, run).await
     };
     to_its_end(work).await
@@ -103,6 +103,7 @@ async fn retry_once(
     source: BatchId,
     id: BatchId,
     body: &RetryBody,
+    point: &PointOfNoReturn,
 ) -> Result<Response, Problem> {
     let source = app.engine().store.batch(tenant, source).await?;
     let filter = body.filter();
@@ -122,6 +123,7 @@ async fn retry_once(
     let now_ms = app.now_ms();
     let deadline_ms = source.limits.deadline_ms.filter(|deadline_ms| *deadline_ms > now_ms);
     let limits = BatchLimits { deadline_ms, ..source.limits };
+    point.pass()?;
     let batch = made(app, tenant, NewBatch { id, spec, limits, idem_key: None, now_ms }).await?;
     let target = Target { tenant: tenant.clone(), batch: id, part: 0 };
     let (send, picked) = repack::channel();

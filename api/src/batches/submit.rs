@@ -10,9 +10,9 @@ use super::{announce, preflight, unique};
 use crate::App;
 use crate::auth::{Caller, Scope};
 use crate::extract::{Digest, Path};
-use crate::frame::to_its_end;
 use crate::idempotency::Idempotency;
 use crate::problem::{Problem, ProblemId};
+use crate::steps::{PointOfNoReturn, to_its_end};
 
 const DAY_MS: u64 = 86_400_000;
 
@@ -35,7 +35,9 @@ pub(crate) async fn submit_batch(
     idempotency: Idempotency,
 ) -> Result<Response, Problem> {
     caller.may(Scope::BatchesWrite)?;
-    let work = async move {
+    let work = |point: PointOfNoReturn| async move {
+        // The checks of a large batch may take longer than a client waits, and repeating them would take as long again.
+        point.pass()?;
         let run = |_| submit_once(&app, &caller.tenant, id);
         idempotency.once(&app, &caller, Digest::empty(), run).await
     };

@@ -109,7 +109,8 @@ impl Providers {
 
     /// The same providers, each call of theirs counted in `metrics`.
     pub(crate) fn counted(&self, metrics: &Arc<Metrics>) -> Self {
-        let counted = |provider: &Arc<dyn ChatProvider>| CountedProvider::new(provider.clone(), metrics.clone());
+        let counted =
+            |provider: &Arc<dyn ChatProvider>| CountedProvider::new(provider.clone(), metrics.clone());
         let all = self.by_name.values().map(|provider| Arc::new(counted(provider)) as Arc<dyn ChatProvider>);
         Self { without_key: self.without_key.clone(), ..Self::of(all) }
     }
