@@ -8,9 +8,8 @@ use std::sync::atomic::{AtomicU8, Ordering};
 
 use tokio::task::AbortHandle;
 
-use crate::extract::cut_off;
 use crate::frame::RequestContext;
-use crate::problem::Problem;
+use crate::problem::{Problem, ProblemId};
 
 const CHECKING: u8 = 0;
 const DOING: u8 = 1;
@@ -28,7 +27,8 @@ impl PointOfNoReturn {
     pub(crate) fn pass(&self) -> Result<(), Problem> {
         match self.0.compare_exchange(CHECKING, DOING, Ordering::SeqCst, Ordering::SeqCst) {
             Ok(_) | Err(DOING) => Ok(()),
-            Err(_) => Err(cut_off()),
+            // Nobody reads this, and it is not kept as the answer to repeats.
+            Err(_) => Err(Problem::new(ProblemId::Unavailable).detail("the client left")),
         }
     }
 }
@@ -105,7 +105,7 @@ mod tests {
         let ((go, went), (told, _done)) = (oneshot::channel(), oneshot::channel());
         go.send(()).unwrap();
         assert!(work(false, went, told).await.is_ok());
-        let refused = to_its_end(|_| async { Err::<(), _>(cut_off()) }).await;
-        assert_eq!(refused.unwrap_err().id(), crate::problem::ProblemId::BadRequest);
+        let refused = to_its_end(|_| async { Err::<(), _>(ProblemId::NoRoom.into()) }).await;
+        assert_eq!(refused.unwrap_err().id(), ProblemId::NoRoom);
     }
 }
