@@ -1,7 +1,7 @@
 //! Immediate generations: one prompt, answered at once, through the same pipeline as the items of a batch and without a queue.
 //!
 //! [`request`] checks what is asked, [`generator`] runs it and keeps its outcome, [`streamed`] tells its text as it comes. What was
-//! promised with a 2xx is stored before, so a restart finishes it: [`recover`].
+//! promised with a 2xx is stored before, so a restart finishes it: [`recover()`].
 
 mod generator;
 mod job;

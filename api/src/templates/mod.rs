@@ -1,4 +1,4 @@
-//! Templates over HTTP: made, versioned, read, deleted, rendered; and [`resolve`], which every request that names a template goes through.
+//! Templates over HTTP: made, versioned, read, deleted, rendered; and [`resolve()`], which every request that names a template goes through.
 
 mod cache;
 mod condition;
