@@ -27,7 +27,7 @@ pub struct ApiConfig {
     pub running_batches: u32,
     /// Rows one tenant may submit on a day (UTC).
     pub rows_per_day: u64,
-    /// Bytes of rows one tenant may have stored.
+    /// Bytes one tenant may have stored, of rows, outcomes and all other records.
     pub stored_bytes: u64,
     /// Refused keys a second of one address, on the long run.
     pub refusals_per_second: u32,

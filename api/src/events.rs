@@ -48,7 +48,7 @@ pub(crate) fn routes() -> OpenApiRouter<App> {
     get,
     path = "/v1/batches/{id}/events",
     tag = "batches",
-    operation_id = "get_batch_events",
+    operation_id = "getBatchEvents",
     params(
         ("id" = String, Path, description = "The batch"),
         ("Last-Event-ID" = Option<String>, Header, description = "The id of the last snapshot the reader has"),

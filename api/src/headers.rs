@@ -10,7 +10,7 @@ use axum::response::{IntoResponse, Response};
 
 use crate::problem::{Problem, ProblemId};
 
-/// Bytes of all header fields of a request, each counted with 32 bytes more as HTTP/2 does.
+/// Bytes of all header fields of a request, each counted with 32 bytes more for its place.
 pub(crate) const MAX_HEADER_BYTES: usize = 32 << 10;
 
 const EVERYWHERE: [(HeaderName, HeaderValue); 5] = [

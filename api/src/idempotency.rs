@@ -71,7 +71,7 @@ impl FromRequestParts<App> for Idempotency {
     }
 }
 
-/// Path and query. What else HTTP/2 and proxies put before them is not what is asked for.
+/// Path and query. What proxies put before them is not what is asked for.
 fn origin_form(uri: &Uri) -> &str {
     uri.path_and_query().map_or("/", PathAndQuery::as_str)
 }
@@ -93,6 +93,11 @@ pub(crate) enum Begin {
 }
 
 impl Idempotency {
+    /// Whether the answer is kept, which takes room.
+    pub(crate) const fn keeps_the_answer(&self) -> bool {
+        self.key.is_some()
+    }
+
     /// Runs `run` unless the request was answered before, and keeps its answer.
     pub(crate) async fn once<F, Fut>(
         self,
@@ -298,7 +303,7 @@ mod tests {
     }
 
     #[test]
-    fn a_request_is_the_same_one_in_every_protocol() {
+    fn a_request_is_the_same_one_in_absolute_form() {
         let target = |uri: &'static str| origin_form(&Uri::from_static(uri)).to_owned();
         assert_eq!(target("http://host:1/v1/x?a=1"), target("/v1/x?a=1"));
         assert_ne!(target("/v1/x?a=1"), target("/v1/x"));

@@ -101,7 +101,7 @@ struct LimitsView {
     running_batches: u32,
     /// Rows the tenant may submit on a day (UTC).
     rows_per_day: u64,
-    /// Bytes of rows the tenant may have stored.
+    /// Bytes the tenant may have stored: rows, outcomes, templates, what batches and generations are made of, answers kept for repeated requests.
     stored_bytes: u64,
     /// What is used up.
     used: UsedView,
@@ -112,7 +112,7 @@ struct LimitsView {
 struct UsedView {
     /// Rows submitted today (UTC).
     rows_today: u64,
-    /// Bytes of rows stored.
+    /// Bytes stored.
     stored_bytes: u64,
 }
 
@@ -134,7 +134,7 @@ async fn limits(State(app): State<App>, caller: Caller) -> Result<axum::Json<Lim
         running_batches: config.running_batches,
         rows_per_day: config.rows_per_day,
         stored_bytes: config.stored_bytes,
-        used: UsedView { rows_today: usage.rows, stored_bytes: usage.bytes },
+        used: UsedView { rows_today: usage.rows, stored_bytes: usage.stored_bytes() },
     }))
 }
 

@@ -2,6 +2,9 @@
 //!
 //! Bounded: connections, connections of one address, time for headers, size of headers, and how long a client may take nothing of what is
 //! written to it. Bodies are bounded where they are read ([`crate::extract`] and the uploads).
+//!
+//! It speaks HTTP/1.1 alone: there, a client that takes nothing stops its connection, which is seen and cut, while a stream of HTTP/2 that
+//! stands still keeps its whole answer in memory for as long as the client likes.
 
 mod patience;
 
@@ -15,9 +18,9 @@ use axum::http::{Request, header};
 use axum::response::IntoResponse;
 use axum::routing::get;
 use hyper::body::Incoming;
+use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use hyper_util::server::conn::auto;
+use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
@@ -34,8 +37,6 @@ use patience::Patience;
 
 /// hyper refuses larger heads without a body; smaller ones that are still too large get a problem.
 const MAX_HEAD_BYTES: usize = 2 * MAX_HEADER_BYTES;
-/// Requests of one HTTP/2 connection at the same time.
-const MAX_STREAMS: u32 = 200;
 /// How long to wait when no connection can be taken, as when the process has no file descriptors left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -97,13 +98,13 @@ async fn run(listener: TcpListener, router: Router, config: &ApiConfig, ended: i
             request.extensions_mut().insert(Peer(peer));
             router.clone().call(request)
         });
-        let io = TokioIo::new(Patience::new(stream, config.header_time, config.write_idle));
-        let connection = builder.serve_connection(io, service).into_owned();
+        let io = TokioIo::new(Patience::new(stream, config.write_idle));
+        let connection = builder.serve_connection(io, service);
         let connection = graceful.watch(connection);
         tokio::spawn(async move {
             // A client that went away or broke the protocol is its own business.
             if let Err(error) = connection.await {
-                tracing::debug!(error = crate::problem::chain(&*error), "a connection ended early");
+                tracing::debug!(error = crate::problem::chain(&error), "a connection ended early");
             }
             drop((place, address_place));
         });
@@ -141,19 +142,8 @@ fn address_of(peer: SocketAddr) -> IpAddr {
     }
 }
 
-fn builder(config: &ApiConfig) -> auto::Builder<TokioExecutor> {
-    let mut builder = auto::Builder::new(TokioExecutor::new());
-    builder
-        .http1()
-        .timer(TokioTimer::new())
-        .header_read_timeout(config.header_time)
-        .max_buf_size(MAX_HEAD_BYTES);
-    builder
-        .http2()
-        .timer(TokioTimer::new())
-        .keep_alive_interval(Duration::from_secs(20))
-        .keep_alive_timeout(Duration::from_secs(20))
-        .max_concurrent_streams(MAX_STREAMS)
-        .max_header_list_size(MAX_HEADER_BYTES as u32);
+fn builder(config: &ApiConfig) -> http1::Builder {
+    let mut builder = http1::Builder::new();
+    builder.timer(TokioTimer::new()).header_read_timeout(config.header_time).max_buf_size(MAX_HEAD_BYTES);
     builder
 }

@@ -175,7 +175,7 @@ async fn check(
     let limits = RowLimits { row_bytes: app.config().row_bytes, rows: u32::MAX };
     let reading = tokio::task::spawn_blocking(move || {
         let mut blocks = Vec::new();
-        let reader = rows_of.reader(Cursor::new(lines(&rows)), RowFormat::Ndjson, limits);
+        let reader = rows_of.reader(Cursor::new(lines(&rows)), RowFormat::Ndjson, limits).naming_rows();
         let taken = intake::read(reader, |block| {
             blocks.push(block);
             true

@@ -8,14 +8,15 @@ use std::io::Read;
 use promptmill_domain::{BatchId, TenantId, UploadId};
 use promptmill_ports::{PartCommit, RowBlock};
 use promptmill_rowio::{BlockBuilder, ReadRow, RowReader, RowsDigest, StoredRow};
-use tokio::sync::mpsc;
+use tokio::runtime::Handle;
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
 use super::refused::{BadRows, NotTaken, Refused};
 use super::submit::{quota_of_bytes, room_bytes};
 use crate::App;
 use crate::problem::{Problem, chain};
 
-/// Blocks on their way to the store.
+/// Blocks of one upload on their way to the store.
 const BLOCKS_IN_FLIGHT: usize = 16;
 
 /// Bytes of blocks that are stored in one step, one block at least.
@@ -110,13 +111,24 @@ pub(crate) struct Target {
     pub(crate) part: u32,
 }
 
+/// A block on its way to the store, with the room it takes among all of them.
+type OnItsWay = (RowBlock, OwnedSemaphorePermit);
+
 /// Takes blocks on the reading side.
-pub(crate) struct Keep(mpsc::Sender<RowBlock>);
+pub(crate) struct Keep {
+    app: App,
+    runtime: Handle,
+    blocks: mpsc::Sender<OnItsWay>,
+}
 
 impl Keep {
     /// Hands a block on; answers whether anyone still wants blocks. Blocks the thread while the store is behind.
     pub(crate) fn keep(&self, block: RowBlock) -> bool {
-        self.0.blocking_send(block).is_ok()
+        let handed_on = async {
+            let room = self.app.batches().room_for_block(cost(&block)).await;
+            self.blocks.send((block, room)).await
+        };
+        self.runtime.block_on(handed_on).is_ok()
     }
 }
 
@@ -148,7 +160,8 @@ async fn upload_part(
     let Target { tenant, batch, part, .. } = target;
     let store = &app.engine().store;
     let (keep, blocks) = mpsc::channel(BLOCKS_IN_FLIGHT);
-    let reading = tokio::task::spawn_blocking(move || reading(Keep(keep)));
+    let keep = Keep { app: app.clone(), runtime: Handle::current(), blocks: keep };
+    let reading = tokio::task::spawn_blocking(move || reading(keep));
     put_blocks(app, target, upload, blocks).await?;
     let taken = reading.await.map_err(|error| NotTaken::Problem(Problem::internal(error)))?;
     let taken = taken.map_err(NotTaken::Refused)?;
@@ -174,16 +187,17 @@ async fn put_blocks(
     app: &App,
     target: &Target,
     upload: UploadId,
-    mut blocks: mpsc::Receiver<RowBlock>,
+    mut blocks: mpsc::Receiver<OnItsWay>,
 ) -> Result<(), NotTaken> {
-    while let Some(first) = blocks.recv().await {
+    while let Some((first, mut room)) = blocks.recv().await {
         let mut bytes = cost(&first);
         let mut group = vec![first];
         while bytes < BYTES_PER_WRITE
-            && let Ok(block) = blocks.try_recv()
+            && let Ok((block, more)) = blocks.try_recv()
         {
             bytes += cost(&block);
             group.push(block);
+            room.merge(more);
         }
         // Asked each time, since others fill the quota and the disk meanwhile.
         let room_bytes = room_bytes(app, &target.tenant).await.map_err(NotTaken::Problem)?;

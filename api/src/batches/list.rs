@@ -4,7 +4,7 @@ use axum::extract::State;
 use axum::http::Uri;
 use axum::response::Response;
 use promptmill_domain::BatchId;
-use promptmill_ports::BatchFilter;
+use promptmill_ports::{BatchFilter, BatchPage, PageLimit};
 use serde::Deserialize;
 use utoipa::IntoParams;
 
@@ -21,6 +21,9 @@ use crate::time::Time;
 
 /// Labels a list may be filtered by at the same time.
 const MAX_LABELS: usize = 16;
+
+/// Bytes of specs that are read for one page; each may hold a template of a mebibyte.
+const PAGE_BYTES: usize = 4 << 20;
 
 /// Which batches are listed; every parameter must match.
 #[derive(Debug, Clone, Default, Deserialize, IntoParams)]
@@ -75,7 +78,8 @@ impl ListQuery {
 
 /// List batches
 ///
-/// Newest first. Counts are at most a second old.
+/// Newest first. Counts are at most a second old. A page may have fewer entries than the limit although `next_cursor` says that more follow:
+/// it holds a bounded number of bytes.
 #[utoipa::path(
     get,
     path = "/v1/batches",
@@ -100,9 +104,8 @@ pub(crate) async fn list(
         Some(cursor) => Some(page::position::<BatchId>(&list, cursor)?),
     };
     let store = &app.engine().store;
-    let mut batches = store.batches(&caller.tenant, &filter, before, limit + 1).await?;
-    let more = batches.len() > limit as usize;
-    batches.truncate(limit as usize);
+    let limit = PageLimit { items: limit, bytes: PAGE_BYTES };
+    let BatchPage { batches, more } = store.batches(&caller.tenant, &filter, before, limit).await?;
     let next_cursor = batches.last().filter(|_| more).map(|last| page::cursor(&list, &last.id.to_string()));
     let mut data = Vec::with_capacity(batches.len());
     for batch in &batches {

@@ -28,6 +28,7 @@ mod webhook;
 
 pub(crate) use draft::lane_of;
 pub(crate) use shared::Shared;
+pub(crate) use submit::room_bytes;
 
 use promptmill_domain::BatchId;
 use promptmill_ports::Signal;

@@ -1,5 +1,6 @@
 //! What the handlers of batches share within one process: who may change parts while, who uploads, and what providers said.
 
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::Arc;
 
 use promptmill_domain::{BatchId, TenantId};
@@ -20,10 +21,15 @@ const UPLOADS: usize = 128;
 /// Uploads of one tenant at the same time, so that nobody keeps the others from sending.
 const UPLOADS_OF_A_TENANT: usize = 32;
 
+/// KiB of blocks that are on their way to the store, of all uploads together: rows may be large, and uploads many.
+const BLOCKS_KIB: usize = 64 * 1024;
+
 /// One per process.
 pub(crate) struct Shared {
     parts: [RwLock<()>; LOCKS],
     limits: [Mutex<()>; LOCKS],
+    quotas: [Mutex<()>; LOCKS],
+    blocks: Arc<Semaphore>,
     uploads: Arc<Semaphore>,
     uploads_by_tenant: Places<TenantId>,
     /// What providers said about models.
@@ -41,6 +47,8 @@ impl Default for Shared {
         Self {
             parts: std::array::from_fn(|_| RwLock::default()),
             limits: std::array::from_fn(|_| Mutex::default()),
+            quotas: std::array::from_fn(|_| Mutex::default()),
+            blocks: Arc::new(Semaphore::new(BLOCKS_KIB)),
             uploads: Arc::new(Semaphore::new(UPLOADS)),
             uploads_by_tenant: Places::new(UPLOADS_OF_A_TENANT),
             preflights: PreflightCache::default(),
@@ -62,6 +70,19 @@ impl Shared {
     /// Held while the limits are read and replaced: nobody else replaces them meanwhile.
     pub(crate) async fn limits_alone(&self, batch: BatchId) -> MutexGuard<'_, ()> {
         self.limits[slot(batch)].lock().await
+    }
+
+    /// Held from the moment the tenant's rows of the day are read until more are added: nobody else adds some meanwhile.
+    pub(crate) async fn quota_alone(&self, tenant: &TenantId) -> MutexGuard<'_, ()> {
+        let mut hasher = DefaultHasher::new();
+        tenant.hash(&mut hasher);
+        self.quotas[hasher.finish() as usize % LOCKS].lock().await
+    }
+
+    /// Room for a block of so many bytes among those on their way to the store.
+    pub(crate) async fn room_for_block(&self, bytes: usize) -> OwnedSemaphorePermit {
+        let kib = bytes.div_ceil(1024).clamp(1, BLOCKS_KIB) as u32;
+        self.blocks.clone().acquire_many_owned(kib).await.expect("this semaphore is never closed")
     }
 
     /// Leave to upload.

@@ -89,6 +89,9 @@ pub(crate) async fn submit(app: &App, batch: &Batch) -> Result<(), Problem> {
     check_deadline(app, &batch)?;
     may_submit(app, tenant, rows).await?;
     unique::check(app, tenant, batch.id, &parts).await?;
+    // The check of the ids may have taken long, and other batches were submitted meanwhile.
+    let _quota_alone = app.batches().quota_alone(tenant).await;
+    may_submit(app, tenant, rows).await?;
     freeze(app, &batch).await
 }
 
@@ -153,7 +156,7 @@ pub(crate) async fn room_bytes(app: &App, tenant: &TenantId) -> Result<u64, Prob
         return Err(ProblemId::NoRoom.into());
     }
     let used = store.usage(tenant, app.now_ms()).await?;
-    match app.config().stored_bytes.checked_sub(used.bytes) {
+    match app.config().stored_bytes.checked_sub(used.stored_bytes()) {
         Some(room) if room > 0 => Ok(room),
         Some(_) | None => Err(quota_of_bytes()),
     }

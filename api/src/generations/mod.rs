@@ -30,6 +30,7 @@ use self::request::NewGenerationBody;
 use self::view::{GenerationView, show};
 use crate::App;
 use crate::auth::{Caller, Scope};
+use crate::batches::room_bytes;
 use crate::extract::{LargeJson, Path};
 use crate::idempotency::{Begin, Idempotency};
 use crate::problem::Problem;
@@ -58,7 +59,7 @@ pub(crate) fn routes() -> OpenApiRouter<App> {
     post,
     path = "/v1/generations",
     tag = "generations",
-    operation_id = "create_generation",
+    operation_id = "createGeneration",
     params(
         ("Prefer" = Option<String>, Header, description = "`wait=N`: how many seconds to wait, 0 to 60, 30 unless told"),
     ),
@@ -109,7 +110,7 @@ async fn create(
     get,
     path = "/v1/generations/{id}",
     tag = "generations",
-    operation_id = "get_generation",
+    operation_id = "getGeneration",
     params(("id" = String, Path, description = "The generation")),
     responses(
         (status = 200, description = "The generation", body = GenerationView),
@@ -149,6 +150,7 @@ async fn begin(
         Ok(stored) => Job::of_stored(app, stored).await?,
         Err(StoreError::NotFound) => {
             let request = request::check(app, tenant, body).await?;
+            room_bytes(app, tenant).await?;
             Job::new(app, tenant, id, request).await?
         }
         Err(error) => return Err(error.into()),

@@ -103,7 +103,7 @@ pub(super) struct EntryView {
     get,
     path = "/v1/batches/{id}/items",
     tag = "results",
-    operation_id = "list_items",
+    operation_id = "listItems",
     params(("id" = String, Path, description = "The batch"), ItemsQuery),
     responses(
         (status = 200, description = "A page of items", body = Page<EntryView>),

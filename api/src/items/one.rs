@@ -101,7 +101,7 @@ impl ItemView {
     get,
     path = "/v1/batches/{id}/items/{index}",
     tag = "results",
-    operation_id = "get_item",
+    operation_id = "getItem",
     params(
         ("id" = String, Path, description = "The batch"),
         ("index" = u32, Path, description = "The item's 0-based position among the batch's rows"),

@@ -10,6 +10,7 @@ use utoipa::ToSchema;
 
 use super::resolve::{TemplateArg, resolve};
 use crate::auth::{Caller, Scope};
+use crate::batches::room_bytes;
 use crate::extract::Json;
 use crate::heavy::heavy;
 use crate::idempotency::Idempotency;
@@ -67,6 +68,9 @@ pub(crate) async fn render(
     Json(request, digest): Json<RenderRequest>,
 ) -> Result<Response, Problem> {
     caller.may(Scope::TemplatesRead)?;
+    if idempotency.keeps_the_answer() {
+        room_bytes(&app, &caller.tenant).await?;
+    }
     let run = async |_| Ok(axum::Json(preview(&app, &caller, request).await?).into_response());
     idempotency.once(&app, &caller, digest, run).await
 }

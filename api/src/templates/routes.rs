@@ -13,6 +13,7 @@ use super::condition::{Expected, if_match, is_known, tag};
 use super::resolve::{TemplateArg, key_of, parse, resolve};
 use super::view::{TemplateView, VersionView};
 use crate::auth::{Caller, Scope};
+use crate::batches::room_bytes;
 use crate::extract::{JsonText, Path, Query};
 use crate::idempotency::{Idempotency, Plan};
 use crate::page::{self, Page};
@@ -56,6 +57,7 @@ async fn create(
 
 async fn keep(app: &App, caller: &Caller, plan: Plan, source: String) -> Result<Response, Problem> {
     let parsed = parse(source, "").await?;
+    room_bytes(app, &caller.tenant).await?;
     let records = &app.engine().records;
     let id = TemplateId::from_bytes(plan);
     let stored =
@@ -178,6 +180,7 @@ async fn keep_version(
     source: String,
 ) -> Result<Response, Problem> {
     let parsed = parse(source, "").await?;
+    room_bytes(app, &caller.tenant).await?;
     let id = find(app, caller, template).await?.id;
     let records = &app.engine().records;
     for _ in 0..VERSION_TRIES {

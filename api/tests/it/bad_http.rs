@@ -131,7 +131,7 @@ async fn bodies_are_bounded_whether_or_not_their_length_is_said() {
 #[tokio::test]
 async fn a_client_that_sends_its_headers_slowly_is_cut_off() {
     let service = impatient().await;
-    for begun in ["", "PRI * HTTP/2.0", "GET /livez", "GET /livez HTTP/1.1\r\nhost: x\r\nx-slow: "] {
+    for begun in ["", "GET /livez", "GET /livez HTTP/1.1\r\nhost: x\r\nx-slow: "] {
         let answer = raw(&service, begun.as_bytes()).await;
         assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 408"), "{answer}");
         service.is_alive().await;

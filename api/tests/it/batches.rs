@@ -326,3 +326,38 @@ async fn a_key_that_reads_changes_nothing() {
     let create = service.request_as(&reader, Method::POST, "/v1/batches").json(&body(json!({})));
     send(create).await.problem(403, "forbidden");
 }
+
+#[tokio::test]
+async fn a_page_of_batches_with_large_templates_ends_early_and_none_is_left_out() {
+    let service = idle().await;
+    let mut made = Vec::new();
+    for n in 0..7 {
+        let message = json!({"role": "user", "content": "x".repeat(60_000)});
+        let large = json!({"name": format!("t{n}"), "messages": vec![message; 15]});
+        let answer = service.post("/v1/batches", &body(json!({"template": large}))).await;
+        made.push(answer.expect(201)["id"].as_str().unwrap().to_owned());
+    }
+    made.reverse();
+    let (mut listed, mut query, mut pages) = (Vec::new(), "limit=500".to_owned(), 0);
+    loop {
+        let page = service.get(&format!("/v1/batches?{query}")).await;
+        let ids = page.expect(200)["data"].as_array().unwrap().iter();
+        listed.extend(ids.map(|batch| batch["id"].as_str().unwrap().to_owned()));
+        pages += 1;
+        let Some(cursor) = page.json["next_cursor"].as_str() else { break };
+        query = format!("limit=500&cursor={cursor}");
+    }
+    assert_eq!((listed, pages), (made, 2));
+}
+
+#[tokio::test]
+async fn inline_rows_with_the_same_id_are_named_by_their_positions() {
+    let service = idle().await;
+    let row = |id: &str| json!({"custom_id": id, "variables": {"topic": "x"}});
+    let answer = service.post("/v1/batches", &body(json!({"rows": [row("a"), row("b"), row("a")]}))).await;
+    let error = &answer.problem(422, "invalid_rows")["errors"][0];
+    assert_eq!(
+        (&error["pointer"], &error["detail"]),
+        (&json!("/rows/2/custom_id"), &json!("rows 0 and 2 have the same"))
+    );
+}

@@ -19,6 +19,10 @@ fn gzip(bytes: &[u8]) -> Vec<u8> {
     encoder.finish().unwrap()
 }
 
+async fn stored_bytes(service: &Service) -> u64 {
+    service.get("/v1/limits").await.expect(200)["used"]["stored_bytes"].as_u64().unwrap()
+}
+
 async fn parts_of(service: &Service, id: &str) -> Value {
     service.get(&format!("/v1/batches/{id}/rows")).await.expect(200)["data"].clone()
 }
@@ -33,6 +37,7 @@ fn with(change: impl FnOnce(&mut ApiConfig)) -> Options {
 async fn a_part_with_a_bad_row_is_refused_as_a_whole_with_every_line() {
     let service = idle().await;
     let id = draft(&service).await;
+    let before = stored_bytes(&service).await;
     let rows = "{\"topic\":\"good\"}\n\n{\"topic\":1}\n{\"topic\":\"x\",\"custom_id\":\"a\"}\r\nnot json\n{\"topic\":\"y\",\"custom_id\":\"a\"}\n{\"variables\":{\"tpic\":\"x\"}}\n";
     let answer = put_part(&service, &id, 3, rows).await;
     let problem = answer.problem(422, "invalid_rows");
@@ -44,7 +49,7 @@ async fn a_part_with_a_bad_row_is_refused_as_a_whole_with_every_line() {
     assert!(of_line(7)["pointer"].as_str().unwrap().starts_with("/variables/"), "{problem}");
     assert!(problem["detail"].as_str().unwrap().starts_with("4 of 6 rows"), "{problem}");
     assert_eq!(parts_of(&service, &id).await, json!([]));
-    assert_eq!(service.get("/v1/limits").await.json["used"]["stored_bytes"], 0);
+    assert_eq!(stored_bytes(&service).await, before);
 
     let many = put_part(&service, &id, 0, "{\"topic\":1}\n".repeat(1_000)).await;
     assert_eq!(many.problem(422, "invalid_rows")["errors"].as_array().unwrap().len(), 100);
@@ -107,6 +112,7 @@ async fn the_same_rows_are_the_same_part_in_every_form_and_packing() {
 async fn bombs_and_broken_packings_are_refused_and_leave_nothing() {
     let service = idle().await;
     let id = draft(&service).await;
+    let before = stored_bytes(&service).await;
     let zeros = vec![b' '; 60_000_000];
     let same_rows = "{\"topic\":\"a\"}\n".repeat(2_000_000);
     for (encoding, bomb) in [
@@ -133,7 +139,7 @@ async fn bombs_and_broken_packings_are_refused_and_leave_nothing() {
         put_as(&service, &id, 0, kind, &[], lines(1).into()).await.problem(415, "unsupported_media_type");
     }
     assert_eq!(parts_of(&service, &id).await, json!([]));
-    assert_eq!(service.get("/v1/limits").await.json["used"]["stored_bytes"], 0);
+    assert_eq!(stored_bytes(&service).await, before);
 }
 
 #[tokio::test]
@@ -257,7 +263,7 @@ async fn sizes_and_quotas_hold() {
     let inline = service.post("/v1/batches", &body(json!({"rows": crate::desk::rows(1)}))).await;
     inline.problem(429, "too_many_requests");
 
-    let little = idle_with(with(|config| config.stored_bytes = 2_000)).await;
+    let little = idle_with(with(|config| config.stored_bytes = 4_000)).await;
     let id = draft(&little).await;
     let noise: String = (0..2_000u64)
         .map(|n| format!("{{\"topic\":\"{:x}\"}}\n", n.wrapping_mul(0x9e37_79b9_7f4a_7c15)))
@@ -299,4 +305,43 @@ async fn an_id_that_stands_twice_far_down_in_the_only_part_is_found_at_the_submi
     let words = &refused.problem(422, "invalid_rows")["errors"][0];
     assert_eq!(words["detail"], "row 200002 of part 0 and row 200003 of part 0 have the same custom_id");
     assert_eq!(service.get(&format!("/v1/batches/{id}")).await.json["state"], "draft");
+}
+
+#[tokio::test]
+async fn submits_at_once_share_the_rows_of_the_day() {
+    let service = idle_with(with(|config| config.rows_per_day = 150)).await;
+    let mut drafts = Vec::new();
+    for _ in 0..8 {
+        let id = draft(&service).await;
+        put_part(&service, &id, 0, lines(30)).await.expect(200);
+        drafts.push(format!("/v1/batches/{id}/submit"));
+    }
+    let answers = drafts.iter().map(|submit| service.post(submit, &Value::Null));
+    let answers = futures_util::future::join_all(answers).await;
+    let taken = answers.iter().filter(|answer| answer.status.as_u16() == 200).count();
+    assert_eq!(taken, 5);
+    assert_eq!(service.get("/v1/limits").await.expect(200)["used"]["rows_today"], 150);
+}
+
+#[tokio::test]
+async fn everything_that_is_kept_counts_in_the_quota_of_bytes() {
+    let service = idle_with(with(|config| config.stored_bytes = 20_000)).await;
+    let template =
+        |name: &str| json!({"name": name, "messages": [{"role": "user", "content": "x".repeat(9_000)}]});
+    for (n, stored) in [9_000, 18_000, 27_000].into_iter().enumerate() {
+        service.post("/v1/templates", &template(&format!("t{n}"))).await.expect(201);
+        assert!((stored..stored + 1_000).contains(&stored_bytes(&service).await));
+    }
+    service.post("/v1/templates", &template("more")).await.problem(429, "too_many_requests");
+    service.post("/v1/templates/t0/versions", &template("t0")).await.problem(429, "too_many_requests");
+    let generation = json!({"model": "stage:quick", "messages": [{"role": "user", "content": "x"}]});
+    service.post("/v1/generations", &generation).await.problem(429, "too_many_requests");
+    service.post("/v1/batches", &body(json!({}))).await.problem(429, "too_many_requests");
+    let render = json!({"template": "t0", "variables": {}});
+    service.post("/v1/render", &render).await.expect(200);
+    let kept = service.request(Method::POST, "/v1/render").header("idempotency-key", "k").json(&render);
+    send(kept).await.problem(429, "too_many_requests");
+    send(service.request(Method::DELETE, "/v1/templates/t0").header("if-match", "*")).await.expect(204);
+    send(service.request(Method::DELETE, "/v1/templates/t1").header("if-match", "*")).await.expect(204);
+    service.post("/v1/batches", &body(json!({}))).await.expect(201);
 }

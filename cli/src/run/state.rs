@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use promptmill_domain::{Batch, BatchSpec, BatchState, TenantId};
-use promptmill_ports::{BatchFilter, StoreError};
+use promptmill_ports::{BatchFilter, PageLimit, StoreError};
 use promptmill_runtime::{Engine, EngineError, Providers};
 
 use super::target::Target;
@@ -86,9 +86,9 @@ impl StateDir {
             Failure::work(format!("the state of the run in {} cannot be read", self.path.display()), error)
         };
         let mut found = Found::Nothing;
-        for batch in
-            engine.store.batches(tenant, &BatchFilter::default(), None, 100).await.map_err(unreadable)?
-        {
+        let (all, limit) = (BatchFilter::default(), PageLimit::items(100));
+        let batches = engine.store.batches(tenant, &all, None, limit).await.map_err(unreadable)?.batches;
+        for batch in batches {
             if batch.state == BatchState::Draft {
                 while !engine.store.delete(tenant, batch.id).await.map_err(unreadable)? {}
             } else {

@@ -28,7 +28,8 @@ fn settled(state: &Path) -> BTreeSet<u32> {
         let engine = Engine::embedded(state, Arc::new(Providers::of([]))).unwrap();
         let tenant = TenantId::default_tenant();
         let mut settled = BTreeSet::new();
-        for batch in engine.store.batches(&tenant, &BatchFilter::default(), None, 10).await.unwrap() {
+        let all = (BatchFilter::default(), PageLimit::items(10));
+        for batch in engine.store.batches(&tenant, &all.0, None, all.1).await.unwrap().batches {
             let limit = PageLimit { items: 100_000, bytes: usize::MAX };
             let page = engine.store.outcomes(&tenant, batch.id, 0, limit).await.unwrap();
             settled.extend(page.outcomes.iter().map(|outcome| outcome.index));

@@ -18,3 +18,4 @@ mod serve;
 mod serve_kill;
 mod server;
 mod support;
+mod tls;

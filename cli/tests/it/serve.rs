@@ -1,6 +1,7 @@
 //! `promptmill serve` and its client as their users type them.
 
-use std::process::Command;
+use std::io::Write as _;
+use std::process::{Command, Stdio};
 
 use promptmill_doubles::{Config, Doubles};
 use reqwest::StatusCode;
@@ -24,6 +25,24 @@ fn free_port() -> u16 {
 pub(crate) fn peers_python() -> String {
     std::env::var("PROMPTMILL_TEST_PEERS_PYTHON")
         .expect("PROMPTMILL_TEST_PEERS_PYTHON names the Python of the test peers; run the tests by ./check")
+}
+
+/// Prometheus' own linter, which `./check` installs, finds nothing to say of the metrics.
+#[track_caller]
+fn check_metrics(text: &str) {
+    let promtool = std::env::var("PROMPTMILL_TEST_PROMTOOL")
+        .expect("PROMPTMILL_TEST_PROMTOOL names promtool of Prometheus; run the tests by ./check");
+    let mut lint = Command::new(promtool)
+        .args(["check", "metrics"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    lint.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
+    let found = lint.wait_with_output().unwrap();
+    let said = [found.stdout, found.stderr].concat();
+    assert!(found.status.success() && said.is_empty(), "{}", String::from_utf8_lossy(&said));
 }
 
 #[test]
@@ -227,6 +246,7 @@ async fn secrets_prompts_and_replies_reach_neither_logs_nor_metrics_nor_the_stor
     let metrics =
         reqwest::get(format!("{}/metrics", server.metrics_url)).await.unwrap().text().await.unwrap();
     assert!(metrics.contains("promptmill_items_total"), "{metrics}");
+    check_metrics(&metrics);
     let (_, log) = tokio::task::block_in_place(|| server.stop());
     let secret_part = key.rsplit('_').next().unwrap();
     let webhook_part = webhook_secret.trim_start_matches("whsec_");

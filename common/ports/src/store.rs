@@ -371,6 +371,13 @@ pub struct PageLimit {
     pub bytes: usize,
 }
 
+impl PageLimit {
+    /// So many records, however large they are.
+    pub const fn items(items: u32) -> Self {
+        Self { items, bytes: usize::MAX }
+    }
+}
+
 /// A run of outcomes in the order of their index.
 #[derive(Debug, Clone)]
 pub struct OutcomePage {
@@ -423,6 +430,15 @@ pub struct BatchFilter {
     pub created_before_ms: Option<u64>,
 }
 
+/// A run of batches in the order of a list.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct BatchPage {
+    /// The batches.
+    pub batches: Vec<Batch>,
+    /// Whether more follow behind the last of them.
+    pub more: bool,
+}
+
 /// The committed content of one part of a batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Part {
@@ -452,8 +468,18 @@ pub struct BlockIds {
 pub struct Usage {
     /// Rows submitted on the day (UTC) asked for.
     pub rows: u64,
-    /// Bytes of rows that are stored, as they are stored.
+    /// Bytes of rows and of outcomes that are stored, as they are stored.
     pub bytes: u64,
+    /// Bytes of the other records that are stored: specs of batches, versions of templates, generations, answers kept for repeated
+    /// requests with their keys.
+    pub record_bytes: u64,
+}
+
+impl Usage {
+    /// All bytes that are stored.
+    pub const fn stored_bytes(&self) -> u64 {
+        self.bytes.saturating_add(self.record_bytes)
+    }
 }
 
 /// What can be read. Nothing here changes anything.
@@ -487,14 +513,15 @@ pub trait Read: Send + Sync {
         limit: PageLimit,
     ) -> StoreResult<SettledPage>;
 
-    /// Batches of the tenant that `filter` names, newest first, those before `before` in that order, at most `limit`.
+    /// Batches of the tenant that `filter` names, newest first, those before `before` in that order, as far as `limit` allows; its bytes
+    /// are those of their specs, which hold whole templates.
     async fn batches(
         &self,
         tenant: &TenantId,
         filter: &BatchFilter,
         before: Option<BatchId>,
-        limit: u32,
-    ) -> StoreResult<Vec<Batch>>;
+        limit: PageLimit,
+    ) -> StoreResult<BatchPage>;
 
     /// What the tenant has used, its rows those of the day (UTC) of `now_ms`.
     async fn usage(&self, tenant: &TenantId, now_ms: u64) -> StoreResult<Usage>;

@@ -38,11 +38,11 @@ pub fn id_hash(custom_id: &str) -> [u8; ID_HASH_BYTES] {
     if hash == NO_ID { [0, 0, 0, 0, 0, 0, 0, 1] } else { hash }
 }
 
-/// The ids of a batch seen so far, in 16 bytes each (and the table's slack): 12 bytes of SHA-256 and the line.
+/// The ids of a batch seen so far, in 16 bytes each (and the table's slack): 12 bytes of SHA-256 and the place.
 ///
 /// 96 bits make a false alarm among ten million ids less likely than one in 10^14.
 pub(crate) struct SeenIds {
-    lines: HashMap<[u8; 12], u32>,
+    places: HashMap<[u8; 12], u32>,
     most: usize,
 }
 
@@ -55,22 +55,22 @@ impl Default for SeenIds {
 impl SeenIds {
     /// Keeps the first `most` ids.
     pub(crate) fn at_most(most: usize) -> Self {
-        Self { lines: HashMap::new(), most }
+        Self { places: HashMap::new(), most }
     }
 
-    /// Notes that `id` stands on `line`; when it was seen before, gives the line of its first sight.
+    /// Notes that `id` stands at `place` (a line or a row); when it was seen before, gives the place of its first sight.
     ///
-    /// Lines from 2^32 - 1 on are all given as that number.
-    pub(crate) fn note(&mut self, id: &str, line: u64) -> Result<(), u32> {
+    /// Places from 2^32 - 1 on are all given as that number.
+    pub(crate) fn note(&mut self, id: &str, place: u64) -> Result<(), u32> {
         let hash = Sha256::digest(id.as_bytes());
         let mut key = [0; 12];
         key.copy_from_slice(&hash[..12]);
-        let full = self.lines.len() >= self.most;
-        match self.lines.entry(key) {
+        let full = self.places.len() >= self.most;
+        match self.places.entry(key) {
             Entry::Occupied(seen) => Err(*seen.get()),
             Entry::Vacant(_) if full => Ok(()),
             Entry::Vacant(free) => {
-                free.insert(u32::try_from(line).unwrap_or(u32::MAX));
+                free.insert(u32::try_from(place).unwrap_or(u32::MAX));
                 Ok(())
             }
         }
@@ -100,7 +100,7 @@ mod tests {
     }
 
     #[test]
-    fn a_second_sight_names_the_line_of_the_first() {
+    fn a_second_sight_names_the_place_of_the_first() {
         let mut seen = SeenIds::default();
         assert_eq!(seen.note("a", 3), Ok(()));
         assert_eq!(seen.note("b", 4), Ok(()));

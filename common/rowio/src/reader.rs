@@ -95,6 +95,7 @@ pub struct RowReader<R> {
     limits: RowLimits,
     reserved: Reserved,
     rendering: bool,
+    naming_rows: bool,
     seen: SeenIds,
     rows: u32,
     ended: bool,
@@ -132,6 +133,7 @@ impl<R: Read> RowReader<R> {
             limits,
             reserved,
             rendering: false,
+            naming_rows: false,
             seen: SeenIds::default(),
             rows: 0,
             ended: false,
@@ -150,6 +152,13 @@ impl<R: Read> RowReader<R> {
     #[must_use]
     pub fn rendering(mut self) -> Self {
         self.rendering = true;
+        self
+    }
+
+    /// Names other rows by their 0-based position, for rows whose lines are not those of whoever sent them.
+    #[must_use]
+    pub fn naming_rows(mut self) -> Self {
+        self.naming_rows = true;
         self
     }
 
@@ -235,8 +244,10 @@ impl<R: Read> RowReader<R> {
         let problem = match custom_id::check(id) {
             Err(reason) => reason.to_owned(),
             Ok(()) => {
-                let first = self.seen.note(id, line).err()?;
-                format!("lines {first} and {line} have the same")
+                let (places, place) =
+                    if self.naming_rows { ("rows", u64::from(self.rows) - 1) } else { ("lines", line) };
+                let first = self.seen.note(id, place).err()?;
+                format!("{places} {first} and {place} have the same")
             }
         };
         Some(RowProblem::at(CUSTOM_ID, problem))

@@ -8,7 +8,7 @@ use std::fmt;
 use std::sync::{Mutex, PoisonError};
 
 use promptmill_domain::{Batch, BatchId, BatchState, TenantId};
-use promptmill_ports::StoreError;
+use promptmill_ports::{BatchPage, PageLimit, StoreError};
 use rusqlite::types::Value;
 use rusqlite::{Connection, OptionalExtension as _, Row, params};
 
@@ -170,11 +170,27 @@ impl fmt::Debug for OpenBatches {
     }
 }
 
-/// The batches of a query that selects [`COLUMNS`] of a table called `b`.
-pub(crate) fn load_by(db: &Connection, sql: &str, values: &[Value]) -> Result<Vec<Batch>, Fault> {
+/// The batches of a query that selects [`COLUMNS`] of a table called `b`, as far as the limit allows, and whether it gave more.
+pub(crate) fn load_page(
+    db: &Connection,
+    sql: &str,
+    values: &[Value],
+    limit: PageLimit,
+) -> Result<BatchPage, Fault> {
     let mut statement = db.prepare(sql)?;
-    let rows = statement.query_map(rusqlite::params_from_iter(values), RawBatch::read)?;
-    rows.map(|raw| raw?.decode()).collect()
+    let mut page = BatchPage::default();
+    let mut bytes = 0_usize;
+    for raw in statement.query_map(rusqlite::params_from_iter(values), RawBatch::read)? {
+        let raw = raw?;
+        bytes = bytes.saturating_add(raw.spec.len());
+        let fits = page.batches.is_empty() || bytes <= limit.bytes;
+        if page.batches.len() >= limit.items as usize || !fits {
+            page.more = true;
+            break;
+        }
+        page.batches.push(raw.decode()?);
+    }
+    Ok(page)
 }
 
 struct RawBatch {

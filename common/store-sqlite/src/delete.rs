@@ -10,7 +10,7 @@ use rusqlite::{Connection, OptionalExtension as _, Params, params};
 use crate::SqliteStore;
 use crate::batches::{BatchNum, Phase, from_json, int};
 use crate::fault::Fault;
-use crate::{deliveries, uploads};
+use crate::{deliveries, uploads, usage};
 
 /// Records deleted in one step.
 const RECORDS: usize = 1_000;
@@ -158,6 +158,7 @@ pub(crate) fn step(db: &Connection, num: BatchNum) -> Result<bool, Fault> {
     let (outcomes, all) = some(db, sql, [first, last], &mut Room::records(RECORDS))?;
     if let Some((until, _)) = outcomes.last() {
         db.prepare_cached("DELETE FROM outcomes WHERE id BETWEEN ?1 AND ?2")?.execute([first, *until])?;
+        usage::remove_bytes(db, num, outcomes.iter().map(|(_, bytes)| bytes).sum())?;
     }
     if !all {
         return Ok(false);

@@ -1,23 +1,24 @@
 //! Lists of a tenant's batches: the query that a filter becomes.
 
-use promptmill_domain::{Batch, BatchId, TenantId};
-use promptmill_ports::BatchFilter;
+use promptmill_domain::{BatchId, TenantId};
+use promptmill_ports::{BatchFilter, BatchPage, PageLimit};
 use rusqlite::Connection;
 use rusqlite::types::Value;
 
 use crate::batches::{self, COLUMNS, int};
 use crate::fault::Fault;
 
-/// The tenant's batches that the filter names, newest first, those before `before`.
+/// The tenant's batches that the filter names, newest first, those before `before`. What is beyond the limit is not decoded.
 pub(crate) fn load(
     db: &Connection,
     tenant: &TenantId,
     filter: &BatchFilter,
     before: Option<BatchId>,
-    limit: u32,
-) -> Result<Vec<Batch>, Fault> {
-    let (sql, values) = query(tenant, filter, before, limit);
-    batches::load_by(db, &sql, &values)
+    limit: PageLimit,
+) -> Result<BatchPage, Fault> {
+    // One more, to know whether more follow.
+    let (sql, values) = query(tenant, filter, before, limit.items.saturating_add(1));
+    batches::load_page(db, &sql, &values, limit)
 }
 
 /// The query and its values. Every index it may be led by ends in the order of the list, so that a page is read and not sorted; a

@@ -4,8 +4,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use promptmill_domain::{Batch, BatchId, FailureKind, ItemCode, RowsRef, TenantId, UploadId};
 use promptmill_ports::{
-    BatchFilter, BlockRow, OutcomePage, PageLimit, Progress, Read, SettledCursor, SettledPage, StoreError,
-    StoreResult, StoredOutcome, Usage,
+    BatchFilter, BatchPage, BlockRow, OutcomePage, PageLimit, Progress, Read, SettledCursor, SettledPage,
+    StoreError, StoreResult, StoredOutcome, Usage,
 };
 use rusqlite::{Connection, OptionalExtension as _, Row, params};
 
@@ -63,8 +63,8 @@ impl Read for SqliteStore {
         tenant: &TenantId,
         filter: &BatchFilter,
         before: Option<BatchId>,
-        limit: u32,
-    ) -> StoreResult<Vec<Batch>> {
+        limit: PageLimit,
+    ) -> StoreResult<BatchPage> {
         let (tenant, filter) = (tenant.clone(), filter.clone());
         self.read(move |db| lists::load(db, &tenant, &filter, before, limit)).await
     }

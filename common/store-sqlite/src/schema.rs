@@ -3,6 +3,7 @@
 //! The version stands in SQLite's own `user_version`, which changes in the same transaction as the tables. A step of
 //! [`STEPS`] is never edited once released; a change is a further step.
 
+mod quotas;
 mod records;
 
 use std::path::Path;
@@ -59,7 +60,7 @@ const STEPS: &[&str] = &["
 
     CREATE TABLE sessions(id BLOB PRIMARY KEY, label TEXT NOT NULL, beat INTEGER NOT NULL, alive INTEGER NOT NULL)
         WITHOUT ROWID;
-", STEP_SERVICE, records::STEP];
+", STEP_SERVICE, records::STEP, quotas::STEP];
 
 /// What the HTTP service asks of the engine's store: lists that filter, uploads that live and are dropped, custom ids, the order
 /// of settling, usage, retention and the outbox.

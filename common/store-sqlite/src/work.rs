@@ -17,7 +17,7 @@ use crate::SqliteStore;
 use crate::batches::{self, BatchNum, Found};
 use crate::fault::Fault;
 use crate::heads::{self, Before, Changed};
-use crate::sessions;
+use crate::{sessions, usage};
 
 /// About what a head costs in a group.
 const HEAD: usize = 1024;
@@ -111,7 +111,8 @@ fn settle(db: &Connection, group: &SettleGroup, now_ms: u64) -> Result<Settled, 
     if !matches!(&head.state, ChunkState::Leased { token, .. } if *token == group.token) {
         return Ok(Settled::Fenced);
     }
-    let settled = store_bodies(db, found.num, &head, group)?;
+    let (settled, stored) = store_bodies(db, found.num, &head, group)?;
+    usage::add_bytes(db, &found.tenant, stored)?;
     let before = Before::of(&head);
     let event = HeadEvent::Settle {
         token: group.token,
@@ -132,16 +133,18 @@ fn settle(db: &Connection, group: &SettleGroup, now_ms: u64) -> Result<Settled, 
     Ok(Settled::Recorded { done: head.state == ChunkState::Done })
 }
 
-/// Stores the bodies of items that are open, and answers all items with the code of the body that is stored for them.
+/// Stores the bodies of items that are open, and answers all items with the code of the body that is stored for them, and how many bytes
+/// were stored.
 fn store_bodies(
     db: &Connection,
     num: BatchNum,
     head: &Head,
     group: &SettleGroup,
-) -> Result<Vec<SettledItem>, Fault> {
+) -> Result<(Vec<SettledItem>, u64), Fault> {
     let mut insert =
         db.prepare_cached("INSERT OR IGNORE INTO outcomes(id, code, body) VALUES (?1, ?2, ?3)")?;
     let mut settled = Vec::with_capacity(group.settled.len());
+    let mut stored = 0;
     for (item, body) in &group.settled {
         let byte = head.done.get(item.offset as usize).copied();
         if byte.is_none() || item.code == ItemCode::Open {
@@ -152,11 +155,13 @@ fn store_bodies(
             let id = num.key(head.base + item.offset);
             if insert.execute(params![id, item.code.byte(), &body[..]])? == 0 {
                 code = stored_code(db, id)?;
+            } else {
+                stored += body.len() as u64;
             }
         }
         settled.push(SettledItem { offset: item.offset, code });
     }
-    Ok(settled)
+    Ok((settled, stored))
 }
 
 fn stored_code(db: &Connection, id: i64) -> Result<ItemCode, Fault> {

@@ -10,9 +10,10 @@ use promptmill_domain::{
     SessionId, TenantId, UploadId, WorkerReport,
 };
 use promptmill_ports::{
-    Admission, BatchFilter, BeatAnswer, BlockIds, BlockRow, Close, Control, Created, Intake, Lease, NewBatch,
-    Outbox, OutcomePage, PageLimit, Part, PartCommit, Progress, Read, Retention, RowBlock, Rows, SessionBeat,
-    Sessions, SettleGroup, Settled, SettledCursor, SettledPage, StoreError, StoreResult, Usage, Work,
+    Admission, BatchFilter, BatchPage, BeatAnswer, BlockIds, BlockRow, Close, Control, Created, Intake,
+    Lease, NewBatch, Outbox, OutcomePage, PageLimit, Part, PartCommit, Progress, Read, Retention, RowBlock,
+    Rows, SessionBeat, Sessions, SettleGroup, Settled, SettledCursor, SettledPage, StoreError, StoreResult,
+    Usage, Work,
 };
 use promptmill_store_sqlite::SqliteStore;
 
@@ -256,8 +257,8 @@ impl Read for FailingStore {
         tenant: &TenantId,
         filter: &BatchFilter,
         before: Option<BatchId>,
-        limit: u32,
-    ) -> StoreResult<Vec<Batch>> {
+        limit: PageLimit,
+    ) -> StoreResult<BatchPage> {
         self.fated("batches", self.inner.batches(tenant, filter, before, limit)).await
     }
 

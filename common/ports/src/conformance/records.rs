@@ -14,15 +14,17 @@ mod deliveries;
 mod generations;
 mod scene;
 mod templates;
+mod usage;
 
 pub use accounts::*;
 pub use claims::*;
 pub use deliveries::*;
 pub use generations::*;
 pub use templates::*;
+pub use usage::*;
 
 /// Makes a `#[tokio::test]` of every case. The expression makes a fresh store: anything that dereferences to
-/// [`Records`](crate::Records); it may await, and is dropped at the end of the case.
+/// [`Records`](crate::Records) that are read beside a [`Read`](crate::Read); it may await, and is dropped at the end of the case.
 ///
 /// ```text
 /// promptmill_ports::records_conformance!(TemporaryStore::new());
@@ -72,6 +74,7 @@ macro_rules! records_conformance {
             the_next_due_time_is_that_of_the_earliest_pending
             a_batch_lists_its_own_deliveries_oldest_first
             only_deliveries_that_are_over_are_forgotten
+            the_bytes_of_records_are_counted_until_they_are_forgotten
         }
     };
     (@cases $make:expr; $($case:ident)*) => {

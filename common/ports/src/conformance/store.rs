@@ -100,6 +100,7 @@ macro_rules! store_conformance {
             a_block_is_read_by_its_place_in_the_part
             submitted_rows_count_once_on_the_day_of_their_submit
             stored_bytes_are_counted_until_they_are_removed
+            the_spec_of_a_batch_is_counted_until_it_is_deleted
             outcomes_come_in_the_order_of_their_settling
             sealed_and_killing_items_have_their_place_in_the_order
             a_page_of_the_order_is_bounded_and_says_whether_it_caught_up

@@ -5,17 +5,16 @@ use std::collections::BTreeMap;
 use promptmill_domain::{BatchEvent, BatchId, PauseReason, TenantId};
 
 use super::scene::*;
-use crate::{BatchFilter, NewBatch, Store};
+use crate::{BatchFilter, NewBatch, PageLimit, Store};
 
 async fn listed(store: &dyn Store, tenant: &TenantId, filter: &BatchFilter) -> Vec<BatchId> {
     let mut seen = Vec::new();
     loop {
         // Pages of two, so that every list is read across their borders.
-        let page = store.batches(tenant, filter, seen.last().copied(), 2).await.unwrap();
-        assert!(page.len() <= 2);
-        let last = page.len() < 2;
-        seen.extend(page.into_iter().map(|batch| batch.id));
-        if last {
+        let page = store.batches(tenant, filter, seen.last().copied(), PageLimit::items(2)).await.unwrap();
+        assert!(page.batches.len() == 2 || !page.more);
+        seen.extend(page.batches.into_iter().map(|batch| batch.id));
+        if !page.more {
             return seen;
         }
     }

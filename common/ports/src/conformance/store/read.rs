@@ -120,16 +120,23 @@ pub async fn a_tenant_lists_its_own_batches_newest_first(store: &dyn Store) {
     Scene::draft(store).await;
     let listed = async |limit| {
         store
-            .batches(&tenant, &BatchFilter::default(), None, limit)
+            .batches(&tenant, &BatchFilter::default(), None, PageLimit::items(limit))
             .await
             .unwrap()
+            .batches
             .into_iter()
             .map(|batch| batch.id)
             .collect::<Vec<_>>()
     };
     assert_eq!(listed(10).await, [ids[2], ids[1], ids[0]]);
     assert_eq!(listed(2).await, [ids[2], ids[1]]);
-    assert_eq!(store.batches(&fresh_tenant(), &BatchFilter::default(), None, 10).await.unwrap(), []);
+    // However little a page may hold, it holds one.
+    let tight = PageLimit { items: 10, bytes: 1 };
+    let page = store.batches(&tenant, &BatchFilter::default(), Some(ids[2]), tight).await.unwrap();
+    assert_eq!((page.batches.len(), page.batches[0].id, page.more), (1, ids[1], true));
+    let page = store.batches(&tenant, &BatchFilter::default(), Some(ids[1]), tight).await.unwrap();
+    assert_eq!((page.batches.len(), page.batches[0].id, page.more), (1, ids[0], false));
+    check_no_batches(store, &fresh_tenant()).await;
 }
 
 /// For another tenant the batch does not exist, whatever it asks; and asking changes nothing.
@@ -158,7 +165,7 @@ pub async fn a_foreign_tenant_finds_nothing(store: &dyn Store) {
     let limit = PageLimit { items: 1, bytes: 1 };
     check_not_found(store.settled(&stranger, batch, SettledCursor::default(), limit).await);
     assert_eq!(store.usage(&stranger, NOW).await.unwrap(), Usage::default());
-    assert_eq!(store.batches(&stranger, &BatchFilter::default(), None, 10).await.unwrap(), []);
+    check_no_batches(store, &stranger).await;
     check_conflict(store.create(&stranger, new_batch(batch, None)).await);
     assert_eq!(store.batch(&scene.tenant, batch).await.unwrap(), before);
 }

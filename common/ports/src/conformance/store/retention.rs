@@ -37,7 +37,8 @@ pub async fn a_batch_tells_when_it_was_submitted_and_when_it_ended(store: &dyn S
     scene.end(NOW + 9).await;
     store.close(tenant, batch, NOW + 10).await.unwrap();
     assert_eq!(times().await, (Some(NOW + 5), Some(NOW + 9)));
-    let listed = store.batches(tenant, &crate::BatchFilter::default(), None, 1).await.unwrap();
+    let one = crate::PageLimit::items(1);
+    let listed = store.batches(tenant, &crate::BatchFilter::default(), None, one).await.unwrap().batches;
     assert_eq!((listed[0].submitted_ms, listed[0].finished_ms), times().await);
 }
 

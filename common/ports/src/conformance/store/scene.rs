@@ -10,8 +10,8 @@ use promptmill_domain::{
 use promptmill_domain::Counts;
 
 use crate::{
-    Lease, NewBatch, OutcomePage, PageLimit, PartCommit, RowBlock, SettleGroup, Settled, Store, StoreError,
-    StoreResult,
+    BatchFilter, BatchPage, Lease, NewBatch, OutcomePage, PageLimit, PartCommit, RowBlock, SettleGroup,
+    Settled, Store, StoreError, StoreResult,
 };
 
 /// The time at which the scenes begin, Unix milliseconds.
@@ -125,6 +125,11 @@ pub(super) fn check_conflict<T: std::fmt::Debug>(result: StoreResult<T>) {
 #[expect(clippy::needless_pass_by_value, reason = "a result is checked where it is made")]
 pub(super) fn check_not_found<T: std::fmt::Debug>(result: StoreResult<T>) {
     assert!(matches!(result, Err(StoreError::NotFound)), "expected not found, got {result:?}");
+}
+
+pub(super) async fn check_no_batches(store: &dyn Store, tenant: &TenantId) {
+    let all = store.batches(tenant, &BatchFilter::default(), None, PageLimit::items(10)).await.unwrap();
+    assert_eq!(all, BatchPage::default());
 }
 
 impl<'a> Scene<'a> {

@@ -236,7 +236,7 @@ pub async fn submitted_rows_count_once_on_the_day_of_their_submit(store: &dyn St
     }
 }
 
-/// Stored bytes are those of every block there is, until it is removed: with its upload, its replaced part or its batch.
+/// Stored bytes are those of every block and outcome there is, until it is removed: with its upload, its replaced part or its batch.
 pub async fn stored_bytes_are_counted_until_they_are_removed(store: &dyn Store) {
     let tenant = fresh_tenant();
     let bytes = async || store.usage(&tenant, NOW).await.unwrap().bytes;
@@ -263,4 +263,33 @@ pub async fn stored_bytes_are_counted_until_they_are_removed(store: &dyn Store) 
     assert_eq!(bytes().await, 3);
     two.delete().await;
     assert_eq!(bytes().await, 0);
+
+    let three = Scene::draft_of(store, tenant.clone()).await;
+    three.queue(&[2], NOW).await;
+    three.admit_all(&[2]).await;
+    let rows = bytes().await;
+    let lease = three.lease(0).await;
+    for _ in 0..2 {
+        three.settle(settling(&lease, [1])).await;
+        assert_eq!(bytes().await, rows + body(1).len() as u64);
+    }
+    three.end(NOW).await;
+    three.delete().await;
+    assert_eq!(bytes().await, 0);
+}
+
+/// The spec of a batch counts from when it is made until it is deleted.
+pub async fn the_spec_of_a_batch_is_counted_until_it_is_deleted(store: &dyn Store) {
+    let tenant = fresh_tenant();
+    let counted = async || store.usage(&tenant, NOW).await.unwrap().record_bytes;
+    let small = Scene::draft_of(store, tenant.clone()).await;
+    let bytes = counted().await;
+    assert!(bytes > 0);
+    let mut large = new_batch(fresh_batch(), None);
+    large.spec.template.push_str(&" ".repeat(1_000));
+    let large = Scene::of(store, tenant.clone(), large).await;
+    assert_eq!(counted().await, 2 * bytes + 1_000);
+    small.delete().await;
+    large.delete().await;
+    assert_eq!(counted().await, 0);
 }
