@@ -5,6 +5,7 @@
 
 mod active;
 mod batches;
+mod end;
 mod gate;
 mod guard;
 mod hints;

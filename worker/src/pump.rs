@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use promptmill_domain::{ChunkId, LeaseToken, SessionId};
+use promptmill_domain::{ChunkId, Head, LeaseToken, SessionId};
 use promptmill_pipeline::{Gate as _, ItemContent, ItemInput};
 use promptmill_ports::Lease;
 use promptmill_rowio::{CorruptBlock, RowContent, StoredRow, decode_range};
@@ -92,7 +92,9 @@ impl Pump {
 
     /// Begins every item there is a slot for and whose batch may begin one.
     async fn begin_all(&self, stock: &mut Stock) {
-        while let Some(place) = self.slots.try_place() {
+        while self.slots.may_begin()
+            && let Some(place) = self.slots.try_place()
+        {
             let next = stock.next(|batch| batch.may_begin() && self.slots.has_one_for(batch.slots_held()));
             let Some((key, batch, item)) = next else { return };
             if !self.hand_over(self.job(key, &batch, item, place)).await {
@@ -176,15 +178,9 @@ impl Pump {
             Ok(batch) => batch,
             Err(error) => return self.give_up(key, &error),
         };
-        let rows = match decode_range(&lease.rows, lease.head.rows.skip as usize, lease.head.len() as usize) {
-            Ok(rows) => rows,
-            Err(error) => return self.give_up(key, &error),
-        };
         let quarantined = lease.head.in_quarantine();
-        let items = match due_items(lease, rows, room, self.engine.clock.now_ms()) {
-            Ok(items) => items,
-            Err(error) => return self.give_up(key, &error),
-        };
+        let rows = rows_of(&lease);
+        let items = due_items(lease.head, rows, room, self.engine.clock.now_ms());
         let claimed = Claimed { key, batch, items };
         self.settler.leased(key, claimed.len(), claimed.batch.clone());
         if quarantined {
@@ -254,35 +250,48 @@ impl Clone for Pump {
     }
 }
 
-/// The items of a lease that may be worked on now, each with its part of the chunk's room.
+/// The id and content of every row of the chunk. Trying again would not mend a damaged one, so its item is to fail with it.
+fn rows_of(lease: &Lease) -> Vec<(Option<String>, ItemContent)> {
+    let damaged = |error: &CorruptBlock| {
+        tracing::error!(chunk = %lease.head.chunk, error = %error, "stored rows cannot be read; their items fail");
+        ItemContent::Damaged
+    };
+    let of_row = |row: StoredRow| {
+        let content = match row.content {
+            RowContent::Variables(json) => ItemContent::Variables(json),
+            RowContent::Messages(json) => {
+                RowContent::read_messages(&json).map_or_else(|error| damaged(&error), ItemContent::Messages)
+            }
+        };
+        (row.custom_id, content)
+    };
+    let len = lease.head.len() as usize;
+    match decode_range(&lease.rows, lease.head.rows.skip as usize, len) {
+        Ok(rows) => rows.into_iter().map(of_row).collect(),
+        Err(error) => {
+            let content = damaged(&error);
+            std::iter::repeat_n((None, content), len).collect()
+        }
+    }
+}
+
+/// The items of a chunk that may be worked on now, each with its part of the chunk's room.
 fn due_items(
-    lease: Lease,
-    rows: Vec<StoredRow>,
+    mut head: Head,
+    rows: Vec<(Option<String>, ItemContent)>,
     mut room: Room,
     now_ms: u64,
-) -> Result<VecDeque<Unbegun>, CorruptBlock> {
-    let mut head = lease.head;
+) -> VecDeque<Unbegun> {
     let mut items = VecDeque::new();
-    for (row, offset) in rows.into_iter().zip(0..) {
+    for ((custom_id, content), offset) in rows.into_iter().zip(0..) {
         if !head.is_due(offset, now_ms) {
             continue;
         }
         let parked =
             head.parked.iter().position(|item| item.offset == offset).map(|at| head.parked.swap_remove(at));
-        let content = match row.content {
-            RowContent::Variables(json) => ItemContent::Variables(json),
-            RowContent::Messages(json) => ItemContent::Messages(RowContent::read_messages(&json)?),
-        };
-        let input = ItemInput {
-            index: head.base + offset,
-            offset,
-            custom_id: row.custom_id,
-            content,
-            parked,
-            deltas: None,
-        };
+        let input = ItemInput { index: head.base + offset, offset, custom_id, content, parked, deltas: None };
         let room = room.of(&input);
         items.push_back(Unbegun { input, room });
     }
-    Ok(items)
+    items
 }

@@ -16,6 +16,7 @@ use tokio_util::task::AbortOnDropHandle;
 use tower_layer::Identity;
 
 use crate::active::{ActiveBatch, Running};
+use crate::end::End;
 use crate::settler::{LeaseKey, SettlerHandle};
 use crate::slots::Slot;
 
@@ -129,14 +130,14 @@ impl tower_service::Service<Task<Job>> for ItemService {
                     if let ItemEnd::Settled { outcome, .. } = &end {
                         batch.came_to(&outcome.ending);
                     }
-                    end
+                    End::from(end)
                 }
             });
             let end = match AbortOnDropHandle::new(run).await {
                 Ok(end) => end,
-                Err(error) if error.is_panic() => panicked(custom_id),
+                Err(error) if error.is_panic() => panicked(custom_id).into(),
                 // The process is being torn down, which says nothing about the item.
-                Err(_) => ItemEnd::Untouched { lane_paused_until_ms: None },
+                Err(_) => End::Untouched { lane_paused_until_ms: None },
             };
             settler.ended(key, offset, end, slot);
             Ok(())

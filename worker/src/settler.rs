@@ -8,13 +8,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use promptmill_domain::{ChunkId, ItemCode, LeaseToken, Release, SettledItem, Totals};
-use promptmill_pipeline::ItemEnd;
-use promptmill_ports::{SettleGroup, Settled, Signal, StoreError, encode_outcome};
+use promptmill_ports::{SettleGroup, Settled, Signal, StoreError};
 use promptmill_runtime::Engine;
 use tokio::sync::mpsc;
+use tokio::sync::mpsc::error::TryRecvError;
 use tokio::time::{Instant, timeout_at};
 
 use crate::active::ActiveBatch;
+use crate::end::End;
 use crate::slots::{Slot, Slots};
 
 /// The longest an end waits for others.
@@ -25,6 +26,9 @@ const GROUP_ENOUGH: usize = 64;
 
 /// The most ends of one write.
 const GROUP_MAX: usize = 1024;
+
+/// Bytes of ends in hand at which a write takes no more: it holds all of them twice, and the store's other writes wait for it.
+const GROUP_BYTES: usize = 8 * 1024 * 1024;
 
 /// Pause before a write that failed is repeated.
 const RETRY_WRITE: Duration = Duration::from_millis(200);
@@ -41,7 +45,7 @@ enum Told {
     /// A chunk was leased with this many items to work on; without a batch it is only let go of.
     Leased { key: LeaseKey, items: u32, batch: Option<Arc<ActiveBatch>> },
     /// An item ended.
-    Ended { key: LeaseKey, offset: u32, end: ItemEnd, at: Instant, slot: Slot },
+    Ended { key: LeaseKey, offset: u32, end: End, at: Instant, slot: Slot },
     /// Items of a lease will not be begun.
     Dropped { key: LeaseKey, items: u32 },
 }
@@ -65,7 +69,8 @@ impl SettlerHandle {
         self.tell(Told::Leased { key, items: 0, batch: None });
     }
 
-    pub(crate) fn ended(&self, key: LeaseKey, offset: u32, end: ItemEnd, slot: Slot) {
+    pub(crate) fn ended(&self, key: LeaseKey, offset: u32, end: End, mut slot: Slot) {
+        slot.ended(end.bytes());
         self.tell(Told::Ended { key, offset, end, at: Instant::now(), slot });
     }
 
@@ -121,20 +126,29 @@ impl Settler {
         }
     }
 
-    /// Fills `inbox` with what is to be written next; `false` when nothing will come any more.
+    /// Fills `inbox` with what is to be written next, at most about [`GROUP_BYTES`]; `false` when nothing will come any more.
     async fn gather(&mut self, inbox: &mut Vec<Told>) -> bool {
         inbox.clear();
-        if self.told.recv_many(inbox, GROUP_MAX).await == 0 {
-            return false;
-        }
+        let Some(first) = self.told.recv().await else { return false };
+        let (mut bytes, mut ended) = (first.bytes(), first.is_end());
+        inbox.push(first);
         let until = Instant::now() + GROUP_WAIT;
-        // A slot is held from before the call until the end is recorded: when all held slots are in hand, nothing else is in flight.
-        while inbox.len() < GROUP_ENOUGH && slots_in(inbox) < self.slots.taken() {
-            let room = GROUP_MAX - inbox.len();
-            match timeout_at(until, self.told.recv_many(inbox, room)).await {
-                Ok(0) | Err(_) => break,
-                Ok(_) => {}
-            }
+        while bytes < GROUP_BYTES && inbox.len() < GROUP_MAX {
+            let told = match self.told.try_recv() {
+                Ok(told) => told,
+                Err(TryRecvError::Disconnected) => break,
+                // A slot is held from before the call until the end is recorded: when all held slots are in hand, nothing else is in flight.
+                Err(TryRecvError::Empty) if inbox.len() < GROUP_ENOUGH && ended < self.slots.taken() => {
+                    match timeout_at(until, self.told.recv()).await {
+                        Ok(Some(told)) => told,
+                        Ok(None) | Err(_) => break,
+                    }
+                }
+                Err(TryRecvError::Empty) => break,
+            };
+            bytes += told.bytes();
+            ended += told.is_end();
+            inbox.push(told);
         }
         true
     }
@@ -230,17 +244,16 @@ impl Settler {
                 held.remaining = held.remaining.saturating_sub(1);
                 let group = gathered.entry(key).or_default();
                 match end {
-                    ItemEnd::Settled { outcome, spent } => {
-                        let code = outcome.code();
-                        group.settled.push((SettledItem { offset, code }, encode_outcome(&outcome)));
+                    End::Settled { code, body, spent } => {
+                        group.settled.push((SettledItem { offset, code }, body));
                         group.ends.push((code, at));
                         group.spent += spent;
                     }
-                    ItemEnd::Parked { item, spent } => {
-                        group.parked.push(item);
+                    End::Parked { item, spent } => {
+                        group.parked.push(*item);
                         group.spent += spent;
                     }
-                    ItemEnd::Untouched { lane_paused_until_ms } => {
+                    End::Untouched { lane_paused_until_ms } => {
                         held.lane_paused_until_ms = held.lane_paused_until_ms.max(lane_paused_until_ms);
                     }
                 }
@@ -284,6 +297,17 @@ impl Settler {
     }
 }
 
-fn slots_in(inbox: &[Told]) -> usize {
-    inbox.iter().filter(|told| matches!(told, Told::Ended { .. })).count()
+impl Told {
+    /// 1 for the end of an item, 0 for the rest.
+    fn is_end(&self) -> usize {
+        usize::from(matches!(self, Self::Ended { .. }))
+    }
+
+    /// About how many bytes are written for it.
+    fn bytes(&self) -> usize {
+        match self {
+            Self::Ended { end, .. } => end.bytes(),
+            Self::Leased { .. } | Self::Dropped { .. } => 0,
+        }
+    }
 }

@@ -4,6 +4,7 @@
 //! with its items until they are settled, so rows that were claimed and not begun count as well.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use promptmill_domain::chunk::{MAX_BLOCK_BYTES, MAX_CHUNK_ROWS};
 use promptmill_pipeline::ItemInput;
@@ -28,12 +29,16 @@ const ITEM_BYTES: usize = 512;
 /// The most bytes one chunk is expected to bring. A chunk of one larger row brings more and is let in all the same.
 const CHUNK_BYTES: u32 = MAX_BLOCK_BYTES as u32 + MAX_CHUNK_ROWS * ITEM_BYTES as u32;
 
+/// Bytes of outcomes that wait to be recorded, from which on nothing more begins: replies may be large, and a full disk keeps them here.
+const UNRECORDED_BYTES: usize = 64 * 1024 * 1024;
+
 /// The slots of a worker.
 #[derive(Debug)]
 pub(crate) struct Slots {
     free: Arc<Semaphore>,
     count: usize,
     room: Arc<Semaphore>,
+    unrecorded: Arc<AtomicUsize>,
     changed: Arc<Notify>,
 }
 
@@ -43,6 +48,7 @@ pub(crate) struct Slot {
     _place: OwnedSemaphorePermit,
     _room: Room,
     _of_batch: Begun,
+    outcome: OutcomeBytes,
     /// Its receiver ends with the slot, which is when the item's end is recorded.
     _watched: Option<oneshot::Sender<Never>>,
     /// Dropped last: the pump finds all of the above given back.
@@ -56,6 +62,19 @@ struct Wake(Arc<Notify>);
 impl Drop for Wake {
     fn drop(&mut self) {
         self.0.notify_one();
+    }
+}
+
+/// The bytes of an item's outcome, counted until they are recorded.
+#[derive(Debug)]
+struct OutcomeBytes {
+    bytes: usize,
+    unrecorded: Arc<AtomicUsize>,
+}
+
+impl Drop for OutcomeBytes {
+    fn drop(&mut self) {
+        self.unrecorded.fetch_sub(self.bytes, Ordering::AcqRel);
     }
 }
 
@@ -75,6 +94,7 @@ impl Slots {
             free: Arc::new(Semaphore::new(count)),
             count,
             room: Arc::new(Semaphore::new(ROW_BYTES)),
+            unrecorded: Arc::default(),
             changed,
         }
     }
@@ -97,6 +117,11 @@ impl Slots {
     /// Whether a batch that holds so many slots may have one more.
     pub(crate) fn has_one_for(&self, held: u32) -> bool {
         (held as usize) < self.free() * SHARE_OF_FREE
+    }
+
+    /// Whether what waits to be recorded is little enough for more to begin.
+    pub(crate) fn may_begin(&self) -> bool {
+        self.unrecorded.load(Ordering::Acquire) < UNRECORDED_BYTES
     }
 
     /// Waits until a slot was given back, or something else that the pump must look at changed.
@@ -126,6 +151,7 @@ impl Slots {
             _place: place,
             _room: room,
             _of_batch: of_batch,
+            outcome: OutcomeBytes { bytes: 0, unrecorded: self.unrecorded.clone() },
             _watched: None,
             _wake: Wake(self.changed.clone()),
         }
@@ -133,6 +159,12 @@ impl Slots {
 }
 
 impl Slot {
+    /// Notes that the item has come to its end, and how many bytes that takes.
+    pub(crate) fn ended(&mut self, bytes: usize) {
+        self.outcome.bytes += bytes;
+        self.outcome.unrecorded.fetch_add(bytes, Ordering::AcqRel);
+    }
+
     /// The same slot, and a receiver that ends when it is given back.
     pub(crate) fn watched(mut self) -> (Self, oneshot::Receiver<Never>) {
         let (watched, given_back) = oneshot::channel();
@@ -184,6 +216,19 @@ mod tests {
         let large = room.of(&item(CHUNK_BYTES as usize * 2));
         assert_eq!(large.0.num_permits(), CHUNK_BYTES as usize);
         assert_eq!(room.of(&item(10)).0.num_permits(), 0);
+    }
+
+    #[test]
+    fn large_outcomes_that_wait_to_be_recorded_keep_others_from_beginning() {
+        let slots = slots();
+        let unrecorded = |bytes| OutcomeBytes { bytes, unrecorded: slots.unrecorded.clone() };
+        slots.unrecorded.fetch_add(UNRECORDED_BYTES, Ordering::AcqRel);
+        let (large, small) = (unrecorded(UNRECORDED_BYTES - 1), unrecorded(1));
+        assert!(!slots.may_begin());
+        drop(small);
+        assert!(slots.may_begin());
+        drop(large);
+        assert_eq!(slots.unrecorded.load(Ordering::Acquire), 0);
     }
 
     #[test]

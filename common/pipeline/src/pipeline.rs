@@ -43,6 +43,8 @@ pub enum ItemContent {
     Variables(String),
     /// The messages themselves, sent as they are; the template only judges the reply, and its rules see no variables.
     Messages(Vec<Message>),
+    /// What is stored of the row cannot be read. No call is made: the item fails.
+    Damaged,
 }
 
 impl ItemContent {
@@ -53,6 +55,7 @@ impl ItemContent {
             Self::Messages(messages) => {
                 messages.iter().map(|message| size_of::<Message>() + message.content.len()).sum()
             }
+            Self::Damaged => 0,
         }
     }
 }
@@ -307,6 +310,9 @@ fn prepare(
 ) -> Result<(Variables, Vec<Message>), (FailureKind, String)> {
     let row = match content {
         ItemContent::Messages(messages) => return Ok((Variables::empty(), messages)),
+        ItemContent::Damaged => {
+            return Err((FailureKind::Internal, "the stored row cannot be read".to_owned()));
+        }
         ItemContent::Variables(row) => row,
     };
     let variables = Variables::from_json(&row).map_err(|error| (FailureKind::Internal, error.to_string()))?;

@@ -1,6 +1,6 @@
-//! Rows that bring their own messages beside rows of variables.
+//! Rows that bring their own messages beside rows of variables, and rows that cannot be read any more.
 
-use promptmill_domain::{BatchLimits, BatchState, Message, Role};
+use promptmill_domain::{BatchLimits, BatchState, FailureKind, ItemCode, Message, Role};
 use promptmill_rowio::{RowContent, StoredRow};
 
 use crate::provider::{Does, Scripted};
@@ -24,5 +24,20 @@ async fn rows_of_messages_and_rows_of_variables_run_in_one_batch() {
     assert_eq!(provider.asked(0), "Say rendered");
     assert_eq!(provider.asked(1), "as it is 1");
     assert_eq!(provider.asked(99), "as it is 99");
+    scene.stop(worker).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn items_whose_stored_rows_are_damaged_fail_and_all_others_run() {
+    let provider = Scripted::new(|_, _| Does::Answer);
+    let scene = Scene::new(provider.clone()).schedule();
+    let row = |text: &str| StoredRow::of_variables(Some(text.to_owned()), r#"{"text":"whole"}"#);
+    let batch = scene.submit_damaged(&provider, [row("a"), row("b")], 3).await;
+    let worker = scene.worker(8).await;
+    let counts = scene.ended(batch, BatchState::Completed).await;
+    assert_eq!((counts.succeeded, counts.failed.get(&FailureKind::Internal)), (2, Some(&3)));
+    let codes: Vec<_> = scene.outcomes(batch).await.into_iter().map(|outcome| outcome.code).collect();
+    let damaged = ItemCode::Failed(FailureKind::Internal);
+    assert_eq!(codes, [ItemCode::Succeeded, ItemCode::Succeeded, damaged, damaged, damaged]);
     scene.stop(worker).await;
 }

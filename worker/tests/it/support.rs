@@ -128,6 +128,28 @@ impl Scene {
         rows: impl IntoIterator<Item = StoredRow>,
         limits: BatchLimits,
     ) -> BatchId {
+        self.submit_blocks(provider, blocks_of(rows), limits).await
+    }
+
+    /// A batch whose last `damaged` rows stand in a block that cannot be read.
+    pub(crate) async fn submit_damaged(
+        &self,
+        provider: &Scripted,
+        rows: impl IntoIterator<Item = StoredRow>,
+        damaged: u32,
+    ) -> BatchId {
+        let mut blocks = blocks_of(rows);
+        let seq = u32::try_from(blocks.len()).unwrap();
+        blocks.push(RowBlock { seq, len: damaged, bytes: vec![0; 100].into(), ids: Vec::new().into() });
+        self.submit_blocks(provider, blocks, BatchLimits::default()).await
+    }
+
+    async fn submit_blocks(
+        &self,
+        provider: &Scripted,
+        blocks: Vec<RowBlock>,
+        limits: BatchLimits,
+    ) -> BatchId {
         let lane = lane(provider);
         let model = format!("{}:any", provider.name()).parse().unwrap();
         let spec = BatchSpec { max_attempts: 3, ..BatchSpec::new(TEMPLATE.to_owned(), model, lane.clone()) };
@@ -136,15 +158,8 @@ impl Scene {
         let store = &self.engine.store;
         let new = NewBatch { id, spec, limits, idem_key: None, now_ms };
         store.create(&self.tenant, new).await.unwrap();
-        let mut builder = BlockBuilder::new();
-        let mut blocks = Vec::new();
-        for row in rows {
-            blocks.extend(builder.push(&row));
-        }
-        blocks.extend(builder.finish());
         let count = u32::try_from(blocks.len()).unwrap();
-        for (seq, block) in (0..).zip(blocks) {
-            let block = RowBlock { seq, len: block.len, bytes: block.bytes.into(), ids: block.ids.into() };
+        for block in blocks {
             store.put_rows(&self.tenant, id, upload, vec![block], now_ms).await.unwrap();
         }
         let part = PartCommit { part: 0, upload, blocks: count, digest: [0; 32] };
@@ -296,4 +311,22 @@ pub(crate) fn eventually(what: &str, so: impl AsyncFn() -> bool) -> impl Future<
             panic!("it never came about that {what}, at {caller}");
         }
     }
+}
+
+fn blocks_of(rows: impl IntoIterator<Item = StoredRow>) -> Vec<RowBlock> {
+    let mut builder = BlockBuilder::new();
+    let mut blocks = Vec::new();
+    for row in rows {
+        blocks.extend(builder.push(&row));
+    }
+    blocks.extend(builder.finish());
+    let numbered = (0..).zip(blocks);
+    numbered
+        .map(|(seq, block)| RowBlock {
+            seq,
+            len: block.len,
+            bytes: block.bytes.into(),
+            ids: block.ids.into(),
+        })
+        .collect()
 }
