@@ -1,13 +1,12 @@
 //! One attempt at an item: a first call, and repairs in the same conversation while the judge says so.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use promptmill_domain::{
     Attempt, Call, FailureKind, Flag, Message, Output, Reason, Role, StoreReplies, Tokens, Totals, Verdict,
 };
 use promptmill_prompt::Variables;
-use promptmill_provider::{CallFailure, ChatReply, ChatRequest, Delta, DeltaSink, Finish, ResponseFormat};
+use promptmill_provider::{CallFailure, ChatReply, ChatRequest, Delta, Finish, ResponseFormat};
 
 use crate::gate::Gate;
 use crate::pipeline::Pipeline;
@@ -38,41 +37,32 @@ pub(crate) struct AttemptInput<'a> {
     pub(crate) plan: &'a BatchPlan,
     pub(crate) gate: &'a dyn Gate,
     pub(crate) variables: &'a Variables,
-    pub(crate) messages: &'a [Message],
-    pub(crate) index: u32,
-    pub(crate) item_key: &'a Arc<str>,
-    pub(crate) number: u32,
-    /// Who wants the replies as they come.
-    pub(crate) deltas: Option<&'a DeltaSink>,
 }
 
 impl Pipeline {
-    /// Makes one attempt; every call it made is in the history it answers, whatever the end.
-    pub(crate) async fn attempt(&self, input: &AttemptInput<'_>) -> (Attempt, AttemptEnd) {
+    /// Makes one attempt, which begins with the first `asked` messages of `request`; every call it made is in the history it answers,
+    /// whatever the end.
+    pub(crate) async fn attempt(
+        &self,
+        input: &AttemptInput<'_>,
+        request: &mut ChatRequest,
+        asked: usize,
+    ) -> (Attempt, AttemptEnd) {
         let plan = input.plan;
         let mut history = Attempt::default();
-        let mut request = ChatRequest {
-            model: plan.model.clone(),
-            messages: input.messages.to_vec(),
-            settings: plan.settings.clone(),
-            format: plan.format.clone(),
-            seed_hint: u64::from(input.index),
-            item_key: input.item_key.clone(),
-            attempt: input.number,
-            deltas: input.deltas.cloned(),
-        };
+        request.messages.truncate(asked);
         let mut repairs_left = plan.template.max_repairs();
         loop {
-            let leave = match self.leave(input, &request).await {
+            let leave = match self.leave(input, request).await {
                 Ok(leave) => leave,
                 Err(end) => return (history, end),
             };
-            if let Some(deltas) = input.deltas {
+            if let Some(deltas) = &request.deltas {
                 deltas.send(Delta::Begin);
             }
             let started_ms = self.clock.now_ms();
             let started = tokio::time::Instant::now();
-            let result = plan.provider.chat(&request).await;
+            let result = plan.provider.chat(request).await;
             drop(leave);
             let mut call = record(started_ms, started.elapsed(), &result);
             input.gate.spent(&Totals { calls: 1, tokens: call.tokens, cost: call.cost.unwrap_or_default() });
@@ -92,7 +82,7 @@ impl Pipeline {
                 }
             };
             let judgement = plan.template.judge(&reply.content, input.variables);
-            let repaired = request.messages.len() > input.messages.len();
+            let repaired = request.messages.len() > asked;
             if plan.store_replies != StoreReplies::None {
                 call.reply = Some(kept(&reply.content));
             }
@@ -139,7 +129,7 @@ impl Pipeline {
                     }
                     repairs_left -= 1;
                     // Only the last exchange is kept, so that repairs do not let the prompt grow without bound.
-                    request.messages.truncate(input.messages.len());
+                    request.messages.truncate(asked);
                     request.messages.push(Message { role: Role::Assistant, content: reply.content });
                     request.messages.push(plan.template.repair_message(&reasons));
                 }

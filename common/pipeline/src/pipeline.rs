@@ -8,7 +8,7 @@ use promptmill_domain::{
 };
 use promptmill_ports::{Clock, Limiter};
 use promptmill_prompt::Variables;
-use promptmill_provider::{CallFailure, DeltaSink};
+use promptmill_provider::{CallFailure, ChatRequest, DeltaSink};
 
 use crate::attempt::{AttemptEnd, AttemptInput, usage_known};
 use crate::gate::Gate;
@@ -175,20 +175,21 @@ impl Pipeline {
                 return settled(plan, &input, progress, Ending::Failed { kind, message }, vec![]);
             }
         };
-        let item_key: Arc<str> = format!("{}-{}", plan.batch, input.index).into();
+        let asked = messages.len();
+        let mut request = ChatRequest {
+            model: plan.model.clone(),
+            messages,
+            settings: plan.settings.clone(),
+            format: plan.format.clone(),
+            seed_hint: u64::from(input.index),
+            item_key: format!("{}-{}", plan.batch, input.index).into(),
+            attempt: 0,
+            deltas: input.deltas.take(),
+        };
+        let attempt = AttemptInput { plan, gate, variables: &variables };
         loop {
-            let number = u32::try_from(progress.attempts.len()).unwrap_or(u32::MAX);
-            let attempt = AttemptInput {
-                plan,
-                gate,
-                variables: &variables,
-                messages: &messages,
-                index: input.index,
-                item_key: &item_key,
-                number,
-                deltas: input.deltas.as_ref(),
-            };
-            let (history, end) = self.attempt(&attempt).await;
+            request.attempt = u32::try_from(progress.attempts.len()).unwrap_or(u32::MAX);
+            let (history, end) = self.attempt(&attempt, &mut request, asked).await;
             if !history.calls.is_empty() {
                 progress.attempts.push(history);
             }

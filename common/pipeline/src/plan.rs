@@ -48,10 +48,9 @@ impl BatchPlan {
         let format = match template.output() {
             OutputSpec::Text { .. } => ResponseFormat::Text,
             OutputSpec::Json { schema: None } => ResponseFormat::Json,
-            OutputSpec::Json { schema: Some(schema) } => ResponseFormat::Schema(Arc::new(ResponseSchema {
-                name: schema.name.clone(),
-                schema: schema.schema.clone(),
-            })),
+            OutputSpec::Json { schema: Some(schema) } => ResponseFormat::Schema(Arc::new(
+                ResponseSchema::new(schema.name.clone(), schema.schema.clone()),
+            )),
         };
         Ok(Self {
             batch,

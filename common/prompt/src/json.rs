@@ -5,6 +5,7 @@
 use std::fmt;
 
 use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
+use serde_json::map::Entry;
 use serde_json::{Map, Number, Value};
 
 use crate::problem::push_segment;
@@ -144,15 +145,20 @@ impl<'de> Visitor<'de> for Seed<'_, '_> {
             let path = Path { parent: self.path, segment: Segment::Key(&key) };
             let value =
                 members.next_value_seed(Seed { facts: &mut *self.facts, path: Some(&path), depth })?;
-            if object.contains_key(&key) {
-                if self.facts.duplicates.len() == NAMED_DUPLICATES {
-                    return Err(A::Error::custom("too many duplicate keys"));
+            match object.entry(key) {
+                Entry::Vacant(free) => {
+                    free.insert(value);
                 }
-                let mut pointer = String::new();
-                path.write(&mut pointer);
-                self.facts.duplicates.push(pointer);
+                Entry::Occupied(mut taken) => {
+                    if self.facts.duplicates.len() == NAMED_DUPLICATES {
+                        return Err(A::Error::custom("too many duplicate keys"));
+                    }
+                    let mut pointer = String::new();
+                    Path { parent: self.path, segment: Segment::Key(taken.key()) }.write(&mut pointer);
+                    self.facts.duplicates.push(pointer);
+                    taken.insert(value);
+                }
             }
-            object.insert(key, value);
         }
         Ok(Value::Object(object))
     }

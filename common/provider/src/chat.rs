@@ -7,6 +7,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use promptmill_domain::{Flag, Message, ModelSettings, Money, Tokens};
 use serde_json::Value;
+use serde_json::value::{RawValue, to_raw_value};
 
 use crate::failure::CallFailure;
 
@@ -79,8 +80,19 @@ pub enum ResponseFormat {
 pub struct ResponseSchema {
     /// Any text; what a provider would not take as a name is replaced when it is sent.
     pub name: String,
-    /// The schema, sent as it is.
+    /// The schema.
     pub schema: Value,
+    /// The same as text, made once: it goes with every call.
+    pub(crate) text: Box<RawValue>,
+}
+
+impl ResponseSchema {
+    /// A schema that is sent as it is.
+    pub fn new(name: String, schema: Value) -> Self {
+        let text =
+            to_raw_value(&schema).expect("a JSON value has string keys and is written without failing");
+        Self { name, schema, text }
+    }
 }
 
 /// Why a reply ended.

@@ -3,6 +3,7 @@
 //! Redirects are not followed (a key must not travel to another host), cookies are not kept, and compressed replies are
 //! not asked for and refused, so the bytes on the wire bound the memory of a reply.
 
+use std::borrow::Cow;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
@@ -14,6 +15,8 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::failure::CallFailure;
 use crate::{MAX_REPLY_WIRE_BYTES, retry_after};
+
+const JSON: &str = "application/json";
 
 /// How much of an error body is read.
 const MAX_ERROR_BYTES: usize = 64 * 1024;
@@ -170,7 +173,7 @@ pub(crate) struct Incoming {
 #[derive(Debug)]
 pub(crate) struct WholeReply {
     pub(crate) status: u16,
-    pub(crate) content_type: String,
+    pub(crate) content_type: Cow<'static, str>,
     pub(crate) generation: Option<String>,
     pub(crate) retry_after: Option<Duration>,
     pub(crate) body: Bytes,
@@ -227,10 +230,14 @@ impl Incoming {
     }
 
     /// The content type without its parameters, shortened; `none` where there is none.
-    pub(crate) fn content_type(&self) -> String {
+    pub(crate) fn content_type(&self) -> Cow<'static, str> {
         let value = self.header(CONTENT_TYPE.as_str()).unwrap_or("none");
         let essence = value.split(';').next().unwrap_or(value).trim();
-        essence.chars().take(60).collect::<String>().to_ascii_lowercase()
+        // What nearly every reply is takes no memory of its own.
+        if essence == JSON {
+            return Cow::Borrowed(JSON);
+        }
+        Cow::Owned(essence.chars().take(60).collect::<String>().to_ascii_lowercase())
     }
 
     fn failure(&self, kind: FailureKind, message: impl AsRef<str>) -> CallFailure {

@@ -7,6 +7,7 @@ use std::borrow::Cow;
 
 use serde::ser::{Error as _, SerializeMap};
 use serde::{Serialize, Serializer};
+use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
 use crate::chat::{ChatRequest, ResponseFormat, ResponseSchema};
@@ -102,7 +103,7 @@ struct JsonSchema<'a> {
 struct NamedSchema<'a> {
     name: Cow<'a, str>,
     strict: bool,
-    schema: &'a Value,
+    schema: &'a RawValue,
 }
 
 #[derive(Serialize)]
@@ -112,7 +113,7 @@ struct Routing {
 
 impl<'a> JsonSchema<'a> {
     fn new(schema: &'a ResponseSchema, strict: bool) -> Self {
-        let json_schema = NamedSchema { name: schema_name(&schema.name), strict, schema: &schema.schema };
+        let json_schema = NamedSchema { name: schema_name(&schema.name), strict, schema: &schema.text };
         Self { r#type: "json_schema", json_schema }
     }
 }

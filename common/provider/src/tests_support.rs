@@ -58,7 +58,7 @@ pub(crate) fn request_with(extra: Value) -> ChatRequest {
 pub(crate) fn reply_of(status: u16, content_type: &str, body: &str) -> WholeReply {
     WholeReply {
         status,
-        content_type: content_type.to_owned(),
+        content_type: content_type.to_owned().into(),
         generation: None,
         retry_after: None,
         body: body.as_bytes().to_vec().into(),

@@ -11,8 +11,7 @@ use crate::tests_support::{listening, request};
 fn asked(seed: u64, schema: &Value) -> ChatRequest {
     let mut request = request();
     request.seed_hint = seed;
-    request.format =
-        ResponseFormat::Schema(Arc::new(ResponseSchema { name: "x".to_owned(), schema: schema.clone() }));
+    request.format = ResponseFormat::Schema(Arc::new(ResponseSchema::new("x".to_owned(), schema.clone())));
     request
 }
 

@@ -41,7 +41,7 @@ impl Serialize for Body<'_> {
         match &request.format {
             ResponseFormat::Text => {}
             ResponseFormat::Json => fields.write("format", Some("json"))?,
-            ResponseFormat::Schema(schema) => fields.write("format", Some(&schema.schema))?,
+            ResponseFormat::Schema(schema) => fields.write("format", Some(&schema.text))?,
         }
         // By default the server cuts a long prompt silently, and the reply answers something nobody asked.
         fields.write("truncate", Some(false))?;

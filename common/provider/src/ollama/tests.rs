@@ -73,10 +73,10 @@ fn a_wait_makes_an_overload_lane_wide() {
 #[test]
 fn the_body_is_what_the_reference_shows() {
     let mut request = request();
-    request.format = ResponseFormat::Schema(std::sync::Arc::new(ResponseSchema {
-        name: "x".to_owned(),
-        schema: json!({"type": "object"}),
-    }));
+    request.format = ResponseFormat::Schema(std::sync::Arc::new(ResponseSchema::new(
+        "x".to_owned(),
+        json!({"type": "object"}),
+    )));
     assert_eq!(
         String::from_utf8(body::write(&request).unwrap()).unwrap(),
         concat!(

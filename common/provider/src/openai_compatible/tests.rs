@@ -132,7 +132,7 @@ fn content_may_come_in_parts() {
 fn only_openai_itself_gets_its_own_dialect() {
     let mut request = request();
     let schema =
-        |schema| ResponseFormat::Schema(std::sync::Arc::new(ResponseSchema { name: "x".to_owned(), schema }));
+        |schema| ResponseFormat::Schema(std::sync::Arc::new(ResponseSchema::new("x".to_owned(), schema)));
     request.format = schema(json!({"type": "object", "properties": {"a": {}}}));
     let body = |request: &ChatRequest, dialect| -> Value {
         serde_json::from_slice(&request_body::write(request, dialect).unwrap()).unwrap()

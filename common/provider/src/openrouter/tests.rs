@@ -348,10 +348,10 @@ fn an_echoed_key_never_reaches_the_message() {
 #[test]
 fn the_body_is_what_the_reference_shows() {
     let mut request = request();
-    request.format = ResponseFormat::Schema(std::sync::Arc::new(ResponseSchema {
-        name: "city".to_owned(),
-        schema: serde_json::json!({"type": "object", "properties": {"city": {"type": "string"}}}),
-    }));
+    request.format = ResponseFormat::Schema(std::sync::Arc::new(ResponseSchema::new(
+        "city".to_owned(),
+        serde_json::json!({"type": "object", "properties": {"city": {"type": "string"}}}),
+    )));
     assert_eq!(
         String::from_utf8(request_body::write(&request, DIALECT).unwrap()).unwrap(),
         concat!(
@@ -371,10 +371,10 @@ fn pass_through_options_win_key_by_key_but_not_over_the_call_itself() {
         "temperature": 1, "reasoning": {"effort": "low"}, "models": ["acme/b"],
         "messages": [], "stream": true, "model": "other"
     }));
-    request.format = ResponseFormat::Schema(std::sync::Arc::new(ResponseSchema {
-        name: "größe".to_owned(),
-        schema: serde_json::json!(true),
-    }));
+    request.format = ResponseFormat::Schema(std::sync::Arc::new(ResponseSchema::new(
+        "größe".to_owned(),
+        serde_json::json!(true),
+    )));
     let body: serde_json::Value =
         serde_json::from_slice(&request_body::write(&request, DIALECT).unwrap()).unwrap();
     assert_eq!(body["provider"], serde_json::json!({"require_parameters": false, "order": ["a"]}));
