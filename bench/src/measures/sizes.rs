@@ -63,13 +63,13 @@ impl Sizes {
     pub const fn quick() -> Self {
         Self {
             runs: 1,
-            throughput_items: 300,
+            throughput_items: 2_000,
             latency_items: 300,
             latency_concurrency: 64,
             latency: Duration::from_millis(20),
             accepted_rows: 2_000,
-            large_batch: 600,
-            small_batch: 200,
+            large_batch: 1_500,
+            small_batch: 500,
             small_batches: 2,
             result_items: 600,
             generations_of_one: 3,
