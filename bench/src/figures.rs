@@ -66,7 +66,7 @@ impl fmt::Display for Number {
             _ if size >= 100.0 => 0,
             _ if size >= 10.0 => 1,
             _ if size >= 1.0 => 2,
-            _ if size >= 0.01 => 3,
+            _ if size >= 0.1 => 3,
             _ => 4,
         };
         let text = format!("{number:.digits$}");
@@ -109,7 +109,7 @@ mod tests {
     fn numbers_read_well_at_every_size() {
         for (number, text) in [
             (0.0, "0"),
-            (0.0115, "0.012"),
+            (0.0115, "0.0115"),
             (0.00712, "0.0071"),
             (0.45, "0.45"),
             (0.9914, "0.991"),
