@@ -74,8 +74,8 @@ fn only_what_was_asked_for_is_measured() {
         [engine(), folder.path().to_owned()].map(|path| path.into_os_string().into_string().unwrap());
     let args = ["table", "--quick", "--only", "accept", "--binary", &engine, "--dir", &dir];
     let stdout = check_succeeded(&bench(&args));
-    // Head, one judged line, one for comparison.
-    assert_eq!(stdout.lines().filter(|line| line.starts_with("| ")).count(), 3, "{stdout}");
+    // Head, one judged line, three for comparison.
+    assert_eq!(stdout.lines().filter(|line| line.starts_with("| ")).count(), 5, "{stdout}");
     assert!(stdout.contains("accepted over HTTP"));
 }
 
