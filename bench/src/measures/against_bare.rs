@@ -29,6 +29,16 @@ struct Compared {
     bare: Side,
 }
 
+impl Compared {
+    /// Adds what both sides took, for comparison.
+    fn tell_sides(self, table: &mut Table) {
+        for (name, side) in [("the engine", self.engine), ("the bare loop", self.bare)] {
+            table.push(format!("- items/s of {name}"), Goal::Told, "", side.items_per_s);
+            table.push(format!("- CPU s per 1,000 items of {name}"), Goal::Told, "", side.cpu_s_per_1000);
+        }
+    }
+}
+
 #[derive(Debug, Default)]
 struct Side {
     items_per_s: Runs,
@@ -59,13 +69,15 @@ pub async fn throughput(lab: &Lab, table: &mut Table) -> anyhow::Result<()> {
     let compared = compare(lab, "throughput", items, Duration::ZERO, THROUGHPUT_CONCURRENCY).await?;
     let what = format!("{} items, 0 ms, {THROUGHPUT_CONCURRENCY} at once", Number(f64::from(items)));
     let cpu = Goal::AtMost { target: 3.0, failure: 4.5 };
-    table.push(format!("{what}: engine's CPU per item over the bare loop's"), cpu, "", compared.cpu_ratio);
+    table.push(
+        format!("{what}: engine's CPU per item over the bare loop's"),
+        cpu,
+        "",
+        compared.cpu_ratio.clone(),
+    );
     let rate = Goal::AtLeast { target: 0.45, failure: 0.3 };
-    table.push(format!("{what}: items/s over the bare loop's"), rate, "", compared.rate_ratio);
-    for (name, side) in [("the engine", compared.engine), ("the bare loop", compared.bare)] {
-        table.push(format!("- items/s of {name}"), Goal::Told, "", side.items_per_s);
-        table.push(format!("- CPU s per 1,000 items of {name}"), Goal::Told, "", side.cpu_s_per_1000);
-    }
+    table.push(format!("{what}: items/s over the bare loop's"), rate, "", compared.rate_ratio.clone());
+    compared.tell_sides(table);
     Ok(())
 }
 
@@ -79,10 +91,8 @@ pub async fn latency(lab: &Lab, table: &mut Table) -> anyhow::Result<()> {
     let compared = compare(lab, "latency", items, sizes.latency, concurrency).await?;
     let what = format!("{} items, {:?}, {concurrency} at once", Number(f64::from(items)), sizes.latency);
     let goal = Goal::AtLeast { target: 0.99, failure: 0.96 };
-    table.push(format!("{what}: items/s over the bare loop's"), goal, "", compared.rate_ratio);
-    for (name, side) in [("the engine", compared.engine), ("the bare loop", compared.bare)] {
-        table.push(format!("- items/s of {name}"), Goal::Told, "", side.items_per_s);
-    }
+    table.push(format!("{what}: items/s over the bare loop's"), goal, "", compared.rate_ratio.clone());
+    compared.tell_sides(table);
     Ok(())
 }
 
