@@ -42,6 +42,8 @@ const EDGES: &[(&str, &[&str])] = &[
         ],
     ),
     ("doubles", &[]),
+    // It measures the binary from outside, as anybody could.
+    ("bench", &[]),
 ];
 
 /// The roles: none of them knows another one, but for the api's tests, which run what they submit. The command line starts them, so
@@ -64,15 +66,15 @@ const FENCES: &[Fence] = &[
     fence("apalis", &["scheduler", "worker"]),
     fence("apalis-core", &["scheduler", "worker"]),
     fence("axum", &["api"]),
-    fence("hyper", &["api", "doubles"]),
+    fence("hyper", &["api", "bench", "doubles"]),
     // The replies that the demo provider makes from a schema are held against the real thing.
     Fence { library: "jsonschema", used_by: &["prompt"], tested_by: &["provider"] },
     fence("minijinja", &["prompt"]),
     fence("mongodb", &["store-mongo"]),
     fence("redis", &["hub-redis"]),
     fence("prometheus", &["runtime"]),
-    // The api is tested by a client that is not our own.
-    Fence { library: "reqwest", used_by: &["cli", "egress", "provider"], tested_by: &["api"] },
+    // The api is tested by a client that is not our own, and the engine is measured against the plainest loop of the same library.
+    Fence { library: "reqwest", used_by: &["bench", "cli", "egress", "provider"], tested_by: &["api"] },
     fence("rusqlite", &["store-sqlite"]),
 ];
 

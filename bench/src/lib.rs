@@ -1,0 +1,17 @@
+//! The speed of the engine against the machine's limit, as one table.
+//!
+//! The engine is the real binary, asked over HTTP. What it is held against stands in [`fake`] (a chat server that costs as little as
+//! possible) and [`bare`] (the plainest loop of calls that the engine's own HTTP library allows); each runs as a process of its own, so that
+//! nobody's CPU is counted as the engine's. [`measures`] has one module for each part of the table, [`table`] the limits and the verdicts.
+
+pub mod bare;
+pub mod build;
+pub mod client;
+pub mod engine;
+pub mod fake;
+pub mod figures;
+pub mod measures;
+pub mod procfs;
+pub mod programs;
+pub mod table;
+pub mod work;

@@ -1,0 +1,132 @@
+//! `promptmill-bench`: the table of measures, and the two programs the engine is held against. This file is wiring.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
+use promptmill_bench::measures::{Lab, Part, Sizes};
+use promptmill_bench::programs::Programs;
+use promptmill_bench::table::Table;
+use promptmill_bench::{bare, build, fake, measures, procfs};
+
+/// Both sides of every comparison allocate alike: the engine has the same allocator.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// Measures `promptmill serve` against the machine's limit.
+#[derive(Debug, Parser)]
+#[command(name = "promptmill-bench", max_term_width = 110)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Print the table of all measures with target, failure limit, figure and verdict.
+    Table(TableArgs),
+    /// The chat server of the measures, on one thread; prints `listening on ADDR`.
+    Fake(FakeArgs),
+    /// The plainest loop of calls to a running `fake`, on one thread; prints one JSON object.
+    Bare(BareArgs),
+}
+
+#[derive(Debug, Args)]
+struct TableArgs {
+    /// Only these parts (repeatable).
+    #[arg(long, value_name = "PART")]
+    only: Vec<Part>,
+    /// Tiny numbers, one run: shows that everything works and says nothing about speed.
+    #[arg(long)]
+    quick: bool,
+    /// Interleaved runs of each measure, of which the median counts.
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u8).range(1..=50))]
+    runs: u8,
+    /// The binary `promptmill` to measure. Without it cargo builds the one of this workspace in the profile this program was built in.
+    #[arg(long, value_name = "FILE")]
+    binary: Option<PathBuf>,
+    /// Where the data folders of the measured engines are made and removed; the disk under it is part of what is measured.
+    #[arg(long, value_name = "DIR", default_value_os_t = std::env::temp_dir())]
+    dir: PathBuf,
+}
+
+#[derive(Debug, Args)]
+struct FakeArgs {
+    /// Address to listen on; port 0 takes a free one.
+    #[arg(long, default_value = "127.0.0.1:0")]
+    listen: SocketAddr,
+    /// Milliseconds from a call to its reply.
+    #[arg(long, default_value_t = 0, value_name = "MS")]
+    latency_ms: u64,
+    /// End when standard input does, so that nothing is left behind by whoever started it.
+    #[arg(long)]
+    until_stdin_ends: bool,
+}
+
+#[derive(Debug, Args)]
+struct BareArgs {
+    /// Where `fake` listens, as http://HOST:PORT.
+    #[arg(long)]
+    server: String,
+    /// Calls to measure; as many as are in flight come before them, unmeasured, to open the connections.
+    #[arg(long, default_value_t = 100_000)]
+    items: u64,
+    /// Calls in flight.
+    #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    concurrency: u32,
+}
+
+fn main() -> ExitCode {
+    // Fails when there is one already, which is then as good. Nothing here speaks TLS, but the client is built with it.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let done = match Cli::parse().command {
+        Command::Table(args) => table(args),
+        Command::Fake(args) => fake::run(&fake::Config {
+            listen: args.listen,
+            latency: Duration::from_millis(args.latency_ms),
+            until_stdin_ends: args.until_stdin_ends,
+        }),
+        Command::Bare(args) => bare::run(&args.server, args.items, args.concurrency),
+    };
+    match done {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The whole table. The exit code is 1 when a measure is beyond its failure limit, except after `--quick`.
+fn table(args: TableArgs) -> anyhow::Result<ExitCode> {
+    let (binary, profile) = match args.binary {
+        Some(binary) => (binary.canonicalize()?, "given by --binary".to_owned()),
+        None => build::engine()?,
+    };
+    let sizes = if args.quick { Sizes::quick() } else { Sizes::full(args.runs) };
+    eprintln!("engine: {} ({profile})", binary.display());
+    let lab = Lab { binary, programs: Programs::of_this_process()?, folder: args.dir, sizes };
+    let before = procfs::load_average()?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let mut table = Table::default();
+    for part in Part::chosen(&args.only) {
+        runtime.block_on(measures::run(part, &lab, &mut table))?;
+    }
+    let cores = std::thread::available_parallelism()?;
+    println!(
+        "load average {before} at the start, {} at the end; {cores} cores; engine: {profile}",
+        procfs::load_average()?
+    );
+    println!(
+        "median of {} (least to most)\n",
+        if lab.sizes.runs == 1 { "1 run".to_owned() } else { format!("{} runs", lab.sizes.runs) }
+    );
+    print!("{table}");
+    if args.quick {
+        println!("\nThis was a quick run: it shows that everything works, its figures say nothing.");
+        return Ok(ExitCode::SUCCESS);
+    }
+    Ok(if table.has_failures() { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}

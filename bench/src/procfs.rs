@@ -1,0 +1,83 @@
+//! What the operating system says about a process: CPU, memory; and about the machine: its load.
+
+use std::fs;
+use std::time::Duration;
+
+use anyhow::Context as _;
+
+/// User and system time of a process, all of its threads, those that ended included.
+///
+/// # Errors
+/// There is no such process.
+pub fn cpu_time(pid: u32) -> anyhow::Result<Duration> {
+    let text = fs::read_to_string(format!("/proc/{pid}/stat")).with_context(|| format!("process {pid}"))?;
+    let ticks = cpu_ticks(&text).with_context(|| format!("/proc/{pid}/stat is not as expected"))?;
+    Ok(Duration::from_secs_f64(ticks as f64 / rustix::param::clock_ticks_per_second() as f64))
+}
+
+/// The ticks in the text of `/proc/PID/stat`. The second field is the program's name and may hold anything, `) ` too.
+fn cpu_ticks(stat: &str) -> Option<u64> {
+    let (_, behind_name) = stat.rsplit_once(") ")?;
+    let mut fields = behind_name.split(' ').skip(11);
+    let user: u64 = fields.next()?.parse().ok()?;
+    let system: u64 = fields.next()?.parse().ok()?;
+    Some(user + system)
+}
+
+/// Resident memory of a process in bytes.
+///
+/// # Errors
+/// There is no such process.
+pub fn resident_bytes(pid: u32) -> anyhow::Result<u64> {
+    let text = fs::read_to_string(format!("/proc/{pid}/status")).with_context(|| format!("process {pid}"))?;
+    let kib = resident_kib(&text).with_context(|| format!("/proc/{pid}/status is not as expected"))?;
+    Ok(kib * 1024)
+}
+
+/// The resident memory in the text of `/proc/PID/status`.
+fn resident_kib(status: &str) -> Option<u64> {
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    line.trim().strip_suffix(" kB")?.parse().ok()
+}
+
+/// The load average over one, five and fifteen minutes.
+///
+/// # Errors
+/// `/proc` is not there.
+pub fn load_average() -> anyhow::Result<String> {
+    let text = fs::read_to_string("/proc/loadavg").context("the load average")?;
+    Ok(text.split(' ').take(3).collect::<Vec<_>>().join(" "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cpu_ticks_are_found_behind_any_name() {
+        let rest = "S 1 1 1 0 -1 4194560 3000 0 7 0 151 49 3 4 20 0 6 0 100 1000 500 18446744073709551615";
+        for name in ["promptmill", "a b", "x) R 1 2", ") "] {
+            assert_eq!(cpu_ticks(&format!("42 ({name}) {rest}")), Some(200), "{name}");
+        }
+        assert_eq!(cpu_ticks("42 (short) S 1 1"), None);
+        assert_eq!(cpu_ticks(""), None);
+    }
+
+    #[test]
+    fn resident_memory_is_read_in_kib() {
+        assert_eq!(resident_kib("Name:\tx\nVmHWM:\t  900 kB\nVmRSS:\t   41236 kB\n"), Some(41236));
+        assert_eq!(resident_kib("Name:\tkthread\n"), None);
+    }
+
+    #[test]
+    fn work_of_this_process_is_seen() {
+        let pid = std::process::id();
+        let before = cpu_time(pid).unwrap();
+        let mut sum = 0_u64;
+        while cpu_time(pid).unwrap() < before + Duration::from_millis(30) {
+            sum = (0..100_000).fold(sum, |sum, n| std::hint::black_box(sum ^ n));
+        }
+        assert!(resident_bytes(pid).unwrap() > 100_000);
+        assert!(cpu_time(u32::MAX).is_err());
+    }
+}

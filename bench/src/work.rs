@@ -1,0 +1,125 @@
+//! The work that is measured: one template with a schema of ten properties, rows of 200 bytes, and the reply that satisfies it.
+
+use std::fmt::Write as _;
+
+use bytes::Bytes;
+use serde_json::{Value, json};
+
+/// The name of the template.
+pub const TEMPLATE: &str = "bench";
+
+/// Bytes of a row with its line end.
+pub const ROW_BYTES: usize = 200;
+
+/// The model that is asked for.
+pub const MODEL: &str = "openai:bench";
+
+/// The template: two messages, two variables, a closed schema of ten properties.
+pub fn template() -> Value {
+    json!({
+        "name": TEMPLATE,
+        "messages": [
+            {"role": "system", "content": "You sort messages of customers. Answer with one JSON object that the schema allows."},
+            {"role": "user", "content": "Message {{ n }}:\n{{ note }}\n\nSort it."},
+        ],
+        "variables": {"n": {"type": "integer", "minimum": 0}, "note": {"type": "string", "max_length": 2000}},
+        "output": {"format": "json", "schema": {
+            "type": "object",
+            "additionalProperties": false,
+            "required": ["title", "summary", "category", "language", "score", "confidence", "urgent", "tags", "steps", "contact"],
+            "properties": {
+                "title": {"type": "string", "minLength": 3, "maxLength": 80},
+                "summary": {"type": "string", "maxLength": 400},
+                "category": {"enum": ["bug", "billing", "question", "praise"]},
+                "language": {"type": "string", "pattern": "^[a-z]{2}$"},
+                "score": {"type": "integer", "minimum": 0, "maximum": 100},
+                "confidence": {"type": "number", "minimum": 0, "maximum": 1},
+                "urgent": {"type": "boolean"},
+                "tags": {"type": "array", "maxItems": 8, "items": {"type": "string", "maxLength": 30}},
+                "steps": {"type": "array", "maxItems": 5, "items": {"type": "string", "maxLength": 200}},
+                "contact": {"type": ["string", "null"], "maxLength": 100},
+            },
+        }},
+    })
+}
+
+/// What the model says, whatever it is asked.
+pub fn answer() -> Value {
+    json!({
+        "title": "Printer prints blank pages",
+        "summary": "The customer replaced the cartridge of the printer and gets blank pages since; a reset did not help.",
+        "category": "bug",
+        "language": "en",
+        "score": 71,
+        "confidence": 0.93,
+        "urgent": false,
+        "tags": ["printer", "cartridge", "blank pages"],
+        "steps": ["Ask for the number of the cartridge", "Send the guide for cleaning the print head"],
+        "contact": null,
+    })
+}
+
+/// The body of every reply of the fake server.
+pub fn reply() -> Bytes {
+    let reply = json!({
+        "id": "chatcmpl-bench",
+        "object": "chat.completion",
+        "created": 1_700_000_000,
+        "model": "bench",
+        "choices": [{
+            "index": 0,
+            "message": {"role": "assistant", "content": answer().to_string()},
+            "finish_reason": "stop",
+        }],
+        "usage": {"prompt_tokens": 120, "completion_tokens": 96, "total_tokens": 216},
+    });
+    Bytes::from(reply.to_string())
+}
+
+/// The variables of row `n`: the number, and words that differ from row to row.
+pub fn variables(n: u32) -> Value {
+    let mut note = String::new();
+    fill(&mut note, n, 100);
+    json!({"n": n, "note": note})
+}
+
+/// Rows `0..count` as NDJSON, each of exactly [`ROW_BYTES`] bytes, under a `custom_id` of its own.
+pub fn rows(count: u32) -> Bytes {
+    let mut text = String::with_capacity(count as usize * ROW_BYTES);
+    for n in 0..count {
+        let end = text.len() + ROW_BYTES;
+        // A String takes every write.
+        let _ = write!(text, r#"{{"custom_id":"row-{n:08}","variables":{{"n":{n},"note":""#);
+        fill(&mut text, n, end - 4);
+        text.push_str("\"}}\n");
+    }
+    Bytes::from(text)
+}
+
+/// Appends words, which ones `seed` decides, until `text` is `length` bytes long.
+fn fill(text: &mut String, seed: u32, length: usize) {
+    const WORDS: [&str; 16] = [
+        "printer ",
+        "order ",
+        "since Monday ",
+        "blank ",
+        "again ",
+        "the ",
+        "invoice ",
+        "please ",
+        "cannot ",
+        "open ",
+        "twice ",
+        "charged ",
+        "my ",
+        "account ",
+        "still ",
+        "page ",
+    ];
+    let mut state = u64::from(seed).wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    while text.len() < length {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        text.push_str(WORDS[(state >> 60) as usize]);
+    }
+    text.truncate(length);
+}
