@@ -4,6 +4,7 @@
 //! reader back and memory does not grow with the rows. All rows of a part are taken or none. Start at [`take`].
 
 use std::io::Read;
+use std::sync::mpsc as mpsc_of_threads;
 
 use promptmill_domain::{BatchId, TenantId, UploadId};
 use promptmill_ports::{PartCommit, RowBlock};
@@ -18,6 +19,13 @@ use crate::problem::{Problem, chain};
 
 /// Blocks of one upload on their way to the store.
 const BLOCKS_IN_FLIGHT: usize = 16;
+
+/// Runs of rows on their way from the thread that reads to the one that packs.
+const RUNS_IN_FLIGHT: usize = 4;
+/// Rows of a run.
+const RUN_ROWS: usize = 64;
+/// Bytes of rows after which a run is handed on.
+const RUN_BYTES: usize = 256 * 1024;
 
 /// Bytes of blocks that are stored in one step, one block at least.
 const BYTES_PER_WRITE: usize = 1024 * 1024;
@@ -70,31 +78,80 @@ impl Packer {
 /// Reads every row and hands full blocks to `keep`, which answers whether anyone still wants them. Behind a bad row nothing is kept
 /// any more, and reading goes on to tell of the others. Blocks the thread.
 pub(crate) fn read<R: Read>(
-    mut reader: RowReader<R>,
+    reader: RowReader<R>,
     mut keep: impl FnMut(RowBlock) -> bool,
 ) -> Result<Taken, Refused> {
     let mut packer = Packer::new();
+    read_rows(reader, |row| packer.push(&row).is_none_or(&mut keep))?;
+    packed(packer, keep)
+}
+
+/// The same with the packing on a thread of its own, which takes a third of the work off the one that reads: for uploads, whose rows
+/// come without end.
+pub(crate) fn read_and_pack_beside<R: Read>(
+    reader: RowReader<R>,
+    mut keep: impl FnMut(RowBlock) -> bool + Send,
+) -> Result<Taken, Refused> {
+    let (hand_on, handed) = mpsc_of_threads::sync_channel::<Vec<StoredRow>>(RUNS_IN_FLIGHT);
+    std::thread::scope(|threads| {
+        let packing = threads.spawn(move || {
+            let mut packer = Packer::new();
+            for row in handed.into_iter().flatten() {
+                if !packer.push(&row).is_none_or(&mut keep) {
+                    return Err(Refused::Unwanted);
+                }
+            }
+            Ok((packer, keep))
+        });
+        let mut run = Vec::new();
+        let mut bytes = 0;
+        let read = read_rows(reader, |row| {
+            bytes += row.content.as_json().len();
+            run.push(row);
+            if run.len() < RUN_ROWS && bytes < RUN_BYTES {
+                return true;
+            }
+            bytes = 0;
+            hand_on.send(std::mem::take(&mut run)).is_ok()
+        });
+        // Nobody takes it when the packing ended before.
+        let _ = hand_on.send(run);
+        drop(hand_on);
+        let packing = packing.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        read?;
+        let (packer, keep) = packing?;
+        packed(packer, keep)
+    })
+}
+
+/// Reads every row and hands the good ones to `take` until one is bad; `take` answers whether anyone still wants them.
+fn read_rows<R: Read>(
+    mut reader: RowReader<R>,
+    mut take: impl FnMut(StoredRow) -> bool,
+) -> Result<(), Refused> {
     let mut bad = BadRows::default();
     while let Some(row) = reader.next_row().map_err(Refused::from)? {
         bad.rows += 1;
         match row {
             ReadRow::Bad(problems) => bad.add(problems.line, problems.problems),
             ReadRow::Row(row) if bad.bad == 0 => {
-                if packer.push(&row.to_stored()).is_some_and(|block| !keep(block)) {
+                if !take(row.to_stored()) {
                     return Err(Refused::Unwanted);
                 }
             }
             ReadRow::Row(_) => {}
         }
     }
-    if bad.bad > 0 {
-        return Err(Refused::Rows(bad));
-    }
+    if bad.bad > 0 { Err(Refused::Rows(bad)) } else { Ok(()) }
+}
+
+/// Keeps the last block.
+fn packed(packer: Packer, mut keep: impl FnMut(RowBlock) -> bool) -> Result<Taken, Refused> {
     let (last, taken) = packer.finish();
     if taken.rows == 0 {
         return Err(Refused::NotRows("there are no rows".to_owned()));
     }
-    if last.is_some_and(|block| !keep(block)) {
+    if !last.is_none_or(&mut keep) {
         return Err(Refused::Unwanted);
     }
     Ok(taken)

@@ -120,7 +120,7 @@ pub(crate) async fn put(
                 let source =
                     unpacked(pieces, packing).map_err(|error| Refused::NotRows(error.to_string()))?;
                 let reader = rows_of.reader(source, format, limits);
-                intake::read(reader, |block| keep.keep(block))
+                intake::read_and_pack_beside(reader, |block| keep.keep(block))
             };
             intake::take(&app, &target, reading).await
         }

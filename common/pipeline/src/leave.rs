@@ -3,9 +3,11 @@
 //! Nobody holds a place of the process for long while waiting for a lane, so that a lane that is full keeps no other lane's calls waiting;
 //! and nobody holds a permit of the lane while waiting for a place, so that it is still good when the call begins.
 
+use std::future::poll_fn;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::task::Poll;
 use std::time::Duration;
 
 use promptmill_ports::{Denied, Permit};
@@ -59,10 +61,16 @@ impl Pipeline {
         if !input.gate.is_open() {
             return Err(AttemptEnd::Stopped);
         }
-        let leave = tokio::select! {
-            biased;
-            leave = self.all_limits(input, estimate_tokens(request)) => leave,
-            () = input.gate.closed() => return Err(AttemptEnd::Stopped),
+        let mut limits = pin!(self.all_limits(input, estimate_tokens(request)));
+        // Mostly nothing is scarce, and then nobody needs to be told that the gate closes.
+        let at_once = poll_fn(|context| Poll::Ready(limits.as_mut().poll(context))).await;
+        let leave = match at_once {
+            Poll::Ready(leave) => leave,
+            Poll::Pending => tokio::select! {
+                biased;
+                leave = limits => leave,
+                () = input.gate.closed() => return Err(AttemptEnd::Stopped),
+            },
         };
         match leave {
             // The wait may have been long, and nothing may begin once the gate is closed.
