@@ -42,6 +42,8 @@ const EDGES: &[(&str, &[&str])] = &[
         ],
     ),
     ("doubles", &[]),
+    // The targets of the fuzzer: nothing depends on it.
+    ("fuzz", &["domain", "prompt", "rowio"]),
 ];
 
 /// The roles: none of them knows another one, but for the api's tests, which run what they submit. The command line starts them, so
