@@ -22,7 +22,9 @@ pub fn check(template: &Template, reply: &str) {
             // One of the allowed texts is delivered as it is written in the template; any other stands in the reply.
             assert!(reply.contains(text.trim()), "a text that is not in the reply");
         }
-        (Verdict::Accept, Some(Output::Json(json))) => check_json(template, reply, json.get(), &judgement.flags),
+        (Verdict::Accept, Some(Output::Json(json))) => {
+            check_json(template, reply, json.get(), &judgement.flags)
+        }
         (Verdict::Repair(reasons) | Verdict::Reject(reasons), None) => {
             assert!((1..=REASONS).contains(&reasons.len()), "{} reasons", reasons.len());
             let bytes = template.repair_message(reasons).content.len();
@@ -37,7 +39,8 @@ fn check_json(template: &Template, reply: &str, json: &str, flags: &[Flag]) {
     assert!(!json.contains(['\n', '\r']), "an output is one line");
     let value: Value = serde_json::from_str(json).expect("an output is JSON");
     if flags.is_empty() {
-        let whole: Value = serde_json::from_str(reply.trim()).expect("a reply that was taken as it is, is JSON");
+        let whole: Value =
+            serde_json::from_str(reply.trim()).expect("a reply that was taken as it is, is JSON");
         assert!(whole == value, "a reply that was taken as it is means something else");
         assert_eq!(without_blanks(json), without_blanks(reply.trim()), "and it is written otherwise");
     }

@@ -8,8 +8,16 @@ use serde_json::value::RawValue;
 use crate::{check_problems, halves, judged};
 
 /// Replies of every type, so that a schema meets each even where the input brings none.
-const EVERY_TYPE: [&str; 8] =
-    ["null", "true", "-0.5", "\"\u{e9} a@b.c 2020-01-01\"", "[]", "[[1],[1]]", "{}", r#"{"a":{"a":[{"a":1}]}}"#];
+const EVERY_TYPE: [&str; 8] = [
+    "null",
+    "true",
+    "-0.5",
+    "\"\u{e9} a@b.c 2020-01-01\"",
+    "[]",
+    "[[1],[1]]",
+    "{}",
+    r#"{"a":{"a":[{"a":1}]}}"#,
+];
 
 /// A schema is refused with reasons, or every reply gets a verdict that is sound and always the same.
 ///

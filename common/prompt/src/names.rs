@@ -8,11 +8,10 @@ use std::collections::{BTreeSet, HashSet};
 /// Filters a template may use.
 #[rustfmt::skip]
 pub(crate) const FILTERS: &[&str] = &[
-    "abs", "attr", "batch", "bool", "capitalize", "chain", "count", "d", "default", "dictsort", "first",
+    "abs", "attr", "batch", "bool", "capitalize", "count", "d", "default", "dictsort", "first",
     "float", "format", "groupby", "indent", "int", "items", "join", "last", "length", "lines", "list",
     "lower", "map", "max", "min", "reject", "rejectattr", "replace", "reverse", "round", "select",
     "selectattr", "slice", "sort", "split", "string", "sum", "title", "tojson", "trim", "unique", "upper",
-    "zip",
 ];
 
 /// Tests (`is ...`) a template may use.
@@ -25,7 +24,7 @@ pub(crate) const TESTS: &[&str] = &[
 ];
 
 /// Functions a template may call.
-pub(crate) const FUNCTIONS: &[&str] = &["dict", "namespace", "range"];
+pub(crate) const FUNCTIONS: &[&str] = &["dict", "range"];
 
 /// Names that mean something else than a variable, so that none may be called so.
 #[rustfmt::skip]
@@ -187,7 +186,9 @@ impl<'s> Finder<'s> {
             } else if tokens.get(n + 1) == Some(&Token::Mark(b'('))
                 && before(1) != Some(Token::Mark(b'.'))
                 && !(block && n == 1 && before(1) == Some(Token::Ident("filter")))
-                && (!RESERVED.contains(name) || FUNCTIONS.contains(name) || *name == "debug")
+                && (!RESERVED.contains(name)
+                    || FUNCTIONS.contains(name)
+                    || matches!(*name, "debug" | "namespace"))
             {
                 self.names.functions.insert(name);
             }

@@ -1,6 +1,10 @@
 //! The corpora of the fuzz targets, through the functions the fuzzer calls.
 
-#![expect(clippy::unwrap_used, clippy::panic, reason = "helpers of tests may fail a test like the tests themselves")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "helpers of tests may fail a test like the tests themselves"
+)]
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -23,7 +23,8 @@ impl Case {
         let read = |(n, line): (usize, &str)| {
             let value: Value = serde_json::from_str(line)
                 .unwrap_or_else(|error| panic!("{kind}.jsonl line {}: {error}", n + 1));
-            let name = value["name"].as_str().unwrap_or_else(|| panic!("{kind}.jsonl line {}: no name", n + 1));
+            let name =
+                value["name"].as_str().unwrap_or_else(|| panic!("{kind}.jsonl line {}: no name", n + 1));
             Self { name: name.to_owned(), value }
         };
         text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()).map(read).collect()
@@ -74,7 +75,10 @@ impl Case {
             _ => Vec::new(),
         };
         failures.extend(
-            words("says").iter().filter(|word| !answer.contains(**word)).map(|word| format!("does not say {word:?}")),
+            words("says")
+                .iter()
+                .filter(|word| !answer.contains(**word))
+                .map(|word| format!("does not say {word:?}")),
         );
         failures.extend(
             words("hides").iter().filter(|word| answer.contains(**word)).map(|word| format!("says {word:?}")),
@@ -91,8 +95,16 @@ fn the_corpus_is_large_and_every_case_is_complete_and_named_once() {
         println!("{kind}: {} cases", cases.len());
         for case in &cases {
             assert!(names.insert((kind, case.name.clone())), "{kind}: {} stands twice", case.name);
-            assert!(case.get("expect").is_some_and(Value::is_object), "{kind}: {} expects nothing", case.name);
-            assert!(case.most_ms() <= 10_000 && case.most_mb() <= 256, "{kind}: {} is not bounded", case.name);
+            assert!(
+                case.get("expect").is_some_and(Value::is_object),
+                "{kind}: {} expects nothing",
+                case.name
+            );
+            assert!(
+                case.most_ms() <= 10_000 && case.most_mb() <= 256,
+                "{kind}: {} is not bounded",
+                case.name
+            );
         }
         total += cases.len();
     }

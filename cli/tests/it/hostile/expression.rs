@@ -20,9 +20,12 @@ impl Tokens {
     /// The bytes an expression stands for.
     pub(crate) fn bytes(&self, expression: &Value) -> Vec<u8> {
         let Value::Object(members) = expression else {
-            return self.fill(expression.as_str().expect("an expression is a text or an object")).into_bytes();
+            return self
+                .fill(expression.as_str().expect("an expression is a text or an object"))
+                .into_bytes();
         };
-        let number = |name: &str| members.get(name).and_then(Value::as_u64).map(|n| usize::try_from(n).unwrap());
+        let number =
+            |name: &str| members.get(name).and_then(Value::as_u64).map(|n| usize::try_from(n).unwrap());
         let (kind, inner) = members.iter().next().expect("an expression has a member");
         match kind.as_str() {
             "repeat" => self.bytes(inner).repeat(number("times").expect("repeat needs times")),
@@ -113,8 +116,10 @@ fn expressions_make_the_bytes_they_say() {
         (r#"{"repeat": "ab", "times": 3}"#, b"ababab"),
         (r#"{"concat": ["a", {"hex": "00ff"}]}"#, b"a\x00\xff"),
         (r#"{"count": "k{n}>{m}", "times": 2, "between": ","}"#, b"k0>1,k1>2"),
-        (r#"{"json": {"b": {"$text": {"repeat": "\"", "times": 2}}, "a": [{"$raw": "[ ]"}, "<<KEY>>", 1.5]}}"#,
-            br#"{"b":"\"\"","a":[[ ],"secret",1.5]}"#),
+        (
+            r#"{"json": {"b": {"$text": {"repeat": "\"", "times": 2}}, "a": [{"$raw": "[ ]"}, "<<KEY>>", 1.5]}}"#,
+            br#"{"b":"\"\"","a":[[ ],"secret",1.5]}"#,
+        ),
     ] {
         let expression = serde_json::from_str(expression).unwrap();
         assert_eq!(String::from_utf8_lossy(&tokens.bytes(&expression)), String::from_utf8_lossy(expected));

@@ -74,7 +74,8 @@ fn answer(stream: TcpStream, known: &Answers) -> Option<()> {
     let mut body = vec![0; length];
     reader.read_exact(&mut body).ok()?;
     let body = String::from_utf8_lossy(&body);
-    let name = body.split_once(MARKS.0).and_then(|(_, behind)| behind.split_once(MARKS.1)).map(|(name, _)| name);
+    let name =
+        body.split_once(MARKS.0).and_then(|(_, behind)| behind.split_once(MARKS.1)).map(|(name, _)| name);
     let kept = name.and_then(|name| known.lock().unwrap().get(name).cloned());
     // Anything else, such as a question for the models, is not what this server is for.
     let bytes = kept.unwrap_or_else(|| {

@@ -17,13 +17,15 @@ async fn ask(request: reqwest::RequestBuilder, failures: &mut Vec<String>) -> An
         let status = response.status().as_u16();
         Ok::<_, reqwest::Error>(Answer { status, text: response.text().await? })
     };
-    let answer = answer.await.unwrap_or_else(|error| Answer { status: 0, text: format!("no answer: {error:?}") });
+    let answer =
+        answer.await.unwrap_or_else(|error| Answer { status: 0, text: format!("no answer: {error:?}") });
     check_canary(&answer.text, failures);
     answer
 }
 
 async fn post(stand: &Stand, path: &str, body: Vec<u8>, failures: &mut Vec<String>) -> Answer {
-    let request = stand.http.request(Method::POST, path).header("content-type", "application/json").body(body);
+    let request =
+        stand.http.request(Method::POST, path).header("content-type", "application/json").body(body);
     ask(request, failures).await
 }
 
@@ -50,7 +52,8 @@ pub(crate) async fn template(stand: &Stand, case: &Case, failures: &mut Vec<Stri
         (None, None) => panic!("{}: neither content nor template", case.name),
     };
     let row = case.get("row").map_or(b"{}".to_vec(), |row| stand.tokens.json(row));
-    let answer = post(stand, "/v1/render", object(&[("template", &template), ("variables", &row)]), failures).await;
+    let answer =
+        post(stand, "/v1/render", object(&[("template", &template), ("variables", &row)]), failures).await;
     answer.compare(case, failures);
     case.compare("renders", &answer.json()["messages"][0]["content"], failures);
     if let Some(bytes) = case.expected("renders_bytes") {
@@ -70,7 +73,8 @@ pub(crate) async fn schema(stand: &Stand, case: &Case, failures: &mut Vec<String
     }
     let message = serde_json::to_vec(&json!([{"role": "user", "content": "x"}])).unwrap();
     let template = object(&[("name", b"\"s\""), ("messages", &message), ("output", &output)]);
-    let answer = post(stand, "/v1/render", object(&[("template", &template), ("variables", b"{}")]), failures).await;
+    let answer =
+        post(stand, "/v1/render", object(&[("template", &template), ("variables", b"{}")]), failures).await;
     answer.compare(case, failures);
 }
 
@@ -115,18 +119,22 @@ async fn reply_with(stand: &Stand, case: &Case, output: &[u8], failures: &mut Ve
     let bytes = if let Some(reply) = case.get("reply") {
         provider::response(&provider::chat(&serde_json::to_string(&tokens.text(reply)).unwrap()))
     } else if let Some(content) = case.get("content_json") {
-        provider::response(&[
-            br#"{"choices":[{"message":{"role":"assistant","content":"#,
-            &tokens.bytes(content)[..],
-            br#"},"finish_reason":"stop"}],"usage":{"prompt_tokens":1,"completion_tokens":1}}"#,
-        ].concat())
+        provider::response(
+            &[
+                br#"{"choices":[{"message":{"role":"assistant","content":"#,
+                &tokens.bytes(content)[..],
+                br#"},"finish_reason":"stop"}],"usage":{"prompt_tokens":1,"completion_tokens":1}}"#,
+            ]
+            .concat(),
+        )
     } else if let Some(body) = case.get("body") {
         provider::response(&tokens.bytes(body))
     } else {
         tokens.bytes(case.get("raw").unwrap())
     };
     stand.provider.answers(&case.name, bytes);
-    let message = serde_json::to_vec(&json!([{"role": "user", "content": provider::prompt(&case.name)}])).unwrap();
+    let message =
+        serde_json::to_vec(&json!([{"role": "user", "content": provider::prompt(&case.name)}])).unwrap();
     let rules = case.get("rules").map_or(b"[]".to_vec(), |rules| tokens.json(rules));
     let template = object(&[
         ("name", b"\"r\""),
@@ -135,9 +143,26 @@ async fn reply_with(stand: &Stand, case: &Case, output: &[u8], failures: &mut Ve
         ("rules", &rules),
         ("max_repairs", b"0"),
     ]);
+    if case.expected("once").is_some() {
+        return settled(stand, case, &template, failures).await;
+    }
+    let asked = object(&[("model", b"\"openai:m\""), ("template", &template)]);
+    let wait = case.expected("status").map_or(60, |_| 1);
+    let request =
+        stand.http.request(Method::POST, "/v1/generations").header("prefer", format!("wait={wait}"));
+    let answer = ask(request.header("content-type", "application/json").body(asked), failures).await;
+    let view = answer.json();
+    case.compare("status", &answer.status.into(), failures);
+    case.compare("outcome", &view["state"], failures);
+    case.compare("kind", &view["reason"], failures);
+    compare_outcome(case, &view, &view["message"], &answer.text, failures);
+}
+
+/// A failure that may pass is tried again; as an item of a batch it can be told to have one attempt.
+async fn settled(stand: &Stand, case: &Case, template: &[u8], failures: &mut Vec<String>) {
     let batch = object(&[
         ("model", b"\"openai:m\""),
-        ("template", &template),
+        ("template", template),
         ("rows", br#"[{"variables":{}}]"#),
         ("max_attempts", b"1"),
         ("guard", b"false"),
@@ -149,15 +174,19 @@ async fn reply_with(stand: &Stand, case: &Case, output: &[u8], failures: &mut Ve
     }
     let id = made.json()["id"].as_str().unwrap().to_owned();
     stand.http.wait_for_state(&id, &["completed"]).await;
-    let results = stand.http.request(Method::GET, &format!("/v1/batches/{id}/results"));
-    let results = ask(results, failures).await;
-    let line: Value = serde_json::from_str(results.text.lines().next().unwrap_or_default()).unwrap_or_default();
+    let results = ask(stand.http.request(Method::GET, &format!("/v1/batches/{id}/results")), failures).await;
+    let line: Value =
+        serde_json::from_str(results.text.lines().next().unwrap_or_default()).unwrap_or_default();
     case.compare("outcome", &line["outcome"], failures);
     case.compare("kind", &line["error"]["kind"], failures);
-    case.compare("output", &line["output"], failures);
-    case.compare("flags", &line["flags"], failures);
-    case.compare_words(&results.text, failures);
-    let shown = line["error"]["message"].as_str().unwrap_or_default();
+    compare_outcome(case, &line, &line["error"]["message"], &results.text, failures);
+}
+
+fn compare_outcome(case: &Case, view: &Value, message: &Value, text: &str, failures: &mut Vec<String>) {
+    case.compare("output", &view["output"], failures);
+    case.compare("flags", &view["flags"], failures);
+    case.compare_words(text, failures);
+    let shown = message.as_str().unwrap_or_default();
     if shown.len() > 4 << 10 {
         failures.push(format!("an error of {} bytes", shown.len()));
     }
@@ -167,7 +196,8 @@ async fn reply_with(stand: &Stand, case: &Case, output: &[u8], failures: &mut Ve
 pub(crate) async fn url(stand: &Stand, case: &Case, failures: &mut Vec<String>) {
     let url = serde_json::to_vec(&stand.tokens.text(case.get("url").unwrap())).unwrap();
     let answer =
-        post(stand, "/v1/batches", object(&[("model", b"\"demo:any\""), ("webhook_url", &url)]), failures).await;
+        post(stand, "/v1/batches", object(&[("model", b"\"demo:any\""), ("webhook_url", &url)]), failures)
+            .await;
     answer.compare(case, failures);
     case.compare("kept", &answer.json()["webhook_url"], failures);
 }
@@ -195,7 +225,8 @@ pub(crate) async fn read_answer(mut stream: TcpStream, case: &Case, failures: &m
     let _ = stream.read_to_end(&mut bytes).await;
     let text = String::from_utf8_lossy(&bytes).into_owned();
     check_canary(&text, failures);
-    let status = text.strip_prefix("HTTP/1.").and_then(|rest| rest.get(2..5)).and_then(|code| code.parse().ok());
+    let status =
+        text.strip_prefix("HTTP/1.").and_then(|rest| rest.get(2..5)).and_then(|code| code.parse().ok());
     let body = text.split_once("\r\n\r\n").map_or("", |(_, body)| body);
     let begin = body.find('{').unwrap_or(0);
     let end = body.rfind('}').map_or(begin, |at| at + 1);

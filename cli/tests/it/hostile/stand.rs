@@ -108,10 +108,11 @@ impl Stand {
         PathBuf::from(format!("/proc/{}/{file}", self.server.id()))
     }
 
-    fn status_kib(&self, field: &str) -> u64 {
-        let status = fs::read_to_string(self.proc("status")).unwrap();
-        let line = status.lines().find_map(|line| line.strip_prefix(field)).unwrap();
-        line.trim_start_matches(':').trim().trim_end_matches(" kB").parse().unwrap()
+    /// `None` once the process has died.
+    fn status_kib(&self, field: &str) -> Option<u64> {
+        let status = fs::read_to_string(self.proc("status")).ok()?;
+        let line = status.lines().find_map(|line| line.strip_prefix(field))?;
+        line.trim_start_matches(':').trim().trim_end_matches(" kB").parse().ok()
     }
 
     /// Processor time of the whole process; Linux counts hundredths of a second.
@@ -126,15 +127,19 @@ impl Stand {
     pub(crate) async fn run(&mut self, case: &Case, sent: impl AsyncFnOnce(&Self, &mut Vec<String>)) {
         // Resets the peak; where the kernel cannot, growth is counted from the peak so far.
         let reset = fs::write(self.proc("clear_refs"), "5").is_ok();
-        let before_kib = self.status_kib(if reset { "VmRSS" } else { "VmHWM" });
+        let before_kib =
+            self.status_kib(if reset { "VmRSS" } else { "VmHWM" }).expect("it lived after the last case");
         let before_ms = self.cpu_ms();
         let mut failures = Vec::new();
         let running = sent(self, &mut failures);
         if tokio::time::timeout(std::time::Duration::from_secs(60), running).await.is_err() {
             failures.push("there was no end within a minute".to_owned());
         }
-        let cpu_ms = self.cpu_ms() - before_ms;
-        let grown_kib = self.status_kib("VmHWM").saturating_sub(before_kib);
+        let cpu_ms = self.cpu_ms().saturating_sub(before_ms);
+        let Some(peak_kib) = self.status_kib("VmHWM") else {
+            panic!("{:?} has killed the server: {failures:?}", case.name);
+        };
+        let grown_kib = peak_kib.saturating_sub(before_kib);
         if cpu_ms > case.most_ms() {
             failures.push(format!("took {cpu_ms} ms of processor time, may take {}", case.most_ms()));
         }
