@@ -88,6 +88,11 @@ impl Messages {
             self.messages.push(Compiled { role, pointer, body: Body::Plain(source.to_owned()) });
             return Vec::new();
         }
+        let names = Names::of_source(source);
+        if let Some(excess) = names.excess() {
+            problems.push(Problem::at(pointer, excess));
+            return Vec::new();
+        }
         if let Err(error) = self.environment.add_template_owned(pointer.clone(), source.to_owned()) {
             problems.push(Problem::at(pointer, compile_message(&error)));
             return Vec::new();
@@ -96,7 +101,6 @@ impl Messages {
             Ok(template) => template.undeclared_variables(false),
             Err(_) => Default::default(),
         };
-        let names = Names::of_source(source);
         let called = names.functions.clone();
         problems.extend(names.unknown(&used).into_iter().map(|text| Problem::at(pointer.clone(), text)));
         let mut used: Vec<String> =
@@ -142,11 +146,15 @@ pub(crate) type RuleExpression = Expression<'static, 'static>;
 
 /// Compiles a rule's expression, or says everything that is wrong with it.
 pub(crate) fn compile_rule(expression: &str) -> Result<RuleExpression, Vec<String>> {
+    let names = Names::of_expression(expression);
+    if let Some(excess) = names.excess() {
+        return Err(vec![excess]);
+    }
     let compiled = RULES
         .compile_expression_owned(expression.to_owned())
         .map_err(|error| vec![compile_message(&error)])?;
     let undeclared = compiled.undeclared_variables(false);
-    let mut problems = Names::of_expression(expression).unknown(&undeclared);
+    let mut problems = names.unknown(&undeclared);
     let mut names: Vec<String> = undeclared
         .into_iter()
         .filter(|name| name != "output" && name != "variables" && !is_function(name))

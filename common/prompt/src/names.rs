@@ -34,9 +34,20 @@ pub(crate) const RESERVED: &[&str] = &[
     "set", "super", "true", "True", "with",
 ];
 
+/// The most operators, names and opening brackets of one tag. The engine calls itself for each of them, and where the stack ends, so
+/// does the process: some thousands are enough.
+const TAG_TOKENS: usize = 500;
+
+/// The most `elif` of one source, which the engine nests.
+const BRANCHES: usize = 200;
+
 /// The names a source uses.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Names<'s> {
+    /// Tokens of the longest tag, as [`TAG_TOKENS`] counts them.
+    tokens: usize,
+    /// How many `elif` there are.
+    branches: usize,
     /// After a `|`, or in a filter block.
     pub(crate) filters: BTreeSet<&'s str>,
     /// After `is` or `is not`.
@@ -77,6 +88,14 @@ impl<'s> Names<'s> {
         let mut finder = Finder::default();
         finder.read(expression, false);
         finder.finish()
+    }
+
+    /// Says what must not even be compiled.
+    pub(crate) fn excess(&self) -> Option<String> {
+        if self.tokens > TAG_TOKENS {
+            return Some(format!("one tag or expression has at most {TAG_TOKENS} operators and names"));
+        }
+        (self.branches > BRANCHES).then(|| format!("a message has at most {BRANCHES} `elif`"))
     }
 
     /// Each name that is not known, as a sentence. Only calls of `undeclared` names are calls of functions: others
@@ -158,11 +177,25 @@ enum Token<'s> {
     Literal,
 }
 
+impl Token<'_> {
+    /// Whether the engine may go one level deeper for it: not for values, and not for what parts or ends a list of them.
+    fn nests(self) -> bool {
+        match self {
+            Self::Ident(_) => true,
+            Self::Mark(mark) => !matches!(mark, b',' | b':' | b')' | b']' | b'}'),
+            Self::Literal => false,
+        }
+    }
+}
+
 impl<'s> Finder<'s> {
     fn read(&mut self, body: &'s str, block: bool) {
         let tokens = tokens(body);
+        let counted = tokens.iter().filter(|token| token.nests()).count();
+        self.names.tokens = self.names.tokens.max(counted);
         if block {
             match tokens.as_slice() {
+                [Token::Ident("elif"), ..] => self.names.branches += 1,
                 [Token::Ident("macro"), Token::Ident(name), ..] => {
                     self.macros.insert(name);
                 }
@@ -259,6 +292,20 @@ mod tests {
         check("{# {{ a|b }} #}{%- raw -%}{{ a|b }}{% x %}{%- endraw -%}{{ z|lower }}", &["lower"], &[], &[]);
         check("{{ {'a': {'b': 1}}|length }}", &["length"], &[], &[]);
         check("{{ a.is.x }}{{- a|trim -}}", &["trim"], &[], &[]);
+    }
+
+    #[test]
+    fn a_tag_that_would_nest_too_deep_is_told_before_it_is_compiled() {
+        let excess = |source: &str| Names::of_source(source).excess().is_some();
+        assert!(!excess(&format!("{{{{ [{}] }}}}{}", "'a', 1, ".repeat(2_000), "{{ a + 1 }}".repeat(2_000))));
+        for one in
+            ["+ 1", "-", "not ", "|upper", ".a", "[0]", "()", "range(", "is odd ", "[:]", "if 0 else 1 "]
+        {
+            assert!(excess(&format!("{{{{ 1 {} }}}}", one.repeat(502))), "{one}");
+            assert!(Names::of_expression(&one.repeat(502)).excess().is_some(), "{one}");
+        }
+        assert!(excess(&format!("{{% if 0 %}}{}{{% endif %}}", "{% elif 0 %}".repeat(201))));
+        assert!(excess(&format!("{{{{ '}}}}' {} }}}}", "~ 1".repeat(502))));
     }
 
     #[test]
