@@ -44,6 +44,7 @@ fn fenced() -> Environment<'static> {
     }
     environment.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
     weight::guard(&mut environment);
+    weight::guard_format(&mut environment);
     environment
 }
 

@@ -38,6 +38,9 @@ pub(crate) const RESERVED: &[&str] = &[
 /// does the process: some thousands are enough.
 const TAG_TOKENS: usize = 500;
 
+/// The deepest nesting of brackets in one tag; a call takes the most of the stack.
+const BRACKETS: usize = 64;
+
 /// The most `elif` of one source, which the engine nests.
 const BRANCHES: usize = 200;
 
@@ -46,6 +49,8 @@ const BRANCHES: usize = 200;
 pub(crate) struct Names<'s> {
     /// Tokens of the longest tag, as [`TAG_TOKENS`] counts them.
     tokens: usize,
+    /// The deepest nesting of brackets.
+    brackets: usize,
     /// How many `elif` there are.
     branches: usize,
     /// After a `|`, or in a filter block.
@@ -94,6 +99,9 @@ impl<'s> Names<'s> {
     pub(crate) fn excess(&self) -> Option<String> {
         if self.tokens > TAG_TOKENS {
             return Some(format!("one tag or expression has at most {TAG_TOKENS} operators and names"));
+        }
+        if self.brackets > BRACKETS {
+            return Some(format!("brackets in one tag are nested at most {BRACKETS} levels"));
         }
         (self.branches > BRANCHES).then(|| format!("a message has at most {BRANCHES} `elif`"))
     }
@@ -193,6 +201,7 @@ impl<'s> Finder<'s> {
         let tokens = tokens(body);
         let counted = tokens.iter().filter(|token| token.nests()).count();
         self.names.tokens = self.names.tokens.max(counted);
+        self.names.brackets = self.names.brackets.max(nesting(&tokens));
         if block {
             match tokens.as_slice() {
                 [Token::Ident("elif"), ..] => self.names.branches += 1,
@@ -232,6 +241,20 @@ impl<'s> Finder<'s> {
         self.names.functions.retain(|name| !self.macros.contains(name));
         self.names
     }
+}
+
+/// How deep the brackets of a tag are nested.
+fn nesting(tokens: &[Token<'_>]) -> usize {
+    let (mut depth, mut deepest) = (0_usize, 0);
+    for token in tokens {
+        match token {
+            Token::Mark(b'(' | b'[' | b'{') => depth += 1,
+            Token::Mark(b')' | b']' | b'}') => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+        deepest = deepest.max(depth);
+    }
+    deepest
 }
 
 /// The identifiers and marks of a tag's inside.
@@ -303,6 +326,11 @@ mod tests {
         {
             assert!(excess(&format!("{{{{ 1 {} }}}}", one.repeat(502))), "{one}");
             assert!(Names::of_expression(&one.repeat(502)).excess().is_some(), "{one}");
+        }
+        for (open, close) in [("(", ")"), ("[", "]"), ("{1: ", "}"), ("range(", ")")] {
+            let nested =
+                |levels: usize| format!("{{{{ {}1{} }}}}", open.repeat(levels), close.repeat(levels));
+            assert!(!excess(&nested(64)) && excess(&nested(65)), "{open}");
         }
         assert!(excess(&format!("{{% if 0 %}}{}{{% endif %}}", "{% elif 0 %}".repeat(201))));
         assert!(excess(&format!("{{{{ '}}}}' {} }}}}", "~ 1".repeat(502))));

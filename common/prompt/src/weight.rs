@@ -3,8 +3,8 @@
 //! A list can hold another one twice, and that one a third: a few lines of a template then stand for more than memory holds. So what is
 //! inside a value is counted first, without recursion and to a limit.
 
-use minijinja::filters::{string, tojson};
-use minijinja::value::{Kwargs, ValueKind};
+use minijinja::filters::{format, string, tojson};
+use minijinja::value::{Kwargs, Rest, ValueKind, ValueOrKwargs};
 use minijinja::{Environment, Error, ErrorKind, State, Value, escape_formatter};
 
 /// The most values inside one that is written: more do not fit into a prompt, where each takes three bytes.
@@ -39,6 +39,41 @@ pub(crate) fn guard(environment: &mut Environment<'static>) {
         charge(state, value)?;
         string(state, value)
     });
+}
+
+/// Has `format` refuse what the engine would panic at: a name or a conversion beyond ASCII is cut within a character.
+pub(crate) fn guard_format(environment: &mut Environment<'static>) {
+    environment.add_filter(
+        "format",
+        |state: &mut State<'_, '_>, text: &Value, values: Rest<ValueOrKwargs>| {
+            if text.as_str().is_some_and(|text| !has_plain_conversions(text)) {
+                let words = "a conversion of `format` is not plain ASCII";
+                return Err(Error::new(ErrorKind::InvalidOperation, words));
+            }
+            format(state, text, values)
+        },
+    );
+}
+
+/// Whether every `%` begins a conversion, with its name in brackets, that holds nothing beyond ASCII.
+fn has_plain_conversions(text: &str) -> bool {
+    let mut rest = text;
+    while let Some((_, behind)) = rest.split_once('%') {
+        let (name, options) = match behind.strip_prefix('(') {
+            Some(named) => match named.split_once(')') {
+                Some((name, options)) => (name, options),
+                None => return false,
+            },
+            None => ("", behind),
+        };
+        let conversion = options.trim_start_matches(|c: char| "#0- +*.123456789hlL".contains(c));
+        let mut letters = conversion.chars();
+        if !name.is_ascii() || letters.next().is_some_and(|letter| !letter.is_ascii()) {
+            return false;
+        }
+        rest = letters.as_str();
+    }
+    true
 }
 
 /// Pays for what is inside `value`.

@@ -92,6 +92,16 @@ fn a_list_that_holds_others_twice_is_counted_before_it_is_written() {
 }
 
 #[test]
+fn a_format_beyond_ascii_is_refused_where_the_engine_would_cut_a_character() {
+    for format in ["%(é00d", "%(é)s", "%é", "%5é"] {
+        let row = json!({"a": format}).to_string();
+        assert!(fails("{{ a|format(1) }}", &row).contains("plain ASCII"), "{format}");
+    }
+    assert_eq!(rendered("{{ '100%% é %s %5.1f'|format(a, 2) }}", r#"{"a": "ü"}"#), "100% é ü   2.0");
+    assert_eq!(rendered("{{ '%(a)s é'|format(a='ü') }}", "{}"), "ü é");
+}
+
+#[test]
 fn what_nests_values_without_a_bound_is_not_there() {
     for content in ["{% set n = namespace() %}", "{{ [1]|chain([2]) }}", "{{ [1]|zip([2]) }}"] {
         let source = json!({"name": "t", "messages": [{"role": "user", "content": content}]}).to_string();
