@@ -14,8 +14,11 @@ use promptmill_prompt::Problem;
 /// The line between the two halves of an input that has two, such as a schema and a reply.
 const BETWEEN: &str = "\n---\n";
 
+/// Checks what must hold for an input, and panics where it does not.
+pub type Target = fn(&[u8]);
+
 /// Every target by its name, which is also the name of its folder in `fuzz/corpus`.
-pub const TARGETS: &[(&str, fn(&[u8]))] = &[
+pub const TARGETS: &[(&str, Target)] = &[
     ("template", template::target),
     ("schema", schema::target),
     ("reply", reply::target),
@@ -24,7 +27,7 @@ pub const TARGETS: &[(&str, fn(&[u8]))] = &[
 ];
 
 /// The target of that name.
-pub fn target(name: &str) -> Option<fn(&[u8])> {
+pub fn target(name: &str) -> Option<Target> {
     TARGETS.iter().find(|(known, _)| *known == name).map(|(_, target)| *target)
 }
 

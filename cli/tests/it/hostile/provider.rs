@@ -26,7 +26,7 @@ impl Provider {
         std::thread::spawn(move || {
             for stream in listener.incoming().flatten() {
                 let known = known.clone();
-                std::thread::spawn(move || answer(stream, &known));
+                std::thread::spawn(move || answer(&stream, &known));
             }
         });
         Self { url, answers }
@@ -60,7 +60,7 @@ pub(crate) fn chat(content: &str) -> Vec<u8> {
     .into_bytes()
 }
 
-fn answer(stream: TcpStream, known: &Answers) -> Option<()> {
+fn answer(stream: &TcpStream, known: &Answers) -> Option<()> {
     let mut reader = BufReader::new(stream.try_clone().ok()?);
     let (mut length, mut line) = (0, String::new());
     while reader.read_line(&mut line).ok()? > 0 && !line.trim().is_empty() {
@@ -82,7 +82,8 @@ fn answer(stream: TcpStream, known: &Answers) -> Option<()> {
         Arc::new(b"HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\nconnection: close\r\n\r\n".to_vec())
     });
     // The client may have refused and closed before all was written.
-    let _ = (&stream).write_all(&bytes);
+    let mut writer = stream;
+    let _ = writer.write_all(&bytes);
     let _ = stream.shutdown(std::net::Shutdown::Write);
     let _ = std::io::copy(&mut reader.take(1 << 20), &mut std::io::sink());
     Some(())
