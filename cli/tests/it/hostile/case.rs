@@ -111,3 +111,22 @@ fn the_corpus_is_large_and_every_case_is_complete_and_named_once() {
     println!("{total} cases");
     assert!(total >= 250, "{total} cases");
 }
+
+#[test]
+fn what_is_not_as_a_case_expects_is_noted() {
+    let value = serde_json::json!({"name": "x", "ms": 1, "mb": 1,
+        "expect": {"status": [200, 422], "code": "invalid", "says": "here", "hides": ["root:"]}});
+    let case = Case { name: "x".to_owned(), value };
+    let noted = |status: u64, code: &str, answer: &str| {
+        let mut failures = Vec::new();
+        case.compare("status", &status.into(), &mut failures);
+        case.compare("code", &code.into(), &mut failures);
+        case.compare_words(answer, &mut failures);
+        failures.len()
+    };
+    assert_eq!(noted(422, "invalid", "it is here"), 0);
+    assert_eq!(noted(500, "invalid", "it is here"), 1);
+    assert_eq!(noted(200, "internal", "it is here"), 1);
+    assert_eq!(noted(200, "invalid", "it is not"), 1);
+    assert_eq!(noted(0, "", "root:x:0"), 4);
+}
