@@ -44,6 +44,8 @@ const EDGES: &[(&str, &[&str])] = &[
     ("doubles", &[]),
     // It measures the binary from outside, as anybody could.
     ("bench", &[]),
+    // The targets of the fuzzer: nothing depends on it.
+    ("fuzz", &["domain", "prompt", "rowio"]),
 ];
 
 /// The roles: none of them knows another one, but for the api's tests, which run what they submit. The command line starts them, so

@@ -8,6 +8,7 @@
 
 mod edges;
 mod faults;
+mod hostile;
 mod hub;
 mod journeys;
 mod kill;

@@ -43,8 +43,10 @@ impl Server {
 
     /// A start with further arguments.
     pub(crate) fn start(desk: &Desk, key: &str, more: &[&str]) -> Self {
-        let mut args =
-            vec!["serve", "--data", "data", "--listen", "127.0.0.1:0", "--metrics-listen", "127.0.0.1:0"];
+        let mut args = vec!["serve", "--data", "data", "--metrics-listen", "127.0.0.1:0"];
+        if !more.contains(&"--listen") {
+            args.extend_from_slice(&["--listen", "127.0.0.1:0"]);
+        }
         args.extend_from_slice(more);
         let mut child = desk.start_piped(&args);
         let mut stderr = BufReader::new(child.stderr.take().unwrap());
@@ -72,6 +74,11 @@ impl Server {
     /// A client of it.
     pub(crate) fn client(&self) -> Http {
         Http::new(&self.url, &self.key)
+    }
+
+    /// Its process.
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
     }
 
     /// kill -9.

@@ -9,6 +9,9 @@ use serde_json::{Map, Value};
 use crate::json::type_name;
 use crate::problem::{Problem, join, list, nearest, shorten};
 
+/// The most unknown keys of one object that are named.
+const UNKNOWN_KEYS: usize = 50;
+
 /// One object of the template being read.
 pub(crate) struct Fields<'a, 'p> {
     map: &'a Map<String, Value>,
@@ -29,7 +32,8 @@ impl<'a, 'p> Fields<'a, 'p> {
             problems.push(Problem::at(pointer, format!("must be an object, not {}", type_name(value))));
             return None;
         };
-        for key in map.keys().filter(|key| !allowed.contains(&key.as_str())) {
+        let unknown = || map.keys().filter(|key| !allowed.contains(&key.as_str()));
+        for key in unknown().take(UNKNOWN_KEYS) {
             let hint = match nearest(key, allowed.iter().copied()) {
                 Some(meant) => format!("; did you mean `{meant}`?"),
                 None => String::new(),
@@ -39,6 +43,10 @@ impl<'a, 'p> Fields<'a, 'p> {
                 join(&pointer, &shorten(key, 60)),
                 format!("unknown key{hint} (allowed: {known})"),
             ));
+        }
+        let more = unknown().count().saturating_sub(UNKNOWN_KEYS);
+        if more > 0 {
+            problems.push(Problem::at(pointer.as_str(), format!("and {more} more unknown keys")));
         }
         Some(Self { map, pointer, problems })
     }

@@ -11,6 +11,7 @@ use promptmill_domain::{Message, Role};
 
 use crate::names::{FUNCTIONS, Names};
 use crate::problem::{Problem, RenderError};
+use crate::weight;
 
 /// Fuel of one message's render or one rule's evaluation. One unit pays for one instruction or 64 bytes handled
 /// (minijinja 3.1, `vm/fuel.rs`), so this bounds a render to about 32 MiB of data and well under a second.
@@ -30,14 +31,20 @@ static RULES: LazyLock<Environment<'static>> = LazyLock::new(|| {
 fn fenced() -> Environment<'static> {
     let mut environment = Environment::new();
     environment.set_fuel(Some(RENDER_FUEL));
-    environment.remove_global("debug");
-    for filter in ["safe", "escape", "e", "pprint"] {
+    // A namespace can hold itself: printing it would not end, and no fuel is asked on the way. In a loop it nests values so deep that
+    // the stack ends, and with it the process. `chain` and `zip` nest what their length is asked of, unpaid as well.
+    for function in ["debug", "namespace"] {
+        environment.remove_global(function);
+    }
+    for filter in ["safe", "escape", "e", "pprint", "chain", "zip"] {
         environment.remove_filter(filter);
     }
     for test in ["safe", "escaped", "filter", "test"] {
         environment.remove_test(test);
     }
     environment.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
+    weight::guard(&mut environment);
+    weight::guard_format(&mut environment);
     environment
 }
 
@@ -82,6 +89,11 @@ impl Messages {
             self.messages.push(Compiled { role, pointer, body: Body::Plain(source.to_owned()) });
             return Vec::new();
         }
+        let names = Names::of_source(source);
+        if let Some(excess) = names.excess() {
+            problems.push(Problem::at(pointer, excess));
+            return Vec::new();
+        }
         if let Err(error) = self.environment.add_template_owned(pointer.clone(), source.to_owned()) {
             problems.push(Problem::at(pointer, compile_message(&error)));
             return Vec::new();
@@ -90,7 +102,6 @@ impl Messages {
             Ok(template) => template.undeclared_variables(false),
             Err(_) => Default::default(),
         };
-        let names = Names::of_source(source);
         let called = names.functions.clone();
         problems.extend(names.unknown(&used).into_iter().map(|text| Problem::at(pointer.clone(), text)));
         let mut used: Vec<String> =
@@ -136,11 +147,15 @@ pub(crate) type RuleExpression = Expression<'static, 'static>;
 
 /// Compiles a rule's expression, or says everything that is wrong with it.
 pub(crate) fn compile_rule(expression: &str) -> Result<RuleExpression, Vec<String>> {
+    let names = Names::of_expression(expression);
+    if let Some(excess) = names.excess() {
+        return Err(vec![excess]);
+    }
     let compiled = RULES
         .compile_expression_owned(expression.to_owned())
         .map_err(|error| vec![compile_message(&error)])?;
     let undeclared = compiled.undeclared_variables(false);
-    let mut problems = Names::of_expression(expression).unknown(&undeclared);
+    let mut problems = names.unknown(&undeclared);
     let mut names: Vec<String> = undeclared
         .into_iter()
         .filter(|name| name != "output" && name != "variables" && !is_function(name))

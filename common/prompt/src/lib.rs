@@ -23,6 +23,7 @@ mod rules;
 mod schema;
 mod template;
 mod variables;
+mod weight;
 
 pub use format::limits;
 pub use jinja::{RENDER_FUEL, RENDERED_BYTES};

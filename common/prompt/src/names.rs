@@ -8,11 +8,10 @@ use std::collections::{BTreeSet, HashSet};
 /// Filters a template may use.
 #[rustfmt::skip]
 pub(crate) const FILTERS: &[&str] = &[
-    "abs", "attr", "batch", "bool", "capitalize", "chain", "count", "d", "default", "dictsort", "first",
+    "abs", "attr", "batch", "bool", "capitalize", "count", "d", "default", "dictsort", "first",
     "float", "format", "groupby", "indent", "int", "items", "join", "last", "length", "lines", "list",
     "lower", "map", "max", "min", "reject", "rejectattr", "replace", "reverse", "round", "select",
     "selectattr", "slice", "sort", "split", "string", "sum", "title", "tojson", "trim", "unique", "upper",
-    "zip",
 ];
 
 /// Tests (`is ...`) a template may use.
@@ -25,7 +24,7 @@ pub(crate) const TESTS: &[&str] = &[
 ];
 
 /// Functions a template may call.
-pub(crate) const FUNCTIONS: &[&str] = &["dict", "namespace", "range"];
+pub(crate) const FUNCTIONS: &[&str] = &["dict", "range"];
 
 /// Names that mean something else than a variable, so that none may be called so.
 #[rustfmt::skip]
@@ -35,9 +34,25 @@ pub(crate) const RESERVED: &[&str] = &[
     "set", "super", "true", "True", "with",
 ];
 
+/// The most operators, names and opening brackets of one tag. The engine calls itself for each of them, and where the stack ends, so
+/// does the process: some thousands are enough.
+const TAG_TOKENS: usize = 500;
+
+/// The deepest nesting of brackets in one tag; a call takes the most of the stack.
+const BRACKETS: usize = 64;
+
+/// The most `elif` of one source, which the engine nests.
+const BRANCHES: usize = 200;
+
 /// The names a source uses.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Names<'s> {
+    /// Tokens of the longest tag, as [`TAG_TOKENS`] counts them.
+    tokens: usize,
+    /// The deepest nesting of brackets.
+    brackets: usize,
+    /// How many `elif` there are.
+    branches: usize,
     /// After a `|`, or in a filter block.
     pub(crate) filters: BTreeSet<&'s str>,
     /// After `is` or `is not`.
@@ -78,6 +93,17 @@ impl<'s> Names<'s> {
         let mut finder = Finder::default();
         finder.read(expression, false);
         finder.finish()
+    }
+
+    /// Says what must not even be compiled.
+    pub(crate) fn excess(&self) -> Option<String> {
+        if self.tokens > TAG_TOKENS {
+            return Some(format!("one tag or expression has at most {TAG_TOKENS} operators and names"));
+        }
+        if self.brackets > BRACKETS {
+            return Some(format!("brackets in one tag are nested at most {BRACKETS} levels"));
+        }
+        (self.branches > BRANCHES).then(|| format!("a message has at most {BRANCHES} `elif`"))
     }
 
     /// Each name that is not known, as a sentence. Only calls of `undeclared` names are calls of functions: others
@@ -159,11 +185,26 @@ enum Token<'s> {
     Literal,
 }
 
+impl Token<'_> {
+    /// Whether the engine may go one level deeper for it: not for values, and not for what parts or ends a list of them.
+    fn nests(self) -> bool {
+        match self {
+            Self::Ident(_) => true,
+            Self::Mark(mark) => !matches!(mark, b',' | b':' | b')' | b']' | b'}'),
+            Self::Literal => false,
+        }
+    }
+}
+
 impl<'s> Finder<'s> {
     fn read(&mut self, body: &'s str, block: bool) {
         let tokens = tokens(body);
+        let counted = tokens.iter().filter(|token| token.nests()).count();
+        self.names.tokens = self.names.tokens.max(counted);
+        self.names.brackets = self.names.brackets.max(nesting(&tokens));
         if block {
             match tokens.as_slice() {
+                [Token::Ident("elif"), ..] => self.names.branches += 1,
                 [Token::Ident("macro"), Token::Ident(name), ..] => {
                     self.macros.insert(name);
                 }
@@ -187,7 +228,9 @@ impl<'s> Finder<'s> {
             } else if tokens.get(n + 1) == Some(&Token::Mark(b'('))
                 && before(1) != Some(Token::Mark(b'.'))
                 && !(block && n == 1 && before(1) == Some(Token::Ident("filter")))
-                && (!RESERVED.contains(name) || FUNCTIONS.contains(name) || *name == "debug")
+                && (!RESERVED.contains(name)
+                    || FUNCTIONS.contains(name)
+                    || matches!(*name, "debug" | "namespace"))
             {
                 self.names.functions.insert(name);
             }
@@ -198,6 +241,20 @@ impl<'s> Finder<'s> {
         self.names.functions.retain(|name| !self.macros.contains(name));
         self.names
     }
+}
+
+/// How deep the brackets of a tag are nested.
+fn nesting(tokens: &[Token<'_>]) -> usize {
+    let (mut depth, mut deepest) = (0_usize, 0);
+    for token in tokens {
+        match token {
+            Token::Mark(b'(' | b'[' | b'{') => depth += 1,
+            Token::Mark(b')' | b']' | b'}') => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+        deepest = deepest.max(depth);
+    }
+    deepest
 }
 
 /// The identifiers and marks of a tag's inside.
@@ -258,6 +315,25 @@ mod tests {
         check("{# {{ a|b }} #}{%- raw -%}{{ a|b }}{% x %}{%- endraw -%}{{ z|lower }}", &["lower"], &[], &[]);
         check("{{ {'a': {'b': 1}}|length }}", &["length"], &[], &[]);
         check("{{ a.is.x }}{{- a|trim -}}", &["trim"], &[], &[]);
+    }
+
+    #[test]
+    fn a_tag_that_would_nest_too_deep_is_told_before_it_is_compiled() {
+        let excess = |source: &str| Names::of_source(source).excess().is_some();
+        assert!(!excess(&format!("{{{{ [{}] }}}}{}", "'a', 1, ".repeat(2_000), "{{ a + 1 }}".repeat(2_000))));
+        for one in
+            ["+ 1", "-", "not ", "|upper", ".a", "[0]", "()", "range(", "is odd ", "[:]", "if 0 else 1 "]
+        {
+            assert!(excess(&format!("{{{{ 1 {} }}}}", one.repeat(502))), "{one}");
+            assert!(Names::of_expression(&one.repeat(502)).excess().is_some(), "{one}");
+        }
+        for (open, close) in [("(", ")"), ("[", "]"), ("{1: ", "}"), ("range(", ")")] {
+            let nested =
+                |levels: usize| format!("{{{{ {}1{} }}}}", open.repeat(levels), close.repeat(levels));
+            assert!(!excess(&nested(64)) && excess(&nested(65)), "{open}");
+        }
+        assert!(excess(&format!("{{% if 0 %}}{}{{% endif %}}", "{% elif 0 %}".repeat(201))));
+        assert!(excess(&format!("{{{{ '}}}}' {} }}}}", "~ 1".repeat(502))));
     }
 
     #[test]

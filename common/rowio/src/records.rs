@@ -42,9 +42,13 @@ pub(crate) struct Records<R> {
 
 impl<R: Read> Records<R> {
     pub(crate) fn new(source: R, limit: usize) -> Self {
+        let mut core = csv_core::Reader::new();
+        // The first bytes it sees: else it would take off a byte order mark wherever it begins to read, and only where the mark comes in
+        // one piece. The one at the beginning is taken off by the input.
+        core.read_record(b"\n", &mut [0], &mut [0]);
         Self {
             input: input(source),
-            core: csv_core::Reader::new(),
+            core,
             limit,
             text: vec![0; 4096],
             text_len: 0,
@@ -185,6 +189,13 @@ mod tests {
         assert_eq!(records(text, 100), expected);
         assert_eq!(records(b"a\rb\r", 100), [whole(1, &["a"]), whole(1, &["b"])]);
         assert!(records(b"", 100).is_empty() && records(b"\r\n\n", 100).is_empty());
+    }
+
+    #[test]
+    fn only_the_first_byte_order_mark_is_taken_off() {
+        assert_eq!(records(b"\xef\xbb\xbfa\n", 100), [whole(1, &["a"])]);
+        assert_eq!(records(b"\n\xef\xbb\xbfa\n", 100), [whole(2, &["\u{feff}a"])]);
+        assert_eq!(records(b"\xef\xbb\xbf\xef\xbb\xbfa\n", 100), [whole(1, &["\u{feff}a"])]);
     }
 
     #[test]

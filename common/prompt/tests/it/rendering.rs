@@ -63,7 +63,6 @@ fn hostile_templates_end_quickly() {
     for content in [
         "{% for i in range(100000) %}{% for j in range(100000) %}x{% endfor %}{% endfor %}",
         "{{ 'x' * 1000000000 }}",
-        "{% set ns = namespace(s='ab') %}{% for i in range(60) %}{% set ns.s = ns.s ~ ns.s %}{% endfor %}{{ ns.s }}",
         "{{ [0] * 500000000 }}",
         "{{ range(1000000000)|list }}",
         "{{ 10 ** 100000 }}",
@@ -73,6 +72,44 @@ fn hostile_templates_end_quickly() {
     ] {
         let message = fails(content, "{}");
         assert!(message.starts_with("/messages/0/content: line "), "{message}");
+    }
+}
+
+/// `levels` lists, each holding the one before it twice.
+fn doubling(levels: usize, last: &str) -> String {
+    let sets: String = (0..levels).map(|n| format!("{{% set a{} = [a{n}, a{n}] %}}", n + 1)).collect();
+    format!("{{% set a0 = [1] %}}{sets}{{{{ a{levels}{last} }}}}")
+}
+
+#[test]
+fn a_list_that_holds_others_twice_is_counted_before_it_is_written() {
+    for last in ["", "|tojson", "|string", "|tojson(indent=2)"] {
+        assert!(fails(&doubling(40, last), "{}").contains("more work"), "{last}");
+    }
+    assert_eq!(rendered(&doubling(2, ""), "{}"), "[[[1], [1]], [[1], [1]]]");
+    let deep: String = (0..200).map(|n| format!("{{% set a{} = [a{n}] %}}", n + 1)).collect();
+    assert!(fails(&format!("{{% set a0 = [1] %}}{deep}{{{{ a200 }}}}"), "{}").contains("more work"));
+}
+
+#[test]
+fn a_format_beyond_ascii_is_refused_where_the_engine_would_cut_a_character() {
+    for format in ["%(é00d", "%(é)s", "%é", "%5é"] {
+        let row = json!({"a": format}).to_string();
+        assert!(fails("{{ a|format(1) }}", &row).contains("plain ASCII"), "{format}");
+    }
+    assert_eq!(rendered("{{ '100%% é %s %5.1f'|format(a, 2) }}", r#"{"a": "ü"}"#), "100% é ü   2.0");
+    assert_eq!(rendered("{{ '%(a)s é'|format(a='ü') }}", "{}"), "ü é");
+}
+
+#[test]
+fn what_nests_values_without_a_bound_is_not_there() {
+    for content in ["{% set n = namespace() %}", "{{ [1]|chain([2]) }}", "{{ [1]|zip([2]) }}"] {
+        let source = json!({"name": "t", "messages": [{"role": "user", "content": content}]}).to_string();
+        let problems = promptmill_prompt::Template::parse(&source).unwrap_err();
+        assert!(problems[0].message.starts_with("unknown "), "{}", problems[0]);
+    }
+    for content in ["{{ [[1]]|map('chain', [2])|list }}", "{{ [[1]]|map('zip', [2])|list }}"] {
+        fails(content, "{}");
     }
 }
 
