@@ -7,7 +7,8 @@ use super::journal::{Answer, Attempt};
 use super::judge::{Invariant, judge};
 
 /// One death with four items begun.
-const ALLOWED: Allowed = Allowed { deaths: 1, slots: 4, refusals: &[507], peak_kib: 1_000, ..Allowed::NOTHING };
+const ALLOWED: Allowed =
+    Allowed { deaths: 1, slots: 4, refusals: &[507], peak_kib: 1_000, ..Allowed::NOTHING };
 
 fn attempt(key: &str, markers: &[&str], answer: Answer) -> Attempt {
     Attempt { key: key.into(), markers: markers.iter().map(|marker| (*marker).to_owned()).collect(), answer }
@@ -34,10 +35,15 @@ fn good() -> History {
             attempt("full", &["h", "i"], Answer::Refused(507)),
         ],
         sightings: vec![Sighting { found: vec![found("1", "a")], calls_before: 5 }],
-        export: ["a", "b", "c"].map(|marker| found("1", marker)).into_iter()
+        export: ["a", "b", "c"]
+            .map(|marker| found("1", marker))
+            .into_iter()
             .chain(["d", "e"].map(|marker| found("2", marker)))
             .collect(),
-        calls: calls.into_iter().map(|(marker, calls)| (marker.to_owned(), calls)).collect::<BTreeMap<_, _>>(),
+        calls: calls
+            .into_iter()
+            .map(|(marker, calls)| (marker.to_owned(), calls))
+            .collect::<BTreeMap<_, _>>(),
         counts: vec![Counted { rows: 3, places: [1, 1, 0, 1] }, Counted { rows: 3, places: [0; 4] }],
         peak_kib: 900,
         ..History::default()
@@ -60,7 +66,14 @@ fn a_good_history_is_green_and_counted() {
     let counts = verdict.counts;
     assert_eq!((counts.acked, counts.recovered, counts.extra_calls), (3, 2, 1));
     assert_eq!(
-        (counts.lost, counts.unexpected, counts.duplicated, counts.changed, counts.partial, counts.late_calls),
+        (
+            counts.lost,
+            counts.unexpected,
+            counts.duplicated,
+            counts.changed,
+            counts.partial,
+            counts.late_calls
+        ),
         (0, 0, 0, 0, 0, 0)
     );
 }

@@ -103,6 +103,9 @@ fn an_attempt_without_an_answer_reads_as_unknown() {
     let first = journal.sends("one", &rows);
     let second = journal.sends("two", &rows[..1]);
     journal.answered(second, Answer::Refused(507));
-    assert_eq!(journal.attempts()[first], Attempt { key: "one".into(), markers: rows, answer: Answer::Unknown });
+    assert_eq!(
+        journal.attempts()[first],
+        Attempt { key: "one".into(), markers: rows, answer: Answer::Unknown }
+    );
     assert_eq!(journal.attempts()[second].answer, Answer::Refused(507));
 }
