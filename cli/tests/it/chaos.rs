@@ -3,9 +3,9 @@
 //! [`scene`] has what they share: a double with its ledger, clients that keep a journal, and the reading of everything at the end.
 //! `bench/faults.sh` runs them all and prints the table of `docs/faults.md`.
 
-// mod disk_full;
-// mod failing_file;
-// mod failing_writes;
+mod disk_full;
+mod failing_file;
+mod failing_writes;
 // mod mutations;
 // mod poison;
 mod power_cut;

@@ -112,11 +112,20 @@ impl Server {
     }
 }
 
-/// A test that fails leaves no server behind.
+/// A test that fails leaves no server behind, and shows what it said last.
 impl Drop for Server {
     fn drop(&mut self) {
         let _ = self.child.kill();
-        let _ = self.child.wait();
+        let ended = self.child.wait();
+        if std::thread::panicking()
+            && let Some(Ok(log)) = self.log.take().map(std::thread::JoinHandle::join)
+        {
+            let last: Vec<_> = log.lines().rev().take(30).collect();
+            eprintln!(
+                "the server ended with {ended:?}; its last words, the newest first:\n{}",
+                last.join("\n")
+            );
+        }
     }
 }
 

@@ -6,6 +6,7 @@
 //! database file itself is written only by checkpoints, which sync the log first and of which there is none here (the test makes
 //! sure: the log stays shorter than the length at which one begins). The log's index (`-shm`) is never synced and may hold anything.
 
+use std::path::Path;
 use std::time::Instant;
 
 use promptmill_doubles::Config;
@@ -13,9 +14,10 @@ use rand::rngs::StdRng;
 use rand::{Rng, RngCore as _, SeedableRng};
 
 use super::scene::{ARGS, SLOTS, Scene, check_log, copy_folder, tally, wait_until};
-use super::tear::{Tear, database, log_length};
+use super::tear::{Tear, database, log_length, log_of, truncate};
 use crate::checker::history::Allowed;
 use crate::checker::journal::Answer;
+use crate::checker::judge::{Invariant, judge};
 use crate::checker::table;
 use crate::server::Server;
 use crate::support::Desk;
@@ -33,21 +35,31 @@ async fn power_cut(seed: u64) {
     let tail = dice.random_range(1..40) * 4_096;
     wait_until("a tail of the log", || log_length(&data) >= synced + tail);
     let log = server.kill_and_read();
-    let last_fault = Instant::now();
     unread.shutdown().await;
     check_log(&log);
     scene.keep_calls();
+    let allowed = Allowed { deaths: 1, slots: SLOTS, ..Allowed::NOTHING };
     for tear in Tear::ALL {
-        let mut copy = scene.fork(&data);
-        tear.tear(&copy.desk.path("data"), synced, &mut dice);
-        let server = Server::start(&copy.desk, &key, &ARGS);
-        copy.drain(&server.client(), last_fault).await;
-        let (code, log) = server.stop();
-        assert_eq!(code, Some(0), "{log}");
-        check_log(&log);
-        let allowed = Allowed { deaths: 1, slots: SLOTS, ..Allowed::NOTHING };
+        let copy = go_on(&scene, &key, |copy| tear.tear(copy, synced, &mut dice)).await;
         table::conclude(&format!("power cut, log {tear:?}").to_lowercase(), seed, &copy.history, &allowed);
     }
+    // A disk that had lied about what is synced would be found out.
+    let copy = go_on(&scene, &key, |copy| truncate(&log_of(copy), synced / 2)).await;
+    let broken = judge(&copy.history, &allowed).broken;
+    assert!(broken.contains_key(&Invariant::NothingLost), "{broken:?}");
+}
+
+/// Starts the server on a copy of the folder that was torn, and lets it come to the end of all work.
+async fn go_on(scene: &Scene, key: &str, tear: impl FnOnce(&Path)) -> Scene {
+    let mut copy = scene.fork(&scene.desk.path("data"));
+    tear(&copy.desk.path("data"));
+    let last_fault = Instant::now();
+    let server = Server::start(&copy.desk, key, &ARGS);
+    copy.drain(&server.client(), last_fault).await;
+    let (code, log) = server.stop();
+    assert_eq!(code, Some(0), "{log}");
+    check_log(&log);
+    copy
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -58,7 +70,7 @@ async fn a_power_cut_with_a_torn_last_write_loses_nothing_acknowledged() {
 }
 
 /// What became of reading one page that went bad.
-async fn read_with_a_bad_page(data: &std::path::Path, key: &str, good: &[String]) -> &'static str {
+async fn read_with_a_bad_page(data: &Path, key: &str, good: &[String]) -> &'static str {
     let desk = Desk::new();
     copy_folder(data, &desk.path("data"));
     let server = match Server::try_start(&desk, key, &ARGS) {

@@ -259,10 +259,11 @@ impl Load {
                     while !told.stop.load(Ordering::SeqCst) {
                         let answer = submit(&client, &journal, &key, &markers).await;
                         told.note(&answer);
+                        // A pace that the provider can follow, so that a run does not grow by its own waiting.
+                        tokio::time::sleep(Duration::from_millis(40)).await;
                         if answer == Answer::Acked {
                             break;
                         }
-                        tokio::time::sleep(Duration::from_millis(20)).await;
                         if answer != Answer::Unknown || dice.random_bool(0.5) {
                             break;
                         }
@@ -274,10 +275,6 @@ impl Load {
             });
         }
         Self { told, clients: tasks }
-    }
-
-    pub(crate) fn told(&self) -> &Told {
-        &self.told
     }
 
     /// Waits until `count` grew by `more`.

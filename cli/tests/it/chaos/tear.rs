@@ -19,15 +19,20 @@ pub(crate) fn database(data: &Path) -> PathBuf {
 }
 
 /// The log in which commits are made durable.
-pub(crate) fn log(data: &Path) -> PathBuf {
+pub(crate) fn log_of(data: &Path) -> PathBuf {
     data.join("promptmill.db-wal")
 }
 
 /// How long the log is. As long as it was never begun anew, that is also where the next commit goes.
 pub(crate) fn log_length(data: &Path) -> u64 {
-    let length = fs::metadata(log(data)).map_or(0, |found| found.len());
+    let length = fs::metadata(log_of(data)).map_or(0, |found| found.len());
     assert!(length < LOG_LIMIT, "the log may have begun anew, and then nothing can be said about its tail");
     length
+}
+
+/// Cuts a file to this length.
+pub(crate) fn truncate(path: &Path, length: u64) {
+    File::options().write(true).open(path).unwrap().set_len(length).unwrap();
 }
 
 /// What happens to the tail.
@@ -51,7 +56,7 @@ impl Tear {
 
     /// Tears the log of a copied folder behind its first `synced` bytes.
     pub(crate) fn tear(self, data: &Path, synced: u64, dice: &mut StdRng) {
-        let path = log(data);
+        let path = log_of(data);
         let length = log_length(data);
         let mut file = File::options().write(true).open(&path).unwrap();
         match self {
