@@ -6,11 +6,11 @@
 mod disk_full;
 mod failing_file;
 mod failing_writes;
-// mod mutations;
+mod mutations;
 // mod poison;
 mod power_cut;
 // mod provider;
 mod scene;
 mod stopped;
 mod tear;
-// mod two_steps;
+mod two_steps;
