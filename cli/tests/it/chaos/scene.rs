@@ -28,7 +28,7 @@ pub(crate) const SLOTS: u64 = CONCURRENCY + 256;
 pub(crate) const ARGS: [&str; 4] = ["--concurrency", "16", "--requests-per-second", "100000"];
 
 /// No condition of a test needs longer, however busy the machine is.
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// A template whose reply repeats the row's marker.
 pub(crate) fn template() -> Value {
@@ -207,10 +207,13 @@ pub(crate) fn markers(dice: &mut StdRng, rows: usize) -> Vec<String> {
     (0..rows).map(|_| format!("{:016x}", dice.random::<u64>())).collect()
 }
 
+/// The rows of these markers.
+pub(crate) fn rows(markers: &[String]) -> Vec<Value> {
+    markers.iter().map(|marker| json!({"custom_id": marker, "variables": {"m": marker}})).collect()
+}
+
 fn request(client: &Http, key: &str, markers: &[String]) -> reqwest::RequestBuilder {
-    let rows: Vec<_> =
-        markers.iter().map(|marker| json!({"custom_id": marker, "variables": {"m": marker}})).collect();
-    let body = json!({"template": template(), "model": "openai:m", "rows": rows}).to_string();
+    let body = json!({"template": template(), "model": "openai:m", "rows": rows(markers)}).to_string();
     let request = client.request(Method::POST, "/v1/batches").header("content-type", "application/json");
     request.header("Idempotency-Key", key).body(body)
 }
