@@ -31,9 +31,11 @@ async fn power_cut(seed: u64) {
     scene.look(&client).await;
     let synced = log_length(&data);
     // What comes now is acknowledged to nobody: outcomes that settle, beats, and submits whose answers are not read.
-    let mut unread = scene.unread(&client, seed, 5);
-    let tail = dice.random_range(1..40) * 4_096;
-    wait_until("a tail of the log", || log_length(&data) >= synced + tail);
+    let mut unread = scene.unread(&client, seed, 6);
+    let calls = || scene.doubles.ledger().totals().calls;
+    // Rows are called for once their batch is in the log.
+    let enough = calls() + dice.random_range(3..25);
+    wait_until("work nobody was told of", || calls() >= enough && log_length(&data) > synced);
     let log = server.kill_and_read();
     unread.shutdown().await;
     check_log(&log);

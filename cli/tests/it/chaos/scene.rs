@@ -72,7 +72,8 @@ impl Scene {
     pub(crate) fn unread(&self, client: &Http, seed: u64, batches: u64) -> JoinSet<()> {
         let mut tasks = JoinSet::new();
         for n in 0..batches {
-            let mut dice = StdRng::seed_from_u64(seed * 1_000 + n);
+            // Other dice than those of the load: a marker belongs to one batch.
+            let mut dice = StdRng::seed_from_u64(seed * 1_000 + 500 + n);
             let rows = dice.random_range(1..=24);
             let markers = markers(&mut dice, rows);
             let key = format!("unread-{}", markers[0]);

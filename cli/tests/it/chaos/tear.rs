@@ -59,12 +59,14 @@ impl Tear {
         let path = log_of(data);
         let length = log_length(data);
         let mut file = File::options().write(true).open(&path).unwrap();
+        // The commits nearest to the last acknowledged one are the ones that matter most.
+        let half = synced + (length - synced) / 2;
         match self {
             Self::Kept => {}
-            Self::Truncated => file.set_len(dice.random_range(synced..=length)).unwrap(),
+            Self::Truncated => file.set_len(dice.random_range(synced..=half)).unwrap(),
             Self::Zeroed => {
                 // A sector that holds synced bytes keeps them: what lies behind them in it is at the mercy of the cut.
-                let from = dice.random_range(synced..=length);
+                let from = dice.random_range(synced..=half);
                 file.set_len(from).unwrap();
                 file.set_len(length).unwrap();
             }
