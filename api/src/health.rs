@@ -17,17 +17,28 @@ const FRESH: Duration = Duration::from_secs(1);
 
 /// The last look at the store.
 #[derive(Default)]
-pub(crate) struct Readiness(tokio::sync::Mutex<Option<(Instant, bool)>>);
+pub(crate) struct Readiness(tokio::sync::Mutex<Option<(Instant, Standing)>>);
+
+/// What the store is fit for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Standing {
+    /// Everything.
+    Ok,
+    /// The disk is nearly full: submissions are refused, everything else goes on.
+    NoRoom,
+    /// It does not answer, or its writes fail.
+    Away,
+}
 
 /// The routes of this group.
 pub(crate) fn routes() -> OpenApiRouter<App> {
     OpenApiRouter::new().routes(routes!(livez)).routes(routes!(readyz))
 }
 
-/// All is well.
+/// How it stands.
 #[derive(Serialize, ToSchema)]
 struct HealthView {
-    /// `ok`.
+    /// `ok`; `no_room` when the disk is nearly full and submissions are refused.
     status: &'static str,
 }
 
@@ -38,7 +49,8 @@ async fn livez() -> axum::Json<HealthView> {
     axum::Json(HealthView { status: "ok" })
 }
 
-/// The service can do its work: the store answers, and it is not stopping.
+/// The service can do its work: the store answers and writes, and it is not stopping. With a disk that is nearly full it is still asked:
+/// results can be read and batches deleted, which makes room.
 #[utoipa::path(get, path = "/readyz", tag = "service", operation_id = "readyz", security(()),
     responses((status = 200, description = "It can serve", body = HealthView)))]
 async fn readyz(State(app): State<App>) -> Result<axum::Json<HealthView>, Problem> {
@@ -47,18 +59,29 @@ async fn readyz(State(app): State<App>) -> Result<axum::Json<HealthView>, Proble
         return Err(not_ready("the service is stopping"));
     }
     let mut last = app.readiness().0.lock().await;
-    let answers = match *last {
-        Some((at, answers)) if at.elapsed() < FRESH => answers,
+    let standing = match *last {
+        Some((at, standing)) if at.elapsed() < FRESH => standing,
         Some(_) | None => {
-            let asked = tokio::time::timeout(FRESH, app.engine().store.changes()).await;
-            let answers = matches!(asked, Ok(Ok(_)));
-            *last = Some((Instant::now(), answers));
-            answers
+            let standing = tokio::time::timeout(FRESH, look(&app)).await.unwrap_or(Standing::Away);
+            *last = Some((Instant::now(), standing));
+            standing
         }
     };
-    if answers {
-        Ok(axum::Json(HealthView { status: "ok" }))
-    } else {
-        Err(not_ready("the store does not answer"))
+    match standing {
+        Standing::Ok => Ok(axum::Json(HealthView { status: "ok" })),
+        Standing::NoRoom => Ok(axum::Json(HealthView { status: "no_room" })),
+        Standing::Away => Err(not_ready("the store does not answer, or cannot write")),
+    }
+}
+
+async fn look(app: &App) -> Standing {
+    let store = &app.engine().store;
+    if store.changes().await.is_err() {
+        return Standing::Away;
+    }
+    match store.has_room().await {
+        Ok(true) => Standing::Ok,
+        Ok(false) => Standing::NoRoom,
+        Err(_) => Standing::Away,
     }
 }

@@ -16,7 +16,7 @@ use axum::http::uri::PathAndQuery;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use promptmill_domain::TenantId;
-use promptmill_ports::{Claim, Claimed, StoredAnswer};
+use promptmill_ports::{Claim, Claimed, StoreError, StoredAnswer};
 use secrecy::ExposeSecret as _;
 use sha2::{Digest as _, Sha256};
 
@@ -132,7 +132,15 @@ impl Idempotency {
         let place = Place::enter(app, &caller.tenant, &key, fingerprint)?;
         let claim = Claim { tenant: caller.tenant.clone(), key, fingerprint, plan, owner: app.process() };
         let records = &app.engine().records;
-        let plan = match records.claim(&claim, app.now_ms()).await? {
+        let claimed = match records.claim(&claim, app.now_ms()).await {
+            Ok(claimed) => claimed,
+            // A disk that has no room for a claim has none for what would be made under it.
+            Err(StoreError::Unavailable(_)) if matches!(app.engine().store.has_room().await, Ok(false)) => {
+                return Err(ProblemId::NoRoom.into());
+            }
+            Err(error) => return Err(error.into()),
+        };
+        let plan = match claimed {
             Claimed::Run => plan,
             Claimed::Begun { owner, plan } if owner == app.process() => plan,
             // The store is embedded: its lock proves that whoever began it in another process is dead.

@@ -61,8 +61,12 @@ impl Watch {
                     }
                 }
             }
-            let chunks = engine.store.bury(session.session, session.beat, engine.clock.now_ms()).await?;
-            if let Some(chunks) = chunks {
+            let buried = engine.store.bury(session.session, session.beat, engine.clock.now_ms()).await;
+            if buried.is_err() {
+                // A store that can be read and not written takes no beats either.
+                self.seen.clear();
+            }
+            if let Some(chunks) = buried? {
                 tracing::warn!(session.id = %session.session, label = session.label, chunks, "a session died; its chunks go on elsewhere");
             }
         }

@@ -2,23 +2,38 @@
 
 use std::time::Duration;
 
-use promptmill_doubles::{Config, Doubles, FaultPlan};
+use promptmill_doubles::{Config, Doubles, Fault, FaultPlan, RetryAfter};
 use serde_json::Value;
 
 use crate::support::{Desk, check_all_succeeded};
 
 const ROWS: usize = 2_000;
 
+/// Seconds of the pauses the provider asks for.
+const PAUSE: u32 = 5;
+
+/// A 429 is read a while after it was sent, on a busy machine seconds later, and what was called for meanwhile is no breach of the pause.
+/// An engine that did not obey would go on calling in the rest of it.
+const EARLY_GRACE: Duration = Duration::from_millis(2_500);
+
+/// The standard plan with fewer and longer pauses: as much of the run is pause, and each tells more.
+fn plan() -> FaultPlan {
+    let mut plan = FaultPlan::standard();
+    for weighted in &mut plan.faults {
+        weighted.fault = match weighted.fault {
+            Fault::RateLimited(RetryAfter::Seconds(_)) => Fault::RateLimited(RetryAfter::Seconds(PAUSE)),
+            Fault::RateLimited(RetryAfter::Date(_)) => Fault::RateLimited(RetryAfter::Date(PAUSE)),
+            _ => continue,
+        };
+        weighted.probability /= 5.0;
+    }
+    // The first one comes when almost every row is still to be called for: an engine that did not obey would make a thousand calls in it.
+    plan.script("20", [Fault::RateLimited(RetryAfter::Seconds(PAUSE))])
+}
+
 fn journey(model: &str, seed: u64) {
-    // On a busy machine a 429 is read a while after it was sent, and what was sent meanwhile is no breach of the pause.
-    let early_grace = Duration::from_millis(400);
-    let config = Config {
-        plan: FaultPlan::standard(),
-        seed,
-        hang: Duration::from_secs(1),
-        early_grace,
-        ..Config::default()
-    };
+    let hang = Duration::from_secs(1);
+    let config = Config { plan: plan(), seed, hang, early_grace: EARLY_GRACE, ..Config::default() };
     let doubles = Doubles::start(config).unwrap();
     let mut desk = Desk::with_rows(ROWS);
     desk.point_at(&doubles);
@@ -29,6 +44,8 @@ fn journey(model: &str, seed: u64) {
     let seen = doubles.ledger().snapshot();
     assert_eq!(seen.totals.refused, 0, "requests the provider would have refused: {:?}", seen.refusals);
     assert_eq!(seen.totals.early_calls, 0, "calls inside a pause");
+    let pauses = |kind| seen.totals.faults.get(kind).copied().unwrap_or(0);
+    assert!(pauses("rate_limited_seconds") + pauses("rate_limited_date") > 0, "{:?}", seen.totals.faults);
     assert_eq!(seen.totals.calls_after_valid, 0, "calls for a row that had its valid reply");
     assert!(seen.totals.max_concurrent <= 64, "{} calls at once", seen.totals.max_concurrent);
     assert!(seen.totals.faults.len() >= 15, "{:?}", seen.totals.faults);

@@ -6,6 +6,8 @@
     reason = "helpers of tests may fail a test like the tests themselves"
 )]
 
+mod chaos;
+mod checker;
 mod edges;
 mod faults;
 mod hostile;

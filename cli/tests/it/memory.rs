@@ -1,10 +1,8 @@
 //! Memory does not grow with the number of rows.
 
-use std::fs;
-
 use promptmill_doubles::{Config, Doubles};
 
-use crate::support::{Desk, run_args};
+use crate::support::{self, Desk, run_args};
 
 /// Peak resident memory in KiB of a run of `rows` rows, read while the process lives.
 fn peak_kib(rows: usize) -> u64 {
@@ -12,13 +10,9 @@ fn peak_kib(rows: usize) -> u64 {
     let mut desk = Desk::with_rows(rows);
     desk.point_at(&doubles);
     let mut child = desk.start(&run_args("openai:m", &["--concurrency", "32", "--quiet"]));
-    let status = format!("/proc/{}/status", child.id());
     let mut peak = 0;
     wait_for_long(|| {
-        let text = fs::read_to_string(&status).unwrap_or_default();
-        let line = text.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-        let kib = line.and_then(|line| line.trim().trim_end_matches(" kB").parse::<u64>().ok());
-        peak = peak.max(kib.unwrap_or(0));
+        peak = peak.max(support::peak_kib(child.id()));
         child.try_wait().unwrap().is_some()
     });
     assert!(child.wait().unwrap().success());

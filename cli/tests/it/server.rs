@@ -43,6 +43,11 @@ impl Server {
 
     /// A start with further arguments.
     pub(crate) fn start(desk: &Desk, key: &str, more: &[&str]) -> Self {
+        Self::try_start(desk, key, more).unwrap_or_else(|said| panic!("the server did not start:\n{said}"))
+    }
+
+    /// A start that may be refused; then what the process said.
+    pub(crate) fn try_start(desk: &Desk, key: &str, more: &[&str]) -> Result<Self, String> {
         let mut args = vec!["serve", "--data", "data", "--metrics-listen", "127.0.0.1:0"];
         if !more.contains(&"--listen") {
             args.extend_from_slice(&["--listen", "127.0.0.1:0"]);
@@ -53,7 +58,10 @@ impl Server {
         let mut said = String::new();
         let line = loop {
             let before = said.len();
-            assert!(stderr.read_line(&mut said).unwrap() > 0, "the server did not start:\n{said}");
+            if stderr.read_line(&mut said).unwrap() == 0 {
+                child.wait().unwrap();
+                return Err(said);
+            }
             if said[before..].contains(" serves http://") {
                 break said[before..].to_owned();
             }
@@ -68,7 +76,7 @@ impl Server {
             said
         });
         let stdout = child.stdout.take().unwrap();
-        Self { child, stdout, log: Some(log), url, metrics_url, key: key.to_owned() }
+        Ok(Self { child, stdout, log: Some(log), url, metrics_url, key: key.to_owned() })
     }
 
     /// A client of it.
@@ -79,6 +87,23 @@ impl Server {
     /// Its process.
     pub(crate) fn id(&self) -> u32 {
         self.child.id()
+    }
+
+    /// Sends a signal, for example `-STOP`.
+    pub(crate) fn signal(&self, name: &str) {
+        signal(&self.child, name);
+    }
+
+    /// The most memory it had resident so far, KiB.
+    pub(crate) fn peak_kib(&self) -> u64 {
+        crate::support::peak_kib(self.child.id())
+    }
+
+    /// kill -9, and everything it logged.
+    pub(crate) fn kill_and_read(mut self) -> String {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+        self.log.take().unwrap().join().unwrap()
     }
 
     /// kill -9.
@@ -94,11 +119,20 @@ impl Server {
     }
 }
 
-/// A test that fails leaves no server behind.
+/// A test that fails leaves no server behind, and shows what it said last.
 impl Drop for Server {
     fn drop(&mut self) {
         let _ = self.child.kill();
-        let _ = self.child.wait();
+        let ended = self.child.wait();
+        if std::thread::panicking()
+            && let Some(Ok(log)) = self.log.take().map(std::thread::JoinHandle::join)
+        {
+            let last: Vec<_> = log.lines().rev().take(30).collect();
+            eprintln!(
+                "the server ended with {ended:?}; its last words, the newest first:\n{}",
+                last.join("\n")
+            );
+        }
     }
 }
 

@@ -104,6 +104,8 @@ pub struct Config {
     pub slow_first_byte: Duration,
     /// How long [`crate::Fault::Hang`] holds a call before the connection is reset. Default: 5 s.
     pub hang: Duration,
+    /// Pause before each piece of a [`crate::Fault::Drip`]. Default: 50 ms.
+    pub drip: Duration,
     /// Bearer keys OpenRouter accepts. Default: none named, which accepts any, but one must be sent.
     pub openrouter_keys: Vec<String>,
     /// Bearer keys the compatible server accepts. Default: none named, which asks for no key at all.
@@ -123,6 +125,7 @@ impl Default for Config {
             latency: Latency::NONE,
             slow_first_byte: Duration::from_millis(250),
             hang: Duration::from_secs(5),
+            drip: Duration::from_millis(50),
             openrouter_keys: Vec::new(),
             openai_keys: Vec::new(),
             models: Vec::new(),

@@ -3,6 +3,7 @@
 pub(crate) mod completions;
 pub(crate) mod ollama;
 mod refusals;
+mod swollen;
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -22,6 +23,8 @@ pub(crate) struct Particulars<'a> {
     pub(crate) id: u64,
     /// Hash of provider and key, for the pause a 429 asks for.
     pub(crate) credential: u64,
+    /// Pause before each piece of a dripping reply.
+    pub(crate) drip: Duration,
 }
 
 /// The answer to a request in order that meets `step`.
@@ -47,6 +50,8 @@ pub(crate) fn answer(call: &Particulars<'_>, step: &Step) -> Answer {
             Fault::WrongContentType => {
                 return Answer::whole(200, "text/plain", "The service will be back in a moment.");
             }
+            Fault::Huge => return swollen::huge(asked.chance),
+            Fault::GzipBomb => return swollen::gzip_bomb(),
             _ => {}
         }
     }
@@ -61,6 +66,8 @@ pub(crate) fn answer(call: &Particulars<'_>, step: &Step) -> Answer {
         }
         Some(Fault::ResetMidBody) => answer.broken(Ending::Reset),
         Some(Fault::Dribble) => answer.dribbled(asked.chance),
+        Some(Fault::Drip) => answer.dripping(asked.chance, call.drip),
+        Some(Fault::NotANumber) => swollen::not_a_number(answer),
         _ => answer,
     }
 }

@@ -108,6 +108,16 @@ pub enum Fault {
     UnknownModelId,
     /// 413.
     TooLarge,
+    /// A good reply in pieces, each [`crate::Config::drip`] after the one before.
+    Drip,
+    /// 200 with 100 MB of a JSON text that does not end, half of the time without a declared length.
+    Huge,
+    /// 200 with a good reply that says to be gzip and is 100 MB of blanks, packed.
+    GzipBomb,
+    /// A good reply under an id that every such reply has.
+    SameId,
+    /// A reply whose count of tokens is `NaN`, which no JSON parser takes.
+    NotANumber,
 }
 
 impl Fault {
@@ -158,6 +168,11 @@ impl Fault {
             Self::UnknownModel => "unknown_model",
             Self::UnknownModelId => "unknown_model_id",
             Self::TooLarge => "too_large",
+            Self::Drip => "drip",
+            Self::Huge => "huge",
+            Self::GzipBomb => "gzip_bomb",
+            Self::SameId => "same_id",
+            Self::NotANumber => "not_a_number",
         }
     }
 
@@ -172,6 +187,8 @@ impl Fault {
                 | Self::InProse
                 | Self::SurrogateInReply
                 | Self::SurrogateInContent
+                | Self::Drip
+                | Self::SameId
         )
     }
 
@@ -246,7 +263,12 @@ impl Fault {
                 Some(if openrouter { Self::ErrorChoice } else { Self::ErrorReply })
             }
             Self::NullContent | Self::NoChoices if ollama || asked.stream => Some(Self::EmptyContent),
-            Self::Filtered if ollama => None,
+            // Ollama's replies have no id.
+            Self::Filtered | Self::SameId if ollama => None,
+            // A compatible server streams its counts only on demand.
+            Self::NotANumber if asked.stream && !ollama && !openrouter && !asked.include_usage => {
+                Some(Self::NotJson)
+            }
             other => Some(other),
         }
     }

@@ -41,6 +41,9 @@ struct Args {
     /// Milliseconds a slow call waits on top of the latency.
     #[arg(long, default_value_t = 250)]
     slow_ms: u64,
+    /// Milliseconds before each piece of a dripping reply.
+    #[arg(long, default_value_t = 50)]
+    drip_ms: u64,
     /// Milliseconds after a 429 in which a call counts as already on its way.
     #[arg(long, default_value_t = 50)]
     early_grace_ms: u64,
@@ -74,6 +77,7 @@ fn main() -> anyhow::Result<()> {
         latency: args.latency_ms,
         slow_first_byte: Duration::from_millis(args.slow_ms),
         hang: Duration::from_millis(args.hang_ms),
+        drip: Duration::from_millis(args.drip_ms),
         openrouter_keys: args.openrouter_keys,
         openai_keys: args.openai_keys,
         models: args.models,

@@ -4,12 +4,14 @@ use std::convert::Infallible;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::Bytes;
 use hyper::body::{Body, Frame, SizeHint};
 use hyper::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderName, HeaderValue};
 use hyper::{Response, StatusCode};
+use tokio::time::{Sleep, sleep};
 
 use crate::ledger::{Delivery, RunningCall};
 use crate::socket::Line;
@@ -40,6 +42,8 @@ pub(crate) struct Answer {
     pub(crate) sized: bool,
     /// Whether each piece is sent on its own.
     pub(crate) apart: bool,
+    /// How long each piece is waited for.
+    pub(crate) pause: Duration,
     pub(crate) delivery: Delivery,
 }
 
@@ -54,6 +58,7 @@ impl Answer {
             ending: Ending::Complete,
             sized: true,
             apart: false,
+            pause: Duration::ZERO,
             delivery: Delivery { ok: status == 200, ..Delivery::default() },
         }
     }
@@ -89,6 +94,11 @@ impl Answer {
         self
     }
 
+    /// The same in three to five pieces that come `pause` after one another.
+    pub(crate) fn dripping(self, chance: u64, pause: Duration) -> Self {
+        Self { pause, ..self.dribbled(chance) }
+    }
+
     /// Puts the answer on `line`; `call` ends when it has left, or when the connection breaks.
     pub(crate) fn respond(self, line: Arc<Line>, call: Option<RunningCall>) -> Response<ReplyBody> {
         let length: usize = self.pieces.iter().map(Bytes::len).sum();
@@ -98,6 +108,8 @@ impl Answer {
             ending: self.ending,
             apart: self.apart,
             flushing: false,
+            pause: self.pause,
+            waiting: None,
             line,
             call,
         };
@@ -123,6 +135,8 @@ pub(crate) struct ReplyBody {
     ending: Ending,
     apart: bool,
     flushing: bool,
+    pause: Duration,
+    waiting: Option<Pin<Box<Sleep>>>,
     line: Arc<Line>,
     call: Option<RunningCall>,
 }
@@ -168,6 +182,11 @@ impl Body for ReplyBody {
             // hyper writes out what it has whenever the body has nothing ready.
             context.waker().wake_by_ref();
             return Poll::Pending;
+        }
+        if !this.pause.is_zero() && this.pieces.len() > 0 {
+            let pause = this.pause;
+            ready!(this.waiting.get_or_insert_with(|| Box::pin(sleep(pause))).as_mut().poll(context));
+            this.waiting = None;
         }
         if let Some(piece) = this.pieces.next() {
             this.flushing = true;

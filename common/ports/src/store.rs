@@ -261,6 +261,9 @@ pub trait Sessions: Send + Sync {
 
     /// Declares the session dead if its beat is still `beat`, and takes every chunk it holds from it. Answers how many chunks, or
     /// `None` when the session beat meanwhile or is gone. Repeatable: a session that is dead already has its remaining chunks taken.
+    ///
+    /// # Errors
+    /// `Unavailable` also when writes failed a moment ago while reads did not: whoever could not beat is not dead.
     async fn bury(&self, session: SessionId, beat: u64, now_ms: u64) -> StoreResult<Option<u32>>;
 
     /// Ends a session as planned: its chunks are handed back without counting a death. Answers how many.
@@ -569,6 +572,9 @@ pub trait Retention: Send + Sync {
     ) -> StoreResult<Vec<(TenantId, BatchId)>>;
 
     /// Whether the disk has room for more: `false` below the store's low-water mark. Submissions are refused then.
+    ///
+    /// # Errors
+    /// `Unavailable` also while there is room and the store's writes fail all the same.
     async fn has_room(&self) -> StoreResult<bool>;
 }
 

@@ -6,8 +6,8 @@
 //! After a deletion the thread also empties the log, which would otherwise keep what was deleted until it is written over.
 
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -38,7 +38,34 @@ pub(crate) struct Writer {
     commands: Option<mpsc::Sender<Box<dyn Command>>>,
     room: Arc<Semaphore>,
     log_is_stale: Arc<AtomicBool>,
+    health: Arc<Health>,
     thread: Option<JoinHandle<()>>,
+}
+
+/// When writes failed.
+#[derive(Debug, Default)]
+struct Health(Mutex<Failures>);
+
+#[derive(Debug, Default, Clone, Copy)]
+struct Failures {
+    /// The last group was not committed.
+    failing: bool,
+    /// When the last group ended that was not.
+    last: Option<Instant>,
+}
+
+impl Health {
+    fn note(&self, committed: bool) {
+        let mut failures = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        failures.failing = !committed;
+        if !committed {
+            failures.last = Some(Instant::now());
+        }
+    }
+
+    fn failures(&self) -> Failures {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// What the writer thread needs to open its connection again.
@@ -65,13 +92,24 @@ impl Writer {
     pub(crate) fn start(db: Connection, file: WriterFile, leftovers: Vec<BatchNum>) -> std::io::Result<Self> {
         let (commands, queue) = mpsc::channel(WAITING);
         let log_is_stale = Arc::new(AtomicBool::new(false));
-        let stale = Arc::clone(&log_is_stale);
+        let health = Arc::<Health>::default();
+        let (stale, noted) = (Arc::clone(&log_is_stale), Arc::clone(&health));
         let thread = std::thread::Builder::new().name("store-writer".to_owned()).spawn(move || {
-            WriterThread { db: Some(db), file, queue, leftovers, log_is_stale: stale, log_cleared: None }
-                .run();
+            let (db, log_is_stale, health) = (Some(db), stale, noted);
+            WriterThread { db, file, queue, leftovers, log_is_stale, health, log_cleared: None }.run();
         })?;
         let room = Arc::new(Semaphore::new(WAITING_KIB as usize));
-        Ok(Self { commands: Some(commands), room, log_is_stale, thread: Some(thread) })
+        Ok(Self { commands: Some(commands), room, log_is_stale, health, thread: Some(thread) })
+    }
+
+    /// Whether the last group was not committed.
+    pub(crate) fn last_write_failed(&self) -> bool {
+        self.health.failures().failing
+    }
+
+    /// Whether a group was not committed within this time.
+    pub(crate) fn write_failed_within(&self, time: Duration) -> bool {
+        self.health.failures().last.is_some_and(|last| last.elapsed() < time)
     }
 
     /// Runs `work` in the next group and answers once it is committed. `bytes` is about what it writes.
@@ -174,6 +212,7 @@ struct WriterThread {
     queue: mpsc::Receiver<Box<dyn Command>>,
     leftovers: Vec<BatchNum>,
     log_is_stale: Arc<AtomicBool>,
+    health: Arc<Health>,
     /// When clearing the log was last tried in vain.
     log_cleared: Option<Instant>,
 }
@@ -195,6 +234,7 @@ impl WriterThread {
                     false
                 }
             };
+            self.health.note(committed);
             if committed {
                 self.clear_stale_log();
             }

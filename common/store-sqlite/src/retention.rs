@@ -54,7 +54,12 @@ impl Retention for SqliteStore {
 
     async fn has_room(&self) -> StoreResult<bool> {
         let (folder, max_pages) = (self.folder().to_owned(), self.max_pages());
-        self.read(move |db| has_room(db, free_bytes(&folder)?, max_pages)).await
+        let room = self.read(move |db| has_room(db, free_bytes(&folder)?, max_pages)).await?;
+        // The next write that succeeds says otherwise; a live session makes one every second.
+        if room && self.last_write_failed() {
+            return Err(StoreError::unavailable("the last write was not committed"));
+        }
+        Ok(room)
     }
 }
 

@@ -1,8 +1,10 @@
 //! `Sessions`: who is alive, and taking chunks from who is not.
 
+use std::time::Duration;
+
 use async_trait::async_trait;
 use promptmill_domain::{HeadEvent, SessionId, WorkerReport};
-use promptmill_ports::{BeatAnswer, SessionBeat, Sessions, StoreResult};
+use promptmill_ports::{BeatAnswer, SessionBeat, Sessions, StoreError, StoreResult};
 use rusqlite::{Connection, OptionalExtension as _, params};
 
 use crate::SqliteStore;
@@ -11,6 +13,9 @@ use crate::fault::Fault;
 use crate::heads::{self, Changed};
 
 const SMALL: usize = 256;
+
+/// After a write that failed it takes this long until a beat that stands still means something again: as long as it must stand still.
+const BEATS_MISSED: Duration = Duration::from_secs(6);
 
 #[async_trait]
 impl Sessions for SqliteStore {
@@ -59,6 +64,9 @@ impl Sessions for SqliteStore {
     }
 
     async fn bury(&self, session: SessionId, beat: u64, now_ms: u64) -> StoreResult<Option<u32>> {
+        if self.write_failed_within(BEATS_MISSED) {
+            return Err(StoreError::unavailable("writes failed a moment ago, beats perhaps among them"));
+        }
         self.write(SMALL, move |db| bury(db, session, beat, now_ms)).await
     }
 
@@ -121,4 +129,30 @@ pub(crate) fn bury_all(db: &Connection, now_ms: u64) -> Result<u32, Fault> {
     }
     db.prepare_cached("DELETE FROM sessions")?.execute([])?;
     Ok(taken)
+}
+
+#[cfg(test)]
+mod tests {
+    use promptmill_ports::Retention as _;
+
+    use super::*;
+    use crate::SqliteOptions;
+
+    #[tokio::test]
+    async fn a_session_that_could_not_beat_is_not_buried_and_failing_writes_show() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = SqliteStore::open(folder.path(), SqliteOptions::default()).unwrap();
+        let session = SessionId::from_bytes([1; 16]);
+        store.open(session, "test").await.unwrap();
+        assert!(store.has_room().await.unwrap());
+        // As SQLite does by itself when the disk fails.
+        store.write(0, |db| Ok(db.execute_batch("ROLLBACK")?)).await.unwrap_err();
+        assert!(matches!(store.has_room().await, Err(StoreError::Unavailable(_))));
+        assert!(matches!(store.bury(session, 0, 1).await, Err(StoreError::Unavailable(_))));
+        assert_eq!(store.sessions().await.unwrap().len(), 1);
+        // The next beat shows that writes succeed again; what stood still before it says nothing yet.
+        store.beat(session, 1, None).await.unwrap();
+        assert!(store.has_room().await.unwrap());
+        assert!(matches!(store.bury(session, 1, 1).await, Err(StoreError::Unavailable(_))));
+    }
 }

@@ -3,7 +3,7 @@
 use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use promptmill_ports::{StoreError, StoreResult};
 use rusqlite::Connection;
@@ -89,6 +89,16 @@ impl SqliteStore {
     /// Empties the log, so that what was deleted is readable nowhere.
     pub(crate) async fn clear_log(&self) -> StoreResult<()> {
         self.writer.clear_log().await
+    }
+
+    /// Whether the last group of writes was not committed.
+    pub(crate) fn last_write_failed(&self) -> bool {
+        self.writer.last_write_failed()
+    }
+
+    /// Whether a group of writes was not committed within this time.
+    pub(crate) fn write_failed_within(&self, time: Duration) -> bool {
+        self.writer.write_failed_within(time)
     }
 
     /// The open batches as they were read last.

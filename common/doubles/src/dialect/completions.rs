@@ -18,7 +18,10 @@ const COMPLETION_PRICE: u64 = 1_500_000;
 
 /// The reply around `speech`, bent by those faults that live in the envelope.
 pub(crate) fn reply(call: &Particulars<'_>, speech: &Speech, fault: Option<Fault>) -> Answer {
-    let envelope = Envelope::new(call, speech);
+    let mut envelope = Envelope::new(call, speech);
+    if fault == Some(Fault::SameId) {
+        "always-the-same".clone_into(&mut envelope.id);
+    }
     let answer = if call.asked.stream { envelope.events(fault) } else { envelope.whole(fault) };
     if envelope.openrouter { answer.header("x-generation-id", envelope.id.clone()) } else { answer }
 }

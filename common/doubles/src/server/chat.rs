@@ -76,7 +76,8 @@ pub(super) async fn chat(
         return Err(ResetAsked);
     }
     let id = hash(call.seq(), &asked.chance.to_le_bytes());
-    let answer: Answer = dialect::answer(&Particulars { asked: &asked, marker, id, credential }, &step);
+    let drip = shared.config.drip;
+    let answer: Answer = dialect::answer(&Particulars { asked: &asked, marker, id, credential, drip }, &step);
     call.delivery = answer.delivery;
     Ok(answer.respond(line, Some(call)))
 }

@@ -190,3 +190,70 @@ fn faults_of_a_stream_show_as_their_relatives_where_there_is_none() {
         assert!(!doubles.ledger().marker("1").faults.contains_key("error_event"));
     }
 }
+
+#[test]
+fn a_dripping_reply_is_good_and_takes_its_pauses() {
+    let config = promptmill_doubles::Config {
+        plan: FaultPlan::always(Fault::Drip),
+        drip: std::time::Duration::from_millis(20),
+        ..promptmill_doubles::Config::default()
+    };
+    let doubles = promptmill_doubles::Doubles::start(config).unwrap();
+    for provider in ALL {
+        let begun = std::time::Instant::now();
+        check_conforms(&content(provider, &chat(&doubles, provider, &ask_json(provider, "1"))));
+        assert!(begun.elapsed() >= std::time::Duration::from_millis(60), "{provider:?}");
+        assert_eq!(chat(&doubles, provider, &streamed(ask_json(provider, "2"))).end, End::Complete);
+    }
+    assert_eq!(doubles.ledger().totals().valid_replies, 6);
+}
+
+#[test]
+fn a_huge_reply_is_100_mb_with_and_without_a_declared_length() {
+    use std::io::{Read as _, Write as _};
+    let doubles = start_with(Fault::Huge);
+    let mut lengths = std::collections::BTreeSet::new();
+    for n in 0..8 {
+        let body = ask(&n.to_string()).to_string();
+        let mut stream = std::net::TcpStream::connect(doubles.addr()).unwrap();
+        let head = "POST /openai/v1/chat/completions HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\
+             content-type: application/json\r\ncontent-length:";
+        stream.write_all(format!("{head} {}\r\n\r\n{body}", body.len()).as_bytes()).unwrap();
+        let mut start = vec![0; 4096];
+        stream.read_exact(&mut start).unwrap();
+        let start = String::from_utf8(start).unwrap();
+        assert!(start.starts_with("HTTP/1.1 200") && start.contains(r#"{"id":"huge""#), "{start}");
+        // One body of each kind is read to its end.
+        if lengths.insert(start.contains("content-length")) {
+            assert!(std::io::copy(&mut stream, &mut std::io::sink()).unwrap() > 99_000_000);
+        }
+    }
+    assert_eq!(lengths.len(), 2);
+    assert_eq!(doubles.ledger().totals().valid_replies, 0);
+}
+
+#[test]
+fn a_bomb_is_small_on_the_wire_and_100_mb_unpacked() {
+    use std::io::Read as _;
+    let reply = chat(&start_with(Fault::GzipBomb), Provider::OpenAi, &ask("1"));
+    assert_eq!(reply.header("content-encoding"), Some("gzip"));
+    assert!(reply.body.len() < 200_000);
+    let mut unpacked = flate2::read::MultiGzDecoder::new(&reply.body[..]).take(3_000_000);
+    assert_eq!(std::io::copy(&mut unpacked, &mut std::io::sink()).unwrap(), 3_000_000);
+}
+
+#[test]
+fn ids_repeat_and_a_count_is_no_number() {
+    let doubles = start_with(Fault::SameId);
+    let replies = ["1", "2"].map(|n| chat(&doubles, Provider::OpenRouter, &ask(n)).json());
+    assert_eq!(
+        (&replies[0]["id"], &replies[1]["id"]),
+        (&"always-the-same".into(), &"always-the-same".into())
+    );
+    for provider in ALL {
+        let doubles = start_with(Fault::NotANumber);
+        let reply = chat(&doubles, provider, &ask("1"));
+        assert!(reply.text().contains("NaN") && serde_json::from_slice::<Value>(&reply.body).is_err());
+        assert_eq!(doubles.ledger().totals().valid_replies, 0);
+    }
+}
