@@ -303,8 +303,8 @@ impl Read for Line {
         tenant: &TenantId,
         filter: &BatchFilter,
         before: Option<BatchId>,
-        limit: u32,
-    ) -> StoreResult<Vec<Batch>> {
+        limit: PageLimit,
+    ) -> StoreResult<BatchPage> {
         self.passes().await;
         self.shared.inner.batches(tenant, filter, before, limit).await
     }
