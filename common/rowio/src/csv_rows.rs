@@ -148,6 +148,7 @@ impl Header {
                 .check_texts(&named)
                 .map(CheckedContent::Variables)
                 .map_err(|problems| from_template("", problems)),
+            bytes: fields.iter().map(|field| field.len()).sum(),
         }
     }
 }
