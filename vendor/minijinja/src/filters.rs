@@ -183,6 +183,7 @@ mod builtins {
     use crate::error::ErrorKind;
     use crate::formatting::{format_printf_with, FormatConversion};
     use crate::utils::{safe_sort, splitn_whitespace, untrusted_size_hint};
+    use crate::walk::paid;
     use crate::value::merge_object::{MergeDict, MergeSeq};
     use crate::value::ops::{self, as_f64, LenIterWrap};
     use crate::value::{
@@ -545,6 +546,10 @@ mod builtins {
     }
 
     fn fold_case(s: &str) -> String {
+        // promptmill: every item of a list can be the same long text.
+        if !crate::walk::text(s.len()) {
+            return String::new();
+        }
         #[cfg(feature = "unicode")]
         {
             s.to_lowercase()
@@ -558,6 +563,10 @@ mod builtins {
     fn cmp_helper(a: &Value, b: &Value, case_sensitive: bool, reverse: bool) -> Ordering {
         let ordering = if !case_sensitive {
             if let (Some(a), Some(b)) = (a.as_str(), b.as_str()) {
+                // promptmill: both are copied for each comparison.
+                if !crate::walk::text(a.len().saturating_add(b.len())) {
+                    return Ordering::Equal;
+                }
                 #[cfg(feature = "unicode")]
                 {
                     unicase::UniCase::new(a).cmp(&unicase::UniCase::new(b))
@@ -805,7 +814,10 @@ mod builtins {
                     output.push_str(joiner);
                 }
                 if let Some(string) = item.as_str() {
-                    output.push_str(string);
+                    // promptmill: the items of a list can be one text.
+                    if crate::walk::text(string.len()) {
+                        output.push_str(string);
+                    }
                 } else {
                     write!(output, "{item}").ok();
                 }
@@ -924,10 +936,12 @@ mod builtins {
         // Materialize into a sequence (like `lines`) so negative indexing and
         // slicing work, e.g. `("1.2.3"|split("."))[-1]`.
         Ok(match (split, maxsplits) {
-            (None, None) => Value::from_iter(string.split_whitespace().map(wrap)),
-            (Some(sep), None) => Value::from_iter(string.split(sep.as_ref()).map(wrap)),
-            (None, Some(n)) => Value::from_iter(splitn_whitespace(&string, n).map(wrap)),
-            (Some(sep), Some(n)) => Value::from_iter(string.splitn(n, sep.as_ref()).map(wrap)),
+            (None, None) => Value::from_iter(paid(string.split_whitespace()).map(wrap)),
+            (Some(sep), None) => Value::from_iter(paid(string.split(sep.as_ref())).map(wrap)),
+            (None, Some(n)) => Value::from_iter(paid(splitn_whitespace(&string, n)).map(wrap)),
+            (Some(sep), Some(n)) => {
+                Value::from_iter(paid(string.splitn(n, sep.as_ref())).map(wrap))
+            }
         })
     }
 
@@ -944,7 +958,7 @@ mod builtins {
     pub fn lines(value: &Value) -> Result<Value, Error> {
         let string = Arc::<str>::try_from(value.clone())?;
         let preserve_safety = value.kind() == ValueKind::String && value.is_safe();
-        Ok(Value::from_iter(string.lines().map(|line| {
+        Ok(Value::from_iter(paid(string.lines()).map(|line| {
             if preserve_safety {
                 Value::from_safe_string(line.to_string())
             } else {
@@ -2506,6 +2520,9 @@ mod builtins {
             let memorized_value = if case_sensitive {
                 value_to_compare.clone()
             } else if let Some(s) = value_to_compare.as_str() {
+                if !crate::walk::text(s.len()) {
+                    return Err(Error::from(ErrorKind::OutOfFuel));
+                }
                 Value::from(s.to_lowercase())
             } else {
                 value_to_compare.clone()

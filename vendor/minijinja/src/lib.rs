@@ -218,6 +218,7 @@ mod template;
 mod utils;
 mod vendor;
 mod vm;
+mod walk;
 
 pub mod filters;
 #[cfg(feature = "builtins")]

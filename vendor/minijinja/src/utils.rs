@@ -597,10 +597,58 @@ pub fn splitn_whitespace(s: &str, maxsplits: usize) -> impl Iterator<Item = &str
 /// are taking place.
 #[cfg(feature = "builtins")]
 #[cfg_attr(not(feature = "internal_safe_search"), inline)]
+/// A stable sort that ends with any order, and does not panic, if the comparisons contradict each other.
+#[cfg(feature = "builtins")]
+fn merge_sort<T, F>(seq: &mut [T], mut f: F)
+where
+    F: FnMut(&T, &T) -> Ordering,
+{
+    let mut order: Vec<usize> = (0..seq.len()).collect();
+    let mut merged = Vec::with_capacity(order.len());
+    let mut width = 1;
+    while width < order.len() {
+        for pair in order.chunks(2 * width) {
+            let (mut left, mut right) = pair.split_at(width.min(pair.len()));
+            while let ([a, ..], [b, ..]) = (left, right) {
+                if f(&seq[*b], &seq[*a]) == Ordering::Less {
+                    merged.push(*b);
+                    right = &right[1..];
+                } else {
+                    merged.push(*a);
+                    left = &left[1..];
+                }
+            }
+            merged.extend_from_slice(left);
+            merged.extend_from_slice(right);
+        }
+        std::mem::swap(&mut order, &mut merged);
+        merged.clear();
+        width *= 2;
+    }
+    // `order` tells where each item comes from; its inverse, where each goes.
+    let mut target = merged;
+    target.resize(order.len(), 0);
+    for (to, from) in order.into_iter().enumerate() {
+        target[from] = to;
+    }
+    for at in 0..seq.len() {
+        while target[at] != at {
+            let to = target[at];
+            seq.swap(at, to);
+            target.swap(at, to);
+        }
+    }
+}
+
 pub fn safe_sort<T, F>(seq: &mut [T], f: F) -> Result<(), Error>
 where
     F: FnMut(&T, &T) -> Ordering,
 {
+    // promptmill: when a budget is spent, comparisons contradict each other, and `sort_by` may panic.
+    if crate::walk::is_limited() {
+        merge_sort(seq, f);
+        return Ok(());
+    }
     #[cfg(feature = "internal_safe_search")]
     {
         if let Err(panic) = std::panic::catch_unwind(std::panic::AssertUnwindSafe(move || {

@@ -212,6 +212,14 @@ impl Expr<'_> {
     }
 
     pub fn as_const(&self) -> Option<Value> {
+        // promptmill: what takes more work than this, with all that is inside of it, is left to the evaluation.
+        let _budget =
+            (!crate::walk::is_limited()).then(|| crate::walk::Budget::start(Some(MAX_FOLDED_VISITS)));
+        let value = self.fold();
+        value.filter(|_| !crate::walk::is_spent())
+    }
+
+    fn fold(&self) -> Option<Value> {
         match self {
             Expr::Const(c) => Some(c.value.clone()),
             Expr::List(l) => l.as_const(),
@@ -246,6 +254,9 @@ impl Expr<'_> {
 /// Constant folding only creates strings and sequences up to this size.  Larger
 /// values are created at runtime where they are subject to fuel.
 const MAX_FOLDED_SIZE: u64 = 1024;
+
+/// Constant folding visits at most this many values.
+const MAX_FOLDED_VISITS: u64 = 256;
 
 fn eval_binop(op: BinOpKind, left: &Value, right: &Value) -> Option<Value> {
     let alloc_op = match op {

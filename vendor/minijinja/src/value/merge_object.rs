@@ -86,7 +86,10 @@ impl MergeSeq {
         }
 
         Self {
-            total_len: values.iter().map(|v| v.len()).sum(),
+            // promptmill: a length that is no number of items is none.
+            total_len: values
+                .iter()
+                .try_fold(0usize, |sum, v| sum.checked_add(some!(v.len()))),
             values: values.into_boxed_slice(),
             repr,
             depth,
@@ -129,7 +132,7 @@ impl Object for MergeSeq {
             let mut current_idx = 0;
             for value in self.values.iter() {
                 let len = value.len().unwrap_or(0);
-                if idx < current_idx + len {
+                if idx - current_idx < len {
                     return value.get_item(&Value::from(idx - current_idx)).ok();
                 }
                 current_idx += len;

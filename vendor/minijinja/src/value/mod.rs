@@ -633,6 +633,10 @@ fn python_string_debug_fmt(value: &str, f: &mut fmt::Formatter<'_>) -> fmt::Resu
 
 impl fmt::Debug for ValueRepr {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // promptmill: some objects hand out their values without an iterator.
+        if !crate::walk::visit() {
+            return Ok(());
+        }
         match *self {
             ValueRepr::Undefined(..) => f.write_str("undefined"),
             ValueRepr::Bool(val) => f.write_str(if val { "True" } else { "False" }),
@@ -643,6 +647,8 @@ impl fmt::Debug for ValueRepr {
             ValueRepr::Invalid(ref val) => write!(f, "<invalid value: {val}>"),
             ValueRepr::U128(val) => fmt::Debug::fmt(&{ val.0 }, f),
             ValueRepr::I128(val) => fmt::Debug::fmt(&{ val.0 }, f),
+            // promptmill: a character can become ten, and takes longer than a byte.
+            ValueRepr::String(ref val, _) if !crate::walk::text(val.len().saturating_mul(4)) => Ok(()),
             ValueRepr::String(ref val, _) => {
                 // with debug info size limits, long strings are truncated
                 #[cfg(feature = "debug")]
@@ -670,7 +676,10 @@ impl fmt::Debug for ValueRepr {
                 }
                 write!(f, "'")
             }
-            ValueRepr::Object(ref val) => val.render(f),
+            ValueRepr::Object(ref val) => match crate::walk::Level::enter() {
+                Some(_level) => val.render(f),
+                None => Ok(()),
+            },
         }
     }
 }
@@ -679,7 +688,11 @@ impl Hash for Value {
     fn hash<H: Hasher>(&self, state: &mut H) {
         match self.0 {
             ValueRepr::None | ValueRepr::Undefined(..) => 0u8.hash(state),
-            ValueRepr::String(ref s, _) => s.hash(state),
+            ValueRepr::String(ref s, _) => {
+                if crate::walk::text(s.len()) {
+                    s.hash(state)
+                }
+            }
             ValueRepr::SmallStr(ref s) => s.as_str().hash(state),
             ValueRepr::Bool(b) => (b as i64).hash(state),
             ValueRepr::Invalid(ref e) => (e.kind(), e.detail()).hash(state),
@@ -712,7 +725,10 @@ impl PartialEq for Value {
         match (&self.0, &other.0) {
             (&ValueRepr::None, &ValueRepr::None) => true,
             (&ValueRepr::Undefined(..), &ValueRepr::Undefined(..)) => true,
-            (&ValueRepr::String(ref a, _), &ValueRepr::String(ref b, _)) => a == b,
+            (&ValueRepr::String(ref a, _), &ValueRepr::String(ref b, _)) => {
+                // promptmill: only texts of one length are compared.
+                a.len() == b.len() && crate::walk::text(a.len()) && a == b
+            }
             (&ValueRepr::SmallStr(ref a), &ValueRepr::SmallStr(ref b)) => a.as_str() == b.as_str(),
             (&ValueRepr::Bytes(ref a), &ValueRepr::Bytes(ref b)) => a == b,
             // `coerce` cannot represent u128 values above i128::MAX.
@@ -726,6 +742,10 @@ impl PartialEq for Value {
                         if self.is_tuple() != other.is_tuple() {
                             return false;
                         }
+                        // promptmill: bounds the recursion.
+                        let Some(_level) = crate::walk::Level::enter() else {
+                            return false;
+                        };
                         if a.is_same_object(b) {
                             return true;
                         } else if a.is_same_object_type(b) {
@@ -909,7 +929,13 @@ impl Ord for Value {
         match (&self.0, &other.0) {
             (&ValueRepr::None, &ValueRepr::None) => Ordering::Equal,
             (&ValueRepr::Undefined(..), &ValueRepr::Undefined(..)) => Ordering::Equal,
-            (&ValueRepr::String(ref a, _), &ValueRepr::String(ref b, _)) => a.cmp(b),
+            (&ValueRepr::String(ref a, _), &ValueRepr::String(ref b, _)) => {
+                if crate::walk::text(a.len().min(b.len())) {
+                    a.cmp(b)
+                } else {
+                    Ordering::Equal
+                }
+            }
             (&ValueRepr::SmallStr(ref a), &ValueRepr::SmallStr(ref b)) => {
                 a.as_str().cmp(b.as_str())
             }
@@ -933,6 +959,10 @@ impl Ord for Value {
                         rv => return rv,
                     }
 
+                    // promptmill: bounds the recursion.
+                    let Some(_level) = crate::walk::Level::enter() else {
+                        return Ordering::Equal;
+                    };
                     if a.is_same_object(b) {
                         Ordering::Equal
                     } else {
@@ -1003,11 +1033,15 @@ impl fmt::Display for Value {
             ValueRepr::None => f.write_str("None"),
             ValueRepr::Invalid(ref val) => write!(f, "<invalid value: {val}>"),
             ValueRepr::I128(val) => write!(f, "{}", { val.0 }),
+            ValueRepr::String(ref val, _) if !crate::walk::text(val.len()) => Ok(()),
             ValueRepr::String(ref val, _) => write!(f, "{val}"),
             ValueRepr::SmallStr(ref val) => write!(f, "{}", val.as_str()),
             ValueRepr::Bytes(ref val) => write!(f, "{}", String::from_utf8_lossy(val)),
             ValueRepr::U128(val) => write!(f, "{}", { val.0 }),
-            ValueRepr::Object(ref x) => write!(f, "{x}"),
+            ValueRepr::Object(ref x) => match crate::walk::Level::enter() {
+                Some(_level) => write!(f, "{x}"),
+                None => Ok(()),
+            },
         }
     }
 }
@@ -1523,6 +1557,8 @@ impl Value {
     /// ```
     pub fn len(&self) -> Option<usize> {
         match self.0 {
+            // promptmill: characters are counted one by one.
+            ValueRepr::String(ref s, _) if !crate::walk::text(s.len()) => Some(0),
             ValueRepr::String(ref s, _) => Some(s.chars().count()),
             ValueRepr::SmallStr(ref s) => Some(s.as_str().chars().count()),
             ValueRepr::Bytes(ref b) => Some(b.len()),
@@ -1635,6 +1671,7 @@ impl Value {
     pub fn try_iter(&self) -> Result<ValueIter, Error> {
         match self.0 {
             ValueRepr::None | ValueRepr::Undefined(..) => Some(ValueIterImpl::Empty),
+            ValueRepr::String(ref s, _) if !crate::walk::text(s.len()) => Some(ValueIterImpl::Empty),
             ValueRepr::String(ref s, _) => {
                 Some(ValueIterImpl::Chars(0, s.chars().count(), Arc::clone(s)))
             }
@@ -1854,6 +1891,9 @@ impl Value {
                 }
             },
             ValueRepr::String(ref s, _) => {
+                if !crate::walk::text(s.len()) {
+                    return None;
+                }
                 let idx = some!(index(key, || Some(s.chars().count())));
                 s.chars().nth(idx).map(Value::from)
             }
@@ -1991,6 +2031,9 @@ impl Value {
 
     #[cfg(feature = "builtins")]
     pub(crate) fn get_path(&self, path: &str) -> Result<Value, Error> {
+        if !crate::walk::text(path.len()) {
+            return Ok(Value::UNDEFINED);
+        }
         let mut rv = self.clone();
         for part in path.split('.') {
             if let Ok(num) = part.parse::<usize>() {
@@ -2052,6 +2095,10 @@ impl serde::Serialize for Value {
             return s.end();
         }
 
+        // promptmill: bounds the recursion.
+        let Some(_level) = crate::walk::Level::enter() else {
+            return serializer.serialize_unit();
+        };
         match self.0 {
             ValueRepr::Bool(b) => serializer.serialize_bool(b),
             ValueRepr::U64(u) => serializer.serialize_u64(u),

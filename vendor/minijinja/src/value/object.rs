@@ -405,7 +405,14 @@ macro_rules! impl_object_helpers {
         where
             Self: 'static,
         {
-            match self.enumerate() {
+            // promptmill: making an iterator makes those it iterates over.
+            if !crate::walk::visit() {
+                return Some(Box::new(None::<Value>.into_iter()));
+            }
+            let Some(_level) = crate::walk::Level::enter() else {
+                return Some(Box::new(None::<Value>.into_iter()));
+            };
+            let iter: Option<Box<dyn Iterator<Item = Value> + Send + Sync>> = match self.enumerate() {
                 Enumerator::NonEnumerable => None,
                 Enumerator::Empty => Some(Box::new(None::<Value>.into_iter())),
                 Enumerator::Seq(l) => {
@@ -432,7 +439,8 @@ macro_rules! impl_object_helpers {
                 }
                 Enumerator::Str(s) => Some(Box::new(s.iter().copied().map(Value::from))),
                 Enumerator::Values(v) => Some(Box::new(v.into_iter())),
-            }
+            };
+            iter.map(crate::walk::visits)
         }
 
         /// Iterate over key and value at once.
@@ -441,8 +449,8 @@ macro_rules! impl_object_helpers {
         ) -> Option<Box<dyn Iterator<Item = (Value, Value)> + Send + Sync>> {
             if let ObjectRepr::Map = self.repr() {
                 match self.enumerate() {
-                    Enumerator::KeyValueIter(iter) => Some(iter),
-                    Enumerator::RevKeyValueIter(iter) => Some(Box::new(iter)),
+                    Enumerator::KeyValueIter(iter) => Some(crate::walk::visits(iter)),
+                    Enumerator::RevKeyValueIter(iter) => Some(crate::walk::visits(Box::new(iter))),
                     _ => {
                         let iter = some!(self.try_iter());
                         let self_clone = self.clone();
@@ -953,6 +961,10 @@ impl DynObject {
 
 impl Hash for DynObject {
     fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
+        // promptmill: bounds the recursion.
+        let Some(_level) = crate::walk::Level::enter() else {
+            return;
+        };
         if let Some(iter) = self.try_iter_pairs() {
             for (key, value) in iter {
                 key.hash(state);

@@ -322,6 +322,9 @@ pub fn slice(
     match value.0 {
         ValueRepr::String(..) | ValueRepr::SmallStr(_) => {
             let s = value.as_str().unwrap();
+            if !crate::walk::text(s.len()) {
+                return Ok(Value::from(""));
+            }
             if step == 1 {
                 // the common case of a contiguous slice can copy the bytes
                 // directly once the char offsets are known.
@@ -697,7 +700,8 @@ fn repeat_iterable(n: &Value, seq: &DynObject) -> Result<Value, Error> {
     Ok(Value::make_object_iterable(seq.clone(), move |seq| {
         Box::new(LenIterWrap(
             repeated_len,
-            (0..n).flat_map(move |_| {
+            // promptmill: `flat_map` goes on for as long as it gets nothing.
+            crate::walk::paid(0..n).flat_map(move |_| {
                 seq.try_iter().unwrap_or_else(|| {
                     Box::new(
                         std::iter::repeat(Value::from(Error::new(

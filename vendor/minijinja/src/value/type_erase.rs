@@ -128,7 +128,8 @@ macro_rules! type_erase {
 
             impl Drop for $erased_t_name {
                 fn drop(&mut self) {
-                    (vt(self).__decref)(self.ptr);
+                    // promptmill: without recursion where values are nested deeply.
+                    crate::walk::release(self.ptr, vt(self).__decref);
                 }
             }
 

@@ -88,7 +88,8 @@ impl FuelTracker {
             .get()
             .saturating_sub(i64::try_from(units).unwrap_or(i64::MAX));
         self.remaining.set(remaining);
-        if remaining <= 0 {
+        // promptmill: what is inside of values is paid from a budget of its own.
+        if remaining <= 0 || crate::walk::is_spent() {
             Err(Error::from(ErrorKind::OutOfFuel))
         } else {
             Ok(())
@@ -103,7 +104,7 @@ impl FuelTracker {
     #[inline]
     pub fn ensure(&self, units: u64) -> Result<(), Error> {
         let remaining = self.remaining.get();
-        if remaining <= 0 || units >= remaining as u64 {
+        if remaining <= 0 || units >= remaining as u64 || crate::walk::is_spent() {
             self.remaining.set(0);
             Err(Error::from(ErrorKind::OutOfFuel))
         } else {

@@ -153,6 +153,9 @@ impl<'env> Executor<'env> {
         out: &mut Output,
         auto_escape: AutoEscape,
     ) -> Result<(Option<Value>, State<'template, 'env>), Error> {
+        // promptmill: bounds the work inside of values.
+        #[cfg(feature = "fuel")]
+        let _budget = crate::walk::Budget::start(env.fuel());
         let mut state = State::new(
             Context::new_with_frame(env, ok!(Frame::new_checked(root))),
             auto_escape,
