@@ -764,6 +764,10 @@ mod builtins {
     pub fn trim(value: StringInput<'_>, chars: Option<Cow<'_, str>>) -> Value {
         let output = match chars {
             Some(chars) => {
+                // promptmill: each character of the text is looked for among all of these.
+                if !crate::walk::text(chars.len().saturating_mul(value.as_str().len())) {
+                    return Value::from("");
+                }
                 let chars = chars.chars().collect::<Vec<_>>();
                 value.as_str().trim_matches(&chars[..]).to_string()
             }

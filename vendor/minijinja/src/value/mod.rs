@@ -648,7 +648,7 @@ impl fmt::Debug for ValueRepr {
             ValueRepr::U128(val) => fmt::Debug::fmt(&{ val.0 }, f),
             ValueRepr::I128(val) => fmt::Debug::fmt(&{ val.0 }, f),
             // promptmill: a character can become ten, and takes longer than a byte.
-            ValueRepr::String(ref val, _) if !crate::walk::text(val.len().saturating_mul(4)) => Ok(()),
+            ValueRepr::String(ref val, _) if !crate::walk::text(val.len().saturating_mul(8)) => Ok(()),
             ValueRepr::String(ref val, _) => {
                 // with debug info size limits, long strings are truncated
                 #[cfg(feature = "debug")]

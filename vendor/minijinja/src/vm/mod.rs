@@ -888,6 +888,10 @@ impl<'env> Executor<'env> {
                     }));
                     let args = stack.get_call_args(*arg_count);
                     let arg_count = args.len();
+                    // promptmill: tests look at every character of a text.
+                    for text in args.iter().filter_map(|arg| arg.as_str()) {
+                        crate::walk::text(text.len());
+                    }
                     a = ctx_ok!(test.call(state, args));
                     // tests only return a bool, this is a check for if the
                     // test ran out of fuel.
