@@ -48,6 +48,10 @@ struct JsonWriter {
 
 impl JsonWriter {
     fn write_value(&mut self, value: &Value) -> Result<(), Error> {
+        // promptmill: bounds the recursion.
+        let Some(_level) = crate::walk::Level::enter() else {
+            return Err(Error::from(ErrorKind::OutOfFuel));
+        };
         match value.0 {
             ValueRepr::None | ValueRepr::Undefined(..) => self.out.push_str("null"),
             ValueRepr::Invalid(ref err) => return Err(err.internal_clone()),
@@ -181,14 +185,22 @@ impl JsonWriter {
     }
 
     fn write_indent(&mut self, indent: usize) {
-        for _ in 0..indent * self.depth {
-            self.out.push(' ');
+        // promptmill: every line can begin with a million blanks.
+        let blanks = indent.saturating_mul(self.depth);
+        if crate::walk::text(blanks) {
+            for _ in 0..blanks {
+                self.out.push(' ');
+            }
         }
     }
 
     /// Writes a JSON string literal.
     #[inline]
     fn write_str(&mut self, value: &str) {
+        // promptmill: a character can become six.
+        if !crate::walk::text(value.len().saturating_mul(4)) {
+            return;
+        }
         if self.html_safe {
             write_escaped_str::<true>(&mut self.out, value)
         } else {
