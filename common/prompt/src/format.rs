@@ -2,6 +2,7 @@
 //!
 //! Key lists here equal those of `templates/template.schema.json`; a test holds them together.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use promptmill_domain::Role;
@@ -166,12 +167,9 @@ fn read_messages(fields: &mut Fields<'_, '_>) -> (Messages, Vec<Use>) {
 
 fn read_variables(fields: &mut Fields<'_, '_>, used: Vec<Use>) -> RowCheck {
     let Some(declared) = fields.get("variables") else {
-        let mut specs: Vec<VariableSpec> = Vec::new();
-        for (name, _) in used {
-            if !specs.iter().any(|spec| spec.name == name) {
-                specs.push(VariableSpec::implied(name));
-            }
-        }
+        let mut seen = HashSet::new();
+        let first = used.into_iter().map(|(name, _)| name).filter(|name| seen.insert(name.clone()));
+        let specs: Vec<VariableSpec> = first.map(VariableSpec::implied).collect();
         let compiled = specs.iter().map(|spec| spec.compile("", fields.problems())).collect();
         return RowCheck::new(specs, compiled, true);
     };

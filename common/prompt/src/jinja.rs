@@ -4,6 +4,7 @@
 //! Values of a row are data: they are printed as they are and never read as template text. There are no includes,
 //! no loader and no inheritance, and `debug()` is gone, because it prints the engine's whole state.
 
+use std::collections::HashMap;
 use std::sync::LazyLock;
 
 use minijinja::{Environment, Error, ErrorKind, Expression, UndefinedBehavior, Value};
@@ -106,7 +107,10 @@ impl Messages {
         problems.extend(names.unknown(&used).into_iter().map(|text| Problem::at(pointer.clone(), text)));
         let mut used: Vec<String> =
             used.into_iter().filter(|name| !is_function(name) && !called.contains(&**name)).collect();
-        used.sort_by_cached_key(|name| (word_position(source, name), name.clone()));
+        let positions = word_positions(source);
+        used.sort_by_cached_key(|name| {
+            (positions.get(name.as_str()).copied().unwrap_or(usize::MAX), name.clone())
+        });
         self.messages.push(Compiled { role, pointer, body: Body::Jinja });
         used
     }
@@ -171,13 +175,16 @@ fn is_function(name: &str) -> bool {
     FUNCTIONS.contains(&name) || name == "caller"
 }
 
-/// Where `name` first stands as a whole word.
-fn word_position(source: &str, name: &str) -> usize {
-    let inside = |c: char| c.is_ascii_alphanumeric() || c == '_';
-    source
-        .match_indices(name)
-        .find(|(at, _)| !source[..*at].ends_with(inside) && !source[at + name.len()..].starts_with(inside))
-        .map_or(usize::MAX, |(at, _)| at)
+/// Where each word of `source` first stands.
+fn word_positions(source: &str) -> HashMap<&str, usize> {
+    let mut positions = HashMap::new();
+    let mut at = 0;
+    for word in source.split(|c: char| !c.is_ascii_alphanumeric() && c != '_') {
+        positions.entry(word).or_insert(at);
+        // Words are parted by one character, of one byte or more.
+        at += word.len() + source[at + word.len()..].chars().next().map_or(0, char::len_utf8);
+    }
+    positions
 }
 
 /// An error of compiling: it speaks about the template's own text only.

@@ -4,7 +4,7 @@
 //! same row gives equal [`Variables`] whichever way it came. Problems name fields and limits, never content.
 
 use std::borrow::Cow;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 
 use minijinja::Value as Jinja;
@@ -163,6 +163,8 @@ impl RowCheck {
         problems.extend(
             extras.windows(2).filter(|pair| pair[0].0 == pair[1].0).map(|pair| duplicate(&pair[0].0)),
         );
+        // A field that was there and could not be read has its own problem already.
+        let unread: HashSet<String> = problems.iter().map(|problem| problem.pointer.clone()).collect();
         let mut pairs = Vec::with_capacity(values.len() + extras.len());
         for ((spec, variable), value) in self.specs.iter().zip(&self.compiled).zip(values) {
             let pointer = || join("", &spec.name);
@@ -173,8 +175,7 @@ impl RowCheck {
                 },
                 None => match &variable.default {
                     Some(default) => pairs.push((spec.name.as_str(), default.clone())),
-                    // A field that was there and could not be read has its own problem already.
-                    None if spec.required && !problems.iter().any(|problem| problem.pointer == pointer()) => {
+                    None if spec.required && !unread.contains(&pointer()) => {
                         problems.push(Problem::at(pointer(), "is required"));
                     }
                     None => {}

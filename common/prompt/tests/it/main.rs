@@ -1,6 +1,8 @@
 //! The crate seen from outside: templates in, checked rows, prompts and judgements out.
 
 #[cfg(test)]
+mod bounds;
+#[cfg(test)]
 mod examples;
 #[cfg(test)]
 mod format;
@@ -18,3 +20,5 @@ mod rows;
 mod schemas;
 #[cfg(test)]
 mod support;
+#[cfg(test)]
+mod vendored;
