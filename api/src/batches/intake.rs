@@ -8,7 +8,7 @@ use std::sync::mpsc as mpsc_of_threads;
 
 use promptmill_domain::{BatchId, TenantId, UploadId};
 use promptmill_ports::{PartCommit, RowBlock};
-use promptmill_rowio::{BlockBuilder, CheckedRow, ReadRow, RowReader, RowsDigest, StoredRow};
+use promptmill_rowio::{BlockBuilder, ReadRow, RowReader, RowsDigest, StoredRow};
 use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
@@ -26,8 +26,6 @@ const RUNS_IN_FLIGHT: usize = 4;
 const RUN_ROWS: usize = 64;
 /// Bytes of rows after which a run is handed on.
 const RUN_BYTES: usize = 256 * 1024;
-/// Bytes of a row that goes between the threads as values.
-const SMALL_ROW: usize = 16 * 1024;
 
 /// Bytes of blocks that are stored in one step, one block at least.
 const BYTES_PER_WRITE: usize = 1024 * 1024;
@@ -84,7 +82,7 @@ pub(crate) fn read<R: Read>(
     mut keep: impl FnMut(RowBlock) -> bool,
 ) -> Result<Taken, Refused> {
     let mut packer = Packer::new();
-    read_rows(reader, |row| packer.push(&row.to_stored()).is_none_or(&mut keep))?;
+    read_rows(reader, |row| packer.push(&row).is_none_or(&mut keep))?;
     packed(packer, keep)
 }
 
@@ -94,12 +92,12 @@ pub(crate) fn read_and_pack_beside<R: Read>(
     reader: RowReader<R>,
     mut keep: impl FnMut(RowBlock) -> bool + Send,
 ) -> Result<Taken, Refused> {
-    let (hand_on, handed) = mpsc_of_threads::sync_channel::<Vec<OnItsWayToPacking>>(RUNS_IN_FLIGHT);
+    let (hand_on, handed) = mpsc_of_threads::sync_channel::<Vec<StoredRow>>(RUNS_IN_FLIGHT);
     std::thread::scope(|threads| {
         let packing = threads.spawn(move || {
             let mut packer = Packer::new();
             for row in handed.into_iter().flatten() {
-                if !packer.push(&row.stored()).is_none_or(&mut keep) {
+                if !packer.push(&row).is_none_or(&mut keep) {
                     return Err(Refused::Unwanted);
                 }
             }
@@ -108,8 +106,8 @@ pub(crate) fn read_and_pack_beside<R: Read>(
         let mut run = Vec::new();
         let mut bytes = 0;
         let read = read_rows(reader, |row| {
-            bytes += row.bytes;
-            run.push(OnItsWayToPacking::of(row));
+            bytes += row.content.as_json().len();
+            run.push(row);
             if run.len() < RUN_ROWS && bytes < RUN_BYTES {
                 return true;
             }
@@ -126,31 +124,10 @@ pub(crate) fn read_and_pack_beside<R: Read>(
     })
 }
 
-/// A good row between the threads.
-enum OnItsWayToPacking {
-    /// As it was read: what is left to do is done by the thread that packs.
-    Small(Box<CheckedRow>),
-    /// As it is stored: a large row takes many times its bytes as values.
-    Large(StoredRow),
-}
-
-impl OnItsWayToPacking {
-    fn of(row: Box<CheckedRow>) -> Self {
-        if row.bytes <= SMALL_ROW { Self::Small(row) } else { Self::Large(row.to_stored()) }
-    }
-
-    fn stored(self) -> StoredRow {
-        match self {
-            Self::Small(row) => row.to_stored(),
-            Self::Large(row) => row,
-        }
-    }
-}
-
 /// Reads every row and hands the good ones to `take` until one is bad; `take` answers whether anyone still wants them.
 fn read_rows<R: Read>(
     mut reader: RowReader<R>,
-    mut take: impl FnMut(Box<CheckedRow>) -> bool,
+    mut take: impl FnMut(StoredRow) -> bool,
 ) -> Result<(), Refused> {
     let mut bad = BadRows::default();
     while let Some(row) = reader.next_row().map_err(Refused::from)? {
@@ -158,7 +135,7 @@ fn read_rows<R: Read>(
         match row {
             ReadRow::Bad(problems) => bad.add(problems.line, problems.problems),
             ReadRow::Row(row) if bad.bad == 0 => {
-                if !take(row) {
+                if !take(row.to_stored()) {
                     return Err(Refused::Unwanted);
                 }
             }

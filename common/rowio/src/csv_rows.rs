@@ -148,7 +148,6 @@ impl Header {
                 .check_texts(&named)
                 .map(CheckedContent::Variables)
                 .map_err(|problems| from_template("", problems)),
-            bytes: fields.iter().map(|field| field.len()).sum(),
         }
     }
 }

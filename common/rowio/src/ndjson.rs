@@ -52,7 +52,7 @@ pub(crate) fn check(line: u64, bytes: &[u8], template: &Template, reserved: Rese
     let row = match split(text, reserved) {
         Ok(row) => row,
         Err(problem) => {
-            return Found { line, custom_id: None, checked: Err(vec![problem]), bytes: bytes.len() };
+            return Found { line, custom_id: None, checked: Err(vec![problem]) };
         }
     };
     let checked = match &row.content {
@@ -66,11 +66,10 @@ pub(crate) fn check(line: u64, bytes: &[u8], template: &Template, reserved: Rese
             .map_err(|problems| from_template(if *envelope { VARIABLES } else { "" }, problems)),
     };
     match row.custom_id.map_or(Ok(None), read_id) {
-        Ok(custom_id) => Found { line, custom_id, checked, bytes: bytes.len() },
+        Ok(custom_id) => Found { line, custom_id, checked },
         Err(problem) => {
             let others = checked.err().into_iter().flatten();
-            let problems = std::iter::once(problem).chain(others).collect();
-            Found { line, custom_id: None, checked: Err(problems), bytes: bytes.len() }
+            Found { line, custom_id: None, checked: Err(std::iter::once(problem).chain(others).collect()) }
         }
     }
 }

@@ -66,8 +66,6 @@ pub struct CheckedRow {
     pub content: CheckedContent,
     /// The rendered messages, where [`RowReader::rendering`] asked for them; for a row of messages those themselves.
     pub rendered: Option<Vec<Message>>,
-    /// Bytes of its texts as they were written.
-    pub bytes: usize,
 }
 
 impl CheckedRow {
@@ -113,13 +111,11 @@ pub(crate) struct Found {
     pub(crate) line: u64,
     pub(crate) custom_id: Option<String>,
     pub(crate) checked: Result<CheckedContent, Vec<RowProblem>>,
-    /// Bytes of its texts as they were written.
-    pub(crate) bytes: usize,
 }
 
 impl Found {
     pub(crate) fn bad(line: u64, reason: String) -> Self {
-        Self { line, custom_id: None, checked: Err(vec![RowProblem::whole(reason)]), bytes: 0 }
+        Self { line, custom_id: None, checked: Err(vec![RowProblem::whole(reason)]) }
     }
 }
 
@@ -222,7 +218,7 @@ impl<R: Read> RowReader<R> {
 
     /// Adds what concerns the row among the others: its id is its own, and it renders.
     fn finish(&mut self, found: Found) -> ReadRow {
-        let Found { line, custom_id, checked, bytes } = found;
+        let Found { line, custom_id, checked } = found;
         let id_problem = custom_id.as_deref().and_then(|id| self.id_problem(id, line));
         let (content, mut problems) = match checked {
             Ok(content) => (Some(content), Vec::new()),
@@ -239,7 +235,7 @@ impl<R: Read> RowReader<R> {
             None => {}
         }
         match content.filter(|_| problems.is_empty()) {
-            Some(content) => ReadRow::Row(Box::new(CheckedRow { line, custom_id, content, rendered, bytes })),
+            Some(content) => ReadRow::Row(Box::new(CheckedRow { line, custom_id, content, rendered })),
             None => ReadRow::Bad(RowProblems { line, problems }),
         }
     }
