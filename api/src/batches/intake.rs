@@ -86,8 +86,8 @@ pub(crate) fn read<R: Read>(
     packed(packer, keep)
 }
 
-/// The same with the packing on a thread of its own, which takes a third of the work off the one that reads: for uploads, whose rows
-/// come without end.
+/// The same with the packing (compression and digests) on a thread of its own, beside the one that reads, checks and renders: for
+/// uploads, which may be long.
 pub(crate) fn read_and_pack_beside<R: Read>(
     reader: RowReader<R>,
     mut keep: impl FnMut(RowBlock) -> bool + Send,

@@ -102,7 +102,7 @@ async fn results(
     let left = query.limit.unwrap_or(u64::MAX);
     let answer = Answer { batch: id, source, shelf, page, left, closing };
     let bytes = stream::bytes(answer, encoder);
-    let body = Body::from_stream(stream::read_ahead(bytes, place));
+    let body = Body::from_stream(stream::given_up_when_stalled(bytes, app.config().write_idle, place));
     Ok((StatusCode::OK, answer_headers(id, format, coding)?, body).into_response())
 }
 

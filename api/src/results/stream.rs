@@ -1,9 +1,11 @@
-//! The body of an answer: pulled by the connection, so a slow reader holds one page and one step's pieces, and nothing else.
+//! The body of an answer: pulled by the connection, so a slow reader holds one page and one step's pieces, and nothing else. One that takes
+//! too long for a piece holds nothing: a connection lives on while its reader takes a byte now and then.
 //!
 //! An error in the middle breaks the connection off; a body that ends as the protocol says is whole.
 
 use std::collections::VecDeque;
 use std::io;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt as _, stream};
@@ -11,6 +13,7 @@ use promptmill_domain::BatchId;
 use promptmill_ports::StoreError;
 use tokio::sync::mpsc;
 use tokio::task::spawn_blocking;
+use tokio::time::timeout;
 
 use super::cursor::{self, Position};
 use super::encode::{ChunkIds, EncodeError, Encoder, End, Step};
@@ -76,22 +79,34 @@ pub(super) fn bytes(
     })
 }
 
-/// `bytes`, made by a task of their own that is one piece ahead of whoever takes them; it ends with them, and `held` goes with it.
-pub(super) fn read_ahead<T: Send + 'static>(
+/// `bytes`, made by a task of their own that ends when nobody takes a piece within `patience`; what it holds goes with it, `held` too. An answer
+/// that was given up breaks off.
+pub(super) fn given_up_when_stalled<T: Send + 'static>(
     bytes: impl Stream<Item = io::Result<Bytes>> + Send + 'static,
+    patience: Duration,
     held: T,
 ) -> impl Stream<Item = io::Result<Bytes>> + Send + 'static {
-    let (send, mut pieces) = mpsc::channel(1);
+    let (send, pieces) = mpsc::channel(1);
     tokio::spawn(async move {
         let _held = held;
         let mut bytes = std::pin::pin!(bytes);
-        while let Some(piece) = bytes.next().await {
-            if send.send(piece).await.is_err() {
+        loop {
+            let piece = bytes.next().await;
+            let goes_on = matches!(piece, Some(Ok(_)));
+            if !matches!(timeout(patience, send.send(piece)).await, Ok(Ok(()))) || !goes_on {
                 return;
             }
         }
     });
-    stream::poll_fn(move |cx| pieces.poll_recv(cx))
+    stream::unfold(Some(pieces), |pieces| async move {
+        let mut pieces = pieces?;
+        match pieces.recv().await {
+            Some(Some(Ok(piece))) => Some((Ok(piece), Some(pieces))),
+            Some(Some(Err(error))) => Some((Err(error), None)),
+            Some(None) => None,
+            None => Some((Err(io::Error::other("the answer was given up")), None)),
+        }
+    })
 }
 
 struct Producer {
@@ -169,16 +184,22 @@ mod tests {
         stream::iter((0..n).map(|_| Ok(Bytes::from_static(b"piece"))))
     }
 
-    #[tokio::test]
-    async fn all_pieces_come_and_whoever_goes_away_holds_nothing() {
+    #[tokio::test(start_paused = true)]
+    async fn who_takes_nothing_for_too_long_holds_nothing_and_is_told_that_it_broke_off() {
+        let patience = Duration::from_secs(60);
         let held = Arc::new(());
-        let taken = read_ahead(pieces(9), held.clone()).count().await;
-        assert_eq!(taken, 9);
-        let mut broken_off = Box::pin(read_ahead(pieces(9), held.clone()));
-        assert!(matches!(broken_off.next().await, Some(Ok(_))));
-        drop(broken_off);
-        while Arc::strong_count(&held) > 1 {
-            tokio::task::yield_now().await;
+        let mut slow = Box::pin(given_up_when_stalled(pieces(9), patience, held.clone()));
+        for _ in 0..9 {
+            tokio::time::sleep(Duration::from_secs(59)).await;
+            assert!(matches!(slow.next().await, Some(Ok(_))));
         }
+        assert!(slow.next().await.is_none());
+
+        let mut stalled = Box::pin(given_up_when_stalled(pieces(9), patience, held.clone()));
+        assert!(matches!(stalled.next().await, Some(Ok(_))));
+        tokio::time::sleep(2 * patience).await;
+        assert_eq!(Arc::strong_count(&held), 1);
+        let rest: Vec<_> = stalled.collect().await;
+        assert!(rest.last().is_some_and(Result::is_err));
     }
 }
