@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
 # Peak memory and rate of `promptmill run` for a million rows against ten rows: memory must not grow with the rows.
-# Usage: bench/million-rows.sh [ROWS]     (default 1000000; builds the release binary first)
+# Usage: bench/million-rows.sh [ROWS]     (default 1000000; builds the binary in profile dist first)
 set -euo pipefail
 cd "$(dirname "$0")/.."
 rows=${1:-1000000}
-cargo build --release --quiet -p promptmill-cli
-binary=$PWD/target/release/promptmill
+cargo build --profile dist --quiet -p promptmill-cli
+binary=$PWD/target/dist/promptmill
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
 # A million rows over HTTP: upload, submit, work, results, each with its time and the server's memory over that time.
-# Usage: bench/million-upload.sh [ROWS]     (default 1000000; builds the release binary first)
+# Usage: bench/million-upload.sh [ROWS]     (default 1000000; builds the binary in profile dist first)
 set -euo pipefail
 cd "$(dirname "$0")/.."
 rows=${1:-1000000}
-cargo build --release --quiet -p promptmill-cli
-binary=$PWD/target/release/promptmill
+cargo build --profile dist --quiet -p promptmill-cli
+binary=$PWD/target/dist/promptmill
 work=$(mktemp -d)
 server=
 trap '[ -n "$server" ] && kill "$server" 2>/dev/null; rm -rf "$work"' EXIT

@@ -39,12 +39,16 @@ async fn an_address_has_a_bounded_number_of_connections() {
 #[tokio::test]
 async fn a_connection_that_begins_as_http_2_is_closed() {
     let service = Service::start().await;
-    let mut stream = TcpStream::connect(service.address).await.unwrap();
-    stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await.unwrap();
-    let mut answer = Vec::new();
-    stream.read_to_end(&mut answer).await.unwrap();
-    assert!(answer.is_empty(), "{}", String::from_utf8_lossy(&answer));
-    service.is_alive().await;
+    for (begun, answered) in
+        [(&b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"[..], ""), (b"PRI * HTTP/2.0", "HTTP/1.1 400 Bad Request")]
+    {
+        let mut stream = TcpStream::connect(service.address).await.unwrap();
+        stream.write_all(begun).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        assert_eq!(answer.lines().next().unwrap_or_default(), answered);
+        service.is_alive().await;
+    }
 }
 
 #[tokio::test]

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use promptmill_doubles::Config;
 use reqwest::StatusCode;
 
-use super::scene::{SLOTS, Scene, check_log, wait_until, wait_until_it};
+use super::scene::{SLOTS, Scene, wait_until, wait_until_it};
 use crate::checker::history::Allowed;
 use crate::checker::table;
 
@@ -124,10 +124,7 @@ async fn a_full_disk_refuses_holds_and_goes_on_when_space_returns() {
     load.end().await;
     scene.drain(&client, last_fault).await;
     assert_eq!(ready().await, (StatusCode::OK, serde_json::json!({"status": "ok"})));
-    scene.history.peak_kib = server.peak_kib();
-    let (code, log) = server.stop();
-    assert_eq!(code, Some(0), "{log}");
-    check_log(&log);
+    scene.stop(server);
     let allowed = Allowed { deaths: 1, slots: SLOTS, refusals: &[507], ..Allowed::NOTHING };
     table::conclude("disk full, mark and last byte", seed, &scene.history, &allowed);
 }

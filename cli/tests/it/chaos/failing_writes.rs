@@ -38,10 +38,7 @@ async fn fails_for_a_while(seed: u64, fails: Fails) {
     load.wait_for_more("batches", 5, |told| &told.acked).await;
     load.end().await;
     scene.drain(&client, last_fault).await;
-    scene.history.peak_kib = server.peak_kib();
-    let (code, log) = server.stop();
-    assert_eq!(code, Some(0), "{log}");
-    check_log(&log);
+    scene.stop(server);
     let allowed = Allowed { deaths: 2, slots: SLOTS, refusals: &[507], ..Allowed::NOTHING };
     table::conclude(&format!("failing {fails:?}").to_lowercase(), seed, &scene.history, &allowed);
 }

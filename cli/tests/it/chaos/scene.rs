@@ -103,7 +103,7 @@ impl Scene {
         self.history.sightings.push(Sighting { found, calls_before });
     }
 
-    /// Waits until every batch is at its end, and reads everything.
+    /// Waits until every batch is at its end (the sleep is only how often it asks), and reads everything.
     pub(crate) async fn drain(&mut self, client: &Http, last_fault: Instant) {
         let deadline = Instant::now() + PATIENCE;
         let batches = loop {
@@ -126,6 +126,15 @@ impl Scene {
         }
         self.history.attempts = self.journal.attempts();
         self.keep_calls();
+    }
+
+    /// Notes the server's peak memory, and stops it: in good order, and with no panic in its log.
+    #[track_caller]
+    pub(crate) fn stop(&mut self, server: Server) {
+        self.history.peak_kib = server.peak_kib();
+        let (code, log) = server.stop();
+        assert_eq!(code, Some(0), "{log}");
+        check_log(&log);
     }
 
     /// Takes the calls out of the ledger, which begins anew.
@@ -158,7 +167,7 @@ pub(crate) fn copy_folder(from: &Path, to: &Path) {
     }
 }
 
-/// Waits until it is so.
+/// Waits until it is so; the sleep is only how often it looks.
 #[track_caller]
 pub(crate) fn wait_until(what: &str, mut so: impl FnMut() -> bool) {
     let deadline = Instant::now() + PATIENCE;
@@ -168,7 +177,7 @@ pub(crate) fn wait_until(what: &str, mut so: impl FnMut() -> bool) {
     }
 }
 
-/// Waits until it is so, asking the server.
+/// Waits until it is so, asking the server; the sleep is only how often it asks.
 pub(crate) async fn wait_until_it(what: &str, so: impl AsyncFn() -> bool) {
     let deadline = Instant::now() + PATIENCE;
     while !so().await {

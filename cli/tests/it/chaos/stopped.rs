@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use promptmill_doubles::Config;
 
-use super::scene::{SLOTS, Scene, check_log, wait_until};
+use super::scene::{SLOTS, Scene, wait_until};
 use crate::checker::history::Allowed;
 use crate::checker::table;
 
@@ -35,10 +35,7 @@ async fn a_server_that_was_stopped_for_longer_than_a_session_lives_goes_on() {
     wait_until("calls to go on", || calls() > at_rest);
     load.end().await;
     scene.drain(&client, last_fault).await;
-    scene.history.peak_kib = server.peak_kib();
-    let (code, log) = server.stop();
-    assert_eq!(code, Some(0), "{log}");
-    check_log(&log);
+    scene.stop(server);
     let allowed = Allowed { deaths: 1, slots: SLOTS, ..Allowed::NOTHING };
     table::conclude("SIGSTOP for 8 s, SIGCONT", seed, &scene.history, &allowed);
 }

@@ -1,4 +1,6 @@
 //! A gate that closes: before, between and during calls.
+//!
+//! Time is tokio's paused clock: a sleep is a moment of the story, exact and over at once.
 
 use std::time::Duration;
 
