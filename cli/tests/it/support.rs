@@ -216,7 +216,12 @@ pub(crate) fn signal(child: &Child, signal: &str) {
 
 /// The most memory the process had resident so far, KiB; 0 once it is gone.
 pub(crate) fn peak_kib(process: u32) -> u64 {
-    let text = fs::read_to_string(format!("/proc/{process}/status")).unwrap_or_default();
-    let line = text.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-    line.and_then(|line| line.trim().trim_end_matches(" kB").parse().ok()).unwrap_or(0)
+    status_kib(process, "VmHWM").unwrap_or(0)
+}
+
+/// A field of the process's status that is told in KiB; `None` once it has died.
+pub(crate) fn status_kib(process: u32, field: &str) -> Option<u64> {
+    let text = fs::read_to_string(format!("/proc/{process}/status")).ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix(field))?;
+    line.trim_start_matches(':').trim().trim_end_matches(" kB").parse().ok()
 }

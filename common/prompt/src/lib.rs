@@ -15,6 +15,7 @@ mod messages;
 mod model;
 mod names;
 mod output;
+mod percent;
 mod problem;
 mod reading;
 mod repair;
@@ -23,7 +24,6 @@ mod rules;
 mod schema;
 mod template;
 mod variables;
-mod weight;
 
 pub use format::limits;
 pub use jinja::{RENDER_FUEL, RENDERED_BYTES};

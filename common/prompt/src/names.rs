@@ -11,7 +11,7 @@ pub(crate) const FILTERS: &[&str] = &[
     "abs", "attr", "batch", "bool", "capitalize", "count", "d", "default", "dictsort", "first",
     "float", "format", "groupby", "indent", "int", "items", "join", "last", "length", "lines", "list",
     "lower", "map", "max", "min", "reject", "rejectattr", "replace", "reverse", "round", "select",
-    "selectattr", "slice", "sort", "split", "string", "sum", "title", "tojson", "trim", "unique", "upper",
+    "selectattr", "slice", "sort", "split", "string", "sum", "title", "tojson", "trim", "unique", "upper", "zip",
 ];
 
 /// Tests (`is ...`) a template may use.

@@ -14,7 +14,7 @@ use super::case::Case;
 use super::expression::Tokens;
 use super::provider::Provider;
 use crate::server::{Http, Server};
-use crate::support::Desk;
+use crate::support::{Desk, status_kib};
 
 /// What the canary file holds; no answer and no log may.
 const CANARY: &str = "canary-5f1c9e7ab2d04";
@@ -108,13 +108,6 @@ impl Stand {
         PathBuf::from(format!("/proc/{}/{file}", self.server.id()))
     }
 
-    /// `None` once the process has died.
-    fn status_kib(&self, field: &str) -> Option<u64> {
-        let status = fs::read_to_string(self.proc("status")).ok()?;
-        let line = status.lines().find_map(|line| line.strip_prefix(field))?;
-        line.trim_start_matches(':').trim().trim_end_matches(" kB").parse().ok()
-    }
-
     /// Processor time of the whole process; Linux counts hundredths of a second.
     fn cpu_ms(&self) -> u64 {
         let stat = fs::read_to_string(self.proc("stat")).unwrap();
@@ -127,8 +120,8 @@ impl Stand {
     pub(crate) async fn run(&mut self, case: &Case, sent: impl AsyncFnOnce(&Self, &mut Vec<String>)) {
         // Resets the peak; where the kernel cannot, growth is counted from the peak so far.
         let reset = fs::write(self.proc("clear_refs"), "5").is_ok();
-        let before_kib =
-            self.status_kib(if reset { "VmRSS" } else { "VmHWM" }).expect("it lived after the last case");
+        let before_kib = status_kib(self.server.id(), if reset { "VmRSS" } else { "VmHWM" })
+            .expect("it lived after the last case");
         let before_ms = self.cpu_ms();
         let mut failures = Vec::new();
         let running = sent(self, &mut failures);
@@ -136,7 +129,7 @@ impl Stand {
             failures.push("there was no end within a minute".to_owned());
         }
         let cpu_ms = self.cpu_ms().saturating_sub(before_ms);
-        let Some(peak_kib) = self.status_kib("VmHWM") else {
+        let Some(peak_kib) = status_kib(self.server.id(), "VmHWM") else {
             panic!("{:?} has killed the server: {failures:?}", case.name);
         };
         let grown_kib = peak_kib.saturating_sub(before_kib);

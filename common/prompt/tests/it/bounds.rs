@@ -82,6 +82,10 @@ fn values_that_hold_others_twice_are_paid_wherever_they_are_compared_or_written(
     for end in ["{{ b == c }}", "{{ b ~ 'x' }}", "{{ {b: 1} }}", "{{ b|items|list == c|items|list }}"] {
         ends(&format!("{maps}{end}"));
     }
+    let zips = grown("{% set a = [1] %}", "{% set a = a|zip(a) %}", 60);
+    for end in ["{{ a|length }}", "{{ a }}", "{{ a|tojson }}", "{{ a == a }}", "{{ a|list }}"] {
+        ends(&format!("{zips}{end}"));
+    }
 }
 
 #[test]
