@@ -14,24 +14,30 @@ use crate::names::{FUNCTIONS, Names};
 use crate::percent;
 use crate::problem::{Problem, RenderError};
 
-/// Fuel of one message's render or one rule's evaluation. One unit pays for one instruction or 64 bytes handled
+/// Fuel of one prompt's render, shared by its messages. One unit pays for one instruction or 64 bytes handled
 /// (minijinja 3.1, `vm/fuel.rs`), so this bounds a render to about 32 MiB of data and well under a second.
-pub const RENDER_FUEL: u64 = 500_000;
+const RENDER_FUEL: u64 = 500_000;
+
+/// What a message has at least, however many there are: enough to write a prompt of the largest size twice.
+const MESSAGE_FUEL: u64 = 50_000;
+
+/// Fuel of one rule's evaluation; a template may have a hundred.
+const RULE_FUEL: u64 = 100_000;
 
 /// The most bytes all messages of one rendered prompt have together.
 pub const RENDERED_BYTES: usize = 1 << 20;
 
 /// Rules are few and small, so all templates share one environment; it holds nothing of any template.
 static RULES: LazyLock<Environment<'static>> = LazyLock::new(|| {
-    let mut environment = fenced();
+    let mut environment = fenced(RULE_FUEL);
     // A rule about a field that is not there has not passed; guessing `false` would pass `not output.spam`.
     environment.set_undefined_behavior(UndefinedBehavior::Strict);
     environment
 });
 
-fn fenced() -> Environment<'static> {
+fn fenced(fuel: u64) -> Environment<'static> {
     let mut environment = Environment::new();
-    environment.set_fuel(Some(RENDER_FUEL));
+    environment.set_fuel(Some(fuel));
     // A namespace that holds itself is never freed. A chain of a chain of itself copies its links unpaid: sixty doublings of one value ask
     // for gigabytes.
     for function in ["debug", "namespace"] {
@@ -69,7 +75,7 @@ enum Body {
 
 impl Messages {
     pub(crate) fn new() -> Self {
-        let mut environment = fenced();
+        let mut environment = fenced(RENDER_FUEL);
         // `{% if notes %}` is how authors ask for an optional variable; printing or using an undefined one still fails.
         environment.set_undefined_behavior(UndefinedBehavior::SemiStrict);
         let syntax = environment.syntax().to_builder().keep_trailing_newline(true).build();
@@ -111,6 +117,8 @@ impl Messages {
             (positions.get(name.as_str()).copied().unwrap_or(usize::MAX), name.clone())
         });
         self.messages.push(Compiled { role, pointer, body: Body::Jinja });
+        let rendered = self.messages.iter().filter(|message| matches!(message.body, Body::Jinja)).count();
+        self.environment.set_fuel(Some((RENDER_FUEL / rendered as u64).max(MESSAGE_FUEL)));
         used
     }
 

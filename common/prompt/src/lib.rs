@@ -26,7 +26,7 @@ mod template;
 mod variables;
 
 pub use format::limits;
-pub use jinja::{RENDER_FUEL, RENDERED_BYTES};
+pub use jinja::RENDERED_BYTES;
 pub use judge::{Judgement, REPLY_BYTES};
 pub use messages::{estimate_tokens, read_messages};
 pub use output::{OutputSchema, OutputSpec};

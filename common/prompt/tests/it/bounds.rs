@@ -129,6 +129,20 @@ fn values_nested_beyond_any_stack_are_refused_where_they_are_walked_and_dropped_
 }
 
 #[test]
+fn messages_share_what_a_prompt_may_cost() {
+    // Each costs about a fifth of what there is.
+    let work = "{% for i in range(20000) %}{% set x = i + i %}{% endfor %}x";
+    let render = |messages: usize| {
+        let messages = vec![json!({"role": "user", "content": work}); messages];
+        let template = template("", json!({"messages": messages}));
+        template.render(&template.check("{}").unwrap()).map_err(|error| error.to_string())
+    };
+    assert_eq!(render(3).unwrap().len(), 3);
+    let error = render(40).unwrap_err();
+    assert!(error.contains("takes more work"), "{error}");
+}
+
+#[test]
 fn what_fits_is_rendered_as_before() {
     let row = json!({"a": (0..5_000).collect::<Vec<_>>()}).to_string();
     assert_eq!(outcome("{{ (a + a)|length }} {{ (a + a)[7000] }}", &row).unwrap(), "10000 2000");
