@@ -35,8 +35,14 @@ const MAX_KEY: usize = 255;
 /// Longest body of an answer that is kept, bytes.
 const MAX_ANSWER: usize = 1 << 20;
 
-/// Bytes from which the ids of what a request makes are derived: those of a UUID version 7.
-pub(crate) type Plan = [u8; 16];
+/// From which the ids of what a request makes are derived.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Plan {
+    /// Those of a UUID version 7.
+    pub(crate) bytes: [u8; 16],
+    /// Whether an earlier run, cut off, may have made something under it.
+    pub(crate) ran_before: bool,
+}
 
 /// What of a request decides whether it is the same one.
 #[derive(Debug, Clone)]
@@ -121,16 +127,18 @@ impl Idempotency {
 
     /// Claims the request. For handlers whose answer is a stream; the others use [`Idempotency::once`].
     pub(crate) async fn begin(self, app: &App, caller: &Caller, digest: Digest) -> Result<Begin, Problem> {
-        let plan = new_plan(app.now_ms());
+        let bytes = new_plan(app.now_ms());
+        let first = Plan { bytes, ran_before: false };
         let Some(key) = self.key else {
-            return Ok(Begin::Run(Ticket { plan, claimed: None }));
+            return Ok(Begin::Run(Ticket { plan: first, claimed: None }));
         };
         let key = format!("{} {key}", self.scope);
         let fingerprint = fingerprint(&self.target, digest);
         // Of the requests with one key in this process one goes on to the store; so a claim of this process that the store knows and that does
         // not run here was cut off, and can be run again.
         let place = Place::enter(app, &caller.tenant, &key, fingerprint)?;
-        let claim = Claim { tenant: caller.tenant.clone(), key, fingerprint, plan, owner: app.process() };
+        let claim =
+            Claim { tenant: caller.tenant.clone(), key, fingerprint, plan: bytes, owner: app.process() };
         let records = &app.engine().records;
         let claimed = match records.claim(&claim, app.now_ms()).await {
             Ok(claimed) => claimed,
@@ -141,14 +149,16 @@ impl Idempotency {
             Err(error) => return Err(error.into()),
         };
         let plan = match claimed {
-            Claimed::Run => plan,
-            Claimed::Begun { owner, plan } if owner == app.process() => plan,
+            Claimed::Run => first,
+            Claimed::Begun { owner, plan } if owner == app.process() => {
+                Plan { bytes: plan, ran_before: true }
+            }
             // The store is embedded: its lock proves that whoever began it in another process is dead.
             Claimed::Begun { owner, plan } => {
                 if !records.take_over(&claim.tenant, &claim.key, owner, app.process()).await? {
                     return Err(ProblemId::IdempotencyInProgress.into());
                 }
-                plan
+                Plan { bytes: plan, ran_before: true }
             }
             Claimed::Done(answer) => return repeat(app, &claim, &answer).map(Begin::Answered),
             Claimed::Mismatch => return Err(ProblemId::IdempotencyMismatch.into()),
@@ -157,7 +167,7 @@ impl Idempotency {
     }
 }
 
-fn new_plan(now_ms: u64) -> Plan {
+fn new_plan(now_ms: u64) -> [u8; 16] {
     uuid::Builder::from_unix_timestamp_millis(now_ms, &rand::random()).into_uuid().into_bytes()
 }
 
@@ -352,6 +362,8 @@ mod tests {
         let (app, _folder) = crate::state::alone();
         let caller = Caller::owner_of(TenantId::default_tenant());
         let plan = begun(&app, &caller, b"one").await.plan();
+        assert!(!plan.ran_before);
+        let plan = Plan { ran_before: true, ..plan };
         let ticket = begun(&app, &caller, b"one").await;
         assert_eq!(ticket.plan(), plan);
         ticket.finish(StatusCode::SERVICE_UNAVAILABLE.into_response()).await;
@@ -377,6 +389,7 @@ mod tests {
         let large = vec![b'x'; MAX_ANSWER + 1];
         let answer = ticket.finish((StatusCode::OK, large).into_response()).await;
         assert_eq!(axum::body::to_bytes(answer.into_body(), usize::MAX).await.unwrap().len(), MAX_ANSWER + 1);
-        assert_eq!(begun(&app, &caller, b"one").await.plan(), plan);
+        let again = begun(&app, &caller, b"one").await.plan();
+        assert_eq!(again, Plan { ran_before: true, ..plan });
     }
 }

@@ -24,7 +24,7 @@ use super::{preflight, webhook};
 use crate::App;
 use crate::auth::{Caller, Scope};
 use crate::extract::LargeJson;
-use crate::idempotency::Idempotency;
+use crate::idempotency::{self, Idempotency};
 use crate::problem::{FieldError, Problem, chain};
 use crate::steps::{PointOfNoReturn, to_its_end};
 
@@ -81,7 +81,9 @@ pub(crate) async fn create(
     caller.may(Scope::BatchesWrite)?;
     let work = |point: PointOfNoReturn| async move {
         let _large = large;
-        let run = |plan| create_once(&app, &caller.tenant, BatchId::from_bytes(plan), body, &point);
+        let run = |plan: idempotency::Plan| {
+            create_once(&app, &caller.tenant, BatchId::from_bytes(plan.bytes), body, &point)
+        };
         idempotency.once(&app, &caller, digest, run).await
     };
     to_its_end(work).await

@@ -24,7 +24,7 @@ use super::{preflight, repack, webhook};
 use crate::App;
 use crate::auth::{Caller, Scope};
 use crate::extract::{Json, Path};
-use crate::idempotency::Idempotency;
+use crate::idempotency::{Idempotency, Plan};
 use crate::outcome_view::{OutcomeNames, ReasonNames};
 use crate::problem::{FieldError, Problem, ProblemId};
 use crate::shapes::{BatchName, ModelName};
@@ -91,7 +91,9 @@ pub(crate) async fn retry(
 ) -> Result<Response, Problem> {
     caller.may(Scope::BatchesWrite)?;
     let work = |point: PointOfNoReturn| async move {
-        let run = |plan| retry_once(&app, &caller.tenant, source, BatchId::from_bytes(plan), &body, &point);
+        let run = |plan: Plan| {
+            retry_once(&app, &caller.tenant, source, BatchId::from_bytes(plan.bytes), &body, &point)
+        };
         idempotency.once(&app, &caller, digest, run).await
     };
     to_its_end(work).await

@@ -152,10 +152,11 @@ pub(crate) async fn may_submit(app: &App, tenant: &TenantId, rows: u64) -> Resul
 /// `no_room` when the disk has none, `too_many_requests` when the quota has none.
 pub(crate) async fn room_bytes(app: &App, tenant: &TenantId) -> Result<u64, Problem> {
     let store = &app.engine().store;
-    if !store.has_room().await? {
+    let (has_room, used) = tokio::join!(store.has_room(), store.usage(tenant, app.now_ms()));
+    if !has_room? {
         return Err(ProblemId::NoRoom.into());
     }
-    let used = store.usage(tenant, app.now_ms()).await?;
+    let used = used?;
     match app.config().stored_bytes.checked_sub(used.stored_bytes()) {
         Some(room) if room > 0 => Ok(room),
         Some(_) | None => Err(quota_of_bytes()),

@@ -1,14 +1,17 @@
 //! A generation ready to run, and the form in which what was asked is kept.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use promptmill_domain::{BatchId, BatchSpec, GenerationId, Message, TenantId};
 use promptmill_pipeline::{BatchPlan, ItemContent};
 use promptmill_ports::Generation;
+use promptmill_prompt::Template;
 use serde::{Deserialize, Serialize};
 
 use crate::App;
-use crate::heavy::heavy;
 use crate::problem::Problem;
+use crate::templates;
 
 /// What was asked, with the template's text pinned. Holds no secrets: credentials stay with the provider.
 #[derive(Debug, Serialize, Deserialize)]
@@ -57,16 +60,17 @@ impl Job {
     ///
     /// # Errors
     /// When this process cannot run it.
-    pub(super) async fn new(
+    pub(super) fn new(
         app: &App,
         tenant: &TenantId,
         id: GenerationId,
         request: StoredRequest,
+        template: Arc<Template>,
     ) -> Result<Self, Problem> {
         let text = serde_json::to_vec(&request).map_err(Problem::internal)?;
         let (tenant, created_ms) = (tenant.clone(), app.now_ms());
         let begun = Generation { id, tenant, request: Bytes::from(text), outcome: None, created_ms };
-        Self::of(app, begun, request).await
+        Self::of(app, begun, request, template)
     }
 
     /// A generation that was asked for before.
@@ -75,18 +79,23 @@ impl Job {
     /// When it cannot be read, or this process cannot run it.
     pub(super) async fn of_stored(app: &App, begun: Generation) -> Result<Self, Problem> {
         let request = StoredRequest::read(&begun.request).map_err(Problem::internal)?;
-        Self::of(app, begun, request).await
+        let template = templates::parse(request.spec.template.clone(), "").await?;
+        Self::of(app, begun, request, template)
     }
 
-    async fn of(app: &App, begun: Generation, request: StoredRequest) -> Result<Self, Problem> {
+    fn of(
+        app: &App,
+        begun: Generation,
+        request: StoredRequest,
+        template: Arc<Template>,
+    ) -> Result<Self, Problem> {
         let StoredRequest { spec, content } = request;
         let provider = app.engine().providers.get(spec.model.provider());
         let provider =
             provider.ok_or_else(|| Problem::invalid("/model", "its provider is not configured any more"))?;
         // Only names the calls: a generation belongs to no batch.
         let name = BatchId::from_bytes(*begun.id.as_bytes());
-        let plan = heavy(move || BatchPlan::new(name, &spec, provider)).await?;
-        let plan = plan.map_err(Problem::internal)?;
+        let plan = BatchPlan::with(template, name, &spec, provider);
         let content = match content {
             StoredContent::Variables(variables) => ItemContent::Variables(variables),
             StoredContent::Messages(messages) => ItemContent::Messages(messages),

@@ -32,7 +32,7 @@ use crate::App;
 use crate::auth::{Caller, Scope};
 use crate::batches::room_bytes;
 use crate::extract::{LargeJson, Path};
-use crate::idempotency::{Begin, Idempotency};
+use crate::idempotency::{Begin, Idempotency, Plan};
 use crate::problem::Problem;
 use crate::shapes::EventDocument;
 
@@ -93,12 +93,9 @@ async fn create(
     let wait_s = wait_of(&headers);
     let (app, tenant) = (&app, &caller.tenant);
     idempotency
-        .once(app, &caller, digest, async |plan| {
-            let id = GenerationId::from_bytes(plan);
-            match begin(app, tenant, id, &body, None).await? {
-                Under::Way(running) => answer(app, running, wait_s).await,
-                Under::Done(generation) => show(StatusCode::OK, generation).await,
-            }
+        .once(app, &caller, digest, async |plan| match begin(app, tenant, plan, &body, None).await? {
+            Under::Way(running) => answer(app, running, wait_s).await,
+            Under::Done(generation) => show(StatusCode::OK, generation).await,
         })
         .await
 }
@@ -134,24 +131,31 @@ enum Under {
     Done(Arc<Generation>),
 }
 
-/// Begins the generation `id`, or finds it where the same request began it before.
+/// Begins the generation of `plan`, or finds it where the same request began it before.
 async fn begin(
     app: &App,
     tenant: &TenantId,
-    id: GenerationId,
+    plan: Plan,
     body: &NewGenerationBody,
     deltas: Option<DeltaSink>,
 ) -> Result<Under, Problem> {
+    let id = GenerationId::from_bytes(plan.bytes);
     if let Some(running) = app.generator().running(id) {
         return Ok(Under::Way(running));
     }
-    let job = match app.engine().records.generation(tenant, id).await {
+    let stored = if plan.ran_before {
+        app.engine().records.generation(tenant, id).await
+    } else {
+        Err(StoreError::NotFound)
+    };
+    let job = match stored {
         Ok(stored) if stored.outcome.is_some() => return Ok(Under::Done(Arc::new(stored))),
         Ok(stored) => Job::of_stored(app, stored).await?,
         Err(StoreError::NotFound) => {
-            let request = request::check(app, tenant, body).await?;
-            room_bytes(app, tenant).await?;
-            Job::new(app, tenant, id, request).await?
+            let (asked, room) = tokio::join!(request::check(app, tenant, body), room_bytes(app, tenant));
+            let (request, template) = asked?;
+            room?;
+            Job::new(app, tenant, id, request, template)?
         }
         Err(error) => return Err(error.into()),
     };

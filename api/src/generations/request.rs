@@ -40,7 +40,7 @@ pub(super) struct NewGenerationBody {
     output: Option<Box<RawValue>>,
 }
 
-/// Checks what is asked for. Nothing is stored and nothing called.
+/// Checks what is asked for, and answers it with its template compiled. Nothing is stored and nothing called.
 ///
 /// # Errors
 /// `invalid` with a pointer for each member, `invalid_template`, and what a template that is not there gives.
@@ -48,7 +48,7 @@ pub(super) async fn check(
     app: &App,
     tenant: &TenantId,
     body: &NewGenerationBody,
-) -> Result<StoredRequest, Problem> {
+) -> Result<(StoredRequest, Arc<Template>), Problem> {
     let errors = contradictions(body);
     if !errors.is_empty() {
         return Err(Problem::new(ProblemId::Invalid).errors(errors));
@@ -76,7 +76,7 @@ pub(super) async fn check(
         store_replies: StoreReplies::Failed,
         ..BatchSpec::new(template.source().to_owned(), model, lane)
     };
-    Ok(StoredRequest { spec, content })
+    Ok((StoredRequest { spec, content }, template))
 }
 
 fn contradictions(body: &NewGenerationBody) -> Vec<FieldError> {

@@ -20,7 +20,7 @@ use super::generator::Running;
 use super::request::NewGenerationBody;
 use super::{Under, begin, view};
 use crate::App;
-use crate::idempotency::Ticket;
+use crate::idempotency::{Plan, Ticket};
 use crate::problem::Problem;
 use crate::sse;
 
@@ -34,9 +34,10 @@ pub(super) async fn respond(
     body: &NewGenerationBody,
     ticket: Ticket,
 ) -> Response {
-    let id = GenerationId::from_bytes(ticket.plan());
+    let plan = ticket.plan();
+    let id = GenerationId::from_bytes(plan.bytes);
     let feed = Arc::new(Feed::default());
-    match promised(&app, tenant, id, body, feed.clone()).await {
+    match promised(&app, tenant, plan, body, feed.clone()).await {
         Err(problem) => ticket.finish(problem.into_response()).await,
         Ok(Under::Done(generation)) => ticket.finish(ended(generation).await).await,
         Ok(Under::Way(running)) => {
@@ -50,12 +51,12 @@ pub(super) async fn respond(
 async fn promised(
     app: &App,
     tenant: &TenantId,
-    id: GenerationId,
+    plan: Plan,
     body: &NewGenerationBody,
     feed: Arc<Feed>,
 ) -> Result<Under, Problem> {
     let deltas = DeltaSink::new(move |delta| feed.push(delta));
-    let under = begin(app, tenant, id, body, Some(deltas)).await?;
+    let under = begin(app, tenant, plan, body, Some(deltas)).await?;
     if let Under::Way(running) = &under {
         app.engine().records.put_generation(&running.begun()).await?;
     }

@@ -59,7 +59,7 @@ async fn keep(app: &App, caller: &Caller, plan: Plan, source: String) -> Result<
     let parsed = parse(source, "").await?;
     room_bytes(app, &caller.tenant).await?;
     let records = &app.engine().records;
-    let id = TemplateId::from_bytes(plan);
+    let id = TemplateId::from_bytes(plan.bytes);
     let stored =
         records.add_template(&caller.tenant, id, parsed.name(), parsed.source(), app.now_ms()).await?;
     let version = records.version(&caller.tenant, stored.id, Some(1)).await?;

@@ -113,7 +113,7 @@ impl Hand {
             spent: Totals::default(),
             release: Release::Keep,
         };
-        let settled = self.engine.store.settle(vec![group], 1).await.unwrap();
+        let settled = self.engine.store.settle([group].into(), 1).await.unwrap();
         assert!(matches!(settled[..], [Settled::Recorded { .. }]), "{} {settled:?}", self.batch);
     }
 

@@ -23,7 +23,7 @@ pub enum PlanError {
 /// What every item of a batch shares.
 pub struct BatchPlan {
     pub(crate) batch: BatchId,
-    pub(crate) template: Template,
+    pub(crate) template: Arc<Template>,
     pub(crate) provider: Arc<dyn ChatProvider>,
     pub(crate) lane: Arc<LaneId>,
     pub(crate) model: Arc<str>,
@@ -44,6 +44,16 @@ impl BatchPlan {
         let template = Template::parse(&spec.template).map_err(|problems| {
             PlanError::Template(problems.first().map_or_else(String::new, ToString::to_string))
         })?;
+        Ok(Self::with(Arc::new(template), batch, spec, provider))
+    }
+
+    /// The same with the template of the spec compiled already.
+    pub fn with(
+        template: Arc<Template>,
+        batch: BatchId,
+        spec: &BatchSpec,
+        provider: Arc<dyn ChatProvider>,
+    ) -> Self {
         let settings = merge(template.settings(), &spec.settings);
         let format = match template.output() {
             OutputSpec::Text { .. } => ResponseFormat::Text,
@@ -52,7 +62,7 @@ impl BatchPlan {
                 ResponseSchema::new(schema.name.clone(), schema.schema.clone()),
             )),
         };
-        Ok(Self {
+        Self {
             batch,
             lane: Arc::new(LaneId::new(provider.name(), provider.credential_name())),
             model: spec.model.name().into(),
@@ -64,7 +74,7 @@ impl BatchPlan {
             standing: Standing::default(),
             template,
             provider,
-        })
+        }
     }
 
     /// The lane its calls go through.
