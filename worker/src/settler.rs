@@ -22,7 +22,7 @@ use crate::slots::{Slot, Slots};
 const GROUP_WAIT: Duration = Duration::from_millis(20);
 
 /// Ends in hand at which waiting for more stops.
-const GROUP_ENOUGH: usize = 64;
+const GROUP_ENOUGH: usize = 128;
 
 /// The most ends of one write.
 const GROUP_MAX: usize = 1024;
@@ -162,7 +162,9 @@ impl Settler {
         }
         let mut keys = Vec::with_capacity(gathered.len());
         let mut groups = Vec::with_capacity(gathered.len());
-        for (key, gathered) in gathered {
+        for (key, mut gathered) in gathered {
+            // Bodies that come by their index go to the end of the store's tree.
+            gathered.settled.sort_by_key(|(item, _)| item.offset);
             let Some(held) = self.held.get_mut(&key) else {
                 continue;
             };
@@ -189,7 +191,7 @@ impl Settler {
         if groups.is_empty() {
             return slots;
         }
-        let results = self.settle(groups).await;
+        let results = self.settle(groups.into()).await;
         for ((key, release, ends), result) in keys.into_iter().zip(results) {
             match result {
                 Settled::Recorded { done } => {
@@ -262,14 +264,14 @@ impl Settler {
     }
 
     /// Settles all groups at once; when the store refuses them, one by one, so that a damaged chunk takes no other with it.
-    async fn settle(&self, groups: Vec<SettleGroup>) -> Vec<Settled> {
-        if let Some(results) = self.try_settle(&groups).await {
+    async fn settle(&self, groups: Arc<[SettleGroup]>) -> Vec<Settled> {
+        if let Some(results) = self.try_settle(groups.clone()).await {
             return results;
         }
         let mut results = Vec::with_capacity(groups.len());
-        for group in groups {
+        for group in &groups[..] {
             let chunk = group.chunk;
-            let alone = self.try_settle(&[group]).await.and_then(|mut alone| alone.pop());
+            let alone = self.try_settle([group.clone()].into()).await.and_then(|mut alone| alone.pop());
             results.push(alone.unwrap_or_else(|| {
                 // Nothing this worker can do makes it right; the chunk goes back with the session, its items run again.
                 tracing::error!(chunk = %chunk, "what a chunk came to is dropped");
@@ -280,9 +282,9 @@ impl Settler {
     }
 
     /// Repeats the write while the store is away; `None` when it refuses.
-    async fn try_settle(&self, groups: &[SettleGroup]) -> Option<Vec<Settled>> {
+    async fn try_settle(&self, groups: Arc<[SettleGroup]>) -> Option<Vec<Settled>> {
         loop {
-            match self.engine.store.settle(groups.to_vec(), self.engine.clock.now_ms()).await {
+            match self.engine.store.settle(groups.clone(), self.engine.clock.now_ms()).await {
                 Ok(results) => return Some(results),
                 Err(error @ StoreError::Unavailable(_)) => {
                     tracing::warn!(error = %error, "outcomes could not be stored; trying again");

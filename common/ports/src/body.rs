@@ -5,13 +5,16 @@
 use std::io::Read as _;
 
 use bytes::Bytes;
-use promptmill_domain::Outcome;
+use promptmill_domain::{Ending, Outcome, Output};
 
 const PLAIN: u8 = 0;
 const ZSTD: u8 = 1;
 
 /// Bodies shorter than this are not compressed: a frame of its own saves little there and costs an eighth of the CPU of an item.
 const COMPRESS_FROM: usize = 1024;
+
+/// About what an outcome of one call takes beside its output.
+const BESIDE_OUTPUT: usize = 384;
 
 /// The most bytes a body may unfold to. A reply is kept up to 1 MiB and a history up to 4 MiB.
 const MAX_BODY: u64 = 16 * 1024 * 1024;
@@ -28,7 +31,13 @@ thread_local! {
 
 /// Encodes an outcome for storage.
 pub fn encode_outcome(outcome: &Outcome) -> Bytes {
-    let mut body = vec![PLAIN];
+    let output = match &outcome.ending {
+        Ending::Succeeded { output: Output::Json(json), .. } => json.get().len(),
+        Ending::Succeeded { output: Output::Text(text), .. } => text.len(),
+        _ => 0,
+    };
+    let mut body = Vec::with_capacity(output + BESIDE_OUTPUT);
+    body.push(PLAIN);
     serde_json::to_writer(&mut body, outcome)
         .expect("an outcome has string keys only, and a vector takes every write");
     if body.len() < COMPRESS_FROM {

@@ -6,6 +6,8 @@
 //!
 //! [`StoreError::NotFound`]: crate::StoreError::NotFound
 
+use std::sync::Arc;
+
 use async_trait::async_trait;
 use bytes::Bytes;
 use promptmill_domain::chunk::{ChunkCut, FrozenPart};
@@ -202,7 +204,7 @@ pub trait Work: Send + Sync {
     /// # Errors
     /// `Conflict` when a group names an item its chunk does not have or a code that is no outcome: a mistake of the caller.
     /// Nothing of that group is recorded; other groups of the call may be.
-    async fn settle(&self, groups: Vec<SettleGroup>, now_ms: u64) -> StoreResult<Vec<Settled>>;
+    async fn settle(&self, groups: Arc<[SettleGroup]>, now_ms: u64) -> StoreResult<Vec<Settled>>;
 
     /// Records which item the holder of a quarantined chunk begins. Answers whether the lease is still held.
     async fn try_item(

@@ -131,7 +131,7 @@ async fn settle_chunk(store: &SqliteStore, lease: &Lease) -> StoreResult<()> {
         let (chunk, token) = (lease.head.chunk, lease.token);
         let group =
             SettleGroup { chunk, token, settled, parked: Vec::new(), seq, spent, release: Release::Keep };
-        store.settle(vec![group], 0).await?;
+        store.settle([group].into(), 0).await?;
     }
     Ok(())
 }

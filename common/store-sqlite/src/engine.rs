@@ -1,6 +1,6 @@
 //! The writer: one thread that runs commands in groups, one transaction and one sync a group.
 //!
-//! Each command runs under a savepoint, so that one that fails takes nothing of the others with it. Nobody is answered
+//! A command that fails takes nothing of the others with it: each but the first runs under a savepoint. Nobody is answered
 //! before the commit; a failed commit answers `Unavailable` to the whole group. After an error of the disk the connection
 //! is opened anew, so the store recovers without a restart when the disk does.
 //! After a deletion the thread also empties the log, which would otherwise keep what was deleted until it is written over.
@@ -31,6 +31,12 @@ const WAITING_KIB: u32 = 64 * 1024;
 
 /// How long clearing the log rests after a reader stood in its way.
 const CLEAR_LOG_EVERY: Duration = Duration::from_secs(1);
+
+/// A group of so many bytes is work. Between spells of work there are only beats and looks, of a few hundred bytes each.
+const WORK_BYTES: usize = 32 * 1024;
+
+/// How long after the last work the page cache is given back.
+const CACHE_KEPT: Duration = Duration::from_secs(1);
 
 /// The async side of the writer thread.
 #[derive(Debug)]
@@ -96,7 +102,8 @@ impl Writer {
         let (stale, noted) = (Arc::clone(&log_is_stale), Arc::clone(&health));
         let thread = std::thread::Builder::new().name("store-writer".to_owned()).spawn(move || {
             let (db, log_is_stale, health) = (Some(db), stale, noted);
-            WriterThread { db, file, queue, leftovers, log_is_stale, health, log_cleared: None }.run();
+            let (worked, log_cleared) = (None, None);
+            WriterThread { db, file, queue, leftovers, log_is_stale, health, log_cleared, worked }.run();
         })?;
         let room = Arc::new(Semaphore::new(WAITING_KIB as usize));
         Ok(Self { commands: Some(commands), room, log_is_stale, health, thread: Some(thread) })
@@ -215,6 +222,8 @@ struct WriterThread {
     health: Arc<Health>,
     /// When clearing the log was last tried in vain.
     log_cleared: Option<Instant>,
+    /// When there was work last, until the page cache is given back.
+    worked: Option<Instant>,
 }
 
 impl WriterThread {
@@ -238,9 +247,11 @@ impl WriterThread {
             if committed {
                 self.clear_stale_log();
             }
+            let bytes = group.iter().map(|command| command.bytes()).sum();
             for command in group {
                 command.answer(committed);
             }
+            self.give_back_cache(bytes);
         }
     }
 
@@ -290,6 +301,20 @@ impl WriterThread {
         }
     }
 
+    /// Gives the page cache back some time after the last work. `bytes` is what the group now ended wrote.
+    fn give_back_cache(&mut self, bytes: usize) {
+        if bytes >= WORK_BYTES {
+            self.worked = Some(Instant::now());
+        } else if self.worked.is_some_and(|worked| worked.elapsed() >= CACHE_KEPT) {
+            self.worked = None;
+            if let Some(db) = &self.db
+                && let Err(error) = db.execute_batch("PRAGMA shrink_memory")
+            {
+                tracing::debug!(error = %error, "the store's cache could not be given back");
+            }
+        }
+    }
+
     fn delete_some(&mut self, num: BatchNum) -> Result<bool, Fault> {
         let transaction = self.connection()?.unchecked_transaction()?;
         let gone = delete::step(&transaction, num)?;
@@ -313,12 +338,13 @@ impl WriterThread {
             return Err(Fault::Store(writer_ended()));
         };
         execute(db, "BEGIN IMMEDIATE")?;
-        let mut healthy = true;
+        let (mut healthy, mut undo) = (true, Undo::Transaction);
         let mut bytes = 0;
         loop {
             if let Some(command) = group.last_mut() {
                 bytes += command.bytes();
-                healthy &= run_one(db, command.as_mut())?;
+                healthy &= run_one(db, command.as_mut(), undo)?;
+                undo = Undo::Savepoint;
             }
             if group.len() >= GROUP || bytes >= GROUP_BYTES {
                 break;
@@ -333,9 +359,20 @@ impl WriterThread {
     }
 }
 
-/// Runs one command under a savepoint. `Err` means that the whole transaction is lost.
-fn run_one(db: &Connection, command: &mut dyn Command) -> Result<bool, Fault> {
-    execute(db, "SAVEPOINT command")?;
+/// How what a failed command did is undone.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Undo {
+    /// With the transaction, which holds nothing else yet; most groups are one command, and a savepoint copies every page it changes.
+    Transaction,
+    /// To the savepoint before it.
+    Savepoint,
+}
+
+/// Runs one command and undoes it when it fails. `Err` means that the whole transaction is lost.
+fn run_one(db: &Connection, command: &mut dyn Command, undo: Undo) -> Result<bool, Fault> {
+    if undo == Undo::Savepoint {
+        execute(db, "SAVEPOINT command")?;
+    }
     let ran = command.run(db);
     // SQLite may end the transaction by itself when the disk is full or fails.
     if db.is_autocommit() {
@@ -344,11 +381,19 @@ fn run_one(db: &Connection, command: &mut dyn Command) -> Result<bool, Fault> {
     let healthy = match ran {
         Ok(()) => true,
         Err(Tainted(tainted)) => {
-            execute(db, "ROLLBACK TO command")?;
+            match undo {
+                Undo::Transaction => {
+                    execute(db, "ROLLBACK")?;
+                    execute(db, "BEGIN IMMEDIATE")?;
+                }
+                Undo::Savepoint => execute(db, "ROLLBACK TO command")?,
+            }
             !tainted
         }
     };
-    execute(db, "RELEASE command")?;
+    if undo == Undo::Savepoint {
+        execute(db, "RELEASE command")?;
+    }
     Ok(healthy)
 }
 

@@ -92,7 +92,7 @@ async fn a_body_that_is_there_already_is_adopted_with_its_code() {
     assert_eq!(outcomes(&store).await, []);
 
     let settled =
-        store.settle(vec![group(vec![(1, ItemCode::Succeeded, "of the new holder")])], NOW).await.unwrap();
+        store.settle([group(vec![(1, ItemCode::Succeeded, "of the new holder")])].into(), NOW).await.unwrap();
     assert_eq!(settled, [Settled::Recorded { done: false }]);
     let body = Some(Bytes::from("of the holder before"));
     assert_eq!(outcomes(&store).await, [StoredOutcome { index: 1, code: failed, body }]);
@@ -107,7 +107,7 @@ async fn a_body_that_no_byte_names_is_never_shown() {
     leased(&store).await;
     orphan(&store, 0, ItemCode::Succeeded, "too late").await;
     orphan(&store, 2, ItemCode::Succeeded, "not yet").await;
-    store.settle(vec![group(vec![(1, ItemCode::Succeeded, "in time")])], NOW).await.unwrap();
+    store.settle([group(vec![(1, ItemCode::Succeeded, "in time")])].into(), NOW).await.unwrap();
     store.steer(&tenant(), BATCH, BatchEvent::Cancel, NOW).await.unwrap();
     store.seal(&tenant(), BATCH, 100, NOW).await.unwrap();
     let seen: Vec<_> =
@@ -201,7 +201,7 @@ async fn a_deletion_that_was_cut_short_is_finished_after_the_next_start() {
     let folder = tempfile::tempdir().unwrap();
     let store = open(&folder, None);
     leased(&store).await;
-    store.settle(vec![group(vec![(0, ItemCode::Succeeded, "body")])], NOW).await.unwrap();
+    store.settle([group(vec![(0, ItemCode::Succeeded, "body")])].into(), NOW).await.unwrap();
     store.write(0, |db| Ok(db.execute_batch("UPDATE batches SET phase = 3")?)).await.unwrap();
     drop(store);
     let store = open(&folder, None);

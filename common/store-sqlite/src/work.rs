@@ -3,6 +3,7 @@
 //! Settling looks at the lease before it writes a body, and all of it is one transaction, so a fenced group leaves nothing.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -34,7 +35,7 @@ impl Work for SqliteStore {
         self.write(HEAD * chunks.len(), move |db| claim(db, owner, &chunks, now_ms)).await
     }
 
-    async fn settle(&self, groups: Vec<SettleGroup>, now_ms: u64) -> StoreResult<Vec<Settled>> {
+    async fn settle(&self, groups: Arc<[SettleGroup]>, now_ms: u64) -> StoreResult<Vec<Settled>> {
         let bodies: usize = groups.iter().flat_map(|group| &group.settled).map(|(_, body)| body.len()).sum();
         let settle_all =
             move |db: &Connection| groups.iter().map(|group| settle(db, group, now_ms)).collect();

@@ -167,7 +167,7 @@ impl Scene {
             spent: Totals::default(),
             release,
         };
-        self.engine.store.settle(vec![group], self.engine.clock.now_ms()).await.unwrap().remove(0)
+        self.engine.store.settle([group].into(), self.engine.clock.now_ms()).await.unwrap().remove(0)
     }
 
     pub(crate) async fn counts(&self, batch: BatchId) -> Counts {

@@ -106,7 +106,7 @@ impl Intake for FailingStore {
 
 #[async_trait]
 impl Work for FailingStore {
-    async fn settle(&self, groups: Vec<SettleGroup>, now_ms: u64) -> StoreResult<Vec<Settled>> {
+    async fn settle(&self, groups: Arc<[SettleGroup]>, now_ms: u64) -> StoreResult<Vec<Settled>> {
         match (self.fate)("settle") {
             Fate::RefusesSeveral if groups.len() > 1 => Err(StoreError::Corrupt("a head".to_owned())),
             Fate::Works | Fate::RefusesSeveral => self.inner.settle(groups, now_ms).await,

@@ -138,12 +138,12 @@ impl Work for Line {
         Ok(leases)
     }
 
-    async fn settle(&self, groups: Vec<SettleGroup>, now_ms: u64) -> StoreResult<Vec<Settled>> {
+    async fn settle(&self, groups: Arc<[SettleGroup]>, now_ms: u64) -> StoreResult<Vec<Settled>> {
         self.settle_permits.acquire().await.unwrap().forget();
         let nth = self.settles.fetch_add(1, Ordering::SeqCst) + 1;
         let dies = nth == self.dies_at;
         let mut results = Vec::new();
-        for mut group in groups {
+        for mut group in groups.iter().cloned() {
             let (base, newest) = self.shared.leases.lock().unwrap()[&group.chunk];
             if self.shared.mutation == Mutation::TokenIgnored {
                 group.token = newest;
@@ -155,7 +155,7 @@ impl Work for Line {
                     self.die().await;
                 }
             }
-            let result = self.shared.inner.settle(vec![group.clone()], now_ms).await?.remove(0);
+            let result = self.shared.inner.settle([group.clone()].into(), now_ms).await?.remove(0);
             if byte_first {
                 if dies {
                     self.die().await;

@@ -50,7 +50,7 @@ async fn work_on(store: &SqliteStore, n: u32) -> LeaseToken {
         vec![(SettledItem { offset: 0, code: ItemCode::Succeeded }, Bytes::from(format!("body {n}")))];
     let spent = Totals { calls: 1, ..Totals::default() };
     let group = SettleGroup { chunk, token, settled, parked: vec![], seq: 1, spent, release: Release::Keep };
-    store.settle(vec![group], NOW).await.unwrap();
+    store.settle([group].into(), NOW).await.unwrap();
     token
 }
 
@@ -197,7 +197,7 @@ async fn a_deleted_batch_leaves_no_trace_in_the_files() {
         let (settled, spent) = (vec![small, big], Totals::default());
         let group =
             SettleGroup { chunk, token, settled, parked: vec![], seq: 1, spent, release: Release::LetGo };
-        store.settle(vec![group], NOW).await.unwrap();
+        store.settle([group].into(), NOW).await.unwrap();
     }
     let pause =
         BatchEvent::Pause(PauseReason::Suspect { kind: FailureKind::Timeout, message: mark("message") });

@@ -106,8 +106,8 @@ async fn a_batch_that_ran_runs_on() {
         spent: promptmill_domain::Totals::default(),
         release: promptmill_domain::Release::Keep,
     };
-    store.settle(vec![settle(1, 2)], NOW).await.unwrap();
-    assert_eq!(store.settle(vec![settle(2, 1)], NOW).await.unwrap(), [Settled::Recorded { done: true }]);
+    store.settle([settle(1, 2)].into(), NOW).await.unwrap();
+    assert_eq!(store.settle([settle(2, 1)].into(), NOW).await.unwrap(), [Settled::Recorded { done: true }]);
     let order: Vec<_> = settled(&store, RUNNING).await.into_iter().map(|outcome| outcome.index).collect();
     assert_eq!(order, [0, 2, 1]);
     let counts = store.close(&tenant(), RUNNING, NOW).await.unwrap().unwrap();

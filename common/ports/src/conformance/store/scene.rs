@@ -231,7 +231,7 @@ impl<'a> Scene<'a> {
 
     /// Settles one group.
     pub(super) async fn settle(&self, group: SettleGroup) -> Settled {
-        let settled = self.store.settle(vec![group], NOW).await.unwrap();
+        let settled = self.store.settle([group].into(), NOW).await.unwrap();
         assert_eq!(settled.len(), 1);
         settled[0]
     }

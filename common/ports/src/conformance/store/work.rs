@@ -128,11 +128,11 @@ pub async fn an_item_keeps_its_first_outcome(store: &dyn Store) {
 pub async fn a_group_that_names_no_item_of_its_chunk_is_refused(store: &dyn Store) {
     let scene = Scene::ready(store, &[2, 2]).await;
     let lease = scene.lease(0).await;
-    check_conflict(store.settle(vec![settling(&lease, [0, 2])], NOW).await);
+    check_conflict(store.settle([settling(&lease, [0, 2])].into(), NOW).await);
     let open = vec![(SettledItem { offset: 1, code: ItemCode::Open }, body(1))];
-    check_conflict(store.settle(vec![SettleGroup { settled: open, ..group(&lease) }], NOW).await);
+    check_conflict(store.settle([SettleGroup { settled: open, ..group(&lease) }].into(), NOW).await);
     let beyond = vec![parked(2, NOW)];
-    check_conflict(store.settle(vec![SettleGroup { parked: beyond, ..group(&lease) }], NOW).await);
+    check_conflict(store.settle([SettleGroup { parked: beyond, ..group(&lease) }].into(), NOW).await);
     check_conflict(store.try_item(lease.head.chunk, lease.token, 2, NOW).await);
     assert_eq!(scene.outcomes().await.outcomes, []);
     assert_eq!(scene.settle(settling(&lease, [0, 1])).await, Settled::Recorded { done: true });
@@ -144,14 +144,14 @@ pub async fn groups_of_one_call_are_answered_in_order(store: &dyn Store) {
     let (one, two, three) = (scene.lease(0).await, scene.lease(1).await, scene.lease(2).await);
     let stale = SettleGroup { token: fresh_token(), ..settling(&three, [0]) };
     let groups = vec![settling(&two, [1]), stale, settling(&one, [0])];
-    let settled = store.settle(groups, NOW).await.unwrap();
+    let settled = store.settle(groups.into(), NOW).await.unwrap();
     assert_eq!(
         settled,
         [Settled::Recorded { done: false }, Settled::Fenced, Settled::Recorded { done: true }]
     );
     let indexes: Vec<_> = scene.outcomes().await.outcomes.iter().map(|outcome| outcome.index).collect();
     assert_eq!(indexes, [0, 2]);
-    assert_eq!(store.settle(Vec::new(), NOW).await.unwrap(), []);
+    assert_eq!(store.settle([].into(), NOW).await.unwrap(), []);
 }
 
 /// A let-go chunk none of whose items can begin is not handed out before the first of them is due.
