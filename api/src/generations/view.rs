@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
 use promptmill_domain::{Ending, FailureKind, Money};
 use promptmill_ports::{Generation, decode_outcome};
 use serde::Serialize;
@@ -79,13 +80,17 @@ impl GenerationView {
     }
 }
 
-/// The view's JSON text. An outcome may have megabytes, so it is made on a blocking thread.
+/// Stored bytes up to which a view is made at once: the way to another thread would take longer.
+const SMALL: usize = 8 * 1024;
+
+/// The view's JSON text. An outcome may have megabytes, and then it is made on a blocking thread.
 pub(super) async fn text(generation: Arc<Generation>) -> Result<String, Problem> {
-    let text = spawn_blocking(move || {
+    let stored = generation.request.len() + generation.outcome.as_ref().map_or(0, Bytes::len);
+    let write = move || {
         let view = GenerationView::of(&generation)?;
         serde_json::to_string(&view).map_err(Problem::internal)
-    });
-    text.await.map_err(Problem::internal)?
+    };
+    if stored <= SMALL { write() } else { spawn_blocking(write).await.map_err(Problem::internal)? }
 }
 
 /// The answer that shows a generation.

@@ -36,7 +36,7 @@ const CLEAR_LOG_EVERY: Duration = Duration::from_secs(1);
 const WORK_BYTES: usize = 32 * 1024;
 
 /// How long after the last work the page cache is given back.
-const CACHE_KEPT: Duration = Duration::from_secs(1);
+const CACHE_KEPT: Duration = Duration::from_millis(250);
 
 /// The async side of the writer thread.
 #[derive(Debug)]
