@@ -55,7 +55,7 @@ impl Sizes {
             generations_of_many: 3_200,
             generation_latency: Duration::from_millis(50),
             idle_items: 200_000,
-            idle_for: Duration::from_secs(3),
+            idle_for: Duration::from_secs(10),
         }
     }
 

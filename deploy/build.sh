@@ -1,0 +1,30 @@
+#!/usr/bin/env bash
+# Builds what is shipped: profile dist, the compiler guided by a profile of the program at work.
+# Usage: deploy/build.sh     (result: target/guided/dist/promptmill, and promptmill-bench beside it, built the same way)
+#
+# The profile comes from the benchmark on the spot: every part of it in small, then the long ones. Needs rustup's component llvm-tools.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+host=$(rustc -vV | sed -n 's/^host: //p')
+profdata=$(rustc --print sysroot)/lib/rustlib/$host/bin/llvm-profdata
+[ -x "$profdata" ] || rustup component add llvm-tools
+
+# build FLAG NAME: into target/NAME. The flags name fixed files, so that what has not changed is not built again.
+build() {
+  RUSTFLAGS="${RUSTFLAGS:-} $1" cargo build --locked --profile dist -p promptmill-cli -p promptmill-bench --target-dir "target/$2"
+}
+
+build "-Cprofile-generate=$PWD/target/learning/raw" learning
+learning=target/learning/dist
+profile=$PWD/target/learning/profile
+if [ ! "$profile" -nt "$learning/promptmill" ]; then
+  rm -rf target/learning/raw
+  # Counting makes it slow, so its figures say nothing and a measure beyond its limit is no failure here.
+  "$learning/promptmill-bench" table --quick --binary "$learning/promptmill" || true
+  for part in throughput accept results; do
+    "$learning/promptmill-bench" table --only $part --runs 1 --binary "$learning/promptmill" || true
+  done
+  "$profdata" merge -o "$profile" target/learning/raw/*.profraw
+fi
+build "-Cprofile-use=$profile" guided
