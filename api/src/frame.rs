@@ -17,6 +17,10 @@ use crate::state::App;
 /// Header with the request's id.
 pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
+/// Bytes of a request's body that are read and thrown away when it is refused before its end. The connection of a larger one ends with the
+/// answer.
+const SKIPPED_BODY: u64 = 64 * 1024;
+
 /// Who is at the other end of the connection.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Peer(pub(crate) SocketAddr);
@@ -53,6 +57,7 @@ pub(crate) async fn frame(State(app): State<App>, request: Request, next: Next) 
     let context = RequestContext { id: id.clone(), path: request.uri().path().to_owned() };
     let route = request.extensions().get::<MatchedPath>().map(|path| path.as_str().to_owned());
     let method = request.method().clone();
+    let body_is_large = body_is_large(request.headers());
 
     let mut response = CURRENT
         .scope(context, async {
@@ -64,6 +69,10 @@ pub(crate) async fn frame(State(app): State<App>, request: Request, next: Next) 
         .await;
 
     headers::add(response.headers_mut());
+    // A client that is not told would send its next request into a connection that is being closed.
+    if body_is_large && is_error(response.status()) {
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
     if let Ok(id) = HeaderValue::from_str(&id) {
         response.headers_mut().insert(REQUEST_ID, id);
     }
@@ -78,6 +87,17 @@ pub(crate) async fn frame(State(app): State<App>, request: Request, next: Next) 
         "answered"
     );
     response
+}
+
+/// Whether a request's body is large, or may be: its length is not said.
+fn body_is_large(headers: &HeaderMap) -> bool {
+    let length = headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok());
+    let large = length.is_some_and(|length| length.parse::<u64>().is_ok_and(|length| length > SKIPPED_BODY));
+    large || headers.contains_key(header::TRANSFER_ENCODING)
+}
+
+fn is_error(status: StatusCode) -> bool {
+    status.is_client_error() || status.is_server_error()
 }
 
 /// The caller's id when it is harmless, otherwise a new one.
@@ -95,8 +115,7 @@ fn request_id(headers: &HeaderMap) -> String {
 /// Answers that the router or an extractor made in its own way become problems, their headers kept.
 fn in_one_shape(response: Response) -> Response {
     let status = response.status();
-    let is_error = status.is_client_error() || status.is_server_error();
-    if !is_error || response.extensions().get::<IsProblem>().is_some() {
+    if !is_error(status) || response.extensions().get::<IsProblem>().is_some() {
         return response;
     }
     let mut problem = Problem::of_status(status).into_response();

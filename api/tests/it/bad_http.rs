@@ -129,6 +129,26 @@ async fn bodies_are_bounded_whether_or_not_their_length_is_said() {
 }
 
 #[tokio::test]
+async fn whoever_is_refused_with_a_large_body_is_told_that_the_connection_ends() {
+    let service = Service::start().await;
+    for (length, closes) in
+        [("content-length: 100000", true), ("transfer-encoding: chunked", true), ("content-length: 5", false)]
+    {
+        let mut stream = TcpStream::connect(service.address).await.unwrap();
+        let head = format!("POST /v1/render HTTP/1.1\r\nhost: x\r\n{length}\r\n\r\n");
+        stream.write_all(head.as_bytes()).await.unwrap();
+        let mut answer = Vec::new();
+        while !String::from_utf8_lossy(&answer).contains("\r\n\r\n") {
+            let reading = tokio::time::timeout(PATIENCE, stream.read_buf(&mut answer));
+            assert!(reading.await.expect("there is an answer").unwrap() > 0, "the connection ended before");
+        }
+        let answer = String::from_utf8_lossy(&answer).to_lowercase();
+        assert!(answer.starts_with("http/1.1 401 "), "{answer}");
+        assert_eq!(answer.contains("\r\nconnection: close\r\n"), closes, "{length}: {answer}");
+    }
+}
+
+#[tokio::test]
 async fn a_client_that_sends_its_headers_slowly_is_cut_off() {
     let service = impatient().await;
     for begun in ["", "GET /livez", "GET /livez HTTP/1.1\r\nhost: x\r\nx-slow: "] {
