@@ -117,6 +117,7 @@ impl Scene {
                 None => break batches,
                 Some(open) => assert!(Instant::now() < deadline, "waited in vain for {open}"),
             }
+            // How often it asks; the deadline above is what it waits for.
             tokio::time::sleep(Duration::from_millis(50)).await;
         };
         self.history.recovery = last_fault.elapsed();
