@@ -9,7 +9,7 @@ use promptmill_ports::{
     Admission as _, Close as _, Control as _, Intake as _, NewBatch, PageLimit, PartCommit, Read as _,
     RowBlock, Sessions as _, SettleGroup, Settled, StoreError, StoredOutcome, Work as _, flow,
 };
-use rusqlite::params;
+use rusqlite::{Connection, params};
 use tempfile::TempDir;
 
 use crate::fault::Fault;
@@ -147,39 +147,47 @@ async fn a_full_disk_is_unavailable_and_forgiven_without_a_restart() {
     store.commit_part(&tenant(), BATCH, part).await.unwrap();
 }
 
-#[tokio::test]
-async fn a_command_that_fails_takes_nothing_of_its_group_with_it() {
+/// Writes a group of four, of which the one at `failing` fails behind its write; answers what is there then.
+async fn group_of_four(failing: usize) -> Vec<String> {
     let folder = tempfile::tempdir().unwrap();
     let store = open(&folder, None);
-    let insert = |label: &'static str, fails: bool| {
-        store.write(0, move |db| {
-            let sql = "INSERT INTO sessions(id, label, beat, alive) VALUES (?1, ?2, 0, 1)";
-            db.execute(sql, params![label.as_bytes(), label])?;
-            if fails { Err(Fault::conflict("no")) } else { Ok(()) }
-        })
+    let insert = move |db: &Connection, at: usize| {
+        let (sql, label) =
+            ("INSERT INTO sessions(id, label, beat, alive) VALUES (?1, ?2, 0, 1)", at.to_string());
+        db.execute(sql, params![label.as_bytes(), label])?;
+        if at == failing { Err(Fault::conflict("no")) } else { Ok(()) }
     };
     let (held, go) = std::sync::mpsc::channel::<()>();
     // Holds the writer until all the others wait, so that they share one group.
-    let first = store.write(0, move |_| {
-        go.recv().map_err(|_| Fault::conflict("nobody let go"))?;
-        Ok(())
+    let first = store.write(0, move |db| {
+        go.recv().map_err(|_| Fault::corrupt("nobody let go"))?;
+        insert(db, 0)
     });
+    let inserts = |at| store.write(0, move |db| insert(db, at));
     let release = async move {
         for _ in 0..10 {
             tokio::task::yield_now().await;
         }
         held.send(()).unwrap();
     };
-    let (first, one, two, three, ()) =
-        tokio::join!(first, insert("a", false), insert("b", true), insert("c", false), release);
-    assert!(first.is_ok() && one.is_ok() && three.is_ok());
-    assert!(matches!(two, Err(StoreError::Conflict(_))));
+    let (first, one, two, three, ()) = tokio::join!(first, inserts(1), inserts(2), inserts(3), release);
+    for (result, at) in [first, one, two, three].into_iter().zip(0..) {
+        assert_eq!(matches!(result, Err(StoreError::Conflict(_))), at == failing, "{at}: {result:?}");
+        assert!(result.is_ok() || at == failing, "{at}: {result:?}");
+    }
     let labels = store.read(|db| {
         let mut labels = db.prepare("SELECT label FROM sessions ORDER BY label")?;
         let labels = labels.query_map([], |row| row.get(0))?.collect::<Result<Vec<String>, _>>()?;
         Ok(labels)
     });
-    assert_eq!(labels.await.unwrap(), ["a", "c"]);
+    labels.await.unwrap()
+}
+
+#[tokio::test]
+async fn a_command_that_fails_takes_nothing_of_its_group_with_it() {
+    assert_eq!(group_of_four(0).await, ["1", "2", "3"]);
+    assert_eq!(group_of_four(2).await, ["0", "1", "3"]);
+    assert_eq!(group_of_four(4).await, ["0", "1", "2", "3"]);
 }
 
 #[tokio::test]
