@@ -10,8 +10,8 @@ use promptmill_prompt::Template;
 use serde::{Deserialize, Serialize};
 
 use crate::App;
+use crate::heavy::heavy;
 use crate::problem::Problem;
-use crate::templates;
 
 /// What was asked, with the template's text pinned. Holds no secrets: credentials stay with the provider.
 #[derive(Debug, Serialize, Deserialize)]
@@ -79,8 +79,10 @@ impl Job {
     /// When it cannot be read, or this process cannot run it.
     pub(super) async fn of_stored(app: &App, begun: Generation) -> Result<Self, Problem> {
         let request = StoredRequest::read(&begun.request).map_err(Problem::internal)?;
-        let template = templates::parse(request.spec.template.clone(), "").await?;
-        Self::of(app, begun, request, template)
+        let source = request.spec.template.clone();
+        let template = heavy(move || Template::parse(&source)).await?;
+        let template = template.map_err(|_| Problem::internal(CorruptRequest))?;
+        Self::of(app, begun, request, Arc::new(template))
     }
 
     fn of(
