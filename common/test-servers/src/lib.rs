@@ -16,4 +16,4 @@ mod program;
 mod redis;
 
 pub use mongo::{MongoDatabase, MongoReplicaSet, MongoServer};
-pub use redis::RedisServer;
+pub use redis::{RedisSentinel, RedisServer};

@@ -75,8 +75,46 @@ impl RedisServer {
     }
 }
 
+/// A Sentinel that watches one master by the name `main` and makes its replica the master soon after it is gone.
+#[derive(Debug)]
+pub struct RedisSentinel {
+    port: u16,
+    _process: Process,
+    _folder: TempDir,
+}
+
+impl RedisSentinel {
+    /// Starts one.
+    pub fn start(master: &RedisServer) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let watch = format!(
+            "sentinel monitor main 127.0.0.1 {} 1\nsentinel down-after-milliseconds main 500\nsentinel failover-timeout main 3000\n",
+            master.port()
+        );
+        let (process, port) = on_a_free_port(|port| {
+            let file = folder.path().join("sentinel.conf");
+            std::fs::write(&file, format!("port {port}\nbind 127.0.0.1\n{watch}")).unwrap();
+            let args = [file.into(), "--sentinel".into()];
+            Ok((start_with_args(port, &args, None, &folder)?, port))
+        });
+        Self { port, _process: process, _folder: folder }
+    }
+
+    /// Where it listens on 127.0.0.1.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// As [`RedisServer::command`].
+    pub fn command(&self, words: &[&str]) -> String {
+        match ask(self.port, None, words) {
+            Ok(answer) => answer,
+            Err(error) => panic!("{words:?}: {error}"),
+        }
+    }
+}
+
 fn start_process(port: u16, args: &[String], folder: &TempDir) -> Result<Process, String> {
-    let server = program("PROMPTMILL_TEST_REDIS_SERVER", servers_folder().join("redis-server"));
     let mut all: Vec<OsString> = Vec::new();
     let port_text = port.to_string();
     for arg in ["--port", &port_text, "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir"] {
@@ -84,11 +122,21 @@ fn start_process(port: u16, args: &[String], folder: &TempDir) -> Result<Process
     }
     all.push(folder.path().into());
     all.extend(args.iter().map(OsString::from));
-    let mut process = Process::start(&server, &all, folder.path().join("log"));
+    start_with_args(port, &all, password(args), folder)
+}
+
+fn start_with_args(
+    port: u16,
+    args: &[OsString],
+    password: Option<&str>,
+    folder: &TempDir,
+) -> Result<Process, String> {
+    let server = program("PROMPTMILL_TEST_REDIS_SERVER", servers_folder().join("redis-server"));
+    let mut process = Process::start(&server, args, folder.path().join("log"));
     // Somebody else's server may answer on the port while ours finds it taken and ends.
     let ours = format!("process_id:{}\r", process.id());
     process.wait_until("redis-server to answer", || {
-        ask(port, password(args), &["INFO", "server"]).is_ok_and(|answer| answer.contains(&ours))
+        ask(port, password, &["INFO", "server"]).is_ok_and(|answer| answer.contains(&ours))
     })?;
     Ok(process)
 }

@@ -1,0 +1,9 @@
+//! The hub on a real Redis: the conformance suite, and what only a server can do to it.
+
+mod connect;
+mod lanes;
+mod losses;
+mod nodes;
+mod queue;
+mod scene;
+mod suite;

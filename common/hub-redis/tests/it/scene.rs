@@ -1,0 +1,99 @@
+//! A Redis of one's own and hubs on it.
+
+use std::io::{BufRead as _, BufReader};
+use std::ops::Deref;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use promptmill_domain::{BatchId, ChunkId, LaneId};
+use promptmill_hub_redis::{RedisHub, RedisHubOptions};
+use promptmill_ports::{Denied, Limiter as _, Permit};
+use promptmill_test_servers::RedisServer;
+
+/// Long enough that it never passes in a test that is right.
+pub(crate) const LONG: Duration = Duration::from_secs(60);
+
+/// A server with one hub, which it stands for.
+pub(crate) struct Scene {
+    hub: RedisHub,
+    pub(crate) server: RedisServer,
+}
+
+impl Scene {
+    pub(crate) async fn new() -> Self {
+        let server = RedisServer::start();
+        Self { hub: hub(&server.url()).await, server }
+    }
+
+    /// Another hub on the same server, as another process has it.
+    pub(crate) async fn another(&self) -> RedisHub {
+        hub(&self.server.url()).await
+    }
+}
+
+impl Deref for Scene {
+    type Target = RedisHub;
+
+    fn deref(&self) -> &RedisHub {
+        &self.hub
+    }
+}
+
+pub(crate) async fn hub(url: &str) -> RedisHub {
+    RedisHub::connect(&RedisHubOptions::new(url)).await.unwrap()
+}
+
+pub(crate) fn chunk(n: u32) -> ChunkId {
+    ChunkId { batch: BatchId::from_bytes([1; 16]), n }
+}
+
+pub(crate) fn lane() -> LaneId {
+    LaneId::new("test", "lane")
+}
+
+/// A permit that must come.
+pub(crate) async fn permit(hub: &RedisHub) -> Permit {
+    tokio::time::timeout(LONG, hub.acquire(&lane(), 1, 0)).await.unwrap().unwrap()
+}
+
+/// Asks until the hub answers again.
+pub(crate) async fn permit_after_failures(hub: &RedisHub) -> Permit {
+    until("a permit", async || match hub.acquire(&lane(), 1, 0).await {
+        Ok(permit) => Some(permit),
+        Err(Denied::Unavailable(_)) => None,
+        Err(denied @ Denied::Paused { .. }) => panic!("{denied}"),
+    })
+    .await
+}
+
+/// Asks until there is an answer.
+pub(crate) async fn until<T>(what: &str, ask: impl AsyncFn() -> Option<T>) -> T {
+    let deadline = Instant::now() + LONG;
+    loop {
+        if let Some(answer) = ask().await {
+            return answer;
+        }
+        assert!(Instant::now() < deadline, "waited in vain for {what}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+/// Another process that runs only the named test, which does something else where [`told_by_parent`] answers. It has said so much when
+/// this returns.
+pub(crate) fn process(test: &str, told: &str) -> Child {
+    let mut child = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", test, "--nocapture"])
+        .env("PROMPTMILL_TEST_TOLD", told)
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    assert!(lines.map(Result::unwrap).any(|line| line == READY), "the other process ended");
+    child
+}
+
+pub(crate) const READY: &str = "the other process is ready";
+
+pub(crate) fn told_by_parent() -> Option<String> {
+    std::env::var("PROMPTMILL_TEST_TOLD").ok()
+}
