@@ -37,6 +37,8 @@ struct Current {
 impl Link {
     pub(crate) fn new(url: &SecretString) -> Result<Self, UrlError> {
         let target = Target::parse(url.expose_secret())?;
+        // The library takes the process's provider of cryptography and would panic where none was chosen yet.
+        let _ = rustls::crypto::ring::default_provider().install_default();
         Ok(Self { target, secret: password(url.expose_secret()), current: Mutex::default() })
     }
 

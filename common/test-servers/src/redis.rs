@@ -44,6 +44,11 @@ impl RedisServer {
         format!("redis://127.0.0.1:{}/", self.port)
     }
 
+    /// `rediss://127.0.0.1:PORT/`, where it listens as well when it was started with `--tls-cert-file` and `--tls-key-file`.
+    pub fn tls_url(&self) -> String {
+        format!("rediss://127.0.0.1:{}/", self.port + 1)
+    }
+
     /// Its process, for signals.
     pub fn process_id(&self) -> u32 {
         self.process.id()
@@ -122,6 +127,10 @@ fn start_process(port: u16, args: &[String], folder: &TempDir) -> Result<Process
     }
     all.push(folder.path().into());
     all.extend(args.iter().map(OsString::from));
+    if args.iter().any(|arg| arg == "--tls-cert-file") {
+        let tls_port = (port + 1).to_string();
+        all.extend(["--tls-port", &tls_port, "--tls-auth-clients", "no"].map(OsString::from));
+    }
     start_with_args(port, &all, password(args), folder)
 }
 

@@ -116,7 +116,7 @@ async fn the_places_of_a_killed_process_come_back() {
     }
     let scene = Scene::new().await;
     scene.set_concurrency(&lane(), Some(2)).await.unwrap();
-    let mut holder = process("lanes::the_places_of_a_killed_process_come_back", &scene.server.url());
+    let mut holder = process("lanes::the_places_of_a_killed_process_come_back", &scene.server.url(), None);
     let mut waiting = Box::pin(scene.acquire(&lane(), 1, 0));
     // Longer than the word of a process holds: one that lives keeps its places.
     let kept = tokio::time::timeout(Duration::from_secs(8), &mut waiting).await;

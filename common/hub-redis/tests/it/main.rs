@@ -7,3 +7,4 @@ mod nodes;
 mod queue;
 mod scene;
 mod suite;
+mod tls;

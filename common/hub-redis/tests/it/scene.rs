@@ -2,6 +2,7 @@
 
 use std::io::{BufRead as _, BufReader};
 use std::ops::Deref;
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -79,9 +80,13 @@ pub(crate) async fn until<T>(what: &str, ask: impl AsyncFn() -> Option<T>) -> T 
 }
 
 /// Another process that runs only the named test, which does something else where [`told_by_parent`] answers. It has said so much when
-/// this returns.
-pub(crate) fn process(test: &str, told: &str) -> Child {
-    let mut child = Command::new(std::env::current_exe().unwrap())
+/// this returns. It trusts the certificates of `trusted` instead of the system's.
+pub(crate) fn process(test: &str, told: &str, trusted: Option<&Path>) -> Child {
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    if let Some(authority) = trusted {
+        command.env("SSL_CERT_FILE", authority);
+    }
+    let mut child = command
         .args(["--exact", test, "--nocapture"])
         .env("PROMPTMILL_TEST_TOLD", told)
         .stdout(Stdio::piped())
