@@ -12,10 +12,10 @@ use crate::scene::{LONG, READY, Scene, hub, lane, permit, process, told_by_paren
 async fn hubs_together_run_no_more_calls_than_the_limit() {
     let scene = Scene::new().await;
     let other = scene.another().await;
-    scene.set_concurrency(&lane(), Some(3)).await.unwrap();
+    scene.set_concurrency(lane(), Some(3)).await.unwrap();
     let (first, second, _third) = (permit(&scene).await, permit(&scene).await, permit(&other).await);
 
-    let mut fourth = Box::pin(other.acquire(&lane(), 1, 0));
+    let mut fourth = Box::pin(other.acquire(lane(), 1, 0));
     assert!(poll!(&mut fourth).is_pending());
     // Redis told the other hub that there is no place when it took its word: one call, and one that waits.
     until("its word", async || (words_wanting(&scene, 2) == 2).then_some(())).await;
@@ -30,7 +30,7 @@ async fn hubs_together_run_no_more_calls_than_the_limit() {
 async fn one_hub_that_could_use_every_place_leaves_others_their_share() {
     let scene = Scene::new().await;
     let other = scene.another().await;
-    scene.set_concurrency(&lane(), Some(4)).await.unwrap();
+    scene.set_concurrency(lane(), Some(4)).await.unwrap();
     // Ten calls at a time, one after the other without end.
     let greedy = join_all((0..10).map(|_| async {
         loop {
@@ -53,7 +53,7 @@ async fn one_hub_that_could_use_every_place_leaves_others_their_share() {
 async fn one_place_goes_round_between_hubs_that_want_it_all_the_time() {
     let scene = Scene::new().await;
     let other = scene.another().await;
-    scene.set_concurrency(&lane(), Some(1)).await.unwrap();
+    scene.set_concurrency(lane(), Some(1)).await.unwrap();
     let always = async {
         loop {
             drop(permit(&scene).await);
@@ -77,10 +77,10 @@ async fn a_limit_that_another_hub_sets_counts_the_calls_that_run_already() {
     let other = scene.another().await;
     let running: Vec<Permit> = vec![permit(&scene).await, permit(&scene).await];
     let _one = permit(&other).await;
-    other.set_concurrency(&lane(), Some(2)).await.unwrap();
+    other.set_concurrency(lane(), Some(2)).await.unwrap();
 
     // Who sets it is told of the places in use with its next word.
-    let mut next = Box::pin(other.acquire(&lane(), 1, 0));
+    let mut next = Box::pin(other.acquire(lane(), 1, 0));
     assert!(poll!(&mut next).is_pending());
     until("its word", async || (words_wanting(&scene, 2) == 2).then_some(())).await;
     assert!(poll!(&mut next).is_pending());
@@ -95,14 +95,14 @@ async fn a_pause_is_known_to_another_hub_when_it_hears_of_it() {
     // It may call, and asks nobody for the next second.
     drop(permit(&other).await);
     let mut heard = other.subscribe();
-    scene.pause(&lane(), 5_000).await.unwrap();
+    scene.pause(lane(), 5_000).await.unwrap();
     let signal = tokio::time::timeout(LONG, heard.recv()).await.unwrap().unwrap();
-    assert_eq!(signal, Signal::LanePaused { lane: lane(), until_ms: 5_000 });
-    let denied = other.acquire(&lane(), 1, 4_999).await;
+    assert_eq!(signal, Signal::LanePaused { lane: lane().clone(), until_ms: 5_000 });
+    let denied = other.acquire(lane(), 1, 4_999).await;
     assert!(matches!(denied, Err(Denied::Paused { until_ms: 5_000 })), "{denied:?}");
     // And one that was not there learns of it by asking.
     let late = scene.another().await;
-    let denied = late.acquire(&lane(), 1, 4_999).await;
+    let denied = late.acquire(lane(), 1, 4_999).await;
     assert!(matches!(denied, Err(Denied::Paused { until_ms: 5_000 })), "{denied:?}");
 }
 
@@ -115,9 +115,9 @@ async fn the_places_of_a_killed_process_come_back() {
         std::future::pending::<()>().await;
     }
     let scene = Scene::new().await;
-    scene.set_concurrency(&lane(), Some(2)).await.unwrap();
+    scene.set_concurrency(lane(), Some(2)).await.unwrap();
     let mut holder = process("lanes::the_places_of_a_killed_process_come_back", &scene.server.url(), None);
-    let mut waiting = Box::pin(scene.acquire(&lane(), 1, 0));
+    let mut waiting = Box::pin(scene.acquire(lane(), 1, 0));
     // Longer than the word of a process holds: one that lives keeps its places.
     let kept = tokio::time::timeout(Duration::from_secs(8), &mut waiting).await;
     assert!(kept.is_err(), "a place of a living process was given away");
@@ -131,7 +131,7 @@ async fn the_places_of_a_killed_process_come_back() {
 #[tokio::test]
 async fn calls_cost_no_commands_while_the_places_last() {
     let scene = Scene::new().await;
-    scene.set_concurrency(&lane(), Some(8)).await.unwrap();
+    scene.set_concurrency(lane(), Some(8)).await.unwrap();
     drop(permit(&scene).await);
     let before = commands(&scene);
     for _ in 0..5_000 {

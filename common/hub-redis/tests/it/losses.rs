@@ -41,7 +41,7 @@ async fn a_flush_while_somebody_waits_for_hints_costs_nothing() {
 async fn after_a_flush_limits_calls_and_pauses_come_back() {
     let scene = Scene::new().await;
     let other = scene.another().await;
-    scene.set_concurrency(&lane(), Some(2)).await.unwrap();
+    scene.set_concurrency(lane(), Some(2)).await.unwrap();
     let held = (permit(&scene).await, permit(&scene).await);
 
     scene.server.flush();
@@ -52,7 +52,7 @@ async fn after_a_flush_limits_calls_and_pauses_come_back() {
         (limit == "2").then_some(())
     })
     .await;
-    let mut third = Box::pin(other.acquire(&lane(), 1, 0));
+    let mut third = Box::pin(other.acquire(lane(), 1, 0));
     assert!(poll!(&mut third).is_pending());
     until("the other's word", async || {
         let owners = scene.server.command(&["HLEN", "promptmill:{lane:test/lane}:owners"]);
@@ -64,11 +64,11 @@ async fn after_a_flush_limits_calls_and_pauses_come_back() {
     drop(tokio::time::timeout(LONG, third).await.unwrap().unwrap());
 
     // A pause that the server forgot before another hub heard of it is told by the one that knows it.
-    scene.pause(&lane(), 9_000).await.unwrap();
+    scene.pause(lane(), 9_000).await.unwrap();
     scene.server.flush();
-    let _ = scene.acquire(&lane(), 1, 9_000).await.unwrap();
+    let _ = scene.acquire(lane(), 1, 9_000).await.unwrap();
     let late = scene.another().await;
-    let until_ms = until("the pause", async || match late.acquire(&lane(), 1, 8_000).await {
+    let until_ms = until("the pause", async || match late.acquire(lane(), 1, 8_000).await {
         Err(Denied::Paused { until_ms }) => Some(until_ms),
         _ => None,
     })
@@ -89,7 +89,7 @@ async fn a_restarted_server_is_used_again_by_every_port() {
     assert!(scene.depth().await.is_err());
     assert!(scene.publish(Signal::WorkArrived).await.is_err());
     until("permits to end", async || {
-        matches!(scene.acquire(&lane(), 1, 0).await, Err(Denied::Unavailable(_))).then_some(())
+        matches!(scene.acquire(lane(), 1, 0).await, Err(Denied::Unavailable(_))).then_some(())
     })
     .await;
     scene.server.restart();

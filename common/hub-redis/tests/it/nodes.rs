@@ -28,7 +28,7 @@ async fn cluster() -> Vec<RedisServer> {
 async fn a_cluster_is_a_hub() {
     let nodes = cluster().await;
     let url = format!("redis+cluster://127.0.0.1:{},127.0.0.1:{}", nodes[1].port(), nodes[0].port());
-    let hub = RedisHub::connect(&RedisHubOptions::new(url)).await.unwrap();
+    let hub = RedisHub::connect(&RedisHubOptions::new(url.clone())).await.unwrap();
     cases::hints_come_by_priority_then_arrival(&hub).await;
     cases::a_waiting_pop_gets_what_is_pushed(&hub).await;
     // Each on a lane of its own, which lies on one of the nodes.
@@ -36,9 +36,11 @@ async fn a_cluster_is_a_hub() {
         cases::a_lane_runs_no_more_calls_than_its_limit(&hub).await;
         cases::a_raised_limit_lets_the_waiting_go(&hub).await;
         cases::the_later_of_two_pauses_holds(&hub).await;
-        cases::a_pause_is_told_to_subscribers(&hub).await;
     }
     cases::every_subscriber_hears_a_signal(&hub).await;
+    // On a channel of its own: the pauses above may still be on their way from node to node.
+    let options = RedisHubOptions { prefix: "another".to_owned(), ..RedisHubOptions::new(url) };
+    cases::a_pause_is_told_to_subscribers(&RedisHub::connect(&options).await.unwrap()).await;
     let used = nodes.iter().filter(|node| node.command(&["DBSIZE"]) != "0").count();
     assert_eq!(used, 2, "every lane lay on one node");
 }

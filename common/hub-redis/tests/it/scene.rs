@@ -4,6 +4,7 @@ use std::io::{BufRead as _, BufReader};
 use std::ops::Deref;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
 use promptmill_domain::{BatchId, ChunkId, LaneId};
@@ -48,18 +49,19 @@ pub(crate) fn chunk(n: u32) -> ChunkId {
     ChunkId { batch: BatchId::from_bytes([1; 16]), n }
 }
 
-pub(crate) fn lane() -> LaneId {
-    LaneId::new("test", "lane")
+pub(crate) fn lane() -> &'static LaneId {
+    static LANE: LazyLock<LaneId> = LazyLock::new(|| LaneId::new("test", "lane"));
+    &LANE
 }
 
 /// A permit that must come.
 pub(crate) async fn permit(hub: &RedisHub) -> Permit {
-    tokio::time::timeout(LONG, hub.acquire(&lane(), 1, 0)).await.unwrap().unwrap()
+    tokio::time::timeout(LONG, hub.acquire(lane(), 1, 0)).await.unwrap().unwrap()
 }
 
 /// Asks until the hub answers again.
 pub(crate) async fn permit_after_failures(hub: &RedisHub) -> Permit {
-    until("a permit", async || match hub.acquire(&lane(), 1, 0).await {
+    until("a permit", async || match hub.acquire(lane(), 1, 0).await {
         Ok(permit) => Some(permit),
         Err(Denied::Unavailable(_)) => None,
         Err(denied @ Denied::Paused { .. }) => panic!("{denied}"),
@@ -68,7 +70,7 @@ pub(crate) async fn permit_after_failures(hub: &RedisHub) -> Permit {
 }
 
 /// Asks until there is an answer.
-pub(crate) async fn until<T>(what: &str, ask: impl AsyncFn() -> Option<T>) -> T {
+pub(crate) async fn until<T>(what: &str, mut ask: impl AsyncFnMut() -> Option<T>) -> T {
     let deadline = Instant::now() + LONG;
     loop {
         if let Some(answer) = ask().await {
@@ -92,8 +94,10 @@ pub(crate) fn process(test: &str, told: &str, trusted: Option<&Path>) -> Child {
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
-    let lines = BufReader::new(child.stdout.take().unwrap()).lines();
-    assert!(lines.map(Result::unwrap).any(|line| line == READY), "the other process ended");
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap);
+    assert!(lines.any(|line| line == READY), "the other process ended");
+    // What it writes further must find a reader, or it ends of that.
+    std::thread::spawn(move || lines.for_each(drop));
     child
 }
 
