@@ -81,6 +81,10 @@ impl State {
         self.calls.saturating_add(u32::try_from(self.waiting.len()).unwrap_or(u32::MAX))
     }
 
+    fn is_active(&self) -> bool {
+        self.in_use() > 0 || self.told_held > 0
+    }
+
     /// Whether asking Redis may bring a place: it gave all that was wanted, or its word no longer holds.
     fn is_worth_asking(&self) -> bool {
         self.holds_until.is_none_or(|until| until <= Instant::now())
@@ -108,10 +112,12 @@ impl Lane {
             if state.waiting.is_empty() && state.may_call() {
                 return Ok(self.begin_call(&mut state));
             }
+            // The keeper sleeps while nothing is in use, and then no beat will ask.
+            let keeper_sleeps = !state.is_active();
             let (answer, receiver) = oneshot::channel();
             state.waiting.push_back(Waiting { now_ms, answer });
             state.peak = state.peak.max(state.in_use());
-            if state.is_worth_asking() {
+            if keeper_sleeps || state.is_worth_asking() {
                 self.kick.notify_one();
             }
             receiver
@@ -175,8 +181,7 @@ impl Lane {
 
     /// Whether Redis must hear of it again soon.
     pub(crate) fn is_active(&self) -> bool {
-        let state = self.lock();
-        state.in_use() > 0 || state.told_held > 0
+        self.lock().is_active()
     }
 
     pub(crate) fn report(&self) -> Report {

@@ -20,6 +20,8 @@ use crate::message::{HubId, Message};
 
 /// How often Redis hears of a lane in use: several times while its word holds.
 const BEAT: Duration = Duration::from_secs(1);
+/// By then every hub that lives has spoken.
+const ALL_SPEAK_WITHIN: Duration = Duration::from_millis(1_500);
 /// For how long Redis counts the calls of a hub that it hears nothing of.
 const OWNER_HOLDS_FOR: Duration = HOLDS_FOR.saturating_mul(2);
 /// For how long Redis knows a lane that nobody uses.
@@ -160,7 +162,7 @@ impl Desk {
 
     async fn sync(&self, lane: &LaneId, report: &Report) -> Result<Leave, HubError> {
         let [state, owners] = self.keys(lane);
-        let args: [Vec<u8>; 11] = [
+        let args: [Vec<u8>; 12] = [
             self.hub.to_vec(),
             report.calls.to_string().into(),
             report.wanted.to_string().into(),
@@ -172,6 +174,7 @@ impl Desk {
             Message::PlacesFree(self.hub, lane.clone()).to_bytes(),
             Message::PlacesWanted(self.hub, lane.clone()).to_bytes(),
             LANE_KEPT_FOR.as_millis().to_string().into(),
+            ALL_SPEAK_WITHIN.as_millis().to_string().into(),
         ];
         let (places, pause, limit, limit_at): (i64, u64, String, u64) =
             self.scripts.sync.call(&self.link, &[&state, &owners], &args).await?;

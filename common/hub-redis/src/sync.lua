@@ -1,7 +1,7 @@
 -- One hub tells how it uses a lane and learns what it may do.
 -- KEYS: the lane's state, its owners (the hubs that use it). ARGV: 1 the hub, 2 its calls, 3 the places it wants for them and for who
 -- waits, 4 for how many ms its word holds, 5 to 7 the pause, limit and time of the limit that it knows, 8 the channel, 9 the message that
--- places are free, 10 that places are wanted, 11 for how many ms a lane is kept that nobody uses.
+-- places are free, 10 that places are wanted, 11 for how many ms a lane is kept that nobody uses, 12 within how many ms every hub speaks.
 -- Returns: the places it may use (-1 without a limit), pause, limit, time of the limit.
 -- Times are texts of 20 digits, so that they can be compared and none is rounded.
 local never = '00000000000000000000'
@@ -10,7 +10,7 @@ local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local me, calls, wanted = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
 
 -- A hub that lost its memory gets it back from whoever knows more.
-local state = redis.call('HMGET', KEYS[1], 'pause', 'limit', 'limit_at', 'asked_at')
+local state = redis.call('HMGET', KEYS[1], 'pause', 'limit', 'limit_at', 'asked_at', 'restored_at')
 local pause, limit, limit_at = state[1] or never, state[2] or 'none', state[3] or never
 if ARGV[5] > pause then
     pause = ARGV[5]
@@ -19,6 +19,10 @@ end
 if ARGV[7] > limit_at then
     limit, limit_at = ARGV[6], ARGV[7]
     redis.call('HSET', KEYS[1], 'limit', limit, 'limit_at', limit_at)
+    if not state[3] then
+        state[5] = string.format('%.0f', now)
+        redis.call('HSET', KEYS[1], 'restored_at', state[5])
+    end
 end
 
 local owners, others_hold = {{name = me, wanted = wanted, held = calls}}, 0
@@ -72,6 +76,10 @@ if limit ~= 'none' then
     limit = tonumber(limit)
     share_out(limit)
     places = math.min(mine.share, math.max(limit - others_hold, 0))
+    -- Until every hub has told of its calls again, each may only go on with as many as it has.
+    if state[5] and now - tonumber(state[5]) < tonumber(ARGV[12]) then
+        places = math.min(places, calls)
+    end
     mine.held = math.max(calls, places)
     local free, short, over = limit - others_hold - mine.held, false, false
     for _, owner in ipairs(owners) do

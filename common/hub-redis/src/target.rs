@@ -30,9 +30,9 @@ const FORMS: UrlError = UrlError(
 
 /// Where connections are made to.
 pub(crate) enum Target {
-    Single(Client),
+    Single(Box<Client>),
     Sentinel(Box<Mutex<SentinelClient>>),
-    Cluster(ClusterClient, Vec<Client>),
+    Cluster(Box<ClusterClient>, Vec<Client>),
 }
 
 impl Target {
@@ -43,9 +43,9 @@ impl Target {
             "rediss+sentinel" => sentinel("rediss", rest),
             "redis+cluster" => cluster("redis", rest),
             "rediss+cluster" => cluster("rediss", rest),
-            "redis" | "rediss" | "unix" | "redis+unix" => {
-                Client::open(url).map(Self::Single).map_err(|_| UrlError("cannot be read"))
-            }
+            "redis" | "rediss" | "unix" | "redis+unix" => Client::open(url)
+                .map(|client| Self::Single(Box::new(client)))
+                .map_err(|_| UrlError("cannot be read")),
             _ => Err(FORMS),
         }
     }
@@ -111,7 +111,7 @@ impl Target {
     /// The nodes to try in turn.
     async fn nodes(&self) -> RedisResult<Vec<Client>> {
         match self {
-            Self::Single(client) => Ok(vec![client.clone()]),
+            Self::Single(client) => Ok(vec![Client::clone(client)]),
             // Asked anew each time, so that the next connection after a failover is to the new master.
             Self::Sentinel(sentinel) => {
                 let asking = async { sentinel.lock().await.async_get_client().await };
@@ -165,7 +165,7 @@ fn cluster(scheme: &str, rest: &str) -> Result<Target, UrlError> {
     let unusable = |_| UrlError("names nodes that cannot be used");
     let clients = nodes.iter().cloned().map(Client::open).collect::<RedisResult<_>>().map_err(unusable)?;
     let cluster = ClusterClient::builder(nodes).build().map_err(unusable)?;
-    Ok(Target::Cluster(cluster, clients))
+    Ok(Target::Cluster(Box::new(cluster), clients))
 }
 
 fn connection_info(url: &str) -> Result<ConnectionInfo, UrlError> {

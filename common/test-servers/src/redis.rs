@@ -21,7 +21,6 @@ pub struct RedisServer {
 
 impl RedisServer {
     /// Starts one.
-    #[expect(clippy::new_without_default, reason = "starting a process is nothing to do by default")]
     pub fn start() -> Self {
         Self::start_with(&[])
     }

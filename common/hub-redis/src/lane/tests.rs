@@ -125,6 +125,21 @@ async fn places_are_not_asked_for_again_where_there_are_no_more() {
 }
 
 #[tokio::test]
+async fn who_waits_where_nothing_is_in_use_is_asked_for_even_if_the_last_answer_was_too_little() {
+    let lane = lane();
+    let mut gone = Box::pin(lane.acquire(0));
+    assert!(poll!(&mut gone).is_pending());
+    give(&lane, Some(0));
+    drop(gone);
+    lane.report();
+    let _ = asked(&lane);
+    assert!(!lane.is_active());
+    let mut call = Box::pin(lane.acquire(0));
+    assert!(poll!(&mut call).is_pending());
+    assert!(asked(&lane), "no beat will ask for it either");
+}
+
+#[tokio::test]
 async fn a_limit_that_was_just_set_is_not_undone_by_an_older_answer() {
     let lane = lane();
     let report = lane.report();

@@ -1,10 +1,13 @@
 //! Lanes between processes.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use futures_util::future::join_all;
 use futures_util::poll;
 use promptmill_ports::{Denied, Limiter as _, Permit, Signal, Signals as _};
+use tokio::task::JoinSet;
 
 use crate::scene::{LONG, READY, Scene, hub, lane, permit, process, told_by_parent, until};
 
@@ -24,6 +27,34 @@ async fn hubs_together_run_no_more_calls_than_the_limit() {
     drop(first);
     let _fourth = tokio::time::timeout(LONG, fourth).await.unwrap().unwrap();
     drop(second);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn calls_of_many_hubs_are_never_more_than_the_limit_and_all_get_through() {
+    const LIMIT: usize = 5;
+    let scene = Scene::new().await;
+    scene.set_concurrency(lane(), Some(LIMIT as u32)).await.unwrap();
+    let running = Arc::new(AtomicUsize::new(0));
+    let mut tasks = JoinSet::new();
+    for _ in 0..4 {
+        let hub = Arc::new(scene.another().await);
+        for _ in 0..8 {
+            let (hub, running) = (hub.clone(), running.clone());
+            tasks.spawn(async move {
+                for _ in 0..50 {
+                    let permit = permit(&hub).await;
+                    let now = running.fetch_add(1, Ordering::SeqCst) + 1;
+                    assert!(now <= LIMIT, "{now} calls at a time");
+                    tokio::time::sleep(Duration::from_millis(1)).await;
+                    running.fetch_sub(1, Ordering::SeqCst);
+                    drop(permit);
+                }
+            });
+        }
+    }
+    while let Some(ended) = tasks.join_next().await {
+        ended.unwrap();
+    }
 }
 
 #[tokio::test]

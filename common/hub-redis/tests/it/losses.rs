@@ -77,6 +77,29 @@ async fn after_a_flush_limits_calls_and_pauses_come_back() {
 }
 
 #[tokio::test]
+async fn after_a_flush_nobody_takes_the_place_of_a_call_that_redis_has_not_heard_of_again() {
+    let scene = Scene::new().await;
+    let other = scene.another().await;
+    scene.set_concurrency(lane(), Some(2)).await.unwrap();
+    let _mine = permit(&scene).await;
+    let others = permit(&other).await;
+
+    scene.server.flush();
+    // It asks at once, the other speaks within the second.
+    let mut second = Box::pin(scene.acquire(lane(), 1, 0));
+    assert!(poll!(&mut second).is_pending());
+    until("the word of both", async || {
+        let owners = scene.server.command(&["HLEN", "promptmill:{lane:test/lane}:owners"]);
+        (owners == "2").then_some(())
+    })
+    .await;
+    assert!(poll!(&mut second).is_pending());
+
+    drop(others);
+    assert!(tokio::time::timeout(LONG, second).await.unwrap().is_ok());
+}
+
+#[tokio::test]
 async fn a_restarted_server_is_used_again_by_every_port() {
     let mut scene = Scene::new().await;
     drop(permit(&scene).await);

@@ -18,7 +18,6 @@ pub struct MongoServer {
 
 impl MongoServer {
     /// Starts one and waits until it can be written to.
-    #[expect(clippy::new_without_default, reason = "starting a process is nothing to do by default")]
     pub fn start() -> Self {
         let member = Member::start();
         initiate(&[member.port]);

@@ -14,7 +14,6 @@ pub struct MongoReplicaSet {
 
 impl MongoReplicaSet {
     /// Starts one and waits until it can be written to, and until every member can take over.
-    #[expect(clippy::new_without_default, reason = "starting processes is nothing to do by default")]
     pub fn start() -> Self {
         let members: Vec<_> = (0..3).map(|_| Member::start()).collect();
         let set = Self { members };
