@@ -16,13 +16,18 @@ use tokio::time::Instant;
 /// silent for twice as long, so a process that stood still asks before it calls again.
 pub(crate) const HOLDS_FOR: Duration = Duration::from_secs(3);
 
+/// How often Redis hears of a lane in use: several times while its word holds.
+const BEAT: Duration = Duration::from_secs(1);
+/// The same, while this hub has places it does not use and others want more than they have.
+const BEAT_OF_THE_IDLE: Duration = Duration::from_millis(50);
+
 /// One lane of this hub.
 #[derive(Debug)]
 pub(crate) struct Lane {
     pub(crate) id: LaneId,
     state: Mutex<State>,
-    /// There is something to tell or to ask.
-    pub(crate) kick: Notify,
+    /// Wakes the keeper.
+    kick: Notify,
 }
 
 #[derive(Debug, Default)]
@@ -36,6 +41,11 @@ struct State {
     /// What Redis was told last: the places wanted, and those that count as used.
     told_wanted: u32,
     told_held: u32,
+    told_at: Option<Instant>,
+    /// There is something to tell or to ask now.
+    is_urgent: bool,
+    /// Others had fewer places than they want.
+    others_want: bool,
     holds_until: Option<Instant>,
     paused_until_ms: u64,
     limit: Limit,
@@ -69,6 +79,8 @@ pub(crate) struct Leave {
     pub(crate) places: Option<u32>,
     pub(crate) paused_until_ms: u64,
     pub(crate) limit: Limit,
+    /// Others have fewer places than they want.
+    pub(crate) others_want: bool,
 }
 
 impl State {
@@ -83,6 +95,17 @@ impl State {
 
     fn is_active(&self) -> bool {
         self.in_use() > 0 || self.told_held > 0
+    }
+
+    /// Whether there are places that nobody here uses and others want.
+    fn hoards(&self) -> bool {
+        self.others_want && self.waiting.is_empty() && self.calls < self.told_held
+    }
+
+    /// When Redis must hear of the lane again; never, while it is not in use.
+    fn next_beat(&self) -> Option<Instant> {
+        let beat = if self.hoards() { BEAT_OF_THE_IDLE } else { BEAT };
+        self.is_active().then(|| self.told_at.map_or_else(Instant::now, |at| at + beat))
     }
 
     /// Whether asking Redis may bring a place: it gave all that was wanted, or its word no longer holds.
@@ -102,6 +125,24 @@ impl Lane {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn ask(&self, state: &mut State) {
+        state.is_urgent = true;
+        self.kick.notify_one();
+    }
+
+    /// For the keeper: waits until it should speak to Redis, or look again.
+    pub(crate) async fn wait_for_reason(&self) -> bool {
+        let next_beat = self.lock().next_beat();
+        let was_kicked = match next_beat {
+            Some(at) => tokio::time::timeout_at(at, self.kick.notified()).await.is_ok(),
+            None => {
+                self.kick.notified().await;
+                true
+            }
+        };
+        !was_kicked || self.lock().is_urgent
+    }
+
     /// Waits for a place. What it holds is given back when the permit, or this future, is dropped.
     pub(crate) async fn acquire(self: &Arc<Self>, now_ms: u64) -> Result<Permit, Denied> {
         let answer = {
@@ -118,7 +159,7 @@ impl Lane {
             state.waiting.push_back(Waiting { now_ms, answer });
             state.peak = state.peak.max(state.in_use());
             if keeper_sleeps || state.is_worth_asking() {
-                self.kick.notify_one();
+                self.ask(&mut state);
             }
             receiver
         };
@@ -153,7 +194,7 @@ impl Lane {
             state.limit = limit;
         }
         state.holds_until = None;
-        self.kick.notify_one();
+        self.ask(&mut state);
     }
 
     /// What Redis said may be wrong by now.
@@ -161,27 +202,33 @@ impl Lane {
         let mut state = self.lock();
         state.holds_until = None;
         if state.in_use() > 0 {
-            self.kick.notify_one();
+            self.ask(&mut state);
         }
     }
 
     /// There may be free places.
     pub(crate) fn ask_if_waiting(&self) {
-        if !self.lock().waiting.is_empty() {
-            self.kick.notify_one();
+        let mut state = self.lock();
+        if !state.waiting.is_empty() {
+            self.ask(&mut state);
         }
     }
 
     /// Others want places.
     pub(crate) fn ask_if_holding(&self) {
-        if self.lock().told_held > 0 {
-            self.kick.notify_one();
+        let mut state = self.lock();
+        if state.told_held > 0 {
+            self.ask(&mut state);
         }
     }
 
-    /// Whether Redis must hear of it again soon.
-    pub(crate) fn is_active(&self) -> bool {
-        self.lock().is_active()
+    /// A report of what is in use alone; nothing, where Redis knows of no place.
+    pub(crate) fn last_report(&self) -> Option<Report> {
+        let is_known = self.lock().told_held > 0;
+        is_known.then(|| {
+            let report = self.report();
+            Report { wanted: report.calls, ..report }
+        })
     }
 
     pub(crate) fn report(&self) -> Report {
@@ -190,6 +237,8 @@ impl Lane {
         let in_use = state.in_use();
         let wanted = state.peak.max(in_use);
         state.peak = in_use;
+        state.told_at = Some(Instant::now());
+        state.is_urgent = false;
         Report { calls: state.calls, wanted, paused_until_ms: state.paused_until_ms, limit: state.limit }
     }
 
@@ -199,17 +248,18 @@ impl Lane {
         Self::pause_locked(&mut state, leave.paused_until_ms);
         if leave.limit.set_at < state.limit.set_at {
             // It was given before the limit was changed.
-            self.kick.notify_one();
+            self.ask(&mut state);
             return;
         }
         state.limit = leave.limit;
+        state.others_want = leave.others_want;
         state.places = leave.places;
         state.told_wanted = report.wanted;
         state.told_held = leave.places.unwrap_or(0).max(report.calls);
         state.holds_until = Some(asked_at + HOLDS_FOR);
         let unheard = self.let_go(&mut state);
         if !state.waiting.is_empty() && state.is_worth_asking() {
-            self.kick.notify_one();
+            self.ask(&mut state);
         }
         drop(state);
         // Each gives its place to the next who waits.
@@ -254,9 +304,13 @@ impl Lane {
         let unheard = {
             let mut state = self.lock();
             state.calls -= 1;
+            let hoarded = state.hoards();
+            let belongs_to_others = state.places.is_some_and(|places| state.calls >= places);
             let unheard = self.let_go(&mut state);
-            let has_too_many = state.places.is_some_and(|places| state.calls >= places);
-            if has_too_many || (!state.waiting.is_empty() && state.is_worth_asking()) {
+            if belongs_to_others || (!state.waiting.is_empty() && state.is_worth_asking()) {
+                self.ask(&mut state);
+            } else if state.hoards() && !hoarded {
+                // The next beat is another.
                 self.kick.notify_one();
             }
             unheard

@@ -18,8 +18,6 @@ use crate::lane::{HOLDS_FOR, Lane, Leave, Limit, Report};
 use crate::link::Link;
 use crate::message::{HubId, Message};
 
-/// How often Redis hears of a lane in use: several times while its word holds.
-const BEAT: Duration = Duration::from_secs(1);
 /// By then every hub that lives has spoken.
 const ALL_SPEAK_WITHIN: Duration = Duration::from_millis(1_500);
 /// For how long Redis counts the calls of a hub that it hears nothing of.
@@ -77,6 +75,15 @@ impl Lanes {
         }
     }
 
+    /// Gives back every place that is not in use.
+    pub(crate) async fn give_back(&self) {
+        let lanes = {
+            let lanes = self.lanes.lock().unwrap_or_else(PoisonError::into_inner);
+            lanes.values().map(|kept| kept.lane.clone()).collect()
+        };
+        give_back(lanes, self.desk.clone()).await;
+    }
+
     /// Another hub, or this one, says something about a lane.
     pub(crate) fn hear(&self, message: &Message) {
         let me = &self.desk.hub;
@@ -111,8 +118,14 @@ impl Lanes {
 
 impl Drop for Lanes {
     fn drop(&mut self) {
-        for kept in self.lanes.get_mut().unwrap_or_else(PoisonError::into_inner).values() {
+        let lanes = std::mem::take(self.lanes.get_mut().unwrap_or_else(PoisonError::into_inner));
+        for kept in lanes.values() {
             kept.keeper.abort();
+        }
+        // Otherwise others wait until Redis takes this hub for dead.
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            let lanes = lanes.into_values().map(|kept| kept.lane).collect();
+            runtime.spawn(give_back(lanes, self.desk.clone()));
         }
     }
 }
@@ -137,13 +150,22 @@ impl Limiter for RedisHub {
     }
 }
 
+async fn give_back(lanes: Vec<Arc<Lane>>, desk: Arc<Desk>) {
+    for lane in lanes {
+        if let Some(report) = lane.last_report() {
+            let asked_at = Instant::now();
+            // Without an answer Redis forgets this hub by itself.
+            if let Ok(leave) = desk.sync(&lane.id, &report).await {
+                lane.apply(asked_at, &report, &leave);
+            }
+        }
+    }
+}
+
 async fn keep(lane: Arc<Lane>, desk: Arc<Desk>) {
     loop {
-        if lane.is_active() {
-            // A beat that passed is as good a reason as a kick.
-            let _ = tokio::time::timeout(BEAT, lane.kick.notified()).await;
-        } else {
-            lane.kick.notified().await;
+        if !lane.wait_for_reason().await {
+            continue;
         }
         let report = lane.report();
         let asked_at = Instant::now();
@@ -176,13 +198,14 @@ impl Desk {
             LANE_KEPT_FOR.as_millis().to_string().into(),
             ALL_SPEAK_WITHIN.as_millis().to_string().into(),
         ];
-        let (places, pause, limit, limit_at): (i64, u64, String, u64) =
+        let (places, pause, limit, limit_at, others_want): (i64, u64, String, u64, bool) =
             self.scripts.sync.call(&self.link, &[&state, &owners], &args).await?;
         Ok(Leave {
             places: u32::try_from(places).ok(),
             paused_until_ms: pause,
             // A limit that is no number was written by nobody of us, and no limit is the less surprising reading.
             limit: Limit { calls: limit.parse().ok(), set_at: limit_at },
+            others_want,
         })
     }
 

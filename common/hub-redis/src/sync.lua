@@ -2,7 +2,7 @@
 -- KEYS: the lane's state, its owners (the hubs that use it). ARGV: 1 the hub, 2 its calls, 3 the places it wants for them and for who
 -- waits, 4 for how many ms its word holds, 5 to 7 the pause, limit and time of the limit that it knows, 8 the channel, 9 the message that
 -- places are free, 10 that places are wanted, 11 for how many ms a lane is kept that nobody uses, 12 within how many ms every hub speaks.
--- Returns: the places it may use (-1 without a limit), pause, limit, time of the limit.
+-- Returns: the places it may use (-1 without a limit), pause, limit, time of the limit, 1 if others have fewer places than they want.
 -- Times are texts of 20 digits, so that they can be compared and none is rounded.
 local never = '00000000000000000000'
 local time = redis.call('TIME')
@@ -71,7 +71,7 @@ local function share_out(left)
     end
 end
 
-local places = -1
+local places, others_want = -1, 0
 if limit ~= 'none' then
     limit = tonumber(limit)
     share_out(limit)
@@ -86,13 +86,14 @@ if limit ~= 'none' then
         if owner ~= mine then
             short = short or owner.held < owner.share
             over = over or owner.held > owner.share
+            if owner.held < owner.wanted then others_want = 1 end
         end
     end
     if free > 0 and short then
         redis.call('PUBLISH', ARGV[8], ARGV[9])
     end
     -- Those who have too much must not be asked in a circle by those who have too little.
-    if over and places < mine.share and now - tonumber(state[4] or '0') >= 500 then
+    if over and places < mine.share and now - tonumber(state[4] or '0') >= 100 then
         redis.call('HSET', KEYS[1], 'asked_at', string.format('%.0f', now))
         redis.call('PUBLISH', ARGV[8], ARGV[10])
     end
@@ -106,4 +107,4 @@ else
 end
 redis.call('PEXPIRE', KEYS[1], ARGV[11])
 redis.call('PEXPIRE', KEYS[2], ARGV[11])
-return {string.format('%.0f', places), pause, tostring(limit), limit_at}
+return {string.format('%.0f', places), pause, tostring(limit), limit_at, others_want}

@@ -11,14 +11,14 @@ fn lane() -> Arc<Lane> {
 /// Redis answers a report made now with so many places.
 fn give(lane: &Arc<Lane>, places: Option<u32>) -> Report {
     let report = lane.report();
-    let leave = Leave { places, paused_until_ms: 0, limit: report.limit };
+    let leave = Leave { places, paused_until_ms: 0, limit: report.limit, others_want: false };
     lane.apply(Instant::now(), &report, &leave);
     report
 }
 
 /// Whether the lane asked to be heard since the last time.
 fn asked(lane: &Lane) -> bool {
-    lane.kick.notified().now_or_never().is_some()
+    std::mem::take(&mut lane.lock().is_urgent)
 }
 
 #[tokio::test]
@@ -44,9 +44,12 @@ async fn a_place_that_is_free_again_goes_to_the_one_who_waited_first() {
     let permit = first.await.unwrap();
     let (mut second, mut third) = (Box::pin(lane.acquire(0)), Box::pin(lane.acquire(0)));
     assert!(poll!(&mut second).is_pending() && poll!(&mut third).is_pending());
+    give(&lane, Some(1));
+    let _ = asked(&lane);
     drop(permit);
     assert!(poll!(&mut third).is_pending());
     assert!(second.now_or_never().unwrap().is_ok());
+    assert!(!asked(&lane), "a place that goes from hand to hand costs no command");
 }
 
 #[tokio::test]
@@ -77,7 +80,6 @@ async fn an_answer_holds_only_for_a_while() {
     assert!(poll!(&mut first).is_pending());
     give(&lane, None);
     drop(first.await.unwrap());
-    assert!(asked(&lane));
     tokio::time::advance(HOLDS_FOR).await;
     let mut second = Box::pin(lane.acquire(0));
     assert!(poll!(&mut second).is_pending());
@@ -133,7 +135,7 @@ async fn who_waits_where_nothing_is_in_use_is_asked_for_even_if_the_last_answer_
     drop(gone);
     lane.report();
     let _ = asked(&lane);
-    assert!(!lane.is_active());
+    assert!(lane.lock().next_beat().is_none());
     let mut call = Box::pin(lane.acquire(0));
     assert!(poll!(&mut call).is_pending());
     assert!(asked(&lane), "no beat will ask for it either");
@@ -145,7 +147,12 @@ async fn a_limit_that_was_just_set_is_not_undone_by_an_older_answer() {
     let report = lane.report();
     lane.limit_was_set(Limit { calls: Some(1), set_at: 2 });
     let _ = asked(&lane);
-    let older = Leave { places: None, paused_until_ms: 0, limit: Limit { calls: None, set_at: 1 } };
+    let older = Leave {
+        places: None,
+        paused_until_ms: 0,
+        limit: Limit { calls: None, set_at: 1 },
+        others_want: false,
+    };
     lane.apply(Instant::now(), &report, &older);
     assert!(asked(&lane));
     assert_eq!(lane.report().limit, Limit { calls: Some(1), set_at: 2 });
@@ -180,4 +187,31 @@ async fn what_is_reported_is_the_most_that_was_needed_since_the_last_report() {
     assert_eq!((report.calls, report.wanted), (0, 3));
     let report = lane.report();
     assert_eq!((report.calls, report.wanted), (0, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn places_that_others_want_are_not_kept_for_a_second() {
+    let lane = lane();
+    let mut calls: Vec<_> = (0..2).map(|_| Box::pin(lane.acquire(0))).collect();
+    for call in &mut calls {
+        assert!(poll!(call).is_pending());
+    }
+    let report = lane.report();
+    let leave = Leave { places: Some(2), paused_until_ms: 0, limit: report.limit, others_want: true };
+    let told_at = Instant::now();
+    lane.apply(told_at, &report, &leave);
+    let mut permits = Vec::new();
+    for call in calls {
+        permits.push(call.await.unwrap());
+    }
+    assert_eq!(lane.lock().next_beat(), Some(told_at + BEAT));
+
+    permits.pop();
+
+    assert_eq!(lane.lock().next_beat(), Some(told_at + BEAT_OF_THE_IDLE));
+    // The keeper, which sleeps until the later beat, looks again and then speaks at the sooner.
+    while !lane.wait_for_reason().await {}
+    assert!(told_at.elapsed() < BEAT);
+    let _ = lane.report();
+    assert_eq!(lane.report().wanted, 1);
 }

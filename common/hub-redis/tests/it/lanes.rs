@@ -153,10 +153,26 @@ async fn the_places_of_a_killed_process_come_back() {
     let kept = tokio::time::timeout(Duration::from_secs(8), &mut waiting).await;
     assert!(kept.is_err(), "a place of a living process was given away");
 
-    holder.kill().unwrap();
-    holder.wait().unwrap();
+    holder.kill();
 
     assert!(tokio::time::timeout(LONG, waiting).await.unwrap().is_ok());
+}
+
+#[tokio::test]
+async fn a_hub_that_ends_in_order_gives_its_places_back_at_once() {
+    let scene = Scene::new().await;
+    scene.set_concurrency(lane(), Some(2)).await.unwrap();
+    drop(permit(&scene).await);
+    assert_eq!(owners(&scene), 1);
+    scene.leave().await;
+    assert_eq!(owners(&scene), 0);
+
+    let other = scene.another().await;
+    drop(permit(&other).await);
+    assert_eq!(owners(&scene), 1);
+    drop(other);
+    // Nobody else asks for the lane, so nothing but its farewell can take it away.
+    until("the farewell", async || (owners(&scene) == 0).then_some(())).await;
 }
 
 #[tokio::test]
@@ -177,6 +193,10 @@ async fn calls_cost_no_commands_while_the_places_last() {
 fn words_wanting(scene: &Scene, places: u32) -> usize {
     let words = scene.server.command(&["HVALS", "promptmill:{lane:test/lane}:owners"]);
     words.lines().filter(|word| word.split(' ').nth(1) == Some(&places.to_string())).count()
+}
+
+fn owners(scene: &Scene) -> usize {
+    scene.server.command(&["HLEN", "promptmill:{lane:test/lane}:owners"]).parse().unwrap()
 }
 
 fn commands(scene: &Scene) -> u64 {

@@ -83,7 +83,7 @@ pub(crate) async fn until<T>(what: &str, mut ask: impl AsyncFnMut() -> Option<T>
 
 /// Another process that runs only the named test, which does something else where [`told_by_parent`] answers. It has said so much when
 /// this returns. It trusts the certificates of `trusted` instead of the system's.
-pub(crate) fn process(test: &str, told: &str, trusted: Option<&Path>) -> Child {
+pub(crate) fn process(test: &str, told: &str, trusted: Option<&Path>) -> Process {
     let mut command = Command::new(std::env::current_exe().unwrap());
     if let Some(authority) = trusted {
         command.env("SSL_CERT_FILE", authority);
@@ -98,7 +98,30 @@ pub(crate) fn process(test: &str, told: &str, trusted: Option<&Path>) -> Child {
     assert!(lines.any(|line| line == READY), "the other process ended");
     // What it writes further must find a reader, or it ends of that.
     std::thread::spawn(move || lines.for_each(drop));
-    child
+    Process(child)
+}
+
+/// Another process; it is killed with this value.
+pub(crate) struct Process(Child);
+
+impl Process {
+    /// Whether it ends well.
+    pub(crate) fn succeeds(&mut self) -> bool {
+        self.0.wait().unwrap().success()
+    }
+
+    /// Kills it as `kill -9` does.
+    pub(crate) fn kill(&mut self) {
+        self.0.kill().unwrap();
+        self.0.wait().unwrap();
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }
 
 pub(crate) const READY: &str = "the other process is ready";

@@ -41,5 +41,5 @@ async fn a_server_behind_tls_is_a_hub_for_those_who_trust_its_certificate() {
 
     let test = "tls::a_server_behind_tls_is_a_hub_for_those_who_trust_its_certificate";
     let mut trusting = process(test, &server.tls_url(), Some(&folder.path().join("authority")));
-    assert!(trusting.wait().unwrap().success());
+    assert!(trusting.succeeds());
 }
