@@ -17,6 +17,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ("ports", &["domain"]),
     ("pipeline", &["domain", "ports", "prompt", "provider"]),
     ("store-sqlite", &["domain", "ports"]),
+    ("hub-redis", &["domain", "ports"]),
     ("egress", &[]),
     ("vault", &["domain"]),
     ("runtime", &["domain", "ports", "provider", "store-sqlite"]),
@@ -42,6 +43,8 @@ const EDGES: &[(&str, &[&str])] = &[
         ],
     ),
     ("doubles", &[]),
+    // Real servers for tests: nothing depends on it outside of them.
+    ("test-servers", &[]),
     // It measures the binary from outside, as anybody could.
     ("bench", &[]),
     // The targets of the fuzzer: nothing depends on it.
