@@ -17,6 +17,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ("ports", &["domain"]),
     ("pipeline", &["domain", "ports", "prompt", "provider"]),
     ("store-sqlite", &["domain", "ports"]),
+    ("store-mongo", &["domain", "ports"]),
     ("egress", &[]),
     ("vault", &["domain"]),
     ("runtime", &["domain", "ports", "provider", "store-sqlite"]),

@@ -1,0 +1,18 @@
+//! The store in MongoDB, for a fleet: any number of processes over one replica set.
+//!
+//! Nothing rests on transactions. A step is one write of one document, acknowledged by the majority's journals (`commands`); what it needs beside
+//! is written before it and invisible until then, or follows from it and is repeated by whoever comes next. Start at [`MongoStore`]; the contracts
+//! are those of `promptmill_ports`.
+
+mod codec;
+mod collections;
+mod commands;
+mod fault;
+mod indexes;
+mod options;
+mod schema;
+mod store;
+mod usage;
+
+pub use options::MongoOptions;
+pub use store::MongoStore;

@@ -1,0 +1,49 @@
+//! The store as its user holds it.
+
+use mongodb::Client;
+use mongodb::bson::doc;
+use promptmill_ports::{StoreError, StoreResult};
+
+use crate::commands::Commands;
+use crate::fault::Fault;
+use crate::options::MongoOptions;
+use crate::{indexes, schema};
+
+/// A store in one MongoDB database, for any number of processes at once. Share it as `Arc<MongoStore>`.
+#[derive(Debug)]
+pub struct MongoStore {
+    commands: Commands,
+}
+
+impl MongoStore {
+    /// Connects, brings the schema forward and checks the indexes.
+    ///
+    /// # Errors
+    /// `Conflict` when the URL cannot be used, the server is no replica set, a newer promptmill wrote the database or a unique index
+    /// cannot be had; `Unavailable` when there is no primary. No error holds anything of the URL.
+    pub async fn connect(options: &MongoOptions) -> StoreResult<Self> {
+        let client = Client::with_options(options.client().await?)
+            .map_err(|error| StoreError::from(Fault::of(&error)))?;
+        let commands = Commands::new(client.database(&options.database), options.command_time);
+        check_server(&commands).await?;
+        schema::migrate(&commands).await?;
+        indexes::ensure(&commands).await?;
+        Ok(Self { commands })
+    }
+
+    /// The way into the database.
+    pub(crate) const fn commands(&self) -> &Commands {
+        &self.commands
+    }
+}
+
+/// A server alone keeps no journal that a majority could wait for, and reads of one moment need a replica set.
+async fn check_server(commands: &Commands) -> StoreResult<()> {
+    let hello = commands.run(doc! { "hello": 1 }).await?;
+    if hello.contains_key("setName") || hello.get_str("msg").is_ok_and(|msg| msg == "isdbgrid") {
+        return Ok(());
+    }
+    Err(StoreError::Conflict(
+        "the MongoDB server is no member of a replica set; one of a single member will do".to_owned(),
+    ))
+}
