@@ -29,3 +29,15 @@ pub(crate) const USAGE: &str = "usage";
 pub(crate) const SUBMITTED: &str = "submitted";
 /// `_id` delivery; `batch` is the batch it tells of, as binary, so that they go with it.
 pub(crate) const DELIVERIES: &str = "deliveries";
+/// `_id` tenant.
+pub(crate) const TENANTS: &str = "tenants";
+/// `_id` key.
+pub(crate) const API_KEYS: &str = "api_keys";
+/// `_id` template. Holds the text of its newest version and says which versions there are.
+pub(crate) const TEMPLATES: &str = "templates";
+/// `_id` root of the template + version: a version behind which another came. Immutable.
+pub(crate) const TEMPLATE_VERSIONS: &str = "template_versions";
+/// `_id` tenant and key: a request that happens once, and its answer.
+pub(crate) const CLAIMS: &str = "claims";
+/// `_id` generation.
+pub(crate) const GENERATIONS: &str = "generations";

@@ -4,7 +4,9 @@ use mongodb::bson::{Bson, Document, doc};
 use promptmill_ports::{StoreError, StoreResult};
 
 use crate::codec::number;
-use crate::collections::{BATCHES, HEADS, ROWS, SETTLED, UPLOADS};
+use crate::collections::{
+    API_KEYS, BATCHES, CLAIMS, DELIVERIES, GENERATIONS, HEADS, ROWS, SETTLED, TEMPLATES, UPLOADS,
+};
 use crate::commands::Commands;
 
 /// An index beside that of `_id`.
@@ -107,7 +109,22 @@ const BATCH_SIDE: &[Index] = &[
 ];
 
 /// What the record side asks for.
-const RECORD_SIDE: &[Index] = &[];
+const RECORD_SIDE: &[Index] = &[
+    Index::new(API_KEYS, "tenant", &[("tenant", 1), ("created_ms", 1), ("_id", 1)]),
+    // A template that is being deleted has no name, and its name may be given again.
+    Index::new(TEMPLATES, "name", &[("tenant", 1), ("name", 1)]).unique().only_with("name"),
+    Index::new(TEMPLATES, "deleting", &[("deleting", 1)]).only_with("deleting"),
+    Index::new(CLAIMS, "created", &[("created_ms", 1), ("_id", 1)]),
+    Index::new(GENERATIONS, "open", &[("open", 1), ("created_ms", 1), ("_id", 1)]).only_with("open"),
+    Index::new(GENERATIONS, "finished", &[("created_ms", 1), ("_id", 1)]).only_with("outcome"),
+    Index::new(DELIVERIES, "due", &[("state", 1), ("due_ms", 1), ("_id", 1)]),
+    Index::new(DELIVERIES, "age", &[("state", 1), ("created_ms", 1), ("_id", 1)]),
+    Index::new(DELIVERIES, "batch", &[("batch", 1), ("created_ms", 1), ("_id", 1)]),
+    // The bytes of a tenant's records are summed from these alone.
+    Index::new(TEMPLATES, "bytes", &[("tenant", 1), ("bytes", 1)]),
+    Index::new(CLAIMS, "bytes", &[("tenant", 1), ("bytes", 1)]),
+    Index::new(GENERATIONS, "bytes", &[("tenant", 1), ("bytes", 1)]),
+];
 
 /// Makes what is missing and checks what is there.
 ///

@@ -7,7 +7,7 @@ use promptmill_ports::{StoreError, StoreResult};
 use crate::commands::Commands;
 use crate::fault::Fault;
 use crate::options::MongoOptions;
-use crate::{indexes, schema};
+use crate::{indexes, schema, templates};
 
 /// A store in one MongoDB database, for any number of processes at once. Share it as `Arc<MongoStore>`.
 #[derive(Debug)]
@@ -16,7 +16,7 @@ pub struct MongoStore {
 }
 
 impl MongoStore {
-    /// Connects, brings the schema forward and checks the indexes.
+    /// Connects, brings the schema forward, checks the indexes and finishes what a crash left half deleted.
     ///
     /// # Errors
     /// `Conflict` when the URL cannot be used, the server is no replica set, a newer promptmill wrote the database or a unique index
@@ -28,6 +28,7 @@ impl MongoStore {
         check_server(&commands).await?;
         schema::migrate(&commands).await?;
         indexes::ensure(&commands).await?;
+        templates::finish_deletions(&commands).await?;
         Ok(Self { commands })
     }
 
