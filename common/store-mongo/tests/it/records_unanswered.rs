@@ -1,0 +1,270 @@
+//! Commands whose answer never comes, before they took effect and after, and steps that end in the middle.
+
+use bytes::Bytes;
+use mongodb::bson::{Document, doc};
+use promptmill_domain::{BatchId, DeliveryId, EventId, EventKind, GenerationId, KeyId, TemplateId, TenantId};
+use promptmill_ports::{
+    Accounts as _, ApiKey, Claim, Claimed, Claims as _, Deliveries as _, Delivery, DeliveryAttempt,
+    DeliveryState, Generation, Generations as _, Role, StoreError, StoredAnswer, TemplateKey, Templates as _,
+    Tenant,
+};
+use promptmill_store_mongo::MongoStore;
+use promptmill_test_servers::MongoServer;
+
+use crate::connect;
+
+const NOW: u64 = 1_790_000_000_000;
+const DATABASE: &str = "records";
+/// What the record ports write with.
+const VERBS: [&str; 3] = ["insert", "update", "delete"];
+
+/// Makes the server fail commands, in the way `how` says, as often as `mode` says.
+fn fail(server: &MongoServer, mode: impl Into<mongodb::bson::Bson>, verb: &str, how: Document) {
+    let mut data = doc! { "failCommands": [verb] };
+    data.extend(how);
+    server.command("admin", doc! { "configureFailPoint": "failCommand", "mode": mode.into(), "data": data });
+}
+
+fn repair(server: &MongoServer) {
+    server.command("admin", doc! { "configureFailPoint": "failCommand", "mode": "off" });
+}
+
+/// How often the fail point struck since the server started.
+fn struck(server: &MongoServer) -> i64 {
+    let all = server.command("admin", doc! { "getParameter": 1, "failpoint.failCommand": 1 });
+    let failpoint = all.get_document("failpoint.failCommand").unwrap();
+    failpoint.get_i64("timesEntered").or_else(|_| failpoint.get_i32("timesEntered").map(i64::from)).unwrap()
+}
+
+fn count(server: &MongoServer, collection: &str) -> i32 {
+    server.command(DATABASE, doc! { "count": collection }).get_i32("n").unwrap()
+}
+
+/// Every writing step of the record ports once, each after `before`; what it answers and leaves is as if nothing had happened.
+async fn check_every_step(store: &MongoStore, before: impl Fn()) {
+    let tenant: TenantId = format!("tenant-{:016x}", rand::random::<u64>()).parse().unwrap();
+    accounts(store, &tenant, &before).await;
+    templates(store, &tenant, &before).await;
+    claims(store, &tenant, &before).await;
+    generations(store, &tenant, &before).await;
+    deliveries(store, &tenant, &before).await;
+}
+
+async fn accounts(store: &MongoStore, tenant: &TenantId, before: &impl Fn()) {
+    let record = Tenant { id: tenant.clone(), created_ms: NOW };
+    before();
+    assert!(store.add_tenant(&record).await.unwrap());
+    before();
+    assert!(!store.add_tenant(&record).await.unwrap());
+    let key = ApiKey {
+        id: KeyId::at(NOW, rand::random()),
+        tenant: tenant.clone(),
+        name: "nightly".to_owned(),
+        role: Role::Member,
+        scopes: Vec::new(),
+        hash: [3; 32],
+        hint: "abcd".to_owned(),
+        created_ms: NOW,
+        expires_ms: None,
+        revoked_ms: None,
+        used_ms: None,
+    };
+    before();
+    store.add_key(&key).await.unwrap();
+    before();
+    store.keys_used(&[(key.id, NOW + 1)]).await.unwrap();
+    before();
+    store.revoke_key(tenant, key.id, NOW + 2).await.unwrap();
+    let expected = ApiKey { used_ms: Some(NOW + 1), revoked_ms: Some(NOW + 2), ..key };
+    assert_eq!(store.keys(tenant).await.unwrap(), [expected]);
+}
+
+async fn templates(store: &MongoStore, tenant: &TenantId, before: &impl Fn()) {
+    let id = TemplateId::at(NOW, rand::random());
+    before();
+    assert_eq!(store.add_template(tenant, id, "summary", "one", NOW).await.unwrap().latest, 1);
+    before();
+    assert_eq!(store.add_version(tenant, id, 1, "two", NOW + 1).await.unwrap().latest, 2);
+    assert_eq!(store.versions(tenant, id, None, 9).await.unwrap(), [(2, NOW + 1), (1, NOW)]);
+    assert_eq!(store.version(tenant, id, Some(1)).await.unwrap().source, "one");
+    before();
+    store.delete_template(tenant, id, 2).await.unwrap();
+    let there = store.template(tenant, &TemplateKey::Id(id)).await;
+    assert!(matches!(there, Err(StoreError::NotFound)), "{there:?}");
+}
+
+async fn claims(store: &MongoStore, tenant: &TenantId, before: &impl Fn()) {
+    let claim = Claim {
+        tenant: tenant.clone(),
+        key: "POST /v1/batches a".to_owned(),
+        fingerprint: [1; 32],
+        plan: [2; 16],
+        owner: [3; 16],
+    };
+    before();
+    assert_eq!(store.claim(&claim, NOW).await.unwrap(), Claimed::Run);
+    before();
+    assert!(store.take_over(tenant, &claim.key, claim.owner, [4; 16]).await.unwrap());
+    before();
+    store.release(tenant, &claim.key, [4; 16]).await.unwrap();
+    assert_eq!(store.claim(&claim, NOW).await.unwrap(), Claimed::Run);
+    let answer = StoredAnswer { status: 201, headers: Vec::new(), body: Bytes::from_static(b"made") };
+    before();
+    store.answer(tenant, &claim.key, &answer).await.unwrap();
+    assert_eq!(store.claim(&claim, NOW).await.unwrap(), Claimed::Done(answer));
+    before();
+    store.forget_claims(NOW + 1, 10).await.unwrap();
+    assert_eq!(store.claim(&claim, NOW + 9).await.unwrap(), Claimed::Run);
+}
+
+async fn generations(store: &MongoStore, tenant: &TenantId, before: &impl Fn()) {
+    let running = Generation {
+        id: GenerationId::at(NOW, rand::random()),
+        tenant: tenant.clone(),
+        request: Bytes::from_static(b"{}"),
+        outcome: None,
+        created_ms: NOW,
+    };
+    let done = Generation { outcome: Some(Bytes::from_static(b"done")), ..running.clone() };
+    for put in [&running, &done, &running] {
+        before();
+        store.put_generation(put).await.unwrap();
+    }
+    assert_eq!(store.generation(tenant, done.id).await.unwrap(), done);
+    before();
+    store.forget_generations(NOW + 1, 10).await.unwrap();
+    let there = store.generation(tenant, done.id).await;
+    assert!(matches!(there, Err(StoreError::NotFound)), "{there:?}");
+}
+
+async fn deliveries(store: &MongoStore, tenant: &TenantId, before: &impl Fn()) {
+    let batch = BatchId::at(NOW, rand::random());
+    let made = |age| {
+        let event = EventId::at(NOW, rand::random());
+        Delivery {
+            id: DeliveryId::to_batch_webhook(event),
+            tenant: tenant.clone(),
+            batch,
+            event,
+            kind: EventKind::BatchFailed,
+            url: "https://receiver.example/".to_owned(),
+            sealed_secret: "sealed".to_owned(),
+            body: Bytes::from_static(b"{}"),
+            state: DeliveryState::Pending,
+            due_ms: NOW + age,
+            attempts: Vec::new(),
+            created_ms: NOW + age,
+        }
+    };
+    let deliveries = [made(0), made(1)];
+    before();
+    store.add_deliveries(&deliveries).await.unwrap();
+    before();
+    let taken = store.take_due(NOW + 1, NOW + 60, 10).await.unwrap();
+    assert_eq!(taken, deliveries.each_ref().map(|due| Delivery { due_ms: NOW + 60, ..due.clone() }));
+    // Words that look like an expression stay words.
+    let error = Some("$due_ms".to_owned());
+    let attempt = DeliveryAttempt { at_ms: NOW + 2, duration_ms: 5, status: Some(500), error };
+    for (delivery, state) in deliveries.iter().zip([DeliveryState::Pending, DeliveryState::GivenUp]) {
+        before();
+        store.record_attempt(delivery.id, &attempt, state, NOW + 90).await.unwrap();
+    }
+    let stored = store.deliveries(tenant, batch, 10).await.unwrap();
+    assert!(stored.iter().all(|stored| stored.attempts == [attempt.clone()]), "{stored:?}");
+    before();
+    store.forget_deliveries(NOW + 9, 10).await.unwrap();
+    assert_eq!(store.deliveries(tenant, batch, 10).await.unwrap().len(), 1);
+    // Nothing of this round is due in the next.
+    store.record_attempt(deliveries[0].id, &attempt, DeliveryState::Delivered, NOW).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_step_whose_connection_breaks_before_it_took_effect_is_done() {
+    let server = MongoServer::start();
+    let store = connect(&server.uri(), DATABASE).await;
+    for verb in VERBS {
+        let before = struck(&server);
+        check_every_step(&store, || {
+            fail(&server, doc! { "times": 1 }, verb, doc! { "closeConnection": true });
+        })
+        .await;
+        repair(&server);
+        assert!(struck(&server) > before, "no {verb} was cut off");
+    }
+}
+
+#[tokio::test]
+async fn a_step_that_took_effect_and_was_not_acknowledged_is_done_once() {
+    let server = MongoServer::start();
+    let store = connect(&server.uri(), DATABASE).await;
+    for verb in VERBS {
+        let before = struck(&server);
+        check_every_step(&store, || {
+            // The command is carried out; then its node shuts down before the majority has it.
+            let error = doc! { "code": 91, "codeName": "ShutdownInProgress", "errmsg": "shutting down" };
+            fail(&server, doc! { "times": 1 }, verb, doc! { "writeConcernError": error });
+        })
+        .await;
+        repair(&server);
+        assert!(struck(&server) > before, "no {verb} was left unacknowledged");
+    }
+}
+
+#[tokio::test]
+async fn a_version_that_was_half_added_does_not_stand_in_the_way_of_another() {
+    let server = MongoServer::start();
+    let store = connect(&server.uri(), DATABASE).await;
+    let (tenant, id) = (TenantId::default_tenant(), TemplateId::at(NOW, rand::random()));
+    store.add_template(&tenant, id, "summary", "one", NOW).await.unwrap();
+    // The copy of the newest is written, the template is not.
+    fail(&server, "alwaysOn", "update", doc! { "errorCode": 50 });
+    let added = store.add_version(&tenant, id, 1, "never", NOW + 1).await;
+    assert!(matches!(added, Err(StoreError::Unavailable(_))), "{added:?}");
+    repair(&server);
+    assert_eq!(count(&server, "template_versions"), 1);
+
+    assert_eq!(store.versions(&tenant, id, None, 9).await.unwrap(), [(1, NOW)]);
+    assert_eq!(store.version(&tenant, id, None).await.unwrap().source, "one");
+    assert_eq!(store.add_version(&tenant, id, 1, "two", NOW + 2).await.unwrap().latest, 2);
+    assert_eq!(store.versions(&tenant, id, None, 9).await.unwrap(), [(2, NOW + 2), (1, NOW)]);
+    assert_eq!(store.version(&tenant, id, Some(1)).await.unwrap().source, "one");
+    assert_eq!(store.version(&tenant, id, Some(2)).await.unwrap().source, "two");
+}
+
+#[tokio::test]
+async fn a_template_that_was_half_deleted_is_gone_and_is_removed_later() {
+    let server = MongoServer::start();
+    let store = connect(&server.uri(), DATABASE).await;
+    let tenant = TenantId::default_tenant();
+    let made = async |name: &str| {
+        let id = TemplateId::at(NOW, rand::random());
+        store.add_template(&tenant, id, name, "old one", NOW).await.unwrap();
+        store.add_version(&tenant, id, 1, "old two", NOW).await.unwrap();
+        id
+    };
+    let (again, left) = (made("again").await, made("left").await);
+    // They are marked, and nothing of them is removed.
+    fail(&server, "alwaysOn", "delete", doc! { "errorCode": 50 });
+    for id in [again, left] {
+        let deleted = store.delete_template(&tenant, id, 2).await;
+        assert!(matches!(deleted, Err(StoreError::Unavailable(_))), "{deleted:?}");
+        for key in [TemplateKey::Id(id), TemplateKey::Name("again".to_owned())] {
+            let there = store.template(&tenant, &key).await;
+            assert!(key != TemplateKey::Id(id) || matches!(there, Err(StoreError::NotFound)), "{there:?}");
+        }
+        let version = store.version(&tenant, id, Some(1)).await;
+        assert!(matches!(version, Err(StoreError::NotFound)), "{version:?}");
+        assert_eq!(store.templates(&tenant, None, 9).await.unwrap().iter().filter(|t| t.id == id).count(), 0);
+    }
+    repair(&server);
+    assert_eq!(count(&server, "template_versions"), 2);
+
+    // One of them is made again, and has nothing of its earlier life.
+    let made = store.add_template(&tenant, again, "again", "new one", NOW + 5).await.unwrap();
+    assert_eq!((made.latest, made.created_ms), (1, NOW + 5));
+    assert_eq!(store.versions(&tenant, again, None, 9).await.unwrap(), [(1, NOW + 5)]);
+    // The other is removed by the next store.
+    let next = connect(&server.uri(), DATABASE).await;
+    assert_eq!((count(&server, "templates"), count(&server, "template_versions")), (1, 0));
+    assert_eq!(next.version(&tenant, again, None).await.unwrap().source, "new one");
+}
