@@ -34,6 +34,7 @@ impl Claims for MongoStore {
         };
         for _ in 0..TRIES {
             if self.commands().insert_one(CLAIMS, &document).await? {
+                self.kept_bytes().add(&claim.tenant, claim.key.len());
                 return Ok(Claimed::Run);
             }
             let query = Query::of(doc! { "_id": id(&claim.tenant, &claim.key) });
@@ -75,6 +76,7 @@ impl Claims for MongoStore {
             "bytes": bytes(key, &answer.body),
         } };
         if self.commands().update(CLAIMS, vec![Update::one(open, change)]).await?.n == 1 {
+            self.kept_bytes().add(tenant, answer.body.len());
             return Ok(());
         }
         let known = Query::of(doc! { "_id": id(tenant, key) }).fields(doc! { "_id": 1 });

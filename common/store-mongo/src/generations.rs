@@ -28,6 +28,7 @@ impl Generations for MongoStore {
         for _ in 0..TRIES {
             let put = Update::upsert(unfinished.clone(), change(generation));
             if self.commands().update(GENERATIONS, vec![put]).await?.duplicates.is_empty() {
+                self.kept_bytes().add(&generation.tenant, bytes(generation));
                 return Ok(());
             }
             // It has its outcome, or is another tenant's, or was made by another put at the same moment.
@@ -65,12 +66,18 @@ impl Generations for MongoStore {
     }
 }
 
+/// What it counts for in its tenant's quota.
+fn bytes(generation: &Generation) -> usize {
+    generation.request.len() + generation.outcome.as_ref().map_or(0, Bytes::len)
+}
+
 /// Every field but those that tell which generation it is.
 fn change(generation: &Generation) -> Document {
     let Generation { request, outcome, created_ms, .. } = generation;
-    let bytes = request.len() + outcome.as_ref().map_or(0, Bytes::len);
     let mut set = doc! {
-        "created_ms": int(*created_ms), "request": binary(request.to_vec()), "bytes": int(bytes as u64),
+        "created_ms": int(*created_ms),
+        "request": binary(request.to_vec()),
+        "bytes": int(bytes(generation) as u64),
     };
     match outcome {
         Some(outcome) => {

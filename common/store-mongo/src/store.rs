@@ -7,12 +7,14 @@ use promptmill_ports::{StoreError, StoreResult};
 use crate::commands::Commands;
 use crate::fault::Fault;
 use crate::options::MongoOptions;
+use crate::record_bytes::RecordBytes;
 use crate::{indexes, schema, templates};
 
 /// A store in one MongoDB database, for any number of processes at once. Share it as `Arc<MongoStore>`.
 #[derive(Debug)]
 pub struct MongoStore {
     commands: Commands,
+    record_bytes: RecordBytes,
 }
 
 impl MongoStore {
@@ -29,12 +31,17 @@ impl MongoStore {
         schema::migrate(&commands).await?;
         indexes::ensure(&commands).await?;
         templates::finish_deletions(&commands).await?;
-        Ok(Self { commands })
+        Ok(Self { commands, record_bytes: RecordBytes::default() })
     }
 
     /// The way into the database.
     pub(crate) const fn commands(&self) -> &Commands {
         &self.commands
+    }
+
+    /// What is known of the bytes of records.
+    pub(crate) const fn kept_bytes(&self) -> &RecordBytes {
+        &self.record_bytes
     }
 }
 

@@ -43,6 +43,7 @@ impl Templates for MongoStore {
         };
         for _ in 0..TRIES {
             if commands.insert_one(TEMPLATES, &document).await? {
+                self.kept_bytes().add(tenant, source.len());
                 return Ok(StoredTemplate {
                     id,
                     name: name.to_owned(),
@@ -90,6 +91,7 @@ impl Templates for MongoStore {
                 return Err(not_newest(after, newest));
             }
             if let Some(template) = append(self.commands(), found, source, now_ms).await? {
+                self.kept_bytes().add(tenant, source.len());
                 return Ok(template);
             }
             // Another version came between, or the answer was lost: the next look tells.

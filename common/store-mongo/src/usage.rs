@@ -10,16 +10,14 @@ use promptmill_ports::{StoreResult, Usage};
 use crate::codec::{Fields, int};
 use crate::collections::{SUBMITTED, USAGE};
 use crate::commands::{Commands, Concern, Query, Update};
-use crate::record_bytes;
 
 const DAY_MS: u64 = 24 * 60 * 60 * 1_000;
 
 /// What the tenant has used.
 pub(crate) async fn of(commands: &Commands, tenant: &TenantId, now_ms: u64) -> StoreResult<Usage> {
-    let (stored, submitted, records) = tokio::join!(
+    let (stored, submitted) = tokio::join!(
         commands.find_one(USAGE, Query::of(doc! { "_id": tenant.as_str() }), Concern::Majority),
         commands.find_one(SUBMITTED, Query::of(doc! { "_id": day(tenant, now_ms) }), Concern::Majority),
-        record_bytes::of(commands, tenant),
     );
     let mut usage = Usage::default();
     if let Some(stored) = stored? {
@@ -27,7 +25,6 @@ pub(crate) async fn of(commands: &Commands, tenant: &TenantId, now_ms: u64) -> S
         let sum = |name| Fields(&stored).maybe_uint(name).ok().flatten().unwrap_or(0);
         (usage.bytes, usage.record_bytes) = (sum("bytes"), sum("records"));
     }
-    usage.record_bytes = usage.record_bytes.saturating_add(records?);
     if let Some(submitted) = submitted? {
         usage.rows = Fields(&submitted).uint("rows")?;
     }
