@@ -105,6 +105,8 @@ pub(crate) struct Query {
     pub(crate) sort: Document,
     /// How many at most; all when `None`.
     pub(crate) limit: Option<u32>,
+    /// The index that holds all that is asked for, so that no document is read.
+    pub(crate) covered_by: Option<&'static str>,
 }
 
 impl Query {
@@ -121,6 +123,11 @@ impl Query {
     /// In this order.
     pub(crate) fn sort(self, sort: Document) -> Self {
         Self { sort, ..self }
+    }
+
+    /// From this index alone.
+    pub(crate) fn covered_by(self, index: &'static str) -> Self {
+        Self { covered_by: Some(index), ..self }
     }
 
     /// So many at most.
@@ -430,6 +437,9 @@ fn find_command(collection: &str, query: Query) -> Document {
     }
     if !query.sort.is_empty() {
         command.insert("sort", query.sort);
+    }
+    if let Some(index) = query.covered_by {
+        command.insert("hint", index);
     }
     if let Some(limit) = query.limit {
         command.insert("limit", i64::from(limit));

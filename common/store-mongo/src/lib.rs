@@ -4,15 +4,35 @@
 //! is written before it and invisible until then, or follows from it and is repeated by whoever comes next. Start at [`MongoStore`]; the contracts
 //! are those of `promptmill_ports`.
 
+mod admission;
+mod batches;
+mod bodies;
+mod close;
 mod codec;
 mod collections;
 mod commands;
+mod control;
+mod counts;
+mod delete;
 mod fault;
+mod heads;
 mod indexes;
+mod intake;
+mod lists;
 mod options;
+mod order;
+mod outbox;
+mod parts;
+mod read;
+mod retention;
+mod rows;
 mod schema;
+mod sessions;
+mod slices;
 mod store;
+mod uploads;
 mod usage;
+mod work;
 
 pub use options::MongoOptions;
 pub use store::MongoStore;

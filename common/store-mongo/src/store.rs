@@ -4,15 +4,19 @@ use mongodb::Client;
 use mongodb::bson::doc;
 use promptmill_ports::{StoreError, StoreResult};
 
+use crate::batches::OpenBatches;
 use crate::commands::Commands;
 use crate::fault::Fault;
 use crate::options::MongoOptions;
+use crate::order::Logs;
 use crate::{indexes, schema};
 
 /// A store in one MongoDB database, for any number of processes at once. Share it as `Arc<MongoStore>`.
 #[derive(Debug)]
 pub struct MongoStore {
     commands: Commands,
+    open_batches: OpenBatches,
+    logs: Logs,
 }
 
 impl MongoStore {
@@ -28,12 +32,22 @@ impl MongoStore {
         check_server(&commands).await?;
         schema::migrate(&commands).await?;
         indexes::ensure(&commands).await?;
-        Ok(Self { commands })
+        Ok(Self { commands, open_batches: OpenBatches::default(), logs: Logs::default() })
     }
 
     /// The way into the database.
     pub(crate) const fn commands(&self) -> &Commands {
         &self.commands
+    }
+
+    /// The open batches as they were read last.
+    pub(crate) const fn known_open_batches(&self) -> &OpenBatches {
+        &self.open_batches
+    }
+
+    /// What is known of the order of settling.
+    pub(crate) const fn logs(&self) -> &Logs {
+        &self.logs
     }
 }
 
