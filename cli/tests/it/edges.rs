@@ -43,6 +43,8 @@ const EDGES: &[(&str, &[&str])] = &[
         ],
     ),
     ("doubles", &[]),
+    // Real servers for tests: nothing depends on it outside of them.
+    ("test-servers", &[]),
     // It measures the binary from outside, as anybody could.
     ("bench", &[]),
     // The targets of the fuzzer: nothing depends on it.

@@ -1,0 +1,5 @@
+//! The servers start, answer, come back and leave nothing behind.
+
+mod leash;
+mod mongo;
+mod redis;
