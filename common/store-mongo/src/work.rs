@@ -104,18 +104,25 @@ async fn claim(
             claimed.push((*stored, *token));
         }
     }
+    if claimed.is_empty() {
+        return Ok(Vec::new());
+    }
+    let (still_alive, blocks) = tokio::join!(
+        sessions::is_alive(commands, owner),
+        load_blocks(commands, claimed.iter().map(|(stored, _)| &stored.head)),
+    );
     // A lease of a session that died meanwhile would be nobody's to take away.
-    if !claimed.is_empty() && !sessions::is_alive(commands, owner).await? {
+    if !still_alive? {
         sessions::take_chunks(store, owner, &HeadEvent::HandBack { owner }, now_ms).await?;
         return Ok(Vec::new());
     }
-    let mut blocks = load_blocks(commands, claimed.iter().map(|(stored, _)| &stored.head)).await?;
+    let blocks = blocks?;
     let mut leases = Vec::with_capacity(claimed.len());
     for (stored, token) in claimed {
         let head = heads::with_histories(commands, stored).await?;
         let key = block_key(&head);
-        let rows = blocks.get_mut(&key).map(|rows| rows.clone());
-        leases.push(Lease { head, token, rows: rows.ok_or_else(|| corrupt("a chunk's rows are missing"))? });
+        let rows = blocks.get(&key).cloned().ok_or_else(|| corrupt("a chunk's rows are missing"))?;
+        leases.push(Lease { head, token, rows });
     }
     Ok(leases)
 }

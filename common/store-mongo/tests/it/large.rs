@@ -38,7 +38,7 @@ async fn count(store: &TemporaryStore, collection: &str) -> u64 {
 #[tokio::test]
 async fn a_body_of_any_size_comes_back_whole_and_goes_with_its_batch() {
     let store = TemporaryStore::new().await;
-    let scene = Scene::running(&*store, 3).await.unwrap();
+    let scene = Scene::running(&*store, 3, &|| {}).await.unwrap();
     // Bytes that differ, so that a slice out of place shows.
     let large: Vec<u8> = (0..17 * MIB).map(|at| u8::try_from(at / 4096 % 251).unwrap()).collect();
     let bodies: [Vec<u8>; 3] = [b"small".to_vec(), large, vec![7; 5 * MIB]];
@@ -73,7 +73,7 @@ async fn a_body_of_any_size_comes_back_whole_and_goes_with_its_batch() {
 #[tokio::test]
 async fn histories_of_parked_items_stand_beside_the_head_and_come_with_the_lease() {
     let store = TemporaryStore::new().await;
-    let scene = Scene::running(&*store, 1).await.unwrap();
+    let scene = Scene::running(&*store, 1, &|| {}).await.unwrap();
     let mut due = NOW;
     for bytes in [5 * MIB, 10, 3 * MIB, 100 * 1024] {
         let lease = scene.lease(&*store, 0).await;

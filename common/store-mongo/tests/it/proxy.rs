@@ -11,22 +11,23 @@ const BEFORE_NAME: usize = 16 + 4 + 1 + 4 + 1;
 /// Which answers are lost.
 #[derive(Debug, Default)]
 struct Plan {
-    /// Names of commands.
+    /// The answer to the next of these commands.
     commands: Mutex<Vec<String>>,
-    /// How many of them were seen since the plan was made.
-    seen: AtomicUsize,
     /// How many answers were lost.
     lost: AtomicUsize,
 }
 
 impl Plan {
-    /// Whether the answer to this message is lost: to every second one of the named commands, so that what is repeated gets through.
+    /// Whether the answer to this message is lost.
     fn loses(&self, message: &[u8]) -> bool {
         let name = message.get(BEFORE_NAME..).unwrap_or_default().split(|byte| *byte == 0).next();
         let name = name.map(String::from_utf8_lossy).unwrap_or_default();
-        let named = self.commands.lock().unwrap().iter().any(|command| *command == name);
-        let loses = named && self.seen.fetch_add(1, Ordering::SeqCst) % 2 == 0;
-        self.lost.fetch_add(usize::from(loses), Ordering::SeqCst);
+        let mut commands = self.commands.lock().unwrap();
+        let loses = commands.iter().any(|command| *command == name);
+        if loses {
+            commands.clear();
+            self.lost.fetch_add(1, Ordering::SeqCst);
+        }
         loses
     }
 }
@@ -65,14 +66,12 @@ impl Proxy {
         format!("mongodb://127.0.0.1:{}/?directConnection=true", self.port)
     }
 
-    /// From now on every second answer to these commands is lost.
-    pub(crate) fn lose_answers_to(&self, commands: &[&str]) {
+    /// The answer to the next of these commands is lost.
+    pub(crate) fn lose_next_answer_to(&self, commands: &[&str]) {
         *self.plan.commands.lock().unwrap() = commands.iter().map(|name| (*name).to_owned()).collect();
-        self.plan.seen.store(0, Ordering::SeqCst);
-        self.plan.lost.store(0, Ordering::SeqCst);
     }
 
-    /// How many were lost since then.
+    /// How many were lost.
     pub(crate) fn lost(&self) -> usize {
         self.plan.lost.load(Ordering::SeqCst)
     }

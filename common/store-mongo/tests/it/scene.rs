@@ -46,18 +46,24 @@ impl Scene {
         }
     }
 
-    /// A batch of so many rows, as chunks of one row, that runs.
-    pub(crate) async fn running(store: &dyn Store, rows: u32) -> StoreResult<Self> {
+    /// A batch of so many rows, as chunks of one row, that runs. `before` is called before each step.
+    pub(crate) async fn running(store: &dyn Store, rows: u32, before: &dyn Fn()) -> StoreResult<Self> {
         let scene = Self::new();
         let tenant = &scene.tenant;
+        before();
         store.create(tenant, scene.new_batch()).await?;
+        before();
         store.open(scene.session, "worker").await?;
         let block = RowBlock { seq: 0, len: rows, bytes: Bytes::from_static(b"rows"), ids: Bytes::new() };
+        before();
         store.put_rows(tenant, scene.batch, scene.upload, vec![block], NOW).await?;
         let part = PartCommit { part: 0, upload: scene.upload, blocks: 1, digest: [1; 32] };
+        before();
         store.commit_part(tenant, scene.batch, part).await?;
+        before();
         flow::submit(store, tenant, scene.batch, &lane(), NOW).await?;
         let chunks: Vec<_> = (0..rows).map(|n| scene.chunk(n)).collect();
+        before();
         assert_eq!(store.admit(&chunks, NOW).await?, chunks);
         Ok(scene)
     }

@@ -15,7 +15,7 @@ const ALL: PageLimit = PageLimit { items: u32::MAX, bytes: usize::MAX };
 #[tokio::test]
 async fn a_change_that_a_crash_kept_from_the_order_is_in_it_when_the_batch_closes_and_once() {
     let store = TemporaryStore::new().await;
-    let scene = Scene::running(&*store, 4).await.unwrap();
+    let scene = Scene::running(&*store, 4, &|| {}).await.unwrap();
     for n in 0..3 {
         let lease = scene.lease(&*store, n).await;
         settle(&*store, settling(&lease, "body")).await.unwrap();
@@ -41,7 +41,7 @@ async fn a_change_that_a_crash_kept_from_the_order_is_in_it_when_the_batch_close
 #[tokio::test]
 async fn the_log_is_in_order_and_whole_when_it_fills_several_documents() {
     let store = TemporaryStore::new().await;
-    let scene = Scene::running(&*store, 24).await.unwrap();
+    let scene = Scene::running(&*store, 24, &|| {}).await.unwrap();
     let other = store.other().await;
     // A document that is nearly full, so that the next ones follow.
     let lease = scene.lease(&*store, 0).await;
@@ -69,7 +69,7 @@ async fn the_log_is_in_order_and_whole_when_it_fills_several_documents() {
 #[tokio::test]
 async fn a_lease_of_a_session_that_is_no_more_is_taken_by_the_sweep() {
     let store = TemporaryStore::new().await;
-    let scene = Scene::running(&*store, 2).await.unwrap();
+    let scene = Scene::running(&*store, 2, &|| {}).await.unwrap();
     let lease = scene.lease(&*store, 0).await;
     scene.lease(&*store, 1).await;
     assert_eq!(store.wake(10, NOW).await.unwrap(), []);
@@ -95,7 +95,7 @@ async fn a_lease_of_a_session_that_is_no_more_is_taken_by_the_sweep() {
 #[tokio::test]
 async fn a_body_that_came_too_late_is_adopted_by_the_next_holder_and_no_result_of_a_sealed_item() {
     let store = TemporaryStore::new().await;
-    let scene = Scene::running(&*store, 2).await.unwrap();
+    let scene = Scene::running(&*store, 2, &|| {}).await.unwrap();
     let outcomes = store.raw().await.collection::<Document>("outcomes");
     // As if a holder had died between the body and the head.
     for n in 0..2_u32 {
