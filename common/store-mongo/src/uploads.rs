@@ -113,7 +113,8 @@ async fn decide_given_up(
     let id = binary(*upload.as_bytes());
     let mut filter = batches::existing_of(tenant, batch);
     filter.insert("parts.upload", doc! { "$ne": id.clone() });
-    let change = doc! { "$addToSet": { "given_up": id } };
+    // Whoever is about to name it must look again.
+    let change = doc! { "$addToSet": { "given_up": id }, "$inc": { "rev": 1_i64 } };
     if commands.update(BATCHES, vec![Update::one(filter, change)]).await?.n == 1 {
         return Ok(true);
     }

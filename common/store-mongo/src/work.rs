@@ -161,7 +161,7 @@ async fn settle(store: &MongoStore, groups: &[&SettleGroup], now_ms: u64) -> Sto
     for (group, _) in groups.iter().zip(&held).filter(|(_, held)| **held) {
         check_items(known.get(&group.chunk), group)?;
     }
-    let mut items = store_bodies(commands, groups, &held, &known).await?;
+    let (items, stored_bytes) = store_bodies(commands, groups, &held, &known).await?;
     let leased: Vec<usize> = (0..groups.len()).filter(|at| held[*at]).collect();
     let ids: Vec<_> = leased.iter().map(|at| chunks[*at]).collect();
     // What a group that ended its lease gave, and whose answer was lost, must come into the order all the same.
@@ -180,8 +180,10 @@ async fn settle(store: &MongoStore, groups: &[&SettleGroup], now_ms: u64) -> Sto
         };
         head.apply(event, now_ms).map(|()| heads::offsets(&group.parked))
     };
-    let changed = heads::change(store, &ids, known, apply).await?;
-    items.clear();
+    let (changed, counted) =
+        tokio::join!(heads::change(store, &ids, known, apply), count(commands, stored_bytes));
+    let changed = changed?;
+    counted?;
     let mut answers = vec![Settled::Fenced; groups.len()];
     for (changed, at) in changed.into_iter().zip(leased) {
         answers[at] = match changed {
@@ -210,13 +212,21 @@ fn check_items(stored: Option<&Stored>, group: &SettleGroup) -> StoreResult<()> 
     Ok(())
 }
 
-/// Stores the bodies of items that are open, and answers the items of each group with the code of the body that is stored for them.
+async fn count(commands: &Commands, stored_bytes: HashMap<TenantId, u64>) -> StoreResult<()> {
+    for (tenant, bytes) in stored_bytes {
+        usage::add(commands, &tenant, int(bytes), 0).await?;
+    }
+    Ok(())
+}
+
+/// Stores the bodies of items that are open, and answers the items of each group with the code of the body that is stored for them, and how many
+/// bytes were stored for whom.
 async fn store_bodies(
     commands: &Commands,
     groups: &[&SettleGroup],
     held: &[bool],
     known: &HashMap<ChunkId, Stored>,
-) -> StoreResult<HashMap<usize, Vec<SettledItem>>> {
+) -> StoreResult<(HashMap<usize, Vec<SettledItem>>, HashMap<TenantId, u64>)> {
     let mut items: HashMap<usize, Vec<SettledItem>> = HashMap::new();
     let mut bodies = Vec::new();
     let mut places = Vec::new();
@@ -239,17 +249,14 @@ async fn store_bodies(
         items.insert(at, settled);
     }
     let is_new = bodies::store(commands, &bodies).await?;
-    let mut stored_bytes: HashMap<&TenantId, u64> = HashMap::new();
+    let mut stored_bytes: HashMap<TenantId, u64> = HashMap::new();
     let mut there: HashMap<BatchId, Vec<u32>> = HashMap::new();
     for ((body, is_new), tenant) in bodies.iter().zip(&is_new).zip(tenants) {
         if *is_new {
-            *stored_bytes.entry(tenant).or_default() += body.body.len() as u64;
+            *stored_bytes.entry(tenant.clone()).or_default() += body.body.len() as u64;
         } else {
             there.entry(body.batch).or_default().push(body.index);
         }
-    }
-    for (tenant, bytes) in stored_bytes {
-        usage::add(commands, tenant, int(bytes), 0).await?;
     }
     for (batch, indexes) in there {
         let codes = bodies::codes(commands, batch, &indexes).await?;
@@ -261,5 +268,5 @@ async fn store_bodies(
             }
         }
     }
-    Ok(items)
+    Ok((items, stored_bytes))
 }
