@@ -172,7 +172,7 @@ async fn settle(store: &MongoStore, groups: &[&SettleGroup], now_ms: u64) -> Sto
         let group = groups[leased[position]];
         let event = HeadEvent::Settle {
             token: group.token,
-            settled: items.get(&leased[position]).map_or(&[], Vec::as_slice),
+            settled: items.get(&leased[position]).map(Vec::as_slice).unwrap_or_default(),
             parked: &group.parked,
             seq: group.seq,
             spent: group.spent,
