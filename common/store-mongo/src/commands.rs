@@ -13,7 +13,7 @@ use mongodb::{Cursor, Database};
 use promptmill_ports::{StoreError, StoreResult};
 
 use crate::codec::{binary, corrupt, number};
-use crate::fault::{self, Fault};
+use crate::fault::Fault;
 
 /// How often a command is repeated, each time after the next of these.
 const PAUSES: [Duration; 4] = [
@@ -105,6 +105,8 @@ pub(crate) struct Query {
     pub(crate) sort: Document,
     /// How many at most; all when `None`.
     pub(crate) limit: Option<u32>,
+    /// The index that holds all that is asked for, so that no document is read.
+    pub(crate) covered_by: Option<&'static str>,
 }
 
 impl Query {
@@ -121,6 +123,11 @@ impl Query {
     /// In this order.
     pub(crate) fn sort(self, sort: Document) -> Self {
         Self { sort, ..self }
+    }
+
+    /// From this index alone.
+    pub(crate) fn covered_by(self, index: &'static str) -> Self {
+        Self { covered_by: Some(index), ..self }
     }
 
     /// So many at most.
@@ -368,7 +375,7 @@ impl Commands {
         loop {
             let running = self.database.run_raw_command(command.clone());
             let fault = match tokio::time::timeout(self.patience(), running).await {
-                Ok(Ok(reply)) => match Fault::of_write_concern(&reply) {
+                Ok(Ok(reply)) => match Fault::of_reply(&reply) {
                     None => return Ok(reply),
                     Some(fault) => fault,
                 },
@@ -431,6 +438,9 @@ fn find_command(collection: &str, query: Query) -> Document {
     if !query.sort.is_empty() {
         command.insert("sort", query.sort);
     }
+    if let Some(index) = query.covered_by {
+        command.insert("hint", index);
+    }
     if let Some(limit) = query.limit {
         command.insert("limit", i64::from(limit));
         if limit == 1 {
@@ -440,16 +450,13 @@ fn find_command(collection: &str, query: Query) -> Document {
     command
 }
 
-/// What a reply says of a write. Documents that were there already are no error; anything else is.
+/// What a reply says of a write; what it did not write was there already.
 fn written(reply: &Document) -> Result<Written, Fault> {
     let mut written = Written { n: reply.get("n").and_then(number).unwrap_or(0), duplicates: Vec::new() };
     let errors = reply.get_array("writeErrors").map(Vec::as_slice).unwrap_or_default();
     for error in errors {
-        let error = error.as_document().ok_or(Fault::Unreadable)?;
-        if fault::code_of(error) != fault::DUPLICATE_KEY {
-            return Err(Fault::of_write_error(error));
-        }
-        let at = error.get("index").and_then(number).and_then(|at| usize::try_from(at).ok());
+        let at = error.as_document().and_then(|error| error.get("index")).and_then(number);
+        let at = at.and_then(|at| usize::try_from(at).ok());
         written.duplicates.push(at.ok_or(Fault::Unreadable)?);
     }
     Ok(written)
@@ -505,11 +512,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn documents_that_were_there_are_no_error_and_anything_else_is() {
+    fn a_reply_tells_which_documents_were_there() {
         let reply = doc! { "ok": 1.0, "n": 2, "writeErrors": [{ "index": 1, "code": 11_000 }, { "index": 3, "code": 11_000 }] };
         assert_eq!(written(&reply).unwrap(), Written { n: 2, duplicates: vec![1, 3] });
-        let reply = doc! { "ok": 1.0, "n": 1, "writeErrors": [{ "index": 1, "code": 11_000 }, { "index": 2, "code": 2 }] };
-        assert!(matches!(written(&reply), Err(Fault::Server { code: 2, .. })));
     }
 
     #[test]

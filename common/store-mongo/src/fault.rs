@@ -73,15 +73,23 @@ impl Fault {
         }
     }
 
-    /// What a reply says of its write concern: a write that was not replicated in time, or whose node stepped down.
-    pub(crate) fn of_write_concern(reply: &Document) -> Option<Self> {
-        let error = reply.get_document("writeConcernError").ok()?;
-        Some(Self::Server { code: code_of(error), name: name_of(error) })
+    /// What a reply that is `ok` says all the same: a document that could not be written, for another reason than that it is there, or
+    /// a write that was not replicated in time.
+    pub(crate) fn of_reply(reply: &Document) -> Option<Self> {
+        let errors = reply.get_array("writeErrors").map(Vec::as_slice).unwrap_or_default();
+        for error in errors {
+            match error.as_document() {
+                Some(error) if code_of(error) == DUPLICATE_KEY => {}
+                Some(error) => return Some(Self::of_server(error)),
+                None => return Some(Self::Unreadable),
+            }
+        }
+        reply.get_document("writeConcernError").ok().map(Self::of_server)
     }
 
-    /// What an entry of a reply's `writeErrors` says.
-    pub(crate) fn of_write_error(error: &Document) -> Self {
-        Self::Server { code: code_of(error), name: name_of(error) }
+    fn of_server(error: &Document) -> Self {
+        let name = error.get_str("codeName").unwrap_or_default().to_owned();
+        Self::Server { code: code_of(error), name }
     }
 
     /// Whether the same command may succeed when it is sent again.
@@ -94,17 +102,12 @@ impl Fault {
     }
 }
 
-/// The `code` of an error document.
-pub(crate) fn code_of(error: &Document) -> i32 {
+fn code_of(error: &Document) -> i32 {
     match error.get("code") {
         Some(Bson::Int32(code)) => *code,
         Some(Bson::Int64(code)) => i32::try_from(*code).unwrap_or(0),
         _ => 0,
     }
-}
-
-fn name_of(error: &Document) -> String {
-    error.get_str("codeName").unwrap_or_default().to_owned()
 }
 
 impl From<Fault> for StoreError {
@@ -130,7 +133,7 @@ mod tests {
     use super::*;
 
     fn server(code: i32) -> Fault {
-        Fault::of_write_error(
+        Fault::of_server(
             &doc! { "code": code, "codeName": "Name", "errmsg": "dup key: { idem_key: \"secret\" }" },
         )
     }
@@ -158,10 +161,14 @@ mod tests {
     }
 
     #[test]
-    fn a_write_concern_that_was_not_met_is_a_fault() {
-        assert!(Fault::of_write_concern(&doc! { "ok": 1.0, "n": 1 }).is_none());
+    fn a_write_that_failed_or_was_not_replicated_is_a_fault_and_one_that_was_there_is_none() {
+        let duplicate = doc! { "index": 1, "code": 11_000 };
+        assert!(Fault::of_reply(&doc! { "ok": 1.0, "n": 1, "writeErrors": [duplicate.clone()] }).is_none());
+        let stepped_down = doc! { "index": 2, "code": 189 };
+        let reply = doc! { "ok": 1.0, "n": 1, "writeErrors": [duplicate, stepped_down] };
+        assert!(matches!(Fault::of_reply(&reply), Some(Fault::Server { code: 189, .. })));
         let reply =
             doc! { "ok": 1.0, "n": 1, "writeConcernError": { "code": 64, "codeName": "WriteConcernFailed" } };
-        assert!(matches!(Fault::of_write_concern(&reply), Some(Fault::Server { code: 64, .. })));
+        assert!(matches!(Fault::of_reply(&reply), Some(Fault::Server { code: 64, .. })));
     }
 }

@@ -143,8 +143,10 @@ pub(crate) async fn ensure(commands: &Commands) -> StoreResult<()> {
 }
 
 async fn ensure_of(commands: &Commands, collection: &str, wanted: &[&Index]) -> StoreResult<()> {
-    // One by one, so that one that cannot be made keeps no other from being made.
-    for index in wanted {
+    let all: Vec<_> = wanted.iter().map(|index| index.document()).collect();
+    let made = commands.run_write(doc! { "createIndexes": collection, "indexes": all }).await;
+    // One by one then, so that one that cannot be made keeps no other from being made.
+    for index in wanted.iter().filter(|_| made.is_err()) {
         let create = doc! { "createIndexes": collection, "indexes": [index.document()] };
         if let Err(error) = commands.run_write(create).await {
             let (name, error) = (index.name, &error as &dyn std::error::Error);

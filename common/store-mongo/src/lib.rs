@@ -5,22 +5,42 @@
 //! are those of `promptmill_ports`.
 
 mod accounts;
+mod admission;
+mod batches;
+mod bodies;
 mod claims;
+mod close;
 mod codec;
 mod collections;
 mod commands;
+mod control;
+mod counts;
+mod delete;
 mod deliveries;
 mod fault;
 mod forget;
 mod generations;
+mod heads;
 mod indexes;
+mod intake;
+mod lists;
 mod options;
+mod order;
+mod outbox;
+mod parts;
+mod read;
 mod record_bytes;
+mod retention;
+mod rows;
 mod schema;
+mod sessions;
+mod slices;
 mod store;
 mod templates;
+mod uploads;
 mod usage;
 mod versions;
+mod work;
 
 pub use options::MongoOptions;
 pub use store::MongoStore;

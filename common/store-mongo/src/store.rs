@@ -4,9 +4,11 @@ use mongodb::Client;
 use mongodb::bson::doc;
 use promptmill_ports::{StoreError, StoreResult};
 
+use crate::batches::OpenBatches;
 use crate::commands::Commands;
 use crate::fault::Fault;
 use crate::options::MongoOptions;
+use crate::order::Logs;
 use crate::record_bytes::RecordBytes;
 use crate::{indexes, schema, templates};
 
@@ -14,6 +16,8 @@ use crate::{indexes, schema, templates};
 #[derive(Debug)]
 pub struct MongoStore {
     commands: Commands,
+    open_batches: OpenBatches,
+    logs: Logs,
     record_bytes: RecordBytes,
 }
 
@@ -31,12 +35,27 @@ impl MongoStore {
         schema::migrate(&commands).await?;
         indexes::ensure(&commands).await?;
         templates::finish_deletions(&commands).await?;
-        Ok(Self { commands, record_bytes: RecordBytes::default() })
+        Ok(Self {
+            commands,
+            open_batches: OpenBatches::default(),
+            logs: Logs::default(),
+            record_bytes: RecordBytes::default(),
+        })
     }
 
     /// The way into the database.
     pub(crate) const fn commands(&self) -> &Commands {
         &self.commands
+    }
+
+    /// The open batches as they were read last.
+    pub(crate) const fn known_open_batches(&self) -> &OpenBatches {
+        &self.open_batches
+    }
+
+    /// What is known of the order of settling.
+    pub(crate) const fn logs(&self) -> &Logs {
+        &self.logs
     }
 
     /// What is known of the bytes of records.

@@ -1,17 +1,20 @@
 //! What a tenant has used: rows submitted by day, and the bytes of what it has stored.
 //!
 //! The sums are kept beside what they count and not in the same step, since that would take a transaction: a process that dies between the two
-//! leaves a sum that is off by what it had just written. Nothing but a quota rests on them.
+//! leaves a sum that is off by what it had just written. Nothing but a quota rests on them. An addition leaves a mark among the last ones, so
+//! that one whose answer was lost is not made twice.
 
-use mongodb::bson::doc;
+use mongodb::bson::{Document, doc};
 use promptmill_domain::TenantId;
 use promptmill_ports::{StoreResult, Usage};
 
 use crate::codec::{Fields, int};
 use crate::collections::{SUBMITTED, USAGE};
-use crate::commands::{Commands, Concern, Query, Update};
+use crate::commands::{Commands, Concern, Query, Update, fresh_mark};
 
 const DAY_MS: u64 = 24 * 60 * 60 * 1_000;
+/// Marks of additions that are remembered: more than there are at the same time.
+const MARKS: i32 = 64;
 
 /// What the tenant has used.
 pub(crate) async fn of(commands: &Commands, tenant: &TenantId, now_ms: u64) -> StoreResult<Usage> {
@@ -36,8 +39,8 @@ pub(crate) async fn add(commands: &Commands, tenant: &TenantId, bytes: i64, reco
     if bytes == 0 && records == 0 {
         return Ok(());
     }
-    let more = doc! { "$inc": { "bytes": bytes, "records": records } };
-    commands.update(USAGE, vec![Update::upsert(doc! { "_id": tenant.as_str() }, more)]).await.map(|_| ())
+    let id = doc! { "_id": tenant.as_str() };
+    increase(commands, USAGE, id, doc! { "bytes": bytes, "records": records }).await
 }
 
 /// Counts rows that were submitted now.
@@ -47,13 +50,24 @@ pub(crate) async fn add_rows(
     rows: u32,
     now_ms: u64,
 ) -> StoreResult<()> {
-    let more = doc! { "$inc": { "rows": i64::from(rows) } };
-    commands
-        .update(SUBMITTED, vec![Update::upsert(doc! { "_id": day(tenant, now_ms) }, more)])
-        .await
-        .map(|_| ())
+    let id = doc! { "_id": day(tenant, now_ms) };
+    increase(commands, SUBMITTED, id, doc! { "rows": i64::from(rows) }).await
 }
 
-fn day(tenant: &TenantId, now_ms: u64) -> mongodb::bson::Document {
+async fn increase(commands: &Commands, collection: &str, id: Document, by: Document) -> StoreResult<()> {
+    let mark = fresh_mark();
+    let mut filter = id;
+    filter.insert("marks", doc! { "$ne": mark.clone() });
+    let marks = doc! { "$each": [mark], "$slice": -MARKS };
+    let change = doc! { "$inc": by, "$push": { "marks": marks } };
+    let upsert = Update::upsert(filter.clone(), change.clone());
+    if !commands.update(collection, vec![upsert]).await?.duplicates.is_empty() {
+        // Two made the sum at once, or the addition is made.
+        commands.update(collection, vec![Update::one(filter, change)]).await?;
+    }
+    Ok(())
+}
+
+fn day(tenant: &TenantId, now_ms: u64) -> Document {
     doc! { "tenant": tenant.as_str(), "day": int(now_ms / DAY_MS) }
 }

@@ -1,17 +1,24 @@
-//! The MongoDB store from outside: the conformance suite, and what only a store of many processes on a server that may fail promises.
+//! The MongoDB store from outside, on real servers: the conformance suite, and what only a store in a fleet's database promises.
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail the test")]
 
+mod large;
+mod proxy;
 mod records;
 mod records_at_once;
 mod records_unanswered;
+mod scene;
+mod start;
+mod strays;
+mod suite;
+mod unknown;
 
 use std::ops::Deref;
 
 use promptmill_store_mongo::{MongoOptions, MongoStore};
 use promptmill_test_servers::MongoDatabase;
 
-/// A store in a database that goes with it.
+/// A store in a database that goes with it, on the server that tests share.
 pub(crate) struct TemporaryStore {
     store: MongoStore,
     database: MongoDatabase,
@@ -21,13 +28,18 @@ impl TemporaryStore {
     /// A fresh store.
     pub(crate) async fn new() -> Self {
         let database = MongoDatabase::create();
-        let store = connect(&database.uri(), database.name()).await;
+        let store = MongoStore::connect(&options(&database)).await.unwrap();
         Self { store, database }
     }
 
-    /// Another store over the same database, as another process has it.
-    pub(crate) async fn another(&self) -> MongoStore {
-        connect(&self.database.uri(), self.database.name()).await
+    /// The same store as another process has it.
+    pub(crate) async fn other(&self) -> MongoStore {
+        MongoStore::connect(&options(&self.database)).await.unwrap()
+    }
+
+    /// The driver's own view of the database.
+    pub(crate) async fn raw(&self) -> mongodb::Database {
+        raw(&self.database).await
     }
 }
 
@@ -39,7 +51,12 @@ impl Deref for TemporaryStore {
     }
 }
 
-/// A store that must connect.
-pub(crate) async fn connect(url: &str, database: &str) -> MongoStore {
-    MongoStore::connect(&MongoOptions::new(url.into(), database)).await.unwrap()
+/// How a store in this database is reached.
+pub(crate) fn options(database: &MongoDatabase) -> MongoOptions {
+    MongoOptions::new(database.uri().into(), database.name())
+}
+
+/// The driver's own view of a database.
+pub(crate) async fn raw(database: &MongoDatabase) -> mongodb::Database {
+    mongodb::Client::with_uri_str(database.uri()).await.unwrap().database(database.name())
 }

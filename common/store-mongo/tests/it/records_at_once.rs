@@ -32,7 +32,7 @@ fn claim(key: &str) -> Claim {
 #[tokio::test]
 async fn of_claims_in_two_processes_one_runs_and_the_other_is_told_its_plan() {
     let one = TemporaryStore::new().await;
-    let two = one.another().await;
+    let two = one.other().await;
     for round in 0..ROUNDS {
         let key = format!("POST /v1/batches {round}");
         let (mine, theirs) = (claim(&key), claim(&key));
@@ -50,7 +50,7 @@ async fn of_claims_in_two_processes_one_runs_and_the_other_is_told_its_plan() {
 #[tokio::test]
 async fn of_two_processes_that_take_a_request_over_one_runs_it() {
     let one = TemporaryStore::new().await;
-    let two = one.another().await;
+    let two = one.other().await;
     for round in 0..ROUNDS {
         let dead = claim(&format!("POST /v1/batches {round}"));
         one.claim(&dead, NOW).await.unwrap();
@@ -69,7 +69,7 @@ async fn of_two_processes_that_take_a_request_over_one_runs_it() {
 #[tokio::test]
 async fn of_two_processes_that_add_a_version_one_does_and_every_version_stays_readable() {
     let one = TemporaryStore::new().await;
-    let two = one.another().await;
+    let two = one.other().await;
     let id = TemplateId::at(NOW, rand::random());
     one.add_template(&tenant(), id, "summary", "version 1", NOW).await.unwrap();
     let mut texts = vec!["version 1".to_owned()];
@@ -94,7 +94,7 @@ async fn of_two_processes_that_add_a_version_one_does_and_every_version_stays_re
 #[tokio::test]
 async fn a_version_and_the_deletion_of_its_template_at_once_leave_both_or_neither() {
     let one = TemporaryStore::new().await;
-    let two = one.another().await;
+    let two = one.other().await;
     for round in 0..ROUNDS {
         let id = TemplateId::at(NOW, rand::random());
         one.add_template(&tenant(), id, &format!("name {round}"), "one", NOW).await.unwrap();
@@ -117,7 +117,7 @@ async fn a_version_and_the_deletion_of_its_template_at_once_leave_both_or_neithe
 #[tokio::test]
 async fn deliveries_that_are_due_are_shared_out_between_two_processes() {
     let one = TemporaryStore::new().await;
-    let two = one.another().await;
+    let two = one.other().await;
     let made = |_| {
         let event = EventId::at(NOW, rand::random());
         Delivery {
@@ -153,7 +153,7 @@ async fn deliveries_that_are_due_are_shared_out_between_two_processes() {
 #[tokio::test]
 async fn an_outcome_is_kept_whoever_puts_the_generation_at_the_same_moment() {
     let one = TemporaryStore::new().await;
-    let two = one.another().await;
+    let two = one.other().await;
     for _ in 0..ROUNDS {
         let running = Generation {
             id: GenerationId::at(NOW, rand::random()),
@@ -174,7 +174,7 @@ async fn an_outcome_is_kept_whoever_puts_the_generation_at_the_same_moment() {
 #[tokio::test]
 async fn a_tenant_that_two_processes_make_is_new_to_one_of_them() {
     let one = TemporaryStore::new().await;
-    let two = one.another().await;
+    let two = one.other().await;
     for round in 0..ROUNDS {
         let tenant = Tenant { id: format!("tenant-{round}").parse().unwrap(), created_ms: NOW };
         let (a, b) = tokio::join!(one.add_tenant(&tenant), two.add_tenant(&tenant));

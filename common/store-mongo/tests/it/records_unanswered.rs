@@ -8,15 +8,19 @@ use promptmill_ports::{
     DeliveryState, Generation, Generations as _, Role, StoreError, StoredAnswer, TemplateKey, Templates as _,
     Tenant,
 };
-use promptmill_store_mongo::MongoStore;
+use promptmill_store_mongo::{MongoOptions, MongoStore};
 use promptmill_test_servers::MongoServer;
 
-use crate::connect;
+use crate::proxy::Proxy;
 
 const NOW: u64 = 1_790_000_000_000;
 const DATABASE: &str = "records";
 /// What the record ports write with.
 const VERBS: [&str; 3] = ["insert", "update", "delete"];
+
+async fn connect(url: String) -> MongoStore {
+    MongoStore::connect(&MongoOptions::new(url.into(), DATABASE)).await.unwrap()
+}
 
 /// Makes the server fail commands, in the way `how` says, as often as `mode` says.
 fn fail(server: &MongoServer, mode: impl Into<mongodb::bson::Bson>, verb: &str, how: Document) {
@@ -181,7 +185,7 @@ async fn deliveries(store: &MongoStore, tenant: &TenantId, before: &impl Fn()) {
 #[tokio::test]
 async fn a_step_whose_connection_breaks_before_it_took_effect_is_done() {
     let server = MongoServer::start();
-    let store = connect(&server.uri(), DATABASE).await;
+    let store = connect(server.uri()).await;
     for verb in VERBS {
         let before = struck(&server);
         check_every_step(&store, || {
@@ -196,7 +200,7 @@ async fn a_step_whose_connection_breaks_before_it_took_effect_is_done() {
 #[tokio::test]
 async fn a_step_that_took_effect_and_was_not_acknowledged_is_done_once() {
     let server = MongoServer::start();
-    let store = connect(&server.uri(), DATABASE).await;
+    let store = connect(server.uri()).await;
     for verb in VERBS {
         let before = struck(&server);
         check_every_step(&store, || {
@@ -211,9 +215,22 @@ async fn a_step_that_took_effect_and_was_not_acknowledged_is_done_once() {
 }
 
 #[tokio::test]
+async fn a_step_that_took_effect_and_whose_answer_was_lost_is_done_once() {
+    let server = MongoServer::start();
+    let proxy = Proxy::before(server.port());
+    let store = connect(proxy.uri()).await;
+    for verb in VERBS {
+        let before = proxy.lost();
+        check_every_step(&store, || proxy.lose_next_answer_to(&[verb])).await;
+        proxy.lose_next_answer_to(&[]);
+        assert!(proxy.lost() > before, "no answer to an {verb} was lost");
+    }
+}
+
+#[tokio::test]
 async fn a_version_that_was_half_added_does_not_stand_in_the_way_of_another() {
     let server = MongoServer::start();
-    let store = connect(&server.uri(), DATABASE).await;
+    let store = connect(server.uri()).await;
     let (tenant, id) = (TenantId::default_tenant(), TemplateId::at(NOW, rand::random()));
     store.add_template(&tenant, id, "summary", "one", NOW).await.unwrap();
     // The copy of the newest is written, the template is not.
@@ -234,7 +251,7 @@ async fn a_version_that_was_half_added_does_not_stand_in_the_way_of_another() {
 #[tokio::test]
 async fn a_template_that_was_half_deleted_is_gone_and_is_removed_later() {
     let server = MongoServer::start();
-    let store = connect(&server.uri(), DATABASE).await;
+    let store = connect(server.uri()).await;
     let tenant = TenantId::default_tenant();
     let made = async |name: &str| {
         let id = TemplateId::at(NOW, rand::random());
@@ -264,7 +281,7 @@ async fn a_template_that_was_half_deleted_is_gone_and_is_removed_later() {
     assert_eq!((made.latest, made.created_ms), (1, NOW + 5));
     assert_eq!(store.versions(&tenant, again, None, 9).await.unwrap(), [(1, NOW + 5)]);
     // The other is removed by the next store.
-    let next = connect(&server.uri(), DATABASE).await;
+    let next = connect(server.uri()).await;
     assert_eq!((count(&server, "templates"), count(&server, "template_versions")), (1, 0));
     assert_eq!(next.version(&tenant, again, None).await.unwrap().source, "new one");
 }
