@@ -51,12 +51,13 @@ async fn of_claims_in_two_processes_one_runs_and_the_other_is_told_its_plan() {
 async fn of_two_processes_that_take_a_request_over_one_runs_it() {
     let one = TemporaryStore::new().await;
     let two = one.other().await;
+    let tenant = tenant();
     for round in 0..ROUNDS {
         let dead = claim(&format!("POST /v1/batches {round}"));
         one.claim(&dead, NOW).await.unwrap();
         let (a, b) = tokio::join!(
-            one.take_over(&tenant(), &dead.key, dead.owner, [1; 16]),
-            two.take_over(&tenant(), &dead.key, dead.owner, [2; 16])
+            one.take_over(&tenant, &dead.key, dead.owner, [1; 16]),
+            two.take_over(&tenant, &dead.key, dead.owner, [2; 16])
         );
         let (a, b) = (a.unwrap(), b.unwrap());
         assert_ne!(a, b);
@@ -70,14 +71,15 @@ async fn of_two_processes_that_take_a_request_over_one_runs_it() {
 async fn of_two_processes_that_add_a_version_one_does_and_every_version_stays_readable() {
     let one = TemporaryStore::new().await;
     let two = one.other().await;
+    let tenant = tenant();
     let id = TemplateId::at(NOW, rand::random());
-    one.add_template(&tenant(), id, "summary", "version 1", NOW).await.unwrap();
+    one.add_template(&tenant, id, "summary", "version 1", NOW).await.unwrap();
     let mut texts = vec!["version 1".to_owned()];
     for after in 1..=ROUNDS {
         let (mine, theirs) = (format!("mine {after}"), format!("theirs {after}"));
         let (a, b) = tokio::join!(
-            one.add_version(&tenant(), id, after, &mine, NOW),
-            two.add_version(&tenant(), id, after, &theirs, NOW)
+            one.add_version(&tenant, id, after, &mine, NOW),
+            two.add_version(&tenant, id, after, &theirs, NOW)
         );
         let (added, refused, text) = if a.is_ok() { (a, b, mine) } else { (b, a, theirs) };
         assert_eq!(added.unwrap().latest, after + 1);
@@ -85,9 +87,9 @@ async fn of_two_processes_that_add_a_version_one_does_and_every_version_stays_re
         texts.push(text);
     }
     for (text, version) in texts.iter().zip(1..) {
-        assert_eq!(&two.version(&tenant(), id, Some(version)).await.unwrap().source, text);
+        assert_eq!(&two.version(&tenant, id, Some(version)).await.unwrap().source, text);
     }
-    let listed = one.versions(&tenant(), id, None, 100).await.unwrap();
+    let listed = one.versions(&tenant, id, None, 100).await.unwrap();
     assert_eq!(listed.len(), texts.len());
 }
 
@@ -95,21 +97,20 @@ async fn of_two_processes_that_add_a_version_one_does_and_every_version_stays_re
 async fn a_version_and_the_deletion_of_its_template_at_once_leave_both_or_neither() {
     let one = TemporaryStore::new().await;
     let two = one.other().await;
+    let tenant = tenant();
     for round in 0..ROUNDS {
         let id = TemplateId::at(NOW, rand::random());
-        one.add_template(&tenant(), id, &format!("name {round}"), "one", NOW).await.unwrap();
-        let (added, deleted) = tokio::join!(
-            one.add_version(&tenant(), id, 1, "two", NOW),
-            two.delete_template(&tenant(), id, 1)
-        );
-        let there = one.template(&tenant(), &TemplateKey::Id(id)).await;
+        one.add_template(&tenant, id, &format!("name {round}"), "one", NOW).await.unwrap();
+        let (added, deleted) =
+            tokio::join!(one.add_version(&tenant, id, 1, "two", NOW), two.delete_template(&tenant, id, 1));
+        let there = one.template(&tenant, &TemplateKey::Id(id)).await;
         if deleted.is_ok() {
             assert!(matches!(added, Err(StoreError::NotFound)), "{added:?}");
             assert!(matches!(there, Err(StoreError::NotFound)), "{there:?}");
         } else {
             assert_eq!(added.unwrap().latest, 2);
             assert_eq!(there.unwrap().latest, 2);
-            assert_eq!(two.version(&tenant(), id, Some(1)).await.unwrap().source, "one");
+            assert_eq!(two.version(&tenant, id, Some(1)).await.unwrap().source, "one");
         }
     }
 }
@@ -154,10 +155,11 @@ async fn deliveries_that_are_due_are_shared_out_between_two_processes() {
 async fn an_outcome_is_kept_whoever_puts_the_generation_at_the_same_moment() {
     let one = TemporaryStore::new().await;
     let two = one.other().await;
+    let tenant = tenant();
     for _ in 0..ROUNDS {
         let running = Generation {
             id: GenerationId::at(NOW, rand::random()),
-            tenant: tenant(),
+            tenant: tenant.clone(),
             request: Bytes::from_static(b"{}"),
             outcome: None,
             created_ms: NOW,
@@ -167,7 +169,7 @@ async fn an_outcome_is_kept_whoever_puts_the_generation_at_the_same_moment() {
         let (a, b) = tokio::join!(one.put_generation(&running), two.put_generation(&done));
         a.unwrap();
         b.unwrap();
-        assert_eq!(one.generation(&tenant(), done.id).await.unwrap(), done);
+        assert_eq!(one.generation(&tenant, done.id).await.unwrap(), done);
     }
 }
 
