@@ -3,12 +3,12 @@
 use std::collections::HashMap;
 
 use bytes::Bytes;
-use mongodb::bson::spec::BinarySubtype;
-use mongodb::bson::{Document, RawBinaryRef, RawDocumentBuf, doc, rawdoc};
+use mongodb::bson::raw::cstr;
+use mongodb::bson::{Document, RawBsonRef, RawDocumentBuf, doc};
 use promptmill_domain::{BatchId, ItemCode};
 use promptmill_ports::StoreResult;
 
-use crate::codec::{Fields, binary, corrupt, key, number_of};
+use crate::codec::{Fields, binary, corrupt, key, number_of, raw_binary, raw_document};
 use crate::collections::OUTCOMES;
 use crate::commands::{Commands, Concern, Query, encode};
 use crate::slices::{self, Sliced};
@@ -53,8 +53,12 @@ async fn document(commands: &Commands, new: &NewBody) -> StoreResult<RawDocument
         let document = doc! { "_id": binary(id), "code": code, "size": size, "slices": sliced.document() };
         return encode(&document);
     }
-    let raw = |bytes| RawBinaryRef { subtype: BinarySubtype::Generic, bytes };
-    Ok(rawdoc! { "_id": raw(&id[..]), "code": code, "size": size, "body": raw(&new.body[..]) })
+    Ok(raw_document(&[
+        (cstr!("_id"), raw_binary(&id)),
+        (cstr!("code"), RawBsonRef::Int32(code)),
+        (cstr!("size"), RawBsonRef::Int32(size)),
+        (cstr!("body"), raw_binary(&new.body)),
+    ]))
 }
 
 /// The codes of the bodies that are stored for these items.

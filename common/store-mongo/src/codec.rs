@@ -1,13 +1,28 @@
 //! How values stand in documents: ids and keys as binary, our own records as JSON text, numbers as 64-bit integers.
 
+use mongodb::bson::raw::CStr;
 use mongodb::bson::spec::BinarySubtype;
-use mongodb::bson::{Binary, Bson, Document, doc};
+use mongodb::bson::{Binary, Bson, Document, RawBinaryRef, RawBsonRef, RawDocumentBuf, doc};
 use promptmill_domain::{BatchId, TenantId};
 use promptmill_ports::{StoreError, StoreResult};
 
 /// Bytes as they are stored.
 pub(crate) fn binary(bytes: impl Into<Vec<u8>>) -> Bson {
     Bson::Binary(Binary { subtype: BinarySubtype::Generic, bytes: bytes.into() })
+}
+
+/// The same without a copy, for what is large or many.
+pub(crate) fn raw_binary(bytes: &[u8]) -> RawBsonRef<'_> {
+    RawBsonRef::Binary(RawBinaryRef { subtype: BinarySubtype::Generic, bytes })
+}
+
+/// A document of fields that are borrowed.
+pub(crate) fn raw_document(fields: &[(&CStr, RawBsonRef<'_>)]) -> RawDocumentBuf {
+    let mut document = RawDocumentBuf::new();
+    for (name, value) in fields {
+        document.append(*name, *value);
+    }
+    document
 }
 
 /// The key of a batch's record with this number: the batch's 16 bytes, then the number, so that the order of keys is that of numbers.

@@ -1,15 +1,15 @@
 //! `Intake`: rows come in, a draft becomes a queued batch.
 
 use async_trait::async_trait;
-use mongodb::bson::spec::BinarySubtype;
-use mongodb::bson::{Bson, Document, RawBinaryRef, doc, rawdoc};
+use mongodb::bson::raw::cstr;
+use mongodb::bson::{Bson, Document, RawBsonRef, doc};
 use promptmill_domain::chunk::{ChunkCut, FrozenPart, MAX_CHUNK_ROWS};
 use promptmill_domain::{BatchEvent, BatchId, BatchState, LaneId, TenantId, UploadId};
 use promptmill_ports::{Created, Intake, NewBatch, PartCommit, RowBlock, StoreError, StoreResult};
 
 use crate::MongoStore;
 use crate::batches::{self, Phase, put};
-use crate::codec::{Fields, binary, conflict, int, number, range, to_json};
+use crate::codec::{Fields, binary, conflict, int, number, range, raw_binary, raw_document, to_json};
 use crate::collections::{BATCHES, HEADS, ROW_IDS, ROWS};
 use crate::commands::{Commands, Concern, Query, Update, encode, fresh_mark};
 use crate::parts::{self, CommittedPart};
@@ -216,10 +216,9 @@ async fn insert_blocks<'a>(
     upload: UploadId,
     blocks: &'a [RowBlock],
 ) -> StoreResult<Vec<&'a RowBlock>> {
-    let raw = |bytes| RawBinaryRef { subtype: BinarySubtype::Generic, bytes };
     let ids = blocks.iter().filter(|block| !block.ids.is_empty()).map(|block| {
         let key = row_key(batch, upload, block.seq);
-        rawdoc! { "_id": raw(&key[..]), "ids": raw(&block.ids[..]) }
+        raw_document(&[(cstr!("_id"), raw_binary(&key)), (cstr!("ids"), raw_binary(&block.ids))])
     });
     let ids: Vec<_> = ids.collect();
     if !ids.is_empty() {
@@ -227,8 +226,13 @@ async fn insert_blocks<'a>(
     }
     let rows = blocks.iter().map(|block| {
         let key = row_key(batch, upload, block.seq);
-        let (len, size) = (i64::from(block.len), i64::try_from(block.bytes.len()).unwrap_or(i64::MAX));
-        rawdoc! { "_id": raw(&key[..]), "len": len, "size": size, "bytes": raw(&block.bytes[..]) }
+        let size = i64::try_from(block.bytes.len()).unwrap_or(i64::MAX);
+        raw_document(&[
+            (cstr!("_id"), raw_binary(&key)),
+            (cstr!("len"), RawBsonRef::Int64(i64::from(block.len))),
+            (cstr!("size"), RawBsonRef::Int64(size)),
+            (cstr!("bytes"), raw_binary(&block.bytes)),
+        ])
     });
     let there = commands.insert(ROWS, rows.collect()).await?.duplicates;
     Ok(blocks.iter().enumerate().filter(|(at, _)| !there.contains(at)).map(|(_, block)| block).collect())

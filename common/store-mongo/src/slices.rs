@@ -3,13 +3,13 @@
 //! The slices are written before the document that names them; those that nobody names go with their batch.
 
 use bytes::{Bytes, BytesMut};
-use mongodb::bson::spec::BinarySubtype;
-use mongodb::bson::{Document, RawBinaryRef, doc, rawdoc};
+use mongodb::bson::raw::cstr;
+use mongodb::bson::{Document, doc};
 use promptmill_domain::BatchId;
 use promptmill_ports::StoreResult;
 use serde::{Deserialize, Serialize};
 
-use crate::codec::{Fields, corrupt, range};
+use crate::codec::{Fields, corrupt, range, raw_binary, raw_document};
 use crate::collections::SLICES;
 use crate::commands::{Commands, Concern, Query};
 
@@ -58,8 +58,7 @@ pub(crate) async fn store(commands: &Commands, batch: BatchId, value: &[u8]) -> 
     let documents = value.chunks(SLICE).zip(0u32..).map(|(slice, number)| {
         let mut key = prefix.to_vec();
         key.extend_from_slice(&number.to_be_bytes());
-        let binary = |bytes| RawBinaryRef { subtype: BinarySubtype::Generic, bytes };
-        rawdoc! { "_id": binary(&key), "bytes": binary(slice) }
+        raw_document(&[(cstr!("_id"), raw_binary(&key)), (cstr!("bytes"), raw_binary(slice))])
     });
     commands.insert(SLICES, documents.collect()).await?;
     Ok(sliced)

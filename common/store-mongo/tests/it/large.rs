@@ -1,11 +1,12 @@
 //! Values that fit no document: they go in slices and come back whole.
 
 use promptmill_domain::{Attempt, Call, FailureKind, ParkedItem, Release, Tokens, Totals};
-use promptmill_ports::{Close as _, PageLimit, Read as _, SettleGroup, SettledCursor};
+use promptmill_ports::{
+    Admission as _, Close as _, Control as _, PageLimit, Read as _, SettleGroup, SettledCursor, Work as _,
+};
 
 use crate::TemporaryStore;
 use crate::scene::{NOW, Scene, group, settle, settling};
-use promptmill_ports::{Admission as _, Control as _};
 
 const MIB: usize = 1024 * 1024;
 

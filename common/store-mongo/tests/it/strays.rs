@@ -4,7 +4,6 @@ use mongodb::bson::{Document, doc};
 use promptmill_domain::{BatchEvent, ChunkState};
 use promptmill_ports::{
     Admission as _, Close as _, Control as _, PageLimit, Read as _, Sessions as _, Settled, SettledCursor,
-    Work as _,
 };
 
 use crate::TemporaryStore;
