@@ -73,7 +73,7 @@ fn marking() -> Document {
 /// Deletes some of a marked batch; answers whether all of it is gone.
 pub(crate) async fn step(commands: &Commands, tenant: &TenantId, batch: BatchId) -> StoreResult<bool> {
     let (outcomes, bytes) = some(commands, OUTCOMES, batch, 20, RECORDS).await?;
-    usage::add(commands, tenant, -int(bytes), 0).await?;
+    usage::add(commands, tenant, -int(bytes)).await?;
     let mut room = RECORDS - outcomes;
     for (collection, key) in [(SLICES, 32), (SETTLED, 20), (HEADS, 20)] {
         if room == 0 {
@@ -96,22 +96,13 @@ pub(crate) async fn step(commands: &Commands, tenant: &TenantId, batch: BatchId)
     if room == 0 {
         return Ok(false);
     }
-    finish(commands, tenant, batch).await.map(|()| true)
+    finish(commands, batch).await.map(|()| true)
 }
 
 /// Removes the batch itself.
-async fn finish(commands: &Commands, tenant: &TenantId, batch: BatchId) -> StoreResult<()> {
+async fn finish(commands: &Commands, batch: BatchId) -> StoreResult<()> {
     let marked = doc! { "_id": binary(*batch.as_bytes()), "phase": Phase::Deleting.number() };
-    let pipeline = vec![
-        doc! { "$match": marked.clone() },
-        doc! { "$project": { "bytes": { "$strLenBytes": "$spec" } } },
-    ];
-    let found = commands.aggregate(BATCHES, pipeline, Concern::Local).await?;
-    let bytes = found.first().map_or(Ok(0), |found| Fields(found).uint("bytes"))?;
-    if commands.delete(BATCHES, marked).await? == 1 {
-        usage::add(commands, tenant, 0, -int(bytes)).await?;
-    }
-    Ok(())
+    commands.delete(BATCHES, marked).await.map(|_| ())
 }
 
 /// Removes up to `limit` of the batch's documents; answers how many, and the sum of their sizes.

@@ -121,6 +121,7 @@ const RECORD_SIDE: &[Index] = &[
     Index::new(DELIVERIES, "age", &[("state", 1), ("created_ms", 1), ("_id", 1)]),
     Index::new(DELIVERIES, "batch", &[("batch", 1), ("created_ms", 1), ("_id", 1)]),
     // The bytes of a tenant's records are summed from these alone.
+    Index::new(BATCHES, "bytes", &[("tenant", 1), ("bytes", 1)]),
     Index::new(TEMPLATES, "bytes", &[("tenant", 1), ("bytes", 1)]),
     Index::new(CLAIMS, "bytes", &[("tenant", 1), ("bytes", 1)]),
     Index::new(GENERATIONS, "bytes", &[("tenant", 1), ("bytes", 1)]),

@@ -22,7 +22,11 @@ const TRIES: u32 = 8;
 #[async_trait]
 impl Intake for MongoStore {
     async fn create(&self, tenant: &TenantId, batch: NewBatch) -> StoreResult<Created> {
-        create(self.commands(), tenant, &batch).await
+        let created = create(self.commands(), tenant, &batch).await?;
+        if created == Created::New {
+            self.kept_bytes().add(tenant, to_json(&batch.spec).len());
+        }
+        Ok(created)
     }
 
     async fn put_rows(
@@ -73,7 +77,6 @@ impl Intake for MongoStore {
 async fn create(commands: &Commands, tenant: &TenantId, batch: &NewBatch) -> StoreResult<Created> {
     let mark = fresh_mark();
     let spec = to_json(&batch.spec);
-    let size = i64::try_from(spec.len()).unwrap_or(i64::MAX);
     let document = new_document(tenant, batch, spec, mark.clone());
     for _ in 0..TRIES {
         if let Some(made) = made_before(commands, tenant, batch, &mark).await? {
@@ -82,7 +85,6 @@ async fn create(commands: &Commands, tenant: &TenantId, batch: &NewBatch) -> Sto
         let is_new = commands.insert_one(BATCHES, &document).await?;
         // One that is there may be ours: the answer to its insert was lost.
         if is_new || is_mine(commands, batch.id, &mark).await? {
-            usage::add(commands, tenant, 0, size).await?;
             return Ok(Created::New);
         }
     }
@@ -130,6 +132,7 @@ async fn made_before(
 fn new_document(tenant: &TenantId, batch: &NewBatch, spec: String, mark: Bson) -> Document {
     let mut document = doc! {
         "_id": binary(*batch.id.as_bytes()), "tenant": tenant.as_str(), "rev": 0_i64, "mark": mark, "total": 0_i64,
+        "bytes": int(spec.len() as u64),
         "created_ms": int(batch.now_ms), "touched_ms": int(batch.now_ms), "limits": to_json(&batch.limits), "spec": spec,
         "tells": batch.spec.webhook.is_some(),
     };
@@ -168,7 +171,7 @@ async fn put_rows(
     uploads::touch(commands, batch, upload, now_ms).await?;
     let inserted = insert_blocks(commands, batch, upload, blocks).await?;
     let bytes: u64 = inserted.iter().map(|block| block.bytes.len() as u64).sum();
-    usage::add(commands, tenant, int(bytes), 0).await?;
+    usage::add(commands, tenant, int(bytes)).await?;
     // Whoever gave the upload up, or the batch, may have removed its blocks before these were there.
     let owned = batches::owned(commands, tenant, batch, doc! { "_id": 1 }, Concern::Local).await;
     if owned.is_ok() && uploads::is_living(commands, batch, upload).await? {

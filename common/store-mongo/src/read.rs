@@ -75,8 +75,7 @@ impl Read for MongoStore {
     async fn usage(&self, tenant: &TenantId, now_ms: u64) -> StoreResult<Usage> {
         let (usage, records) =
             tokio::join!(usage::of(self.commands(), tenant, now_ms), self.record_bytes(tenant));
-        let (usage, records) = (usage?, records?);
-        Ok(Usage { record_bytes: usage.record_bytes.saturating_add(records), ..usage })
+        Ok(Usage { record_bytes: records?, ..usage? })
     }
 
     async fn changes(&self) -> StoreResult<u64> {

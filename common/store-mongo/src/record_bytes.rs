@@ -1,10 +1,11 @@
-//! The bytes of a tenant's records, for its quota: versions of templates, claims with their answers, generations.
+//! The bytes of a tenant's records, for its quota: specs of batches, versions of templates, claims with their answers, generations.
 //!
 //! They are never counted up and down. Each document says in its field `bytes` what it counts for, written in the one step that makes or
 //! changes it, and the sum is that of the indexes over `(tenant, bytes)`. So there is nothing that a crash could leave wrong.
 //!
 //! Such a sum takes as long as a tenant has records. Where they are many it is kept for a while, and what this process adds meanwhile is added
-//! to it; what is removed, or is added by others, shows with the next sum.
+//! to it; what is removed, or is added by others, shows with the next sum. It is noted in the database too, for a process that cannot sum them
+//! in the time for a command.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
@@ -16,8 +17,9 @@ use promptmill_ports::StoreResult;
 
 use crate::MongoStore;
 use crate::codec::Fields;
-use crate::collections::{CLAIMS, GENERATIONS, TEMPLATES};
+use crate::collections::{BATCHES, CLAIMS, GENERATIONS, TEMPLATES};
 use crate::commands::{Commands, Concern};
+use crate::usage;
 
 /// Records that are summed each time: about a millisecond.
 const FEW: u64 = 1_000;
@@ -95,24 +97,35 @@ impl RecordBytes {
 }
 
 impl MongoStore {
-    /// What the records of the tenant take, the specs of its batches left out.
+    /// What the records of the tenant take.
     pub(crate) async fn record_bytes(&self, tenant: &TenantId) -> StoreResult<u64> {
         let begun = Instant::now();
         let before = match self.kept_bytes().fresh(tenant, begun) {
             Ok(bytes) => return Ok(bytes),
             Err(before) => before,
         };
-        let sum = match (sum(self.commands(), tenant).await, before) {
-            (Ok(sum), _) => sum,
-            // An old sum is better than none.
-            (Err(error), Some(before)) => {
-                tracing::warn!(
-                    error = &error as &dyn std::error::Error,
-                    "the records of a tenant were not summed"
-                );
-                return Ok(before.total());
+        let sum = match sum(self.commands(), tenant).await {
+            Ok(sum) => {
+                if sum.records > FEW {
+                    // It is known now; the note is for others.
+                    let noted = usage::note_records(self.commands(), tenant, sum.bytes).await;
+                    if let Err(error) = noted {
+                        tracing::debug!(error = &error as &dyn std::error::Error, "a sum is not noted");
+                    }
+                }
+                sum
             }
-            (Err(error), None) => return Err(error),
+            Err(error) => {
+                // Of too many records there is no sum in the time for a command; the last one of any process is better than none.
+                let last = match before {
+                    Some(before) => Some(before.total()),
+                    None => usage::noted_records(self.commands(), tenant).await?,
+                };
+                let Some(bytes) = last else { return Err(error) };
+                let (tenant, error) = (tenant.as_str(), &error as &dyn std::error::Error);
+                tracing::warn!(tenant, error, "the records of a tenant are not summed; an old sum is used");
+                Sum { bytes, records: u64::MAX }
+            }
         };
         self.kept_bytes().keep(tenant, sum, before, begun, Instant::now());
         Ok(sum.bytes)
@@ -121,7 +134,7 @@ impl MongoStore {
 
 async fn sum(commands: &Commands, tenant: &TenantId) -> StoreResult<Sum> {
     let mut pipeline = stages(tenant);
-    for collection in [CLAIMS, GENERATIONS] {
+    for collection in [BATCHES, CLAIMS, GENERATIONS] {
         pipeline.push(doc! { "$unionWith": { "coll": collection, "pipeline": stages(tenant) } });
     }
     let mut all = Sum { bytes: 0, records: 0 };

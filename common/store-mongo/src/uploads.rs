@@ -265,7 +265,7 @@ pub(crate) async fn remove_blocks(
         let these = doc! { "_id": { "$in": ids } };
         commands.delete(ROW_IDS, these.clone()).await?;
         commands.delete(ROWS, these).await?;
-        usage::add(commands, tenant, -int(bytes), 0).await?;
+        usage::add(commands, tenant, -int(bytes)).await?;
     }
     let count = u32::try_from(found.len()).unwrap_or(u32::MAX);
     let empty = count < limit;

@@ -16,7 +16,7 @@ const DAY_MS: u64 = 24 * 60 * 60 * 1_000;
 /// Marks of additions that are remembered: more than there are at the same time.
 const MARKS: i32 = 64;
 
-/// What the tenant has used.
+/// What the tenant has used, its records left out: those are summed by `record_bytes`.
 pub(crate) async fn of(commands: &Commands, tenant: &TenantId, now_ms: u64) -> StoreResult<Usage> {
     let (stored, submitted) = tokio::join!(
         commands.find_one(USAGE, Query::of(doc! { "_id": tenant.as_str() }), Concern::Majority),
@@ -25,8 +25,7 @@ pub(crate) async fn of(commands: &Commands, tenant: &TenantId, now_ms: u64) -> S
     let mut usage = Usage::default();
     if let Some(stored) = stored? {
         // A sum that is off may fall below nothing.
-        let sum = |name| Fields(&stored).maybe_uint(name).ok().flatten().unwrap_or(0);
-        (usage.bytes, usage.record_bytes) = (sum("bytes"), sum("records"));
+        usage.bytes = Fields(&stored).maybe_uint("bytes").ok().flatten().unwrap_or(0);
     }
     if let Some(submitted) = submitted? {
         usage.rows = Fields(&submitted).uint("rows")?;
@@ -34,13 +33,26 @@ pub(crate) async fn of(commands: &Commands, tenant: &TenantId, now_ms: u64) -> S
     Ok(usage)
 }
 
-/// Counts bytes that were stored (or, below zero, removed): of rows and outcomes, and of other records.
-pub(crate) async fn add(commands: &Commands, tenant: &TenantId, bytes: i64, records: i64) -> StoreResult<()> {
-    if bytes == 0 && records == 0 {
+/// Counts bytes of rows and outcomes that were stored (or, below zero, removed).
+pub(crate) async fn add(commands: &Commands, tenant: &TenantId, bytes: i64) -> StoreResult<()> {
+    if bytes == 0 {
         return Ok(());
     }
     let id = doc! { "_id": tenant.as_str() };
-    increase(commands, USAGE, id, doc! { "bytes": bytes, "records": records }).await
+    increase(commands, USAGE, id, doc! { "bytes": bytes }).await
+}
+
+/// Notes what the tenant's records took when they were summed last.
+pub(crate) async fn note_records(commands: &Commands, tenant: &TenantId, bytes: u64) -> StoreResult<()> {
+    let sum = doc! { "$set": { "records": int(bytes) } };
+    commands.update(USAGE, vec![Update::upsert(doc! { "_id": tenant.as_str() }, sum)]).await.map(|_| ())
+}
+
+/// What was noted of the tenant's records.
+pub(crate) async fn noted_records(commands: &Commands, tenant: &TenantId) -> StoreResult<Option<u64>> {
+    let query = Query::of(doc! { "_id": tenant.as_str() }).fields(doc! { "records": 1 });
+    let found = commands.find_one(USAGE, query, Concern::Majority).await?;
+    found.map_or(Ok(None), |found| Fields(&found).maybe_uint("records"))
 }
 
 /// Counts rows that were submitted now.

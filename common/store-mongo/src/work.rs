@@ -214,7 +214,7 @@ fn check_items(stored: Option<&Stored>, group: &SettleGroup) -> StoreResult<()> 
 
 async fn count(commands: &Commands, stored_bytes: HashMap<TenantId, u64>) -> StoreResult<()> {
     for (tenant, bytes) in stored_bytes {
-        usage::add(commands, &tenant, int(bytes), 0).await?;
+        usage::add(commands, &tenant, int(bytes)).await?;
     }
     Ok(())
 }

@@ -5,8 +5,8 @@ use mongodb::bson::{Document, doc};
 use promptmill_domain::{BatchId, DeliveryId, EventId, EventKind, GenerationId, KeyId, TemplateId, TenantId};
 use promptmill_ports::{
     Accounts as _, ApiKey, Claim, Claimed, Claims as _, Deliveries as _, Delivery, DeliveryAttempt,
-    DeliveryState, Generation, Generations as _, Role, StoreError, StoredAnswer, TemplateKey, Templates as _,
-    Tenant,
+    DeliveryState, Generation, Generations as _, Read as _, Role, StoreError, StoredAnswer, TemplateKey,
+    Templates as _, Tenant,
 };
 use promptmill_store_mongo::{MongoOptions, MongoStore};
 use promptmill_test_servers::MongoServer;
@@ -284,4 +284,29 @@ async fn a_template_that_was_half_deleted_is_gone_and_is_removed_later() {
     let next = connect(server.uri()).await;
     assert_eq!((count(&server, "templates"), count(&server, "template_versions")), (1, 0));
     assert_eq!(next.version(&tenant, again, None).await.unwrap().source, "new one");
+}
+
+#[tokio::test]
+async fn records_that_cannot_be_summed_in_time_take_what_they_took_last() {
+    let server = MongoServer::start();
+    let tenant = TenantId::default_tenant();
+    let usage = async |store: &MongoStore| store.usage(&tenant, NOW).await.map(|usage| usage.record_bytes);
+    let too_slow = || fail(&server, "alwaysOn", "aggregate", doc! { "errorCode": 50 });
+    let store = connect(server.uri()).await;
+    too_slow();
+    let told = usage(&store).await;
+    assert!(matches!(told, Err(StoreError::Unavailable(_))), "{told:?}");
+    repair(&server);
+
+    // More than are summed each time, so that the sum is noted.
+    let claims: Vec<Document> =
+        (0..1_100).map(|n| doc! { "_id": n, "tenant": tenant.as_str(), "bytes": 2_i64 }).collect();
+    server.command(DATABASE, doc! { "insert": "claims", "documents": claims });
+    assert_eq!(usage(&store).await.unwrap(), 2_200);
+    too_slow();
+    let next = connect(server.uri()).await;
+    assert_eq!(usage(&next).await.unwrap(), 2_200);
+    // What it adds counts at once.
+    next.add_template(&tenant, TemplateId::at(NOW, rand::random()), "summary", "12345", NOW).await.unwrap();
+    assert_eq!(usage(&next).await.unwrap(), 2_205);
 }
