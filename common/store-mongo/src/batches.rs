@@ -230,6 +230,8 @@ impl OpenBatches {
             order.push(id);
         }
         if !changed.is_empty() {
+            // Whoever changed one may have died before it counted the change, and nobody would look again.
+            bump_changes(commands).await?;
             let mut filter = open;
             filter.insert("_id", doc! { "$in": changed });
             let mut rows = commands

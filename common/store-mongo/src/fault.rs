@@ -58,8 +58,9 @@ impl Fault {
                 Self::Driver { what: "the connection was given up".to_owned(), may_pass: true }
             }
             ErrorKind::ServerSelection { message, .. } => {
-                // It took the whole time for finding a primary.
-                Self::Driver { what: format!("no primary: {message}"), may_pass: false }
+                // It took the whole time for finding a primary. What it says of the servers may be their answers, word for word.
+                let what = if message.contains("server response: Some") { "" } else { message };
+                Self::Driver { what: format!("no primary was found: {what}"), may_pass: false }
             }
             ErrorKind::Authentication { .. } => {
                 Self::Driver { what: "the server refused our credentials".to_owned(), may_pass: false }

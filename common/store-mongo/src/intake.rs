@@ -247,8 +247,8 @@ async fn commit_part(
     batch: BatchId,
     part: &PartCommit,
 ) -> StoreResult<()> {
-    let fields = doc! { "state": 1 };
-    let found = batches::owned(commands, tenant, batch, fields, Concern::Local).await?;
+    let fields = doc! { "state": 1, "parts": 1, "given_up": 1 };
+    let found = batches::owned(commands, tenant, batch, fields.clone(), Concern::Local).await?;
     let state = batches::state_of(&found)?;
     if state != BatchState::Draft {
         return Err(takes_no(&state, "parts"));
@@ -266,7 +266,10 @@ async fn commit_part(
         digest: part.digest,
         rows,
     };
-    let fields = doc! { "state": 1, "parts": 1, "given_up": 1 };
+    if let Some(old) = parts::replaced(&found, &committed)? {
+        uploads::note_replacing(commands, batch, old).await?;
+    }
+    let mut given_up = None;
     batches::change(commands, tenant, batch, fields, |found| {
         let state = batches::state_of(found)?;
         if state != BatchState::Draft {
@@ -276,11 +279,15 @@ async fn commit_part(
         if uploads::was_given_up(found, part.upload) {
             return Err(uploads::given_up());
         }
+        given_up = parts::replaced(found, &committed)?;
         parts::with(found, &committed)
     })
     .await?;
     uploads::note_part(commands, batch, part.upload).await?;
-    uploads::remove_replaced(commands, tenant, batch).await
+    match given_up {
+        Some(old) => uploads::remove(commands, tenant, batch, old).await,
+        None => Ok(()),
+    }
 }
 
 async fn begin_submit(

@@ -8,6 +8,8 @@ use secrecy::{ExposeSecret as _, SecretString};
 
 /// How long the driver looks for a primary; an election takes about as long.
 const FIND_PRIMARY: Duration = Duration::from_secs(10);
+/// How often each server is looked at. A server that an error made us give up is had again no earlier.
+const LOOK: Duration = Duration::from_secs(1);
 /// How long a connection may take to be made.
 const CONNECT: Duration = Duration::from_secs(5);
 
@@ -36,6 +38,7 @@ impl MongoOptions {
         client.app_name = Some("promptmill".to_owned());
         client.connect_timeout = Some(CONNECT);
         client.server_selection_timeout = Some(FIND_PRIMARY);
+        client.heartbeat_freq = Some(LOOK);
         client.max_pool_size = Some(self.connections.max(1));
         client.max_connecting = Some(8);
         client.write_concern = Some(

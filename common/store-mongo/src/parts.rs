@@ -57,8 +57,19 @@ pub(crate) fn of(batch: &Document) -> StoreResult<Vec<CommittedPart>> {
     Ok(parts)
 }
 
+/// The upload that is no part any more when this becomes one.
+pub(crate) fn replaced(batch: &Document, new: &CommittedPart) -> StoreResult<Option<UploadId>> {
+    let parts = of(batch)?;
+    let Some(old) = parts.iter().find(|part| part.part == new.part).map(|part| part.upload) else {
+        return Ok(None);
+    };
+    let stays = old == new.upload || parts.iter().any(|part| part.part != new.part && part.upload == old);
+    Ok((!stays).then_some(old))
+}
+
 /// The change that makes this a part of the batch; none when it is. What was the part before is given up, unless it is another one too.
 pub(crate) fn with(batch: &Document, new: &CommittedPart) -> StoreResult<Option<Document>> {
+    let given_up = replaced(batch, new)?;
     let mut parts = of(batch)?;
     let Some(old) = parts.iter_mut().find(|part| part.part == new.part) else {
         if parts.len() >= MAX_PARTS {
@@ -69,11 +80,11 @@ pub(crate) fn with(batch: &Document, new: &CommittedPart) -> StoreResult<Option<
     if old == new {
         return Ok(None);
     }
-    let replaced = std::mem::replace(old, new.clone()).upload;
+    old.clone_from(new);
     let documents: Vec<Bson> = parts.iter().map(|part| part.document().into()).collect();
     let mut change = doc! { "$set": { "parts": documents } };
-    if parts.iter().all(|part| part.upload != replaced) {
-        change.insert("$addToSet", doc! { "given_up": binary(*replaced.as_bytes()) });
+    if let Some(given_up) = given_up {
+        change.insert("$addToSet", doc! { "given_up": binary(*given_up.as_bytes()) });
     }
     Ok(Some(change))
 }
@@ -119,6 +130,11 @@ mod tests {
         assert_eq!(given_up, &[10; 16]);
         assert_eq!(of(replaced.get_document("$set").unwrap()).unwrap(), [part(0, 11), part(1, 12)]);
         let shared = batch(&[part(0, 10), part(1, 10)]);
+        assert_eq!(super::replaced(&shared, &part(1, 12)).unwrap(), None);
+        assert_eq!(super::replaced(&before, &part(1, 12)).unwrap(), Some(part(0, 10).upload));
+        let longer = CommittedPart { blocks: 3, ..part(1, 10) };
+        assert_eq!(super::replaced(&before, &longer).unwrap(), None);
+        assert!(with(&before, &longer).unwrap().is_some());
         assert!(!with(&shared, &part(1, 12)).unwrap().unwrap().contains_key("$addToSet"));
     }
 }

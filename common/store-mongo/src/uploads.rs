@@ -149,24 +149,13 @@ pub(crate) async fn remove(
     Ok(())
 }
 
-/// Uploads that were parts and are none any more, because a part was replaced.
-pub(crate) async fn remove_replaced(
-    commands: &Commands,
-    tenant: &TenantId,
-    batch: BatchId,
-) -> StoreResult<()> {
-    let were = doc! { "_id": range(batch.as_bytes(), KEY), "state": PART };
-    let were = commands.find(UPLOADS, Query::of(were).fields(doc! { "_id": 1 }), Concern::Local).await?;
-    // Read after them: an upload is noted as a part only once one names it.
-    let fields = doc! { "given_up": 1 };
-    let batch_now = batches::owned(commands, tenant, batch, fields, Concern::Local).await?;
-    for found in were {
-        let upload = upload_of(Fields(&found).bytes("_id")?)?.1;
-        if was_given_up(&batch_now, upload) {
-            remove(commands, tenant, batch, upload).await?;
-        }
-    }
-    Ok(())
+/// Notes that a part is about to name another upload instead: should the process die before it removed the blocks of this one, the sweep
+/// finds it, and the batch's document tells what it is.
+pub(crate) async fn note_replacing(commands: &Commands, batch: BatchId, upload: UploadId) -> StoreResult<()> {
+    let mut part = one(batch, upload);
+    part.insert("state", PART);
+    let change = doc! { "$set": { "state": LIVE } };
+    commands.update(UPLOADS, vec![Update::one(part, change)]).await.map(|_| ())
 }
 
 /// Whether a batch's document with the field `given_up` says so of the upload.

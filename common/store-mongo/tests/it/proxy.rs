@@ -93,8 +93,7 @@ fn forward(mut client: &TcpStream, server: &TcpStream, plan: &Plan) -> io::Resul
         }
     });
     let mut to_server = server.try_clone()?;
-    loop {
-        let Ok(request) = message(&mut client) else { break };
+    while let Ok(request) = message(&mut client) {
         if plan.loses(&request) {
             losing.store(1, Ordering::SeqCst);
         }

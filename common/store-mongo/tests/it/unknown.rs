@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use mongodb::bson::doc;
 use promptmill_domain::{BatchEvent, BatchState, ItemCode, PauseReason, Release, SessionId};
 use promptmill_ports::{
-    Created, PageLimit, Retention as _, Sessions as _, Settled, SettledCursor, Store, StoreError,
+    Admission as _, Control as _, Created, Intake as _, PageLimit, PartCommit, Read as _, Retention as _,
+    RowBlock, Rows as _, Sessions as _, Settled, SettledCursor, Store, StoreError,
 };
 use promptmill_store_mongo::{MongoOptions, MongoStore};
 use promptmill_test_servers::MongoServer;
@@ -148,4 +149,64 @@ async fn a_write_that_is_not_replicated_in_time_is_unavailable_and_nobody_is_bur
     assert!(store.has_room().await.unwrap());
     // What stood still before says nothing yet.
     assert!(matches!(store.bury(scene.session, 2, NOW).await, Err(StoreError::Unavailable(_))));
+}
+
+/// From now on commands of this name fail for good, but for the first few.
+fn fail_after(server: &MongoServer, command: &str, first: i32) {
+    let data = doc! { "failCommands": [command], "errorCode": 50, "appName": "promptmill" };
+    let fail = doc! { "configureFailPoint": "failCommand", "mode": { "skip": first }, "data": data };
+    server.command("admin", fail);
+}
+
+fn fail_no_more(server: &MongoServer) {
+    server.command("admin", doc! { "configureFailPoint": "failCommand", "mode": "off" });
+}
+
+#[tokio::test]
+async fn a_change_that_nobody_was_told_of_is_told_by_whoever_looks_at_the_open_batches_next() {
+    let server = MongoServer::start();
+    let store = connect(server.uri()).await;
+    let scene = Scene::running(&store, 1, &|| {}).await.unwrap();
+    let known = |batches: Vec<promptmill_domain::Batch>| {
+        batches.into_iter().map(|batch| batch.state).collect::<Vec<_>>()
+    };
+    assert_eq!(known(store.open_batches().await.unwrap()), [BatchState::Running]);
+    let seen = store.changes().await.unwrap();
+    fail_after(&server, "update", 1);
+    assert!(store.steer(&scene.tenant, scene.batch, BatchEvent::Cancel, NOW).await.is_err());
+    fail_no_more(&server);
+    assert_eq!(store.changes().await.unwrap(), seen);
+    assert_eq!(known(store.open_batches().await.unwrap()), [BatchState::Cancelling]);
+    let told = store.changes().await.unwrap();
+    assert!(told > seen);
+    store.open_batches().await.unwrap();
+    assert_eq!(store.changes().await.unwrap(), told);
+}
+
+#[tokio::test]
+async fn rows_of_a_part_that_was_replaced_before_a_crash_are_swept() {
+    let server = MongoServer::start();
+    let store = connect(server.uri()).await;
+    let scene = Scene::new();
+    let (tenant, batch) = (&scene.tenant, scene.batch);
+    store.create(tenant, scene.new_batch()).await.unwrap();
+    let uploads = [scene.upload, promptmill_domain::UploadId::at(NOW, rand::random())];
+    for (upload, rows) in uploads.into_iter().zip(["old rows", "new"]) {
+        let block = RowBlock { seq: 0, len: 1, bytes: rows.into(), ids: bytes::Bytes::new() };
+        store.put_rows(tenant, batch, upload, vec![block], NOW).await.unwrap();
+    }
+    let commit = async |upload| {
+        store.commit_part(tenant, batch, PartCommit { part: 0, upload, blocks: 1, digest: [0; 32] }).await
+    };
+    commit(uploads[0]).await.unwrap();
+    // The batch names the new one; neither upload knows.
+    fail_after(&server, "update", 2);
+    assert!(commit(uploads[1]).await.is_err());
+    fail_no_more(&server);
+    let bytes = async || store.usage(tenant, NOW).await.unwrap().bytes;
+    assert_eq!((bytes().await, store.block(tenant, batch, 0, 0).await.unwrap()), (11, "new".into()));
+    while store.drop_stale_uploads(u64::MAX).await.unwrap() > 0 {}
+    assert_eq!((bytes().await, store.block(tenant, batch, 0, 0).await.unwrap()), (3, "new".into()));
+    commit(uploads[1]).await.unwrap();
+    assert!(matches!(commit(uploads[0]).await, Err(StoreError::Conflict(_))));
 }
