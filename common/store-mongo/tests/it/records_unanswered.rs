@@ -310,3 +310,29 @@ async fn records_that_cannot_be_summed_in_time_take_what_they_took_last() {
     next.add_template(&tenant, TemplateId::at(NOW, rand::random()), "summary", "12345", NOW).await.unwrap();
     assert_eq!(usage(&next).await.unwrap(), 2_205);
 }
+
+#[tokio::test]
+async fn a_deletion_that_is_tried_again_does_not_take_a_version_that_came_since() {
+    let server = MongoServer::start();
+    let (store, other) = (connect(server.uri()).await, connect(server.uri()).await);
+    let (tenant, id) = (TenantId::default_tenant(), TemplateId::at(NOW, rand::random()));
+    store.add_template(&tenant, id, "summary", "one", NOW).await.unwrap();
+    let before = struck(&server);
+    fail(&server, doc! { "times": 1 }, "update", doc! { "closeConnection": true });
+    let add = async {
+        // The deletion has seen version 1 as the newest, and is cut off.
+        while struck(&server) == before {
+            tokio::task::yield_now().await;
+        }
+        other.add_version(&tenant, id, 1, "two", NOW).await
+    };
+    let (deleted, added) = tokio::join!(store.delete_template(&tenant, id, 1), add);
+    let there = store.template(&tenant, &TemplateKey::Id(id)).await;
+    if deleted.is_ok() {
+        assert!(matches!(added, Err(StoreError::NotFound)), "{added:?}");
+        assert!(matches!(there, Err(StoreError::NotFound)), "{there:?}");
+    } else {
+        assert!(matches!(deleted, Err(StoreError::Conflict(_))), "{deleted:?}");
+        assert_eq!((added.unwrap().latest, there.unwrap().latest), (2, 2));
+    }
+}
