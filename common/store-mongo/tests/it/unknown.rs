@@ -1,5 +1,6 @@
 //! Results that never came: whatever was done before the answer was lost, the step repeated ends the same.
 
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 
 use mongodb::bson::doc;
@@ -9,7 +10,7 @@ use promptmill_ports::{
     RowBlock, Rows as _, Sessions as _, Settled, SettledCursor, Store, StoreError,
 };
 use promptmill_store_mongo::{MongoOptions, MongoStore};
-use promptmill_test_servers::MongoServer;
+use promptmill_test_servers::{MongoReplicaSet, MongoServer};
 
 use crate::proxy::Proxy;
 use crate::scene::{NOW, Scene, group, settle, settling};
@@ -149,6 +150,30 @@ async fn a_write_that_is_not_replicated_in_time_is_unavailable_and_nobody_is_bur
     assert!(store.has_room().await.unwrap());
     // What stood still before says nothing yet.
     assert!(matches!(store.bury(scene.session, 2, NOW).await, Err(StoreError::Unavailable(_))));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_primary_that_steps_down_or_is_killed_in_the_middle_costs_time_and_nothing_else() {
+    let set = RefCell::new(MongoReplicaSet::start());
+    let uri = set.borrow().uri();
+    let store = connect(uri).await;
+    let steps = Cell::new(0);
+    let before = || {
+        steps.set(steps.get() + 1);
+        match steps.get() {
+            4 => set.borrow().step_down(20),
+            9 | 16 => {
+                let primary = set.borrow().primary();
+                set.borrow_mut().kill(primary);
+                if steps.get() == 9 {
+                    set.borrow_mut().restart(primary);
+                }
+            }
+            _ => {}
+        }
+    };
+    live(&store, &before).await;
+    assert!(steps.get() > 16);
 }
 
 /// From now on commands of this name fail for good, but for the first few.
