@@ -106,9 +106,12 @@ async fn a_command_whose_answer_is_lost_after_it_took_effect_changes_nothing_whe
     let server = MongoServer::start();
     let proxy = Proxy::before(server.port());
     let store = connect(proxy.uri()).await;
-    for commands in [&["insert"][..], &["update"], &["delete", "findAndModify"]] {
-        live(&store, &|| proxy.lose_next_answer_to(commands)).await;
-        assert!(proxy.lost() >= 2, "{commands:?} lost {}", proxy.lost());
+    // A settle updates heads, sums and the order.
+    let updates = (0..3).map(|first| (&["update"][..], first));
+    for (commands, first) in updates.chain([(&["insert"][..], 0), (&["delete", "findAndModify"], 0)]) {
+        let lost = proxy.lost();
+        live(&store, &|| proxy.lose_answer_to(commands, first)).await;
+        assert!(proxy.lost() >= lost + 2, "{commands:?}, {first}");
     }
 }
 
