@@ -4,7 +4,7 @@ use mongodb::bson::{Bson, Document, doc};
 use promptmill_ports::{StoreError, StoreResult};
 
 use crate::codec::number;
-use crate::collections::{BATCHES, HEADS, ROWS, SETTLED, UPLOADS};
+use crate::collections::{BATCHES, HEADS, ROWS, SESSIONS, SETTLED, UPLOADS};
 use crate::commands::Commands;
 
 /// An index beside that of `_id`.
@@ -102,6 +102,7 @@ const BATCH_SIDE: &[Index] = &[
     Index::new(HEADS, "first", &[("first", 1)]),
     Index::new(HEADS, "owner", &[("owner", 1)]).only_with("owner"),
     Index::new(HEADS, "due", &[("due", 1)]).only_with("due"),
+    Index::new(SESSIONS, "alive", &[("alive", 1), ("_id", 1)]),
     // A change of a head has its place in the order once.
     Index::new(SETTLED, "marks", &[("marks", 1)]).unique(),
 ];

@@ -2,7 +2,9 @@
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail the test")]
 
+mod indexes;
 mod large;
+mod life;
 mod proxy;
 mod scene;
 mod start;
