@@ -127,12 +127,42 @@ pub(crate) async fn change(
     commands: &Commands,
     tenant: &TenantId,
     batch: BatchId,
+    fields: Document,
+    decide: impl FnMut(&Document) -> StoreResult<Option<Document>>,
+) -> StoreResult<bool> {
+    let found = to_change(commands, tenant, batch, fields.clone()).await?;
+    change_found(commands, tenant, batch, fields, found, decide).await
+}
+
+/// These fields of the tenant's batch, and what [`change_found`] needs beside.
+///
+/// # Errors
+/// `NotFound` when there is none.
+pub(crate) async fn to_change(
+    commands: &Commands,
+    tenant: &TenantId,
+    batch: BatchId,
     mut fields: Document,
+) -> StoreResult<Document> {
+    fields.insert("rev", 1);
+    owned(commands, tenant, batch, fields, Concern::Local).await
+}
+
+/// [`change`] of a batch that was just read by [`to_change`].
+pub(crate) async fn change_found(
+    commands: &Commands,
+    tenant: &TenantId,
+    batch: BatchId,
+    fields: Document,
+    found: Document,
     mut decide: impl FnMut(&Document) -> StoreResult<Option<Document>>,
 ) -> StoreResult<bool> {
-    fields.insert("rev", 1);
+    let mut found = Some(found);
     for _ in 0..TRIES {
-        let found = owned(commands, tenant, batch, fields.clone(), Concern::Local).await?;
+        let found = match found.take() {
+            Some(found) => found,
+            None => to_change(commands, tenant, batch, fields.clone()).await?,
+        };
         let Some(mut operators) = decide(&found)? else {
             return Ok(false);
         };

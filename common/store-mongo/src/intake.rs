@@ -79,13 +79,12 @@ async fn create(commands: &Commands, tenant: &TenantId, batch: &NewBatch) -> Sto
     let spec = to_json(&batch.spec);
     let document = new_document(tenant, batch, spec, mark.clone());
     for _ in 0..TRIES {
-        if let Some(made) = made_before(commands, tenant, batch, &mark).await? {
-            return made;
-        }
-        let is_new = commands.insert_one(BATCHES, &document).await?;
         // One that is there may be ours: the answer to its insert was lost.
-        if is_new || is_mine(commands, batch.id, &mark).await? {
+        if commands.insert_one(BATCHES, &document).await? || is_mine(commands, batch.id, &mark).await? {
             return Ok(Created::New);
+        }
+        if let Some(made) = made_before(commands, tenant, batch).await? {
+            return made;
         }
     }
     Err(StoreError::unavailable("a batch is made and deleted by too many at once"))
@@ -101,13 +100,12 @@ async fn made_before(
     commands: &Commands,
     tenant: &TenantId,
     batch: &NewBatch,
-    mark: &Bson,
 ) -> StoreResult<Option<StoreResult<Created>>> {
     let mut either = vec![doc! { "_id": binary(*batch.id.as_bytes()) }];
     if let Some(key) = &batch.idem_key {
         either.push(doc! { "tenant": tenant.as_str(), "idem_key": key });
     }
-    let fields = doc! { "tenant": 1, "phase": 1, "idem_key": 1, "mark": 1 };
+    let fields = doc! { "tenant": 1, "phase": 1, "idem_key": 1 };
     let found =
         commands.find(BATCHES, Query::of(doc! { "$or": either }).fields(fields), Concern::Local).await?;
     let has_key = |found: &&Document| {
@@ -118,9 +116,6 @@ async fn made_before(
     let Some(one) = found.iter().find(has_key).or(found.first()) else {
         return Ok(None);
     };
-    if one.get("mark") == Some(mark) {
-        return Ok(None);
-    }
     let id = BatchId::from_bytes(Fields(one).id("_id")?);
     let deleting = Fields(one).small("phase")? == Phase::Deleting.number().unsigned_abs();
     if Fields(one).tenant("tenant")? == *tenant && !deleting {
@@ -171,10 +166,14 @@ async fn put_rows(
     uploads::touch(commands, batch, upload, now_ms).await?;
     let inserted = insert_blocks(commands, batch, upload, blocks).await?;
     let bytes: u64 = inserted.iter().map(|block| block.bytes.len() as u64).sum();
-    usage::add(commands, tenant, int(bytes)).await?;
     // Whoever gave the upload up, or the batch, may have removed its blocks before these were there.
-    let owned = batches::owned(commands, tenant, batch, doc! { "_id": 1 }, Concern::Local).await;
-    if owned.is_ok() && uploads::is_living(commands, batch, upload).await? {
+    let (counted, owned, living) = tokio::join!(
+        usage::add(commands, tenant, int(bytes)),
+        batches::owned(commands, tenant, batch, doc! { "_id": 1 }, Concern::Local),
+        uploads::is_living(commands, batch, upload),
+    );
+    counted?;
+    if owned.is_ok() && living? {
         return Ok(());
     }
     for block in inserted {
@@ -248,12 +247,15 @@ async fn commit_part(
     part: &PartCommit,
 ) -> StoreResult<()> {
     let fields = doc! { "state": 1, "parts": 1, "given_up": 1 };
-    let found = batches::owned(commands, tenant, batch, fields.clone(), Concern::Local).await?;
+    let (found, lens) = tokio::join!(
+        batches::to_change(commands, tenant, batch, fields.clone()),
+        parts::lens(commands, batch, part.upload, part.blocks),
+    );
+    let (found, lens) = (found?, lens?);
     let state = batches::state_of(&found)?;
     if state != BatchState::Draft {
         return Err(takes_no(&state, "parts"));
     }
-    let lens = parts::lens(commands, batch, part.upload, part.blocks).await?;
     if lens.len() != part.blocks as usize {
         let (stored, wanted) = (lens.len(), part.blocks);
         return Err(conflict(format!("the upload has {stored} of its {wanted} blocks")));
@@ -270,7 +272,7 @@ async fn commit_part(
         uploads::note_replacing(commands, batch, old).await?;
     }
     let mut given_up = None;
-    batches::change(commands, tenant, batch, fields, |found| {
+    batches::change_found(commands, tenant, batch, fields, found, |found| {
         let state = batches::state_of(found)?;
         if state != BatchState::Draft {
             return Err(takes_no(&state, "parts"));
@@ -352,21 +354,21 @@ async fn finish_submit(
     total: u32,
     now_ms: u64,
 ) -> StoreResult<()> {
-    let found = batches::owned(commands, tenant, batch, doc! { "state": 1 }, Concern::Local).await?;
-    if batches::state_of(&found)? == BatchState::Submitting {
-        let stored = count_heads(commands, batch).await?;
-        if stored != u64::from(chunks) {
-            return Err(conflict(format!("{stored} of the batch's {chunks} chunks exist")));
-        }
-    }
-    let mut is_draft_or_submitting = false;
-    let changed = batches::change(commands, tenant, batch, doc! { "state": 1, "ver": 1 }, |found| {
+    let fields = doc! { "state": 1, "ver": 1 };
+    let (found, stored) = tokio::join!(
+        batches::to_change(commands, tenant, batch, fields.clone()),
+        count_heads(commands, batch),
+    );
+    let (found, stored) = (found?, stored?);
+    let changed = batches::change_found(commands, tenant, batch, fields, found, |found| {
         let state = batches::state_of(found)?;
-        is_draft_or_submitting = matches!(state, BatchState::Draft | BatchState::Submitting);
-        if !is_draft_or_submitting {
+        if !matches!(state, BatchState::Draft | BatchState::Submitting) {
             return Ok(None);
         }
         let next = state.decide(&BatchEvent::FinishSubmit)?;
+        if stored != u64::from(chunks) {
+            return Err(conflict(format!("{stored} of the batch's {chunks} chunks exist")));
+        }
         let ver = Fields(found).uint("ver")? + 1;
         let mut operators = doc! { "$set": batches::set_state(&next, ver) };
         put(&mut operators, "$set", "total", i64::from(total).into());
@@ -374,11 +376,11 @@ async fn finish_submit(
         Ok(Some(operators))
     })
     .await?;
-    if changed {
-        usage::add_rows(commands, tenant, total, now_ms).await?;
-    }
+    let rows = if changed { total } else { 0 };
     // Whoever repeats the step may be the first to come this far.
-    batches::bump_changes(commands).await
+    let (counted, told) =
+        tokio::join!(usage::add_rows(commands, tenant, rows, now_ms), batches::bump_changes(commands));
+    counted.and(told)
 }
 
 async fn count_heads(commands: &Commands, batch: BatchId) -> StoreResult<u64> {

@@ -259,12 +259,16 @@ fn marks_of(documents: &[Document]) -> StoreResult<HashSet<Vec<u8>>> {
 pub(crate) async fn complete(store: &MongoStore, batch: BatchId) -> StoreResult<()> {
     let commands = store.commands();
     let all = doc! { "_id": range(batch.as_bytes(), 20) };
-    let marks =
-        commands.find(SETTLED, Query::of(all.clone()).fields(doc! { "marks": 1 }), Concern::Local).await?;
-    let logged = marks_of(&marks)?;
-    let fields = doc! { "change": 1 };
+    let marks = Query::of(all.clone()).fields(doc! { "marks": 1 });
+    let heads = Query::of(all).fields(doc! { "change": 1 });
+    // No change comes while they are read.
+    let (marks, heads) = tokio::join!(
+        commands.find(SETTLED, marks, Concern::Local),
+        commands.find(HEADS, heads, Concern::Local),
+    );
+    let logged = marks_of(&marks?)?;
     let mut missing = Vec::new();
-    for head in commands.find(HEADS, Query::of(all).fields(fields), Concern::Local).await? {
+    for head in heads? {
         let id: [u8; 20] = Fields(&head).id("_id")?;
         if !Fields(&head).has("change") {
             continue;

@@ -62,6 +62,9 @@ pub(crate) async fn add_rows(
     rows: u32,
     now_ms: u64,
 ) -> StoreResult<()> {
+    if rows == 0 {
+        return Ok(());
+    }
     let id = doc! { "_id": day(tenant, now_ms) };
     increase(commands, SUBMITTED, id, doc! { "rows": i64::from(rows) }).await
 }

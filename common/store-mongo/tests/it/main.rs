@@ -2,10 +2,13 @@
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail the test")]
 
+mod indexes;
 mod large;
+mod life;
 mod proxy;
 mod records;
 mod records_at_once;
+mod records_steps;
 mod records_unanswered;
 mod scene;
 mod start;

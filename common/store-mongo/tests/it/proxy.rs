@@ -11,8 +11,8 @@ const BEFORE_NAME: usize = 16 + 4 + 1 + 4 + 1;
 /// Which answers are lost.
 #[derive(Debug, Default)]
 struct Plan {
-    /// The answer to the next of these commands.
-    commands: Mutex<Vec<String>>,
+    /// The answer to one of these commands, after so many others of them.
+    commands: Mutex<(Vec<String>, usize)>,
     /// How many answers were lost.
     lost: AtomicUsize,
 }
@@ -23,10 +23,15 @@ impl Plan {
         let name = message.get(BEFORE_NAME..).unwrap_or_default().split(|byte| *byte == 0).next();
         let name = name.map(String::from_utf8_lossy).unwrap_or_default();
         let mut commands = self.commands.lock().unwrap();
-        let loses = commands.iter().any(|command| *command == name);
+        if commands.0.iter().all(|command| *command != name) {
+            return false;
+        }
+        let loses = commands.1 == 0;
         if loses {
-            commands.clear();
+            commands.0.clear();
             self.lost.fetch_add(1, Ordering::SeqCst);
+        } else {
+            commands.1 -= 1;
         }
         loses
     }
@@ -66,9 +71,10 @@ impl Proxy {
         format!("mongodb://127.0.0.1:{}/?directConnection=true", self.port)
     }
 
-    /// The answer to the next of these commands is lost.
-    pub(crate) fn lose_next_answer_to(&self, commands: &[&str]) {
-        *self.plan.commands.lock().unwrap() = commands.iter().map(|name| (*name).to_owned()).collect();
+    /// The answer to the next of these commands is lost, but for the first few.
+    pub(crate) fn lose_answer_to(&self, commands: &[&str], first: usize) {
+        *self.plan.commands.lock().unwrap() =
+            (commands.iter().map(|name| (*name).to_owned()).collect(), first);
     }
 
     /// How many were lost.

@@ -1,100 +1,19 @@
 //! Results that never came: whatever was done before the answer was lost, the step repeated ends the same.
 
-use std::collections::BTreeMap;
+use std::cell::{Cell, RefCell};
 
 use mongodb::bson::doc;
-use promptmill_domain::{BatchEvent, BatchState, ItemCode, PauseReason, Release, SessionId};
+use promptmill_domain::{BatchEvent, BatchState};
 use promptmill_ports::{
-    Admission as _, Control as _, Created, Intake as _, PageLimit, PartCommit, Read as _, Retention as _,
-    RowBlock, Rows as _, Sessions as _, Settled, SettledCursor, Store, StoreError,
+    Admission as _, Control as _, Intake as _, PartCommit, Read as _, Retention as _, RowBlock, Rows as _,
+    Sessions as _, StoreError,
 };
 use promptmill_store_mongo::{MongoOptions, MongoStore};
-use promptmill_test_servers::MongoServer;
+use promptmill_test_servers::{MongoReplicaSet, MongoServer};
 
+use crate::life::live;
 use crate::proxy::Proxy;
-use crate::scene::{NOW, Scene, group, settle, settling};
-
-const ALL: PageLimit = PageLimit { items: u32::MAX, bytes: usize::MAX };
-const ROWS: u32 = 6;
-
-/// A batch's whole life, and that it ended as it must. `before` is called before each step.
-async fn live(store: &dyn Store, before: &dyn Fn()) {
-    before();
-    let mut scene = Scene::running(store, ROWS, before).await.unwrap();
-    let (tenant, batch) = (scene.tenant.clone(), scene.batch);
-    assert_eq!(store.create(&tenant, scene.new_batch()).await.unwrap(), Created::Existing(batch));
-    for n in 0..3 {
-        before();
-        let lease = scene.lease(store, n).await;
-        before();
-        let settled = settle(store, settling(&lease, format!("body {n}"))).await.unwrap();
-        assert_eq!(settled, Settled::Recorded { done: true });
-    }
-    let lease = scene.lease(store, 3).await;
-    let let_go = promptmill_ports::SettleGroup { release: Release::LetGo, ..group(&lease) };
-    before();
-    assert_eq!(settle(store, let_go).await.unwrap(), Settled::Recorded { done: false });
-    take_over(store, &mut scene, before).await;
-    end(store, &scene, before).await;
-    check(store, &scene).await;
-    while !store.delete(&tenant, batch).await.unwrap() {}
-    assert_eq!(store.pending(u32::MAX).await.unwrap().iter().filter(|event| event.batch == batch).count(), 0);
-}
-
-/// A session dies over its chunk, the next one ends as planned.
-async fn take_over(store: &dyn Store, scene: &mut Scene, before: &dyn Fn()) {
-    scene.lease(store, 4).await;
-    before();
-    assert_eq!(store.bury(scene.session, 0, NOW).await.unwrap(), Some(1));
-    scene.session = SessionId::at(NOW, rand::random());
-    before();
-    store.open(scene.session, "next").await.unwrap();
-    assert_eq!(scene.lease(store, 4).await.head.kills, 1);
-    before();
-    assert_eq!(store.end(scene.session, NOW).await.unwrap(), 1);
-}
-
-async fn end(store: &dyn Store, scene: &Scene, before: &dyn Fn()) {
-    let (tenant, batch) = (&scene.tenant, scene.batch);
-    let pause = BatchEvent::Pause(PauseReason::Requested);
-    before();
-    let paused = store.steer(tenant, batch, pause, NOW).await.unwrap();
-    assert_eq!(paused, BatchState::Paused { reason: PauseReason::Requested });
-    before();
-    store.steer(tenant, batch, BatchEvent::Cancel, NOW).await.unwrap();
-    before();
-    while store.seal(tenant, batch, 2, NOW).await.unwrap() > 0 {}
-    before();
-    let counts = store.close(tenant, batch, NOW).await.unwrap().unwrap();
-    assert_eq!((counts.succeeded, counts.cancelled, counts.totals.calls), (3, 3, 4));
-    assert_eq!(store.progress(tenant, batch).await.unwrap().counts, counts);
-}
-
-/// Every item has its one outcome, in both orders, and each change was told once.
-async fn check(store: &dyn Store, scene: &Scene) {
-    let (tenant, batch) = (&scene.tenant, scene.batch);
-    let outcomes = store.outcomes(tenant, batch, 0, ALL).await.unwrap().outcomes;
-    let bodies: Vec<_> = outcomes.iter().map(|outcome| (outcome.index, outcome.body.clone())).collect();
-    let wanted: Vec<_> = (0..ROWS).map(|n| (n, (n < 3).then(|| format!("body {n}").into()))).collect();
-    assert_eq!(bodies, wanted);
-    let page = store.settled(tenant, batch, SettledCursor::default(), ALL).await.unwrap();
-    let mut order: Vec<_> = page.outcomes.iter().map(|(outcome, _)| (outcome.index, outcome.code)).collect();
-    assert_eq!(order[..3].iter().map(|(index, _)| *index).collect::<Vec<_>>(), [0, 1, 2]);
-    order.sort_unstable();
-    let codes = outcomes.iter().map(|outcome| (outcome.index, outcome.code)).collect::<Vec<_>>();
-    assert_eq!(order, codes);
-    assert!(codes[3..].iter().all(|(_, code)| *code == ItemCode::Cancelled));
-
-    let events = store.pending(u32::MAX).await.unwrap();
-    let mut mine = BTreeMap::new();
-    for event in events.iter().filter(|event| event.batch == batch) {
-        *mine.entry(event.kind.as_str()).or_insert(0) += 1;
-    }
-    assert_eq!(mine, BTreeMap::from([("batch.cancelled", 1), ("batch.paused", 1)]));
-    let usage = store.usage(tenant, NOW).await.unwrap();
-    assert_eq!(usage.rows, u64::from(ROWS));
-    assert!(usage.record_bytes > 0);
-}
+use crate::scene::{NOW, Scene};
 
 async fn connect(uri: String) -> MongoStore {
     MongoStore::connect(&MongoOptions::new(uri.into(), "promptmill")).await.unwrap()
@@ -105,9 +24,12 @@ async fn a_command_whose_answer_is_lost_after_it_took_effect_changes_nothing_whe
     let server = MongoServer::start();
     let proxy = Proxy::before(server.port());
     let store = connect(proxy.uri()).await;
-    for commands in [&["insert"][..], &["update"], &["delete", "findAndModify"]] {
-        live(&store, &|| proxy.lose_next_answer_to(commands)).await;
-        assert!(proxy.lost() >= 2, "{commands:?} lost {}", proxy.lost());
+    // A settle updates heads, sums and the order.
+    let updates = (0..3).map(|first| (&["update"][..], first));
+    for (commands, first) in updates.chain([(&["insert"][..], 0), (&["delete", "findAndModify"], 0)]) {
+        let lost = proxy.lost();
+        live(&store, &|| proxy.lose_answer_to(commands, first)).await;
+        assert!(proxy.lost() >= lost + 2, "{commands:?}, {first}");
     }
 }
 
@@ -149,6 +71,30 @@ async fn a_write_that_is_not_replicated_in_time_is_unavailable_and_nobody_is_bur
     assert!(store.has_room().await.unwrap());
     // What stood still before says nothing yet.
     assert!(matches!(store.bury(scene.session, 2, NOW).await, Err(StoreError::Unavailable(_))));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_primary_that_steps_down_or_is_killed_in_the_middle_costs_time_and_nothing_else() {
+    let set = RefCell::new(MongoReplicaSet::start());
+    let uri = set.borrow().uri();
+    let store = connect(uri).await;
+    let steps = Cell::new(0);
+    let before = || {
+        steps.set(steps.get() + 1);
+        match steps.get() {
+            4 => set.borrow().step_down(20),
+            9 | 16 => {
+                let primary = set.borrow().primary();
+                set.borrow_mut().kill(primary);
+                if steps.get() == 9 {
+                    set.borrow_mut().restart(primary);
+                }
+            }
+            _ => {}
+        }
+    };
+    live(&store, &before).await;
+    assert!(steps.get() > 16);
 }
 
 /// From now on commands of this name fail for good, but for the first few.
