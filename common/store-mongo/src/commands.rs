@@ -4,6 +4,9 @@
 //! A write that is repeated may have taken effect before. Every step of this crate allows for that: inserts find their document
 //! there, deletes find nothing, and a compare-and-set that matched nothing is read again for its mark ([`fresh_mark`]).
 
+mod query;
+mod write;
+
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
@@ -12,8 +15,14 @@ use mongodb::bson::{Bson, Document, RawArrayBuf, RawDocument, RawDocumentBuf, do
 use mongodb::{Cursor, Database};
 use promptmill_ports::{StoreError, StoreResult};
 
-use crate::codec::{binary, corrupt, number};
+use crate::codec::{binary, corrupt};
 use crate::fault::Fault;
+
+pub(crate) use query::{Concern, Query};
+pub(crate) use write::{Update, Written};
+
+use query::find_command;
+use write::{parts, written};
 
 /// How often a command is repeated, each time after the next of these.
 const PAUSES: [Duration; 4] = [
@@ -24,117 +33,10 @@ const PAUSES: [Duration; 4] = [
 ];
 /// Beyond the server's own time for a command, this long until a connection that says nothing is given up.
 const GRACE: Duration = Duration::from_secs(5);
-/// Bytes of documents in one command. A command is at most 16 MiB, as its documents stand in it.
-const COMMAND_BYTES: usize = 12 * 1024 * 1024;
-/// Documents in one command.
-const COMMAND_DOCUMENTS: usize = 10_000;
-
 /// A command that writes, and the name of its list.
 const INSERT: (&CStr, &CStr) = (cstr!("insert"), cstr!("documents"));
 const UPDATE: (&CStr, &CStr) = (cstr!("update"), cstr!("updates"));
 const DELETE: (&CStr, &CStr) = (cstr!("delete"), cstr!("deletes"));
-
-/// What a read may see.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Concern {
-    /// What the primary has. For steps whose own write, which waits for the majority, covers what they read.
-    Local,
-    /// What the majority has, and no election takes back.
-    Majority,
-    /// The same, all of it of one moment.
-    Snapshot,
-}
-
-impl Concern {
-    const fn level(self) -> &'static str {
-        match self {
-            Self::Local => "local",
-            Self::Majority => "majority",
-            Self::Snapshot => "snapshot",
-        }
-    }
-}
-
-/// What a write did.
-#[derive(Debug, Default, Clone, PartialEq, Eq)]
-pub(crate) struct Written {
-    /// Documents inserted, matched or removed; those of an upsert are matched.
-    pub(crate) n: u64,
-    /// Positions of documents that were there already.
-    pub(crate) duplicates: Vec<usize>,
-}
-
-/// One entry of an update command.
-#[derive(Debug, Clone)]
-pub(crate) struct Update {
-    /// Which document.
-    pub(crate) filter: Document,
-    /// Operators, or the stages of a pipeline.
-    pub(crate) change: Bson,
-    /// Whether it is made when it is missing.
-    pub(crate) upsert: bool,
-    /// Whether every document that matches is meant.
-    pub(crate) many: bool,
-}
-
-impl Update {
-    /// Of one document that exists.
-    pub(crate) fn one(filter: Document, change: Document) -> Self {
-        Self { filter, change: change.into(), upsert: false, many: false }
-    }
-
-    /// Of one document that may not exist yet.
-    pub(crate) fn upsert(filter: Document, change: Document) -> Self {
-        Self { upsert: true, ..Self::one(filter, change) }
-    }
-
-    /// Of every document that matches.
-    pub(crate) fn many(filter: Document, change: Document) -> Self {
-        Self { many: true, ..Self::one(filter, change) }
-    }
-}
-
-/// What to find.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Query {
-    /// Which documents.
-    pub(crate) filter: Document,
-    /// Which of their fields; all when empty.
-    pub(crate) fields: Document,
-    /// In which order; any when empty.
-    pub(crate) sort: Document,
-    /// How many at most; all when `None`.
-    pub(crate) limit: Option<u32>,
-    /// The index that holds all that is asked for, so that no document is read.
-    pub(crate) covered_by: Option<&'static str>,
-}
-
-impl Query {
-    /// All of the documents that match.
-    pub(crate) fn of(filter: Document) -> Self {
-        Self { filter, ..Self::default() }
-    }
-
-    /// These fields alone.
-    pub(crate) fn fields(self, fields: Document) -> Self {
-        Self { fields, ..self }
-    }
-
-    /// In this order.
-    pub(crate) fn sort(self, sort: Document) -> Self {
-        Self { sort, ..self }
-    }
-
-    /// From this index alone.
-    pub(crate) fn covered_by(self, index: &'static str) -> Self {
-        Self { covered_by: Some(index), ..self }
-    }
-
-    /// So many at most.
-    pub(crate) fn limit(self, limit: u32) -> Self {
-        Self { limit: Some(limit), ..self }
-    }
-}
 
 /// A random mark that a compare-and-set leaves in its document, so that it knows its own work when the answer was lost.
 pub(crate) fn fresh_mark() -> Bson {
@@ -430,58 +332,6 @@ async fn pause(fault: Fault, pauses: &mut std::slice::Iter<'_, Duration>) -> Res
     }
 }
 
-fn find_command(collection: &str, query: Query) -> Document {
-    let mut command = doc! { "find": collection, "filter": query.filter };
-    if !query.fields.is_empty() {
-        command.insert("projection", query.fields);
-    }
-    if !query.sort.is_empty() {
-        command.insert("sort", query.sort);
-    }
-    if let Some(index) = query.covered_by {
-        command.insert("hint", index);
-    }
-    if let Some(limit) = query.limit {
-        command.insert("limit", i64::from(limit));
-        if limit == 1 {
-            command.insert("singleBatch", true);
-        }
-    }
-    command
-}
-
-/// What a reply says of a write; what it did not write was there already.
-fn written(reply: &Document) -> Result<Written, Fault> {
-    let mut written = Written { n: reply.get("n").and_then(number).unwrap_or(0), duplicates: Vec::new() };
-    let errors = reply.get_array("writeErrors").map(Vec::as_slice).unwrap_or_default();
-    for error in errors {
-        let at = error.as_document().and_then(|error| error.get("index")).and_then(number);
-        let at = at.and_then(|at| usize::try_from(at).ok());
-        written.duplicates.push(at.ok_or(Fault::Unreadable)?);
-    }
-    Ok(written)
-}
-
-/// Cuts what is to be sent into runs that fit a command.
-fn parts<T>(all: Vec<T>, size: impl Fn(&T) -> usize) -> Vec<Vec<T>> {
-    let mut parts = Vec::new();
-    let mut part = Vec::new();
-    let mut bytes = 0;
-    for one in all {
-        let more = size(&one);
-        if !part.is_empty() && (bytes + more > COMMAND_BYTES || part.len() == COMMAND_DOCUMENTS) {
-            parts.push(std::mem::take(&mut part));
-            bytes = 0;
-        }
-        bytes += more;
-        part.push(one);
-    }
-    if !part.is_empty() {
-        parts.push(part);
-    }
-    parts
-}
-
 fn append_all(command: &mut RawDocumentBuf, rest: &RawDocument) -> StoreResult<()> {
     for element in rest {
         let (name, value) = element.map_err(|_| corrupt("a command"))?;
@@ -504,26 +354,5 @@ impl std::fmt::Debug for Rows {
     /// Shows nothing of the documents.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Rows").finish_non_exhaustive()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_reply_tells_which_documents_were_there() {
-        let reply = doc! { "ok": 1.0, "n": 2, "writeErrors": [{ "index": 1, "code": 11_000 }, { "index": 3, "code": 11_000 }] };
-        assert_eq!(written(&reply).unwrap(), Written { n: 2, duplicates: vec![1, 3] });
-    }
-
-    #[test]
-    fn what_does_not_fit_one_command_goes_in_several_and_in_order() {
-        let cut = |sizes: &[usize]| {
-            parts(sizes.to_vec(), |size| *size).into_iter().map(|part| part.len()).collect::<Vec<_>>()
-        };
-        assert_eq!(cut(&[]), [0; 0]);
-        assert_eq!(cut(&[COMMAND_BYTES, 1, COMMAND_BYTES - 1, 1]), [1, 2, 1]);
-        assert_eq!(cut(&[0; COMMAND_DOCUMENTS + 1]), [COMMAND_DOCUMENTS, 1]);
     }
 }
