@@ -18,6 +18,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ("pipeline", &["domain", "ports", "prompt", "provider"]),
     ("store-sqlite", &["domain", "ports"]),
     ("hub-redis", &["domain", "ports"]),
+    ("store-mongo", &["domain", "ports"]),
     ("egress", &[]),
     ("vault", &["domain"]),
     ("runtime", &["domain", "ports", "provider", "store-sqlite"]),

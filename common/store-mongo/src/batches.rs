@@ -1,0 +1,288 @@
+//! The batch's document: how it is found, read and changed.
+//!
+//! Every lookup names the tenant or is about the fleet, and leaves out batches that are being deleted, so that a foreign tenant and such a
+//! batch are the same as no batch. Every change of more than one field is a compare-and-set on `rev` ([`change`]).
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::{Mutex, PoisonError};
+
+use mongodb::bson::{Bson, Document, doc};
+use promptmill_domain::{Batch, BatchId, BatchState, TenantId};
+use promptmill_ports::{StoreError, StoreResult};
+
+use crate::codec::{Fields, binary, corrupt, from_json, int, to_json};
+use crate::collections::{BATCHES, META};
+use crate::commands::{Commands, Concern, Query, Update, fresh_mark};
+
+/// How often a change of one batch is tried while others change it.
+const TRIES: u32 = 64;
+/// The document in [`META`] that counts changes.
+const CHANGES: &str = "changes";
+
+/// `phase`: the state as far as an index needs it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Phase {
+    /// Rows are coming in.
+    Draft = 0,
+    /// Neither draft nor final.
+    Open = 1,
+    /// Final.
+    Final = 2,
+    /// Being deleted, and gone for everyone but that.
+    Deleting = 3,
+}
+
+impl Phase {
+    /// The phase of a state.
+    pub(crate) fn of(state: &BatchState) -> Self {
+        match state {
+            BatchState::Draft => Self::Draft,
+            state if state.is_final() => Self::Final,
+            _ => Self::Open,
+        }
+    }
+
+    /// As it is stored.
+    pub(crate) const fn number(self) -> i32 {
+        self as i32
+    }
+}
+
+/// The filter for any batch that is not being deleted.
+pub(crate) fn existing(batch: BatchId) -> Document {
+    doc! { "_id": binary(*batch.as_bytes()), "phase": { "$ne": Phase::Deleting.number() } }
+}
+
+/// The same of this tenant.
+pub(crate) fn existing_of(tenant: &TenantId, batch: BatchId) -> Document {
+    let mut filter = existing(batch);
+    filter.insert("tenant", tenant.as_str());
+    filter
+}
+
+/// These fields of the tenant's batch.
+///
+/// # Errors
+/// `NotFound` when there is none.
+pub(crate) async fn owned(
+    commands: &Commands,
+    tenant: &TenantId,
+    batch: BatchId,
+    fields: Document,
+    concern: Concern,
+) -> StoreResult<Document> {
+    let query = Query::of(existing_of(tenant, batch)).fields(fields);
+    commands.find_one(BATCHES, query, concern).await?.ok_or(StoreError::NotFound)
+}
+
+/// That the tenant has the batch, for readers.
+///
+/// # Errors
+/// `NotFound` when there is none.
+pub(crate) async fn check(commands: &Commands, tenant: &TenantId, batch: BatchId) -> StoreResult<()> {
+    owned(commands, tenant, batch, doc! { "_id": 1 }, Concern::Majority).await.map(|_| ())
+}
+
+/// The state in a document that has it.
+pub(crate) fn state_of(found: &Document) -> StoreResult<BatchState> {
+    from_json(Fields(found).text("state")?, "batch state")
+}
+
+/// The states of those of the batches that exist.
+pub(crate) async fn states(
+    commands: &Commands,
+    batches: impl IntoIterator<Item = BatchId>,
+) -> StoreResult<HashMap<BatchId, (TenantId, BatchState)>> {
+    let mut ids: Vec<_> = batches.into_iter().collect();
+    ids.sort_unstable();
+    ids.dedup();
+    let ids: Vec<_> = ids.into_iter().map(|id| binary(*id.as_bytes())).collect();
+    let filter = doc! { "_id": { "$in": ids }, "phase": { "$ne": Phase::Deleting.number() } };
+    let query = Query::of(filter).fields(doc! { "tenant": 1, "state": 1 });
+    let found = commands.find(BATCHES, query, Concern::Local).await?;
+    found
+        .iter()
+        .map(|found| {
+            let id = BatchId::from_bytes(Fields(found).id("_id")?);
+            Ok((id, (Fields(found).tenant("tenant")?, state_of(found)?)))
+        })
+        .collect()
+}
+
+/// What a state is stored as, with the version the change gives the batch.
+pub(crate) fn set_state(state: &BatchState, ver: u64) -> Document {
+    doc! {
+        "state": to_json(state), "state_name": state.as_str(), "phase": Phase::of(state).number(), "ver": int(ver),
+    }
+}
+
+/// Changes the tenant's batch by what `decide` makes of these fields of it: update operators, or nothing. Answers whether it did.
+///
+/// `decide` may be asked again when someone else changes the batch at that moment.
+///
+/// # Errors
+/// `NotFound` when there is none, and those of `decide`.
+pub(crate) async fn change(
+    commands: &Commands,
+    tenant: &TenantId,
+    batch: BatchId,
+    fields: Document,
+    decide: impl FnMut(&Document) -> StoreResult<Option<Document>>,
+) -> StoreResult<bool> {
+    let found = to_change(commands, tenant, batch, fields.clone()).await?;
+    change_found(commands, tenant, batch, fields, found, decide).await
+}
+
+/// These fields of the tenant's batch, and what [`change_found`] needs beside.
+///
+/// # Errors
+/// `NotFound` when there is none.
+pub(crate) async fn to_change(
+    commands: &Commands,
+    tenant: &TenantId,
+    batch: BatchId,
+    mut fields: Document,
+) -> StoreResult<Document> {
+    fields.insert("rev", 1);
+    owned(commands, tenant, batch, fields, Concern::Local).await
+}
+
+/// [`change`] of a batch that was just read by [`to_change`].
+pub(crate) async fn change_found(
+    commands: &Commands,
+    tenant: &TenantId,
+    batch: BatchId,
+    fields: Document,
+    found: Document,
+    mut decide: impl FnMut(&Document) -> StoreResult<Option<Document>>,
+) -> StoreResult<bool> {
+    let mut found = Some(found);
+    for _ in 0..TRIES {
+        let found = match found.take() {
+            Some(found) => found,
+            None => to_change(commands, tenant, batch, fields.clone()).await?,
+        };
+        let Some(mut operators) = decide(&found)? else {
+            return Ok(false);
+        };
+        let mark = fresh_mark();
+        put(&mut operators, "$set", "mark", mark.clone());
+        put(&mut operators, "$inc", "rev", Bson::Int64(1));
+        let mut filter = existing_of(tenant, batch);
+        filter.insert("rev", int(Fields(&found).uint("rev")?));
+        if commands.update(BATCHES, vec![Update::one(filter, operators)]).await?.n == 1 {
+            return Ok(true);
+        }
+        // Someone else was first, or the answer to our own write was lost.
+        let mut mine = existing_of(tenant, batch);
+        mine.insert("mark", mark);
+        let query = Query::of(mine).fields(doc! { "_id": 1 });
+        if commands.find_one(BATCHES, query, Concern::Local).await?.is_some() {
+            return Ok(true);
+        }
+    }
+    Err(StoreError::unavailable("a batch is changed by too many at once"))
+}
+
+/// Adds a field to one of the operators of an update.
+pub(crate) fn put(operators: &mut Document, operator: &str, field: &str, value: Bson) {
+    match operators.get_mut(operator) {
+        Some(Bson::Document(fields)) => drop(fields.insert(field, value)),
+        _ => drop(operators.insert(operator, doc! { field: value })),
+    }
+}
+
+/// Counts a change for sessions to see. Whoever repeats a step after an unknown result counts again: a number too many makes readers read
+/// once more.
+pub(crate) async fn bump_changes(commands: &Commands) -> StoreResult<()> {
+    let more = doc! { "$inc": { "value": 1_i64 } };
+    commands.update(META, vec![Update::upsert(doc! { "_id": CHANGES }, more)]).await.map(|_| ())
+}
+
+/// The change counter.
+pub(crate) async fn changes(commands: &Commands) -> StoreResult<u64> {
+    let found = commands.find_one(META, Query::of(doc! { "_id": CHANGES }), Concern::Majority).await?;
+    found.map_or(Ok(0), |found| Fields(&found).uint("value"))
+}
+
+/// The fields a batch is decoded from.
+pub(crate) fn all_fields() -> Document {
+    doc! {
+        "tenant": 1, "state": 1, "ver": 1, "spec": 1, "limits": 1, "total": 1, "created_ms": 1, "final_counts": 1,
+        "submitted_ms": 1, "finished_ms": 1,
+    }
+}
+
+/// A batch of a document with [`all_fields`].
+pub(crate) fn decode(found: &Document) -> StoreResult<Batch> {
+    let fields = Fields(found);
+    Ok(Batch {
+        id: BatchId::from_bytes(fields.id("_id")?),
+        tenant: fields.tenant("tenant")?,
+        state: state_of(found)?,
+        ver: fields.uint("ver")?,
+        spec: from_json(fields.text("spec")?, "batch spec")?,
+        limits: from_json(fields.text("limits")?, "batch limits")?,
+        total: fields.small("total")?,
+        created_ms: fields.uint("created_ms")?,
+        submitted_ms: fields.maybe_uint("submitted_ms")?,
+        finished_ms: fields.maybe_uint("finished_ms")?,
+        final_counts: fields
+            .maybe_text("final_counts")?
+            .map(|json| from_json(json, "final counts"))
+            .transpose()?,
+    })
+}
+
+/// The open batches as they were decoded last. They are asked for many times a second and seldom change, and every change of what a batch is
+/// decoded from gives it another version.
+#[derive(Default)]
+pub(crate) struct OpenBatches {
+    by_id: Mutex<HashMap<BatchId, Batch>>,
+}
+
+impl OpenBatches {
+    /// Every batch that is neither draft nor final, oldest first.
+    pub(crate) async fn load(&self, commands: &Commands) -> StoreResult<Vec<Batch>> {
+        let mut known = std::mem::take(&mut *self.by_id.lock().unwrap_or_else(PoisonError::into_inner));
+        let open = doc! { "phase": Phase::Open.number() };
+        let query = Query::of(open.clone()).fields(doc! { "ver": 1 }).sort(doc! { "_id": 1 });
+        let mut order = Vec::new();
+        let mut changed = Vec::new();
+        for found in commands.find(BATCHES, query, Concern::Majority).await? {
+            let id = BatchId::from_bytes(Fields(&found).id("_id")?);
+            let ver = Fields(&found).uint("ver")?;
+            if known.get(&id).is_none_or(|batch| batch.ver != ver) {
+                changed.push(binary(*id.as_bytes()));
+                known.remove(&id);
+            }
+            order.push(id);
+        }
+        if !changed.is_empty() {
+            // Whoever changed one may have died before it counted the change, and nobody would look again.
+            bump_changes(commands).await?;
+            let mut filter = open;
+            filter.insert("_id", doc! { "$in": changed });
+            let mut rows = commands
+                .stream(BATCHES, Query::of(filter).fields(all_fields()), Concern::Majority, 100)
+                .await?;
+            while let Some(row) = rows.next().await? {
+                let batch = decode(&Document::try_from(row).map_err(|_| corrupt("a batch"))?)?;
+                known.insert(batch.id, batch);
+            }
+        }
+        // One that ended between the two looks is not open any more.
+        let open: Vec<Batch> = order.iter().filter_map(|id| known.get(id).cloned()).collect();
+        known.retain(|id, _| order.binary_search(id).is_ok());
+        *self.by_id.lock().unwrap_or_else(PoisonError::into_inner) = known;
+        Ok(open)
+    }
+}
+
+impl fmt::Debug for OpenBatches {
+    /// Shows nothing of the batches, which hold prompts.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("OpenBatches").finish_non_exhaustive()
+    }
+}

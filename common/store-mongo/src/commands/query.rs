@@ -1,0 +1,88 @@
+//! What is read: which documents, and how settled they must be.
+
+use mongodb::bson::{Document, doc};
+
+/// What a read may see.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Concern {
+    /// What the primary has. For steps whose own write, which waits for the majority, covers what they read.
+    Local,
+    /// What the majority has, and no election takes back.
+    Majority,
+    /// The same, all of it of one moment.
+    Snapshot,
+}
+
+impl Concern {
+    /// Its name on the wire.
+    pub(super) const fn level(self) -> &'static str {
+        match self {
+            Self::Local => "local",
+            Self::Majority => "majority",
+            Self::Snapshot => "snapshot",
+        }
+    }
+}
+
+/// What to find.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Query {
+    /// Which documents.
+    pub(crate) filter: Document,
+    /// Which of their fields; all when empty.
+    pub(crate) fields: Document,
+    /// In which order; any when empty.
+    pub(crate) sort: Document,
+    /// How many at most; all when `None`.
+    pub(crate) limit: Option<u32>,
+    /// The index that holds all that is asked for, so that no document is read.
+    pub(crate) covered_by: Option<&'static str>,
+}
+
+impl Query {
+    /// All of the documents that match.
+    pub(crate) fn of(filter: Document) -> Self {
+        Self { filter, ..Self::default() }
+    }
+
+    /// These fields alone.
+    pub(crate) fn fields(self, fields: Document) -> Self {
+        Self { fields, ..self }
+    }
+
+    /// In this order.
+    pub(crate) fn sort(self, sort: Document) -> Self {
+        Self { sort, ..self }
+    }
+
+    /// From this index alone.
+    pub(crate) fn covered_by(self, index: &'static str) -> Self {
+        Self { covered_by: Some(index), ..self }
+    }
+
+    /// So many at most.
+    pub(crate) fn limit(self, limit: u32) -> Self {
+        Self { limit: Some(limit), ..self }
+    }
+}
+
+/// The command that finds them.
+pub(super) fn find_command(collection: &str, query: Query) -> Document {
+    let mut command = doc! { "find": collection, "filter": query.filter };
+    if !query.fields.is_empty() {
+        command.insert("projection", query.fields);
+    }
+    if !query.sort.is_empty() {
+        command.insert("sort", query.sort);
+    }
+    if let Some(index) = query.covered_by {
+        command.insert("hint", index);
+    }
+    if let Some(limit) = query.limit {
+        command.insert("limit", i64::from(limit));
+        if limit == 1 {
+            command.insert("singleBatch", true);
+        }
+    }
+    command
+}

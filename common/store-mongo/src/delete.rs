@@ -1,0 +1,128 @@
+//! Deleting a batch in bounded steps: marked first, so that nobody sees half of one; its own document last.
+//!
+//! What is deleted is gone for every reader at once. The server reuses its space in the files in its own time; whoever must know it overwritten
+//! compacts the collections or encrypts the disk.
+
+use mongodb::bson::{Document, doc};
+use promptmill_domain::{BatchId, TenantId};
+use promptmill_ports::{StoreError, StoreResult};
+
+use crate::MongoStore;
+use crate::batches::{Phase, put};
+use crate::codec::{Fields, binary, conflict, int, range};
+use crate::collections::{BATCHES, DELIVERIES, HEADS, OUTCOMES, SETTLED, SLICES, UPLOADS};
+use crate::commands::{Commands, Concern, Query, Update, fresh_mark};
+use crate::{uploads, usage};
+
+/// Records deleted in one step.
+const RECORDS: u32 = 1_000;
+/// How often the mark is tried while others change the batch.
+const TRIES: u32 = 16;
+
+/// Marks the batch as being deleted, or finds it so marked.
+///
+/// # Errors
+/// `NotFound`, or `Conflict` when it is neither a draft nor final.
+pub(crate) async fn mark(store: &MongoStore, tenant: &TenantId, batch: BatchId) -> StoreResult<()> {
+    let commands = store.commands();
+    let owned = doc! { "_id": binary(*batch.as_bytes()), "tenant": tenant.as_str() };
+    for _ in 0..TRIES {
+        let query = Query::of(owned.clone()).fields(doc! { "phase": 1 });
+        let found = commands.find_one(BATCHES, query, Concern::Local).await?.ok_or(StoreError::NotFound)?;
+        let phase = Fields(&found).small("phase")?;
+        if phase == Phase::Deleting.number().unsigned_abs() {
+            return Ok(());
+        }
+        if phase == Phase::Open.number().unsigned_abs() {
+            return Err(conflict("a batch that is not final cannot be deleted; cancel it first"));
+        }
+        let mut filter = owned.clone();
+        filter.insert("phase", i64::from(phase));
+        if commands.update(BATCHES, vec![Update::one(filter, marking())]).await?.n == 1 {
+            store.logs().forget(batch);
+            return Ok(());
+        }
+    }
+    Err(StoreError::unavailable("a batch is changed by too many at once"))
+}
+
+/// Marks a draft that took nothing since `before_ms`, unless someone sent to it meanwhile; answers whether it did.
+pub(crate) async fn mark_draft(
+    commands: &Commands,
+    tenant: &TenantId,
+    batch: BatchId,
+    before_ms: u64,
+) -> StoreResult<bool> {
+    let filter = doc! {
+        "_id": binary(*batch.as_bytes()), "tenant": tenant.as_str(), "phase": Phase::Draft.number(),
+        "touched_ms": { "$lt": int(before_ms) },
+    };
+    Ok(commands.update(BATCHES, vec![Update::one(filter, marking())]).await?.n == 1)
+}
+
+/// Takes the batch off every list; its key may make another one from now on, and nobody can be told of it any more.
+fn marking() -> Document {
+    let mut change = doc! {
+        "$unset": { "idem_key": "", "labels": "", "name": "", "outbox": "" }, "$inc": { "rev": 1_i64 },
+    };
+    put(&mut change, "$set", "phase", Phase::Deleting.number().into());
+    put(&mut change, "$set", "mark", fresh_mark());
+    change
+}
+
+/// Deletes some of a marked batch; answers whether all of it is gone.
+pub(crate) async fn step(commands: &Commands, tenant: &TenantId, batch: BatchId) -> StoreResult<bool> {
+    let (outcomes, bytes) = some(commands, OUTCOMES, batch, 20, RECORDS).await?;
+    usage::add(commands, tenant, -int(bytes)).await?;
+    let mut room = RECORDS - outcomes;
+    for (collection, key) in [(SLICES, 32), (SETTLED, 20), (HEADS, 20)] {
+        if room == 0 {
+            return Ok(false);
+        }
+        room -= some(commands, collection, batch, key, room).await?.0;
+    }
+    if room == 0 {
+        return Ok(false);
+    }
+    let (blocks, all) = uploads::remove_blocks(commands, tenant, batch.as_bytes(), room).await?;
+    room = room.saturating_sub(blocks);
+    if !all || room == 0 {
+        return Ok(false);
+    }
+    room -= some(commands, UPLOADS, batch, 32, room).await?.0;
+    let told = Query::of(doc! { "batch": binary(*batch.as_bytes()) }).fields(doc! { "_id": 1 });
+    let told = commands.find(DELIVERIES, told.limit(room), Concern::Local).await?;
+    room -= remove(commands, DELIVERIES, &told).await?;
+    if room == 0 {
+        return Ok(false);
+    }
+    finish(commands, batch).await.map(|()| true)
+}
+
+/// Removes the batch itself.
+async fn finish(commands: &Commands, batch: BatchId) -> StoreResult<()> {
+    let marked = doc! { "_id": binary(*batch.as_bytes()), "phase": Phase::Deleting.number() };
+    commands.delete(BATCHES, marked).await.map(|_| ())
+}
+
+/// Removes up to `limit` of the batch's documents; answers how many, and the sum of their sizes.
+async fn some(
+    commands: &Commands,
+    collection: &str,
+    batch: BatchId,
+    key: usize,
+    limit: u32,
+) -> StoreResult<(u32, u64)> {
+    let query = Query::of(doc! { "_id": range(batch.as_bytes(), key) }).fields(doc! { "_id": 1, "size": 1 });
+    let found = commands.find(collection, query.limit(limit), Concern::Local).await?;
+    let bytes = found.iter().filter_map(|found| Fields(found).uint("size").ok()).sum();
+    Ok((remove(commands, collection, &found).await?, bytes))
+}
+
+async fn remove(commands: &Commands, collection: &str, found: &[Document]) -> StoreResult<u32> {
+    let ids: Vec<_> = found.iter().filter_map(|found| found.get("_id").cloned()).collect();
+    if !ids.is_empty() {
+        commands.delete(collection, doc! { "_id": { "$in": ids } }).await?;
+    }
+    Ok(u32::try_from(found.len()).unwrap_or(u32::MAX))
+}

@@ -1,0 +1,104 @@
+//! `Generations`: immediate generations, from the request to the outcome.
+//!
+//! A generation is one document, and each put is one write of it that matches only while it has no outcome. While it runs it has a field
+//! `open`, so that those that run are found by an index of their own.
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use mongodb::bson::{Document, doc};
+use promptmill_domain::{GenerationId, TenantId};
+use promptmill_ports::{Generation, Generations, StoreError, StoreResult};
+
+use crate::MongoStore;
+use crate::codec::{Fields, binary, int};
+use crate::collections::GENERATIONS;
+use crate::commands::{Concern, Query, Update};
+use crate::forget;
+
+/// How often a put is made anew when another put of the same generation came between.
+const TRIES: usize = 8;
+
+#[async_trait]
+impl Generations for MongoStore {
+    async fn put_generation(&self, generation: &Generation) -> StoreResult<()> {
+        let id = binary(*generation.id.as_bytes());
+        let unfinished = doc! {
+            "_id": id.clone(), "tenant": generation.tenant.as_str(), "outcome": { "$exists": false },
+        };
+        for _ in 0..TRIES {
+            let put = Update::upsert(unfinished.clone(), change(generation));
+            if self.commands().update(GENERATIONS, vec![put]).await?.duplicates.is_empty() {
+                self.kept_bytes().add(&generation.tenant, bytes(generation));
+                return Ok(());
+            }
+            // It has its outcome, or is another tenant's, or was made by another put at the same moment.
+            let query = Query::of(doc! { "_id": id.clone() }).fields(doc! { "tenant": 1, "open": 1 });
+            let Some(there) = self.commands().find_one(GENERATIONS, query, Concern::Majority).await? else {
+                continue;
+            };
+            let fields = Fields(&there);
+            if fields.tenant("tenant")? != generation.tenant {
+                return Err(StoreError::NotFound);
+            }
+            if !fields.flag("open") {
+                return Ok(());
+            }
+        }
+        Err(StoreError::unavailable("the generation is put by others all the time"))
+    }
+
+    async fn generation(&self, tenant: &TenantId, id: GenerationId) -> StoreResult<Generation> {
+        let query = Query::of(doc! { "_id": binary(*id.as_bytes()), "tenant": tenant.as_str() });
+        let found = self.commands().find_one(GENERATIONS, query, Concern::Majority).await?;
+        from_document(&found.ok_or(StoreError::NotFound)?)
+    }
+
+    async fn unfinished(&self, before_ms: u64, limit: u32) -> StoreResult<Vec<Generation>> {
+        let open = doc! { "open": true, "created_ms": { "$lt": int(before_ms) } };
+        let query = Query::of(open).sort(doc! { "created_ms": 1, "_id": 1 }).limit(limit);
+        let found = self.commands().find(GENERATIONS, query, Concern::Majority).await?;
+        found.iter().map(from_document).collect()
+    }
+
+    async fn forget_generations(&self, before_ms: u64, limit: u32) -> StoreResult<u32> {
+        let finished = doc! { "outcome": { "$exists": true } };
+        forget::forget(self.commands(), GENERATIONS, finished, before_ms, limit).await
+    }
+}
+
+/// What it counts for in its tenant's quota.
+fn bytes(generation: &Generation) -> usize {
+    generation.request.len() + generation.outcome.as_ref().map_or(0, Bytes::len)
+}
+
+/// Every field but those that tell which generation it is.
+fn change(generation: &Generation) -> Document {
+    let Generation { request, outcome, created_ms, .. } = generation;
+    let mut set = doc! {
+        "created_ms": int(*created_ms),
+        "request": binary(request.to_vec()),
+        "bytes": int(bytes(generation) as u64),
+    };
+    match outcome {
+        Some(outcome) => {
+            set.insert("outcome", binary(outcome.to_vec()));
+            doc! { "$set": set, "$unset": { "open": "" } }
+        }
+        None => {
+            set.insert("open", true);
+            doc! { "$set": set }
+        }
+    }
+}
+
+fn from_document(document: &Document) -> StoreResult<Generation> {
+    let fields = Fields(document);
+    let outcome = if fields.has("outcome") { Some(fields.bytes("outcome")?) } else { None };
+    Ok(Generation {
+        id: GenerationId::from_bytes(fields.id("_id")?),
+        tenant: fields.tenant("tenant")?,
+        request: Bytes::copy_from_slice(fields.bytes("request")?),
+        outcome: outcome.map(Bytes::copy_from_slice),
+        created_ms: fields.uint("created_ms")?,
+    })
+}

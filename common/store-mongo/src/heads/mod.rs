@@ -1,0 +1,273 @@
+//! Heads: read, apply one event, write. Nothing else in this crate changes a head.
+//!
+//! A write is a compare-and-set on `ver` that leaves a random mark. Writes of several heads go in one command, which answers only how many
+//! matched; on a shortfall the marks are read again, and heads that someone else changed are tried once more from what they are now.
+
+mod document;
+
+use std::collections::HashMap;
+
+use mongodb::bson::{Bson, Document, doc};
+use promptmill_domain::{ChunkId, Head, ItemCode, ParkedItem, Refusal};
+use promptmill_ports::{StoreError, StoreResult};
+
+pub(crate) use document::{DONE, LEASED, PARKED, READY, Stored, WAITING, fresh, totals};
+
+use crate::MongoStore;
+use crate::codec::{Fields, binary, from_json, int, key, range, to_json};
+use crate::collections::HEADS;
+use crate::commands::{Commands, Concern, Query, Update, fresh_mark};
+use crate::order::{self, Change, Record};
+use crate::slices::{self, Sliced};
+
+/// How often the writing of heads is tried while others change them.
+const TRIES: u32 = 64;
+/// Heads read or written in one command.
+const TOGETHER: usize = 500;
+/// Histories of parked items above this stand beside the head: there are up to 256 of them, of up to 4 MiB each.
+const INLINE_HISTORY: usize = 2 * 1024;
+
+/// What became of an event.
+#[derive(Debug)]
+pub(crate) enum Changed {
+    /// It is written; the head as it is now.
+    Applied(Box<Stored>),
+    /// The head refused it.
+    Refused(Refusal),
+    /// There is no such chunk.
+    Missing,
+}
+
+impl Changed {
+    /// Whether it is written.
+    pub(crate) const fn is_applied(&self) -> bool {
+        matches!(self, Self::Applied(_))
+    }
+}
+
+/// The filter for one head.
+fn one(chunk: ChunkId) -> Document {
+    doc! { "_id": binary(key(chunk.batch, chunk.n)) }
+}
+
+/// The heads of these chunks, those that exist.
+pub(crate) async fn load(commands: &Commands, chunks: &[ChunkId]) -> StoreResult<HashMap<ChunkId, Stored>> {
+    let mut loaded = HashMap::with_capacity(chunks.len());
+    for some in chunks.chunks(TOGETHER) {
+        let ids: Vec<_> = some.iter().map(|chunk| binary(key(chunk.batch, chunk.n))).collect();
+        let query = Query::of(doc! { "_id": { "$in": ids } });
+        for found in commands.find(HEADS, query, Concern::Local).await? {
+            let stored = Stored::of(&found)?;
+            loaded.insert(stored.head.chunk, stored);
+        }
+    }
+    Ok(loaded)
+}
+
+/// The ids of the chunks a query names, in its order.
+pub(crate) async fn ids(commands: &Commands, query: Query, concern: Concern) -> StoreResult<Vec<ChunkId>> {
+    let found = commands.find(HEADS, query.fields(doc! { "_id": 1 }), concern).await?;
+    found.iter().map(chunk_of).collect()
+}
+
+fn chunk_of(found: &Document) -> StoreResult<ChunkId> {
+    let id: [u8; 20] = Fields(found).id("_id")?;
+    let batch = promptmill_domain::BatchId::from_bytes(id.first_chunk().copied().unwrap_or_default());
+    Ok(ChunkId { batch, n: crate::codec::number_of(&id) })
+}
+
+/// The filter for chunks of a batch in one of these states.
+pub(crate) fn in_states(batch: promptmill_domain::BatchId, states: &[i32]) -> Document {
+    doc! { "state": { "$in": states }, "_id": range(batch.as_bytes(), 20) }
+}
+
+/// Applies an event to each of the chunks and writes them. `apply` is given the position in `chunks` and the head, and answers which of the
+/// items it left parked have a new history; it may be asked again when someone else changes the head at that moment.
+pub(crate) async fn change(
+    store: &MongoStore,
+    chunks: &[ChunkId],
+    mut known: HashMap<ChunkId, Stored>,
+    mut apply: impl FnMut(usize, &mut Head) -> Result<Vec<u32>, Refusal>,
+) -> StoreResult<Vec<Changed>> {
+    let commands = store.commands();
+    let mut answers: Vec<Option<Changed>> = chunks.iter().map(|_| None).collect();
+    for _ in 0..TRIES {
+        let left: Vec<_> = (0..chunks.len()).filter(|at| answers[*at].is_none()).collect();
+        if left.is_empty() {
+            break;
+        }
+        let unknown: Vec<_> =
+            left.iter().map(|at| chunks[*at]).filter(|chunk| !known.contains_key(chunk)).collect();
+        known.extend(load(commands, &unknown).await?);
+        let mut writes = Vec::with_capacity(left.len());
+        for at in left {
+            match known.remove(&chunks[at]) {
+                None => answers[at] = Some(Changed::Missing),
+                Some(before) => {
+                    let mut after = before.clone();
+                    match apply(at, &mut after.head) {
+                        Err(refusal) => answers[at] = Some(Changed::Refused(refusal)),
+                        Ok(new_histories) => {
+                            writes.push(Write { at, before, after, new_histories, mark: fresh_mark() })
+                        }
+                    }
+                }
+            }
+        }
+        for write in write_all(store, writes).await? {
+            answers[write.at] = Some(Changed::Applied(Box::new(write.after)));
+        }
+    }
+    let tangled = || StoreError::unavailable("a chunk is changed by too many at once");
+    answers.into_iter().map(|answer| answer.ok_or_else(tangled)).collect()
+}
+
+/// The same for events that leave no new histories.
+pub(crate) async fn change_plain(
+    store: &MongoStore,
+    chunks: &[ChunkId],
+    mut apply: impl FnMut(usize, &mut Head) -> Result<(), Refusal>,
+) -> StoreResult<Vec<Changed>> {
+    change(store, chunks, HashMap::new(), |at, head| apply(at, head).map(|()| Vec::new())).await
+}
+
+struct Write {
+    at: usize,
+    before: Stored,
+    after: Stored,
+    new_histories: Vec<u32>,
+    mark: Bson,
+}
+
+/// Writes heads, and gives those that are written their place in the order of settling. Answers which are.
+async fn write_all(store: &MongoStore, mut writes: Vec<Write>) -> StoreResult<Vec<Write>> {
+    let commands = store.commands();
+    // What the change before gave must be in the order before it is forgotten.
+    let before: Vec<_> = writes
+        .iter()
+        .filter(|write| write.settles_more())
+        .filter_map(|write| record(&write.before))
+        .collect();
+    order::append(store, before).await?;
+    for write in &mut writes {
+        write.note_change();
+        write.store_histories(commands).await?;
+    }
+    let mut written = Vec::with_capacity(writes.len());
+    while !writes.is_empty() {
+        let rest = writes.split_off(writes.len().min(TOGETHER));
+        written.extend(write_some(commands, std::mem::replace(&mut writes, rest)).await?);
+    }
+    let settled: Vec<_> = written
+        .iter()
+        .filter(|write| write.settles_more())
+        .filter_map(|write| record(&write.after))
+        .collect();
+    order::append(store, settled).await?;
+    for write in &written {
+        write.remove_histories(commands).await;
+    }
+    Ok(written)
+}
+
+async fn write_some(commands: &Commands, writes: Vec<Write>) -> StoreResult<Vec<Write>> {
+    let updates = writes.iter().map(|write| {
+        let mut filter = one(write.before.head.chunk);
+        filter.insert("ver", int(write.before.head.ver));
+        Update::one(filter, write.after.operators(write.mark.clone()))
+    });
+    let matched = commands.update(HEADS, updates.collect()).await?.n;
+    if usize::try_from(matched).is_ok_and(|matched| matched == writes.len()) {
+        return Ok(writes);
+    }
+    // Someone else was first somewhere, or the answer to our own writes was lost.
+    let ids: Vec<_> = writes
+        .iter()
+        .map(|write| binary(key(write.before.head.chunk.batch, write.before.head.chunk.n)))
+        .collect();
+    let query = Query::of(doc! { "_id": { "$in": ids } }).fields(doc! { "mark": 1 });
+    let mut marks = HashMap::new();
+    for mut found in commands.find(HEADS, query, Concern::Local).await? {
+        let chunk = chunk_of(&found)?;
+        marks.insert(chunk, found.remove("mark"));
+    }
+    let is_mine =
+        |write: &Write| marks.get(&write.before.head.chunk).and_then(Option::as_ref) == Some(&write.mark);
+    Ok(writes.into_iter().filter(is_mine).collect())
+}
+
+impl Write {
+    /// Whether items got their outcome.
+    fn settles_more(&self) -> bool {
+        self.before.head.done != self.after.head.done
+    }
+
+    fn note_change(&mut self) {
+        if !self.settles_more() {
+            return;
+        }
+        let number = self.before.last.as_ref().map_or(0, |last| last.number + 1);
+        let open = ItemCode::Open.byte();
+        let items = (0u8..=u8::MAX)
+            .zip(&self.after.head.done)
+            .zip(&self.before.head.done)
+            .filter(|((_, now), before)| **before == open && **now != open)
+            .flat_map(|((offset, now), _)| [offset, *now])
+            .collect();
+        self.after.last = Some(Change { number, items });
+    }
+
+    /// Stores new histories that are too large for the head. One that is kept is where it was.
+    async fn store_histories(&mut self, commands: &Commands) -> StoreResult<()> {
+        let batch = self.after.head.chunk.batch;
+        let offsets: Vec<_> = self.after.head.parked.iter().map(|item| item.offset).collect();
+        self.after.histories.retain(|offset, _| offsets.contains(offset));
+        for item in self.after.head.parked.iter().filter(|item| self.new_histories.contains(&item.offset)) {
+            self.after.histories.remove(&item.offset);
+            let history = to_json(&item.attempts);
+            if history.len() > INLINE_HISTORY {
+                let sliced = slices::store(commands, batch, history.as_bytes()).await?;
+                self.after.histories.insert(item.offset, sliced);
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes histories that the head does not name any more. What stays after a failure goes with the batch.
+    async fn remove_histories(&self, commands: &Commands) {
+        let kept: Vec<Sliced> = self.after.histories.values().copied().collect();
+        for gone in self.before.histories.values().filter(|sliced| !kept.contains(sliced)) {
+            if let Err(error) = slices::remove(commands, self.after.head.chunk.batch, gone).await {
+                let error = &error as &dyn std::error::Error;
+                tracing::debug!(error, "a history that is not needed any more stays until its batch goes");
+            }
+        }
+    }
+}
+
+/// The record of a head's last change, to be put in the order.
+pub(crate) fn record(stored: &Stored) -> Option<Record> {
+    let change = stored.last.clone()?;
+    Some(Record { chunk: stored.head.chunk, base: stored.head.base, change })
+}
+
+/// Makes the head whole: with the histories that stand beside it.
+pub(crate) async fn with_histories(commands: &Commands, mut stored: Stored) -> StoreResult<Head> {
+    for item in &mut stored.head.parked {
+        if let Some(sliced) = stored.histories.get(&item.offset) {
+            let json = slices::load(commands, stored.head.chunk.batch, sliced, Concern::Local).await?;
+            item.attempts = history(&json)?;
+        }
+    }
+    Ok(stored.head)
+}
+
+fn history(json: &[u8]) -> StoreResult<Vec<promptmill_domain::Attempt>> {
+    let text = std::str::from_utf8(json).map_err(|_| crate::codec::corrupt("a history"))?;
+    from_json(text, "a history")
+}
+
+/// The offsets of the items an event parks.
+pub(crate) fn offsets(parked: &[ParkedItem]) -> Vec<u32> {
+    parked.iter().map(|item| item.offset).collect()
+}

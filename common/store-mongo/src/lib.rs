@@ -1,0 +1,46 @@
+//! The store in MongoDB, for a fleet: any number of processes over one replica set.
+//!
+//! Nothing rests on transactions. A step is one write of one document, acknowledged by the majority's journals (`commands`); what it needs beside
+//! is written before it and invisible until then, or follows from it and is repeated by whoever comes next. Start at [`MongoStore`]; the contracts
+//! are those of `promptmill_ports`.
+
+mod accounts;
+mod admission;
+mod batches;
+mod bodies;
+mod claims;
+mod close;
+mod codec;
+mod collections;
+mod commands;
+mod control;
+mod counts;
+mod delete;
+mod deliveries;
+mod fault;
+mod forget;
+mod generations;
+mod heads;
+mod indexes;
+mod intake;
+mod lists;
+mod options;
+mod order;
+mod outbox;
+mod parts;
+mod read;
+mod record_bytes;
+mod retention;
+mod rows;
+mod schema;
+mod sessions;
+mod slices;
+mod store;
+mod templates;
+mod uploads;
+mod usage;
+mod versions;
+mod work;
+
+pub use options::MongoOptions;
+pub use store::MongoStore;

@@ -1,0 +1,339 @@
+//! The order in which outcomes settled: a log for each batch, in documents that are filled one after the other.
+//!
+//! A head carries the last of its changes that gave items their outcome, numbered, in the same write as the items. It is then put in the
+//! log under a mark of chunk and number, which is in the log at most once: within a document by the condition of the write, across documents by a
+//! unique index. The next document is begun only when the last is full, so whoever has read to the end of the log misses nothing. A head
+//! forgets a change only for the next one, after making sure that it is in the log; what a crash kept from the log gets there with
+//! the next change of the head, or before its batch closes.
+//!
+//! A cursor is the number of a document and how many of its items were given, `number << 16 | items`.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::{Mutex, PoisonError};
+
+use mongodb::bson::{Bson, Document, doc};
+use promptmill_domain::{BatchId, ChunkId};
+use promptmill_ports::{PageLimit, SettledCursor, SettledPage, StoreError, StoreResult};
+
+use crate::MongoStore;
+use crate::codec::{Fields, binary, corrupt, key, number_of, range};
+use crate::collections::{HEADS, SETTLED};
+use crate::commands::{Commands, Concern, Query, Update};
+use crate::heads::{self, Stored};
+use crate::read::Page;
+
+/// Items from which on a document takes no more.
+const FULL: i64 = 2_048;
+/// Items of one write; with [`FULL`] far below what a cursor can number.
+const ITEMS_TOGETHER: usize = 16_384;
+/// Changes of one write.
+const CHANGES_TOGETHER: usize = 512;
+/// Bytes of one item in a change: its offset in the chunk, and its code. A chunk has at most 256 items.
+const ITEM: usize = 2;
+/// How often a write is tried while others fill the same log.
+const TRIES: u32 = 64;
+/// Batches and chunks remembered.
+const REMEMBERED: usize = 50_000;
+/// Documents of a log that are read at a time.
+const READ_TOGETHER: u32 = 2;
+
+/// A change of a head that gave items their outcome.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Change {
+    /// The chunk's changes are numbered from 0.
+    pub(crate) number: u32,
+    /// Offset and code of each item.
+    pub(crate) items: Vec<u8>,
+}
+
+/// A change to be put in the log.
+#[derive(Debug, Clone)]
+pub(crate) struct Record {
+    /// Which chunk.
+    pub(crate) chunk: ChunkId,
+    /// Index of its first item.
+    pub(crate) base: u32,
+    /// What changed.
+    pub(crate) change: Change,
+}
+
+impl Record {
+    fn mark(&self) -> [u8; 24] {
+        let mut mark = [0; 24];
+        mark[..20].copy_from_slice(&key(self.chunk.batch, self.chunk.n));
+        mark[20..].copy_from_slice(&self.change.number.to_be_bytes());
+        mark
+    }
+
+    fn entry(&self) -> Vec<u8> {
+        let mut entry = self.base.to_be_bytes().to_vec();
+        entry.extend_from_slice(&self.change.items);
+        entry
+    }
+
+    fn items(&self) -> usize {
+        self.change.items.len() / ITEM
+    }
+}
+
+/// What this process knows of the logs: which document is the last, and up to which change a chunk is in.
+#[derive(Debug, Default)]
+pub(crate) struct Logs {
+    known: Mutex<Known>,
+}
+
+#[derive(Debug, Default)]
+struct Known {
+    last: HashMap<BatchId, u32>,
+    logged: HashMap<ChunkId, u32>,
+}
+
+impl Logs {
+    fn with<T>(&self, look: impl FnOnce(&mut Known) -> T) -> T {
+        look(&mut self.known.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn is_logged(&self, record: &Record) -> bool {
+        self.with(|known| {
+            known.logged.get(&record.chunk).is_some_and(|number| *number >= record.change.number)
+        })
+    }
+
+    fn note_logged(&self, record: &Record) {
+        self.with(|known| {
+            if known.logged.len() >= REMEMBERED {
+                known.logged.clear();
+            }
+            let number = known.logged.entry(record.chunk).or_default();
+            *number = record.change.number.max(*number);
+        });
+    }
+
+    fn last(&self, batch: BatchId) -> Option<u32> {
+        self.with(|known| known.last.get(&batch).copied())
+    }
+
+    fn note_last(&self, batch: BatchId, number: u32) {
+        self.with(|known| {
+            if known.last.len() >= REMEMBERED {
+                known.last.clear();
+            }
+            known.last.insert(batch, number);
+        });
+    }
+
+    /// Forgets a batch that is being deleted: another one may be made under its id.
+    pub(crate) fn forget(&self, batch: BatchId) {
+        self.with(|known| {
+            known.last.remove(&batch);
+            known.logged.retain(|chunk, _| chunk.batch != batch);
+        });
+    }
+}
+
+/// Puts changes in the logs of their batches, each once. Repeatable.
+pub(crate) async fn append(store: &MongoStore, records: Vec<Record>) -> StoreResult<()> {
+    let mut by_batch: HashMap<BatchId, Vec<Record>> = HashMap::new();
+    for record in records {
+        if !store.logs().is_logged(&record) {
+            by_batch.entry(record.chunk.batch).or_default().push(record);
+        }
+    }
+    for (batch, mut records) in by_batch {
+        while !records.is_empty() {
+            let mut items = 0;
+            let fits = records.iter().take(CHANGES_TOGETHER).take_while(|record| {
+                items += record.items();
+                items <= ITEMS_TOGETHER
+            });
+            let some = fits.count().max(1);
+            let rest = records.split_off(some);
+            append_some(store, batch, std::mem::replace(&mut records, rest)).await?;
+        }
+    }
+    Ok(())
+}
+
+async fn append_some(store: &MongoStore, batch: BatchId, mut records: Vec<Record>) -> StoreResult<()> {
+    let (commands, logs) = (store.commands(), store.logs());
+    let mut last = match logs.last(batch) {
+        Some(last) => last,
+        None => last_document(commands, batch).await?,
+    };
+    for _ in 0..TRIES {
+        if records.is_empty() {
+            return Ok(());
+        }
+        if push(commands, batch, last, &records).await? {
+            records.iter().for_each(|record| logs.note_logged(record));
+            logs.note_last(batch, last);
+            return Ok(());
+        }
+        // The document is full or not there yet, or one of the changes is in the log.
+        let logged = logged_of(commands, &records).await?;
+        if !logged.is_empty() {
+            let (there, left) =
+                records.into_iter().partition(|record| logged.contains(record.mark().as_slice()));
+            let there: Vec<Record> = there;
+            there.iter().for_each(|record| logs.note_logged(record));
+            records = left;
+            continue;
+        }
+        match count(commands, batch, last).await? {
+            Some(count) if count >= FULL => last += 1,
+            Some(_) => {}
+            None if begin(commands, batch, last, &records).await? => {
+                records.iter().for_each(|record| logs.note_logged(record));
+                logs.note_last(batch, last);
+                return Ok(());
+            }
+            None => {}
+        }
+    }
+    Err(StoreError::unavailable("the order of a batch is written by too many at once"))
+}
+
+async fn last_document(commands: &Commands, batch: BatchId) -> StoreResult<u32> {
+    let query = Query::of(doc! { "_id": range(batch.as_bytes(), 20) }).fields(doc! { "_id": 1 });
+    let last = commands.find_one(SETTLED, query.sort(doc! { "_id": -1 }), Concern::Local).await?;
+    last.map_or(Ok(0), |last| Ok(number_of(Fields(&last).bytes("_id")?)))
+}
+
+fn lists(records: &[Record]) -> (Vec<Bson>, Vec<Bson>, i64) {
+    let marks = records.iter().map(|record| binary(record.mark())).collect();
+    let entries = records.iter().map(|record| binary(record.entry())).collect();
+    let items: usize = records.iter().map(Record::items).sum();
+    (marks, entries, i64::try_from(items).unwrap_or(i64::MAX))
+}
+
+/// Adds the changes to a document that is not full; answers whether it did.
+async fn push(commands: &Commands, batch: BatchId, number: u32, records: &[Record]) -> StoreResult<bool> {
+    let (marks, entries, items) = lists(records);
+    let filter = doc! {
+        "_id": binary(key(batch, number)), "count": { "$lt": FULL }, "marks": { "$nin": marks.clone() },
+    };
+    let change = doc! {
+        "$push": { "entries": { "$each": entries }, "marks": { "$each": marks } }, "$inc": { "count": items },
+    };
+    let written = commands.update(SETTLED, vec![Update::one(filter, change)]).await?;
+    Ok(written.n == 1 && written.duplicates.is_empty())
+}
+
+/// Begins a document with the changes; answers whether it did.
+async fn begin(commands: &Commands, batch: BatchId, number: u32, records: &[Record]) -> StoreResult<bool> {
+    let (marks, entries, items) = lists(records);
+    let document = doc! {
+        "_id": binary(key(batch, number)), "count": items, "entries": entries, "marks": marks,
+    };
+    commands.insert_one(SETTLED, &document).await
+}
+
+async fn count(commands: &Commands, batch: BatchId, number: u32) -> StoreResult<Option<i64>> {
+    let query = Query::of(doc! { "_id": binary(key(batch, number)) }).fields(doc! { "count": 1 });
+    let found = commands.find_one(SETTLED, query, Concern::Local).await?;
+    found.map(|found| Ok(crate::codec::int(Fields(&found).uint("count")?))).transpose()
+}
+
+/// The marks of those of the changes that are in the log.
+async fn logged_of(commands: &Commands, records: &[Record]) -> StoreResult<HashSet<Vec<u8>>> {
+    let asked: HashSet<Vec<u8>> = records.iter().map(|record| record.mark().to_vec()).collect();
+    let marks: Vec<_> = asked.iter().map(|mark| binary(mark.clone())).collect();
+    let query = Query::of(doc! { "marks": { "$in": marks } }).fields(doc! { "marks": 1 });
+    let mut logged = marks_of(&commands.find(SETTLED, query, Concern::Local).await?)?;
+    logged.retain(|mark| asked.contains(mark));
+    Ok(logged)
+}
+
+fn marks_of(documents: &[Document]) -> StoreResult<HashSet<Vec<u8>>> {
+    let mut marks = HashSet::new();
+    for document in documents {
+        for mark in document.get_array("marks").map_err(|_| corrupt("the order of a batch"))? {
+            let Bson::Binary(mark) = mark else { return Err(corrupt("the order of a batch")) };
+            marks.insert(mark.bytes.clone());
+        }
+    }
+    Ok(marks)
+}
+
+/// Puts in the log what a crash kept from it. To be called when no chunk of the batch changes any more.
+pub(crate) async fn complete(store: &MongoStore, batch: BatchId) -> StoreResult<()> {
+    let commands = store.commands();
+    let all = doc! { "_id": range(batch.as_bytes(), 20) };
+    let marks = Query::of(all.clone()).fields(doc! { "marks": 1 });
+    let heads = Query::of(all).fields(doc! { "change": 1 });
+    // No change comes while they are read.
+    let (marks, heads) = tokio::join!(
+        commands.find(SETTLED, marks, Concern::Local),
+        commands.find(HEADS, heads, Concern::Local),
+    );
+    let logged = marks_of(&marks?)?;
+    let mut missing = Vec::new();
+    for head in heads? {
+        let id: [u8; 20] = Fields(&head).id("_id")?;
+        if !Fields(&head).has("change") {
+            continue;
+        }
+        let mut mark = id.to_vec();
+        mark.extend_from_slice(&Fields(&head).small("change")?.to_be_bytes());
+        if !logged.contains(&mark) {
+            missing.push(ChunkId { batch, n: number_of(&id) });
+        }
+    }
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let mut heads: Vec<Stored> = heads::load(commands, &missing).await?.into_values().collect();
+    heads.sort_by_key(|stored| stored.head.chunk);
+    append(store, heads.iter().filter_map(heads::record).collect()).await
+}
+
+/// The outcomes behind a cursor, as far as `limit` allows.
+pub(crate) async fn page(
+    commands: &Commands,
+    batch: BatchId,
+    after: SettledCursor,
+    limit: PageLimit,
+) -> StoreResult<SettledPage> {
+    let Ok(number) = u32::try_from(after.0 >> 16) else {
+        // No log has as many documents; nothing can settle behind it.
+        return Ok(SettledPage { outcomes: Vec::new(), next: after, caught_up: true });
+    };
+    let given = after.0 & 0xffff;
+    let behind = doc! { "$gte": binary(key(batch, number)), "$lte": binary(key(batch, u32::MAX)) };
+    let query = Query::of(doc! { "_id": behind }).fields(doc! { "entries": 1 }).sort(doc! { "_id": 1 });
+    let mut rows = commands.stream(SETTLED, query, Concern::Majority, READ_TOGETHER).await?;
+    let mut page = Page::new(commands, batch, limit);
+    let mut cursors = Vec::new();
+    let mut caught_up = true;
+    while let Some(row) = rows.next().await? {
+        let document = Document::try_from(row).map_err(|_| corrupt("the order of a batch"))?;
+        let this = number_of(Fields(&document).bytes("_id")?);
+        let skipped = if this == number { given } else { 0 };
+        let items = items_of(&document)?;
+        let wanted: Vec<_> = (1u64..).zip(items).filter(|(position, _)| *position > skipped).collect();
+        let items: Vec<_> = wanted.iter().map(|(_, item)| *item).collect();
+        let taken = page.fill(&items).await?;
+        cursors.extend(
+            wanted[..taken].iter().map(|(position, _)| SettledCursor((u64::from(this) << 16) | position)),
+        );
+        if taken < items.len() {
+            caught_up = false;
+            break;
+        }
+    }
+    let next = cursors.last().copied().unwrap_or(after);
+    let outcomes = page.outcomes.into_iter().zip(cursors).collect();
+    Ok(SettledPage { outcomes, next, caught_up })
+}
+
+/// Index and code of the items of a document, in their order.
+fn items_of(document: &Document) -> StoreResult<Vec<(u32, u8)>> {
+    let mut items = Vec::new();
+    for entry in document.get_array("entries").map_err(|_| corrupt("the order of a batch"))? {
+        let Bson::Binary(entry) = entry else { return Err(corrupt("the order of a batch")) };
+        let (base, codes) = entry.bytes.split_first_chunk().ok_or_else(|| corrupt("the order of a batch"))?;
+        let base = u32::from_be_bytes(*base);
+        items.extend(codes.chunks_exact(ITEM).map(|item| (base + u32::from(item[0]), item[1])));
+    }
+    Ok(items)
+}

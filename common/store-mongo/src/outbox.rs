@@ -1,0 +1,108 @@
+//! `Outbox`: events, written into the batch with the change they tell of and kept there until they are handed on.
+
+use async_trait::async_trait;
+use mongodb::bson::{Bson, Document, doc};
+use promptmill_domain::{BatchId, BatchState, Counts, Event, EventId, EventKind, TenantId};
+use promptmill_ports::{Outbox, StoreResult};
+
+use crate::MongoStore;
+use crate::codec::{Fields, binary, conflict, corrupt, from_json, int, to_json};
+use crate::collections::{BATCHES, META};
+use crate::commands::{Commands, Concern, Query, Update};
+
+/// The document in [`META`] that numbers events.
+const EVENTS: &str = "events";
+/// Events a batch may have that were not handed on: its document has a limit.
+const MAX_PENDING: u64 = 1_000;
+
+#[async_trait]
+impl Outbox for MongoStore {
+    async fn pending(&self, limit: u32) -> StoreResult<Vec<Event>> {
+        if limit == 0 {
+            return Ok(Vec::new());
+        }
+        // Each batch has at least one, so as many batches hold as many events as are asked for.
+        let query = Query::of(doc! { "outbox.seq": { "$exists": true } }).fields(doc! { "outbox": 1 });
+        let query = query.sort(doc! { "outbox.seq": 1 }).limit(limit);
+        let found = self.commands().find(BATCHES, query, Concern::Majority).await?;
+        let mut events = Vec::new();
+        for batch in &found {
+            for entry in Fields(batch).documents("outbox")? {
+                let entry = Fields(entry);
+                events.push((entry.uint("seq")?, from_json::<Event>(entry.text("event")?, "an event")?));
+            }
+        }
+        events.sort_by_key(|(seq, _)| *seq);
+        Ok(events.into_iter().take(limit as usize).map(|(_, event)| event).collect())
+    }
+
+    async fn handed_on(&self, events: &[EventId]) -> StoreResult<()> {
+        if events.is_empty() {
+            return Ok(());
+        }
+        let ids: Vec<_> = events.iter().map(|event| binary(*event.as_bytes())).collect();
+        let filter = doc! { "outbox.id": { "$in": ids.clone() } };
+        let change = doc! { "$pull": { "outbox": { "id": { "$in": ids } } }, "$inc": { "rev": 1_i64 } };
+        self.commands().update(BATCHES, vec![Update::many(filter, change)]).await.map(|_| ())
+    }
+}
+
+/// What a change of a batch needs to know of it to tell.
+pub(crate) fn fields() -> Document {
+    doc! { "state": 1, "ver": 1, "tells": 1, "pending": { "$size": { "$ifNull": ["$outbox", []] } } }
+}
+
+/// A change of a batch.
+#[derive(Debug)]
+pub(crate) struct Change<'a> {
+    /// Whose batch.
+    pub(crate) tenant: &'a TenantId,
+    /// Which one.
+    pub(crate) batch: BatchId,
+    /// Its state after it.
+    pub(crate) state: &'a BatchState,
+    /// The version it gives the batch.
+    pub(crate) ver: u64,
+    /// Its counts, where it is final.
+    pub(crate) counts: Option<&'a Counts>,
+    /// When, Unix milliseconds.
+    pub(crate) at_ms: u64,
+    /// A number of [`next_number`].
+    pub(crate) number: u64,
+}
+
+/// A number for an event that may be written: larger than those given before.
+pub(crate) async fn next_number(commands: &Commands) -> StoreResult<u64> {
+    let more = doc! { "$inc": { "value": 1_i64 } };
+    let after = commands.find_and_modify(META, doc! { "_id": EVENTS }, more, true, true).await?;
+    after.as_ref().map_or_else(|| Err(corrupt("the number of events")), |after| Fields(after).uint("value"))
+}
+
+/// Adds the event of a change to its update operators, where it is one that is told and the batch, of which `found` has the [`fields`], has
+/// someone to tell.
+pub(crate) fn tell(found: &Document, operators: &mut Document, change: &Change<'_>) -> StoreResult<()> {
+    let Some(kind) = EventKind::of_state(change.state, change.counts) else {
+        return Ok(());
+    };
+    if !Fields(found).flag("tells") {
+        return Ok(());
+    }
+    if Fields(found).uint("pending")? >= MAX_PENDING {
+        return Err(conflict("the batch has too many events that were not handed on yet"));
+    }
+    let event = Event {
+        id: EventId::of_batch(change.batch, change.ver),
+        tenant: change.tenant.clone(),
+        batch: change.batch,
+        kind,
+        at_ms: change.at_ms,
+        ver: change.ver,
+        state: change.state.clone(),
+        counts: change.counts.cloned(),
+    };
+    let entry = doc! {
+        "id": binary(*event.id.as_bytes()), "seq": int(change.number), "event": to_json(&event),
+    };
+    operators.insert("$push", Bson::from(doc! { "outbox": entry }));
+    Ok(())
+}

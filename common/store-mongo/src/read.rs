@@ -1,0 +1,189 @@
+//! `Read`: what can be read, all of it as the majority has it.
+
+use async_trait::async_trait;
+use mongodb::bson::{Document, doc};
+use promptmill_domain::{Batch, BatchId, FailureKind, ItemCode, TenantId};
+use promptmill_ports::{
+    BatchFilter, BatchPage, BlockRow, OutcomePage, PageLimit, Progress, Read, SettledCursor, SettledPage,
+    StoreError, StoreResult, StoredOutcome, Usage,
+};
+
+use crate::MongoStore;
+use crate::codec::{Fields, binary, corrupt, key, number_of};
+use crate::collections::HEADS;
+use crate::commands::{Commands, Concern, Query};
+use crate::heads::Stored;
+use crate::{batches, bodies, counts, lists, order, usage, work};
+
+/// Heads read at a time.
+const HEADS_TOGETHER: u32 = 32;
+/// Bodies looked up at a time, at first; more while they are small.
+const BODIES_TOGETHER: usize = 16;
+/// The most of them, as many as a chunk has items.
+const MAX_BODIES_TOGETHER: usize = 256;
+/// Bytes of bodies looked up at a time that are few.
+const FEW_BYTES: usize = 256 * 1024;
+
+#[async_trait]
+impl Read for MongoStore {
+    async fn batch(&self, tenant: &TenantId, batch: BatchId) -> StoreResult<Batch> {
+        let fields = batches::all_fields();
+        batches::decode(&batches::owned(self.commands(), tenant, batch, fields, Concern::Majority).await?)
+    }
+
+    async fn progress(&self, tenant: &TenantId, batch: BatchId) -> StoreResult<Progress> {
+        counts::progress(self.commands(), tenant, batch).await
+    }
+
+    async fn outcomes(
+        &self,
+        tenant: &TenantId,
+        batch: BatchId,
+        from: u32,
+        limit: PageLimit,
+    ) -> StoreResult<OutcomePage> {
+        batches::check(self.commands(), tenant, batch).await?;
+        outcomes(self.commands(), batch, from, limit).await
+    }
+
+    async fn rows(&self, tenant: &TenantId, batch: BatchId, index: u32) -> StoreResult<BlockRow> {
+        batches::check(self.commands(), tenant, batch).await?;
+        rows(self.commands(), batch, index).await
+    }
+
+    async fn settled(
+        &self,
+        tenant: &TenantId,
+        batch: BatchId,
+        after: SettledCursor,
+        limit: PageLimit,
+    ) -> StoreResult<SettledPage> {
+        batches::check(self.commands(), tenant, batch).await?;
+        order::page(self.commands(), batch, after, limit).await
+    }
+
+    async fn batches(
+        &self,
+        tenant: &TenantId,
+        filter: &BatchFilter,
+        before: Option<BatchId>,
+        limit: PageLimit,
+    ) -> StoreResult<BatchPage> {
+        lists::load(self.commands(), tenant, filter, before, limit).await
+    }
+
+    async fn usage(&self, tenant: &TenantId, now_ms: u64) -> StoreResult<Usage> {
+        let (usage, records) =
+            tokio::join!(usage::of(self.commands(), tenant, now_ms), self.record_bytes(tenant));
+        Ok(Usage { record_bytes: records?, ..usage? })
+    }
+
+    async fn changes(&self) -> StoreResult<u64> {
+        batches::changes(self.commands()).await
+    }
+}
+
+/// The head of the chunk that holds item `index`, or of the batch's last chunk when there is no such item.
+async fn head_at(commands: &Commands, batch: BatchId, index: u32) -> StoreResult<Option<Document>> {
+    let until = doc! { "$gte": binary(key(batch, 0)), "$lte": binary(key(batch, index)) };
+    let query = Query::of(doc! { "first": until }).sort(doc! { "first": -1 });
+    commands.find_one(HEADS, query, Concern::Majority).await
+}
+
+async fn outcomes(
+    commands: &Commands,
+    batch: BatchId,
+    from: u32,
+    limit: PageLimit,
+) -> StoreResult<OutcomePage> {
+    let mut page = Page::new(commands, batch, limit);
+    let Some(first) = head_at(commands, batch, from).await? else {
+        return Ok(OutcomePage { outcomes: page.outcomes, next: None });
+    };
+    let first: [u8; 20] = Fields(&first).id("_id")?;
+    let behind = doc! { "$gte": binary(first), "$lte": binary(key(batch, u32::MAX)) };
+    let query =
+        Query::of(doc! { "_id": behind }).fields(doc! { "first": 1, "done": 1 }).sort(doc! { "_id": 1 });
+    let mut heads = commands.stream(HEADS, query, Concern::Majority, HEADS_TOGETHER).await?;
+    while let Some(head) = heads.next().await? {
+        let head = Document::try_from(head).map_err(|_| corrupt("a chunk"))?;
+        let base = number_of(Fields(&head).bytes("first")?);
+        let items = (base..)
+            .zip(Fields(&head).bytes("done")?.iter().copied())
+            .filter(|(index, byte)| *index >= from && *byte != ItemCode::Open.byte());
+        let items: Vec<_> = items.collect();
+        let taken = page.fill(&items).await?;
+        if let Some((index, _)) = items.get(taken) {
+            return Ok(OutcomePage { outcomes: page.outcomes, next: Some(*index) });
+        }
+    }
+    Ok(OutcomePage { outcomes: page.outcomes, next: None })
+}
+
+async fn rows(commands: &Commands, batch: BatchId, index: u32) -> StoreResult<BlockRow> {
+    let found = head_at(commands, batch, index).await?.ok_or(StoreError::NotFound)?;
+    let head = Stored::of(&found)?.head;
+    if index - head.base >= head.len() {
+        return Err(StoreError::NotFound);
+    }
+    let block = work::load_blocks(commands, std::iter::once(&head)).await?.into_values().next();
+    let bytes = block.ok_or_else(|| corrupt("a chunk's rows are missing"))?;
+    Ok(BlockRow { base: head.base, rows: head.rows, len: head.len(), bytes })
+}
+
+/// A page of outcomes being filled.
+pub(crate) struct Page<'a> {
+    commands: &'a Commands,
+    batch: BatchId,
+    limit: PageLimit,
+    /// What it holds so far.
+    pub(crate) outcomes: Vec<StoredOutcome>,
+    bytes: usize,
+    together: usize,
+}
+
+impl<'a> Page<'a> {
+    /// An empty one.
+    pub(crate) const fn new(commands: &'a Commands, batch: BatchId, limit: PageLimit) -> Self {
+        Self { commands, batch, limit, outcomes: Vec::new(), bytes: 0, together: BODIES_TOGETHER }
+    }
+
+    /// Adds items, each an index and the byte of its head, with their bodies; answers how many of them there was room for.
+    pub(crate) async fn fill(&mut self, items: &[(u32, u8)]) -> StoreResult<usize> {
+        let mut taken = 0;
+        while taken < items.len() {
+            if self.is_full() {
+                return Ok(taken);
+            }
+            let room = (self.limit.items as usize).saturating_sub(self.outcomes.len()).max(1);
+            let some = &items[taken..items.len().min(taken + self.together.min(room))];
+            let mut found = bodies::named(self.commands, self.batch, some).await?;
+            if found.values().map(bodies::Body::len).sum::<usize>() < FEW_BYTES {
+                self.together = (2 * self.together).min(MAX_BODIES_TOGETHER);
+            } else {
+                self.together = BODIES_TOGETHER;
+            }
+            for (index, byte) in some {
+                let body = found.remove(index);
+                let bytes = self.bytes.saturating_add(body.as_ref().map_or(0, bodies::Body::len));
+                if !self.outcomes.is_empty() && bytes > self.limit.bytes {
+                    return Ok(taken);
+                }
+                let body = match body {
+                    Some(body) => Some(body.load(self.commands, self.batch).await?),
+                    None => None,
+                };
+                // As in the counts: what a later release wrote is an outcome of which we can claim nothing.
+                let code = ItemCode::from_byte(*byte).unwrap_or(ItemCode::Failed(FailureKind::Internal));
+                self.outcomes.push(StoredOutcome { index: *index, code, body });
+                self.bytes = bytes;
+                taken += 1;
+            }
+        }
+        Ok(taken)
+    }
+
+    fn is_full(&self) -> bool {
+        !self.outcomes.is_empty() && self.outcomes.len() >= self.limit.items as usize
+    }
+}

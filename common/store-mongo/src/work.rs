@@ -1,0 +1,272 @@
+//! `Work`: chunks are claimed, outcomes settle.
+//!
+//! Settling looks at the lease, then inserts bodies, then writes the head under the lease's token. A body whose head was taken in between is
+//! invisible; the next holder adopts it.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use mongodb::bson::doc;
+use promptmill_domain::{
+    BatchId, ChunkId, ChunkState, Head, HeadEvent, ItemCode, LeaseToken, Refusal, SessionId, SettledItem,
+    TenantId,
+};
+use promptmill_ports::{Lease, SettleGroup, Settled, StoreResult, Work};
+
+use crate::MongoStore;
+use crate::batches;
+use crate::bodies::{self, NewBody};
+use crate::codec::{Fields, binary, conflict, corrupt, int};
+use crate::collections::ROWS;
+use crate::commands::{Commands, Concern, Query};
+use crate::heads::{self, Changed, Stored};
+use crate::uploads::row_key;
+use crate::{order, sessions, usage};
+
+/// Blocks of rows read in one command.
+const BLOCKS_TOGETHER: usize = 16;
+
+#[async_trait]
+impl Work for MongoStore {
+    async fn claim(
+        &self,
+        owner: SessionId,
+        chunks: &[(ChunkId, LeaseToken)],
+        now_ms: u64,
+    ) -> StoreResult<Vec<Lease>> {
+        claim(self, owner, chunks, now_ms).await
+    }
+
+    async fn settle(&self, groups: Arc<[SettleGroup]>, now_ms: u64) -> StoreResult<Vec<Settled>> {
+        let mut answers: Vec<Option<Settled>> = groups.iter().map(|_| None).collect();
+        // Groups of one chunk go one after the other.
+        while answers.contains(&None) {
+            let mut chunks = HashSet::new();
+            let some: Vec<_> = (0..groups.len())
+                .filter(|at| answers[*at].is_none() && chunks.insert(groups[*at].chunk))
+                .collect();
+            let these: Vec<_> = some.iter().map(|at| &groups[*at]).collect();
+            for (at, settled) in some.into_iter().zip(settle(self, &these, now_ms).await?) {
+                answers[at] = Some(settled);
+            }
+        }
+        Ok(answers.into_iter().flatten().collect())
+    }
+
+    async fn try_item(
+        &self,
+        chunk: ChunkId,
+        token: LeaseToken,
+        offset: u32,
+        now_ms: u64,
+    ) -> StoreResult<bool> {
+        let attempt = |_, head: &mut Head| head.apply(HeadEvent::Try { token, offset }, now_ms);
+        match heads::change_plain(self, &[chunk], attempt).await?.pop() {
+            Some(Changed::Applied(_)) => Ok(true),
+            None | Some(Changed::Missing | Changed::Refused(Refusal::Fenced)) => Ok(false),
+            Some(Changed::Refused(refusal @ (Refusal::WrongState(_) | Refusal::NoSuchItem))) => {
+                Err(conflict(refusal.to_string()))
+            }
+        }
+    }
+}
+
+async fn claim(
+    store: &MongoStore,
+    owner: SessionId,
+    chunks: &[(ChunkId, LeaseToken)],
+    now_ms: u64,
+) -> StoreResult<Vec<Lease>> {
+    let commands = store.commands();
+    if chunks.is_empty() {
+        return Ok(Vec::new());
+    }
+    let batches = chunks.iter().map(|(chunk, _)| chunk.batch);
+    let (alive, states) =
+        tokio::join!(sessions::is_alive(commands, owner), batches::states(commands, batches));
+    let states = states?;
+    if !alive? {
+        return Ok(Vec::new());
+    }
+    let begins = |chunk: &ChunkId| states.get(&chunk.batch).is_some_and(|(_, state)| state.may_begin());
+    let wanted: Vec<_> = chunks.iter().filter(|(chunk, _)| begins(chunk)).copied().collect();
+    let ids: Vec<_> = wanted.iter().map(|(chunk, _)| *chunk).collect();
+    let lease = |at: usize, head: &mut Head| {
+        let token = wanted[at].1;
+        head.apply(HeadEvent::Claim { owner, token }, now_ms)
+    };
+    let changed = heads::change_plain(store, &ids, lease).await?;
+    let mut claimed: Vec<(Stored, LeaseToken)> = Vec::with_capacity(changed.len());
+    for (changed, (_, token)) in changed.into_iter().zip(&wanted) {
+        if let Changed::Applied(stored) = changed {
+            claimed.push((*stored, *token));
+        }
+    }
+    if claimed.is_empty() {
+        return Ok(Vec::new());
+    }
+    let (still_alive, blocks) = tokio::join!(
+        sessions::is_alive(commands, owner),
+        load_blocks(commands, claimed.iter().map(|(stored, _)| &stored.head)),
+    );
+    // A lease of a session that died meanwhile would be nobody's to take away.
+    if !still_alive? {
+        sessions::take_chunks(store, owner, &HeadEvent::HandBack { owner }, now_ms).await?;
+        return Ok(Vec::new());
+    }
+    let blocks = blocks?;
+    let mut leases = Vec::with_capacity(claimed.len());
+    for (stored, token) in claimed {
+        let head = heads::with_histories(commands, stored).await?;
+        let key = block_key(&head);
+        let rows = blocks.get(&key).cloned().ok_or_else(|| corrupt("a chunk's rows are missing"))?;
+        leases.push(Lease { head, token, rows });
+    }
+    Ok(leases)
+}
+
+fn block_key(head: &Head) -> [u8; 36] {
+    row_key(head.chunk.batch, head.rows.upload, head.rows.seq)
+}
+
+/// The blocks that these chunks' rows are in, by key. Chunks of a small batch share one.
+pub(crate) async fn load_blocks(
+    commands: &Commands,
+    heads: impl Iterator<Item = &Head>,
+) -> StoreResult<HashMap<[u8; 36], Bytes>> {
+    let mut keys: Vec<_> = heads.map(block_key).collect();
+    keys.sort_unstable();
+    keys.dedup();
+    let mut blocks = HashMap::with_capacity(keys.len());
+    for some in keys.chunks(BLOCKS_TOGETHER) {
+        let ids: Vec<_> = some.iter().map(|key| binary(*key)).collect();
+        let query = Query::of(doc! { "_id": { "$in": ids } }).fields(doc! { "bytes": 1 });
+        for mut found in commands.find(ROWS, query, Concern::Local).await? {
+            let key = Fields(&found).id("_id")?;
+            let bytes = found.get_binary_generic_mut("bytes").map_err(|_| corrupt("a block of rows"))?;
+            blocks.insert(key, std::mem::take(bytes).into());
+        }
+    }
+    Ok(blocks)
+}
+
+/// Settles groups of different chunks.
+async fn settle(store: &MongoStore, groups: &[&SettleGroup], now_ms: u64) -> StoreResult<Vec<Settled>> {
+    let commands = store.commands();
+    let chunks: Vec<_> = groups.iter().map(|group| group.chunk).collect();
+    let known = heads::load(commands, &chunks).await?;
+    let held: Vec<bool> = groups.iter().map(|group| holds(known.get(&group.chunk), group)).collect();
+    for (group, _) in groups.iter().zip(&held).filter(|(_, held)| **held) {
+        check_items(known.get(&group.chunk), group)?;
+    }
+    let (items, stored_bytes) = store_bodies(commands, groups, &held, &known).await?;
+    let leased: Vec<usize> = (0..groups.len()).filter(|at| held[*at]).collect();
+    let ids: Vec<_> = leased.iter().map(|at| chunks[*at]).collect();
+    // What a group that ended its lease gave, and whose answer was lost, must come into the order all the same.
+    let fenced = groups.iter().zip(&held).filter(|(_, held)| !**held);
+    let left = fenced.filter_map(|(group, _)| known.get(&group.chunk)).filter_map(heads::record);
+    order::append(store, left.collect()).await?;
+    let apply = |position: usize, head: &mut Head| {
+        let group = groups[leased[position]];
+        let event = HeadEvent::Settle {
+            token: group.token,
+            settled: items.get(&leased[position]).map(Vec::as_slice).unwrap_or_default(),
+            parked: &group.parked,
+            seq: group.seq,
+            spent: group.spent,
+            release: group.release,
+        };
+        head.apply(event, now_ms).map(|()| heads::offsets(&group.parked))
+    };
+    let (changed, counted) =
+        tokio::join!(heads::change(store, &ids, known, apply), count(commands, stored_bytes));
+    let changed = changed?;
+    counted?;
+    let mut answers = vec![Settled::Fenced; groups.len()];
+    for (changed, at) in changed.into_iter().zip(leased) {
+        answers[at] = match changed {
+            Changed::Applied(stored) => Settled::Recorded { done: stored.head.state == ChunkState::Done },
+            Changed::Missing | Changed::Refused(Refusal::Fenced) => Settled::Fenced,
+            Changed::Refused(refusal @ (Refusal::WrongState(_) | Refusal::NoSuchItem)) => {
+                return Err(conflict(refusal.to_string()));
+            }
+        };
+    }
+    Ok(answers)
+}
+
+fn holds(stored: Option<&Stored>, group: &SettleGroup) -> bool {
+    let state = stored.map(|stored| &stored.head.state);
+    matches!(state, Some(ChunkState::Leased { token, .. }) if *token == group.token)
+}
+
+/// That the group names items of its chunk and outcomes, before anything of the call is written.
+fn check_items(stored: Option<&Stored>, group: &SettleGroup) -> StoreResult<()> {
+    let len = stored.map_or(0, |stored| stored.head.len());
+    let bad_settled = group.settled.iter().any(|(item, _)| item.offset >= len || item.code == ItemCode::Open);
+    if bad_settled || group.parked.iter().any(|item| item.offset >= len) {
+        return Err(conflict(Refusal::NoSuchItem.to_string()));
+    }
+    Ok(())
+}
+
+async fn count(commands: &Commands, stored_bytes: HashMap<TenantId, u64>) -> StoreResult<()> {
+    for (tenant, bytes) in stored_bytes {
+        usage::add(commands, &tenant, int(bytes)).await?;
+    }
+    Ok(())
+}
+
+/// Stores the bodies of items that are open, and answers the items of each group with the code of the body that is stored for them, and how many
+/// bytes were stored for whom.
+async fn store_bodies(
+    commands: &Commands,
+    groups: &[&SettleGroup],
+    held: &[bool],
+    known: &HashMap<ChunkId, Stored>,
+) -> StoreResult<(HashMap<usize, Vec<SettledItem>>, HashMap<TenantId, u64>)> {
+    let mut items: HashMap<usize, Vec<SettledItem>> = HashMap::new();
+    let mut bodies = Vec::new();
+    let mut places = Vec::new();
+    let mut tenants = Vec::new();
+    for (at, group) in groups.iter().enumerate().filter(|(at, _)| held[*at]) {
+        let Some(stored) = known.get(&group.chunk) else { continue };
+        let head = &stored.head;
+        let mut settled: Vec<SettledItem> = Vec::with_capacity(group.settled.len());
+        let mut first = HashSet::new();
+        for (item, body) in &group.settled {
+            settled.push(*item);
+            let open = head.done.get(item.offset as usize) == Some(&ItemCode::Open.byte());
+            if open && first.insert(item.offset) {
+                places.push((at, settled.len() - 1));
+                tenants.push(&head.tenant);
+                let index = head.base + item.offset;
+                bodies.push(NewBody { batch: head.chunk.batch, index, code: item.code, body: body.clone() });
+            }
+        }
+        items.insert(at, settled);
+    }
+    let is_new = bodies::store(commands, &bodies).await?;
+    let mut stored_bytes: HashMap<TenantId, u64> = HashMap::new();
+    let mut there: HashMap<BatchId, Vec<u32>> = HashMap::new();
+    for ((body, is_new), tenant) in bodies.iter().zip(&is_new).zip(tenants) {
+        if *is_new {
+            *stored_bytes.entry(tenant.clone()).or_default() += body.body.len() as u64;
+        } else {
+            there.entry(body.batch).or_default().push(body.index);
+        }
+    }
+    for (batch, indexes) in there {
+        let codes = bodies::codes(commands, batch, &indexes).await?;
+        for (body, (at, position)) in bodies.iter().zip(&places).filter(|(body, _)| body.batch == batch) {
+            let adopted = codes.get(&body.index);
+            let item = items.get_mut(at).and_then(|items| items.get_mut(*position));
+            if let (Some(code), Some(item)) = (adopted, item) {
+                item.code = *code;
+            }
+        }
+    }
+    Ok((items, stored_bytes))
+}

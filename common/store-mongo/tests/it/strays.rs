@@ -1,0 +1,119 @@
+//! What several processes leave to each other: half of a step, of whoever died in the middle.
+
+use mongodb::bson::{Document, doc};
+use promptmill_domain::{BatchEvent, ChunkState};
+use promptmill_ports::{
+    Admission as _, Close as _, Control as _, PageLimit, Read as _, Sessions as _, Settled, SettledCursor,
+};
+
+use crate::TemporaryStore;
+use crate::scene::{NOW, Scene, settle, settling};
+
+const ALL: PageLimit = PageLimit { items: u32::MAX, bytes: usize::MAX };
+
+#[tokio::test]
+async fn a_change_that_a_crash_kept_from_the_order_is_in_it_when_the_batch_closes_and_once() {
+    let store = TemporaryStore::new().await;
+    let scene = Scene::running(&*store, 4, &|| {}).await.unwrap();
+    for n in 0..3 {
+        let lease = scene.lease(&*store, n).await;
+        settle(&*store, settling(&lease, "body")).await.unwrap();
+    }
+    // As if the process had died between the head and the order.
+    let log = store.raw().await.collection::<Document>("settled");
+    let taken = log.find_one_and_delete(doc! {}).await.unwrap().unwrap();
+    assert_eq!(taken.get_array("marks").unwrap().len(), 3);
+    let (tenant, batch) = (&scene.tenant, scene.batch);
+    let other = store.other().await;
+    let lease = scene.lease(&other, 3).await;
+    settle(&other, settling(&lease, "body")).await.unwrap();
+    let settled = async || {
+        let page = other.settled(tenant, batch, SettledCursor::default(), ALL).await.unwrap();
+        assert!(page.caught_up);
+        page.outcomes.iter().map(|(outcome, _)| outcome.index).collect::<Vec<_>>()
+    };
+    assert_eq!(settled().await, [3]);
+    other.close(tenant, batch, NOW).await.unwrap().unwrap();
+    assert_eq!(settled().await, [3, 0, 1, 2]);
+}
+
+#[tokio::test]
+async fn the_log_is_in_order_and_whole_when_it_fills_several_documents() {
+    let store = TemporaryStore::new().await;
+    let scene = Scene::running(&*store, 24, &|| {}).await.unwrap();
+    let other = store.other().await;
+    // A document that is nearly full, so that the next ones follow.
+    let lease = scene.lease(&*store, 0).await;
+    settle(&*store, settling(&lease, "body")).await.unwrap();
+    let log = store.raw().await.collection::<Document>("settled");
+    log.update_many(doc! {}, doc! { "$set": { "count": 2_047 } }).await.unwrap();
+    let work = async |store: &promptmill_store_mongo::MongoStore, parity: u32| {
+        for n in (1..24).filter(|n| n % 2 == parity) {
+            let lease = scene.lease(store, n).await;
+            settle(store, settling(&lease, "body")).await.unwrap();
+            log.update_many(doc! { "count": { "$lt": 2_000 } }, doc! { "$inc": { "count": 600 } })
+                .await
+                .unwrap();
+        }
+    };
+    tokio::join!(work(&store, 0), work(&other, 1));
+    let page = store.settled(&scene.tenant, scene.batch, SettledCursor::default(), ALL).await.unwrap();
+    let mut seen: Vec<_> = page.outcomes.iter().map(|(outcome, _)| outcome.index).collect();
+    seen.sort_unstable();
+    assert_eq!(seen, (0..24).collect::<Vec<_>>());
+    assert!(log.count_documents(doc! {}).await.unwrap() > 3);
+    assert!(page.outcomes.is_sorted_by_key(|(_, cursor)| cursor.0));
+}
+
+#[tokio::test]
+async fn a_lease_of_a_session_that_is_no_more_is_taken_by_the_sweep() {
+    let store = TemporaryStore::new().await;
+    let scene = Scene::running(&*store, 2, &|| {}).await.unwrap();
+    let lease = scene.lease(&*store, 0).await;
+    scene.lease(&*store, 1).await;
+    assert_eq!(store.wake(10, NOW).await.unwrap(), []);
+    // As if the claim had come just after the session was buried, and its process had died before it saw that.
+    let sessions = store.raw().await.collection::<Document>("sessions");
+    sessions.update_one(doc! {}, doc! { "$set": { "alive": false } }).await.unwrap();
+    store.wake(10, NOW).await.unwrap();
+    assert_eq!(store.ready(None, 10).await.unwrap(), [scene.chunk(0), scene.chunk(1)]);
+    assert_eq!(settle(&*store, settling(&lease, "late")).await.unwrap(), Settled::Fenced);
+    let next = Scene { session: promptmill_domain::SessionId::at(NOW, rand::random()), ..scene };
+    store.open(next.session, "next").await.unwrap();
+    let lease = next.lease(&*store, 0).await;
+    assert_eq!(lease.head.kills, 1);
+    // One that ended as planned costs nobody anything.
+    sessions.delete_many(doc! {}).await.unwrap();
+    store.wake(10, NOW).await.unwrap();
+    store.open(next.session, "again").await.unwrap();
+    let lease = next.lease(&*store, 0).await;
+    assert_eq!(lease.head.kills, 1);
+    assert!(matches!(lease.head.state, ChunkState::Leased { .. }));
+}
+
+#[tokio::test]
+async fn a_body_that_came_too_late_is_adopted_by_the_next_holder_and_no_result_of_a_sealed_item() {
+    let store = TemporaryStore::new().await;
+    let scene = Scene::running(&*store, 2, &|| {}).await.unwrap();
+    let outcomes = store.raw().await.collection::<Document>("outcomes");
+    // As if a holder had died between the body and the head.
+    for n in 0..2_u32 {
+        let mut id = scene.batch.as_bytes().to_vec();
+        id.extend(n.to_be_bytes());
+        let binary = |bytes: Vec<u8>| mongodb::bson::Binary {
+            subtype: mongodb::bson::spec::BinarySubtype::Generic,
+            bytes,
+        };
+        let body = doc! { "_id": binary(id), "code": 65, "size": 4, "body": binary(b"left".to_vec()) };
+        outcomes.insert_one(body).await.unwrap();
+    }
+    let lease = scene.lease(&*store, 0).await;
+    settle(&*store, settling(&lease, "of the next")).await.unwrap();
+    let (tenant, batch) = (&scene.tenant, scene.batch);
+    store.steer(tenant, batch, BatchEvent::Cancel, NOW).await.unwrap();
+    while store.seal(tenant, batch, 10, NOW).await.unwrap() > 0 {}
+    let page = store.outcomes(tenant, batch, 0, ALL).await.unwrap();
+    let seen: Vec<_> =
+        page.outcomes.iter().map(|outcome| (outcome.code.byte(), outcome.body.as_deref())).collect();
+    assert_eq!(seen, [(65, Some(&b"left"[..])), (240, None)]);
+}
