@@ -180,34 +180,36 @@ async fn choose(
     now_ms: u64,
     known: &HashMap<BatchId, &Batch>,
 ) -> StoreResult<Chosen> {
-    let mut by_batch: HashMap<BatchId, Vec<ChunkId>> = HashMap::new();
+    let mut asked: HashMap<BatchId, u32> = HashMap::new();
     let mut chosen = Chosen::default();
     loop {
         let grants = seen.turns.admit(Lane { slots, now_ms, applicants: &seen.applicants });
         if grants.is_empty() {
-            chosen.chunks = by_batch.into_values().flatten().collect();
             return Ok(chosen);
         }
-        for grant in grants {
-            let Some(applicant) = seen.applicants.iter_mut().find(|of| of.batch == grant.batch) else {
-                continue;
-            };
-            let before = by_batch.get(&grant.batch).map_or(0, Vec::len);
-            let want = u32::try_from(before).unwrap_or(u32::MAX).saturating_add(grant.chunks);
-            let waiting = match known.get(&grant.batch) {
-                Some(batch) => waiting(engine, batch, want).await?,
-                None => vec![],
-            };
-            let fresh = u32::try_from(waiting.len().saturating_sub(before)).unwrap_or(u32::MAX);
-            if fresh < grant.chunks {
+        let mut granted: HashMap<BatchId, u32> = HashMap::new();
+        for grant in &grants {
+            *granted.entry(grant.batch).or_default() += grant.chunks;
+        }
+        let mut fresh = HashMap::new();
+        for applicant in &mut seen.applicants {
+            let Some(chunks) = granted.get(&applicant.batch).copied() else { continue };
+            let Some(batch) = known.get(&applicant.batch) else { continue };
+            let asked = asked.entry(applicant.batch).or_default();
+            let waiting = waiting(engine, batch, asked.saturating_add(chunks)).await?;
+            let found = u32::try_from(waiting.len()).unwrap_or(u32::MAX).saturating_sub(*asked);
+            if found < chunks {
                 applicant.waiting = 0;
-                chosen.exhausted.push(grant.batch);
+                chosen.exhausted.push(applicant.batch);
             }
-            applicant.queued += fresh;
-            seen.turns.took(applicant, fresh);
-            if !waiting.is_empty() {
-                by_batch.insert(grant.batch, waiting);
-            }
+            applicant.queued += found;
+            seen.turns.took(applicant, found);
+            fresh.insert(applicant.batch, waiting.into_iter().skip(*asked as usize));
+            *asked += found;
+        }
+        for grant in grants {
+            let fresh = fresh.get_mut(&grant.batch).into_iter().flatten();
+            chosen.chunks.extend(fresh.take(grant.chunks as usize));
         }
     }
 }

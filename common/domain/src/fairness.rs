@@ -28,6 +28,9 @@ const UNIT: u64 = 1 << 16;
 /// Half windows by which one who was given more is told apart from one who was given less. Who stays further behind does not want it.
 const ROUNDS: u64 = 30;
 
+/// The part of the window, one of so many, that is kept for tenants with less than their part of it.
+const SMALL_ROOM: u64 = 32;
+
 /// What one round is in the rank of a hint: more than all priorities together.
 const ROUND: i16 = 1_000;
 
@@ -107,26 +110,33 @@ impl Applicant {
 }
 
 impl Turns {
-    /// Which batches may admit how many chunks now. What was admitted is then told by [`Turns::took`].
+    /// Which batches may admit how many chunks now, in the order in which they are to be queued; a batch may stand there more than
+    /// once. What was admitted is then told by [`Turns::took`].
     ///
     /// After it no more than twice `slots` items are admitted and not taken, or one chunk where that is more; where a chunk is
     /// waiting that its batch's own limit allows, as many items as there are slots, less what does not divide into chunks.
     pub fn admit(&mut self, lane: Lane<'_>) -> Vec<Grant> {
         self.meet(lane);
         let mut round = Round::new(lane, self);
-        while round.give_one() {}
-        let granted = lane.applicants.iter().zip(&round.lines).filter(|(_, line)| line.granted > 0);
-        granted.map(|(of, line)| Grant { batch: of.batch, chunks: line.granted }).collect()
+        let mut grants: Vec<Grant> = vec![];
+        while let Some(at) = round.give_one() {
+            let batch = lane.applicants[at].batch;
+            match grants.last_mut().filter(|last| last.batch == batch) {
+                Some(last) => last.chunks += 1,
+                None => grants.push(Grant { batch, chunks: 1 }),
+            }
+        }
+        grants
     }
 
     /// Notes that so many chunks of a batch were admitted.
     pub fn took(&mut self, applicant: &Applicant, chunks: u32) {
-        let items = u64::from(chunks) * applicant.len();
+        let (chunks, len) = (u64::from(chunks), applicant.len());
         if let Some(tag) = self.tenants.get_mut(&applicant.tenant) {
-            *tag += applicant.share_of(items);
+            *tag += chunks * applicant.share_of(len);
         }
         if let Some(tag) = self.batches.get_mut(&applicant.batch) {
-            *tag += items * UNIT;
+            *tag += chunks * len * UNIT;
         }
     }
 
@@ -187,6 +197,8 @@ struct Round {
     queued: u64,
     /// What is filled whoever wants it.
     half: u64,
+    /// What a tenant with more than its part does not pass: however many batches it has, others find a little room at once.
+    most_of_one: u64,
     /// What is never passed.
     most: u64,
     /// Weights of the tenants that have work.
@@ -212,7 +224,7 @@ struct Line {
     queued: u64,
     /// Batches of the tenant that have work and the same priority, itself included.
     equals: u64,
-    granted: u32,
+    /// What one chunk adds to its tenant's tag.
     charge: u64,
 }
 
@@ -244,30 +256,32 @@ impl Round {
                 useful: of.max_concurrency.map_or(u64::MAX, |calls| 2 * u64::from(calls.max(1))),
                 queued,
                 equals: equals.get(&(&of.tenant, priority(of))).copied().unwrap_or(1),
-                granted: 0,
+
                 charge: of.share_of(of.len()),
             }
         };
         let lines: Vec<Line> = lane.applicants.iter().map(line).collect();
+        let half = lane.slots.max(1);
+        let most = half.saturating_mul(2);
         Self {
             queued: lines.iter().map(|line| line.queued).sum(),
             weights: shares.iter().map(|share| share.weight).sum(),
-            half: lane.slots.max(1),
-            most: lane.slots.max(1).saturating_mul(2),
+            half,
+            most_of_one: most - most / SMALL_ROOM,
+            most,
             lines,
             shares,
         }
     }
 
-    /// Lets the next chunk in turn in; `false` when there is none, or no room for it.
-    fn give_one(&mut self) -> bool {
+    /// Lets the next chunk in turn in, and answers of which applicant; `None` when there is none, or no room for it.
+    fn give_one(&mut self) -> Option<usize> {
         let admissible = (0..self.lines.len()).filter(|at| self.is_admissible(&self.lines[*at]));
-        let Some(next) = admissible.min_by_key(|at| self.turn_of(*at)) else { return false };
+        let next = admissible.min_by_key(|at| self.turn_of(*at))?;
         if !self.fits(&self.lines[next]) {
-            return false;
+            return None;
         }
         let line = &mut self.lines[next];
-        line.granted += 1;
         line.waiting = line.waiting.saturating_sub(1);
         line.queued += line.len;
         line.tag += line.len * UNIT;
@@ -275,7 +289,7 @@ impl Round {
         let share = &mut self.shares[line.share];
         share.queued += line.len;
         share.tag += line.charge;
-        true
+        Some(next)
     }
 
     /// Who comes first: a tenant with less than its part of the queue, then one that was given less; of its batches those of higher
@@ -295,8 +309,8 @@ impl Round {
             return false;
         }
         // Who comes later finds room for a chunk, however long.
-        let spare = self.half.min(u64::from(MAX_CHUNK_ROWS));
-        let in_half = self.queued < self.half && self.queued + line.len + spare <= self.most;
+        let spare = (self.most_of_one - self.half).min(u64::from(MAX_CHUNK_ROWS));
+        let in_half = self.queued < self.half && self.queued + line.len + spare <= self.most_of_one;
         // A chunk that fits beside nothing waits in its turn until nothing is queued: if others went by meanwhile, it would wait for ever.
         in_half || self.is_outsize(line) || self.is_let_in_late(line)
     }
@@ -313,9 +327,7 @@ impl Round {
     /// chunks of its priority and above must not keep it waiting, since those are less than the tenant's part.
     fn is_let_in_late(&self, line: &Line) -> bool {
         let share = &self.shares[line.share];
-        // However many batches a tenant has, others find a little room at once.
-        let most =
-            if self.is_below_part(share.queued, share) { self.most } else { self.most - self.most / 8 };
+        let most = if self.is_below_part(share.queued, share) { self.most } else { self.most_of_one };
         if self.queued + line.len > most {
             return false;
         }

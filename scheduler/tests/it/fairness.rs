@@ -118,7 +118,7 @@ async fn chunks_of_long_rows_are_counted_by_what_workers_tell_of_them() {
     // Thirteen rows a chunk as far as the number of rows says.
     let batch = scene.submit(400, 0).await;
     let scheduler = Scheduler::start(scene.engine.clone());
-    eventually("the window is full", async || scene.ready(batch).await == 1).await;
+    eventually("the window is full", async || scene.ready(batch).await == 2).await;
     let told = BatchReport { chunk_items: 2, ..worked_on(batch) };
     scene.tell(32, vec![told]).await;
     eventually("the window is full of chunks of two", async || scene.ready(batch).await == 16).await;
