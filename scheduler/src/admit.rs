@@ -145,19 +145,17 @@ impl Admitter {
                 self.admitted.extend(chosen.exhausted);
                 continue;
             }
-            let mut admitted = Vec::with_capacity(chosen.chunks.len());
+            let mut moved = HashSet::with_capacity(chosen.chunks.len());
             for chunks in chosen.chunks.chunks(STEP) {
-                admitted.extend(engine.store.admit(chunks, now_ms).await?);
+                moved.extend(engine.store.admit(chunks, now_ms).await?);
             }
+            let (moved, left): (Vec<_>, Vec<_>) =
+                chosen.chunks.into_iter().partition(|chunk| moved.contains(chunk));
             // What was not admitted may still wait: its batch may have been paused just now.
-            let left_out: HashSet<ChunkId> = {
-                let admitted: HashSet<&ChunkId> = admitted.iter().collect();
-                chosen.chunks.iter().copied().filter(|chunk| !admitted.contains(chunk)).collect()
-            };
             let exhausted = chosen.exhausted.into_iter();
-            self.admitted.extend(exhausted.filter(|batch| left_out.iter().all(|left| left.batch != *batch)));
-            self.ready.add(&admitted);
-            hint(engine, seen, slots, now_ms, admitted).await;
+            self.admitted.extend(exhausted.filter(|batch| left.iter().all(|chunk| chunk.batch != *batch)));
+            self.ready.add(&moved);
+            hint(engine, seen, slots, now_ms, moved).await;
         }
         Ok(())
     }
@@ -194,9 +192,11 @@ async fn choose(
         let mut fresh = HashMap::new();
         for applicant in &mut seen.applicants {
             let Some(chunks) = granted.get(&applicant.batch).copied() else { continue };
-            let Some(batch) = known.get(&applicant.batch) else { continue };
             let asked = asked.entry(applicant.batch).or_default();
-            let waiting = waiting(engine, batch, asked.saturating_add(chunks)).await?;
+            let waiting = match known.get(&applicant.batch) {
+                Some(batch) => waiting(engine, batch, asked.saturating_add(chunks)).await?,
+                None => vec![],
+            };
             let found = u32::try_from(waiting.len()).unwrap_or(u32::MAX).saturating_sub(*asked);
             if found < chunks {
                 applicant.waiting = 0;
