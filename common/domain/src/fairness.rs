@@ -22,7 +22,7 @@ pub const AGING_MS: u64 = 60_000;
 /// What one class is above another.
 const CLASS: i16 = 100;
 
-/// A share of one item of a tenant of weight one, so that weights divide it.
+/// What one item is in the account of a tenant of weight one: large, so that weights divide it.
 const UNIT: u64 = 1 << 16;
 
 /// Half windows by which one who was given more is told apart from one who was given less. Who stays further behind does not want it.
@@ -104,6 +104,11 @@ impl Applicant {
         u64::from(self.chunk_items.clamp(1, MAX_CHUNK_ROWS))
     }
 
+    fn items_queued(&self) -> u64 {
+        u64::from(self.queued) * self.len()
+    }
+
+    /// What so many items are in the tenant's account.
     fn share_of(&self, items: u64) -> u64 {
         items.saturating_mul(UNIT) / u64::from(self.weight.max(1))
     }
@@ -224,6 +229,8 @@ struct Line {
     queued: u64,
     /// Batches of the tenant that have work and the same priority, itself included.
     equals: u64,
+    /// Items of the tenant's batches of its priority and above.
+    ahead: u64,
     /// What one chunk adds to its tenant's tag.
     charge: u64,
 }
@@ -234,12 +241,15 @@ impl Round {
         let mut shares: Vec<Share> =
             turns.tenants.values().map(|tag| Share { weight: 1, tag: *tag, queued: 0 }).collect();
         let priority = |of: &Applicant| of.effective_priority(lane.now_ms);
-        let mut equals: BTreeMap<(&TenantId, i16), u64> = BTreeMap::new();
+        // How many batches, and how many items of them are queued.
+        let mut by_priority: BTreeMap<(&TenantId, i16), (u64, u64)> = BTreeMap::new();
         for of in lane.applicants.iter().filter(|of| of.has_work()) {
-            *equals.entry((&of.tenant, priority(of))).or_default() += 1;
+            let (batches, items) = by_priority.entry((&of.tenant, priority(of))).or_default();
+            *batches += 1;
+            *items += of.items_queued();
         }
         let line = |of: &Applicant| {
-            let queued = u64::from(of.queued) * of.len();
+            let (queued, own) = (of.items_queued(), (&of.tenant, priority(of)));
             // Those without work have no share, and no chunk that could be given.
             let share = numbers.get(&of.tenant).copied().unwrap_or(0);
             if let Some(share) = shares.get_mut(share).filter(|_| of.has_work()) {
@@ -255,7 +265,8 @@ impl Round {
                 // As many as may call, and as many to follow.
                 useful: of.max_concurrency.map_or(u64::MAX, |calls| 2 * u64::from(calls.max(1))),
                 queued,
-                equals: equals.get(&(&of.tenant, priority(of))).copied().unwrap_or(1),
+                equals: by_priority.get(&own).map_or(1, |(batches, _)| *batches),
+                ahead: by_priority.range(own..=(own.0, i16::MAX)).map(|(_, (_, items))| items).sum(),
 
                 charge: of.share_of(of.len()),
             }
@@ -285,10 +296,14 @@ impl Round {
         line.waiting = line.waiting.saturating_sub(1);
         line.queued += line.len;
         line.tag += line.len * UNIT;
-        self.queued += line.len;
-        let share = &mut self.shares[line.share];
-        share.queued += line.len;
-        share.tag += line.charge;
+        let (share, priority, len) = (line.share, line.priority, line.len);
+        self.shares[share].queued += len;
+        self.shares[share].tag += line.charge;
+        self.queued += len;
+        let behind = |other: &&mut Line| other.share == share && other.priority <= priority;
+        for other in self.lines.iter_mut().filter(behind) {
+            other.ahead += len;
+        }
         Some(next)
     }
 
@@ -331,11 +346,7 @@ impl Round {
         if self.queued + line.len > most {
             return false;
         }
-        let not_behind = |other: &&Line| other.share == line.share && other.priority >= line.priority;
-        line.queued == 0 || {
-            let ahead = self.lines.iter().filter(not_behind).map(|other| other.queued).sum();
-            ahead < self.queued && self.is_below_part(ahead, share)
-        }
+        line.queued == 0 || (line.ahead < self.queued && self.is_below_part(line.ahead, share))
     }
 
     /// Whether so many items are less than the tenant's part of the first half.
