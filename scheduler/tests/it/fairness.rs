@@ -33,6 +33,7 @@ async fn ten_rows_of_one_tenant_beside_a_hundred_thousand_of_another_begin_withi
     let noisy = scene.submit_of(&tenant("noisy"), 100_000, |_| {}).await;
     let scheduler = Scheduler::start(scene.engine.clone());
     for _ in 0..5 {
+        scene.tell(640, vec![]).await;
         assert_eq!(work(&scene).await, Some(noisy));
         eventually("the window is full again", async || scene.ready(noisy).await == 3).await;
     }
@@ -42,13 +43,14 @@ async fn ten_rows_of_one_tenant_beside_a_hundred_thousand_of_another_begin_withi
     let mut others = 0;
     let mut served = 0;
     while served < 10 {
+        scene.tell(640, vec![]).await;
         match work(&scene).await {
             Some(batch) if batch == small => served += 1,
             Some(_) => others += 1,
             None => {}
         }
     }
-    assert_eq!(others, 3, "only what was in the queue before goes first");
+    assert!(others <= 3, "only what was in the queue before goes first: {others}");
     scheduler.stop().await;
 }
 
@@ -104,11 +106,18 @@ async fn the_window_follows_the_slots_of_the_workers_that_live() {
     scene.engine.store.beat(second, 1, Some(&report)).await.unwrap();
     eventually("both workers' window is full", async || scene.ready(batch).await == 100).await;
     scene.engine.store.end(second, scene.engine.clock.now_ms()).await.unwrap();
-    while scene.ready(batch).await > 10 {
-        scene.beat().await;
+    for _ in 0..5 {
         work(&scene).await;
+        eventually("one worker's window is full again", async || {
+            scene.beat().await;
+            if scene.ready(batch).await > 32 {
+                work(&scene).await;
+            }
+            scene.ready(batch).await == 32
+        })
+        .await;
     }
-    eventually("one worker's window is full again", async || scene.ready(batch).await == 32).await;
+    assert!(!scene.engine.store.waiting(batch, 1).await.unwrap().is_empty());
     scheduler.stop().await;
 }
 
@@ -145,11 +154,13 @@ async fn a_bulk_batch_that_waits_beside_endless_normal_work_has_its_turn() {
         assert_eq!(in_turn().await, Some(normal));
     }
     scene.clock.advance_ms(2 * AGING_MS);
-    let mut normals = 0;
-    while in_turn().await != Some(bulk) {
-        normals += 1;
-        assert!(normals < 300, "it never comes");
-    }
+    // What is taken and not claimed is queued again once a second, all of it at once and in its order.
+    eventually("the bulk batch is first", async || {
+        scene.tell(32, vec![worked_on(normal)]).await;
+        let hints = scene.hints(1_000).await;
+        hints.len() > 30 && hints[0].batch == bulk
+    })
+    .await;
     scheduler.stop().await;
 }
 
