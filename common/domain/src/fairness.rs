@@ -235,6 +235,17 @@ struct Line {
     charge: u64,
 }
 
+/// A batch that wants a chunk let in; of one tenant the least comes first: the highest priority, then less than its part of the queue,
+/// then less that was given.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Offer {
+    priority: Reverse<i16>,
+    has_its_part: bool,
+    tag: u64,
+    at: usize,
+    has_room: bool,
+}
+
 impl Round {
     fn new(lane: Lane<'_>, turns: &Turns) -> Self {
         let numbers: BTreeMap<&TenantId, usize> = turns.tenants.keys().zip(0..).collect();
@@ -287,8 +298,16 @@ impl Round {
 
     /// Lets the next chunk in turn in, and answers of which applicant; `None` when there is none, or no room for it.
     fn give_one(&mut self) -> Option<usize> {
-        let admissible = (0..self.lines.len()).filter(|at| self.is_admissible(&self.lines[*at]));
-        let next = admissible.min_by_key(|at| self.turn_of(*at))?;
+        let mut offers: Vec<Option<Offer>> = vec![None; self.shares.len()];
+        for (line, at) in self.lines.iter().zip(0..) {
+            let Some(offer) = self.offer(line, at) else { continue };
+            let best = &mut offers[line.share];
+            *best = Some(best.map_or(offer, |best| best.min(offer)));
+        }
+        let offers = offers.into_iter().zip(0..).filter_map(|(offer, share)| Some((offer?, share)));
+        let with_room = offers.filter(|(offer, _)| offer.has_room);
+        let (offer, _) = with_room.min_by_key(|(_, share)| self.turn_of(*share))?;
+        let next = offer.at;
         if !self.fits(&self.lines[next]) {
             return None;
         }
@@ -307,46 +326,49 @@ impl Round {
         Some(next)
     }
 
-    /// Who comes first: a tenant with less than its part of the queue, then one that was given less; of its batches those of higher
-    /// priority, then one with less than its part of the queue, then one that was given less.
+    /// Which tenant comes first: one with less than its part of the queue, then one that was given less.
     ///
-    /// What is in the queue counts before what was given: chunks that nobody takes, since their batch is slow, would else fill it.
-    fn turn_of(&self, at: usize) -> (bool, u64, usize, Reverse<i16>, bool, u64, usize) {
-        let line = &self.lines[at];
-        let share = &self.shares[line.share];
-        let has_its_part = !self.is_below_part(line.queued.saturating_mul(line.equals), share);
-        let tenant = (!self.is_below_part(share.queued, share), share.tag, line.share);
-        (tenant.0, tenant.1, tenant.2, Reverse(line.priority), has_its_part, line.tag, at)
+    /// What is in the queue counts before what was given: chunks that nobody takes, since their batch is slow, would else fill it. So
+    /// it does among the batches of a tenant.
+    fn turn_of(&self, share: usize) -> (bool, u64, usize) {
+        let of = &self.shares[share];
+        (!self.is_below_part(of.queued, of), of.tag, share)
     }
 
-    fn is_admissible(&self, line: &Line) -> bool {
+    /// What a batch offers its tenant; nothing when no chunk of it is to be let in now.
+    fn offer(&self, line: &Line, at: usize) -> Option<Offer> {
         if line.waiting == 0 || line.queued >= line.useful {
-            return false;
+            return None;
         }
+        let share = &self.shares[line.share];
         // Who comes later finds room for a chunk, however long.
         let spare = (self.most_of_one - self.half).min(u64::from(MAX_CHUNK_ROWS));
         let in_half = self.queued < self.half && self.queued + line.len + spare <= self.most_of_one;
-        // A chunk that fits beside nothing waits in its turn until nothing is queued: if others went by meanwhile, it would wait for ever.
-        in_half || self.is_outsize(line) || self.is_let_in_late(line)
+        let most = if self.is_below_part(share.queued, share) { self.most } else { self.most_of_one };
+        let late = self.is_let_in_late(line) && self.queued + line.len <= most;
+        let has_room = in_half || late || self.is_outsize(line);
+        // A batch that has nothing in the queue waits for room, and its tenant with it; others that went by would keep it waiting.
+        if !has_room && line.queued > 0 {
+            return None;
+        }
+        let has_its_part = !self.is_below_part(line.queued.saturating_mul(line.equals), share);
+        Some(Offer { priority: Reverse(line.priority), has_its_part, tag: line.tag, at, has_room })
     }
 
+    /// Whether the second half of the window is open to a batch: it has nothing in the queue, or what is there beside its own tenant's
+    /// chunks of its priority and above must not keep it waiting, since those are less than the tenant's part.
+    fn is_let_in_late(&self, line: &Line) -> bool {
+        let others = line.ahead < self.queued;
+        line.queued == 0 || (others && self.is_below_part(line.ahead, &self.shares[line.share]))
+    }
+
+    /// Whether chunks of the batch fit beside no full half. Such a one waits in its turn, and everybody with it, until nothing is queued.
     const fn is_outsize(&self, line: &Line) -> bool {
         line.len > self.half
     }
 
     const fn fits(&self, line: &Line) -> bool {
         self.queued == 0 || self.queued + line.len <= self.most
-    }
-
-    /// Whether the second half of the window is open to a batch: it has nothing in the queue, or what is there beside its own tenant's
-    /// chunks of its priority and above must not keep it waiting, since those are less than the tenant's part.
-    fn is_let_in_late(&self, line: &Line) -> bool {
-        let share = &self.shares[line.share];
-        let most = if self.is_below_part(share.queued, share) { self.most } else { self.most_of_one };
-        if self.queued + line.len > most {
-            return false;
-        }
-        line.queued == 0 || (line.ahead < self.queued && self.is_below_part(line.ahead, share))
     }
 
     /// Whether so many items are less than the tenant's part of the first half.

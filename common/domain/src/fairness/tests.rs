@@ -25,13 +25,14 @@ fn batch(n: u8, of: usize, chunk_items: u32) -> Applicant {
 }
 
 /// A lane whose workers take hints one by one, those of the largest rank first, then those that came first.
+#[derive(Default)]
 struct World {
     turns: Turns,
     slots: u64,
     now_ms: u64,
     batches: Vec<Applicant>,
-    /// (rank, arrival, batch)
-    hints: Vec<(i16, u64, usize)>,
+    /// Batches by the rank and the arrival of their hints.
+    hints: BTreeMap<(Reverse<i16>, u64), usize>,
     arrivals: u64,
     /// Items taken, by batch.
     taken: Vec<u64>,
@@ -42,8 +43,7 @@ struct World {
 impl World {
     fn new(slots: u64, batches: Vec<Applicant>) -> Self {
         let taken = vec![0; batches.len()];
-        let (turns, hints, stuck) = (Turns::default(), vec![], vec![]);
-        Self { turns, slots, now_ms: 0, batches, hints, arrivals: 0, taken, stuck }
+        Self { slots, batches, taken, ..Self::default() }
     }
 
     fn add(&mut self, batch: Applicant) -> usize {
@@ -52,41 +52,40 @@ impl World {
         self.batches.len() - 1
     }
 
-    fn lane<'a>(&self, applicants: &'a [Applicant]) -> Lane<'a> {
-        Lane { slots: self.slots, now_ms: self.now_ms, applicants }
-    }
-
     fn items_queued(&self) -> u64 {
         self.batches.iter().map(|of| u64::from(of.queued) * u64::from(of.chunk_items)).sum()
+    }
+
+    fn ranks(&mut self) -> Vec<i16> {
+        self.turns.ranks(Lane { slots: self.slots, now_ms: self.now_ms, applicants: &self.batches })
     }
 
     /// What a scheduler does in one step.
     #[track_caller]
     fn admit(&mut self) -> Vec<Grant> {
         let before = self.items_queued();
-        let applicants = self.batches.clone();
-        let grants = self.turns.admit(self.lane(&applicants));
-        for grant in &grants {
-            let at = applicants.iter().position(|of| of.batch == grant.batch).unwrap();
-            self.turns.took(&applicants[at], grant.chunks);
-            let of = &mut self.batches[at];
-            assert!(grant.chunks <= of.waiting, "no more is granted than waits");
-            of.waiting -= if of.waiting == u32::MAX { 0 } else { grant.chunks };
-            of.queued += grant.chunks;
+        let lane = Lane { slots: self.slots, now_ms: self.now_ms, applicants: &self.batches };
+        let grants = self.turns.admit(lane);
+        if grants.is_empty() {
+            return grants;
         }
-        let after = self.items_queued();
-        let first = grants.first().filter(|_| before == 0).map_or(0, |first| {
-            u64::from(applicants.iter().find(|of| of.batch == first.batch).unwrap().chunk_items)
-        });
-        let most = before.max(2 * self.slots.max(1)).max(first);
+        let at = |grant: &Grant| self.batches.iter().position(|of| of.batch == grant.batch).unwrap();
+        let granted: Vec<(usize, u32)> = grants.iter().map(|grant| (at(grant), grant.chunks)).collect();
+        for &(at, chunks) in &granted {
+            let of = &mut self.batches[at];
+            self.turns.took(of, chunks);
+            assert!(chunks <= of.waiting, "no more is granted than waits");
+            of.waiting -= if of.waiting == u32::MAX { 0 } else { chunks };
+            of.queued += chunks;
+        }
+        let first = if before == 0 { u64::from(self.batches[granted[0].0].chunk_items) } else { 0 };
+        let (after, most) = (self.items_queued(), before.max(2 * self.slots).max(first));
         assert!(after <= most, "{after} items are queued, at most {most} may be");
-        let applicants = self.batches.clone();
-        let ranks = self.turns.ranks(self.lane(&applicants));
-        for grant in &grants {
-            let at = applicants.iter().position(|of| of.batch == grant.batch).unwrap();
-            for _ in 0..grant.chunks {
+        let ranks = self.ranks();
+        for (at, chunks) in granted {
+            for _ in 0..chunks {
                 self.arrivals += 1;
-                self.hints.push((ranks[at], self.arrivals, at));
+                self.hints.insert((Reverse(ranks[at]), self.arrivals), at);
             }
         }
         grants
@@ -94,26 +93,24 @@ impl World {
 
     /// What a scheduler does once a second: hints whose rank is another one move.
     fn sweep(&mut self) {
-        let applicants = self.batches.clone();
-        let ranks = self.turns.ranks(self.lane(&applicants));
-        for hint in &mut self.hints {
-            if hint.0 != ranks[hint.2] {
-                self.arrivals += 1;
-                *hint = (ranks[hint.2], self.arrivals, hint.2);
-            }
+        let ranks = self.ranks();
+        for ((rank, arrival), at) in std::mem::take(&mut self.hints) {
+            let moved = rank.0 != ranks[at];
+            self.arrivals += u64::from(moved);
+            self.hints.insert((Reverse(ranks[at]), if moved { self.arrivals } else { arrival }), at);
         }
     }
 
     /// A worker takes the first hint of a batch that is not stuck; answers the batch.
     fn take(&mut self) -> Option<usize> {
-        let free = |hint: &&(i16, u64, usize)| !self.stuck.contains(&hint.2);
-        let first = *self.hints.iter().filter(free).min_by_key(|hint| (Reverse(hint.0), hint.1))?;
-        self.hints.retain(|hint| *hint != first);
-        let of = &mut self.batches[first.2];
+        let (first, at) =
+            self.hints.iter().map(|(key, at)| (*key, *at)).find(|(_, at)| !self.stuck.contains(at))?;
+        self.hints.remove(&first);
+        let of = &mut self.batches[at];
         of.queued -= 1;
         of.waits_since_ms = self.now_ms;
-        self.taken[first.2] += u64::from(of.chunk_items);
-        Some(first.2)
+        self.taken[at] += u64::from(of.chunk_items);
+        Some(at)
     }
 
     /// Admits and takes so many chunks, one every `every_ms`; answers whose they were.
@@ -281,7 +278,7 @@ fn priorities() -> impl Strategy<Value = i16> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { failure_persistence: None, cases: 64, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { failure_persistence: None, cases: 24, ..ProptestConfig::default() })]
 
     #[test]
     fn over_a_long_run_the_shares_of_tenants_that_have_work_are_as_their_weights(
@@ -299,7 +296,7 @@ proptest! {
         let all = all.enumerate().map(|(at, (tenant, len, priority))| of(at, tenant, len, priority)).collect();
         let mut world = World::new(slots, all);
         let mut chunks = 0;
-        while world.taken.iter().sum::<u64>() < 200 * slots && chunks < 20_000 {
+        while world.taken.iter().sum::<u64>() < 100 * slots && chunks < 10_000 {
             world.work(100, 20);
             chunks += 100;
         }
@@ -351,7 +348,7 @@ proptest! {
         let mut last_taken = vec![0; world.batches.len()];
         while now_ms < 10 * 60_000 {
             for at in world.work(1, 0) {
-                now_ms += 20 * u64::from(world.batches[at].chunk_items);
+                now_ms += 40 * u64::from(world.batches[at].chunk_items);
                 last_taken[at] = now_ms;
             }
             if now_ms / 1_000 > world.now_ms / 1_000 {
