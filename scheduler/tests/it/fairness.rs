@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use promptmill_domain::fairness::{AGING_MS, BULK};
 use promptmill_domain::{BatchId, BatchReport, LaneId, SessionId, TenantId, WorkerReport};
-use promptmill_ports::{MemoryHub, NewBatch};
+use promptmill_ports::{MemoryHub, NewBatch, Signal};
 use promptmill_scheduler::{Scheduler, SchedulerConfig};
 
 use crate::support::{Scene, eventually};
@@ -23,6 +23,8 @@ async fn work(scene: &Scene) -> Option<BatchId> {
     let hint = scene.hints(1).await;
     let lease = scene.claim(&hint).await.pop()?;
     scene.finish(&lease).await;
+    // There is room, which a worker says by what it has done.
+    scene.engine.signals.publish(Signal::WorkArrived).await.unwrap();
     Some(lease.head.chunk.batch)
 }
 
