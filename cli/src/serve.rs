@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use clap::Args;
 use promptmill_api::{ApiConfig, App};
+use promptmill_domain::TenantId;
+use promptmill_domain::ids::InvalidId;
 use promptmill_egress::UrlPolicy;
 use promptmill_runtime::{Engine, ProviderSettings, Providers, shutdown_signals};
 use promptmill_scheduler::{Scheduler, SchedulerConfig};
@@ -54,6 +56,22 @@ pub(crate) struct ServeArgs {
         value_parser = clap::value_parser!(u32).range(1..=1_000_000)
     )]
     pub(crate) requests_per_second: u32,
+    /// Tenants that get more than the others of a lane that is full, each so many times the share of one that is not named.
+    #[arg(
+        long,
+        value_name = "TENANT=N",
+        env = "PROMPTMILL_WEIGHTS",
+        value_delimiter = ',',
+        value_parser = weight
+    )]
+    pub(crate) weights: Vec<(TenantId, u32)>,
+}
+
+fn weight(text: &str) -> Result<(TenantId, u32), String> {
+    let (tenant, weight) = text.split_once('=').ok_or("must be TENANT=N")?;
+    let tenant = tenant.parse().map_err(|error: InvalidId| error.to_string())?;
+    let weight = weight.parse().ok().filter(|weight| (1..=1_000).contains(weight));
+    Ok((tenant, weight.ok_or("a weight is 1 to 1000")?))
 }
 
 pub(crate) async fn serve(args: ServeArgs) -> Result<Exit, Failure> {
@@ -91,7 +109,11 @@ pub(crate) async fn serve(args: ServeArgs) -> Result<Exit, Failure> {
     let mut worker = Worker::start(engine.clone(), config)
         .await
         .map_err(|error| Failure::work("work cannot begin", error))?;
-    let scheduler = Scheduler::with(engine.clone(), SchedulerConfig::serving(vault, policy));
+    let config = SchedulerConfig {
+        weights: args.weights.iter().cloned().collect(),
+        ..SchedulerConfig::serving(vault, policy)
+    };
+    let scheduler = Scheduler::with(engine.clone(), config);
     promptmill_api::recover(&app).await;
     let stop = CancellationToken::new();
     let api = tokio::spawn(promptmill_api::serve(listener, app.clone(), stop.clone()));

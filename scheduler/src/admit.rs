@@ -1,172 +1,248 @@
-//! Which waiting chunks may run next.
+//! Which waiting chunks may run next: what the store says of each lane, put before the rule of [`fairness`].
+//!
+//! What is remembered between the steps makes them fair and cheap. A scheduler that begins without it, or beside another one, admits
+//! no chunk twice and forgets none; it only counts from then on.
+//!
+//! [`fairness`]: promptmill_domain::fairness
 
-use std::collections::HashMap;
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, HashMap, HashSet};
 
-use promptmill_domain::{Batch, BatchId, BatchState, TenantId};
+use promptmill_domain::chunk::{SPREAD, largest_chunk};
+use promptmill_domain::fairness::{Applicant, Lane, Turns};
+use promptmill_domain::{Batch, BatchId, BatchState, ChunkId, LaneId, TenantId};
 use promptmill_ports::StoreResult;
 use promptmill_runtime::Engine;
+use tokio::time::Instant;
 
-/// Hints to keep queued: enough for the workers never to wait for the scheduler, few enough for a later batch to get its turn soon.
-const WINDOW: usize = 32;
+use crate::fleet::Fleet;
+use crate::ready::Ready;
 
-/// Ready chunks that are counted at most; where there are more, the queue is full for every priority.
-const COUNTED: u32 = 512;
+/// Chunks admitted in one step of the store.
+const STEP: usize = 500;
 
-/// Lets waiting chunks of the open batches run until the queue holds enough of them: batches of higher priority first, then in turn,
-/// beginning with the `turn`-th. A queue that is full of lower priorities is no reason to wait, nor is one that is full of other batches
-/// for a batch that has nothing in it: those may be slow, or limited. Of one tenant at most `most_running` batches run. Answers how many
-/// chunks were admitted.
-pub(crate) async fn run_once(
-    engine: &Engine,
-    batches: &[Batch],
-    turn: usize,
+/// The priority of hints by batch.
+pub(crate) type Ranks = HashMap<BatchId, i16>;
+
+/// Lets chunks run. [`Admitter::look`] first, then [`Admitter::admit`].
+#[derive(Debug, Default)]
+pub(crate) struct Admitter {
+    /// The most batches of one tenant that run at the same time.
     most_running: Option<usize>,
-) -> StoreResult<usize> {
-    let queued = match engine.queue.depth().await {
-        Ok(depth) => depth,
-        Err(error) => {
-            tracing::warn!(error = %error, "the depth of the queue is unknown; admitting nothing");
-            return Ok(0);
-        }
-    };
-    let mut free = WINDOW.saturating_sub(queued);
-    let mut ready = Ready::new(batches);
-    let mut admitted = 0;
-    let mut candidates = candidates(batches, most_running);
-    for equals in candidates.chunk_by_mut(|a, b| a.limits.priority == b.limits.priority) {
-        let mut room =
-            if free > 0 { free } else { ready.room_above(engine, equals[0].limits.priority).await? };
-        // Where there is room for one chunk at a time, the oldest batch would else take it every time.
-        equals.rotate_left(turn % equals.len());
-        let share = room.div_ceil(equals.len()).max(1);
-        for batch in equals {
-            let take = share.min(room);
-            if take == 0 {
-                break;
-            }
-            let taken = admit(engine, batch, take).await?;
-            room -= taken.min(room);
-            free -= taken.min(free);
-            admitted += taken;
-        }
-    }
-    if free == 0 {
-        admitted += admit_absent(engine, &mut ready, &candidates).await?;
-    }
-    Ok(admitted)
+    /// Tenants that weigh more than one.
+    weights: BTreeMap<TenantId, u32>,
+    fleet: Fleet,
+    ready: Ready,
+    lanes: HashMap<LaneId, Seen>,
+    /// Since when nothing of a batch was worked on, Unix milliseconds.
+    waits_since: HashMap<BatchId, u64>,
+    /// Batches all of whose chunks were admitted: none of them ever waits again.
+    admitted: HashSet<BatchId>,
 }
 
-/// Admits one chunk of each batch that has none ready.
-async fn admit_absent(engine: &Engine, ready: &mut Ready<'_>, candidates: &[&Batch]) -> StoreResult<usize> {
-    let mut admitted = 0;
-    if candidates.len() > 1 {
-        for batch in candidates {
-            if !ready.has_some(engine, batch.id).await? {
-                admitted += admit(engine, batch, 1).await?;
+/// A lane as it was looked at, and whose turn it is there.
+#[derive(Debug, Default)]
+struct Seen {
+    turns: Turns,
+    applicants: Vec<Applicant>,
+}
+
+impl Admitter {
+    pub(crate) fn new(most_running: Option<usize>, weights: BTreeMap<TenantId, u32>) -> Self {
+        Self { most_running, weights, ..Self::default() }
+    }
+
+    /// Looks at workers, queue and batches, and answers the priority that hints of each batch have now.
+    pub(crate) async fn look(&mut self, engine: &Engine, batches: &[Batch]) -> StoreResult<Ranks> {
+        let now = Instant::now();
+        self.fleet.look(engine, now).await?;
+        self.ready.look(engine, now).await?;
+        let now_ms = engine.clock.now_ms();
+        self.note_who_waits(batches, now_ms);
+        for seen in self.lanes.values_mut() {
+            seen.applicants.clear();
+        }
+        for batch in self.candidates(batches, now_ms) {
+            let applicant = self.applicant(batch);
+            self.lanes.entry(batch.spec.lane.clone()).or_default().applicants.push(applicant);
+        }
+        self.lanes.retain(|_, seen| !seen.applicants.is_empty());
+        let mut ranks = HashMap::new();
+        for Seen { turns, applicants } in self.lanes.values_mut() {
+            let of_lane = turns.ranks(Lane { slots: self.fleet.slots(), now_ms, applicants });
+            ranks.extend(applicants.iter().map(|of| of.batch).zip(of_lane));
+        }
+        Ok(ranks)
+    }
+
+    fn note_who_waits(&mut self, batches: &[Batch], now_ms: u64) {
+        let open: HashSet<BatchId> = batches.iter().map(|batch| batch.id).collect();
+        self.waits_since.retain(|batch, _| open.contains(batch));
+        self.admitted.retain(|batch| open.contains(batch));
+        for batch in batches {
+            let begun = match batch.state {
+                BatchState::Queued => batch.submitted_ms.unwrap_or(now_ms),
+                _ => now_ms,
+            };
+            let since = self.waits_since.entry(batch.id).or_insert(begun);
+            // A batch that stands still waits for whoever resumes it, and not for its turn.
+            if self.fleet.of(batch.id).worked_on || !batch.state.may_begin() {
+                *since = now_ms;
             }
         }
     }
-    Ok(admitted)
+
+    fn applicant(&self, batch: &Batch) -> Applicant {
+        let in_hand = self.fleet.of(batch.id);
+        let most = largest_chunk(batch.total, batch.spec.chunk_rows);
+        Applicant {
+            batch: batch.id,
+            tenant: batch.tenant.clone(),
+            weight: self.weights.get(&batch.tenant).copied().unwrap_or(1),
+            priority: batch.limits.priority,
+            waits_since_ms: self.waits_since.get(&batch.id).copied().unwrap_or(u64::MAX),
+            leased: in_hand.items,
+            waiting: if self.admitted.contains(&batch.id) { 0 } else { u32::MAX },
+            queued: self.ready.of(batch.id),
+            // Of long rows fewer are stored together; whoever has some of them in hand knows.
+            chunk_items: if in_hand.chunk_items > 0 { in_hand.chunk_items.min(most) } else { most },
+            max_concurrency: batch.limits.max_concurrency,
+        }
+    }
+
+    /// The batches that may be served, oldest first: those that run, and as many queued ones of each tenant as may run beside them, by
+    /// priority and then by age.
+    fn candidates<'a>(&self, batches: &'a [Batch], now_ms: u64) -> Vec<&'a Batch> {
+        let mut serving: Vec<&Batch> = batches.iter().filter(|batch| batch.state.may_begin()).collect();
+        let Some(most) = self.most_running else { return serving };
+        let mut running: HashMap<&TenantId, usize> = HashMap::new();
+        for batch in serving.iter().filter(|batch| batch.state == BatchState::Running) {
+            *running.entry(&batch.tenant).or_default() += 1;
+        }
+        let mut queued: Vec<&Batch> =
+            serving.iter().copied().filter(|batch| batch.state == BatchState::Queued).collect();
+        queued.sort_by_key(|batch| Reverse(self.applicant(batch).effective_priority(now_ms)));
+        let mut begin = HashSet::new();
+        for batch in queued {
+            let running = running.entry(&batch.tenant).or_default();
+            if *running < most {
+                *running += 1;
+                begin.insert(batch.id);
+            }
+        }
+        serving.retain(|batch| batch.state == BatchState::Running || begin.contains(&batch.id));
+        serving
+    }
+
+    /// Admits as many chunks as the rule allows and hints them.
+    pub(crate) async fn admit(&mut self, engine: &Engine, batches: &[Batch]) -> StoreResult<()> {
+        let known: HashMap<BatchId, &Batch> = batches.iter().map(|batch| (batch.id, batch)).collect();
+        let slots = self.fleet.slots();
+        for seen in self.lanes.values_mut() {
+            let now_ms = engine.clock.now_ms();
+            let chosen = choose(engine, seen, slots, now_ms, &known).await?;
+            if chosen.chunks.is_empty() {
+                self.admitted.extend(chosen.exhausted);
+                continue;
+            }
+            let mut moved = HashSet::with_capacity(chosen.chunks.len());
+            for chunks in chosen.chunks.chunks(STEP) {
+                moved.extend(engine.store.admit(chunks, now_ms).await?);
+            }
+            let (moved, left): (Vec<_>, Vec<_>) =
+                chosen.chunks.into_iter().partition(|chunk| moved.contains(chunk));
+            // What was not admitted may still wait: its batch may have been paused just now.
+            let exhausted = chosen.exhausted.into_iter();
+            self.admitted.extend(exhausted.filter(|batch| left.iter().all(|chunk| chunk.batch != *batch)));
+            self.ready.add(&moved);
+            hint(engine, seen, slots, now_ms, moved).await;
+        }
+        Ok(())
+    }
 }
 
-/// Admits up to `take` chunks of a batch and hints them. Answers how many.
-async fn admit(engine: &Engine, batch: &Batch, take: usize) -> StoreResult<usize> {
-    let waiting = engine.store.waiting(batch.id, u32::try_from(take).unwrap_or(u32::MAX)).await?;
-    if waiting.is_empty() {
-        return Ok(0);
+/// Chunks to be admitted.
+#[derive(Default)]
+struct Chosen {
+    chunks: Vec<ChunkId>,
+    /// Batches of which no chunk waits beside those.
+    exhausted: Vec<BatchId>,
+}
+
+/// Chooses chunks of a lane until the rule grants no more. How many chunks of a batch wait is known only when they are asked for, and
+/// what one batch does not have is for the others.
+async fn choose(
+    engine: &Engine,
+    seen: &mut Seen,
+    slots: u64,
+    now_ms: u64,
+    known: &HashMap<BatchId, &Batch>,
+) -> StoreResult<Chosen> {
+    let mut asked: HashMap<BatchId, u32> = HashMap::new();
+    let mut chosen = Chosen::default();
+    loop {
+        let grants = seen.turns.admit(Lane { slots, now_ms, applicants: &seen.applicants });
+        if grants.is_empty() {
+            return Ok(chosen);
+        }
+        let mut granted: HashMap<BatchId, u32> = HashMap::new();
+        for grant in &grants {
+            *granted.entry(grant.batch).or_default() += grant.chunks;
+        }
+        let mut fresh = HashMap::new();
+        for applicant in &mut seen.applicants {
+            let Some(chunks) = granted.get(&applicant.batch).copied() else { continue };
+            let asked = asked.entry(applicant.batch).or_default();
+            let waiting = match known.get(&applicant.batch) {
+                Some(batch) => waiting(engine, batch, asked.saturating_add(chunks)).await?,
+                None => vec![],
+            };
+            let found = u32::try_from(waiting.len()).unwrap_or(u32::MAX).saturating_sub(*asked);
+            if found < chunks {
+                applicant.waiting = 0;
+                chosen.exhausted.push(applicant.batch);
+            }
+            applicant.queued += found;
+            seen.turns.took(applicant, found);
+            fresh.insert(applicant.batch, waiting.into_iter().skip(*asked as usize));
+            *asked += found;
+        }
+        for grant in grants {
+            let fresh = fresh.get_mut(&grant.batch).into_iter().flatten();
+            chosen.chunks.extend(fresh.take(grant.chunks as usize));
+        }
     }
-    let chunks = engine.store.admit(&waiting, engine.clock.now_ms()).await?;
-    let hints: Vec<_> = chunks.into_iter().map(|chunk| (chunk, batch.limits.priority)).collect();
+}
+
+/// The first `limit` waiting chunks of a batch.
+async fn waiting(engine: &Engine, batch: &Batch, limit: u32) -> StoreResult<Vec<ChunkId>> {
+    // Of a batch so small that nothing of it was admitted yet, every row is a chunk and waits. Small batches are many, and their
+    // first rows should not wait for a question.
+    if batch.state == BatchState::Queued && batch.total <= SPREAD {
+        return Ok((0..batch.total.min(limit)).map(|n| ChunkId { batch: batch.id, n }).collect());
+    }
+    engine.store.waiting(batch.id, limit).await
+}
+
+/// Queues the hints of chunks that were just admitted.
+async fn hint(engine: &Engine, seen: &mut Seen, slots: u64, now_ms: u64, chunks: Vec<ChunkId>) {
+    let ranks = seen.turns.ranks(Lane { slots, now_ms, applicants: &seen.applicants });
+    let ranks: Ranks = seen.applicants.iter().map(|of| of.batch).zip(ranks).collect();
+    let rank = |chunk: &ChunkId| ranks.get(&chunk.batch).copied().unwrap_or(0);
+    let hints: Vec<_> = chunks.into_iter().map(|chunk| (chunk, rank(&chunk))).collect();
+    if hints.is_empty() {
+        return;
+    }
     if let Err(error) = engine.queue.push(&hints).await {
         // They are ready in the store; the sweep hints them again.
         tracing::warn!(error = %error, "hints could not be queued");
-    }
-    Ok(hints.len())
-}
-
-/// The batches that may be served, by priority, then by age: those that run, and as many queued ones of each tenant as may run beside them.
-fn candidates(batches: &[Batch], most_running: Option<usize>) -> Vec<&Batch> {
-    let mut serving: Vec<&Batch> = batches.iter().filter(|batch| batch.state.may_begin()).collect();
-    serving.sort_by_key(|batch| std::cmp::Reverse(batch.limits.priority));
-    let Some(most) = most_running else { return serving };
-    let mut running: HashMap<&TenantId, usize> = HashMap::new();
-    for batch in serving.iter().filter(|batch| batch.state == BatchState::Running) {
-        *running.entry(&batch.tenant).or_default() += 1;
-    }
-    serving.retain(|batch| {
-        let running = running.entry(&batch.tenant).or_default();
-        let may_run = batch.state == BatchState::Running || *running < most;
-        if may_run && batch.state != BatchState::Running {
-            *running += 1;
-        }
-        may_run
-    });
-    serving
-}
-
-/// How many chunks were ready before this round, by batch; counted only when it matters.
-struct Ready<'a> {
-    batches: &'a [Batch],
-    counted: Option<Counted>,
-}
-
-struct Counted {
-    by_batch: HashMap<BatchId, usize>,
-    /// There are more than were counted.
-    more: bool,
-}
-
-impl<'a> Ready<'a> {
-    fn new(batches: &'a [Batch]) -> Self {
-        Self { batches, counted: None }
-    }
-
-    /// How many chunks of this priority may be queued ahead of what fills the queue.
-    async fn room_above(&mut self, engine: &Engine, priority: i16) -> StoreResult<usize> {
-        let lowest = self.batches.iter().map(|batch| batch.limits.priority).min();
-        if lowest.is_none_or(|lowest| lowest >= priority) {
-            return Ok(0);
-        }
-        let priorities: HashMap<BatchId, i16> = {
-            let serving = self.batches.iter().filter(|batch| batch.state.may_begin());
-            serving.map(|batch| (batch.id, batch.limits.priority)).collect()
-        };
-        let counted = self.counted(engine).await?;
-        if counted.more {
-            return Ok(0);
-        }
-        let ahead = |batch: &BatchId| priorities.get(batch).is_some_and(|of| *of >= priority);
-        let ahead: usize =
-            counted.by_batch.iter().filter(|(batch, _)| ahead(batch)).map(|(_, chunks)| chunks).sum();
-        Ok(WINDOW.saturating_sub(ahead))
-    }
-
-    /// Whether a chunk of the batch was ready; taken for granted where not all could be counted.
-    async fn has_some(&mut self, engine: &Engine, batch: BatchId) -> StoreResult<bool> {
-        let counted = self.counted(engine).await?;
-        Ok(counted.more || counted.by_batch.contains_key(&batch))
-    }
-
-    async fn counted(&mut self, engine: &Engine) -> StoreResult<&Counted> {
-        let counted = match self.counted.take() {
-            Some(counted) => counted,
-            None => {
-                let ready = engine.store.ready(None, COUNTED).await?;
-                let mut by_batch: HashMap<BatchId, usize> = HashMap::new();
-                for chunk in &ready {
-                    *by_batch.entry(chunk.batch).or_default() += 1;
-                }
-                Counted { by_batch, more: ready.len() >= COUNTED as usize }
-            }
-        };
-        Ok(self.counted.insert(counted))
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use promptmill_domain::{BatchLimits, BatchSpec, LaneId};
+    use promptmill_domain::{BatchLimits, BatchSpec};
 
     fn batch(n: u8, tenant: &str, state: BatchState, priority: i16) -> Batch {
         let lane = LaneId::new("demo", "none");
@@ -199,10 +275,24 @@ mod tests {
             batch(8, "c", running, 0),
         ];
         let ids = |most| -> Vec<u8> {
-            candidates(&batches, most).iter().map(|batch| batch.id.as_bytes()[0]).collect()
+            let admitter = Admitter::new(most, BTreeMap::new());
+            admitter.candidates(&batches, 0).iter().map(|batch| batch.id.as_bytes()[0]).collect()
         };
-        assert_eq!(ids(Some(2)), [3, 5, 7, 8, 2]);
-        assert_eq!(ids(Some(1)), [5, 7, 8, 2], "what runs already goes on");
-        assert_eq!(ids(None), [3, 4, 1, 5, 7, 8, 2]);
+        assert_eq!(ids(Some(2)), [2, 3, 5, 7, 8]);
+        assert_eq!(ids(Some(1)), [2, 5, 7, 8], "what runs already goes on");
+        assert_eq!(ids(None), [1, 2, 3, 4, 5, 7, 8]);
+    }
+
+    #[test]
+    fn a_queued_batch_that_waited_for_long_comes_before_urgent_ones_that_came_later() {
+        let batches = [batch(1, "a", BatchState::Queued, -100), batch(2, "a", BatchState::Queued, 99)];
+        let mut admitter = Admitter::new(Some(1), BTreeMap::new());
+        for (now_ms, first) in [(1_000, 2), (100_000, 2), (200_000, 1)] {
+            admitter.note_who_waits(&batches[..1], now_ms);
+            admitter.waits_since.insert(batches[1].id, now_ms);
+            let ids: Vec<u8> =
+                admitter.candidates(&batches, now_ms).iter().map(|batch| batch.id.as_bytes()[0]).collect();
+            assert_eq!(ids, [first], "at {now_ms} ms");
+        }
     }
 }

@@ -1,9 +1,11 @@
 //! What a scheduler does beside letting chunks run.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use promptmill_domain::TenantId;
 use promptmill_egress::retry::Schedule;
 use promptmill_egress::{Deadlines, Resolver, SystemResolver, UrlPolicy};
 use promptmill_vault::Vault;
@@ -19,6 +21,8 @@ pub struct SchedulerConfig {
     pub keeping: Option<Keeping>,
     /// The most batches of one tenant that run at the same time, further ones stay queued; `None` for no limit.
     pub running_batches: Option<usize>,
+    /// Tenants whose share of a lane is larger than that of others, so many times. Default: all are equal.
+    pub weights: BTreeMap<TenantId, u32>,
     /// How long a batch may be `submitting` before its submit counts as cut short and is finished here. Default 5 s.
     pub finish_submit_after: Duration,
 }
@@ -29,6 +33,7 @@ impl Default for SchedulerConfig {
             webhooks: None,
             keeping: None,
             running_batches: None,
+            weights: BTreeMap::new(),
             finish_submit_after: Duration::from_secs(5),
         }
     }

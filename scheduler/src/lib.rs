@@ -8,6 +8,8 @@ mod admit;
 mod close;
 mod config;
 mod deliveries;
+mod fleet;
+mod ready;
 mod retention;
 mod scheduler;
 mod sessions;

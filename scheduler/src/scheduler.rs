@@ -12,10 +12,11 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
+use crate::admit::Admitter;
 use crate::config::SchedulerConfig;
 use crate::deliveries::Courier;
 use crate::sessions::Watch;
-use crate::{admit, close, retention, submits, sweep};
+use crate::{close, retention, submits, sweep};
 
 /// How often chunks are admitted and woken without being asked.
 const TICK: Duration = Duration::from_millis(100);
@@ -39,7 +40,8 @@ impl Scheduler {
     pub fn with(engine: Engine, config: SchedulerConfig) -> Self {
         let stopping = CancellationToken::new();
         let mut work = JoinSet::new();
-        work.spawn(Loop::new(engine.clone(), config.running_batches).run(stopping.clone()));
+        let admitter = Admitter::new(config.running_batches, config.weights);
+        work.spawn(Loop::new(engine.clone(), admitter).run(stopping.clone()));
         if let Some(webhooks) = config.webhooks {
             work.spawn(Courier::new(engine.clone(), webhooks).run(stopping.clone()));
         }
@@ -59,27 +61,24 @@ impl Scheduler {
 
 struct Loop {
     engine: Engine,
-    most_running: Option<usize>,
+    admitter: Admitter,
     watch: Watch,
     /// Batches a signal said something about since they were looked at.
     touched: HashSet<BatchId>,
     /// The priority of each open batch when it was looked at last.
     priorities: HashMap<BatchId, i16>,
     swept: Option<Instant>,
-    /// Chunks admitted so far: whose turn it is among batches of one priority.
-    turn: usize,
 }
 
 impl Loop {
-    fn new(engine: Engine, most_running: Option<usize>) -> Self {
+    fn new(engine: Engine, admitter: Admitter) -> Self {
         Self {
             engine,
-            most_running,
+            admitter,
             watch: Watch::default(),
             touched: HashSet::new(),
             priorities: HashMap::new(),
             swept: None,
-            turn: 0,
         }
     }
 
@@ -138,13 +137,13 @@ impl Loop {
             self.watch.run_once(&self.engine, Instant::now()).await?;
         }
         self.expire(&batches).await?;
-        sweep::wake(&self.engine, &batches).await?;
+        let ranks = self.admitter.look(&self.engine, &batches).await?;
+        sweep::wake(&self.engine, &batches, &ranks).await?;
         // Hints that are queued move when they are put in again with another priority.
         if self.priorities_changed(&batches) || sweep_due {
-            sweep::rehint(&self.engine, &batches).await?;
+            sweep::rehint(&self.engine, &batches, &ranks).await?;
         }
-        let admitted = admit::run_once(&self.engine, &batches, self.turn, self.most_running).await?;
-        self.turn = self.turn.wrapping_add(admitted);
+        self.admitter.admit(&self.engine, &batches).await?;
         let touched = std::mem::take(&mut self.touched);
         for batch in
             batches.iter().filter(|batch| may_end(batch) && (sweep_due || touched.contains(&batch.id)))

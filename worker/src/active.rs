@@ -52,6 +52,8 @@ pub(crate) struct ActiveBatch {
     /// Those of them that have not come to their end.
     running: AtomicU32,
     settled: AtomicU64,
+    /// Chunks of it that were claimed here, and their items.
+    claimed: (AtomicU64, AtomicU64),
     pace: Mutex<Pace>,
 }
 
@@ -73,6 +75,7 @@ impl ActiveBatch {
             begun: AtomicU32::new(0),
             running: AtomicU32::new(0),
             settled: AtomicU64::new(0),
+            claimed: (AtomicU64::new(0), AtomicU64::new(0)),
             pace: Mutex::new(Pace::new(Instant::now())),
         });
         loaded.refresh(batch);
@@ -151,6 +154,19 @@ impl ActiveBatch {
         (Begun(self.clone()), Running(self.clone()))
     }
 
+    /// A chunk of so many items was claimed.
+    pub(crate) fn claimed(&self, items: u32) {
+        self.claimed.0.fetch_add(1, Ordering::Relaxed);
+        self.claimed.1.fetch_add(u64::from(items), Ordering::Relaxed);
+    }
+
+    /// Items of the chunks that were claimed, on average and rounded up.
+    fn chunk_items(&self) -> u32 {
+        let (chunks, items) = (&self.claimed.0, &self.claimed.1);
+        let chunks = chunks.load(Ordering::Relaxed).max(1);
+        u32::try_from(items.load(Ordering::Relaxed).div_ceil(chunks)).unwrap_or(u32::MAX)
+    }
+
     /// Outcomes of so many items were recorded.
     pub(crate) fn settled(&self, items: u64) {
         self.settled.fetch_add(items, Ordering::Relaxed);
@@ -173,6 +189,7 @@ impl ActiveBatch {
             waiting_batch: at(Stage::Batch),
             waiting_retry: at(Stage::Retry),
             settled_per_s: pace,
+            chunk_items: self.chunk_items(),
         })
     }
 

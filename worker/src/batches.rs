@@ -67,11 +67,12 @@ impl Batches {
     }
 
     /// The worker's account of itself: what it has in hand of each batch, and how fast each is settled.
-    pub(crate) fn report(&self, concurrency: usize, now: Instant) -> WorkerReport {
+    pub(crate) fn report(&self, concurrency: usize, slots: usize, now: Instant) -> WorkerReport {
         let mut batches: Vec<_> = self.active().values().filter_map(|batch| batch.report(now)).collect();
         batches.sort_by_key(|report| report.batch);
         WorkerReport {
             concurrency: u32::try_from(concurrency).unwrap_or(u32::MAX),
+            slots: u32::try_from(slots).unwrap_or(u32::MAX),
             calls: batches.iter().map(|report| report.calling).sum(),
             batches,
         }

@@ -180,6 +180,7 @@ impl Pump {
         };
         let quarantined = lease.head.in_quarantine();
         let rows = rows_of(&lease);
+        batch.claimed(lease.head.len());
         let items = due_items(lease.head, rows, room, self.engine.clock.now_ms());
         let claimed = Claimed { key, batch, items };
         self.settler.leased(key, claimed.len(), claimed.batch.clone());

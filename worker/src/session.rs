@@ -23,6 +23,7 @@ pub(crate) async fn keep_alive(
     gate: Arc<SessionGate>,
     batches: Arc<Batches>,
     concurrency: usize,
+    slots: usize,
 ) {
     let mut ticks = interval(BEAT_EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -33,7 +34,7 @@ pub(crate) async fn keep_alive(
             _ = ticks.tick() => {
                 let sent = Instant::now();
                 beat += 1;
-                let report = batches.report(concurrency, sent);
+                let report = batches.report(concurrency, slots, sent);
                 match engine.store.beat(session, beat, Some(&report)).await {
                     Ok(BeatAnswer::Alive { changes }) => {
                         gate.beat_stored(sent);

@@ -81,7 +81,8 @@ impl Worker {
             config.concurrency,
             config.retry,
         ));
-        let (jobs, backend) = mpsc::channel(slots.count());
+        let slots_count = slots.count();
+        let (jobs, backend) = mpsc::channel(slots_count);
         let pump = Pump {
             engine: engine.clone(),
             session,
@@ -95,7 +96,7 @@ impl Worker {
         let items = WorkerBuilder::new(config.label.as_str())
             .backend(JobBackend::new(backend))
             .build(ItemService::new(pipeline.clone(), settler_handle));
-        let beats = keep_alive(engine.clone(), session, gate, batches, config.concurrency);
+        let beats = keep_alive(engine.clone(), session, gate, batches, config.concurrency, slots_count);
         let work = tokio::spawn({
             let (stopping, abort, engine) = (stopping.clone(), abort.clone(), engine.clone());
             async move {

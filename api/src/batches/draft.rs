@@ -5,7 +5,9 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use promptmill_domain::{BatchId, BatchLimits, BatchSpec, LaneId, ModelRef, Money, StoreReplies, TenantId};
+use promptmill_domain::{
+    BatchId, BatchLimits, BatchSpec, LaneId, ModelRef, Money, StoreReplies, TenantId, chunk,
+};
 use promptmill_prompt::Template;
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -162,6 +164,7 @@ pub(crate) async fn plan(
         template_ref: reference,
         settings,
         max_attempts,
+        chunk_rows: chunk::rows_for(limits.max_concurrency),
         store_replies: body.store_replies.unwrap_or(StoreReplies::Failed),
         name: body.name.clone(),
         labels: body.labels.clone().unwrap_or_default(),

@@ -8,7 +8,7 @@ use axum::extract::State;
 use axum::response::Response;
 use promptmill_domain::{
     Batch, BatchId, BatchLimits, BatchSpec, FailureKind, ItemCode, ItemFilter, ModelRef, OutcomeName,
-    RetryOf, TenantId,
+    RetryOf, TenantId, chunk,
 };
 use promptmill_ports::{NewBatch, TemplateKey};
 use serde::Deserialize;
@@ -195,6 +195,7 @@ async fn spec(
     if let Some(told) = &source.spec.webhook {
         spec.webhook = Some(webhook::moved(app, tenant, source.id, id, told)?);
     }
+    spec.chunk_rows = chunk::rows_for(source.limits.max_concurrency);
     spec.retry_of = Some(RetryOf { batch: source.id, filter });
     Ok(spec)
 }

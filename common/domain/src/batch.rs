@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::chat::{ModelRef, ModelSettings};
+use crate::chunk::MAX_CHUNK_ROWS;
 use crate::filter::ItemFilter;
 use crate::head::{ChunkState, Head};
 use crate::ids::{BatchId, LaneId, TemplateId, TenantId};
@@ -29,6 +30,9 @@ pub struct BatchSpec {
     /// Attempts at an item before it fails, those not counted that failed for the whole lane's trouble.
     #[serde(default = "BatchSpec::default_max_attempts")]
     pub max_attempts: u32,
+    /// The most rows of one of its chunks; fixed here, so that a submit that is repeated cuts the same.
+    #[serde(default = "BatchSpec::default_chunk_rows")]
+    pub chunk_rows: u32,
     /// Which raw replies are kept in the history of calls.
     #[serde(default)]
     pub store_replies: StoreReplies,
@@ -62,6 +66,7 @@ impl BatchSpec {
             lane,
             settings: ModelSettings::default(),
             max_attempts: Self::default_max_attempts(),
+            chunk_rows: Self::default_chunk_rows(),
             store_replies: StoreReplies::None,
             name: None,
             labels: BTreeMap::new(),
@@ -70,6 +75,11 @@ impl BatchSpec {
             webhook: None,
             retry_of: None,
         }
+    }
+
+    /// As many as a chunk may have.
+    pub const fn default_chunk_rows() -> u32 {
+        MAX_CHUNK_ROWS
     }
 
     /// Five attempts.

@@ -7,6 +7,7 @@ pub mod batch;
 pub mod chat;
 pub mod chunk;
 pub mod event;
+pub mod fairness;
 pub mod filter;
 pub mod head;
 pub mod ids;

@@ -11,10 +11,19 @@ use crate::ids::{BatchId, LaneId};
 pub struct WorkerReport {
     /// Calls it may make at the same time.
     pub concurrency: u32,
+    /// Items it may have begun and not settled; 0 from a worker that does not tell.
+    pub slots: u32,
     /// Calls under way.
     pub calls: u32,
     /// The batches it has items of.
     pub batches: Vec<BatchReport>,
+}
+
+impl WorkerReport {
+    /// Items it may have begun and not settled: at least as many as it makes calls.
+    pub fn live_slots(&self) -> u32 {
+        self.slots.max(self.concurrency)
+    }
 }
 
 /// Where the items of one batch stand that a worker has begun.
@@ -36,6 +45,22 @@ pub struct BatchReport {
     pub waiting_retry: u32,
     /// Items settled a second, averaged over about the last ten seconds.
     pub settled_per_s: f64,
+    /// Items of the chunks it claimed, on average and rounded up; 0 from a worker that does not tell.
+    #[serde(default)]
+    pub chunk_items: u32,
+}
+
+impl BatchReport {
+    /// Items in the worker's hands that wait for something or are being called for.
+    pub fn in_hand(&self) -> u64 {
+        let waiting = [self.waiting_place, self.waiting_lane, self.waiting_batch, self.waiting_retry];
+        u64::from(self.calling) + waiting.into_iter().map(u64::from).sum::<u64>()
+    }
+
+    /// Whether it is being worked on, or was a moment ago.
+    pub fn is_worked_on(&self) -> bool {
+        self.in_hand() > 0 || self.settled_per_s >= 1.0
+    }
 }
 
 /// A reason why a batch is not faster.
@@ -139,9 +164,10 @@ mod tests {
             waiting_batch: 0,
             waiting_retry: 0,
             settled_per_s: 1.0,
+            chunk_items: 4,
         };
         change(&mut batch);
-        vec![WorkerReport { concurrency: 4, calls: 4, batches: vec![batch] }]
+        vec![WorkerReport { concurrency: 4, slots: 4, calls: 4, batches: vec![batch] }]
     }
 
     fn reasons(reports: &[WorkerReport], limits: BatchLimits) -> Vec<SlowReason> {
@@ -164,6 +190,16 @@ mod tests {
         assert_eq!(reasons(&[], free), [SlowReason::NoWorkers]);
         let idle = [WorkerReport::default()];
         assert_eq!(reasons(&idle, free), [SlowReason::Queued]);
+    }
+
+    #[test]
+    fn what_an_older_worker_tells_is_understood() {
+        let older = r#"{"concurrency":3,"calls":1,"batches":[{"batch":"batch_01010101010101010101010101010101","lane":"demo/none",
+            "calling":1,"waiting_place":2,"waiting_lane":0,"waiting_batch":0,"waiting_retry":4,"settled_per_s":0.5}]}"#;
+        let report: WorkerReport = serde_json::from_str(older).unwrap();
+        assert_eq!((report.slots, report.live_slots()), (0, 3));
+        assert_eq!((report.batches[0].chunk_items, report.batches[0].in_hand()), (0, 7));
+        assert_eq!(WorkerReport { slots: 340, ..report }.live_slots(), 340);
     }
 
     #[test]

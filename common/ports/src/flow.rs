@@ -1,10 +1,10 @@
 //! Steps over the store ports that more than one role takes.
 
-use promptmill_domain::chunk::{ChunkCut, cut};
+use promptmill_domain::chunk::{ChunkCut, MAX_CHUNK_ROWS, SPREAD, cut};
 use promptmill_domain::{BatchId, LaneId, TenantId};
 
 use crate::StoreResult;
-use crate::store::Intake;
+use crate::store::{Intake, Read};
 
 /// Heads written in one step.
 const HEADS_PER_WRITE: usize = 500;
@@ -12,27 +12,33 @@ const HEADS_PER_WRITE: usize = 500;
 /// Makes a draft a queued batch, or finishes a submit that a crash cut short; answers the number of rows.
 ///
 /// A crash between the steps leaves the batch in `submitting`; whoever calls this again ends with the same heads, because
-/// the cut derives from the frozen parts alone.
+/// the cut derives from the frozen parts and from the batch's spec, which never changes.
 pub async fn submit(
-    intake: &(impl Intake + ?Sized),
+    store: &(impl Intake + Read + ?Sized),
     tenant: &TenantId,
     batch: BatchId,
     lane: &LaneId,
     now_ms: u64,
 ) -> StoreResult<u32> {
-    let parts = intake.begin_submit(tenant, batch).await?;
+    let parts = store.begin_submit(tenant, batch).await?;
+    let rows: u64 = parts.iter().flat_map(|part| &part.blocks).map(|rows| u64::from(*rows)).sum();
+    // The chunks of a small batch are of one row each, whatever its spec says.
+    let most = match rows > u64::from(SPREAD) {
+        true => store.batch(tenant, batch).await?.spec.chunk_rows,
+        false => MAX_CHUNK_ROWS,
+    };
     let mut pending: Vec<ChunkCut> = Vec::with_capacity(HEADS_PER_WRITE);
     let (mut chunks, mut total) = (0, 0);
-    for cut in cut(&parts) {
+    for cut in cut(&parts, most) {
         chunks += 1;
         total += cut.len;
         pending.push(cut);
         if pending.len() == HEADS_PER_WRITE {
-            intake.put_heads(tenant, batch, lane, &pending).await?;
+            store.put_heads(tenant, batch, lane, &pending).await?;
             pending.clear();
         }
     }
-    intake.put_heads(tenant, batch, lane, &pending).await?;
-    intake.finish_submit(tenant, batch, chunks, total, now_ms).await?;
+    store.put_heads(tenant, batch, lane, &pending).await?;
+    store.finish_submit(tenant, batch, chunks, total, now_ms).await?;
     Ok(total)
 }

@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use promptmill_domain::{
-    BatchEvent, BatchId, BatchLimits, BatchSpec, BatchState, ChunkId, Counts, LaneId, LeaseToken, Release,
-    SessionId, SettledItem, TenantId, Totals, UploadId,
+    BatchEvent, BatchId, BatchLimits, BatchReport, BatchSpec, BatchState, ChunkId, Counts, LaneId,
+    LeaseToken, Release, SessionId, SettledItem, TenantId, Totals, UploadId, WorkerReport,
 };
 use promptmill_ports::{
     Clock, Lease, Limiter, NewBatch, PartCommit, Queue, RowBlock, SettleGroup, Settled, Signals, flow,
@@ -18,6 +18,9 @@ use tempfile::TempDir;
 
 /// How long a condition may take to come true before the test fails; it judges nothing else.
 const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Slots of the worker the test plays.
+const SLOTS: u32 = 32;
 
 /// The system's clock, put forward by the test.
 #[derive(Default)]
@@ -54,27 +57,38 @@ impl Scene {
         let session = SessionId::at(engine.clock.now_ms(), rand::random());
         engine.store.open(session, "test").await.unwrap();
         let beats = AtomicU64::new(0);
-        Self { engine, clock, tenant: TenantId::default_tenant(), session, beats, _folder: folder }
+        let scene =
+            Self { engine, clock, tenant: TenantId::default_tenant(), session, beats, _folder: folder };
+        scene.beat().await;
+        scene
     }
 
     /// A draft with one part; one of up to 32 rows gets one row a chunk.
     pub(crate) async fn draft(&self, rows: u32, change: impl FnOnce(&mut NewBatch)) -> BatchId {
+        self.draft_of(&self.tenant, rows, change).await
+    }
+
+    async fn draft_of(&self, tenant: &TenantId, rows: u32, change: impl FnOnce(&mut NewBatch)) -> BatchId {
         let now_ms = self.engine.clock.now_ms();
         let (id, upload) = (BatchId::at(now_ms, rand::random()), UploadId::at(now_ms, rand::random()));
         let spec = BatchSpec::new("{}".to_owned(), "scripted:any".parse().unwrap(), lane());
         let store = &self.engine.store;
         let mut new = NewBatch { id, spec, limits: BatchLimits::default(), idem_key: None, now_ms };
         change(&mut new);
-        store.create(&self.tenant, new).await.unwrap();
-        self.upload(id, upload, rows).await;
+        store.create(tenant, new).await.unwrap();
+        self.upload_of(tenant, id, upload, rows).await;
         let blocks = rows.div_ceil(256);
         let part = PartCommit { part: 0, upload, blocks, digest: [0; 32] };
-        store.commit_part(&self.tenant, id, part).await.unwrap();
+        store.commit_part(tenant, id, part).await.unwrap();
         id
     }
 
     /// Stores rows that no part names.
     pub(crate) async fn upload(&self, batch: BatchId, upload: UploadId, rows: u32) {
+        self.upload_of(&self.tenant, batch, upload, rows).await;
+    }
+
+    async fn upload_of(&self, tenant: &TenantId, batch: BatchId, upload: UploadId, rows: u32) {
         let mut builder = BlockBuilder::new();
         let row = StoredRow::of_variables(None, "{}");
         let mut blocks: Vec<_> = (0..rows).filter_map(|_| builder.push(&row)).collect();
@@ -83,15 +97,26 @@ impl Scene {
             let (bytes, ids) = (block.bytes.into(), block.ids.into());
             let block = RowBlock { seq, len: block.len, bytes, ids };
             let now_ms = self.engine.clock.now_ms();
-            self.engine.store.put_rows(&self.tenant, batch, upload, vec![block], now_ms).await.unwrap();
+            self.engine.store.put_rows(tenant, batch, upload, vec![block], now_ms).await.unwrap();
         }
     }
 
     /// A queued batch.
     pub(crate) async fn submit_with(&self, rows: u32, change: impl FnOnce(&mut NewBatch)) -> BatchId {
-        let id = self.draft(rows, change).await;
-        let now_ms = self.engine.clock.now_ms();
-        flow::submit(self.engine.store.as_ref(), &self.tenant, id, &lane(), now_ms).await.unwrap();
+        self.submit_of(&self.tenant, rows, change).await
+    }
+
+    /// A queued batch of any tenant.
+    pub(crate) async fn submit_of(
+        &self,
+        tenant: &TenantId,
+        rows: u32,
+        change: impl FnOnce(&mut NewBatch),
+    ) -> BatchId {
+        let id = self.draft_of(tenant, rows, change).await;
+        let (store, now_ms) = (self.engine.store.as_ref(), self.engine.clock.now_ms());
+        let lane = store.batch(tenant, id).await.unwrap().spec.lane;
+        flow::submit(store, tenant, id, &lane, now_ms).await.unwrap();
         id
     }
 
@@ -135,8 +160,20 @@ impl Scene {
 
     /// Keeps the test's session alive where a test takes longer than a session lives without a beat.
     pub(crate) async fn beat(&self) {
+        self.tell(SLOTS, vec![]).await;
+    }
+
+    /// Beats as a worker with so many slots and those batches in hand.
+    pub(crate) async fn tell(&self, slots: u32, batches: Vec<BatchReport>) {
         let beat = self.beats.fetch_add(1, Ordering::SeqCst) + 1;
-        self.engine.store.beat(self.session, beat, None).await.unwrap();
+        let report = WorkerReport { slots, batches, ..WorkerReport::default() };
+        self.engine.store.beat(self.session, beat, Some(&report)).await.unwrap();
+    }
+
+    /// How many chunks of the batch are admitted and not taken.
+    pub(crate) async fn ready(&self, batch: BatchId) -> usize {
+        let ready = self.engine.store.ready(None, 10_000).await.unwrap();
+        ready.iter().filter(|chunk| chunk.batch == batch).count()
     }
 
     pub(crate) async fn claim(&self, chunks: &[ChunkId]) -> Vec<Lease> {

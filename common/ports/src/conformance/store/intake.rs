@@ -198,7 +198,7 @@ pub async fn the_heads_are_the_cut_of_the_rows(store: &dyn Store) {
         store.put_rows(tenant, batch, upload, vec![block(0, 50, "a"), block(1, 33, "b")], NOW).await.unwrap();
         store.commit_part(tenant, batch, part(number, upload, 2)).await.unwrap();
     }
-    let cuts: Vec<_> = cut(&store.begin_submit(tenant, batch).await.unwrap()).collect();
+    let cuts: Vec<_> = cut(&store.begin_submit(tenant, batch).await.unwrap(), MAX_CHUNK_ROWS).collect();
     assert_eq!(flow::submit(store, tenant, batch, &lane(), NOW).await.unwrap(), 166);
     let chunks = store.waiting(batch, 1_000).await.unwrap();
     assert_eq!(chunks, (0..u32::try_from(cuts.len()).unwrap()).map(|n| scene.chunk(n)).collect::<Vec<_>>());

@@ -128,6 +128,7 @@ pub async fn a_session_is_listed_with_its_last_report(store: &dyn Store) {
     assert_eq!(report().await, None);
     let told = |calls| WorkerReport {
         concurrency: 8,
+        slots: 330,
         calls,
         batches: vec![promptmill_domain::BatchReport {
             batch: scene.batch,
@@ -138,6 +139,7 @@ pub async fn a_session_is_listed_with_its_last_report(store: &dyn Store) {
             waiting_batch: 3,
             waiting_retry: 4,
             settled_per_s: 1.5,
+            chunk_items: 7,
         }],
     };
     for (beat, calls) in [(1, 5), (2, 6)] {
