@@ -144,18 +144,32 @@ impl Stored {
         Ok(Self { head, histories, last })
     }
 
-    /// The change of a stored head into this one, as update operators.
-    pub(crate) fn operators(&self, mark: Bson) -> Document {
+    /// The change of `before`, as it is stored, into this one, as update operators: of what is different alone.
+    pub(crate) fn operators(&self, before: &Self, mark: Bson) -> Document {
+        let (now, was) = (self.fields(), before.fields());
+        let gone: Document =
+            was.keys().filter(|name| !now.contains_key(name)).map(|name| (name.clone(), "".into())).collect();
+        let mut set: Document =
+            now.into_iter().filter(|(name, value)| was.get(name) != Some(value)).collect();
+        set.insert("mark", mark);
+        let mut operators = doc! { "$set": set };
+        if !gone.is_empty() {
+            operators.insert("$unset", gone);
+        }
+        operators
+    }
+
+    /// The fields that may change, those that are there.
+    fn fields(&self) -> Document {
         let head = &self.head;
         let totals = &head.totals;
-        let mut set = doc! {
-            "mark": mark, "state": state_number(&head.state), "ver": int(head.ver), "settles": i64::from(head.settles),
+        let mut fields = doc! {
+            "state": state_number(&head.state), "ver": int(head.ver), "settles": i64::from(head.settles),
             "kills": i64::from(head.kills), "calls": int(totals.calls), "prompt_tokens": int(totals.tokens.prompt),
             "completion_tokens": int(totals.tokens.completion), "cost": int(totals.cost.pico()),
             "parked_len": i64::try_from(head.parked.len()).unwrap_or(i64::MAX), "done": binary(head.done.clone()),
         };
-        set.extend(counted(&head.done));
-        let mut unset = Document::new();
+        fields.extend(counted(&head.done));
         let (owner, token) = match &head.state {
             ChunkState::Leased { owner, token } => {
                 (Some(binary(*owner.as_bytes())), Some(binary(*token.as_bytes())))
@@ -179,12 +193,11 @@ impl Stored {
             ("change_items", self.last.as_ref().map(|change| binary(change.items.clone()))),
         ];
         for (name, value) in optional {
-            match value {
-                Some(value) => set.insert(name, value),
-                None => unset.insert(name, ""),
-            };
+            if let Some(value) = value {
+                fields.insert(name, value);
+            }
         }
-        doc! { "$set": set, "$unset": unset }
+        fields
     }
 
     fn parked_records(&self) -> Vec<ParkedRecord> {

@@ -6,6 +6,7 @@
 mod document;
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 
 use mongodb::bson::{Bson, Document, doc};
 use promptmill_domain::{ChunkId, Head, ItemCode, ParkedItem, Refusal};
@@ -16,7 +17,7 @@ pub(crate) use document::{DONE, LEASED, PARKED, READY, Stored, WAITING, fresh, t
 use crate::MongoStore;
 use crate::codec::{Fields, binary, from_json, int, key, range, to_json};
 use crate::collections::HEADS;
-use crate::commands::{Commands, Concern, Query, Update, fresh_mark};
+use crate::commands::{Commands, Concern, Query, Update, encode, fresh_mark};
 use crate::order::{self, Change, Record};
 use crate::slices::{self, Sliced};
 
@@ -43,11 +44,6 @@ impl Changed {
     pub(crate) const fn is_applied(&self) -> bool {
         matches!(self, Self::Applied(_))
     }
-}
-
-/// The filter for one head.
-fn one(chunk: ChunkId) -> Document {
-    doc! { "_id": binary(key(chunk.batch, chunk.n)) }
 }
 
 /// The heads of these chunks, those that exist.
@@ -100,6 +96,7 @@ pub(crate) async fn change(
             left.iter().map(|at| chunks[*at]).filter(|chunk| !known.contains_key(chunk)).collect();
         known.extend(load(commands, &unknown).await?);
         let mut writes = Vec::with_capacity(left.len());
+        let mark = fresh_mark();
         for at in left {
             match known.remove(&chunks[at]) {
                 None => answers[at] = Some(Changed::Missing),
@@ -108,7 +105,7 @@ pub(crate) async fn change(
                     match apply(at, &mut after.head) {
                         Err(refusal) => answers[at] = Some(Changed::Refused(refusal)),
                         Ok(new_histories) => {
-                            writes.push(Write { at, before, after, new_histories, mark: fresh_mark() })
+                            writes.push(Write { at, before, after, new_histories, mark: mark.clone() })
                         }
                     }
                 }
@@ -171,12 +168,7 @@ async fn write_all(store: &MongoStore, mut writes: Vec<Write>) -> StoreResult<Ve
 }
 
 async fn write_some(commands: &Commands, writes: Vec<Write>) -> StoreResult<Vec<Write>> {
-    let updates = writes.iter().map(|write| {
-        let mut filter = one(write.before.head.chunk);
-        filter.insert("ver", int(write.before.head.ver));
-        Update::one(filter, write.after.operators(write.mark.clone()))
-    });
-    let matched = commands.update(HEADS, updates.collect()).await?.n;
+    let matched = commands.update(HEADS, updates(&writes)?).await?.n;
     if usize::try_from(matched).is_ok_and(|matched| matched == writes.len()) {
         return Ok(writes);
     }
@@ -194,6 +186,32 @@ async fn write_some(commands: &Commands, writes: Vec<Write>) -> StoreResult<Vec<
     let is_mine =
         |write: &Write| marks.get(&write.before.head.chunk).and_then(Option::as_ref) == Some(&write.mark);
     Ok(writes.into_iter().filter(is_mine).collect())
+}
+
+/// The updates for these writes. Heads of one version that change in the same way, as those that are admitted do, are one update.
+fn updates(writes: &[Write]) -> StoreResult<Vec<Update>> {
+    let mut alike: HashMap<(u64, Vec<u8>), usize> = HashMap::new();
+    let mut updates: Vec<(Vec<Bson>, u64, Document)> = Vec::new();
+    for write in writes {
+        let head = &write.before.head;
+        let change = write.after.operators(&write.before, write.mark.clone());
+        let id = binary(key(head.chunk.batch, head.chunk.n));
+        match alike.entry((head.ver, encode(&change)?.into_bytes())) {
+            Entry::Occupied(at) => updates[*at.get()].0.push(id),
+            Entry::Vacant(place) => {
+                place.insert(updates.len());
+                updates.push((vec![id], head.ver, change));
+            }
+        }
+    }
+    let update = |(ids, ver, change): (Vec<Bson>, u64, Document)| {
+        // One alone is found by its key without a plan.
+        match <[Bson; 1]>::try_from(ids) {
+            Ok([id]) => Update::one(doc! { "_id": id, "ver": int(ver) }, change),
+            Err(ids) => Update::many(doc! { "_id": { "$in": ids }, "ver": int(ver) }, change),
+        }
+    };
+    Ok(updates.into_iter().map(update).collect())
 }
 
 impl Write {

@@ -24,10 +24,10 @@ async fn queued(store: &dyn Store) -> Vec<Scene<'_>> {
         session,
     });
     let scenes: Vec<_> = scenes.collect();
-    let accepting = scenes.iter().zip(0..).map(|(scene, n)| {
+    let accepting = scenes.iter().zip(0u32..).map(|(scene, n)| {
         let mut batch = new_batch(scene.batch, None);
         let url = "https://receiver.test/hook".to_owned();
-        batch.spec.webhook = (n % 2 == 0).then(|| Webhook { url, sealed_secret: "sealed".to_owned() });
+        batch.spec.webhook = n.is_multiple_of(2).then(|| Webhook { url, sealed_secret: "sealed".to_owned() });
         let rows: RowBlock = block(0, rows(n), "rows");
         store.accept(&scene.tenant, WholeBatch { batch, rows, digest: [1; 32] })
     });
@@ -38,7 +38,7 @@ async fn queued(store: &dyn Store) -> Vec<Scene<'_>> {
 }
 
 const fn rows(n: u32) -> u32 {
-    if n % 5 == 0 { 3 } else { 1 }
+    if n.is_multiple_of(5) { 3 } else { 1 }
 }
 
 fn chunks(scenes: &[Scene<'_>]) -> Vec<ChunkId> {
@@ -160,6 +160,6 @@ pub async fn closes_at_once_are_answered_each_for_itself_and_told_once(store: &d
     for (n, scene) in scenes.iter().enumerate() {
         let told = pending.iter().filter(|event| event.batch == scene.batch);
         let told: Vec<_> = told.map(|event| event.kind).collect();
-        assert_eq!(told, vec![EventKind::BatchCompleted; usize::from(n % 2 == 0 && n != 5)], "{n}");
+        assert_eq!(told, vec![EventKind::BatchCompleted; usize::from(n.is_multiple_of(2) && n != 5)], "{n}");
     }
 }
