@@ -16,4 +16,5 @@ mod program;
 mod redis;
 
 pub use mongo::{MongoDatabase, MongoReplicaSet, MongoServer};
+pub use process::free_port;
 pub use redis::{RedisSentinel, RedisServer};

@@ -1,0 +1,63 @@
+//! Redis forgets everything, again and again; is killed and comes back empty; stands still.
+
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use super::{Trial, seed};
+use crate::fleet::{Servers, Size};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn flushall_every_two_seconds_for_thirty_loses_nothing() {
+    let size = Size { workers: 2, ..Size::ONE };
+    let mut trial = Trial::begin(seed(1), "20..60", Servers::start(), size);
+    let load = trial.load();
+    load.wait_for_more("batches", 4, |told| &told.acked).await;
+    for nth in 0..15 {
+        trial.fleet.servers.redis.flush();
+        // The time itself is the fault here.
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        if nth % 5 == 0 {
+            trial.look().await;
+        }
+    }
+    let last_fault = Instant::now();
+    load.wait_for_more("batches", 4, |told| &told.acked).await;
+    load.end().await;
+    trial.conclude("FLUSHALL every 2 s for 30 s", last_fault).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_redis_that_is_killed_and_comes_back_empty_costs_time_and_nothing_else() {
+    let mut trial = Trial::begin(seed(1), "20..60", Servers::start(), Size { workers: 2, ..Size::ONE });
+    let load = trial.load();
+    for _ in 0..2 {
+        load.wait_for_more("batches", 6, |told| &told.acked).await;
+        trial.fleet.servers.redis.kill();
+        // The store is the truth, so rows are taken in without Redis too.
+        load.wait_for_more("batches without Redis", 3, |told| &told.acked).await;
+        trial.look().await;
+        trial.fleet.servers.redis.restart();
+    }
+    let last_fault = Instant::now();
+    load.wait_for_more("batches", 4, |told| &told.acked).await;
+    load.end().await;
+    trial.conclude("Redis killed and restarted empty", last_fault).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_redis_that_stands_still_costs_time_and_nothing_else() {
+    let mut trial = Trial::begin(seed(1), "20..60", Servers::start(), Size { workers: 2, ..Size::ONE });
+    let load = trial.load();
+    load.wait_for_more("batches", 6, |told| &told.acked).await;
+    let redis = trial.fleet.servers.redis.process_id().to_string();
+    let signal = |name: &str| assert!(Command::new("kill").args([name, &redis]).status().unwrap().success());
+    signal("-STOP");
+    // The time itself is the fault here.
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    trial.look().await;
+    signal("-CONT");
+    let last_fault = Instant::now();
+    load.wait_for_more("batches", 6, |told| &told.acked).await;
+    load.end().await;
+    trial.conclude("SIGSTOP of Redis for 5 s", last_fault).await;
+}
