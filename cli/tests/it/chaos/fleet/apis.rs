@@ -10,9 +10,9 @@ use crate::fleet::{Servers, Size};
 async fn kills_during_submits(seed: u64) {
     let mut trial = Trial::begin(seed, "5..30", Servers::start(), Size::ONE);
     let load = trial.load();
-    for _ in 0..6 {
+    for _ in 0..4 {
         load.wait_for_more("batches", trial.dice.random_range(2..6), |told| &told.acked).await;
-        let unread = trial.scene.unread(&trial.client, trial.dice.random(), 3);
+        let unread = trial.scene.unread(&trial.client, trial.dice.random::<u32>().into(), 3);
         // Any moment of the submits that are under way.
         tokio::time::sleep(Duration::from_micros(trial.dice.random_range(0..40_000))).await;
         trial.fleet.apis[0].kill();

@@ -98,8 +98,8 @@ async fn ten_rows_begin_soon_beside_a_hundred_thousand_of_another_tenant() {
         waited(&beside),
         PARTS * ROWS_A_PART,
     );
-    // A tenant that waited its turn behind the other one's rows would let a hundred thousand pass.
-    assert!(calls <= 4 * u64::from(SLOTS), "{calls} calls of the large tenant went first");
+    // The worker has up to 360 items of the large tenant begun and twice as many admitted; whoever waited behind those would let more pass.
+    assert!(calls <= 10 * u64::from(SLOTS), "{calls} calls of the large tenant went first");
 
     large.step(&format!("/v1/batches/{id}/cancel")).await;
     wait_until_it("the large batch to be cancelled", async || {
