@@ -3,6 +3,7 @@
 //! Each process is a [`Program`], which can be killed, stopped and started again; [`Servers`] are what they share. A test that fails
 //! shows the last words of each.
 
+mod journeys;
 mod program;
 mod servers;
 

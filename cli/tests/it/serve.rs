@@ -7,7 +7,7 @@ use promptmill_doubles::{Config, Doubles};
 use reqwest::StatusCode;
 use serde_json::{Value, json};
 
-use crate::fleet::{Fleet, Servers, Size};
+use crate::fleet::Servers;
 use crate::server::{Http, Server};
 use crate::stand::{Kind, Stand, on_both_stands};
 use crate::support::{Desk, check_all_succeeded, ticket_template, wait_for};
@@ -291,47 +291,6 @@ async fn secrets_prompts_and_replies_reach_neither_logs_nor_metrics_nor_the_stor
         assert!(!log.contains(secret), "{secret:?} is in the log");
         assert!(!metrics.contains(secret), "{secret:?} is in the metrics");
     }
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_worker_that_is_told_to_stop_hands_back_what_it_has_not_begun_and_others_go_on_at_once() {
-    let doubles =
-        Doubles::start(Config { latency: "100..200".parse().unwrap(), ..Config::default() }).unwrap();
-    let mut desk = Desk::with_rows(600);
-    desk.point_at(&doubles);
-    let mut fleet = Fleet::new(&mut desk, Size { workers: 2, concurrency: 8, ..Size::ONE });
-    let client = fleet.client();
-    let batch = json!({"template": ticket_template(), "model": "openai:m"});
-    let (_, draft) = client.post("/v1/batches", &batch).await;
-    let id = draft["id"].as_str().unwrap();
-    assert_eq!(client.put_rows(id, 0, desk.read("rows.jsonl")).await.0, StatusCode::OK);
-    assert_eq!(client.step(&format!("/v1/batches/{id}/submit")).await.0, StatusCode::OK);
-    let in_flight = || doubles.ledger().totals().in_flight;
-    wait_for("both to call", || in_flight() > 8);
-    let (code, log) = fleet.workers.remove(0).stop();
-    assert_eq!(code, Some(0), "{log}");
-    let view = client.wait_for_state(id, &["completed"]).await;
-    assert_eq!(view["counts"]["succeeded"], 600);
-    // It waited for its calls, and nobody had to take it for dead first.
-    for n in 0..600 {
-        assert_eq!(doubles.ledger().marker(&n.to_string()).calls_after_valid, 0, "row {n}");
-    }
-    let log = fleet.stop();
-    assert!(!log.contains("a session died"), "{log}");
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn keys_of_a_fleet_are_made_without_a_server_and_see_their_own_tenant_alone() {
-    let mut desk = Desk::new();
-    let mut fleet = Fleet::new(&mut desk, Size::ONE);
-    let foreign = Http::new(&fleet.apis[0].url, &Fleet::new_key(&desk, "acme"));
-    let (status, mine) = fleet.client().post("/v1/batches", &json!({"model": "demo:any"})).await;
-    assert_eq!(status, StatusCode::CREATED, "{mine}");
-    assert_eq!(foreign.get("/v1/me").await.1["tenant"], "acme");
-    let id = mine["id"].as_str().unwrap();
-    assert_eq!(foreign.get(&format!("/v1/batches/{id}")).await.0, StatusCode::NOT_FOUND);
-    assert_eq!(foreign.get("/v1/batches").await.1["data"], json!([]));
-    fleet.stop();
 }
 
 /// Whether a text stands anywhere in the files of the store.

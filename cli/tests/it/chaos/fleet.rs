@@ -8,6 +8,7 @@ mod mongo;
 mod neighbours;
 mod pairs;
 mod redis;
+mod restarts;
 mod schedulers;
 mod signals;
 mod stopped;

@@ -291,6 +291,11 @@ impl Load {
         Self { told, clients: tasks }
     }
 
+    /// What the clients were answered so far.
+    pub(crate) fn told(&self) -> &Told {
+        &self.told
+    }
+
     /// Waits until `count` grew by `more`.
     pub(crate) async fn wait_for_more(&self, what: &str, more: u64, count: impl Fn(&Told) -> &AtomicU64) {
         let from = count(&self.told).load(Ordering::SeqCst);

@@ -1,6 +1,7 @@
 //! MongoDB changes its primary in the midst of work, and breaks connections off.
 
-use std::time::Instant;
+use std::process::Command;
+use std::time::{Duration, Instant};
 
 use bson::{Document, doc};
 
@@ -51,4 +52,22 @@ async fn writes_that_break_off_before_or_after_they_took_effect_are_done_once() 
     load.wait_for_more("batches", 4, |told| &told.acked).await;
     load.end().await;
     trial.conclude("failCommand on insert, update, findAndModify", last_fault).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_mongod_that_stands_still_for_longer_than_a_session_lives_kills_nobody() {
+    let mut trial = Trial::begin(seed(1), "20..60", Servers::own(), Size { workers: 2, ..Size::ONE });
+    let load = trial.load();
+    load.wait_for_more("batches", 6, |told| &told.acked).await;
+    let mongod = trial.fleet.servers.own_server().process_id().to_string();
+    let signal = |name: &str| assert!(Command::new("kill").args([name, &mongod]).status().unwrap().success());
+    signal("-STOP");
+    // The time itself is the fault here: a session is dead after six seconds in which the store could be read.
+    tokio::time::sleep(Duration::from_secs(9)).await;
+    signal("-CONT");
+    let last_fault = Instant::now();
+    load.wait_for_more("batches", 6, |told| &told.acked).await;
+    trial.look().await;
+    load.end().await;
+    trial.conclude("SIGSTOP of mongod for 9 s", last_fault).await;
 }
