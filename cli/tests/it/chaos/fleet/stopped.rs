@@ -16,18 +16,16 @@ async fn a_worker_that_wakes_up_after_it_was_taken_for_dead_changes_nothing() {
     let ledger = trial.scene.doubles.ledger().clone();
     trial.fleet.workers[0].signal("-STOP");
     trial.deaths += 1;
-    // The replies to its calls lie in its sockets. Once they are called for again, its session is dead and others have its chunks.
-    wait_until("the other worker to call for the same rows", || ledger.totals().calls_after_valid > 0);
-    trial.look().await;
+    wait_until("the worker to be taken for dead", || trial.fleet.schedulers[0].has_said("a session died"));
+    // The replies to its calls lie in its sockets, and the rows of these calls are now another's.
     trial.fleet.workers[0].signal("-CONT");
     let last_fault = Instant::now();
-    wait_until("the worker to learn that it was taken for dead", || {
-        trial.fleet.workers[0].has_ended() || trial.fleet.workers[0].has_said("declared dead")
-    });
     // Whatever of its ends was accepted would be given out here, and the other worker would call for it later.
-    trial.look().await;
-    if trial.fleet.workers[0].has_ended() {
-        trial.fleet.workers[0].restart(&trial.scene.desk);
+    while !trial.fleet.workers[0].has_ended() {
+        trial.look().await;
     }
+    assert!(trial.fleet.workers[0].has_said("declared dead"));
+    wait_until("the other worker to call for the same rows", || ledger.totals().calls_after_valid > 0);
+    trial.fleet.workers[0].restart(&trial.scene.desk);
     trial.conclude("SIGSTOP of a worker past its death, SIGCONT", last_fault).await;
 }
