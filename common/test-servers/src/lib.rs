@@ -10,11 +10,13 @@
     reason = "a part of tests that lives outside cfg(test): what does not start fails the test"
 )]
 
+mod binary;
 mod mongo;
 mod process;
 mod program;
 mod redis;
 
+pub use binary::{Binary, http_get};
 pub use mongo::{MongoDatabase, MongoReplicaSet, MongoServer};
 pub use process::free_port;
 pub use redis::{RedisSentinel, RedisServer};
