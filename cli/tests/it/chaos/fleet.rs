@@ -26,6 +26,9 @@ use crate::checker::table;
 use crate::fleet::{Fleet, Servers, Size};
 use crate::server::Http;
 
+/// What no process may have resident at the most, KiB.
+const PEAK_KIB: u64 = 192 * 1024;
+
 /// The seed that `PROMPTMILL_FAULT_SEED` asks for, or else the one that is usual for the test.
 fn seed(usual: u64) -> u64 {
     std::env::var("PROMPTMILL_FAULT_SEED").map_or(usual, |seed| seed.parse().unwrap())
@@ -81,7 +84,7 @@ impl Trial {
         self.scene.drain(&self.client, last_fault).await;
         self.scene.history.peak_kib = self.fleet.peak_kib();
         check_log(&self.fleet.stop());
-        let allowed = Allowed { deaths: self.deaths, slots: SLOTS, ..Allowed::NOTHING };
+        let allowed = Allowed { deaths: self.deaths, slots: SLOTS, peak_kib: PEAK_KIB, ..Allowed::NOTHING };
         table::conclude(&format!("fleet: {fault}"), self.seed, &self.scene.history, &allowed);
     }
 }

@@ -118,7 +118,7 @@ impl Scene {
                 Some(open) => assert!(Instant::now() < deadline, "waited in vain for {open}"),
             }
             // How often it asks; the deadline above is what it waits for.
-            tokio::time::sleep(Duration::from_millis(50)).await;
+            tokio::time::sleep(Duration::from_millis(100)).await;
         };
         self.history.recovery = last_fault.elapsed();
         self.history.export.clear();

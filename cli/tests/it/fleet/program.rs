@@ -96,9 +96,14 @@ impl Program {
         (code, format!("{}{}", self.earlier, self.log.text()))
     }
 
-    /// Whether it said this since its last start.
-    pub(crate) fn has_said(&self, words: &str) -> bool {
-        self.log.lines().iter().any(|line| line.contains(words))
+    /// Its process.
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Whether it said all of this in one line since its last start.
+    pub(crate) fn has_said(&self, words: &[&str]) -> bool {
+        self.log.lines().iter().any(|line| words.iter().all(|words| line.contains(words)))
     }
 
     /// The most memory it had resident so far, KiB; 0 once it is gone.

@@ -1,4 +1,4 @@
-//! A tenant with ten rows beside one with a hundred thousand.
+//! A tenant with ten rows beside one with a hundred thousand, or as many as `PROMPTMILL_NEIGHBOUR_ROWS` says.
 
 use std::time::{Duration, Instant};
 
@@ -9,8 +9,7 @@ use crate::chaos::scene::{rows, template, wait_until, wait_until_it};
 use crate::fleet::{Fleet, Servers, Size};
 use crate::server::Http;
 
-/// Rows of the large tenant, in parts.
-const PARTS: u32 = 4;
+/// Rows of each part of the large tenant.
 const ROWS_A_PART: u32 = 25_000;
 
 /// Calls at once.
@@ -58,12 +57,12 @@ fn p95<T: Ord>(values: impl Iterator<Item = T>) -> T {
 }
 
 /// Submits the many rows of the large tenant.
-async fn very_many_rows(client: &Http) -> String {
+async fn very_many_rows(client: &Http, parts: u32) -> String {
     let draft = json!({"template": template(), "model": "openai:m"});
     let (status, view) = client.post("/v1/batches", &draft).await;
     assert_eq!(status, 201, "{view}");
     let id = view["id"].as_str().unwrap().to_owned();
-    for part in 0..PARTS {
+    for part in 0..parts {
         let lines = (0..ROWS_A_PART).map(|n| format!("{{\"m\":\"large-{part}-{n}\"}}\n")).collect();
         let (status, view) = client.put_rows(&id, part, lines).await;
         assert_eq!(status, 200, "{view}");
@@ -80,7 +79,9 @@ async fn ten_rows_begin_soon_beside_a_hundred_thousand_of_another_tenant() {
     let large = Http::new(&trial.fleet.apis[0].url, &Fleet::new_key(&trial.scene.desk, "large"));
     let small = trial.client.clone();
     let alone = starts(&mut trial, &small).await;
-    let id = very_many_rows(&large).await;
+    let rows: u32 = std::env::var("PROMPTMILL_NEIGHBOUR_ROWS").map_or(100_000, |rows| rows.parse().unwrap());
+    let parts = rows.div_ceil(ROWS_A_PART);
+    let id = very_many_rows(&large, parts).await;
     let ledger = trial.scene.doubles.ledger().clone();
     let before = ledger.totals().calls;
     wait_until("the large tenant to have every slot", || {
@@ -96,7 +97,7 @@ async fn ten_rows_begin_soon_beside_a_hundred_thousand_of_another_tenant() {
         "ten rows begun at p95 within {:.0} ms alone, {:.0} ms beside {} rows, {calls} calls of others before the first",
         waited(&alone),
         waited(&beside),
-        PARTS * ROWS_A_PART,
+        parts * ROWS_A_PART,
     );
     // The worker has up to 360 items of the large tenant begun and twice as many admitted; whoever waited behind those would let more pass.
     assert!(calls <= 10 * u64::from(SLOTS), "{calls} calls of the large tenant went first");
@@ -107,6 +108,6 @@ async fn ten_rows_begin_soon_beside_a_hundred_thousand_of_another_tenant() {
     })
     .await;
     let counts = large.get(&format!("/v1/batches/{id}")).await.1["counts"].clone();
-    assert_eq!(counts["settled"], PARTS * ROWS_A_PART, "{counts}");
+    assert_eq!(counts["settled"], parts * ROWS_A_PART, "{counts}");
     trial.fleet.stop();
 }

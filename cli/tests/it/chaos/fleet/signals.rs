@@ -30,7 +30,7 @@ async fn work_finishes_though_nobody_may_publish() {
     let last_fault = Instant::now();
     trial.fleet.servers.redis.command(&["ACL", "SETUSER", "default", "-publish"]);
     let load = trial.load();
-    load.wait_for_more("batches", 20, |told| &told.acked).await;
+    load.wait_for_more("batches", 12, |told| &told.acked).await;
     trial.look().await;
     load.end().await;
     trial.conclude("PUBLISH denied", last_fault).await;
