@@ -129,7 +129,7 @@ fn table(args: TableArgs) -> anyhow::Result<ExitCode> {
         for part in Part::chosen(&only) {
             measures::run(part, lab, table).await?;
         }
-        Ok(())
+        anyhow::Ok(())
     };
     tabulate(how, sizes.runs, sizes, measure)
 }
@@ -142,7 +142,7 @@ fn fleet_table(args: FleetArgs) -> anyhow::Result<ExitCode> {
         for part in fleet::Part::chosen(&only) {
             fleet::run(part, lab, table).await?;
         }
-        Ok(())
+        anyhow::Ok(())
     };
     tabulate(how, sizes.runs, sizes, measure)
 }

@@ -1,7 +1,6 @@
 //! The servers of a fleet, real and of our own, and what they were asked: commands as the servers themselves count them.
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::path::Path;
 
 use anyhow::Context as _;
@@ -68,7 +67,7 @@ impl Kinds {
     }
 
     /// The kinds for each of `pieces`, most frequent first.
-    pub fn for_each_of(&self, pieces: f64) -> impl fmt::Display {
+    pub fn for_each_of(&self, pieces: f64) -> String {
         let mut kinds: Vec<_> = self.0.iter().collect();
         kinds.sort_by_key(|(_, count)| std::cmp::Reverse(**count));
         let told = |(name, count): &(&String, &u64)| format!("{name} {}", Number(**count as f64 / pieces));
@@ -152,7 +151,7 @@ mod tests {
         let came = after.since(&before);
         assert_eq!(came, kinds([("insert", 5), ("update", 20)]));
         assert_eq!(came.sum(), 25);
-        assert_eq!(came.for_each_of(10.0).to_string(), "update 2, insert 0.5");
+        assert_eq!(came.for_each_of(10.0), "update 2, insert 0.5");
     }
 
     #[test]

@@ -79,6 +79,7 @@ pub(super) async fn run(lab: &Lab<Sizes>, table: &mut Table) -> anyhow::Result<(
 #[derive(Debug, Deserialize)]
 struct Row<'a> {
     custom_id: &'a str,
+    #[serde(borrow)]
     variables: Variables<'a>,
 }
 
@@ -101,7 +102,7 @@ fn inserts(rows: &[u8]) -> anyhow::Result<Vec<RawDocumentBuf>> {
                 "variables": { "n": n, "note": note },
             });
         }
-        Ok(rawdoc! {
+        anyhow::Ok(rawdoc! {
             "insert": "rows",
             "documents": documents,
             "writeConcern": { "w": "majority", "j": true },
