@@ -8,6 +8,7 @@
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use axum::body::Body;
 use axum::extract::{FromRequestParts, MatchedPath};
@@ -15,7 +16,7 @@ use axum::http::request::Parts;
 use axum::http::uri::PathAndQuery;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
-use promptmill_domain::TenantId;
+use promptmill_domain::{SessionId, TenantId};
 use promptmill_ports::{Claim, Claimed, StoreError, StoredAnswer};
 use secrecy::ExposeSecret as _;
 use sha2::{Digest as _, Sha256};
@@ -32,6 +33,11 @@ const KEPT_HEADERS: [HeaderName; 5] =
     [header::CONTENT_TYPE, header::LOCATION, header::ETAG, header::LINK, PREFERENCE_APPLIED];
 /// Longest key, bytes.
 const MAX_KEY: usize = 255;
+/// Owns the claims that no process runs.
+const NOBODY: [u8; 16] = [0; 16];
+/// How often and how soon it is tried to give a claim up while the store is away.
+const GIVE_UP_TRIES: u32 = 60;
+const GIVE_UP_AGAIN: Duration = Duration::from_secs(1);
 /// Longest body of an answer that is kept, bytes.
 const MAX_ANSWER: usize = 1 << 20;
 
@@ -137,8 +143,13 @@ impl Idempotency {
         // Of the requests with one key in this process one goes on to the store; so a claim of this process that the store knows and that does
         // not run here was cut off, and can be run again.
         let place = Place::enter(app, &caller.tenant, &key, fingerprint)?;
-        let claim =
-            Claim { tenant: caller.tenant.clone(), key, fingerprint, plan: bytes, owner: app.process() };
+        let claim = Claim {
+            tenant: caller.tenant.clone(),
+            key,
+            fingerprint,
+            plan: bytes,
+            owner: *app.session().as_bytes(),
+        };
         let records = &app.engine().records;
         let claimed = match records.claim(&claim, app.now_ms()).await {
             Ok(claimed) => claimed,
@@ -150,12 +161,12 @@ impl Idempotency {
         };
         let plan = match claimed {
             Claimed::Run => first,
-            Claimed::Begun { owner, plan } if owner == app.process() => {
-                Plan { bytes: plan, ran_before: true }
-            }
-            // The store is embedded: its lock proves that whoever began it in another process is dead.
+            // Of this process: it was cut off.
+            Claimed::Begun { owner, plan } if owner == claim.owner => Plan { bytes: plan, ran_before: true },
             Claimed::Begun { owner, plan } => {
-                if !records.take_over(&claim.tenant, &claim.key, owner, app.process()).await? {
+                let other = SessionId::from_bytes(owner);
+                let runs = app.is_living(other).await?;
+                if runs || !records.take_over(&claim.tenant, &claim.key, owner, claim.owner).await? {
                     return Err(ProblemId::IdempotencyInProgress.into());
                 }
                 Plan { bytes: plan, ran_before: true }
@@ -163,7 +174,7 @@ impl Idempotency {
             Claimed::Done(answer) => return repeat(app, &claim, &answer).map(Begin::Answered),
             Claimed::Mismatch => return Err(ProblemId::IdempotencyMismatch.into()),
         };
-        Ok(Begin::Run(Ticket { plan, claimed: Some((claim, place)) }))
+        Ok(Begin::Run(Ticket { plan, claimed: Some(Held { claim, place: Some(place), is_answered: false }) }))
     }
 }
 
@@ -182,7 +193,7 @@ fn fingerprint(target: &str, body: Digest) -> [u8; 32] {
 /// Leave to run a request.
 pub(crate) struct Ticket {
     plan: Plan,
-    claimed: Option<(Claim, Place)>,
+    claimed: Option<Held>,
 }
 
 impl Ticket {
@@ -193,20 +204,23 @@ impl Ticket {
 
     /// Keeps the answer where one is to be kept, and gives it back.
     pub(crate) async fn finish(self, response: Response) -> Response {
-        let Some((claim, place)) = self.claimed else {
+        let Some(mut held) = self.claimed else {
             return response;
         };
         if !is_kept(response.status(), response.headers()) {
             return response;
         }
-        let app = &place.app;
+        let Some(app) = held.place.as_ref().map(|place| place.app.clone()) else {
+            return response;
+        };
+        let claim = &held.claim;
         let (parts, body) = response.into_parts();
         let body = match axum::body::to_bytes(body, usize::MAX).await {
             Ok(body) => body,
             Err(error) => return Problem::internal(chain(&error)).into_response(),
         };
         if body.len() <= MAX_ANSWER {
-            match app.vault().seal(&seal_context(&claim), &body) {
+            match app.vault().seal(&seal_context(claim), &body) {
                 Ok(sealed) => {
                     let named = |name: &HeaderName| {
                         let value = parts.headers.get(name)?.to_str().ok()?;
@@ -215,9 +229,9 @@ impl Ticket {
                     let headers = KEPT_HEADERS.iter().filter_map(named).collect();
                     let answer = StoredAnswer { status: parts.status.as_u16(), headers, body: sealed.into() };
                     // An answer that is not kept is made again with the same plan, so this is no error of the request.
-                    if let Err(error) = app.engine().records.answer(&claim.tenant, &claim.key, &answer).await
-                    {
-                        tracing::warn!(error = chain(&error), "an answer could not be kept");
+                    match app.engine().records.answer(&claim.tenant, &claim.key, &answer).await {
+                        Ok(()) => held.is_answered = true,
+                        Err(error) => tracing::warn!(error = chain(&error), "an answer could not be kept"),
                     }
                 }
                 Err(error) => tracing::error!(error = chain(&error), "an answer could not be sealed"),
@@ -259,6 +273,44 @@ fn repeat(app: &App, claim: &Claim, answer: &StoredAnswer) -> Result<Response, P
 /// Requests with a key that run in this process.
 #[derive(Default)]
 pub(crate) struct Running(Mutex<HashMap<(TenantId, String), [u8; 32]>>);
+
+/// A claim of this process. When it is dropped without a kept answer the request was cut off or is to be sent again, to whichever process.
+struct Held {
+    claim: Claim,
+    place: Option<Place>,
+    is_answered: bool,
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        // Left first: a repeat that comes to this process at once goes on.
+        let Some(app) = self.place.take().map(|place| place.app.clone()) else { return };
+        if self.is_answered {
+            return;
+        }
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            runtime.spawn(give_up(app, self.claim.clone()));
+        }
+    }
+}
+
+/// Leaves the claim to whoever gets the request next, with its plan, unless that is this process. Until then other processes answer that
+/// it runs.
+async fn give_up(app: App, claim: Claim) {
+    for _ in 0..GIVE_UP_TRIES {
+        let Ok(place) = Place::enter(&app, &claim.tenant, &claim.key, claim.fingerprint) else { return };
+        let records = &app.engine().records;
+        let Err(error) = records.take_over(&claim.tenant, &claim.key, claim.owner, NOBODY).await else {
+            return;
+        };
+        tracing::debug!(error = chain(&error), "a request that was cut off is not given up yet");
+        drop(place);
+        tokio::select! {
+            () = tokio::time::sleep(GIVE_UP_AGAIN) => {}
+            () = app.stopping().cancelled() => return,
+        }
+    }
+}
 
 /// A place among the running ones; left when dropped, also by a request whose client went away.
 struct Place {

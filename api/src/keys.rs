@@ -4,7 +4,7 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use promptmill_domain::{KeyId, TenantId};
-use promptmill_ports::{ApiKey, Role, StoreError, Tenant};
+use promptmill_ports::{ApiKey, Records, Role, StoreError, Tenant};
 use promptmill_runtime::Engine;
 use promptmill_vault::api_key;
 use secrecy::ExposeSecret as _;
@@ -51,14 +51,14 @@ fn scope_names() -> String {
 /// # Errors
 /// When name, scopes or expiry are not allowed, the tenant does not exist, or the store is away.
 pub async fn issue(
-    engine: &Engine,
+    records: &dyn Records,
+    now_ms: u64,
     tenant: &TenantId,
     name: &str,
     role: Role,
     scopes: Vec<String>,
     expires_ms: Option<u64>,
 ) -> Result<(String, ApiKey), IssueError> {
-    let now_ms = engine.clock.now_ms();
     if name.trim().is_empty() || name.chars().count() > MAX_NAME || name.chars().any(char::is_control) {
         return Err(IssueError::Name);
     }
@@ -84,7 +84,7 @@ pub async fn issue(
         revoked_ms: None,
         used_ms: None,
     };
-    engine.records.add_key(&key).await?;
+    records.add_key(&key).await?;
     Ok((issued.text.expose_secret().to_owned(), key))
 }
 
@@ -99,9 +99,10 @@ pub async fn bootstrap(engine: &Engine) -> Result<Option<String>, IssueError> {
         }
     }
     let id = TenantId::default_tenant();
-    let tenant = Tenant { id: id.clone(), created_ms: engine.clock.now_ms() };
-    engine.records.add_tenant(&tenant).await?;
-    let (text, _) = issue(engine, &id, "first key", Role::Owner, Vec::new(), None).await?;
+    let now_ms = engine.clock.now_ms();
+    engine.records.add_tenant(&Tenant { id: id.clone(), created_ms: now_ms }).await?;
+    let records = engine.records.as_ref();
+    let (text, _) = issue(records, now_ms, &id, "first key", Role::Owner, Vec::new(), None).await?;
     Ok(Some(text))
 }
 
@@ -218,7 +219,8 @@ async fn make(app: &App, caller: &Caller, new: NewKey) -> Result<Response, Probl
     let role = new.role.unwrap_or(DEFAULT_ROLE);
     let scopes = new.scopes.unwrap_or_default();
     let expires_ms = new.expires_at.map(|time| time.0);
-    match issue(app.engine(), &caller.tenant, &new.name, role, scopes, expires_ms).await {
+    let records = app.engine().records.as_ref();
+    match issue(records, app.now_ms(), &caller.tenant, &new.name, role, scopes, expires_ms).await {
         Ok((text, key)) => {
             let view = NewKeyView { view: key.into(), key: text };
             Ok((StatusCode::CREATED, axum::Json(view)).into_response())

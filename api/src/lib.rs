@@ -1,7 +1,7 @@
 //! The HTTP service: the only crate that knows our wire format.
 //!
-//! [`router`] is every route over an [`App`]; [`serve`] and [`serve_metrics`] put it behind sockets that do not wait for slow or hostile
-//! clients. Each group of routes lives in a module of its own and ends in a `routes()`; what stands around every request (identity,
+//! [`router`] is every route over an [`App`]; [`serve`] puts it behind sockets that do not wait for slow or hostile clients, and [`role`] is a
+//! process that does nothing else. Each group of routes lives in a module of its own and ends in a `routes()`; what stands around every request (identity,
 //! errors, limits, repeated requests) lives in `frame`, `problem`, `auth`, `limits` and `idempotency`.
 
 mod auth;
@@ -27,6 +27,7 @@ mod problem;
 mod progress;
 mod rate;
 mod results;
+pub mod role;
 mod server;
 mod shapes;
 mod sse;
@@ -38,7 +39,7 @@ mod time;
 pub use config::ApiConfig;
 pub use generations::recover;
 pub use openapi::document;
-pub use server::{serve, serve_metrics};
+pub use server::serve;
 pub use state::App;
 
 use axum::Router;

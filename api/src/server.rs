@@ -13,10 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::extract::State;
-use axum::http::{Request, header};
-use axum::response::IntoResponse;
-use axum::routing::get;
+use axum::http::Request;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -55,23 +52,6 @@ pub async fn serve(listener: TcpListener, app: App, stop: CancellationToken) -> 
     };
     tokio::join!(run(listener, router, &config, ended), generations::wind_down(&app));
     Ok(())
-}
-
-/// Serves `GET /metrics` until `stop` is cancelled.
-///
-/// # Errors
-/// As [`serve`].
-pub async fn serve_metrics(listener: TcpListener, app: App, stop: CancellationToken) -> std::io::Result<()> {
-    let config = app.config().clone();
-    let router = Router::new().route("/metrics", get(metrics)).with_state(app);
-    run(listener, router, &config, stop.cancelled_owned()).await;
-    Ok(())
-}
-
-async fn metrics(State(app): State<App>) -> impl IntoResponse {
-    let metrics = &app.engine().metrics;
-    metrics.refresh(app.engine()).await;
-    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], metrics.gather_text())
 }
 
 async fn run(listener: TcpListener, router: Router, config: &ApiConfig, ended: impl Future<Output = ()>) {

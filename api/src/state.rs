@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
-use promptmill_domain::TenantId;
+use promptmill_domain::{SessionId, TenantId};
 use promptmill_egress::UrlPolicy;
-use promptmill_runtime::Engine;
+use promptmill_ports::StoreResult;
+use promptmill_runtime::{Engine, Presence};
 use promptmill_vault::Vault;
 use tokio_util::sync::CancellationToken;
 
@@ -28,7 +29,7 @@ struct Inner {
     vault: Arc<Vault>,
     config: ApiConfig,
     url_policy: UrlPolicy,
-    process: [u8; 16],
+    presence: Presence,
     stopping: CancellationToken,
     keys: KeyCache,
     limits: Limits,
@@ -43,13 +44,19 @@ struct Inner {
 }
 
 impl App {
-    /// The service over an engine. `url_policy` says which receivers of webhooks may be named.
-    pub fn new(engine: Engine, vault: Arc<Vault>, config: ApiConfig, url_policy: UrlPolicy) -> Self {
+    /// The service over an engine, present under a session of the process. `url_policy` says which receivers of webhooks may be named.
+    pub fn new(
+        engine: Engine,
+        vault: Arc<Vault>,
+        config: ApiConfig,
+        url_policy: UrlPolicy,
+        presence: Presence,
+    ) -> Self {
         let generator = Generator::new(&engine, config.generations);
         Self(Arc::new(Inner {
             engine,
             vault,
-            process: rand::random(),
+            presence,
             stopping: CancellationToken::new(),
             keys: KeyCache::default(),
             limits: Limits::new(&config),
@@ -106,9 +113,17 @@ impl App {
         &self.0.readings
     }
 
-    /// Names this run of the process in claims, so that what a dead one began is told from what runs here.
-    pub(crate) fn process(&self) -> [u8; 16] {
-        self.0.process
+    /// The session of this process: what it begins is kept under it, so that what a dead one left is told from what is being done.
+    pub(crate) fn session(&self) -> SessionId {
+        self.0.presence.session()
+    }
+
+    /// Whether the session is that of a process which lives, here or elsewhere.
+    pub(crate) async fn is_living(&self, session: SessionId) -> StoreResult<bool> {
+        if session == self.session() {
+            return Ok(true);
+        }
+        Ok(self.0.engine.store.sessions().await?.iter().any(|of| of.session == session))
     }
 
     /// Cancelled when the service stops; long answers end then.
@@ -164,5 +179,6 @@ pub(crate) fn alone() -> (App, tempfile::TempDir) {
     let folder = tempfile::TempDir::new().unwrap();
     let engine = Engine::embedded(folder.path(), Arc::new(promptmill_runtime::Providers::of([]))).unwrap();
     let vault = Arc::new(Vault::open_or_create(folder.path()).unwrap());
-    (App::new(engine, vault, ApiConfig::default(), UrlPolicy::default()), folder)
+    let presence = Presence::shared(SessionId::from_bytes([1; 16]));
+    (App::new(engine, vault, ApiConfig::default(), UrlPolicy::default(), presence), folder)
 }

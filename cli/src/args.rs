@@ -3,7 +3,10 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
+use promptmill_api::role::ApiArgs;
 use promptmill_domain::{ModelRef, Money};
+use promptmill_scheduler::role::SchedulerArgs;
+use promptmill_worker::role::WorkerArgs;
 
 pub(crate) use crate::client::args::{BatchCommand, TemplateCommand};
 pub(crate) use crate::key::KeyCommand;
@@ -14,7 +17,7 @@ pub(crate) use crate::serve::ServeArgs;
 #[command(name = "promptmill", version, about, max_term_width = 110)]
 pub(crate) struct Cli {
     /// What to log to standard error, for example `info` or `warn,promptmill_worker=debug`.
-    /// Default: `error`, and `info` for `serve`.
+    /// Default: `error`, and `info` for `serve`, `api`, `worker` and `scheduler`.
     #[arg(long, env = "PROMPTMILL_LOG", global = true, value_name = "FILTER", hide_env_values = true)]
     pub(crate) log: Option<String>,
     /// Log JSON, one object a line.
@@ -30,6 +33,12 @@ pub(crate) enum Command {
     Run(Box<RunArgs>),
     /// Serve the HTTP API and work on what is submitted: everything in this one process.
     Serve(ServeArgs),
+    /// Serve the HTTP API of a fleet; work is done by `worker` and `scheduler` processes.
+    Api(ApiArgs),
+    /// Work on the batches of a fleet.
+    Worker(WorkerArgs),
+    /// Let the batches of a fleet run, end and tell of it; of several one leads.
+    Scheduler(Box<SchedulerArgs>),
     /// Submit, watch and fetch batches of a server.
     #[command(subcommand)]
     Batch(BatchCommand),
@@ -48,6 +57,13 @@ pub(crate) enum Command {
         /// For which shell.
         shell: clap_complete::Shell,
     },
+}
+
+impl Command {
+    /// Whether it runs until it is told to stop.
+    pub(crate) const fn is_service(&self) -> bool {
+        matches!(self, Self::Serve(_) | Self::Api(_) | Self::Worker(_) | Self::Scheduler(_))
+    }
 }
 
 /// Exit codes: 0 all items succeeded, 1 could not work, 2 bad input, 3 some items failed, 4 stopped by the cost limit,

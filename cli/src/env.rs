@@ -14,8 +14,3 @@ pub(crate) fn load_dotenv() -> Result<(), Failure> {
         Err(error) => Err(Failure::work(".env cannot be read", error)),
     }
 }
-
-/// A variable that is set and not empty.
-pub(crate) fn lookup(name: &str) -> Option<String> {
-    std::env::var(name).ok().filter(|value| !value.is_empty())
-}

@@ -4,6 +4,8 @@ use std::error::Error;
 use std::fmt;
 use std::process::ExitCode;
 
+use promptmill_runtime::fleet::RoleError;
+
 /// How the process ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Exit {
@@ -52,6 +54,13 @@ impl Failure {
             Self::Input(_) => Exit::BadInput,
             Self::Work(..) => Exit::CouldNotWork,
         }
+    }
+}
+
+impl From<RoleError> for Failure {
+    fn from(error: RoleError) -> Self {
+        let (what, source) = error.into_parts();
+        Self::Work(what, source)
     }
 }
 

@@ -1,12 +1,14 @@
-//! `promptmill key`: API keys, of a server or, while none runs, of its data folder.
+//! `promptmill key`: API keys, of a server, of its data folder while none runs, or of a fleet's store.
 
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use clap::{Subcommand, ValueEnum};
+use promptmill_api::keys::issue;
 use promptmill_domain::{KeyId, TenantId};
-use promptmill_ports::{ApiKey, Role, Tenant};
-use promptmill_runtime::{Engine, Providers};
+use promptmill_ports::{ApiKey, Clock as _, Records, Role, Tenant};
+use promptmill_runtime::fleet::{connect_store, lookup};
+use promptmill_runtime::{Engine, Providers, SystemClock, install_tls};
 use serde_json::{Value, json};
 
 use crate::client::{Client, ServerArgs, print_json};
@@ -24,16 +26,16 @@ pub(crate) enum KeyCommand {
         /// Narrow the role to these, for example batches:read. May be repeated.
         #[arg(long = "scope", value_name = "SCOPE")]
         scopes: Vec<String>,
-        /// With --data: the tenant, made when missing.
-        #[arg(long, value_name = "TENANT", default_value = "default", requires = "data")]
+        /// With --data or --fleet: the tenant, made when missing.
+        #[arg(long, value_name = "TENANT", default_value = "default", requires = "store")]
         tenant: TenantId,
         #[command(flatten)]
         place: Place,
     },
     /// List the keys, without their secrets.
     List {
-        /// With --data: the tenant.
-        #[arg(long, value_name = "TENANT", default_value = "default", requires = "data")]
+        /// With --data or --fleet: the tenant.
+        #[arg(long, value_name = "TENANT", default_value = "default", requires = "store")]
         tenant: TenantId,
         #[command(flatten)]
         place: Place,
@@ -42,8 +44,8 @@ pub(crate) enum KeyCommand {
     Revoke {
         /// The key's id, key_...
         id: KeyId,
-        /// With --data: the tenant.
-        #[arg(long, value_name = "TENANT", default_value = "default", requires = "data")]
+        /// With --data or --fleet: the tenant.
+        #[arg(long, value_name = "TENANT", default_value = "default", requires = "store")]
         tenant: TenantId,
         #[command(flatten)]
         place: Place,
@@ -72,8 +74,11 @@ impl From<RoleArg> for Role {
 #[derive(Debug, clap::Args)]
 pub(crate) struct Place {
     /// Work on this data folder itself, while no server uses it. Needs no key.
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", group = "store")]
     data: Option<PathBuf>,
+    /// Work on a fleet's store itself, that of PROMPTMILL_MONGO_URL and PROMPTMILL_MONGO_DATABASE. Needs no key.
+    #[arg(long, group = "store")]
+    fleet: bool,
     #[command(flatten)]
     server: ServerArgs,
 }
@@ -81,19 +86,16 @@ pub(crate) struct Place {
 pub(crate) async fn key(command: KeyCommand) -> Result<Exit, Failure> {
     match command {
         KeyCommand::Create { name, role, scopes, tenant, place } => {
-            let made = match &place.data {
-                Some(data) => {
-                    let engine = open(data)?;
-                    let now_ms = engine.clock.now_ms();
-                    engine
-                        .records
+            let made = match open(&place).await? {
+                Some(records) => {
+                    let now_ms = SystemClock.now_ms();
+                    records
                         .add_tenant(&Tenant { id: tenant.clone(), created_ms: now_ms })
                         .await
                         .map_err(unkept)?;
-                    let (text, key) =
-                        promptmill_api::keys::issue(&engine, &tenant, &name, role.into(), scopes, None)
-                            .await
-                            .map_err(|error| Failure::input(error.to_string()))?;
+                    let issued =
+                        issue(records.as_ref(), now_ms, &tenant, &name, role.into(), scopes, None).await;
+                    let (text, key) = issued.map_err(|error| Failure::input(error.to_string()))?;
                     let mut view = view(&key);
                     view["key"] = text.into();
                     view
@@ -112,11 +114,8 @@ pub(crate) async fn key(command: KeyCommand) -> Result<Exit, Failure> {
             }
         }
         KeyCommand::List { tenant, place } => {
-            let keys = match &place.data {
-                Some(data) => {
-                    let engine = open(data)?;
-                    engine.records.keys(&tenant).await.map_err(unkept)?.iter().map(view).collect()
-                }
+            let keys = match open(&place).await? {
+                Some(records) => records.keys(&tenant).await.map_err(unkept)?.iter().map(view).collect(),
                 None => Client::new(&place.server)?.list("/v1/keys", &[], usize::MAX).await?,
             };
             for key in keys {
@@ -135,10 +134,9 @@ pub(crate) async fn key(command: KeyCommand) -> Result<Exit, Failure> {
             }
         }
         KeyCommand::Revoke { id, tenant, place } => {
-            match &place.data {
-                Some(data) => {
-                    let engine = open(data)?;
-                    engine.records.revoke_key(&tenant, id, engine.clock.now_ms()).await.map_err(unkept)?;
+            match open(&place).await? {
+                Some(records) => {
+                    records.revoke_key(&tenant, id, SystemClock.now_ms()).await.map_err(unkept)?;
                 }
                 None => Client::new(&place.server)?.delete(&format!("/v1/keys/{id}"), None).await?,
             }
@@ -148,16 +146,32 @@ pub(crate) async fn key(command: KeyCommand) -> Result<Exit, Failure> {
     Ok(Exit::Success)
 }
 
-fn open(data: &std::path::Path) -> Result<Engine, Failure> {
+/// The records of a store that is worked on itself; `None` where a server is asked.
+async fn open(place: &Place) -> Result<Option<Arc<dyn Records>>, Failure> {
+    if let Some(data) = &place.data {
+        return open_folder(data).map(Some);
+    }
+    if !place.fleet {
+        return Ok(None);
+    }
+    let url = lookup("PROMPTMILL_MONGO_URL")
+        .ok_or_else(|| Failure::input("--fleet: PROMPTMILL_MONGO_URL is not set"))?;
+    let database = lookup("PROMPTMILL_MONGO_DATABASE").unwrap_or_else(|| "promptmill".to_owned());
+    install_tls();
+    Ok(Some(connect_store(&url.into(), &database).await?))
+}
+
+fn open_folder(data: &std::path::Path) -> Result<Arc<dyn Records>, Failure> {
     if !data.is_dir() {
         return Err(Failure::input(format!("--data: there is no folder {}", data.display())));
     }
-    Engine::embedded(data, Arc::new(Providers::of([]))).map_err(|error| {
+    let engine = Engine::embedded(data, Arc::new(Providers::of([]))).map_err(|error| {
         Failure::work(
             "the data folder cannot be used (while a server runs on it, leave --data out and set PROMPTMILL_URL and PROMPTMILL_API_KEY)",
             error,
         )
-    })
+    })?;
+    Ok(engine.records)
 }
 
 fn unkept(error: promptmill_ports::StoreError) -> Failure {

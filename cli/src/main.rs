@@ -12,6 +12,8 @@ mod run;
 mod serve;
 
 use clap::{CommandFactory, Parser};
+use promptmill_runtime::LogFormat;
+use promptmill_runtime::fleet::RoleError;
 
 use crate::args::{Cli, Command};
 use crate::exit::{Exit, Failure};
@@ -22,7 +24,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 fn main() -> std::process::ExitCode {
     let env = env::load_dotenv();
     let cli = Cli::parse();
-    let usual = if matches!(cli.command, Command::Serve(_)) { "info" } else { "error" };
+    let usual = if cli.command.is_service() { "info" } else { "error" };
     promptmill_runtime::init_telemetry(
         cli.log.as_deref().unwrap_or(usual),
         if cli.log_json { LogFormat::Json } else { LogFormat::Text },
@@ -37,12 +39,13 @@ fn main() -> std::process::ExitCode {
     }
 }
 
-use promptmill_runtime::LogFormat;
-
 fn dispatch(command: Command) -> Result<Exit, Failure> {
     match command {
         Command::Run(args) => block_on(run::run(*args))?,
         Command::Serve(args) => block_on(serve::serve(args))?,
+        Command::Api(args) => role(promptmill_api::role::run(args)),
+        Command::Worker(args) => role(promptmill_worker::role::run(args)),
+        Command::Scheduler(args) => role(promptmill_scheduler::role::run(*args)),
         Command::Batch(command) => block_on(client::batch(command))?,
         Command::Template(command) => block_on(client::template(command))?,
         Command::Key(command) => block_on(key::key(command))?,
@@ -53,6 +56,11 @@ fn dispatch(command: Command) -> Result<Exit, Failure> {
             Ok(Exit::Success)
         }
     }
+}
+
+fn role(role: impl Future<Output = Result<(), RoleError>>) -> Result<Exit, Failure> {
+    block_on(role)??;
+    Ok(Exit::Success)
 }
 
 fn block_on<T>(work: impl Future<Output = T>) -> Result<T, Failure> {

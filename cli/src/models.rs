@@ -4,14 +4,14 @@ use std::io::Write;
 
 use promptmill_domain::Money;
 use promptmill_provider::ModelListing;
+use promptmill_runtime::fleet::lookup;
 use promptmill_runtime::{ProviderSettings, Providers};
 
 use crate::args::ModelsArgs;
-use crate::env;
 use crate::exit::{Exit, Failure};
 
 pub(crate) async fn list(args: ModelsArgs) -> Result<Exit, Failure> {
-    let providers = Providers::new(ProviderSettings::from_env(env::lookup))
+    let providers = Providers::new(ProviderSettings::from_env(lookup))
         .map_err(|error| Failure::work("the providers cannot be set up", error))?;
     let Some(provider) = providers.get(&args.provider) else {
         let known: Vec<_> = providers.names().collect();

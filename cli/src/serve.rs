@@ -6,18 +6,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
+use ipnet::IpNet;
 use promptmill_api::{ApiConfig, App};
-use promptmill_domain::TenantId;
-use promptmill_domain::ids::InvalidId;
 use promptmill_egress::UrlPolicy;
-use promptmill_runtime::{Engine, ProviderSettings, Providers, shutdown_signals};
+use promptmill_runtime::fleet::{address_of, listen, lookup};
+use promptmill_runtime::{Engine, Monitor, Presence, ProviderSettings, Providers, shutdown_signals};
+use promptmill_scheduler::role::WeightArgs;
 use promptmill_scheduler::{Scheduler, SchedulerConfig};
 use promptmill_vault::Vault;
 use promptmill_worker::{Worker, WorkerConfig};
-use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use crate::env;
 use crate::exit::{Exit, Failure};
 
 /// How long a clean stop waits for answers and calls that are under way.
@@ -56,46 +55,26 @@ pub(crate) struct ServeArgs {
         value_parser = clap::value_parser!(u32).range(1..=1_000_000)
     )]
     pub(crate) requests_per_second: u32,
-    /// Tenants that get more than the others of a lane that is full, each so many times the share of one that is not named.
-    #[arg(
-        long,
-        value_name = "TENANT=N",
-        env = "PROMPTMILL_WEIGHTS",
-        value_delimiter = ',',
-        value_parser = weight
-    )]
-    pub(crate) weights: Vec<(TenantId, u32)>,
-}
-
-fn weight(text: &str) -> Result<(TenantId, u32), String> {
-    let (tenant, weight) = text.split_once('=').ok_or("must be TENANT=N")?;
-    let tenant = tenant.parse().map_err(|error: InvalidId| error.to_string())?;
-    let weight = weight.parse().ok().filter(|weight| (1..=1_000).contains(weight));
-    Ok((tenant, weight.ok_or("a weight is 1 to 1000")?))
+    #[command(flatten)]
+    pub(crate) weights: WeightArgs,
+    /// Subnets that are not public and may receive webhooks all the same, over plain HTTP too, for example 10.0.0.0/8.
+    #[arg(long, value_name = "CIDR", env = "PROMPTMILL_WEBHOOK_SUBNETS", value_delimiter = ',')]
+    pub(crate) webhook_subnets: Vec<IpNet>,
 }
 
 pub(crate) async fn serve(args: ServeArgs) -> Result<Exit, Failure> {
     let (clean, now) =
         shutdown_signals().map_err(|error| Failure::work("signals cannot be handled", error))?;
-    let providers = Providers::new(ProviderSettings::from_env(env::lookup))
+    let providers = Providers::new(ProviderSettings::from_env(lookup))
         .map_err(|error| Failure::work("the providers cannot be set up", error))?;
     let listener = listen(args.listen, "--listen").await?;
     let metrics_listener = listen(args.metrics_listen, "--metrics-listen").await?;
+    let addresses = (address_of(&listener)?, address_of(&metrics_listener)?);
     let engine = Engine::embedded(&args.data, Arc::new(providers))
         .map_err(|error| Failure::work("the server cannot start", error))?;
     let vault = open_vault(&args)?;
-    let local = |listener: &TcpListener| {
-        listener.local_addr().map_err(|error| Failure::work("the address listened on is unknown", error))
-    };
-    let addresses = (local(&listener)?, local(&metrics_listener)?);
-    let policy = url_policy(args.listen);
+    let policy = url_policy(&args);
     let vault = Arc::new(vault);
-    let config = ApiConfig {
-        requests_per_second: args.requests_per_second,
-        request_burst: args.requests_per_second.saturating_mul(2),
-        ..ApiConfig::default()
-    };
-    let app = App::new(engine.clone(), vault.clone(), config, policy.clone());
     let first_key = promptmill_api::keys::bootstrap(&engine)
         .await
         .map_err(|error| Failure::work("the first key cannot be made", error))?;
@@ -110,14 +89,21 @@ pub(crate) async fn serve(args: ServeArgs) -> Result<Exit, Failure> {
         .await
         .map_err(|error| Failure::work("work cannot begin", error))?;
     let config = SchedulerConfig {
-        weights: args.weights.iter().cloned().collect(),
-        ..SchedulerConfig::serving(vault, policy)
+        weights: args.weights.weights.iter().cloned().collect(),
+        ..SchedulerConfig::serving(vault.clone(), policy.clone())
     };
     let scheduler = Scheduler::with(engine.clone(), config);
-    promptmill_api::recover(&app).await;
+    let config = ApiConfig {
+        requests_per_second: args.requests_per_second,
+        request_burst: args.requests_per_second.saturating_mul(2),
+        ..ApiConfig::default()
+    };
+    let app = App::new(engine.clone(), vault, config, policy, Presence::shared(worker.session()));
+    promptmill_api::recover(&app);
     let stop = CancellationToken::new();
-    let api = tokio::spawn(promptmill_api::serve(listener, app.clone(), stop.clone()));
-    let metrics = tokio::spawn(promptmill_api::serve_metrics(metrics_listener, app, stop.clone()));
+    let monitor = Monitor::new(engine, worker.readiness()).with_store();
+    let metrics = tokio::spawn(monitor.serve(metrics_listener, stop.clone()));
+    let api = tokio::spawn(promptmill_api::serve(listener, app, stop.clone()));
     greet(&args, addresses, first_key.as_deref());
 
     let broken = tokio::select! {
@@ -144,7 +130,7 @@ pub(crate) async fn serve(args: ServeArgs) -> Result<Exit, Failure> {
 
 /// The keys of `PROMPTMILL_MASTER_KEY`, or those in the data folder, made when missing.
 fn open_vault(args: &ServeArgs) -> Result<Vault, Failure> {
-    match env::lookup("PROMPTMILL_MASTER_KEY") {
+    match lookup("PROMPTMILL_MASTER_KEY") {
         Some(keys) => Vault::from_keys(&keys)
             .map_err(|error| Failure::work("PROMPTMILL_MASTER_KEY cannot be used", error)),
         None => Vault::open_or_create(&args.data).map_err(|error| {
@@ -154,14 +140,12 @@ fn open_vault(args: &ServeArgs) -> Result<Vault, Failure> {
 }
 
 /// A server that nobody else can reach may talk to receivers on the same machine.
-fn url_policy(listen: SocketAddr) -> UrlPolicy {
-    if listen.ip().is_loopback() { UrlPolicy::with_loopback() } else { UrlPolicy::default() }
-}
-
-async fn listen(address: SocketAddr, option: &str) -> Result<TcpListener, Failure> {
-    TcpListener::bind(address)
-        .await
-        .map_err(|error| Failure::work(format!("{option}: {address} cannot be listened on"), error))
+fn url_policy(args: &ServeArgs) -> UrlPolicy {
+    let mut subnets = args.webhook_subnets.clone();
+    if args.listen.ip().is_loopback() {
+        subnets.extend(UrlPolicy::with_loopback().allowed_subnets);
+    }
+    UrlPolicy::with_subnets(subnets)
 }
 
 fn greet(args: &ServeArgs, (api, metrics): (SocketAddr, SocketAddr), first_key: Option<&str>) {

@@ -8,6 +8,7 @@ use std::time::Duration;
 use promptmill_domain::TenantId;
 use promptmill_egress::retry::Schedule;
 use promptmill_egress::{Deadlines, Resolver, SystemResolver, UrlPolicy};
+use promptmill_runtime::Presence;
 use promptmill_vault::Vault;
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
@@ -23,8 +24,21 @@ pub struct SchedulerConfig {
     pub running_batches: Option<usize>,
     /// Tenants whose share of a lane is larger than that of others, so many times. Default: all are equal.
     pub weights: BTreeMap<TenantId, u32>,
+    /// Whether there are other schedulers. Default: no.
+    pub standing: Standing,
+    /// How often is looked for work and for deliveries without being asked; a signal asks at once. Default 100 ms.
+    pub poll: Duration,
     /// How long a batch may be `submitting` before its submit counts as cut short and is finished here. Default 5 s.
     pub finish_submit_after: Duration,
+}
+
+/// Whether a scheduler is the only one of its store.
+#[derive(Debug, Clone)]
+pub enum Standing {
+    /// It is: the store is embedded and locked.
+    Alone,
+    /// It is not, and is known to the others under this session.
+    OneOfSeveral(Presence),
 }
 
 impl Default for SchedulerConfig {
@@ -34,6 +48,8 @@ impl Default for SchedulerConfig {
             keeping: None,
             running_batches: None,
             weights: BTreeMap::new(),
+            standing: Standing::Alone,
+            poll: Duration::from_millis(100),
             finish_submit_after: Duration::from_secs(5),
         }
     }

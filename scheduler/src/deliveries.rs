@@ -21,11 +21,9 @@ use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Webhooks;
+use crate::lead::Lead;
 use attempt::Attempt;
 use board::{Board, Taken};
-
-/// How often events and due deliveries are looked for without being asked.
-const TICK: Duration = Duration::from_millis(50);
 
 /// How long a delivery that was taken is nobody else's, on top of the longest try.
 const TAKEN_FOR: Duration = Duration::from_secs(40);
@@ -42,6 +40,9 @@ const GRACE: Duration = Duration::from_secs(2);
 /// Carries events to their receivers.
 pub(crate) struct Courier {
     engine: Engine,
+    lead: Lead,
+    /// How often events and due deliveries are looked for without being asked.
+    poll: Duration,
     webhooks: Arc<Webhooks>,
     /// Made with the first delivery; the process may lack what it needs, and then says so at each.
     client: Option<GuardedClient>,
@@ -51,10 +52,12 @@ pub(crate) struct Courier {
 }
 
 impl Courier {
-    pub(crate) fn new(engine: Engine, webhooks: Webhooks) -> Self {
+    pub(crate) fn new(engine: Engine, webhooks: Webhooks, lead: Lead, poll: Duration) -> Self {
         let board = Board::new(webhooks.concurrency, webhooks.per_host);
         Self {
             engine,
+            lead,
+            poll,
             webhooks: Arc::new(webhooks),
             client: None,
             board,
@@ -66,7 +69,7 @@ impl Courier {
     /// Carries until it is told to stop.
     pub(crate) async fn run(mut self, stopping: CancellationToken) {
         let mut signals = self.engine.signals.subscribe();
-        let mut ticks = interval(TICK);
+        let mut ticks = interval(self.poll);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
@@ -84,6 +87,9 @@ impl Courier {
             }
             while let Some(over) = self.tries.try_join_next_with_id() {
                 self.over(over);
+            }
+            if !self.lead.is_ours() {
+                continue;
             }
             match self.run_once().await {
                 Ok(()) => {}

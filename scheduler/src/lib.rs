@@ -2,19 +2,21 @@
 //! and deletes what was kept long enough.
 //!
 //! Every task is a `run_once` that reads the store, does what is due and may run twice: several schedulers may run at the same
-//! time, and one that starts anew needs to know nothing. Start at [`Scheduler::with`].
+//! time, of which one leads, and one that starts anew needs to know nothing. Start at [`Scheduler::with`]; [`role`] is the process.
 
 mod admit;
 mod close;
 mod config;
 mod deliveries;
 mod fleet;
+mod lead;
 mod ready;
 mod retention;
+pub mod role;
 mod scheduler;
 mod sessions;
 mod submits;
 mod sweep;
 
-pub use config::{Keeping, SchedulerConfig, Webhooks};
+pub use config::{Keeping, SchedulerConfig, Standing, Webhooks};
 pub use scheduler::Scheduler;

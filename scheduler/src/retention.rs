@@ -9,6 +9,7 @@ use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Keeping;
+use crate::lead::Lead;
 
 /// Batches that are looked up at once.
 const BATCHES: u32 = 16;
@@ -17,10 +18,13 @@ const BATCHES: u32 = 16;
 const STEP: u32 = 500;
 
 /// Deletes what is due, now and then, until it is told to stop; then it ends after the step in hand.
-pub(crate) async fn run(engine: Engine, keeping: Keeping, stopping: CancellationToken) {
+pub(crate) async fn run(engine: Engine, keeping: Keeping, lead: Lead, stopping: CancellationToken) {
     let mut ticks = interval(keeping.every.max(Duration::from_millis(1)));
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     while stopping.run_until_cancelled(ticks.tick()).await.is_some() {
+        if !lead.is_ours() {
+            continue;
+        }
         match run_once(&engine, &keeping, &stopping).await {
             Ok(()) => {}
             Err(error @ StoreError::Unavailable(_)) => {

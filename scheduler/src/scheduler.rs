@@ -15,13 +15,11 @@ use tokio_util::sync::CancellationToken;
 use crate::admit::Admitter;
 use crate::config::SchedulerConfig;
 use crate::deliveries::Courier;
+use crate::lead::Lead;
 use crate::sessions::Watch;
 use crate::{close, retention, submits, sweep};
 
-/// How often chunks are admitted and woken without being asked.
-const TICK: Duration = Duration::from_millis(100);
-
-/// How often everything is looked at, as if every signal had been lost.
+/// How often is looked who is alive, and, unless the configuration says less often, at everything as if every signal had been lost.
 const SWEEP: Duration = Duration::from_secs(1);
 
 /// A running scheduler. Dropping it ends it in the midst of its steps, which is harmless; [`Scheduler::stop`] lets them end.
@@ -41,14 +39,18 @@ impl Scheduler {
         let stopping = CancellationToken::new();
         let mut work = JoinSet::new();
         let admitter = Admitter::new(config.running_batches, config.weights);
-        work.spawn(Loop::new(engine.clone(), admitter).run(stopping.clone()));
+        let lead = Lead::of(config.standing);
+        // A poll of no time would be one after the other.
+        let poll = config.poll.max(Duration::from_millis(1));
+        work.spawn(Loop::new(engine.clone(), admitter, lead.clone(), poll).run(stopping.clone()));
         if let Some(webhooks) = config.webhooks {
-            work.spawn(Courier::new(engine.clone(), webhooks).run(stopping.clone()));
+            let courier = Courier::new(engine.clone(), webhooks, lead.clone(), poll);
+            work.spawn(courier.run(stopping.clone()));
         }
         if let Some(keeping) = config.keeping {
-            work.spawn(retention::run(engine.clone(), keeping, stopping.clone()));
+            work.spawn(retention::run(engine.clone(), keeping, lead.clone(), stopping.clone()));
         }
-        work.spawn(submits::run(engine, config.finish_submit_after, stopping.clone()));
+        work.spawn(submits::run(engine, config.finish_submit_after, lead, stopping.clone()));
         Self { stopping, work }
     }
 
@@ -62,7 +64,10 @@ impl Scheduler {
 struct Loop {
     engine: Engine,
     admitter: Admitter,
+    lead: Lead,
+    poll: Duration,
     watch: Watch,
+    watched: Option<Instant>,
     /// Batches a signal said something about since they were looked at.
     touched: HashSet<BatchId>,
     /// The priority of each open batch when it was looked at last.
@@ -71,11 +76,14 @@ struct Loop {
 }
 
 impl Loop {
-    fn new(engine: Engine, admitter: Admitter) -> Self {
+    fn new(engine: Engine, admitter: Admitter, lead: Lead, poll: Duration) -> Self {
         Self {
             engine,
             admitter,
+            lead,
+            poll,
             watch: Watch::default(),
+            watched: None,
             touched: HashSet::new(),
             priorities: HashMap::new(),
             swept: None,
@@ -84,14 +92,19 @@ impl Loop {
 
     async fn run(mut self, stopping: CancellationToken) {
         let mut signals = self.engine.signals.subscribe();
-        let mut ticks = interval(TICK);
+        let mut ticks = interval(self.poll.min(SWEEP));
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut stepped: Option<Instant> = None;
         loop {
+            let mut asked = false;
             tokio::select! {
                 () = stopping.cancelled() => return,
                 _ = ticks.tick() => {}
                 signal = signals.recv() => match signal {
-                    Ok(signal) => self.note(&signal),
+                    Ok(signal) => {
+                        asked = true;
+                        self.note(&signal);
+                    }
                     Err(RecvError::Lagged(_)) => self.swept = None,
                     // Signals are gone for good; the ticks go on.
                     Err(RecvError::Closed) => {
@@ -100,12 +113,22 @@ impl Loop {
                 }
             }
             self.drain(&mut signals);
-            match self.run_once().await {
-                Ok(()) => {}
-                Err(error @ StoreError::Unavailable(_)) => {
-                    tracing::warn!(error = %error, "the store is away; scheduling waits");
+            let poll_due = stepped.is_none_or(|at| at.elapsed() >= self.poll) || self.swept.is_none();
+            let step = async {
+                self.look_around().await?;
+                if self.lead.is_ours() && (asked || poll_due) {
+                    stepped = Some(Instant::now());
+                    self.run_once().await?;
                 }
-                Err(error) => tracing::error!(error = %error, "a step of the scheduler failed"),
+                Ok(())
+            };
+            let Err(error) = step.await else { continue };
+            // Soon again, however seldom is polled.
+            stepped = None;
+            if matches!(error, StoreError::Unavailable(_)) {
+                tracing::warn!(error = %error, "the store is away; scheduling waits");
+            } else {
+                tracing::error!(error = %error, "a step of the scheduler failed");
             }
         }
     }
@@ -130,12 +153,21 @@ impl Loop {
         }
     }
 
-    async fn run_once(&mut self) -> StoreResult<()> {
-        let sweep_due = self.swept.is_none_or(|at| at.elapsed() >= SWEEP);
-        let batches = self.engine.store.open_batches().await?;
-        if sweep_due {
-            self.watch.run_once(&self.engine, Instant::now()).await?;
+    /// Looks who is alive, and by that who leads.
+    async fn look_around(&mut self) -> StoreResult<()> {
+        let now = Instant::now();
+        if self.watched.is_some_and(|at| now.duration_since(at) < SWEEP) {
+            return Ok(());
         }
+        self.watch.run_once(&self.engine, now).await?;
+        self.watched = Some(now);
+        self.lead.decide(self.watch.oldest_scheduler());
+        Ok(())
+    }
+
+    async fn run_once(&mut self) -> StoreResult<()> {
+        let sweep_due = self.swept.is_none_or(|at| at.elapsed() >= SWEEP.max(self.poll));
+        let batches = self.engine.store.open_batches().await?;
         self.expire(&batches).await?;
         let ranks = self.admitter.look(&self.engine, &batches).await?;
         sweep::wake(&self.engine, &batches, &ranks).await?;

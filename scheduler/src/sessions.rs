@@ -9,12 +9,17 @@ use promptmill_ports::StoreResult;
 use promptmill_runtime::Engine;
 use tokio::time::Instant;
 
+use crate::lead::is_scheduler;
+
 /// A session whose beat stood still for this long, while the store could be read all the time, is dead.
 const DEAD_AFTER: Duration = Duration::from_secs(6);
 
 /// The most that one look adds to the time a beat stood still. Between looks that lie further apart this process was stopped or the
 /// store was slow, and then the sessions may have been as well: they get the time to beat again.
 const LOOK_COUNTS: Duration = Duration::from_secs(2);
+
+/// A scheduler whose beat stood still for this long does not lead, though it may be alive.
+const LEADS_WITHIN: Duration = Duration::from_secs(3);
 
 /// What this scheduler has seen of the sessions.
 #[derive(Debug, Default)]
@@ -27,9 +32,16 @@ pub(crate) struct Watch {
 struct Seen {
     beat: u64,
     unchanged_for: Duration,
+    is_scheduler: bool,
 }
 
 impl Watch {
+    /// The oldest of the schedulers that beat.
+    pub(crate) fn oldest_scheduler(&self) -> Option<SessionId> {
+        let beats = |seen: &Seen| seen.is_scheduler && seen.unchanged_for < LEADS_WITHIN;
+        self.seen.iter().filter(|(_, seen)| beats(seen)).map(|(session, _)| *session).min()
+    }
+
     /// Looks at every session once; declares dead what stood still for too long. `now` is taken by the caller just before.
     pub(crate) async fn run_once(&mut self, engine: &Engine, now: Instant) -> StoreResult<()> {
         let since = self.looked.replace(now).map_or(Duration::ZERO, |looked| now.duration_since(looked));
@@ -43,7 +55,8 @@ impl Watch {
         };
         self.seen.retain(|id, _| sessions.iter().any(|session| session.session == *id));
         for session in sessions {
-            let fresh = Seen { beat: session.beat, unchanged_for: Duration::ZERO };
+            let is_scheduler = is_scheduler(&session.label);
+            let fresh = Seen { beat: session.beat, unchanged_for: Duration::ZERO, is_scheduler };
             match self.seen.entry(session.session) {
                 Entry::Vacant(entry) => {
                     entry.insert(fresh);
@@ -136,5 +149,23 @@ mod tests {
             assert!(scene.alive_after(1.0).await);
         }
         assert!(!scene.alive_after(1.0).await);
+    }
+
+    #[tokio::test]
+    async fn the_oldest_scheduler_is_the_first_session_of_those_that_beat() {
+        let mut scene = Scene::new().await;
+        let [old, young] = [2, 3].map(|n| SessionId::from_bytes([n; 16]));
+        scene.engine.store.open(old, "scheduler@a:1").await.unwrap();
+        scene.engine.store.open(young, "scheduler@b:1").await.unwrap();
+        scene.alive_after(0.0).await;
+        assert_eq!(scene.watch.oldest_scheduler(), Some(old), "a session of another role is none");
+        for beat in 1..=3 {
+            scene.engine.store.beat(young, beat, None).await.unwrap();
+            scene.alive_after(1.0).await;
+        }
+        assert_eq!(scene.watch.oldest_scheduler(), Some(young), "it stood still for three seconds");
+        scene.engine.store.beat(old, 1, None).await.unwrap();
+        scene.alive_after(1.0).await;
+        assert_eq!(scene.watch.oldest_scheduler(), Some(old));
     }
 }

@@ -9,15 +9,20 @@ use promptmill_runtime::Engine;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
+use crate::lead::Lead;
+
 /// How often is looked at most.
 const TICK: Duration = Duration::from_secs(1);
 
 /// Looks for submits that were cut short until it is told to stop; then it ends after the one in hand.
-pub(crate) async fn run(engine: Engine, after: Duration, stopping: CancellationToken) {
+pub(crate) async fn run(engine: Engine, after: Duration, lead: Lead, stopping: CancellationToken) {
     let mut submits = Submits::default();
     let mut ticks = interval(TICK.min(after).max(Duration::from_millis(1)));
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     while stopping.run_until_cancelled(ticks.tick()).await.is_some() {
+        if !lead.is_ours() {
+            continue;
+        }
         match submits.run_once(&engine, after).await {
             Ok(()) => {}
             Err(error @ StoreError::Unavailable(_)) => {

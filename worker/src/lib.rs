@@ -1,7 +1,8 @@
 //! The worker role: claims chunks, runs their items on the apalis runtime, settles what they came to.
 //!
 //! One apalis task is one item. The loops are: the session (beats, [`session`]), the pump (claims and feeds, [`pump`]), the
-//! apalis worker ([`runtime`]) and the settler (groups and writes, [`settler`]). Start at [`Worker::start`].
+//! apalis worker ([`runtime`]) and the settler (groups and writes, [`settler`]). Start at [`Worker::start`];
+//! [`role`] is the process.
 
 mod active;
 mod batches;
@@ -11,6 +12,7 @@ mod guard;
 mod hints;
 mod pace;
 mod pump;
+pub mod role;
 mod runtime;
 mod session;
 mod settler;

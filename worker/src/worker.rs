@@ -56,6 +56,7 @@ pub struct Worker {
     session: SessionId,
     stop_within: Duration,
     pipeline: Arc<Pipeline>,
+    gate: Arc<SessionGate>,
     stopping: CancellationToken,
     abort: CancellationToken,
     work: JoinHandle<()>,
@@ -96,7 +97,8 @@ impl Worker {
         let items = WorkerBuilder::new(config.label.as_str())
             .backend(JobBackend::new(backend))
             .build(ItemService::new(pipeline.clone(), settler_handle));
-        let beats = keep_alive(engine.clone(), session, gate, batches, config.concurrency, slots_count);
+        let beats =
+            keep_alive(engine.clone(), session, gate.clone(), batches, config.concurrency, slots_count);
         let work = tokio::spawn({
             let (stopping, abort, engine) = (stopping.clone(), abort.clone(), engine.clone());
             async move {
@@ -121,12 +123,18 @@ impl Worker {
                 }
             }
         });
-        Ok(Self { engine, session, stop_within: config.stop_within, pipeline, stopping, abort, work })
+        Ok(Self { engine, session, stop_within: config.stop_within, pipeline, gate, stopping, abort, work })
     }
 
     /// The worker's session.
     pub fn session(&self) -> SessionId {
         self.session
+    }
+
+    /// Tells whether the worker begins items: its session lives and it is not stopping.
+    pub fn readiness(&self) -> impl Fn() -> bool + Send + Sync + 'static {
+        let gate = self.gate.clone();
+        move || gate.is_open()
     }
 
     /// Provider calls under way now.

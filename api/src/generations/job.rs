@@ -68,8 +68,14 @@ impl Job {
         template: Arc<Template>,
     ) -> Result<Self, Problem> {
         let text = serde_json::to_vec(&request).map_err(Problem::internal)?;
-        let (tenant, created_ms) = (tenant.clone(), app.now_ms());
-        let begun = Generation { id, tenant, request: Bytes::from(text), outcome: None, created_ms };
+        let begun = Generation {
+            id,
+            tenant: tenant.clone(),
+            request: Bytes::from(text),
+            outcome: None,
+            created_ms: app.now_ms(),
+            owner: app.session(),
+        };
         Self::of(app, begun, request, template)
     }
 

@@ -1,4 +1,5 @@
 use super::*;
+use promptmill_runtime::Presence;
 
 #[test]
 fn a_key_is_read_with_and_without_quotes() {
@@ -93,4 +94,49 @@ async fn an_answer_too_large_to_keep_is_given_and_made_again() {
     assert_eq!(axum::body::to_bytes(answer.into_body(), usize::MAX).await.unwrap().len(), MAX_ANSWER + 1);
     let again = begun(&app, &caller, b"one").await.plan();
     assert_eq!(again, Plan { ran_before: true, ..plan });
+}
+
+/// Another process over the same store, which lives when its session is known there.
+async fn other(app: &App, session: SessionId, lives: bool) -> App {
+    if lives {
+        app.engine().store.open(session, "api").await.unwrap();
+    }
+    let (vault, policy) = (app.vault().clone(), app.url_policy().clone());
+    App::new(app.engine().clone(), vault, app.config().clone(), policy, Presence::shared(session))
+}
+
+#[tokio::test]
+async fn what_a_living_process_runs_is_run_by_no_other_until_it_is_given_up() {
+    let (app, _folder) = crate::state::alone();
+    let caller = Caller::owner_of(TenantId::default_tenant());
+    let one = other(&app, SessionId::from_bytes([2; 16]), true).await;
+    let two = other(&app, SessionId::from_bytes([3; 16]), true).await;
+    let ticket = begun(&one, &caller, b"one").await;
+    let plan = ticket.plan();
+    assert_eq!(refused(&two, &caller, b"one").await, ProblemId::IdempotencyInProgress);
+    // Its client went away.
+    drop(ticket);
+    let again = loop {
+        match keyed().begin(&two, &caller, Digest::of(b"one")).await {
+            Ok(Begin::Run(ticket)) => break ticket,
+            Ok(Begin::Answered(_)) => panic!("it was not answered"),
+            Err(problem) => assert_eq!(problem.id(), ProblemId::IdempotencyInProgress),
+        }
+    };
+    assert_eq!(again.plan(), Plan { ran_before: true, ..plan });
+    again.finish((StatusCode::CREATED, "made").into_response()).await;
+    let answered = keyed().begin(&one, &caller, Digest::of(b"one")).await;
+    assert!(matches!(answered, Ok(Begin::Answered(_))));
+}
+
+#[tokio::test]
+async fn what_a_dead_process_ran_is_run_by_the_next_one_that_is_asked() {
+    let (app, _folder) = crate::state::alone();
+    let caller = Caller::owner_of(TenantId::default_tenant());
+    let dead = other(&app, SessionId::from_bytes([2; 16]), false).await;
+    let ticket = begun(&dead, &caller, b"one").await;
+    let plan = ticket.plan();
+    std::mem::forget(ticket);
+    let again = begun(&app, &caller, b"one").await;
+    assert_eq!(again.plan(), Plan { ran_before: true, ..plan });
 }

@@ -1,6 +1,7 @@
 //! Keys: who gets in, who does not, and what each may do.
 
 use promptmill_api::ApiConfig;
+use promptmill_api::keys::issue;
 use promptmill_domain::{KeyId, TenantId};
 use promptmill_ports::Role;
 use reqwest::Method;
@@ -129,11 +130,12 @@ async fn mistakes_in_a_new_key_are_named() {
 #[tokio::test]
 async fn an_expired_key_is_refused() {
     let service = Service::start().await;
-    let soon = service.engine.clock.now_ms() + 1_500;
+    let now_ms = service.engine.clock.now_ms();
+    let soon = now_ms + 1_500;
     let tenant = TenantId::default_tenant();
     let scopes = Vec::new();
     let issued =
-        promptmill_api::keys::issue(&service.engine, &tenant, "short", Role::Viewer, scopes, Some(soon));
+        issue(service.engine.records.as_ref(), now_ms, &tenant, "short", Role::Viewer, scopes, Some(soon));
     let (key, _) = issued.await.unwrap();
     me(&service, &key).await.expect(200);
     wait_for("it expires", async || (me(&service, &key).await.status == 401).then_some(())).await;

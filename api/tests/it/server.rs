@@ -1,9 +1,10 @@
 //! The sockets: many connections, a clean stop, metrics.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use promptmill_api::{ApiConfig, App};
-use promptmill_egress::UrlPolicy;
+use promptmill_api::ApiConfig;
+use promptmill_runtime::Monitor;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
@@ -72,16 +73,15 @@ async fn metrics_are_served_by_their_own_listener_and_count_routes_by_their_patt
     let service = Service::start().await;
     service.get("/v1/templates/some-name").await.problem(404, "not_found");
     service.get("/some/invented/path").await.problem(404, "not_found");
-    let app = App::new(
-        service.engine.clone(),
-        Arc::clone(&service.vault),
-        ApiConfig::default(),
-        UrlPolicy::default(),
-    );
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let stop = CancellationToken::new();
-    let server = tokio::spawn(promptmill_api::serve_metrics(listener, app, stop.clone()));
+    let is_ready = Arc::new(AtomicBool::new(true));
+    let monitor = Monitor::new(service.engine.clone(), {
+        let is_ready = is_ready.clone();
+        move || is_ready.load(Ordering::Relaxed)
+    });
+    let server = tokio::spawn(monitor.with_store().serve(listener, stop.clone()));
     let metrics = send(service.client().get(format!("http://{address}/metrics"))).await;
     metrics.expect(200);
     assert!(metrics.header("content-type").starts_with("text/plain; version=0.0.4"));
@@ -89,8 +89,12 @@ async fn metrics_are_served_by_their_own_listener_and_count_routes_by_their_patt
         "promptmill_http_requests_total{method=\"GET\",route=\"/v1/templates/{template}\",status=\"404\"} 1";
     assert!(metrics.text.contains(count), "{}", metrics.text);
     assert!(!metrics.text.contains("some-name") && !metrics.text.contains("invented"));
-    let livez = send(service.client().get(format!("http://{address}/livez"))).await;
-    assert_eq!(livez.status.as_u16(), 404);
+    let status = async |path: &str| {
+        send(service.client().get(format!("http://{address}{path}"))).await.status.as_u16()
+    };
+    assert_eq!((status("/livez").await, status("/readyz").await, status("/").await), (200, 200, 404));
+    is_ready.store(false, Ordering::Relaxed);
+    assert_eq!((status("/livez").await, status("/readyz").await), (200, 503));
     stop.cancel();
-    server.await.unwrap().unwrap();
+    server.await.unwrap();
 }

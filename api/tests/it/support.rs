@@ -5,12 +5,13 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use promptmill_api::keys::issue;
 use promptmill_api::{ApiConfig, App};
-use promptmill_domain::TenantId;
+use promptmill_domain::{SessionId, TenantId};
 use promptmill_egress::UrlPolicy;
 use promptmill_ports::{Role, Tenant};
 use promptmill_provider::{ChatProvider, Demo};
-use promptmill_runtime::{Engine, Providers, install_tls};
+use promptmill_runtime::{Engine, Presence, Providers, install_tls};
 use promptmill_scheduler::{Scheduler, SchedulerConfig};
 use promptmill_vault::Vault;
 use promptmill_worker::{Worker, WorkerConfig};
@@ -88,7 +89,8 @@ impl Service {
         let engine = open(folder.path(), &providers).await;
         let vault = Arc::new(Vault::open_or_create(folder.path()).unwrap());
         let policy = UrlPolicy::with_loopback();
-        let app = App::new(engine.clone(), vault.clone(), options.config, policy.clone());
+        let presence = Presence::shared(SessionId::at(engine.clock.now_ms(), rand::random()));
+        let app = App::new(engine.clone(), vault.clone(), options.config, policy.clone(), presence);
         let key = match promptmill_api::keys::bootstrap(&engine).await.unwrap() {
             Some(key) => key,
             None => make_key(&engine, &TenantId::default_tenant(), Role::Owner, &[]).await,
@@ -101,7 +103,7 @@ impl Service {
         } else {
             None
         };
-        promptmill_api::recover(&app).await;
+        promptmill_api::recover(&app);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let stop = CancellationToken::new();
@@ -167,7 +169,8 @@ impl Service {
 
 async fn make_key(engine: &Engine, tenant: &TenantId, role: Role, scopes: &[&str]) -> String {
     let scopes = scopes.iter().map(|scope| (*scope).to_owned()).collect();
-    promptmill_api::keys::issue(engine, tenant, "test", role, scopes, None).await.unwrap().0
+    let (records, now_ms) = (engine.records.as_ref(), engine.clock.now_ms());
+    issue(records, now_ms, tenant, "test", role, scopes, None).await.unwrap().0
 }
 
 /// Opens the store; the lock of a service that just ended may be held for a moment by what still runs to its end.

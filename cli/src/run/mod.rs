@@ -21,13 +21,13 @@ use promptmill_domain::{
 };
 use promptmill_ports::{Progress, flow};
 use promptmill_prompt::Template;
+use promptmill_runtime::fleet::lookup;
 use promptmill_runtime::{Engine, ProviderSettings, Providers, shutdown_signals};
 use promptmill_scheduler::Scheduler;
 use promptmill_worker::{Worker, WorkerConfig};
 use tokio::time::Instant;
 
 use crate::args::RunArgs;
-use crate::env;
 use crate::exit::{Exit, Failure};
 use crate::progress::View;
 use state::{Found, StateDir};
@@ -47,7 +47,7 @@ pub(crate) async fn run(args: RunArgs) -> Result<Exit, Failure> {
     let target = Target::parse(&args.out)?;
     let state = StateDir::choose(&args, &target)?;
     let providers = Arc::new(
-        Providers::new(ProviderSettings::from_env(env::lookup))
+        Providers::new(ProviderSettings::from_env(lookup))
             .map_err(|error| Failure::work("the providers cannot be set up", error))?,
     );
     let provider = preflight::check(&providers, &model, !args.no_guard).await?;

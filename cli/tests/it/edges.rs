@@ -21,7 +21,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ("store-mongo", &["domain", "ports"]),
     ("egress", &[]),
     ("vault", &["domain"]),
-    ("runtime", &["domain", "ports", "provider", "store-sqlite"]),
+    ("runtime", &["domain", "hub-redis", "ports", "provider", "store-mongo", "store-sqlite"]),
     ("api", &["domain", "egress", "pipeline", "ports", "prompt", "provider", "rowio", "runtime", "vault"]),
     ("worker", &["domain", "ports", "pipeline", "provider", "rowio", "runtime"]),
     ("scheduler", &["domain", "egress", "ports", "runtime", "vault"]),
@@ -72,7 +72,8 @@ const FENCES: &[Fence] = &[
     fence("apalis", &["scheduler", "worker"]),
     fence("apalis-core", &["scheduler", "worker"]),
     fence("axum", &["api"]),
-    fence("hyper", &["api", "bench", "doubles"]),
+    // The runtime answers those who watch a process.
+    fence("hyper", &["api", "bench", "doubles", "runtime"]),
     // The replies that the demo provider makes from a schema are held against the real thing.
     Fence { library: "jsonschema", used_by: &["prompt"], tested_by: &["provider"] },
     fence("minijinja", &["prompt"]),

@@ -35,6 +35,14 @@ impl UrlPolicy {
         Self { allow_http: true, ports: vec![], allowed_subnets: vec![v4.into(), v6.into()] }
     }
 
+    /// For a service with receivers in its own network: these subnets too, and plain HTTP and every port. Without subnets the default.
+    pub fn with_subnets(allowed_subnets: Vec<IpNet>) -> Self {
+        if allowed_subnets.is_empty() {
+            return Self::default();
+        }
+        Self { allow_http: true, ports: vec![], allowed_subnets }
+    }
+
     /// Whether a connection to the address may be opened.
     pub fn allows(&self, address: IpAddr) -> bool {
         is_public(address) || self.allowed_subnets.iter().any(|subnet| subnet.contains(&address))

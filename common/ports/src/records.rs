@@ -6,7 +6,9 @@
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use promptmill_domain::{BatchId, DeliveryId, EventId, EventKind, GenerationId, KeyId, TemplateId, TenantId};
+use promptmill_domain::{
+    BatchId, DeliveryId, EventId, EventKind, GenerationId, KeyId, SessionId, TemplateId, TenantId,
+};
 use serde::{Deserialize, Serialize};
 
 use crate::StoreResult;
@@ -278,6 +280,8 @@ pub struct Generation {
     pub outcome: Option<Bytes>,
     /// When it was asked for.
     pub created_ms: u64,
+    /// The session of the process that runs it, while it runs.
+    pub owner: SessionId,
 }
 
 /// The tenants' immediate generations.
@@ -292,8 +296,12 @@ pub trait Generations: Send + Sync {
     /// One generation.
     async fn generation(&self, tenant: &TenantId, id: GenerationId) -> StoreResult<Generation>;
 
-    /// Up to `limit` generations without an outcome that were asked for before `before_ms`, oldest first.
-    async fn unfinished(&self, before_ms: u64, limit: u32) -> StoreResult<Vec<Generation>>;
+    /// Up to `limit` generations without an outcome that no session of `living` owns, oldest first.
+    async fn orphaned(&self, living: &[SessionId], limit: u32) -> StoreResult<Vec<Generation>>;
+
+    /// Makes `owner` the one who runs a generation without an outcome that `from` owns. Answers whether this call did it: of calls made
+    /// at once by different owners one is told so.
+    async fn adopt(&self, id: GenerationId, from: SessionId, owner: SessionId) -> StoreResult<bool>;
 
     /// Forgets finished generations asked for before `before_ms`, at most `limit`. Answers how many.
     async fn forget_generations(&self, before_ms: u64, limit: u32) -> StoreResult<u32>;

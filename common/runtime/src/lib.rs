@@ -1,11 +1,15 @@
 //! From configuration to running parts: providers, store and hub behind their ports, the clock, logs, and shutdown.
 //!
-//! The roles get an [`Engine`] and know nothing about which store or hub is behind it. Start at [`Engine::embedded`].
+//! The roles get an [`Engine`] and know nothing about which store or hub is behind it. Start at [`Engine::embedded`] for one process, and at
+//! [`fleet`] for several.
 
 mod clock;
 mod engine;
+pub mod fleet;
 mod metrics;
+mod monitor;
 mod preflight;
+pub mod presence;
 mod providers;
 mod shutdown;
 mod telemetry;
@@ -13,7 +17,9 @@ mod telemetry;
 pub use clock::SystemClock;
 pub use engine::{Engine, EngineError};
 pub use metrics::Metrics;
+pub use monitor::Monitor;
 pub use preflight::{Asking, PreflightError, preflight};
+pub use presence::Presence;
 pub use providers::{ProviderError, ProviderSettings, Providers, install_tls};
 pub use shutdown::shutdown_signals;
 pub use telemetry::{LogFormat, init_telemetry};

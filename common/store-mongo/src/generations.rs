@@ -6,7 +6,7 @@
 use async_trait::async_trait;
 use bytes::Bytes;
 use mongodb::bson::{Document, doc};
-use promptmill_domain::{GenerationId, TenantId};
+use promptmill_domain::{GenerationId, SessionId, TenantId};
 use promptmill_ports::{Generation, Generations, StoreError, StoreResult};
 
 use crate::MongoStore;
@@ -53,11 +53,25 @@ impl Generations for MongoStore {
         from_document(&found.ok_or(StoreError::NotFound)?)
     }
 
-    async fn unfinished(&self, before_ms: u64, limit: u32) -> StoreResult<Vec<Generation>> {
-        let open = doc! { "open": true, "created_ms": { "$lt": int(before_ms) } };
-        let query = Query::of(open).sort(doc! { "created_ms": 1, "_id": 1 }).limit(limit);
+    async fn orphaned(&self, living: &[SessionId], limit: u32) -> StoreResult<Vec<Generation>> {
+        let living: Vec<_> = living.iter().map(|session| binary(*session.as_bytes())).collect();
+        let orphaned = doc! { "open": true, "owner": { "$nin": living } };
+        let query = Query::of(orphaned).sort(doc! { "created_ms": 1, "_id": 1 }).limit(limit);
         let found = self.commands().find(GENERATIONS, query, Concern::Majority).await?;
         found.iter().map(from_document).collect()
+    }
+
+    async fn adopt(&self, id: GenerationId, from: SessionId, owner: SessionId) -> StoreResult<bool> {
+        let of = |session: SessionId| {
+            doc! { "_id": binary(*id.as_bytes()), "open": true, "owner": binary(*session.as_bytes()) }
+        };
+        let change = doc! { "$set": { "owner": binary(*owner.as_bytes()) } };
+        if self.commands().update(GENERATIONS, vec![Update::one(of(from), change)]).await?.n == 1 {
+            return Ok(true);
+        }
+        // The answer to our own write may have been lost.
+        let mine = Query::of(of(owner)).fields(doc! { "_id": 1 });
+        Ok(self.commands().find_one(GENERATIONS, mine, Concern::Majority).await?.is_some())
     }
 
     async fn forget_generations(&self, before_ms: u64, limit: u32) -> StoreResult<u32> {
@@ -73,8 +87,9 @@ fn bytes(generation: &Generation) -> usize {
 
 /// Every field but those that tell which generation it is.
 fn change(generation: &Generation) -> Document {
-    let Generation { request, outcome, created_ms, .. } = generation;
+    let Generation { request, outcome, created_ms, owner, .. } = generation;
     let mut set = doc! {
+        "owner": binary(*owner.as_bytes()),
         "created_ms": int(*created_ms),
         "request": binary(request.to_vec()),
         "bytes": int(bytes(generation) as u64),
@@ -100,5 +115,6 @@ fn from_document(document: &Document) -> StoreResult<Generation> {
         request: Bytes::copy_from_slice(fields.bytes("request")?),
         outcome: outcome.map(Bytes::copy_from_slice),
         created_ms: fields.uint("created_ms")?,
+        owner: SessionId::from_bytes(fields.id("owner")?),
     })
 }

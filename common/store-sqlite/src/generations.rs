@@ -2,7 +2,7 @@
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use promptmill_domain::{GenerationId, TenantId};
+use promptmill_domain::{GenerationId, SessionId, TenantId};
 use promptmill_ports::{Generation, Generations, StoreError, StoreResult};
 use rusqlite::{Connection, OptionalExtension as _, Row, params};
 
@@ -33,15 +33,27 @@ impl Generations for SqliteStore {
         .await
     }
 
-    async fn unfinished(&self, before_ms: u64, limit: u32) -> StoreResult<Vec<Generation>> {
+    async fn orphaned(&self, living: &[SessionId], limit: u32) -> StoreResult<Vec<Generation>> {
+        let living = living.to_vec();
         self.read(move |db| {
-            let sql = format!(
-                "SELECT {COLUMNS} FROM generations WHERE NOT finished AND created_ms < ?1
-                ORDER BY created_ms, num LIMIT ?2"
-            );
+            let sql =
+                format!("SELECT {COLUMNS} FROM generations WHERE NOT finished ORDER BY created_ms, num");
             let mut statement = db.prepare_cached(&sql)?;
-            let rows = statement.query_map(params![int(before_ms), limit], RawGeneration::read)?;
-            rows.map(|raw| raw?.decode()).collect()
+            let rows = statement.query_map([], RawGeneration::read)?;
+            // Few run at any time, and most of those here.
+            let orphaned = rows.filter(|raw| {
+                raw.as_ref().map_or(true, |raw| !living.contains(&SessionId::from_bytes(raw.owner)))
+            });
+            orphaned.take(limit as usize).map(|raw| raw?.decode()).collect()
+        })
+        .await
+    }
+
+    async fn adopt(&self, id: GenerationId, from: SessionId, owner: SessionId) -> StoreResult<bool> {
+        self.write(SMALL, move |db| {
+            let sql = "UPDATE generations SET owner = ?3 WHERE id = ?1 AND owner = ?2 AND NOT finished";
+            let adopted = params![id.as_bytes(), from.as_bytes(), owner.as_bytes()];
+            Ok(db.prepare_cached(sql)?.execute(adopted)? > 0)
         })
         .await
     }
@@ -57,8 +69,9 @@ impl Generations for SqliteStore {
 }
 
 fn put(db: &Connection, generation: &Generation) -> Result<(), Fault> {
-    let sql = "INSERT INTO generations(id, tenant, created_ms, request, outcome, finished) VALUES (?1, ?2, ?3, ?4, ?5, ?6)
-        ON CONFLICT (id) DO UPDATE SET created_ms = ?3, request = ?4, outcome = ?5, finished = ?6
+    let sql = "INSERT INTO generations(id, tenant, created_ms, request, outcome, finished, owner)
+        VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)
+        ON CONFLICT (id) DO UPDATE SET created_ms = ?3, request = ?4, outcome = ?5, finished = ?6, owner = ?7
         WHERE tenant = ?2 AND NOT finished";
     let changed = db.prepare_cached(sql)?.execute(params![
         generation.id.as_bytes(),
@@ -67,6 +80,7 @@ fn put(db: &Connection, generation: &Generation) -> Result<(), Fault> {
         &generation.request[..],
         generation.outcome.as_deref(),
         generation.outcome.is_some(),
+        generation.owner.as_bytes(),
     ])?;
     if changed > 0 {
         return Ok(());
@@ -80,7 +94,7 @@ fn put(db: &Connection, generation: &Generation) -> Result<(), Fault> {
     }
 }
 
-const COLUMNS: &str = "id, tenant, created_ms, request, outcome";
+const COLUMNS: &str = "id, tenant, created_ms, request, outcome, owner";
 
 struct RawGeneration {
     id: [u8; 16],
@@ -88,6 +102,7 @@ struct RawGeneration {
     created_ms: u64,
     request: Vec<u8>,
     outcome: Option<Vec<u8>>,
+    owner: [u8; 16],
 }
 
 impl RawGeneration {
@@ -98,6 +113,7 @@ impl RawGeneration {
             created_ms: row.get(2)?,
             request: row.get(3)?,
             outcome: row.get(4)?,
+            owner: row.get(5)?,
         })
     }
 
@@ -108,6 +124,7 @@ impl RawGeneration {
             request: self.request.into(),
             outcome: self.outcome.map(Bytes::from),
             created_ms: self.created_ms,
+            owner: SessionId::from_bytes(self.owner),
         })
     }
 }

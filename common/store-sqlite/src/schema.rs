@@ -60,7 +60,7 @@ const STEPS: &[&str] = &["
 
     CREATE TABLE sessions(id BLOB PRIMARY KEY, label TEXT NOT NULL, beat INTEGER NOT NULL, alive INTEGER NOT NULL)
         WITHOUT ROWID;
-", STEP_SERVICE, records::STEP, quotas::STEP];
+", STEP_SERVICE, records::STEP, quotas::STEP, STEP_OWNERS];
 
 /// What the HTTP service asks of the engine's store: lists that filter, uploads that live and are dropped, custom ids, the order
 /// of settling, usage, retention and the outbox.
@@ -115,6 +115,11 @@ const STEP_SERVICE: &str = "
     CREATE INDEX outbox_batch ON outbox(num);
 
     ALTER TABLE sessions ADD COLUMN report TEXT;
+";
+
+/// Who runs a generation. Of those that are there already nobody does: their process is gone.
+const STEP_OWNERS: &str = "
+    ALTER TABLE generations ADD COLUMN owner BLOB NOT NULL DEFAULT x'00000000000000000000000000000000';
 ";
 
 /// The version from which on the order of settling is written down.

@@ -42,6 +42,11 @@ pub enum VaultError {
     /// The master keys are not written as they must be; the words say where.
     #[error("the master keys are malformed: {0}")]
     InvalidKeys(String),
+    /// No master keys were given where none can be made: every process of a fleet must have the same.
+    #[error(
+        "PROMPTMILL_MASTER_KEY is not set; every api and scheduler of a fleet needs the same one, for example k1:$(openssl rand -base64 32)"
+    )]
+    NotGiven,
     /// The system gave no random bytes.
     #[error("the system has no random bytes")]
     NoRandomness,
@@ -79,6 +84,14 @@ impl Vault {
     /// `InvalidKeys`; its words never hold key material.
     pub fn from_keys(text: &str) -> Result<Self, VaultError> {
         Ok(Self { keys: Keyring::parse(text)? })
+    }
+
+    /// The vault of a process that shares its secrets with others: of the keyring in text form that it was given.
+    ///
+    /// # Errors
+    /// `NotGiven` when it was given none; `InvalidKeys`, whose words never hold key material.
+    pub fn shared(text: Option<&str>) -> Result<Self, VaultError> {
+        text.map_or(Err(VaultError::NotGiven), Self::from_keys)
     }
 
     /// Seals `plain` for `context`, a text that names what the secret is for, for example `tenant|webhook|batch_...`.

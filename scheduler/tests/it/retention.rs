@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use promptmill_domain::{
-    BatchEvent, BatchId, BatchState, DeliveryId, EventId, EventKind, GenerationId, UploadId,
+    BatchEvent, BatchId, BatchState, DeliveryId, EventId, EventKind, GenerationId, SessionId, UploadId,
 };
 use promptmill_ports::{
     Claim, Claimed, Delivery, DeliveryState, Generation, MemoryHub, PartCommit, StoreError,
@@ -101,6 +101,7 @@ async fn claims_generations_and_deliveries_are_forgotten() {
         request: Bytes::from_static(b"{}"),
         outcome,
         created_ms: now_ms,
+        owner: SessionId::from_bytes([4; 16]),
     };
     let (done, running) = (generation(1, Some(Bytes::from_static(b"x"))), generation(2, None));
     records.put_generation(&done).await.unwrap();

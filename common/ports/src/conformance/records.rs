@@ -60,7 +60,8 @@ macro_rules! records_conformance {
             old_claims_are_forgotten_a_few_at_a_time
             a_generation_is_replaced_until_it_has_its_outcome
             an_outcome_of_a_generation_never_changes
-            unfinished_generations_come_oldest_first
+            generations_that_nobody_living_runs_come_oldest_first
+            a_generation_is_adopted_from_the_owner_it_has
             only_finished_generations_are_forgotten
             a_foreign_tenant_finds_no_generation
             a_delivery_is_kept_once_and_as_it_was_given

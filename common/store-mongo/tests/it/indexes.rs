@@ -69,7 +69,7 @@ async fn no_step_of_the_records_reads_a_whole_collection() {
     let name = TemplateKey::Name("summary".to_owned());
     assert!(matches!(store.template(&tenant, &name).await, Err(StoreError::NotFound)));
     assert_eq!(store.templates(&tenant, Some("a"), 10).await.unwrap(), []);
-    assert_eq!(store.unfinished(NOW, 10).await.unwrap(), []);
+    assert_eq!(store.orphaned(&[], 10).await.unwrap(), []);
     assert_eq!(store.next_due().await.unwrap(), None);
     assert_eq!(store.usage(&tenant, NOW).await.unwrap().record_bytes, 0);
 }

@@ -3,7 +3,9 @@
 use std::collections::BTreeSet;
 
 use bytes::Bytes;
-use promptmill_domain::{BatchId, DeliveryId, EventId, EventKind, GenerationId, TemplateId, TenantId};
+use promptmill_domain::{
+    BatchId, DeliveryId, EventId, EventKind, GenerationId, SessionId, TemplateId, TenantId,
+};
 use promptmill_ports::{
     Accounts as _, Claim, Claimed, Claims as _, Deliveries as _, Delivery, DeliveryState, Generation,
     Generations as _, StoreError, TemplateKey, Templates as _, Tenant,
@@ -163,6 +165,7 @@ async fn an_outcome_is_kept_whoever_puts_the_generation_at_the_same_moment() {
             request: Bytes::from_static(b"{}"),
             outcome: None,
             created_ms: NOW,
+            owner: SessionId::from_bytes([3; 16]),
         };
         let done = Generation { outcome: Some(Bytes::from_static(b"done")), ..running.clone() };
         // Neither of them finds the document, so both make it, and one of them is late.

@@ -1,7 +1,9 @@
 //! The writing steps of the record ports, in a row.
 
 use bytes::Bytes;
-use promptmill_domain::{BatchId, DeliveryId, EventId, EventKind, GenerationId, KeyId, TemplateId, TenantId};
+use promptmill_domain::{
+    BatchId, DeliveryId, EventId, EventKind, GenerationId, KeyId, SessionId, TemplateId, TenantId,
+};
 use promptmill_ports::{
     Accounts as _, ApiKey, Claim, Claimed, Claims as _, Deliveries as _, Delivery, DeliveryAttempt,
     DeliveryState, Generation, Generations as _, Role, StoreError, StoredAnswer, TemplateKey, Templates as _,
@@ -95,6 +97,7 @@ async fn generations(store: &MongoStore, tenant: &TenantId, before: &impl Fn()) 
         request: Bytes::from_static(b"{}"),
         outcome: None,
         created_ms: NOW,
+        owner: SessionId::from_bytes([3; 16]),
     };
     let done = Generation { outcome: Some(Bytes::from_static(b"done")), ..running.clone() };
     for put in [&running, &done, &running] {

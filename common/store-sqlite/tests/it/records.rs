@@ -2,8 +2,8 @@
 
 use bytes::Bytes;
 use promptmill_domain::{
-    BatchId, BatchLimits, BatchSpec, DeliveryId, EventId, EventKind, GenerationId, KeyId, LaneId, TemplateId,
-    TenantId,
+    BatchId, BatchLimits, BatchSpec, DeliveryId, EventId, EventKind, GenerationId, KeyId, LaneId, SessionId,
+    TemplateId, TenantId,
 };
 use promptmill_ports::{
     Accounts as _, ApiKey, Claim, Claimed, Claims as _, Close as _, Deliveries as _, Delivery,
@@ -80,6 +80,7 @@ async fn every_record_is_there_after_the_store_was_opened_again() {
         request: Bytes::from_static(b"{}"),
         outcome: None,
         created_ms: NOW,
+        owner: SessionId::from_bytes([3; 16]),
     };
     let attempt =
         DeliveryAttempt { at_ms: NOW, duration_ms: 1, status: None, error: Some("refused".to_owned()) };
@@ -101,7 +102,7 @@ async fn every_record_is_there_after_the_store_was_opened_again() {
     assert_eq!(store.template(&tenant, &by_name).await.unwrap().latest, 2);
     assert_eq!(store.version(&tenant, template_id, Some(1)).await.unwrap().source, "one");
     assert_eq!(store.claim(&claim, NOW).await.unwrap(), Claimed::Done(answer));
-    assert_eq!(store.unfinished(NOW + 1, 10).await.unwrap(), [generation]);
+    assert_eq!(store.orphaned(&[], 10).await.unwrap(), [generation]);
     let left = Delivery { attempts: vec![attempt], due_ms: NOW + 5, ..sent };
     assert_eq!(store.take_due(NOW + 5, NOW + 5, 10).await.unwrap(), [left]);
 }

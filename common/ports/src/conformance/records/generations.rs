@@ -1,7 +1,7 @@
 //! Cases about immediate generations.
 
 use bytes::Bytes;
-use promptmill_domain::GenerationId;
+use promptmill_domain::{GenerationId, SessionId};
 
 use super::scene::*;
 use crate::{Generation, Records};
@@ -37,11 +37,13 @@ pub async fn an_outcome_of_a_generation_never_changes(store: &dyn Records) {
         store.put_generation(generation).await.unwrap();
     }
     assert_eq!(store.generation(&tenant, done.id).await.unwrap(), done);
-    assert_eq!(store.unfinished(u64::MAX, 10).await.unwrap(), []);
+    assert_eq!(store.orphaned(&[], 10).await.unwrap(), []);
+    assert!(!store.adopt(done.id, done.owner, SessionId::at(NOW, rand::random())).await.unwrap());
+    assert_eq!(store.generation(&tenant, done.id).await.unwrap(), done);
 }
 
-/// Of every tenant, older than asked, a few at a time.
-pub async fn unfinished_generations_come_oldest_first(store: &dyn Records) {
+/// Of every tenant, a few at a time, and none that a living session runs.
+pub async fn generations_that_nobody_living_runs_come_oldest_first(store: &dyn Records) {
     let generations: Vec<_> =
         [3, 1, 2, 0].map(|age| fresh_generation(&fresh_tenant(), NOW + age)).into_iter().collect();
     for generation in &generations {
@@ -49,10 +51,28 @@ pub async fn unfinished_generations_come_oldest_first(store: &dyn Records) {
     }
     let [third, first, second, done] = &generations[..] else { panic!("four were made") };
     store.put_generation(&finished(done, "outcome")).await.unwrap();
-    assert_eq!(store.unfinished(NOW + 3, 10).await.unwrap(), [first.clone(), second.clone()]);
-    assert_eq!(store.unfinished(NOW + 4, 1).await.unwrap(), std::slice::from_ref(first));
-    assert_eq!(store.unfinished(NOW + 4, 10).await.unwrap(), [first.clone(), second.clone(), third.clone()]);
-    assert_eq!(store.unfinished(NOW + 1, 10).await.unwrap(), []);
+    let all = [first.clone(), second.clone(), third.clone()];
+    assert_eq!(store.orphaned(&[], 10).await.unwrap(), all);
+    assert_eq!(store.orphaned(&[], 2).await.unwrap(), all[..2]);
+    assert_eq!(store.orphaned(&[first.owner], 1).await.unwrap(), all[1..2]);
+    assert_eq!(store.orphaned(&[third.owner, first.owner], 10).await.unwrap(), all[1..2]);
+    assert_eq!(store.orphaned(&[first.owner, second.owner, third.owner], 10).await.unwrap(), []);
+}
+
+/// Of those who want it one gets it, and who has it already keeps it.
+pub async fn a_generation_is_adopted_from_the_owner_it_has(store: &dyn Records) {
+    let tenant = fresh_tenant();
+    let running = fresh_generation(&tenant, NOW);
+    store.put_generation(&running).await.unwrap();
+    let [one, other] = [1, 2].map(|n| SessionId::at(NOW + n, rand::random()));
+    assert!(store.adopt(running.id, running.owner, one).await.unwrap());
+    assert!(!store.adopt(running.id, running.owner, other).await.unwrap());
+    let adopted = Generation { owner: one, ..running.clone() };
+    assert_eq!(store.generation(&tenant, running.id).await.unwrap(), adopted);
+    assert_eq!(store.orphaned(&[one], 10).await.unwrap(), []);
+    assert!(store.adopt(running.id, one, other).await.unwrap());
+    let unknown = GenerationId::at(NOW, rand::random());
+    assert!(!store.adopt(unknown, one, other).await.unwrap());
 }
 
 /// One that runs is kept however old it is.

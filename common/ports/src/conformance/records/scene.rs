@@ -1,7 +1,9 @@
 //! Fresh records, and short words for the usual checks.
 
 use bytes::Bytes;
-use promptmill_domain::{BatchId, DeliveryId, EventId, EventKind, GenerationId, KeyId, TemplateId, TenantId};
+use promptmill_domain::{
+    BatchId, DeliveryId, EventId, EventKind, GenerationId, KeyId, SessionId, TemplateId, TenantId,
+};
 
 use crate::{ApiKey, Claim, Delivery, DeliveryState, Generation, Role, StoreError, StoreResult};
 
@@ -55,6 +57,7 @@ pub(super) fn fresh_generation(tenant: &TenantId, created_ms: u64) -> Generation
         request: Bytes::from_static(b"{\"model\":\"demo:any\"}"),
         outcome: None,
         created_ms,
+        owner: SessionId::at(created_ms, rand::random()),
     }
 }
 

@@ -1,0 +1,97 @@
+//! The api as a process of its own, one of any number, over the servers of a fleet.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::Args;
+use ipnet::IpNet;
+use promptmill_egress::UrlPolicy;
+use promptmill_runtime::fleet::{Fleet, FleetArgs, RoleError, address_of, listen, lookup};
+use promptmill_runtime::{Monitor, Presence, shutdown_signals};
+use promptmill_vault::Vault;
+use tokio_util::sync::CancellationToken;
+
+use crate::config::ApiConfig;
+use crate::state::App;
+use crate::{generations, serve};
+
+/// How long a clean stop waits for answers that are under way.
+const STOP_WITHIN: Duration = Duration::from_secs(30);
+
+/// What an api process needs to know.
+#[derive(Debug, Clone, Args)]
+#[command(
+    after_help = "The master key that encrypts webhook secrets is taken from PROMPTMILL_MASTER_KEY; providers are configured as for `promptmill run`. \
+The first API key is made by `promptmill key create NAME --role owner --fleet`."
+)]
+pub struct ApiArgs {
+    #[command(flatten)]
+    fleet: FleetArgs,
+    /// Where the API listens.
+    #[arg(long, value_name = "ADDR", env = "PROMPTMILL_LISTEN", default_value = "127.0.0.1:8080")]
+    listen: SocketAddr,
+    /// Requests a second that one API key may make of this process on the long run, twice as many at once.
+    #[arg(
+        long,
+        value_name = "N",
+        env = "PROMPTMILL_REQUESTS_PER_SECOND",
+        default_value_t = 50,
+        value_parser = clap::value_parser!(u32).range(1..=1_000_000)
+    )]
+    requests_per_second: u32,
+    /// Subnets that are not public and may receive webhooks all the same, over plain HTTP too, for example 10.0.0.0/8.
+    #[arg(long, value_name = "CIDR", env = "PROMPTMILL_WEBHOOK_SUBNETS", value_delimiter = ',')]
+    webhook_subnets: Vec<IpNet>,
+}
+
+/// Serves the API until the process is told to stop.
+///
+/// # Errors
+/// When it could not begin: an address, a server or the configuration cannot be used.
+pub async fn run(args: ApiArgs) -> Result<(), RoleError> {
+    let (clean, now) =
+        shutdown_signals().map_err(|error| RoleError::new("signals cannot be handled", error))?;
+    let vault = Vault::shared(lookup("PROMPTMILL_MASTER_KEY").as_deref())
+        .map_err(|error| RoleError::new("the master key cannot be used", error))?;
+    let listener = listen(args.listen, "--listen").await?;
+    let metrics_listener = listen(args.fleet.metrics_listen, "--metrics-listen").await?;
+    let addresses = (address_of(&listener)?, address_of(&metrics_listener)?);
+    let fleet = Fleet::connect(&args.fleet).await?;
+    let engine = &fleet.engine;
+    let presence = Presence::begin(engine, "api")
+        .await
+        .map_err(|error| RoleError::new("the session cannot be opened", error))?;
+    let config = ApiConfig {
+        requests_per_second: args.requests_per_second,
+        request_burst: args.requests_per_second.saturating_mul(2),
+        ..ApiConfig::default()
+    };
+    let policy = UrlPolicy::with_subnets(args.webhook_subnets);
+    let app = App::new(engine.clone(), Arc::new(vault), config, policy, presence.clone());
+    generations::recover(&app);
+    let stop = CancellationToken::new();
+    let ready = {
+        let (presence, stop) = (presence.clone(), stop.clone());
+        move || presence.is_fresh() && !stop.is_cancelled()
+    };
+    let monitor = Monitor::new(engine.clone(), ready).with_store();
+    let metrics = tokio::spawn(monitor.serve(metrics_listener, stop.clone()));
+    let api = tokio::spawn(serve(listener, app, stop.clone()));
+    let (api_address, metrics_address) = addresses;
+    eprintln!(
+        "promptmill {} api http://{api_address}, metrics http://{metrics_address}/metrics",
+        env!("CARGO_PKG_VERSION")
+    );
+
+    clean.cancelled().await;
+    stop.cancel();
+    tokio::select! {
+        _ = tokio::time::timeout(STOP_WITHIN, api) => {}
+        () = now.cancelled() => {}
+    }
+    let _ = metrics.await;
+    presence.end().await;
+    fleet.leave().await;
+    Ok(())
+}

@@ -1,0 +1,192 @@
+//! A role as a process of its own: over MongoDB and Redis, with its way in and its way out.
+
+use std::convert::Infallible;
+use std::error::Error;
+use std::net::SocketAddr;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use clap::Args;
+use promptmill_hub_redis::{ConnectError, RedisHub, RedisHubOptions};
+use promptmill_ports::StoreError;
+use promptmill_store_mongo::{MongoOptions, MongoStore};
+use secrecy::SecretString;
+use tokio::net::TcpListener;
+
+use crate::engine::Engine;
+use crate::providers::{ProviderSettings, Providers};
+use crate::telemetry::{LogFormat, init_telemetry};
+
+/// Where a fleet's servers are, and where this process tells of itself.
+#[derive(Debug, Clone, Args)]
+pub struct FleetArgs {
+    /// MongoDB, a replica set: mongodb://USER:PASSWORD@HOST:PORT,HOST:PORT/?replicaSet=NAME
+    #[arg(
+        long,
+        value_name = "URL",
+        env = "PROMPTMILL_MONGO_URL",
+        hide_env_values = true,
+        value_parser = secret
+    )]
+    pub mongo_url: SecretString,
+    /// The database of the fleet.
+    #[arg(long, value_name = "NAME", env = "PROMPTMILL_MONGO_DATABASE", default_value = "promptmill")]
+    pub mongo_database: String,
+    /// Redis: redis://HOST:PORT, rediss:// for TLS, redis+sentinel://HOST,HOST/MASTER, redis+cluster://HOST,HOST
+    #[arg(
+        long,
+        value_name = "URL",
+        env = "PROMPTMILL_REDIS_URL",
+        hide_env_values = true,
+        value_parser = secret
+    )]
+    pub redis_url: SecretString,
+    /// What every key and channel in Redis begins with; fleets that share a server need different ones.
+    #[arg(long, value_name = "NAME", env = "PROMPTMILL_REDIS_PREFIX", default_value = "promptmill")]
+    pub redis_prefix: String,
+    /// Where Prometheus finds /metrics, and whoever watches the process /livez and /readyz.
+    #[arg(long, value_name = "ADDR", env = "PROMPTMILL_METRICS_LISTEN", default_value = "127.0.0.1:9464")]
+    pub metrics_listen: SocketAddr,
+}
+
+fn secret(text: &str) -> Result<SecretString, Infallible> {
+    Ok(text.into())
+}
+
+/// Why a role could not do its work, in one sentence.
+#[derive(Debug)]
+pub struct RoleError {
+    what: String,
+    source: Option<Box<dyn Error + Send + Sync>>,
+}
+
+impl RoleError {
+    /// Of what failed, and why.
+    pub fn new(what: impl Into<String>, source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+        Self { what: what.into(), source: Some(source.into()) }
+    }
+
+    /// Of what failed, where that is all there is to say.
+    pub fn plain(what: impl Into<String>) -> Self {
+        Self { what: what.into(), source: None }
+    }
+
+    /// What failed, and why.
+    pub fn into_parts(self) -> (String, Option<Box<dyn Error + Send + Sync>>) {
+        (self.what, self.source)
+    }
+}
+
+impl std::fmt::Display for RoleError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.what)
+    }
+}
+
+impl Error for RoleError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        self.source.as_ref().map(|source| &**source as &(dyn Error + 'static))
+    }
+}
+
+/// The parts of a process of the fleet.
+pub struct Fleet {
+    /// What every role works with.
+    pub engine: Engine,
+    hub: Arc<RedisHub>,
+}
+
+impl Fleet {
+    /// Connects to MongoDB and Redis; the providers are those of the environment.
+    ///
+    /// # Errors
+    /// When a server cannot be used or a variable of the environment is wrong. No error holds a URL.
+    pub async fn connect(args: &FleetArgs) -> Result<Self, RoleError> {
+        let providers = Providers::new(ProviderSettings::from_env(lookup))
+            .map_err(|error| RoleError::new("the providers cannot be set up", error))?;
+        let store = connect_store(&args.mongo_url, &args.mongo_database);
+        let options = RedisHubOptions { url: args.redis_url.clone(), prefix: args.redis_prefix.clone() };
+        let (store, hub) = tokio::join!(store, RedisHub::connect(&options));
+        let hub = Arc::new(hub.map_err(no_hub)?);
+        let store = store?;
+        let engine = Engine::over(store.clone(), store, hub.clone(), Arc::new(providers));
+        Ok(Self { engine, hub })
+    }
+
+    /// Gives back what this process holds in Redis; for the end of it.
+    pub async fn leave(&self) {
+        self.hub.leave().await;
+    }
+}
+
+/// The fleet's store, by itself.
+///
+/// # Errors
+/// When it cannot be used. No error holds the URL.
+pub async fn connect_store(url: &SecretString, database: &str) -> Result<Arc<MongoStore>, RoleError> {
+    let store = MongoStore::connect(&MongoOptions::new(url.clone(), database)).await;
+    store.map(Arc::new).map_err(|error| RoleError::new("the MongoDB store cannot be used", no_store(error)))
+}
+
+fn no_hub(error: ConnectError) -> RoleError {
+    RoleError::new("the Redis hub cannot be used", error)
+}
+
+/// The sentence of a conflict is made for this place; the others name their cause.
+fn no_store(error: StoreError) -> Box<dyn Error + Send + Sync> {
+    match error {
+        StoreError::Conflict(sentence) => sentence.into(),
+        error => error.into(),
+    }
+}
+
+/// A variable of the environment that is set and not empty.
+pub fn lookup(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|value| !value.is_empty())
+}
+
+/// Listens where `option` says.
+///
+/// # Errors
+/// When the address cannot be had.
+pub async fn listen(address: SocketAddr, option: &str) -> Result<TcpListener, RoleError> {
+    TcpListener::bind(address)
+        .await
+        .map_err(|error| RoleError::new(format!("{option}: {address} cannot be listened on"), error))
+}
+
+/// Where a listener listens.
+///
+/// # Errors
+/// When the system does not know, which it does.
+pub fn address_of(listener: &TcpListener) -> Result<SocketAddr, RoleError> {
+    listener.local_addr().map_err(|error| RoleError::new("the address listened on is unknown", error))
+}
+
+/// The whole of a role's own binary: logs, a runtime, the role, and one sentence with exit code 1 when it could not work. The log's filter is
+/// that of `PROMPTMILL_LOG`, and its lines are JSON when `PROMPTMILL_LOG_JSON` is set to anything but `0` or `false`.
+pub fn run_role<F>(role: F) -> ExitCode
+where
+    F: Future<Output = Result<(), RoleError>>,
+{
+    let json = lookup("PROMPTMILL_LOG_JSON").is_some_and(|value| !matches!(value.as_str(), "0" | "false"));
+    let format = if json { LogFormat::Json } else { LogFormat::Text };
+    init_telemetry(lookup("PROMPTMILL_LOG").as_deref().unwrap_or("info"), format);
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let ended = runtime
+        .map_err(|error| RoleError::new("the runtime cannot be started", error))
+        .and_then(|runtime| runtime.block_on(role));
+    match ended {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failed) => {
+            eprint!("error: {failed}");
+            let mut cause = failed.source();
+            while let Some(error) = cause {
+                eprint!(": {error}");
+                cause = error.source();
+            }
+            eprintln!();
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,104 @@
+//! The scheduler as a process of its own, over the servers of a fleet. Of several one leads, and the others stand by.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::Args;
+use ipnet::IpNet;
+use promptmill_domain::TenantId;
+use promptmill_domain::ids::InvalidId;
+use promptmill_egress::UrlPolicy;
+use promptmill_runtime::fleet::{Fleet, FleetArgs, RoleError, address_of, listen, lookup};
+use promptmill_runtime::{Monitor, Presence, shutdown_signals};
+use promptmill_vault::Vault;
+use tokio_util::sync::CancellationToken;
+
+use crate::config::{SchedulerConfig, Standing};
+use crate::lead::ROLE;
+use crate::scheduler::Scheduler;
+
+/// What a scheduler process needs to know.
+#[derive(Debug, Clone, Args)]
+#[command(
+    after_help = "The master key that encrypts webhook secrets is taken from PROMPTMILL_MASTER_KEY, the same as the api's."
+)]
+pub struct SchedulerArgs {
+    #[command(flatten)]
+    fleet: FleetArgs,
+    #[command(flatten)]
+    weights: WeightArgs,
+    /// Subnets that are not public and may receive webhooks all the same, over plain HTTP too, for example 10.0.0.0/8.
+    #[arg(long, value_name = "CIDR", env = "PROMPTMILL_WEBHOOK_SUBNETS", value_delimiter = ',')]
+    webhook_subnets: Vec<IpNet>,
+    /// Milliseconds between looks for work and deliveries that no signal told of.
+    #[arg(
+        long,
+        value_name = "MS",
+        env = "PROMPTMILL_POLL_MS",
+        default_value_t = 100,
+        value_parser = clap::value_parser!(u64).range(1..=3_600_000)
+    )]
+    poll_ms: u64,
+}
+
+/// How tenants share a lane.
+#[derive(Debug, Clone, Args)]
+pub struct WeightArgs {
+    /// Tenants that get more than the others of a lane that is full, each so many times the share of one that is not named.
+    #[arg(
+        long,
+        value_name = "TENANT=N",
+        env = "PROMPTMILL_WEIGHTS",
+        value_delimiter = ',',
+        value_parser = weight
+    )]
+    pub weights: Vec<(TenantId, u32)>,
+}
+
+fn weight(text: &str) -> Result<(TenantId, u32), String> {
+    let (tenant, weight) = text.split_once('=').ok_or("must be TENANT=N")?;
+    let tenant = tenant.parse().map_err(|error: InvalidId| error.to_string())?;
+    let weight = weight.parse().ok().filter(|weight| (1..=1_000).contains(weight));
+    Ok((tenant, weight.ok_or("a weight is 1 to 1000")?))
+}
+
+/// Schedules until the process is told to stop.
+///
+/// # Errors
+/// When it could not begin: an address, a server or the configuration cannot be used.
+pub async fn run(args: SchedulerArgs) -> Result<(), RoleError> {
+    let (clean, _) =
+        shutdown_signals().map_err(|error| RoleError::new("signals cannot be handled", error))?;
+    let vault = Vault::shared(lookup("PROMPTMILL_MASTER_KEY").as_deref())
+        .map_err(|error| RoleError::new("the master key cannot be used", error))?;
+    let listener = listen(args.fleet.metrics_listen, "--metrics-listen").await?;
+    let address = address_of(&listener)?;
+    let fleet = Fleet::connect(&args.fleet).await?;
+    let presence = Presence::begin(&fleet.engine, ROLE)
+        .await
+        .map_err(|error| RoleError::new("the session cannot be opened", error))?;
+    let config = SchedulerConfig {
+        weights: args.weights.weights.into_iter().collect(),
+        poll: Duration::from_millis(args.poll_ms),
+        standing: Standing::OneOfSeveral(presence.clone()),
+        ..SchedulerConfig::serving(Arc::new(vault), UrlPolicy::with_subnets(args.webhook_subnets))
+    };
+    let scheduler = Scheduler::with(fleet.engine.clone(), config);
+    let stop = CancellationToken::new();
+    let ready = {
+        let (presence, stop) = (presence.clone(), stop.clone());
+        move || presence.is_fresh() && !stop.is_cancelled()
+    };
+    let monitor = Monitor::new(fleet.engine.clone(), ready).with_store();
+    let metrics = tokio::spawn(monitor.serve(listener, stop.clone()));
+    eprintln!("promptmill {} scheduler, metrics http://{address}/metrics", env!("CARGO_PKG_VERSION"));
+
+    clean.cancelled().await;
+    stop.cancel();
+    scheduler.stop().await;
+    let _ = metrics.await;
+    // The next in line leads as soon as this session is gone.
+    presence.end().await;
+    fleet.leave().await;
+    Ok(())
+}
