@@ -10,10 +10,12 @@
     reason = "a part of tests that lives outside cfg(test): what does not start fails the test"
 )]
 
+mod binary;
 mod mongo;
 mod process;
 mod program;
 mod redis;
 
+pub use binary::{Binary, http_get};
 pub use mongo::{MongoConnection, MongoDatabase, MongoReplicaSet, MongoServer};
 pub use redis::{RedisSentinel, RedisServer};
