@@ -6,6 +6,7 @@ mod auth;
 mod bad_http;
 mod batch_steps;
 mod batches;
+mod binary;
 mod desk;
 mod events;
 mod generations;

@@ -1,6 +1,7 @@
 //! Lanes in memory: how many calls run on each, and until when it stands still.
 
 use std::collections::HashMap;
+use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use promptmill_domain::LaneId;
@@ -19,6 +20,25 @@ struct LaneState {
     calls: u32,
     limit: Option<u32>,
     paused_until_ms: u64,
+}
+
+impl Lane {
+    /// A permit, or why there is none; `None` where one may come.
+    fn ask(self: &Arc<Self>, now_ms: u64) -> Option<Result<Permit, Denied>> {
+        let mut state = lock(&self.state);
+        if state.paused_until_ms > now_ms {
+            return Some(Err(Denied::Paused { until_ms: state.paused_until_ms }));
+        }
+        if state.limit.is_some_and(|limit| state.calls >= limit) {
+            return None;
+        }
+        state.calls += 1;
+        let lane = self.clone();
+        Some(Ok(Permit::new(move || {
+            lock(&lane.state).calls -= 1;
+            lane.freed.notify_one();
+        })))
+    }
 }
 
 /// Every lane this process has heard of.
@@ -42,21 +62,14 @@ impl Lanes {
     pub(super) async fn acquire(&self, id: &LaneId, now_ms: u64) -> Result<Permit, Denied> {
         let lane = self.lane(id);
         loop {
-            // Registered before looking, so that a place given back in between is not missed.
-            let freed = lane.freed.notified();
-            {
-                let mut state = lock(&lane.state);
-                if state.paused_until_ms > now_ms {
-                    return Err(Denied::Paused { until_ms: state.paused_until_ms });
-                }
-                if state.limit.is_none_or(|limit| state.calls < limit) {
-                    state.calls += 1;
-                    let lane = lane.clone();
-                    return Ok(Permit::new(move || {
-                        lock(&lane.state).calls -= 1;
-                        lane.freed.notify_one();
-                    }));
-                }
+            if let Some(answer) = lane.ask(now_ms) {
+                return answer;
+            }
+            let mut freed = pin!(lane.freed.notified());
+            // In line before looking again, so that of several places given back in between none stays unused.
+            freed.as_mut().enable();
+            if let Some(answer) = lane.ask(now_ms) {
+                return answer;
             }
             freed.await;
         }
