@@ -10,6 +10,10 @@ use serde_json::{Value, json};
 use crate::programs::Fake;
 use crate::work;
 
+mod jobs;
+
+pub use jobs::{Ended, EndedPage, Job, Look};
+
 /// How long anything is waited for.
 const PATIENCE: Duration = Duration::from_secs(1_800);
 
@@ -204,11 +208,18 @@ impl Client {
 
 /// Sends a request; answers the JSON of its answer.
 async fn expect(status: StatusCode, request: RequestBuilder) -> anyhow::Result<Value> {
+    let (path, body) = answered(status, request).await?;
+    serde_json::from_slice(&body)
+        .with_context(|| format!("{path} was answered with something else than JSON"))
+}
+
+/// Sends a request; answers its path and the body of its answer.
+async fn answered(status: StatusCode, request: RequestBuilder) -> anyhow::Result<(String, Bytes)> {
     let response = request.send().await?;
-    let (url, came) = (response.url().path().to_owned(), response.status());
+    let (path, came) = (response.url().path().to_owned(), response.status());
     let body = response.bytes().await?;
     if came != status {
-        bail!("{url} was answered with {came}: {}", String::from_utf8_lossy(&body));
+        bail!("{path} was answered with {came}: {}", String::from_utf8_lossy(&body));
     }
-    serde_json::from_slice(&body).with_context(|| format!("{url} was answered with something else than JSON"))
+    Ok((path, body))
 }

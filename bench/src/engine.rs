@@ -1,15 +1,11 @@
 //! The engine under measurement: `promptmill serve` with its shipped settings, as a process over a data folder.
 
-use std::io::{BufRead as _, BufReader, Read as _};
 use std::path::Path;
-use std::process::{Child, Command, ExitStatus, Stdio};
-use std::thread::JoinHandle;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, bail};
-use rustix::process::{Pid, Signal, kill_process};
-
 use crate::client::Client;
+use crate::process::Process;
 use crate::procfs;
 
 /// What differs from the shipped settings.
@@ -29,11 +25,26 @@ impl Default for Settings<'_> {
     }
 }
 
+impl Settings<'_> {
+    /// The environment of a process with these settings: nothing of ours, but what they say.
+    pub(crate) fn environment(&self, command: &mut Command) {
+        command.env_clear();
+        if let Some(provider) = self.provider {
+            command.env("OPENAI_BASE_URL", format!("{provider}/v1"));
+        }
+        if let Some(threads) = self.threads {
+            command.env("TOKIO_WORKER_THREADS", threads.to_string());
+        }
+    }
+}
+
+/// The measures look at a batch more often than one key may, and what they measure at once comes from one key.
+pub(crate) const NO_LIMIT_OF_REQUESTS: [&str; 2] = ["--requests-per-second", "1000000"];
+
 /// A running engine; killed when dropped.
 #[derive(Debug)]
 pub struct Engine {
-    child: Child,
-    log: Option<JoinHandle<String>>,
+    process: Process,
     key: String,
     url: String,
     /// From its start to the first answer that it is ready.
@@ -52,63 +63,22 @@ impl Engine {
         settings: Settings<'_>,
     ) -> anyhow::Result<Self> {
         let mut command = Command::new(binary);
-        command.args([
-            "serve",
-            "--data",
-            "data",
-            "--listen",
-            "127.0.0.1:0",
-            "--metrics-listen",
-            "127.0.0.1:0",
-        ]);
-        // The measures look at a batch more often than one key may, and what they measure at once comes from one key.
-        command.args([
-            "--requests-per-second",
-            "1000000",
-            "--concurrency",
-            &settings.concurrency.to_string(),
-        ]);
-        command.current_dir(folder).env_clear();
-        if let Some(provider) = settings.provider {
-            command.env("OPENAI_BASE_URL", format!("{provider}/v1"));
-        }
-        if let Some(threads) = settings.threads {
-            command.env("TOKIO_WORKER_THREADS", threads.to_string());
-        }
+        command.args(["serve", "--data", "data"]);
+        command.args(["--listen", "127.0.0.1:0", "--metrics-listen", "127.0.0.1:0"]);
+        command.args(NO_LIMIT_OF_REQUESTS).args(["--concurrency", &settings.concurrency.to_string()]);
+        command.current_dir(folder);
+        settings.environment(&mut command);
         let begun = Instant::now();
-        let mut child = command
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .with_context(|| format!("{} cannot be started", binary.display()))?;
-        let mut stderr = BufReader::new(child.stderr.take().context("its log is piped")?);
-        let stdout = child.stdout.take().context("its output is piped")?;
-        let mut engine =
-            Self { child, log: None, key: String::new(), url: String::new(), ready_after: Duration::ZERO };
-        let mut log = String::new();
-        engine.url = loop {
-            let before = log.len();
-            if stderr.read_line(&mut log)? == 0 {
-                bail!("the engine did not start:\n{log}");
-            }
-            if let Some((_, behind)) = log[before..].split_once(" serves ") {
-                break behind.split(' ').next().unwrap_or_default().to_owned();
-            }
+        let told = |line: &str| {
+            let (_, behind) = line.split_once(" serves ")?;
+            Some(behind.split(' ').next().unwrap_or_default().to_owned())
         };
-        // Its log must be read on, or the engine would stand still when the pipe is full.
-        engine.log = Some(std::thread::spawn(move || {
-            let _ = stderr.read_to_string(&mut log);
-            log
-        }));
-        engine.key = match key {
+        let (mut process, url) = Process::start("the engine", &mut command, told)?;
+        let key = match key {
             Some(key) => key.to_owned(),
-            None => {
-                let mut line = String::new();
-                BufReader::new(stdout).read_line(&mut line)?;
-                line.trim().to_owned()
-            }
+            None => process.first_line()?,
         };
+        let mut engine = Self { process, key, url, ready_after: Duration::ZERO };
         engine.client()?.ready().await?;
         engine.ready_after = begun.elapsed();
         Ok(engine)
@@ -132,7 +102,7 @@ impl Engine {
     /// # Errors
     /// It does not run any more.
     pub fn cpu_time(&self) -> anyhow::Result<Duration> {
-        procfs::cpu_time(self.child.id())
+        self.process.cpu_time()
     }
 
     /// Its resident memory in MiB.
@@ -140,33 +110,19 @@ impl Engine {
     /// # Errors
     /// It does not run any more.
     pub fn resident_mib(&self) -> anyhow::Result<f64> {
-        Ok(procfs::resident_bytes(self.child.id())? as f64 / f64::from(1 << 20))
+        Ok(procfs::resident_bytes(self.pid())? as f64 / f64::from(1 << 20))
     }
 
     /// Its process id.
     pub fn pid(&self) -> u32 {
-        self.child.id()
+        self.process.id()
     }
 
     /// Asks it to stop and waits until it has.
     ///
     /// # Errors
     /// It did not end well; the error holds what it logged.
-    pub fn stop(mut self) -> anyhow::Result<()> {
-        let pid = Pid::from_raw(i32::try_from(self.child.id())?).context("a process id is not zero")?;
-        kill_process(pid, Signal::TERM)?;
-        let status: ExitStatus = self.child.wait()?;
-        let log = self.log.take().and_then(|log| log.join().ok()).unwrap_or_default();
-        if !status.success() {
-            bail!("the engine ended with {status}:\n{log}");
-        }
-        Ok(())
-    }
-}
-
-impl Drop for Engine {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+    pub fn stop(self) -> anyhow::Result<()> {
+        self.process.stop()
     }
 }

@@ -1,4 +1,4 @@
-//! `promptmill-bench`: the table of measures, and the two programs the engine is held against. This file is wiring.
+//! `promptmill-bench`: the tables of measures, and the two programs the engine is held against. This file is wiring.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
-use promptmill_bench::measures::{Lab, Part, Sizes};
+use promptmill_bench::measures::{Lab, Part, Sizes, fleet};
 use promptmill_bench::programs::Programs;
 use promptmill_bench::table::Table;
 use promptmill_bench::{bare, build, fake, measures, procfs};
@@ -15,7 +15,7 @@ use promptmill_bench::{bare, build, fake, measures, procfs};
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// Measures `promptmill serve` against the machine's limit.
+/// Measures `promptmill serve` against the machine's limit, and a fleet against `promptmill serve`.
 #[derive(Debug, Parser)]
 #[command(name = "promptmill-bench", max_term_width = 110)]
 struct Cli {
@@ -27,6 +27,8 @@ struct Cli {
 enum Command {
     /// Print the table of all measures with target, failure limit, figure and verdict.
     Table(TableArgs),
+    /// Print the same of a fleet: an api, a worker and a scheduler over a real MongoDB and a real Redis, which are started for it.
+    Fleet(FleetArgs),
     /// The chat server of the measures, on one thread; prints `listening on ADDR`.
     Fake(FakeArgs),
     /// The plainest loop of calls to a running `fake`, on one thread; prints one JSON object.
@@ -38,6 +40,25 @@ struct TableArgs {
     /// Only these parts (repeatable).
     #[arg(long, value_name = "PART")]
     only: Vec<Part>,
+    #[command(flatten)]
+    how: HowArgs,
+}
+
+#[derive(Debug, Args)]
+struct FleetArgs {
+    /// Only these parts (repeatable).
+    #[arg(long, value_name = "PART")]
+    only: Vec<fleet::Part>,
+    /// Threads of the async runtime of each process of ours; as many as there are cores unless told.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=256))]
+    threads: Option<u32>,
+    #[command(flatten)]
+    how: HowArgs,
+}
+
+/// How both tables are made.
+#[derive(Debug, Args)]
+struct HowArgs {
     /// Tiny numbers, one run: shows that everything works and says nothing about speed.
     #[arg(long)]
     quick: bool,
@@ -47,7 +68,7 @@ struct TableArgs {
     /// The binary `promptmill` to measure. Without it cargo builds the one of this workspace in the profile this program was built in.
     #[arg(long, value_name = "FILE")]
     binary: Option<PathBuf>,
-    /// Where the data folders of the measured engines are made and removed; the disk under it is part of what is measured.
+    /// Where the data folders of the measured engines and of MongoDB are made and removed; the disk under it is part of what is measured.
     #[arg(long, value_name = "DIR", default_value_os_t = std::env::temp_dir())]
     dir: PathBuf,
 }
@@ -83,6 +104,7 @@ fn main() -> ExitCode {
     let _ = rustls::crypto::ring::default_provider().install_default();
     let done = match Cli::parse().command {
         Command::Table(args) => table(args),
+        Command::Fleet(args) => fleet_table(args),
         Command::Fake(args) => fake::run(&fake::Config {
             listen: args.listen,
             latency: Duration::from_millis(args.latency_ms),
@@ -99,21 +121,49 @@ fn main() -> ExitCode {
     }
 }
 
-/// The whole table. The exit code is 1 when a measure is beyond its failure limit, except after `--quick`.
+/// The table of the embedded engine.
 fn table(args: TableArgs) -> anyhow::Result<ExitCode> {
-    let (binary, profile) = match args.binary {
+    let TableArgs { only, how } = args;
+    let sizes = if how.quick { Sizes::quick() } else { Sizes::full(how.runs) };
+    let measure = async |lab: &Lab, table: &mut Table| {
+        for part in Part::chosen(&only) {
+            measures::run(part, lab, table).await?;
+        }
+        anyhow::Ok(())
+    };
+    tabulate(how, sizes.runs, sizes, measure)
+}
+
+/// The table of a fleet.
+fn fleet_table(args: FleetArgs) -> anyhow::Result<ExitCode> {
+    let FleetArgs { only, threads, how } = args;
+    let sizes = if how.quick { fleet::Sizes::quick(threads) } else { fleet::Sizes::full(how.runs, threads) };
+    let measure = async |lab: &Lab<fleet::Sizes>, table: &mut Table| {
+        for part in fleet::Part::chosen(&only) {
+            fleet::run(part, lab, table).await?;
+        }
+        anyhow::Ok(())
+    };
+    tabulate(how, sizes.runs, sizes, measure)
+}
+
+/// Takes all measures and prints their table. The exit code is 1 when a measure is beyond its failure limit, except after `--quick`.
+fn tabulate<S>(
+    how: HowArgs,
+    runs: u8,
+    sizes: S,
+    measure: impl AsyncFnOnce(&Lab<S>, &mut Table) -> anyhow::Result<()>,
+) -> anyhow::Result<ExitCode> {
+    let (binary, profile) = match how.binary {
         Some(binary) => (binary.canonicalize()?, "given by --binary".to_owned()),
         None => build::engine()?,
     };
-    let sizes = if args.quick { Sizes::quick() } else { Sizes::full(args.runs) };
     eprintln!("engine: {} ({profile})", binary.display());
-    let lab = Lab { binary, programs: Programs::of_this_process()?, folder: args.dir, sizes };
+    let lab = Lab { binary, programs: Programs::of_this_process()?, folder: how.dir, sizes };
     let before = procfs::load_average()?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let mut table = Table::default();
-    for part in Part::chosen(&args.only) {
-        runtime.block_on(measures::run(part, &lab, &mut table))?;
-    }
+    runtime.block_on(measure(&lab, &mut table))?;
     let cores = std::thread::available_parallelism()?;
     println!(
         "load average {before} at the start, {} at the end; {cores} cores; engine: {profile}",
@@ -121,10 +171,10 @@ fn table(args: TableArgs) -> anyhow::Result<ExitCode> {
     );
     println!(
         "median of {} (least to most)\n",
-        if lab.sizes.runs == 1 { "1 run".to_owned() } else { format!("{} runs", lab.sizes.runs) }
+        if runs == 1 { "1 run".to_owned() } else { format!("{runs} runs") }
     );
     print!("{table}");
-    if args.quick {
+    if how.quick {
         println!("\nThis was a quick run: it shows that everything works, its figures say nothing.");
         return Ok(ExitCode::SUCCESS);
     }

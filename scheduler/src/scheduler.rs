@@ -3,13 +3,14 @@
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use promptmill_domain::{Batch, BatchEvent, BatchId, BatchState};
 use promptmill_ports::{Signal, StoreError, StoreResult};
 use promptmill_runtime::Engine;
 use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::{RecvError, TryRecvError};
 use tokio::task::JoinSet;
-use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use crate::admit::Admitter;
@@ -18,6 +19,15 @@ use crate::deliveries::Courier;
 use crate::lead::Lead;
 use crate::sessions::Watch;
 use crate::{close, retention, submits, sweep};
+
+/// From one step to the next at least while many batches come and go: a step serves all that happened since the one before, at the same cost.
+const PACE: Duration = Duration::from_millis(8);
+
+/// How often parked chunks are woken at most; their times are no finer.
+const WAKE: Duration = Duration::from_millis(50);
+
+/// Batches closed at the same time.
+const CLOSING: usize = 256;
 
 /// How often is looked who is alive, and, unless the configuration says less often, at everything as if every signal had been lost.
 const SWEEP: Duration = Duration::from_secs(1);
@@ -73,6 +83,7 @@ struct Loop {
     /// The priority of each open batch when it was looked at last.
     priorities: HashMap<BatchId, i16>,
     swept: Option<Instant>,
+    woken: Option<Instant>,
 }
 
 impl Loop {
@@ -87,6 +98,7 @@ impl Loop {
             touched: HashSet::new(),
             priorities: HashMap::new(),
             swept: None,
+            woken: None,
         }
     }
 
@@ -95,6 +107,8 @@ impl Loop {
         let mut ticks = interval(self.poll.min(SWEEP));
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut stepped: Option<Instant> = None;
+        // A batch that comes alone waits for nothing.
+        let mut not_before = Instant::now();
         loop {
             let mut asked = false;
             tokio::select! {
@@ -112,11 +126,17 @@ impl Loop {
                     }
                 }
             }
+            sleep_until(not_before).await;
             self.drain(&mut signals);
+            let begun = Instant::now();
+            not_before = if self.touched.len() > 1 { begun + PACE } else { begun };
             let poll_due = stepped.is_none_or(|at| at.elapsed() >= self.poll) || self.swept.is_none();
             let step = async {
                 self.look_around().await?;
-                if self.lead.is_ours() && (asked || poll_due) {
+                if !self.lead.is_ours() {
+                    // Whoever comes to lead looks at everything first.
+                    self.touched.clear();
+                } else if asked || poll_due {
                     stepped = Some(Instant::now());
                     self.run_once().await?;
                 }
@@ -170,27 +190,39 @@ impl Loop {
         let batches = self.engine.store.open_batches().await?;
         self.expire(&batches).await?;
         let ranks = self.admitter.look(&self.engine, &batches).await?;
-        sweep::wake(&self.engine, &batches, &ranks).await?;
+        if self.woken.is_none_or(|at| at.elapsed() >= WAKE) {
+            sweep::wake(&self.engine, &batches, &ranks).await?;
+            self.woken = Some(Instant::now());
+        }
         // Hints that are queued move when they are put in again with another priority.
         if self.priorities_changed(&batches) || sweep_due {
             sweep::rehint(&self.engine, &batches, &ranks).await?;
         }
         self.admitter.admit(&self.engine, &batches).await?;
         let touched = std::mem::take(&mut self.touched);
-        for batch in
-            batches.iter().filter(|batch| may_end(batch) && (sweep_due || touched.contains(&batch.id)))
-        {
-            match close::run_once(&self.engine, batch).await {
-                Ok(_) => {}
-                Err(error @ StoreError::Unavailable(_)) => return Err(error),
-                // The others must not wait for one that is damaged or was just deleted.
-                Err(error) => {
-                    tracing::error!(batch.id = %batch.id, error = %error, "a batch could not be closed")
-                }
-            }
-        }
+        let ending =
+            batches.iter().filter(|batch| may_end(batch) && (sweep_due || touched.contains(&batch.id)));
+        self.close(&ending.collect::<Vec<_>>()).await?;
         if sweep_due {
             self.swept = Some(Instant::now());
+        }
+        Ok(())
+    }
+
+    /// Closes those of the batches that are at their end, many at a time: the store does what comes together in one go.
+    async fn close(&self, ending: &[&Batch]) -> StoreResult<()> {
+        for some in ending.chunks(CLOSING) {
+            let closed = join_all(some.iter().map(|batch| close::run_once(&self.engine, batch))).await;
+            for (batch, closed) in some.iter().zip(closed) {
+                match closed {
+                    Ok(_) => {}
+                    Err(error @ StoreError::Unavailable(_)) => return Err(error),
+                    // The others must not wait for one that is damaged or was just deleted.
+                    Err(error) => {
+                        tracing::error!(batch.id = %batch.id, error = %error, "a batch could not be closed")
+                    }
+                }
+            }
         }
         Ok(())
     }

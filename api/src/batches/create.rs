@@ -1,7 +1,8 @@
 //! Making a batch: a draft, or with its rows inline and submitted at once.
 //!
 //! The id derives from the request's plan, so that a request which was cut off and is run again finds what it made and goes on. Rows are
-//! checked before anything is stored: a batch with a bad row leaves nothing behind.
+//! checked before anything is stored: a batch with a bad row leaves nothing behind. One whose rows fit a block is made and queued in one
+//! step of the store, so that a small job costs little.
 
 use std::io::Cursor;
 
@@ -9,18 +10,18 @@ use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use promptmill_domain::{Batch, BatchId, BatchState, TenantId};
-use promptmill_ports::{NewBatch, RowBlock};
+use promptmill_ports::{Accepted, NewBatch, RowBlock, WholeBatch};
 use promptmill_rowio::{RowFormat, RowLimits};
 use secrecy::ExposeSecret as _;
 use serde_json::value::RawValue;
 
 use super::draft::{self, NewBatchBody, Plan};
-use super::intake::{self, Taken, Target};
+use super::intake::{self, Taken, Target, cost};
 use super::refused::{BadRow, NotTaken, Refused};
 use super::rows_of::RowsOf;
-use super::submit::{may_submit, room_bytes, submit};
-use super::view::{BatchView, view};
-use super::{preflight, webhook};
+use super::submit::{leave_to_submit, may_submit, room_bytes, submit};
+use super::view::{BatchView, view, view_queued};
+use super::{announce, preflight, webhook};
 use crate::App;
 use crate::auth::{Caller, Scope};
 use crate::extract::LargeJson;
@@ -108,8 +109,61 @@ async fn create_once(
         }
     };
     point.pass()?;
-    let batch =
-        made(app, tenant, NewBatch { id, spec, limits, idem_key: None, now_ms: app.now_ms() }).await?;
+    let new = NewBatch { id, spec, limits, idem_key: None, now_ms: app.now_ms() };
+    let accepted = match &rows {
+        Some((blocks, taken)) => accepted(app, tenant, &new, blocks, taken).await?,
+        None => None,
+    };
+    let (batch, shown) = match accepted {
+        Some(batch) => {
+            let shown = view_queued(app, &batch).await?;
+            (batch, shown)
+        }
+        None => {
+            let batch = by_steps(app, tenant, new, rows).await?;
+            let shown = view(app, &batch).await?;
+            (batch, shown)
+        }
+    };
+    let secret = batch.spec.webhook.as_ref().filter(|_| made_secret);
+    let secret = secret.map(|told| webhook::opened(app, tenant, id, told)).transpose()?;
+    let told = secret.map(|secret| secret.text().expose_secret().to_owned());
+    created(BatchView { webhook_secret: told, ..shown })
+}
+
+/// Makes and queues a batch in one step, where one block holds its rows and nothing speaks against it. `None` leaves it to the steps: they say
+/// what does, and go on where an earlier run of the request began.
+async fn accepted(
+    app: &App,
+    tenant: &TenantId,
+    new: &NewBatch,
+    blocks: &[RowBlock],
+    taken: &Taken,
+) -> Result<Option<Batch>, Problem> {
+    let [rows] = blocks else { return Ok(None) };
+    if u64::from(taken.rows) > app.config().batch_rows || cost(rows) as u64 > room_bytes(app, tenant).await? {
+        return Ok(None);
+    }
+    let _leave = leave_to_submit(app, tenant, u64::from(taken.rows)).await?;
+    let whole = WholeBatch { batch: new.clone(), rows: rows.clone(), digest: taken.digest };
+    match app.engine().store.accept(tenant, whole).await? {
+        Accepted::New(batch) => {
+            announce(app, batch.id).await;
+            Ok(Some(*batch))
+        }
+        Accepted::Existing(_) => Ok(None),
+    }
+}
+
+/// Makes a draft, and where there are rows stores them and submits it.
+async fn by_steps(
+    app: &App,
+    tenant: &TenantId,
+    new: NewBatch,
+    rows: Option<(Vec<RowBlock>, Taken)>,
+) -> Result<Batch, Problem> {
+    let id = new.id;
+    let batch = made(app, tenant, new).await?;
     if let Some((blocks, taken)) = rows {
         let target = Target { tenant: tenant.clone(), batch: id, part: 0 };
         let reading = move |keep: intake::Keep| {
@@ -122,11 +176,7 @@ async fn create_once(
         };
         fill(app, &batch, &target, reading, place).await?;
     }
-    let batch = app.engine().store.batch(tenant, id).await?;
-    let secret = batch.spec.webhook.as_ref().filter(|_| made_secret);
-    let secret = secret.map(|told| webhook::opened(app, tenant, id, told)).transpose()?;
-    let told = secret.map(|secret| secret.text().expose_secret().to_owned());
-    created(BatchView { webhook_secret: told, ..view(app, &batch).await? })
+    Ok(app.engine().store.batch(tenant, id).await?)
 }
 
 /// Makes the batch unless an earlier run of the request did, and answers it as it stands.

@@ -266,6 +266,7 @@ async fn put_blocks(
     Ok(())
 }
 
-fn cost(block: &RowBlock) -> usize {
+/// What a block takes of the tenant's bytes.
+pub(crate) fn cost(block: &RowBlock) -> usize {
     block.bytes.len() + block.ids.len()
 }

@@ -1,7 +1,8 @@
 //! What the handlers of batches share within one process: who may change parts while, who uploads, and what providers said.
 
+use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 
 use promptmill_domain::{BatchId, TenantId};
 use tokio::sync::{
@@ -28,7 +29,9 @@ const BLOCKS_KIB: usize = 64 * 1024;
 pub(crate) struct Shared {
     parts: [RwLock<()>; LOCKS],
     limits: [Mutex<()>; LOCKS],
-    quotas: [Mutex<()>; LOCKS],
+    quotas: [RwLock<()>; LOCKS],
+    /// Rows that are about to be added to those of the day.
+    submitting: std::sync::Mutex<HashMap<TenantId, u64>>,
     blocks: Arc<Semaphore>,
     uploads: Arc<Semaphore>,
     uploads_by_tenant: Places<TenantId>,
@@ -42,12 +45,47 @@ pub(crate) struct Leave {
     _place: OwnedSemaphorePermit,
 }
 
+/// Leave to add rows to those of the day, until it is dropped.
+pub(crate) struct LeaveToSubmit<'a> {
+    shared: &'a Shared,
+    tenant: TenantId,
+    rows: u64,
+    others: u64,
+    _turn: Turn<'a>,
+}
+
+#[expect(dead_code, reason = "locks are held and not looked at")]
+enum Turn<'a> {
+    BesideOthers(RwLockReadGuard<'a, ()>),
+    Alone(RwLockWriteGuard<'a, ()>),
+}
+
+impl LeaveToSubmit<'_> {
+    /// Rows that others were about to add when it was given.
+    pub(crate) const fn others(&self) -> u64 {
+        self.others
+    }
+}
+
+impl Drop for LeaveToSubmit<'_> {
+    fn drop(&mut self) {
+        let mut submitting = self.shared.submitting.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(rows) = submitting.get_mut(&self.tenant) {
+            *rows = rows.saturating_sub(self.rows);
+            if *rows == 0 {
+                submitting.remove(&self.tenant);
+            }
+        }
+    }
+}
+
 impl Default for Shared {
     fn default() -> Self {
         Self {
             parts: std::array::from_fn(|_| RwLock::default()),
             limits: std::array::from_fn(|_| Mutex::default()),
-            quotas: std::array::from_fn(|_| Mutex::default()),
+            quotas: std::array::from_fn(|_| RwLock::default()),
+            submitting: std::sync::Mutex::default(),
             blocks: Arc::new(Semaphore::new(BLOCKS_KIB)),
             uploads: Arc::new(Semaphore::new(UPLOADS)),
             uploads_by_tenant: Places::new(UPLOADS_OF_A_TENANT),
@@ -72,11 +110,32 @@ impl Shared {
         self.limits[slot(batch)].lock().await
     }
 
-    /// Held from the moment the tenant's rows of the day are read until more are added: nobody else adds some meanwhile.
-    pub(crate) async fn quota_alone(&self, tenant: &TenantId) -> MutexGuard<'_, ()> {
+    /// Notes rows that are about to be added to the tenant's rows of the day, beside those of others. To be held from before the day's rows are read
+    /// until these are added: whatever was to be added before is then in what is read, or among [`LeaveToSubmit::others`].
+    pub(crate) async fn submit_beside_others(&self, tenant: &TenantId, rows: u64) -> LeaveToSubmit<'_> {
+        let turn = Turn::BesideOthers(self.quotas[self.quota(tenant)].read().await);
+        self.submitting(tenant, rows, turn)
+    }
+
+    /// The same when nobody else is about to add any.
+    pub(crate) async fn submit_alone(&self, tenant: &TenantId, rows: u64) -> LeaveToSubmit<'_> {
+        let turn = Turn::Alone(self.quotas[self.quota(tenant)].write().await);
+        self.submitting(tenant, rows, turn)
+    }
+
+    fn quota(&self, tenant: &TenantId) -> usize {
         let mut hasher = DefaultHasher::new();
         tenant.hash(&mut hasher);
-        self.quotas[hasher.finish() as usize % LOCKS].lock().await
+        hasher.finish() as usize % LOCKS
+    }
+
+    fn submitting<'a>(&'a self, tenant: &TenantId, rows: u64, turn: Turn<'a>) -> LeaveToSubmit<'a> {
+        let mut submitting = self.submitting.lock().unwrap_or_else(PoisonError::into_inner);
+        let all = submitting.entry(tenant.clone()).or_default();
+        let others = *all;
+        *all = all.saturating_add(rows);
+        drop(submitting);
+        LeaveToSubmit { shared: self, tenant: tenant.clone(), rows, others, _turn: turn }
     }
 
     /// Room for a block of so many bytes among those on their way to the store.

@@ -5,6 +5,7 @@ use axum::response::{IntoResponse as _, Response};
 use promptmill_domain::{Batch, BatchId, BatchState, TenantId};
 use promptmill_ports::{StoreError, flow};
 
+use super::shared::LeaveToSubmit;
 use super::view::{BatchView, view};
 use super::{announce, preflight, unique};
 use crate::App;
@@ -90,8 +91,7 @@ pub(crate) async fn submit(app: &App, batch: &Batch) -> Result<(), Problem> {
     may_submit(app, tenant, rows).await?;
     unique::check(app, tenant, batch.id, &parts).await?;
     // The check of the ids may have taken long, and other batches were submitted meanwhile.
-    let _quota_alone = app.batches().quota_alone(tenant).await;
-    may_submit(app, tenant, rows).await?;
+    let _leave = leave_to_submit(app, tenant, rows).await?;
     freeze(app, &batch).await
 }
 
@@ -122,6 +122,26 @@ fn check_deadline(app: &App, batch: &Batch) -> Result<(), Problem> {
 /// What is said of a batch with more than `most` rows.
 pub(crate) fn too_many_rows(most: u64) -> Problem {
     Problem::new(ProblemId::PayloadTooLarge).detail(format!("a batch holds at most {most} rows"))
+}
+
+/// Leave to add so many rows to those of the day, to be held until they are added: what others who hold one are about to add counts too.
+///
+/// # Errors
+/// Those of [`may_submit`].
+pub(crate) async fn leave_to_submit<'a>(
+    app: &'a App,
+    tenant: &TenantId,
+    rows: u64,
+) -> Result<LeaveToSubmit<'a>, Problem> {
+    let leave = app.batches().submit_beside_others(tenant, rows).await;
+    let with_others = may_submit(app, tenant, rows.saturating_add(leave.others())).await;
+    if with_others.is_ok() || leave.others() == 0 {
+        return with_others.map(|()| leave);
+    }
+    // Of those others some may be counted twice, or come to nothing: it is the day's last rows, and each waits for its turn.
+    drop(leave);
+    let leave = app.batches().submit_alone(tenant, rows).await;
+    may_submit(app, tenant, rows).await.map(|()| leave)
 }
 
 /// Whether the tenant may submit so many rows more today, and the disk has room.

@@ -247,6 +247,16 @@ pub(crate) async fn view(app: &App, batch: &Batch) -> Result<BatchView, Problem>
     Ok(of(batch, rows, &progress.counts, as_of_ms, &reports, app.now_ms()))
 }
 
+/// A batch as it was queued just now: all of its rows wait.
+///
+/// # Errors
+/// The store's.
+pub(crate) async fn view_queued(app: &App, batch: &Batch) -> Result<BatchView, Problem> {
+    let rows = u64::from(batch.total);
+    let (counts, now_ms) = (Counts { waiting: rows, ..Counts::default() }, app.now_ms());
+    Ok(of(batch, rows, &counts, now_ms, &progress::reports(app).await?, now_ms))
+}
+
 fn of(
     batch: &Batch,
     rows: u64,

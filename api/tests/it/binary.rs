@@ -17,7 +17,8 @@ fn it_says_where_it_is_answers_that_it_is_ready_and_stops_in_order() {
         ("PROMPTMILL_REDIS_URL", &redis_url),
         ("PROMPTMILL_MASTER_KEY", MASTER_KEY),
     ];
-    let mut api = Binary::start(PROGRAM, &["--metrics-listen", "127.0.0.1:0", "--listen", "127.0.0.1:0"], &env);
+    let mut api =
+        Binary::start(PROGRAM, &["--metrics-listen", "127.0.0.1:0", "--listen", "127.0.0.1:0"], &env);
     let said = api.says("metrics http://");
     let metrics = said.split("metrics http://").nth(1).unwrap().split('/').next().unwrap();
     assert_eq!(http_get(metrics, "/livez").0, 200);
@@ -25,9 +26,9 @@ fn it_says_where_it_is_answers_that_it_is_ready_and_stops_in_order() {
     let (status, text) = http_get(metrics, "/metrics");
     assert_eq!(status, 200);
     assert!(text.contains("promptmill_build_info{version="), "{text}");
-    let api = said.split("http://").nth(1).unwrap().split(',').next().unwrap();
-    assert_eq!(http_get(api, "/readyz").0, 200);
-    assert_eq!(http_get(api, "/v1/me").0, 401);
+    let served = said.split("http://").nth(1).unwrap().split(',').next().unwrap();
+    assert_eq!(http_get(served, "/readyz").0, 200);
+    assert_eq!(http_get(served, "/v1/me").0, 401);
     let (code, rest) = api.terminate();
     assert_eq!(code, Some(0), "{rest}");
 }
@@ -48,9 +49,13 @@ fn a_url_that_cannot_be_used_is_told_in_one_sentence_without_its_password() {
         ("PROMPTMILL_REDIS_URL", redis_url.as_str()),
         ("PROMPTMILL_MASTER_KEY", MASTER_KEY),
     ];
-    let (code, said) = Binary::start(PROGRAM, &["--metrics-listen", "127.0.0.1:0", "--listen", "127.0.0.1:0"], &env).ended();
+    let (code, said) =
+        Binary::start(PROGRAM, &["--metrics-listen", "127.0.0.1:0", "--listen", "127.0.0.1:0"], &env).ended();
     assert_eq!(code, Some(1), "{said}");
-    assert!(said.contains("error: the MongoDB store cannot be used: the MongoDB URL cannot be used; it reads"), "{said}");
+    assert!(
+        said.contains("error: the MongoDB store cannot be used: the MongoDB URL cannot be used; it reads"),
+        "{said}"
+    );
     assert!(!said.contains("s3cret"), "{said}");
 }
 

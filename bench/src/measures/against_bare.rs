@@ -145,15 +145,27 @@ pub(super) async fn batch(
     items: u32,
     rows: Bytes,
 ) -> anyhow::Result<Taken> {
+    let (seconds, cpu_before, cpu_after) = watched(client, fake, items, rows, || engine.cpu_time()).await?;
+    let cpu_seconds = (cpu_after - cpu_before).as_secs_f64();
+    // The single call is the bare loop's to tell.
+    Ok(Taken { items: items.into(), seconds, cpu_seconds, p50_ms: f64::NAN })
+}
+
+/// Runs one batch; answers the seconds from the answer to its submit until it is completed, and what `look` saw at both moments.
+pub(super) async fn watched<T>(
+    client: &Client,
+    fake: &Fake,
+    items: u32,
+    rows: Bytes,
+    look: impl Fn() -> anyhow::Result<T>,
+) -> anyhow::Result<(f64, T, T)> {
     let batch = client.draft().await?;
     let items = u64::from(items);
     client.put_rows(&batch, items, rows, Coding::Plain).await?;
     let calls_before = fake.seen().await?.calls;
     client.submit(&batch).await?;
-    let (begun, cpu_before) = (Instant::now(), engine.cpu_time()?);
+    let (begun, before) = (Instant::now(), look()?);
     client.completed(&batch, items, fake, calls_before).await?;
     let seconds = begun.elapsed().as_secs_f64();
-    let cpu_seconds = (engine.cpu_time()? - cpu_before).as_secs_f64();
-    // The single call is the bare loop's to tell.
-    Ok(Taken { items, seconds, cpu_seconds, p50_ms: f64::NAN })
+    Ok((seconds, before, look()?))
 }

@@ -1,7 +1,8 @@
-//! The parts of the table. Each starts engines of its own over fresh data folders and removes them.
+//! The parts of the tables: those of the embedded engine here, those of a fleet in [`fleet`]. Each starts engines of its own over fresh data folders and removes them.
 
 pub mod accept;
 pub mod against_bare;
+pub mod fleet;
 pub mod idle;
 pub mod immediate;
 pub mod results;
@@ -39,13 +40,17 @@ pub enum Part {
 impl Part {
     /// The chosen parts in the order of the table; all of them where none was chosen.
     pub fn chosen(only: &[Self]) -> impl Iterator<Item = Self> + use<'_> {
-        Self::value_variants().iter().copied().filter(move |part| only.is_empty() || only.contains(part))
+        chosen(only)
     }
+}
+
+fn chosen<P: ValueEnum + PartialEq + Copy>(only: &[P]) -> impl Iterator<Item = P> + use<'_, P> {
+    P::value_variants().iter().copied().filter(move |part| only.is_empty() || only.contains(part))
 }
 
 /// What every part needs.
 #[derive(Debug)]
-pub struct Lab {
+pub struct Lab<S = Sizes> {
     /// The engine's binary.
     pub binary: PathBuf,
     /// The fake server and the bare loop.
@@ -53,10 +58,10 @@ pub struct Lab {
     /// Where data folders are made.
     pub folder: PathBuf,
     /// How much of everything.
-    pub sizes: Sizes,
+    pub sizes: S,
 }
 
-impl Lab {
+impl<S> Lab<S> {
     /// A fresh folder, removed when it is dropped.
     fn desk(&self) -> anyhow::Result<TempDir> {
         Ok(tempfile::Builder::new().prefix("promptmill-bench-").tempdir_in(&self.folder)?)

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 
 /// The engine lies beside the bench's own binary when the tests of the workspace are built, as `./check` does.
-fn engine() -> PathBuf {
+pub(crate) fn engine() -> PathBuf {
     let engine = PathBuf::from(env!("CARGO_BIN_EXE_promptmill-bench")).with_file_name("promptmill");
     assert!(
         engine.is_file(),
@@ -14,16 +14,34 @@ fn engine() -> PathBuf {
     engine
 }
 
-fn bench(args: &[&str]) -> Output {
+pub(crate) fn bench(args: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_promptmill-bench"));
     command.args(args).stdin(Stdio::null()).output().unwrap()
 }
 
-fn check_succeeded(output: &Output) -> String {
+pub(crate) fn check_succeeded(output: &Output) -> String {
     let [stdout, stderr] =
         [&output.stdout, &output.stderr].map(|text| String::from_utf8_lossy(text).into_owned());
     assert!(output.status.success(), "{}\n{stdout}\n{stderr}", output.status);
     stdout
+}
+
+/// The judged lines of a quick run are about these, in this order, and every line has its figure.
+#[track_caller]
+pub(crate) fn check_table(stdout: &str, judged_measures: &[&str]) {
+    let cells = |line: &str| line.split('|').map(|cell| cell.trim().to_owned()).collect::<Vec<_>>();
+    let lines: Vec<_> = stdout.lines().filter(|line| line.starts_with("| ")).skip(1).map(cells).collect();
+    let judged: Vec<_> = lines.iter().filter(|line| !line[2].is_empty()).collect();
+    assert_eq!(judged.len(), judged_measures.len(), "{stdout}");
+    for (line, words) in judged.iter().zip(judged_measures) {
+        assert!(line[1].contains(words), "{words:?} is not in its place:\n{stdout}");
+        assert!(["met", "missed", "FAILED"].contains(&line[5].as_str()), "{line:?}");
+    }
+    assert!(
+        lines.iter().all(|line| line[4].starts_with(|first: char| first.is_ascii_digit() || first == '-')),
+        "{stdout}"
+    );
+    assert!(stdout.contains("load average ") && stdout.contains("quick run"), "{stdout}");
 }
 
 #[test]
@@ -32,38 +50,23 @@ fn a_quick_run_fills_every_line_of_the_table() {
     let [engine, dir] =
         [engine(), folder.path().to_owned()].map(|path| path.into_os_string().into_string().unwrap());
     let stdout = check_succeeded(&bench(&["table", "--quick", "--binary", &engine, "--dir", &dir]));
-    let cells = |line: &str| line.split('|').map(|cell| cell.trim().to_owned()).collect::<Vec<_>>();
-    let lines: Vec<_> = stdout.lines().filter(|line| line.starts_with("| ")).skip(1).map(cells).collect();
-    let judged: Vec<_> = lines.iter().filter(|line| !line[2].is_empty()).collect();
-    let measures: Vec<_> = judged.iter().map(|line| line[1].as_str()).collect();
-    for (place, words) in [
-        "engine's CPU per item over the bare loop's",
-        "0 ms, 64 at once: items/s over the bare loop's",
-        "20ms, 64 at once: items/s over the bare loop's",
-        "rows of 200 bytes accepted over HTTP",
-        "cost per item of a batch of 1,500 over one of 500",
-        "results read over HTTP as NDJSON",
-        "p50, one client",
-        "p50, 64 clients",
-        "idle memory after the start",
-        "idle memory after a batch",
-        "start to ready, fresh folder",
-        "start to ready, folder with 300 outcomes",
-    ]
-    .iter()
-    .enumerate()
-    {
-        assert!(measures[place].contains(words), "{words:?} is not in its place:\n{stdout}");
-    }
-    assert_eq!(judged.len(), 12, "{stdout}");
-    for line in &judged {
-        assert!(["met", "missed", "FAILED"].contains(&line[5].as_str()), "{line:?}");
-    }
-    assert!(
-        lines.iter().all(|line| line[4].starts_with(|first: char| first.is_ascii_digit() || first == '-')),
-        "{stdout}"
+    check_table(
+        &stdout,
+        &[
+            "engine's CPU per item over the bare loop's",
+            "0 ms, 64 at once: items/s over the bare loop's",
+            "20ms, 64 at once: items/s over the bare loop's",
+            "rows of 200 bytes accepted over HTTP",
+            "cost per item of a batch of 1,500 over one of 500",
+            "results read over HTTP as NDJSON",
+            "p50, one client",
+            "p50, 64 clients",
+            "idle memory after the start",
+            "idle memory after a batch",
+            "start to ready, fresh folder",
+            "start to ready, folder with 300 outcomes",
+        ],
     );
-    assert!(stdout.contains("load average ") && stdout.contains("quick run"), "{stdout}");
     assert_eq!(folder.path().read_dir().unwrap().count(), 0, "a data folder was left behind");
 }
 

@@ -44,10 +44,10 @@ const EDGES: &[(&str, &[&str])] = &[
         ],
     ),
     ("doubles", &[]),
-    // Real servers for tests: nothing depends on it outside of them.
+    // Real servers for tests: nothing but the bench depends on it outside of them.
     ("test-servers", &[]),
-    // It measures the binary from outside, as anybody could.
-    ("bench", &[]),
+    // It measures the binary from outside, as anybody could; a fleet needs servers, and the tests' ones are real.
+    ("bench", &["test-servers"]),
     // The targets of the fuzzer: nothing depends on it.
     ("fuzz", &["domain", "prompt", "rowio"]),
 ];

@@ -1,10 +1,10 @@
 //! Steps over the store ports that more than one role takes.
 
-use promptmill_domain::chunk::{ChunkCut, MAX_CHUNK_ROWS, SPREAD, cut};
+use promptmill_domain::chunk::{ChunkCut, FrozenPart, MAX_CHUNK_ROWS, SPREAD, cut};
 use promptmill_domain::{BatchId, LaneId, TenantId};
 
-use crate::StoreResult;
-use crate::store::{Intake, Read};
+use crate::store::{Intake, Read, WholeBatch};
+use crate::{StoreError, StoreResult};
 
 /// Heads written in one step.
 const HEADS_PER_WRITE: usize = 500;
@@ -41,4 +41,19 @@ pub async fn submit(
     store.put_heads(tenant, batch, lane, &pending).await?;
     store.finish_submit(tenant, batch, chunks, total, now_ms).await?;
     Ok(total)
+}
+
+/// The chunks of a batch that is accepted whole: those that [`submit`] would cut.
+///
+/// # Errors
+/// `Conflict` when the rows are not those of one block.
+pub fn cut_whole(whole: &WholeBatch, chunk_rows: u32) -> StoreResult<Vec<ChunkCut>> {
+    let rows = &whole.rows;
+    if rows.seq != 0 || rows.len == 0 || rows.len > MAX_CHUNK_ROWS {
+        return Err(StoreError::Conflict(format!(
+            "a batch is accepted with 1 to {MAX_CHUNK_ROWS} rows, in block 0"
+        )));
+    }
+    let part = FrozenPart { upload: whole.upload(), blocks: vec![rows.len] };
+    Ok(cut(&[part], chunk_rows).collect())
 }

@@ -26,8 +26,8 @@ pub use records::{
     Templates, Tenant,
 };
 pub use store::{
-    Admission, BatchFilter, BatchPage, BeatAnswer, BlockIds, BlockRow, Close, Control, Created, Intake,
-    Lease, NewBatch, Outbox, OutcomePage, PageLimit, Part, PartCommit, Progress, Read, Retention, RowBlock,
-    Rows, SessionBeat, Sessions, SettleGroup, Settled, SettledCursor, SettledPage, Store, StoredOutcome,
-    Usage, Work,
+    Accepted, Admission, BatchFilter, BatchPage, BeatAnswer, BlockIds, BlockRow, Close, Control, Created,
+    Intake, Lease, NewBatch, Outbox, OutcomePage, PageLimit, Part, PartCommit, Progress, Read, Retention,
+    RowBlock, Rows, SessionBeat, Sessions, SettleGroup, Settled, SettledCursor, SettledPage, Store,
+    StoredOutcome, Usage, WholeBatch, Work,
 };

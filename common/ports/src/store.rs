@@ -56,6 +56,33 @@ pub struct RowBlock {
     pub ids: Bytes,
 }
 
+/// A batch that is made with all of its rows, so few that one block holds them.
+#[derive(Debug, Clone)]
+pub struct WholeBatch {
+    /// The batch. Its rows, their upload and its chunks have ids that derive from its own.
+    pub batch: NewBatch,
+    /// Its rows: block 0 of its only part.
+    pub rows: RowBlock,
+    /// Digest of the rows, opaque to the store.
+    pub digest: [u8; 32],
+}
+
+impl WholeBatch {
+    /// The upload that its rows stand under.
+    pub const fn upload(&self) -> UploadId {
+        UploadId::from_bytes(*self.batch.id.as_bytes())
+    }
+}
+
+/// What an accept did.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Accepted {
+    /// The batch is new and queued; as it stands.
+    New(Box<Batch>),
+    /// An earlier call made this one, under the same key or id; it may be anything from a draft to final.
+    Existing(BatchId),
+}
+
 /// Makes an upload the content of one part of a batch.
 #[derive(Debug, Clone)]
 pub struct PartCommit {
@@ -80,6 +107,18 @@ pub trait Intake: Send + Sync {
     /// # Errors
     /// `Conflict` when the id is that of another tenant's batch, or of one that is being deleted.
     async fn create(&self, tenant: &TenantId, batch: NewBatch) -> StoreResult<Created>;
+
+    /// Makes a batch with all of its rows and queues it, in one step: what [`flow::submit`](crate::flow::submit) makes of a draft with
+    /// this one part. Atomic; a batch that an earlier call made, by this step or another, stays as it is. After an unknown result the caller
+    /// repeats the same call, and is answered [`Accepted::Existing`] when it was made.
+    ///
+    /// The rows count as submitted by the tenant as in [`finish_submit`](Self::finish_submit). It need not count as a change for
+    /// [`BeatAnswer::Alive`]: no session knows of the batch yet.
+    ///
+    /// # Errors
+    /// `Conflict` as for [`create`](Self::create), and when the block is not number 0, is empty, or has more rows than
+    /// [`MAX_CHUNK_ROWS`](promptmill_domain::chunk::MAX_CHUNK_ROWS).
+    async fn accept(&self, tenant: &TenantId, whole: WholeBatch) -> StoreResult<Accepted>;
 
     /// Stores blocks of an upload, invisible until a part names it. Repeating a block is a no-op. The upload counts as alive at
     /// `now_ms` ([`Retention::drop_stale_uploads`]).

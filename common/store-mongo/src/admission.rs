@@ -3,14 +3,16 @@
 use std::collections::{HashMap, HashSet};
 
 use async_trait::async_trait;
-use mongodb::bson::{Document, doc};
+use mongodb::bson::doc;
 use promptmill_domain::{
     Batch, BatchEvent, BatchId, BatchState, ChunkId, ChunkState, Head, HeadEvent, TenantId,
 };
-use promptmill_ports::{Admission, StoreError, StoreResult};
+use promptmill_ports::{Admission, StoreResult};
 
-use crate::codec::{Fields, binary, int, key};
-use crate::commands::{Concern, Query};
+use crate::batches::Phase;
+use crate::codec::{Fields, binary, int, key, to_json};
+use crate::collections::BATCHES;
+use crate::commands::{Commands, Concern, Query, Update, fresh_mark};
 use crate::heads::{self, READY, WAITING};
 use crate::{MongoStore, batches, sessions};
 
@@ -25,6 +27,8 @@ impl Admission for MongoStore {
         heads::ids(self.commands(), query.limit(limit), Concern::Majority).await
     }
 
+    /// A number of commands that does not depend on how many batches the chunks are of. A crash between the two updates leaves batches that run and whose
+    /// chunks wait still, to be admitted by whoever comes next.
     async fn admit(&self, chunks: &[ChunkId], now_ms: u64) -> StoreResult<Vec<ChunkId>> {
         admit(self, chunks, now_ms).await
     }
@@ -54,25 +58,29 @@ impl Admission for MongoStore {
     }
 }
 
+/// Takes as many commands for chunks of many batches as of one. A crash between the two updates leaves batches that run and whose chunks wait
+/// still, for whoever admits next.
 async fn admit(store: &MongoStore, chunks: &[ChunkId], now_ms: u64) -> StoreResult<Vec<ChunkId>> {
     let commands = store.commands();
     if chunks.is_empty() {
         return Ok(Vec::new());
     }
-    let states = batches::states(commands, chunks.iter().map(|chunk| chunk.batch)).await?;
+    let mut seen = HashSet::new();
+    let asked: Vec<_> = chunks.iter().filter(|chunk| seen.insert(**chunk)).copied().collect();
+    let (states, known) = tokio::join!(
+        batches::states(commands, asked.iter().map(|chunk| chunk.batch)),
+        heads::load(commands, &asked),
+    );
+    let (states, known) = (states?, known?);
     // A paused or closing batch admits nothing.
     let admits = |chunk: &ChunkId| {
         states.get(&chunk.batch).is_some_and(|(_, state)| state.decide(&BatchEvent::Admit).is_ok())
     };
-    let mut seen = HashSet::new();
-    let wanted: Vec<_> =
-        chunks.iter().filter(|chunk| admits(chunk) && seen.insert(**chunk)).copied().collect();
-    let known = heads::load(commands, &wanted).await?;
     let waits =
         |chunk: &ChunkId| known.get(chunk).is_some_and(|stored| stored.head.state == ChunkState::Waiting);
-    let wanted: Vec<_> = wanted.iter().filter(|chunk| waits(chunk)).copied().collect();
+    let wanted: Vec<_> = asked.into_iter().filter(|chunk| admits(chunk) && waits(chunk)).collect();
     // The batch first: one that runs with nothing admitted yet means no harm, one that is queued for ever would.
-    let stopped = run_batches(store, &wanted, &states).await?;
+    let stopped = run_batches(commands, &wanted, &states).await?;
     let wanted: Vec<_> = wanted.into_iter().filter(|chunk| !stopped.contains(&chunk.batch)).collect();
     let admit = |_, head: &mut Head| head.apply(HeadEvent::Admit, now_ms).map(|()| Vec::new());
     let changed = heads::change(store, &wanted, known, admit).await?;
@@ -86,25 +94,33 @@ async fn admit(store: &MongoStore, chunks: &[ChunkId], now_ms: u64) -> StoreResu
 
 /// Moves queued batches of the chunks to `running`; answers those that were stopped meanwhile.
 async fn run_batches(
-    store: &MongoStore,
+    commands: &Commands,
     chunks: &[ChunkId],
     states: &HashMap<BatchId, (TenantId, BatchState)>,
 ) -> StoreResult<HashSet<BatchId>> {
-    let mut stopped = HashSet::new();
-    let ids: HashSet<_> = chunks.iter().map(|chunk| chunk.batch).collect();
-    for id in ids {
-        let Some((tenant, BatchState::Queued)) = states.get(&id) else { continue };
-        let run = |found: &Document| {
-            let state = batches::state_of(found)?;
-            let next = state.decide(&BatchEvent::Admit)?;
-            let ver = Fields(found).uint("ver")? + 1;
-            Ok((next != state).then(|| doc! { "$set": batches::set_state(&next, ver) }))
-        };
-        match batches::change(store.commands(), tenant, id, doc! { "state": 1, "ver": 1 }, run).await {
-            Ok(_) => {}
-            Err(StoreError::Conflict(_) | StoreError::NotFound) => drop(stopped.insert(id)),
-            Err(error) => return Err(error),
+    let is_queued = |batch: &BatchId| matches!(states.get(batch), Some((_, BatchState::Queued)));
+    let mut queued: HashSet<_> = chunks.iter().map(|chunk| chunk.batch).filter(is_queued).collect();
+    if queued.is_empty() {
+        return Ok(queued);
+    }
+    let next = BatchState::Queued.decide(&BatchEvent::Admit)?;
+    let ids: Vec<_> = queued.iter().map(|batch| binary(*batch.as_bytes())).collect();
+    let these = doc! { "_id": { "$in": ids }, "phase": Phase::Open.number() };
+    let mut filter = these.clone();
+    filter.insert("state", to_json(&BatchState::Queued));
+    let mut set = batches::set_state(&next, 0);
+    set.remove("ver");
+    set.insert("mark", fresh_mark());
+    let change = doc! { "$set": set, "$inc": { "ver": 1_i64, "rev": 1_i64 } };
+    if commands.update(BATCHES, vec![Update::many(filter, change)]).await?.n == queued.len() as u64 {
+        return Ok(HashSet::new());
+    }
+    // Someone else admitted of some of them, or they were stopped, or the answer to our own update was lost.
+    let query = Query::of(these).fields(doc! { "state": 1 });
+    for found in commands.find(BATCHES, query, Concern::Local).await? {
+        if batches::state_of(&found)?.decide(&BatchEvent::Admit).is_ok() {
+            queued.remove(&BatchId::from_bytes(Fields(&found).id("_id")?));
         }
     }
-    Ok(stopped)
+    Ok(queued)
 }

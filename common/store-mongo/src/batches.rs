@@ -1,14 +1,12 @@
 //! The batch's document: how it is found, read and changed.
 //!
-//! Every lookup names the tenant or is about the fleet, and leaves out batches that are being deleted, so that a foreign tenant and such a
+//! Every lookup names the tenant or is about the fleet, and leaves out batches that are being deleted or made, so that a foreign tenant and such a
 //! batch are the same as no batch. Every change of more than one field is a compare-and-set on `rev` ([`change`]).
 
 use std::collections::HashMap;
-use std::fmt;
-use std::sync::{Mutex, PoisonError};
 
 use mongodb::bson::{Bson, Document, doc};
-use promptmill_domain::{Batch, BatchId, BatchState, TenantId};
+use promptmill_domain::{Batch, BatchId, BatchSpec, BatchState, TenantId};
 use promptmill_ports::{StoreError, StoreResult};
 
 use crate::codec::{Fields, binary, corrupt, from_json, int, to_json};
@@ -31,6 +29,8 @@ pub(crate) enum Phase {
     Final = 2,
     /// Being deleted, and gone for everyone but that.
     Deleting = 3,
+    /// Being made with all of its rows, and not there yet for anyone but that.
+    Accepting = 4,
 }
 
 impl Phase {
@@ -43,15 +43,32 @@ impl Phase {
         }
     }
 
+    /// Of its number.
+    pub(crate) fn from_number(number: u32) -> StoreResult<Self> {
+        match number {
+            0 => Ok(Self::Draft),
+            1 => Ok(Self::Open),
+            2 => Ok(Self::Final),
+            3 => Ok(Self::Deleting),
+            4 => Ok(Self::Accepting),
+            _ => Err(corrupt("the phase of a batch")),
+        }
+    }
+
     /// As it is stored.
     pub(crate) const fn number(self) -> i32 {
         self as i32
     }
 }
 
-/// The filter for any batch that is not being deleted.
+/// The phases of batches that are there: neither being deleted nor not yet made.
+pub(crate) fn there() -> Document {
+    doc! { "$lt": Phase::Deleting.number() }
+}
+
+/// The filter for any batch that is there.
 pub(crate) fn existing(batch: BatchId) -> Document {
-    doc! { "_id": binary(*batch.as_bytes()), "phase": { "$ne": Phase::Deleting.number() } }
+    doc! { "_id": binary(*batch.as_bytes()), "phase": there() }
 }
 
 /// The same of this tenant.
@@ -98,7 +115,7 @@ pub(crate) async fn states(
     ids.sort_unstable();
     ids.dedup();
     let ids: Vec<_> = ids.into_iter().map(|id| binary(*id.as_bytes())).collect();
-    let filter = doc! { "_id": { "$in": ids }, "phase": { "$ne": Phase::Deleting.number() } };
+    let filter = doc! { "_id": { "$in": ids }, "phase": there() };
     let query = Query::of(filter).fields(doc! { "tenant": 1, "state": 1 });
     let found = commands.find(BATCHES, query, Concern::Local).await?;
     found
@@ -216,13 +233,18 @@ pub(crate) fn all_fields() -> Document {
 
 /// A batch of a document with [`all_fields`].
 pub(crate) fn decode(found: &Document) -> StoreResult<Batch> {
+    decode_with(found, from_json(Fields(found).text("spec")?, "batch spec")?)
+}
+
+/// The same but for the spec, which is known.
+pub(crate) fn decode_with(found: &Document, spec: BatchSpec) -> StoreResult<Batch> {
     let fields = Fields(found);
     Ok(Batch {
         id: BatchId::from_bytes(fields.id("_id")?),
         tenant: fields.tenant("tenant")?,
         state: state_of(found)?,
         ver: fields.uint("ver")?,
-        spec: from_json(fields.text("spec")?, "batch spec")?,
+        spec,
         limits: from_json(fields.text("limits")?, "batch limits")?,
         total: fields.small("total")?,
         created_ms: fields.uint("created_ms")?,
@@ -233,56 +255,4 @@ pub(crate) fn decode(found: &Document) -> StoreResult<Batch> {
             .map(|json| from_json(json, "final counts"))
             .transpose()?,
     })
-}
-
-/// The open batches as they were decoded last. They are asked for many times a second and seldom change, and every change of what a batch is
-/// decoded from gives it another version.
-#[derive(Default)]
-pub(crate) struct OpenBatches {
-    by_id: Mutex<HashMap<BatchId, Batch>>,
-}
-
-impl OpenBatches {
-    /// Every batch that is neither draft nor final, oldest first.
-    pub(crate) async fn load(&self, commands: &Commands) -> StoreResult<Vec<Batch>> {
-        let mut known = std::mem::take(&mut *self.by_id.lock().unwrap_or_else(PoisonError::into_inner));
-        let open = doc! { "phase": Phase::Open.number() };
-        let query = Query::of(open.clone()).fields(doc! { "ver": 1 }).sort(doc! { "_id": 1 });
-        let mut order = Vec::new();
-        let mut changed = Vec::new();
-        for found in commands.find(BATCHES, query, Concern::Majority).await? {
-            let id = BatchId::from_bytes(Fields(&found).id("_id")?);
-            let ver = Fields(&found).uint("ver")?;
-            if known.get(&id).is_none_or(|batch| batch.ver != ver) {
-                changed.push(binary(*id.as_bytes()));
-                known.remove(&id);
-            }
-            order.push(id);
-        }
-        if !changed.is_empty() {
-            // Whoever changed one may have died before it counted the change, and nobody would look again.
-            bump_changes(commands).await?;
-            let mut filter = open;
-            filter.insert("_id", doc! { "$in": changed });
-            let mut rows = commands
-                .stream(BATCHES, Query::of(filter).fields(all_fields()), Concern::Majority, 100)
-                .await?;
-            while let Some(row) = rows.next().await? {
-                let batch = decode(&Document::try_from(row).map_err(|_| corrupt("a batch"))?)?;
-                known.insert(batch.id, batch);
-            }
-        }
-        // One that ended between the two looks is not open any more.
-        let open: Vec<Batch> = order.iter().filter_map(|id| known.get(id).cloned()).collect();
-        known.retain(|id, _| order.binary_search(id).is_ok());
-        *self.by_id.lock().unwrap_or_else(PoisonError::into_inner) = known;
-        Ok(open)
-    }
-}
-
-impl fmt::Debug for OpenBatches {
-    /// Shows nothing of the batches, which hold prompts.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("OpenBatches").finish_non_exhaustive()
-    }
 }

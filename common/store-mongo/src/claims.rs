@@ -3,16 +3,18 @@
 //! A claim is one document under tenant and key, so the `_id` index alone makes one of those who claim at once the first. Its `mark` names the
 //! call that made its runner the runner; a call whose answer was lost knows its own work by it.
 
+use std::sync::Arc;
+
 use async_trait::async_trait;
 use bytes::Bytes;
-use mongodb::bson::{Document, doc};
+use mongodb::bson::{Document, RawDocumentBuf, doc};
 use promptmill_domain::TenantId;
 use promptmill_ports::{Claim, Claimed, Claims, StoreError, StoreResult, StoredAnswer};
 
 use crate::MongoStore;
 use crate::codec::{Fields, binary, from_json, int, to_json};
 use crate::collections::CLAIMS;
-use crate::commands::{Concern, Query, Update, fresh_mark};
+use crate::commands::{Concern, Query, Update, encode, fresh_mark};
 use crate::forget;
 
 /// How often a claim is made anew when the one that stood in its way was gone before it could be read.
@@ -33,7 +35,7 @@ impl Claims for MongoStore {
             "bytes": bytes(&claim.key, &[]),
         };
         for _ in 0..TRIES {
-            if self.commands().insert_one(CLAIMS, &document).await? {
+            if self.insert_claim(&document).await? {
                 self.kept_bytes().add(&claim.tenant, claim.key.len());
                 return Ok(Claimed::Run);
             }
@@ -75,7 +77,7 @@ impl Claims for MongoStore {
             "body": binary(answer.body.to_vec()),
             "bytes": bytes(key, &answer.body),
         } };
-        if self.commands().update(CLAIMS, vec![Update::one(open, change)]).await?.n == 1 {
+        if self.update_claim(Update::one(open, change), answer.body.len()).await? {
             self.kept_bytes().add(tenant, answer.body.len());
             return Ok(());
         }
@@ -99,6 +101,38 @@ impl Claims for MongoStore {
 
     async fn forget_claims(&self, before_ms: u64, limit: u32) -> StoreResult<u32> {
         forget::forget(self.commands(), CLAIMS, Document::new(), before_ms, limit).await
+    }
+}
+
+/// Claims are made and answered one by one, and written with others that come at the same time. A document and an update of one are each a step by
+/// themselves, so a crash leaves nothing between them that one alone would not.
+impl MongoStore {
+    /// Inserts a claim; answers whether it is new.
+    async fn insert_claim(&self, document: &Document) -> StoreResult<bool> {
+        let (document, store) = (encode(document)?, self.clone());
+        let bytes = document.as_bytes().len();
+        let insert = move |documents: Arc<[RawDocumentBuf]>| {
+            let store = store.clone();
+            async move {
+                let there = store.commands().insert(CLAIMS, documents.to_vec()).await?.duplicates;
+                Ok((0..documents.len()).map(|at| Ok(!there.contains(&at))).collect())
+            }
+        };
+        self.together().claims.call(document, bytes, insert).await
+    }
+
+    /// Updates a claim, with an answer of so many bytes; answers whether it surely did.
+    async fn update_claim(&self, update: Update, bytes: usize) -> StoreResult<bool> {
+        let store = self.clone();
+        let write = move |updates: Arc<[Update]>| {
+            let store = store.clone();
+            async move {
+                let matched = store.commands().update(CLAIMS, updates.to_vec()).await?.n;
+                let all = matched == updates.len() as u64;
+                Ok(updates.iter().map(|_| Ok(all)).collect())
+            }
+        };
+        self.together().answers.call(update, bytes, write).await
     }
 }
 

@@ -1,16 +1,19 @@
 //! `Close`: sealing chunks, closing and deleting batches.
 
+use std::sync::Arc;
+
 use async_trait::async_trait;
 use mongodb::bson::{Document, doc};
 use promptmill_domain::{BatchEvent, BatchId, BatchState, Counts, Head, HeadEvent, TenantId};
 use promptmill_ports::{Close, StoreResult};
 
 use crate::batches::put;
+use crate::close_small::Closed;
 use crate::codec::{Fields, conflict, corrupt, from_json, int, to_json};
 use crate::commands::{Concern, Query};
 use crate::heads::{self, LEASED, PARKED, READY, WAITING};
 use crate::outbox::{self, Change};
-use crate::{MongoStore, batches, counts, delete, order};
+use crate::{MongoStore, batches, close_small, counts, delete, order};
 
 /// States of chunks that are neither done nor sealed.
 const OPEN: [i32; 4] = [WAITING, READY, LEASED, PARKED];
@@ -24,7 +27,16 @@ impl Close for MongoStore {
     }
 
     async fn close(&self, tenant: &TenantId, batch: BatchId, now_ms: u64) -> StoreResult<Option<Counts>> {
-        close(self, tenant, batch, now_ms).await
+        let call = close_small::Call { tenant: tenant.clone(), batch, now_ms };
+        let store = self.clone();
+        let run = move |calls: Arc<[close_small::Call]>| {
+            let store = store.clone();
+            async move { close_small::close(&store, &calls).await }
+        };
+        match self.together().closes.call(call, 0, run).await? {
+            Closed::Answered(counts) => Ok(counts),
+            Closed::NotHere => close(self, tenant, batch, now_ms).await,
+        }
     }
 
     async fn delete(&self, tenant: &TenantId, batch: BatchId) -> StoreResult<bool> {
@@ -67,6 +79,7 @@ async fn seal(
     Err(promptmill_ports::StoreError::unavailable("the chunks of a batch are changed by too many at once"))
 }
 
+/// Closes one batch, however large it is.
 async fn close(
     store: &MongoStore,
     tenant: &TenantId,
@@ -116,7 +129,13 @@ async fn close(
 }
 
 /// The update that ends a batch, but for its event.
-fn end(found: &Document, next: &BatchState, ver: u64, counts: &Counts, now_ms: u64) -> StoreResult<Document> {
+pub(crate) fn end(
+    found: &Document,
+    next: &BatchState,
+    ver: u64,
+    counts: &Counts,
+    now_ms: u64,
+) -> StoreResult<Document> {
     let mut operators = doc! { "$set": batches::set_state(next, ver) };
     put(&mut operators, "$set", "final_counts", to_json(counts).into());
     put(&mut operators, "$set", "finished_ms", int(now_ms).into());
@@ -126,7 +145,8 @@ fn end(found: &Document, next: &BatchState, ver: u64, counts: &Counts, now_ms: u
     Ok(operators)
 }
 
-fn frozen_counts(found: &Document) -> StoreResult<Counts> {
+/// The counts of a batch that is final.
+pub(crate) fn frozen_counts(found: &Document) -> StoreResult<Counts> {
     match Fields(found).maybe_text("final_counts")? {
         Some(json) => from_json(json, "final counts"),
         None => Err(corrupt("a final batch has no counts")),

@@ -17,6 +17,7 @@ use promptmill_ports::{StoreError, StoreResult};
 
 use crate::codec::{binary, corrupt};
 use crate::fault::Fault;
+use crate::kept_usage::KeptUsage;
 
 pub(crate) use query::{Concern, Query};
 pub(crate) use write::{Update, Written};
@@ -53,13 +54,27 @@ pub(crate) struct Commands {
     failed: AtomicU64,
     /// When a write succeeded last, likewise.
     succeeded: AtomicU64,
+    /// Commands that were sent.
+    sent: AtomicU64,
+    kept_usage: KeptUsage,
 }
 
 impl Commands {
     /// Over this database, each command with so much time.
     pub(crate) fn new(database: Database, time: Duration) -> Self {
         let (failed, succeeded) = (AtomicU64::new(0), AtomicU64::new(0));
-        Self { database, time, epoch: Instant::now(), failed, succeeded }
+        let (sent, kept_usage) = (AtomicU64::new(0), KeptUsage::default());
+        Self { database, time, epoch: Instant::now(), failed, succeeded, sent, kept_usage }
+    }
+
+    /// What was read of usage a moment ago.
+    pub(crate) const fn kept_usage(&self) -> &KeptUsage {
+        &self.kept_usage
+    }
+
+    /// How many commands were sent, repeated ones each time, and those not that fetch more of an answer.
+    pub(crate) fn sent(&self) -> u64 {
+        self.sent.load(Ordering::Relaxed)
     }
 
     /// Whether the last write failed.
@@ -259,6 +274,7 @@ impl Commands {
         command.insert("maxTimeMS", self.max_time());
         let mut pauses = PAUSES.iter();
         loop {
+            self.sent.fetch_add(1, Ordering::Relaxed);
             let mut opening = self.database.run_cursor_command(command.clone());
             if let Some(batch) = batch {
                 opening = opening.batch_size(batch);
@@ -275,6 +291,7 @@ impl Commands {
     async fn repeat(&self, command: &RawDocumentBuf) -> Result<Document, Fault> {
         let mut pauses = PAUSES.iter();
         loop {
+            self.sent.fetch_add(1, Ordering::Relaxed);
             let running = self.database.run_raw_command(command.clone());
             let fault = match tokio::time::timeout(self.patience(), running).await {
                 Ok(Ok(reply)) => match Fault::of_reply(&reply) {

@@ -33,6 +33,9 @@ pub(crate) async fn mark(store: &MongoStore, tenant: &TenantId, batch: BatchId) 
         if phase == Phase::Deleting.number().unsigned_abs() {
             return Ok(());
         }
+        if phase == Phase::Accepting.number().unsigned_abs() {
+            return Err(StoreError::NotFound);
+        }
         if phase == Phase::Open.number().unsigned_abs() {
             return Err(conflict("a batch that is not final cannot be deleted; cancel it first"));
         }
@@ -46,7 +49,12 @@ pub(crate) async fn mark(store: &MongoStore, tenant: &TenantId, batch: BatchId) 
     Err(StoreError::unavailable("a batch is changed by too many at once"))
 }
 
-/// Marks a draft that took nothing since `before_ms`, unless someone sent to it meanwhile; answers whether it did.
+/// The phases of batches that are outlived when nothing came to them for long: drafts, and what an accept left that was cut off.
+pub(crate) fn unfinished() -> Document {
+    doc! { "$in": [Phase::Draft.number(), Phase::Accepting.number()] }
+}
+
+/// Marks such a batch that took nothing since `before_ms`, unless someone sent to it meanwhile; answers whether it did.
 pub(crate) async fn mark_draft(
     commands: &Commands,
     tenant: &TenantId,
@@ -54,7 +62,7 @@ pub(crate) async fn mark_draft(
     before_ms: u64,
 ) -> StoreResult<bool> {
     let filter = doc! {
-        "_id": binary(*batch.as_bytes()), "tenant": tenant.as_str(), "phase": Phase::Draft.number(),
+        "_id": binary(*batch.as_bytes()), "tenant": tenant.as_str(), "phase": unfinished(),
         "touched_ms": { "$lt": int(before_ms) },
     };
     Ok(commands.update(BATCHES, vec![Update::one(filter, marking())]).await?.n == 1)

@@ -1,11 +1,15 @@
 //! `Intake`: rows come in, a draft becomes a queued batch.
 
+use std::sync::Arc;
+
 use async_trait::async_trait;
 use mongodb::bson::raw::cstr;
 use mongodb::bson::{Bson, Document, RawBsonRef, doc};
 use promptmill_domain::chunk::{ChunkCut, FrozenPart, MAX_CHUNK_ROWS};
 use promptmill_domain::{BatchEvent, BatchId, BatchState, LaneId, TenantId, UploadId};
-use promptmill_ports::{Created, Intake, NewBatch, PartCommit, RowBlock, StoreError, StoreResult};
+use promptmill_ports::{
+    Accepted, Created, Intake, NewBatch, PartCommit, RowBlock, StoreError, StoreResult, WholeBatch,
+};
 
 use crate::MongoStore;
 use crate::batches::{self, Phase, put};
@@ -14,7 +18,7 @@ use crate::collections::{BATCHES, HEADS, ROW_IDS, ROWS};
 use crate::commands::{Commands, Concern, Query, Update, encode, fresh_mark};
 use crate::parts::{self, CommittedPart};
 use crate::uploads::{self, row_key};
-use crate::{heads, usage};
+use crate::{accept, heads, usage};
 
 /// How often a create looks again when what stood in its way is gone.
 const TRIES: u32 = 8;
@@ -27,6 +31,16 @@ impl Intake for MongoStore {
             self.kept_bytes().add(tenant, to_json(&batch.spec).len());
         }
         Ok(created)
+    }
+
+    async fn accept(&self, tenant: &TenantId, whole: WholeBatch) -> StoreResult<Accepted> {
+        let call = accept::Call::new(tenant, whole)?;
+        let (bytes, store) = (call.bytes(), self.clone());
+        let run = move |calls: Arc<[accept::Call]>| {
+            let store = store.clone();
+            async move { accept::accept(&store, &calls).await }
+        };
+        self.together().accepts.call(call, bytes, run).await
     }
 
     async fn put_rows(
@@ -117,14 +131,18 @@ async fn made_before(
         return Ok(None);
     };
     let id = BatchId::from_bytes(Fields(one).id("_id")?);
-    let deleting = Fields(one).small("phase")? == Phase::Deleting.number().unsigned_abs();
-    if Fields(one).tenant("tenant")? == *tenant && !deleting {
-        return Ok(Some(Ok(Created::Existing(id))));
+    let phase = Phase::from_number(Fields(one).small("phase")?)?;
+    if Fields(one).tenant("tenant")? != *tenant || phase == Phase::Deleting {
+        return Ok(Some(Err(conflict("the batch id is taken"))));
     }
-    Ok(Some(Err(conflict("the batch id is taken"))))
+    if phase == Phase::Accepting {
+        return Ok(Some(Err(StoreError::unavailable("the batch is being made by someone else"))));
+    }
+    Ok(Some(Ok(Created::Existing(id))))
 }
 
-fn new_document(tenant: &TenantId, batch: &NewBatch, spec: String, mark: Bson) -> Document {
+/// The document of a batch as it is made.
+pub(crate) fn new_document(tenant: &TenantId, batch: &NewBatch, spec: String, mark: Bson) -> Document {
     let mut document = doc! {
         "_id": binary(*batch.id.as_bytes()), "tenant": tenant.as_str(), "rev": 0_i64, "mark": mark, "total": 0_i64,
         "bytes": int(spec.len() as u64),
@@ -164,7 +182,10 @@ async fn put_rows(
 ) -> StoreResult<()> {
     touch_draft(commands, tenant, batch, upload, now_ms).await?;
     uploads::touch(commands, batch, upload, now_ms).await?;
-    let inserted = insert_blocks(commands, batch, upload, blocks).await?;
+    let placed: Vec<_> = blocks.iter().map(|block| (batch, upload, block)).collect();
+    let is_new = insert_blocks(commands, &placed).await?;
+    let inserted: Vec<_> =
+        blocks.iter().zip(is_new).filter_map(|(block, is_new)| is_new.then_some(block)).collect();
     let bytes: u64 = inserted.iter().map(|block| block.bytes.len() as u64).sum();
     // Whoever gave the upload up, or the batch, may have removed its blocks before these were there.
     let (counted, owned, living) = tokio::join!(
@@ -211,23 +232,23 @@ async fn touch_draft(
     Err(conflict("too many uploads of the batch were given up"))
 }
 
-/// Inserts the blocks that are not there; answers those. Hashes of custom ids come first, so that no block is without its own.
-async fn insert_blocks<'a>(
+/// Inserts the blocks that are not there; answers for each whether it is new. Hashes of custom ids come first, so that no block is
+/// without its own.
+pub(crate) async fn insert_blocks(
     commands: &Commands,
-    batch: BatchId,
-    upload: UploadId,
-    blocks: &'a [RowBlock],
-) -> StoreResult<Vec<&'a RowBlock>> {
-    let ids = blocks.iter().filter(|block| !block.ids.is_empty()).map(|block| {
-        let key = row_key(batch, upload, block.seq);
+    blocks: &[(BatchId, UploadId, &RowBlock)],
+) -> StoreResult<Vec<bool>> {
+    let with_ids = blocks.iter().filter(|(_, _, block)| !block.ids.is_empty());
+    let ids = with_ids.map(|(batch, upload, block)| {
+        let key = row_key(*batch, *upload, block.seq);
         raw_document(&[(cstr!("_id"), raw_binary(&key)), (cstr!("ids"), raw_binary(&block.ids))])
     });
     let ids: Vec<_> = ids.collect();
     if !ids.is_empty() {
         commands.insert(ROW_IDS, ids).await?;
     }
-    let rows = blocks.iter().map(|block| {
-        let key = row_key(batch, upload, block.seq);
+    let rows = blocks.iter().map(|(batch, upload, block)| {
+        let key = row_key(*batch, *upload, block.seq);
         let size = i64::try_from(block.bytes.len()).unwrap_or(i64::MAX);
         raw_document(&[
             (cstr!("_id"), raw_binary(&key)),
@@ -237,7 +258,7 @@ async fn insert_blocks<'a>(
         ])
     });
     let there = commands.insert(ROWS, rows.collect()).await?.duplicates;
-    Ok(blocks.iter().enumerate().filter(|(at, _)| !there.contains(at)).map(|(_, block)| block).collect())
+    Ok((0..blocks.len()).map(|at| !there.contains(&at)).collect())
 }
 
 async fn commit_part(

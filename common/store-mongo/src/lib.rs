@@ -4,12 +4,14 @@
 //! is written before it and invisible until then, or follows from it and is repeated by whoever comes next. Start at [`MongoStore`]; the contracts
 //! are those of `promptmill_ports`.
 
+mod accept;
 mod accounts;
 mod admission;
 mod batches;
 mod bodies;
 mod claims;
 mod close;
+mod close_small;
 mod codec;
 mod collections;
 mod commands;
@@ -23,7 +25,9 @@ mod generations;
 mod heads;
 mod indexes;
 mod intake;
+mod kept_usage;
 mod lists;
+mod open_batches;
 mod options;
 mod order;
 mod outbox;
@@ -37,6 +41,7 @@ mod sessions;
 mod slices;
 mod store;
 mod templates;
+mod together;
 mod uploads;
 mod usage;
 mod versions;

@@ -4,7 +4,7 @@ use mongodb::bson::{Bson, Document, doc};
 use promptmill_domain::{BatchId, TenantId};
 use promptmill_ports::{BatchFilter, BatchPage, PageLimit, StoreResult};
 
-use crate::batches::{self, Phase};
+use crate::batches;
 use crate::codec::{Fields, binary, corrupt, int};
 use crate::collections::BATCHES;
 use crate::commands::{Commands, Concern, Query};
@@ -46,7 +46,7 @@ pub(crate) async fn load(
 
 /// Every index the query may be led by begins with the tenant and ends in the order of the list, so that a page is read and not sorted.
 fn query(tenant: &TenantId, filter: &BatchFilter, before: Option<BatchId>) -> Query {
-    let mut wanted = doc! { "tenant": tenant.as_str(), "phase": { "$ne": Phase::Deleting.number() } };
+    let mut wanted = doc! { "tenant": tenant.as_str(), "phase": batches::there() };
     if !filter.labels.is_empty() {
         let labels: Vec<Bson> = filter.labels.iter().map(|(key, value)| label(key, value).into()).collect();
         wanted.insert("labels", doc! { "$all": labels });

@@ -18,7 +18,7 @@ use promptmill_ports::{PageLimit, SettledCursor, SettledPage, StoreError, StoreR
 use crate::MongoStore;
 use crate::codec::{Fields, binary, corrupt, key, number_of, range};
 use crate::collections::{HEADS, SETTLED};
-use crate::commands::{Commands, Concern, Query, Update};
+use crate::commands::{Commands, Concern, Query, Update, encode};
 use crate::heads::{self, Stored};
 use crate::read::Page;
 
@@ -58,7 +58,8 @@ pub(crate) struct Record {
 }
 
 impl Record {
-    fn mark(&self) -> [u8; 24] {
+    /// By which it is in the log at most once.
+    pub(crate) fn mark(&self) -> [u8; 24] {
         let mut mark = [0; 24];
         mark[..20].copy_from_slice(&key(self.chunk.batch, self.chunk.n));
         mark[20..].copy_from_slice(&self.change.number.to_be_bytes());
@@ -132,26 +133,87 @@ impl Logs {
 }
 
 /// Puts changes in the logs of their batches, each once. Repeatable.
+///
+/// The first changes of batches whose logs seem not to be there begin them all in one command, and changes for logs whose last document is known go
+/// there in one. What that does not do, each batch does for itself ([`append_some`]).
 pub(crate) async fn append(store: &MongoStore, records: Vec<Record>) -> StoreResult<()> {
+    let (mut fresh, mut known, mut alone) = (Vec::new(), Vec::new(), Vec::new());
+    for (batch, records) in by_batch(store, records) {
+        let is_one_write = fitting(&records) == records.len();
+        match store.logs().last(batch) {
+            Some(last) if is_one_write => known.push((batch, last, records)),
+            // Nothing of these chunks was ever logged, so perhaps nothing of their batch.
+            None if is_one_write && records.iter().all(|record| record.change.number == 0) => {
+                fresh.push((batch, 0, records));
+            }
+            Some(_) | None => alone.push((batch, 0, records)),
+        }
+    }
+    for (these, is_new) in [(fresh, true), (known, false)] {
+        // One alone finds its way with as few commands.
+        if these.len() > 1 || is_new {
+            alone.extend(append_each(store, these, is_new).await?);
+        } else {
+            alone.extend(these);
+        }
+    }
+    for (batch, _, mut records) in alone {
+        while !records.is_empty() {
+            let rest = records.split_off(fitting(&records));
+            append_some(store, batch, std::mem::replace(&mut records, rest)).await?;
+        }
+    }
+    Ok(())
+}
+
+fn by_batch(store: &MongoStore, records: Vec<Record>) -> HashMap<BatchId, Vec<Record>> {
     let mut by_batch: HashMap<BatchId, Vec<Record>> = HashMap::new();
     for record in records {
         if !store.logs().is_logged(&record) {
             by_batch.entry(record.chunk.batch).or_default().push(record);
         }
     }
-    for (batch, mut records) in by_batch {
-        while !records.is_empty() {
-            let mut items = 0;
-            let fits = records.iter().take(CHANGES_TOGETHER).take_while(|record| {
-                items += record.items();
-                items <= ITEMS_TOGETHER
-            });
-            let some = fits.count().max(1);
-            let rest = records.split_off(some);
-            append_some(store, batch, std::mem::replace(&mut records, rest)).await?;
+    by_batch
+}
+
+/// How many of the records go in one write.
+fn fitting(records: &[Record]) -> usize {
+    let mut items = 0;
+    let fits = records.iter().take(CHANGES_TOGETHER).take_while(|record| {
+        items += record.items();
+        items <= ITEMS_TOGETHER
+    });
+    fits.count().max(1)
+}
+
+/// Changes for one document of a batch's log.
+type ForLog = (BatchId, u32, Vec<Record>);
+
+/// Begins these documents, or adds to them, in one command. Answers those of which it is not sure.
+async fn append_each(store: &MongoStore, these: Vec<ForLog>, is_new: bool) -> StoreResult<Vec<ForLog>> {
+    if these.is_empty() {
+        return Ok(these);
+    }
+    let (commands, logs) = (store.commands(), store.logs());
+    let is_unsure: Vec<bool> = if is_new {
+        let documents = these.iter().map(|(batch, last, records)| encode(&beginning(*batch, *last, records)));
+        let there = commands.insert(SETTLED, documents.collect::<StoreResult<_>>()?).await?.duplicates;
+        (0..these.len()).map(|at| there.contains(&at)).collect()
+    } else {
+        let pushes = these.iter().map(|(batch, last, records)| pushing(*batch, *last, records));
+        let written = commands.update(SETTLED, pushes.collect()).await?;
+        vec![written.n != these.len() as u64 || !written.duplicates.is_empty(); these.len()]
+    };
+    let mut unsure = Vec::new();
+    for ((batch, last, records), is_unsure) in these.into_iter().zip(is_unsure) {
+        if is_unsure {
+            unsure.push((batch, last, records));
+        } else {
+            records.iter().for_each(|record| logs.note_logged(record));
+            logs.note_last(batch, last);
         }
     }
-    Ok(())
+    Ok(unsure)
 }
 
 async fn append_some(store: &MongoStore, batch: BatchId, mut records: Vec<Record>) -> StoreResult<()> {
@@ -208,6 +270,12 @@ fn lists(records: &[Record]) -> (Vec<Bson>, Vec<Bson>, i64) {
 
 /// Adds the changes to a document that is not full; answers whether it did.
 async fn push(commands: &Commands, batch: BatchId, number: u32, records: &[Record]) -> StoreResult<bool> {
+    let written = commands.update(SETTLED, vec![pushing(batch, number, records)]).await?;
+    Ok(written.n == 1 && written.duplicates.is_empty())
+}
+
+/// The update that does.
+fn pushing(batch: BatchId, number: u32, records: &[Record]) -> Update {
     let (marks, entries, items) = lists(records);
     let filter = doc! {
         "_id": binary(key(batch, number)), "count": { "$lt": FULL }, "marks": { "$nin": marks.clone() },
@@ -215,17 +283,18 @@ async fn push(commands: &Commands, batch: BatchId, number: u32, records: &[Recor
     let change = doc! {
         "$push": { "entries": { "$each": entries }, "marks": { "$each": marks } }, "$inc": { "count": items },
     };
-    let written = commands.update(SETTLED, vec![Update::one(filter, change)]).await?;
-    Ok(written.n == 1 && written.duplicates.is_empty())
+    Update::one(filter, change)
 }
 
 /// Begins a document with the changes; answers whether it did.
 async fn begin(commands: &Commands, batch: BatchId, number: u32, records: &[Record]) -> StoreResult<bool> {
+    commands.insert_one(SETTLED, &beginning(batch, number, records)).await
+}
+
+/// The document that is begun.
+fn beginning(batch: BatchId, number: u32, records: &[Record]) -> Document {
     let (marks, entries, items) = lists(records);
-    let document = doc! {
-        "_id": binary(key(batch, number)), "count": items, "entries": entries, "marks": marks,
-    };
-    commands.insert_one(SETTLED, &document).await
+    doc! { "_id": binary(key(batch, number)), "count": items, "entries": entries, "marks": marks }
 }
 
 async fn count(commands: &Commands, batch: BatchId, number: u32) -> StoreResult<Option<i64>> {
@@ -253,6 +322,16 @@ fn marks_of(documents: &[Document]) -> StoreResult<HashSet<Vec<u8>>> {
         }
     }
     Ok(marks)
+}
+
+/// The marks in the first documents of these batches' logs.
+pub(crate) async fn first_marks(commands: &Commands, batches: &[BatchId]) -> StoreResult<HashSet<Vec<u8>>> {
+    if batches.is_empty() {
+        return Ok(HashSet::new());
+    }
+    let ids: Vec<_> = batches.iter().map(|batch| binary(key(*batch, 0))).collect();
+    let query = Query::of(doc! { "_id": { "$in": ids } }).fields(doc! { "marks": 1 });
+    marks_of(&commands.find(SETTLED, query, Concern::Local).await?)
 }
 
 /// Puts in the log what a crash kept from it. To be called when no chunk of the batch changes any more.

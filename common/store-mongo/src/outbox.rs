@@ -73,9 +73,16 @@ pub(crate) struct Change<'a> {
 
 /// A number for an event that may be written: larger than those given before.
 pub(crate) async fn next_number(commands: &Commands) -> StoreResult<u64> {
-    let more = doc! { "$inc": { "value": 1_i64 } };
+    next_numbers(commands, 1).await
+}
+
+/// So many numbers that follow one another: the first of them.
+pub(crate) async fn next_numbers(commands: &Commands, count: usize) -> StoreResult<u64> {
+    let count = int(count as u64);
+    let more = doc! { "$inc": { "value": count } };
     let after = commands.find_and_modify(META, doc! { "_id": EVENTS }, more, true, true).await?;
-    after.as_ref().map_or_else(|| Err(corrupt("the number of events")), |after| Fields(after).uint("value"))
+    let after = after.ok_or_else(|| corrupt("the number of events"))?;
+    Ok(Fields(&after).uint("value")?.saturating_sub(count.unsigned_abs() - 1))
 }
 
 /// Adds the event of a change to its update operators, where it is one that is told and the batch, of which `found` has the [`fields`], has

@@ -28,7 +28,8 @@ pub(crate) struct CommittedPart {
 }
 
 impl CommittedPart {
-    fn document(&self) -> Document {
+    /// As it stands in its batch.
+    pub(crate) fn document(&self) -> Document {
         doc! {
             "part": i64::from(self.part), "upload": binary(*self.upload.as_bytes()), "blocks": i64::from(self.blocks),
             "digest": binary(self.digest), "rows": int(self.rows),

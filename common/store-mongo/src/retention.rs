@@ -1,5 +1,8 @@
 //! `Retention`: what was kept long enough, and whether there is room for more.
 
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
 use async_trait::async_trait;
 use mongodb::bson::{Document, doc};
 use promptmill_domain::{BatchId, TenantId};
@@ -14,6 +17,8 @@ use crate::{delete, sessions, uploads};
 
 /// Below this much free space the store takes no more.
 const LOW_WATER_BYTES: u64 = 256 * 1024 * 1024;
+/// How long an answer about the disk is good.
+const DISK_KEPT: Duration = Duration::from_millis(500);
 /// Blocks dropped in one call.
 const BLOCKS: u32 = 1_000;
 /// How long it is remembered who died.
@@ -40,7 +45,7 @@ impl Retention for MongoStore {
             outlived.extend(named(commands, query.limit(room)).await?);
         }
         let room = limit.saturating_sub(u32::try_from(outlived.len()).unwrap_or(limit));
-        let drafts = doc! { "phase": Phase::Draft.number(), "touched_ms": { "$lt": int(drafts_before_ms) } };
+        let drafts = doc! { "phase": delete::unfinished(), "touched_ms": { "$lt": int(drafts_before_ms) } };
         for (tenant, batch) in named(commands, Query::of(drafts).limit(room)).await? {
             if delete::mark_draft(commands, &tenant, batch, drafts_before_ms).await? {
                 outlived.push((tenant, batch));
@@ -51,17 +56,43 @@ impl Retention for MongoStore {
 
     async fn has_room(&self) -> StoreResult<bool> {
         let commands = self.commands();
-        let stats = commands.run(doc! { "dbStats": 1, "scale": 1 }).await?;
-        // A server that keeps its data in memory says nothing of a disk.
-        let room = match (Fields(&stats).uint("fsTotalSize"), Fields(&stats).uint("fsUsedSize")) {
-            (Ok(total), Ok(used)) => total.saturating_sub(used) >= LOW_WATER_BYTES,
-            _ => true,
+        let room = match self.disk().lately() {
+            Some(room) => room,
+            None => {
+                let room = disk_has_room(commands).await?;
+                self.disk().note(room);
+                room
+            }
         };
         // The next write that succeeds says otherwise; a live session makes one every second.
         if room && commands.last_write_failed() {
             return Err(StoreError::unavailable("the last write was not acknowledged"));
         }
         Ok(room)
+    }
+}
+
+async fn disk_has_room(commands: &Commands) -> StoreResult<bool> {
+    let stats = commands.run(doc! { "dbStats": 1, "scale": 1 }).await?;
+    // A server that keeps its data in memory says nothing of a disk.
+    Ok(match (Fields(&stats).uint("fsTotalSize"), Fields(&stats).uint("fsUsedSize")) {
+        (Ok(total), Ok(used)) => total.saturating_sub(used) >= LOW_WATER_BYTES,
+        _ => true,
+    })
+}
+
+/// Whether the server's disk had room when it was asked last: it does not fill up within a moment.
+#[derive(Debug, Default)]
+pub(crate) struct Disk(Mutex<Option<(Instant, bool)>>);
+
+impl Disk {
+    fn lately(&self) -> Option<bool> {
+        let last = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        last.filter(|(at, _)| at.elapsed() < DISK_KEPT).map(|(_, room)| room)
+    }
+
+    fn note(&self, room: bool) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some((Instant::now(), room));
     }
 }
 

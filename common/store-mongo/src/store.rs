@@ -1,24 +1,47 @@
 //! The store as its user holds it.
 
-use mongodb::Client;
-use mongodb::bson::doc;
-use promptmill_ports::{StoreError, StoreResult};
+use std::sync::Arc;
 
-use crate::batches::OpenBatches;
-use crate::commands::Commands;
+use mongodb::Client;
+use mongodb::bson::{RawDocumentBuf, doc};
+use promptmill_ports::{Accepted, StoreError, StoreResult};
+
+use crate::close_small::Closed;
+use crate::commands::{Commands, Update};
 use crate::fault::Fault;
+use crate::open_batches::OpenBatches;
 use crate::options::MongoOptions;
 use crate::order::Logs;
 use crate::record_bytes::RecordBytes;
-use crate::{indexes, schema, templates};
+use crate::retention::Disk;
+use crate::together::Together;
+use crate::{accept, close_small, indexes, schema, templates};
 
-/// A store in one MongoDB database, for any number of processes at once. Share it as `Arc<MongoStore>`.
+/// A store in one MongoDB database, for any number of processes at once. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct MongoStore(Arc<Parts>);
+
 #[derive(Debug)]
-pub struct MongoStore {
+struct Parts {
     commands: Commands,
     open_batches: OpenBatches,
     logs: Logs,
     record_bytes: RecordBytes,
+    groups: Groups,
+    disk: Disk,
+}
+
+/// Steps whose calls are done together.
+#[derive(Debug, Default)]
+pub(crate) struct Groups {
+    /// Of `Intake::accept`.
+    pub(crate) accepts: Arc<Together<accept::Call, Accepted>>,
+    /// Of `Claims::claim`.
+    pub(crate) claims: Arc<Together<RawDocumentBuf, bool>>,
+    /// Of `Claims::answer`.
+    pub(crate) answers: Arc<Together<Update, bool>>,
+    /// Of `Close::close`.
+    pub(crate) closes: Arc<Together<close_small::Call, Closed>>,
 }
 
 impl MongoStore {
@@ -35,32 +58,49 @@ impl MongoStore {
         schema::migrate(&commands).await?;
         indexes::ensure(&commands).await?;
         templates::finish_deletions(&commands).await?;
-        Ok(Self {
+        Ok(Self(Arc::new(Parts {
             commands,
             open_batches: OpenBatches::default(),
             logs: Logs::default(),
             record_bytes: RecordBytes::default(),
-        })
+            groups: Groups::default(),
+            disk: Disk::default(),
+        })))
+    }
+
+    /// How many commands this store has sent: those that were repeated each time, those not that fetch more of an answer.
+    pub fn commands_sent(&self) -> u64 {
+        self.commands().sent()
     }
 
     /// The way into the database.
-    pub(crate) const fn commands(&self) -> &Commands {
-        &self.commands
+    pub(crate) fn commands(&self) -> &Commands {
+        &self.0.commands
     }
 
     /// The open batches as they were read last.
-    pub(crate) const fn known_open_batches(&self) -> &OpenBatches {
-        &self.open_batches
+    pub(crate) fn known_open_batches(&self) -> &OpenBatches {
+        &self.0.open_batches
     }
 
     /// What is known of the order of settling.
-    pub(crate) const fn logs(&self) -> &Logs {
-        &self.logs
+    pub(crate) fn logs(&self) -> &Logs {
+        &self.0.logs
+    }
+
+    /// The calls that are done together.
+    pub(crate) fn together(&self) -> &Groups {
+        &self.0.groups
+    }
+
+    /// What is known of the server's disk.
+    pub(crate) fn disk(&self) -> &Disk {
+        &self.0.disk
     }
 
     /// What is known of the bytes of records.
-    pub(crate) const fn kept_bytes(&self) -> &RecordBytes {
-        &self.record_bytes
+    pub(crate) fn kept_bytes(&self) -> &RecordBytes {
+        &self.0.record_bytes
     }
 }
 

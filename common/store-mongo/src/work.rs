@@ -26,7 +26,7 @@ use crate::uploads::row_key;
 use crate::{order, sessions, usage};
 
 /// Blocks of rows read in one command.
-const BLOCKS_TOGETHER: usize = 16;
+const BLOCKS_TOGETHER: usize = 128;
 
 #[async_trait]
 impl Work for MongoStore {
@@ -73,6 +73,8 @@ impl Work for MongoStore {
     }
 }
 
+/// Leases first, then looks whether the session lives: only what it sees afterwards counts, since whoever buries a session first says so and
+/// then takes its chunks. A crash before the look leaves leases that end with the session, or that the sweep of strays takes.
 async fn claim(
     store: &MongoStore,
     owner: SessionId,
@@ -83,21 +85,20 @@ async fn claim(
     if chunks.is_empty() {
         return Ok(Vec::new());
     }
-    let batches = chunks.iter().map(|(chunk, _)| chunk.batch);
-    let (alive, states) =
-        tokio::join!(sessions::is_alive(commands, owner), batches::states(commands, batches));
-    let states = states?;
-    if !alive? {
-        return Ok(Vec::new());
-    }
+    let asked: Vec<_> = chunks.iter().map(|(chunk, _)| *chunk).collect();
+    let (states, known) = tokio::join!(
+        batches::states(commands, asked.iter().map(|chunk| chunk.batch)),
+        heads::load(commands, &asked),
+    );
+    let (states, known) = (states?, known?);
     let begins = |chunk: &ChunkId| states.get(&chunk.batch).is_some_and(|(_, state)| state.may_begin());
     let wanted: Vec<_> = chunks.iter().filter(|(chunk, _)| begins(chunk)).copied().collect();
     let ids: Vec<_> = wanted.iter().map(|(chunk, _)| *chunk).collect();
     let lease = |at: usize, head: &mut Head| {
         let token = wanted[at].1;
-        head.apply(HeadEvent::Claim { owner, token }, now_ms)
+        head.apply(HeadEvent::Claim { owner, token }, now_ms).map(|()| Vec::new())
     };
-    let changed = heads::change_plain(store, &ids, lease).await?;
+    let changed = heads::change(store, &ids, known, lease).await?;
     let mut claimed: Vec<(Stored, LeaseToken)> = Vec::with_capacity(changed.len());
     for (changed, (_, token)) in changed.into_iter().zip(&wanted) {
         if let Changed::Applied(stored) = changed {
@@ -107,13 +108,15 @@ async fn claim(
     if claimed.is_empty() {
         return Ok(Vec::new());
     }
-    let (still_alive, blocks) = tokio::join!(
+    let (is_alive, blocks) = tokio::join!(
         sessions::is_alive(commands, owner),
         load_blocks(commands, claimed.iter().map(|(stored, _)| &stored.head)),
     );
-    // A lease of a session that died meanwhile would be nobody's to take away.
-    if !still_alive? {
-        sessions::take_chunks(store, owner, &HeadEvent::HandBack { owner }, now_ms).await?;
+    // A lease of a session that died would be nobody's to take away.
+    if !is_alive? {
+        let ids: Vec<_> = claimed.iter().map(|(stored, _)| stored.head.chunk).collect();
+        let hand_back = |_, head: &mut Head| head.apply(HeadEvent::HandBack { owner }, now_ms);
+        heads::change_plain(store, &ids, hand_back).await?;
         return Ok(Vec::new());
     }
     let blocks = blocks?;
@@ -213,10 +216,8 @@ fn check_items(stored: Option<&Stored>, group: &SettleGroup) -> StoreResult<()> 
 }
 
 async fn count(commands: &Commands, stored_bytes: HashMap<TenantId, u64>) -> StoreResult<()> {
-    for (tenant, bytes) in stored_bytes {
-        usage::add(commands, &tenant, int(bytes)).await?;
-    }
-    Ok(())
+    let bytes = stored_bytes.iter().map(|(tenant, bytes)| (tenant, int(*bytes)));
+    usage::add_all(commands, &bytes.collect()).await
 }
 
 /// Stores the bodies of items that are open, and answers the items of each group with the code of the body that is stored for them, and how many

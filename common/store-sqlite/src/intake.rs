@@ -5,7 +5,9 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use promptmill_domain::chunk::{ChunkCut, FrozenPart, MAX_CHUNK_ROWS};
 use promptmill_domain::{BatchEvent, BatchId, BatchState, ItemCode, LaneId, TenantId, UploadId};
-use promptmill_ports::{Created, Intake, NewBatch, PartCommit, RowBlock, StoreResult};
+use promptmill_ports::{
+    Accepted, Created, Intake, NewBatch, PartCommit, RowBlock, StoreResult, WholeBatch, flow,
+};
 use rusqlite::{Connection, OptionalExtension as _, params};
 
 use crate::SqliteStore;
@@ -22,6 +24,13 @@ impl Intake for SqliteStore {
     async fn create(&self, tenant: &TenantId, batch: NewBatch) -> StoreResult<Created> {
         let tenant = tenant.clone();
         self.write(SMALL + batch.spec.template.len(), move |db| create(db, &tenant, &batch)).await
+    }
+
+    async fn accept(&self, tenant: &TenantId, whole: WholeBatch) -> StoreResult<Accepted> {
+        let tenant = tenant.clone();
+        let cuts = flow::cut_whole(&whole, whole.batch.spec.chunk_rows)?;
+        let bytes = whole.batch.spec.template.len() + whole.rows.bytes.len() + whole.rows.ids.len();
+        self.write(SMALL * (2 + cuts.len()) + bytes, move |db| accept(db, &tenant, &whole, &cuts)).await
     }
 
     async fn put_rows(
@@ -121,6 +130,28 @@ fn create(db: &Connection, tenant: &TenantId, batch: &NewBatch) -> Result<Create
         label.execute(params![tenant.as_str(), key, value, batch.id.as_bytes()])?;
     }
     Ok(Created::New)
+}
+
+/// The steps from the create to the submit, one after the other in one transaction.
+fn accept(
+    db: &Connection,
+    tenant: &TenantId,
+    whole: &WholeBatch,
+    cuts: &[ChunkCut],
+) -> Result<Accepted, Fault> {
+    let new = &whole.batch;
+    if let Created::Existing(id) = create(db, tenant, new)? {
+        return Ok(Accepted::Existing(id));
+    }
+    let upload = whole.upload();
+    put_rows(db, tenant, new.id, upload, std::slice::from_ref(&whole.rows), new.now_ms)?;
+    let part = PartCommit { part: 0, upload, blocks: 1, digest: whole.digest };
+    commit_part(db, tenant, new.id, &part)?;
+    begin_submit(db, tenant, new.id)?;
+    put_heads(db, tenant, new.id, &new.spec.lane, cuts)?;
+    let chunks = u32::try_from(cuts.len()).unwrap_or(u32::MAX);
+    finish_submit(db, tenant, new.id, chunks, whole.rows.len, new.now_ms)?;
+    Ok(Accepted::New(Box::new(batches::load(db, tenant, new.id)?)))
 }
 
 fn draft(db: &Connection, tenant: &TenantId, batch: BatchId, what: &str) -> Result<Found, Fault> {

@@ -1,4 +1,4 @@
-//! Real servers for tests: Redis and MongoDB, on free ports of this machine.
+//! Real servers for tests and measures: Redis and MongoDB, on free ports of this machine.
 //!
 //! A server ends with the value that stands for it, and also when the test process is killed. [`RedisServer`] starts in
 //! milliseconds, so every test has its own. A `mongod` takes seconds: [`MongoDatabase`] is a database of one's own on a server that
@@ -17,6 +17,6 @@ mod program;
 mod redis;
 
 pub use binary::{Binary, http_get};
-pub use mongo::{MongoDatabase, MongoReplicaSet, MongoServer};
+pub use mongo::{MongoConnection, MongoDatabase, MongoReplicaSet, MongoServer};
 pub use process::free_port;
 pub use redis::{RedisSentinel, RedisServer};

@@ -8,3 +8,4 @@ mod wire;
 pub use server::MongoServer;
 pub use set::MongoReplicaSet;
 pub use shared::MongoDatabase;
+pub use wire::MongoConnection;

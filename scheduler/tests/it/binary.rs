@@ -47,7 +47,10 @@ fn a_url_that_cannot_be_used_is_told_in_one_sentence_without_its_password() {
     ];
     let (code, said) = Binary::start(PROGRAM, &["--metrics-listen", "127.0.0.1:0"], &env).ended();
     assert_eq!(code, Some(1), "{said}");
-    assert!(said.contains("error: the MongoDB store cannot be used: the MongoDB URL cannot be used; it reads"), "{said}");
+    assert!(
+        said.contains("error: the MongoDB store cannot be used: the MongoDB URL cannot be used; it reads"),
+        "{said}"
+    );
     assert!(!said.contains("s3cret"), "{said}");
 }
 

@@ -36,12 +36,13 @@ fn without_servers_it_names_what_is_missing() {
 fn a_url_that_cannot_be_used_is_told_in_one_sentence_without_its_password() {
     let redis = RedisServer::start();
     let redis_url = redis.url();
-    let env = [
-        ("PROMPTMILL_MONGO_URL", "mongodb://me:s3cret@"),
-        ("PROMPTMILL_REDIS_URL", redis_url.as_str()),
-    ];
+    let env =
+        [("PROMPTMILL_MONGO_URL", "mongodb://me:s3cret@"), ("PROMPTMILL_REDIS_URL", redis_url.as_str())];
     let (code, said) = Binary::start(PROGRAM, &["--metrics-listen", "127.0.0.1:0"], &env).ended();
     assert_eq!(code, Some(1), "{said}");
-    assert!(said.contains("error: the MongoDB store cannot be used: the MongoDB URL cannot be used; it reads"), "{said}");
+    assert!(
+        said.contains("error: the MongoDB store cannot be used: the MongoDB URL cannot be used; it reads"),
+        "{said}"
+    );
     assert!(!said.contains("s3cret"), "{said}");
 }

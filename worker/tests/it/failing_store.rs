@@ -10,10 +10,10 @@ use promptmill_domain::{
     SessionId, TenantId, UploadId, WorkerReport,
 };
 use promptmill_ports::{
-    Admission, BatchFilter, BatchPage, BeatAnswer, BlockIds, BlockRow, Close, Control, Created, Intake,
-    Lease, NewBatch, Outbox, OutcomePage, PageLimit, Part, PartCommit, Progress, Read, Retention, RowBlock,
-    Rows, SessionBeat, Sessions, SettleGroup, Settled, SettledCursor, SettledPage, StoreError, StoreResult,
-    Usage, Work,
+    Accepted, Admission, BatchFilter, BatchPage, BeatAnswer, BlockIds, BlockRow, Close, Control, Created,
+    Intake, Lease, NewBatch, Outbox, OutcomePage, PageLimit, Part, PartCommit, Progress, Read, Retention,
+    RowBlock, Rows, SessionBeat, Sessions, SettleGroup, Settled, SettledCursor, SettledPage, StoreError,
+    StoreResult, Usage, WholeBatch, Work,
 };
 use promptmill_store_sqlite::SqliteStore;
 
@@ -57,6 +57,10 @@ fn away() -> StoreError {
 impl Intake for FailingStore {
     async fn create(&self, tenant: &TenantId, batch: NewBatch) -> StoreResult<Created> {
         self.fated("create", self.inner.create(tenant, batch)).await
+    }
+
+    async fn accept(&self, tenant: &TenantId, whole: WholeBatch) -> StoreResult<Accepted> {
+        self.fated("accept", self.inner.accept(tenant, whole)).await
     }
 
     async fn put_rows(

@@ -16,10 +16,10 @@ use promptmill_domain::{
     LeaseToken, SessionId, TenantId, UploadId, WorkerReport,
 };
 use promptmill_ports::{
-    Admission, BatchFilter, BatchPage, BeatAnswer, BlockIds, BlockRow, Close, Control, Created, Intake,
-    Lease, NewBatch, Outbox, OutcomePage, PageLimit, Part, PartCommit, Progress, Read, Retention, RowBlock,
-    Rows, SessionBeat, Sessions, SettleGroup, Settled, SettledCursor, SettledPage, Store, StoreError,
-    StoreResult, StoredOutcome, Usage, Work,
+    Accepted, Admission, BatchFilter, BatchPage, BeatAnswer, BlockIds, BlockRow, Close, Control, Created,
+    Intake, Lease, NewBatch, Outbox, OutcomePage, PageLimit, Part, PartCommit, Progress, Read, Retention,
+    RowBlock, Rows, SessionBeat, Sessions, SettleGroup, Settled, SettledCursor, SettledPage, Store,
+    StoreError, StoreResult, StoredOutcome, Usage, WholeBatch, Work,
 };
 use tokio::sync::{Semaphore, watch};
 
@@ -201,6 +201,7 @@ macro_rules! passes {
 passes! {
     Intake {
         fn create(tenant: &TenantId, batch: NewBatch) -> Created;
+        fn accept(tenant: &TenantId, whole: WholeBatch) -> Accepted;
         fn put_rows(tenant: &TenantId, batch: BatchId, upload: UploadId, blocks: Vec<RowBlock>, now_ms: u64) -> ();
         fn drop_upload(tenant: &TenantId, batch: BatchId, upload: UploadId) -> ();
         fn commit_part(tenant: &TenantId, batch: BatchId, part: PartCommit) -> ();

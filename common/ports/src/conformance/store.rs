@@ -8,10 +8,12 @@
     reason = "a conformance case is a test that lives outside cfg(test)"
 )]
 
+mod accept;
 mod close;
 mod events;
 mod intake;
 mod lists;
+mod many;
 mod model;
 mod order;
 mod read;
@@ -22,10 +24,12 @@ mod uploads;
 mod walk;
 mod work;
 
+pub use accept::*;
 pub use close::*;
 pub use events::*;
 pub use intake::*;
 pub use lists::*;
+pub use many::*;
 pub use order::*;
 pub use read::*;
 pub use retention::*;
@@ -56,6 +60,12 @@ macro_rules! store_conformance {
             rows_and_parts_are_frozen_by_the_submit
             a_submit_with_a_missing_head_is_refused
             the_heads_are_the_cut_of_the_rows
+            an_accepted_batch_is_what_the_steps_of_a_submit_make
+            an_accept_that_is_repeated_changes_nothing
+            accepts_at_once_of_the_same_batch_make_it_once
+            accepts_at_once_are_answered_each_for_itself
+            an_accept_that_is_refused_leaves_nothing
+            an_accepted_batch_runs_to_its_end_and_is_deleted
             only_a_ready_chunk_is_claimed
             of_two_claimers_exactly_one_gets_the_chunk
             chunks_of_a_paused_or_closing_batch_are_neither_admitted_nor_claimed
@@ -118,6 +128,9 @@ macro_rules! store_conformance {
             a_fresh_store_has_room
             a_session_is_listed_with_its_last_report
             limits_in_force_are_the_last_ones_set
+            admitting_moves_the_chunks_of_every_batch_that_may_run
+            groups_of_many_batches_settle_in_one_call_each_in_its_own_order
+            closes_at_once_are_answered_each_for_itself_and_told_once
             random_steps_agree_with_the_model
         }
     };

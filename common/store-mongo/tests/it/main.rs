@@ -11,6 +11,7 @@ mod records_at_once;
 mod records_steps;
 mod records_unanswered;
 mod scene;
+mod small;
 mod start;
 mod strays;
 mod suite;

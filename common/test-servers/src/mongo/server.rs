@@ -1,25 +1,36 @@
 //! One `mongod` as a replica set of its own.
 
 use std::ffi::OsString;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use bson::{Document, doc};
 use tempfile::TempDir;
 
-use super::wire;
+use super::wire::{self, MongoConnection};
 use crate::process::{Process, on_a_free_port, wait_for};
 use crate::program::{program, servers_folder};
 
-/// A replica set of one, with test commands (`failCommand`) on. It takes about 3 s to start and 120 MB.
+/// A replica set of one. It takes about 3 s to start and 120 MB.
 #[derive(Debug)]
 pub struct MongoServer {
     member: Member,
 }
 
 impl MongoServer {
-    /// Starts one and waits until it can be written to.
+    /// Starts one with test commands (`failCommand`) on, and waits until it can be written to.
     pub fn start() -> Self {
-        let member = Member::start();
+        Self::of(Member::start())
+    }
+
+    /// Starts one over a fresh folder in `folder` with the sizes of cache and oplog that MongoDB itself chooses, and without test
+    /// commands: for measures, of which the disk under the folder is a part.
+    pub fn start_as_shipped(folder: &Path) -> Self {
+        let folder = tempfile::Builder::new().prefix("mongod-").tempdir_in(folder).unwrap();
+        Self::of(Member::start_in(folder, shipped_args))
+    }
+
+    fn of(member: Member) -> Self {
         initiate(&[member.port]);
         Self { member }
     }
@@ -50,6 +61,14 @@ impl MongoServer {
         wait_for("mongod to be the primary again", || wire::is_primary(self.member.port));
     }
 
+    /// A connection to it that is kept.
+    ///
+    /// # Errors
+    /// It does not take one.
+    pub fn connect(&self) -> io::Result<MongoConnection> {
+        MongoConnection::open(self.member.port)
+    }
+
     /// Runs one command on a connection of its own. An answer that is not `ok` fails the test.
     pub fn command(&self, database: &str, command: Document) -> Document {
         run(self.member.port, database, command)
@@ -70,19 +89,26 @@ pub(super) struct Member {
     pub(super) process: Process,
     pub(super) port: u16,
     folder: TempDir,
+    args: ArgsOf,
 }
+
+/// The arguments of a `mongod` on a port over a folder of data.
+type ArgsOf = fn(u16, &Path) -> Vec<OsString>;
 
 impl Member {
     /// Starts one that is in no set yet.
     pub(super) fn start() -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let (process, port) = on_a_free_port(|port| Ok((start_process(port, folder.path())?, port)));
-        Self { process, port, folder }
+        Self::start_in(tempfile::tempdir().unwrap(), mongod_args)
+    }
+
+    fn start_in(folder: TempDir, args: ArgsOf) -> Self {
+        let (process, port) = on_a_free_port(|port| Ok((start_process(port, folder.path(), args)?, port)));
+        Self { process, port, folder, args }
     }
 
     pub(super) fn restart(&mut self) {
         self.process.kill();
-        self.process = start_process(self.port, self.folder.path()).unwrap();
+        self.process = start_process(self.port, self.folder.path(), self.args).unwrap();
     }
 }
 
@@ -91,6 +117,22 @@ pub(super) fn mongod() -> PathBuf {
 }
 
 pub(super) fn mongod_args(port: u16, data: &Path) -> Vec<OsString> {
+    let mut args = shipped_args(port, data);
+    let small_and_for_tests = [
+        "--wiredTigerCacheSizeGB",
+        "0.25",
+        "--oplogSize",
+        "64",
+        "--setParameter",
+        "ttlMonitorSleepSecs=1",
+        "--setParameter",
+        "enableTestCommands=1",
+    ];
+    args.extend(small_and_for_tests.map(OsString::from));
+    args
+}
+
+fn shipped_args(port: u16, data: &Path) -> Vec<OsString> {
     let port = port.to_string();
     let mut args: Vec<OsString> = vec!["--dbpath".into(), data.into()];
     let fixed = [
@@ -99,27 +141,19 @@ pub(super) fn mongod_args(port: u16, data: &Path) -> Vec<OsString> {
         "--bind_ip",
         "127.0.0.1",
         "--nounixsocket",
-        "--wiredTigerCacheSizeGB",
-        "0.25",
         "--replSet",
         "rs0",
-        "--oplogSize",
-        "64",
         "--setParameter",
         "diagnosticDataCollectionEnabled=false",
-        "--setParameter",
-        "ttlMonitorSleepSecs=1",
-        "--setParameter",
-        "enableTestCommands=1",
     ];
     args.extend(fixed.map(OsString::from));
     args
 }
 
-fn start_process(port: u16, folder: &Path) -> Result<Process, String> {
+fn start_process(port: u16, folder: &Path, args: ArgsOf) -> Result<Process, String> {
     let data = folder.join("data");
     std::fs::create_dir_all(&data).unwrap();
-    let mut process = Process::start(&mongod(), &mongod_args(port, &data), folder.join("log"));
+    let mut process = Process::start(&mongod(), &args(port, &data), folder.join("log"));
     let id = process.id();
     process.wait_until("mongod to answer", || wire::is_process(port, id))?;
     Ok(process)

@@ -4,32 +4,53 @@ use std::io::{self, Read as _, Write as _};
 use std::net::TcpStream;
 use std::time::Duration;
 
+use bson::raw::{RawDocument, RawDocumentBuf};
 use bson::{Bson, Document, doc};
 
 const OP_MSG: i32 = 2013;
 /// A command of a test takes milliseconds; an election or a checkpoint may stand before it.
 const ANSWERS_WITHIN: Duration = Duration::from_secs(30);
 
+/// A connection that is kept, for whoever sends many commands.
+#[derive(Debug)]
+pub struct MongoConnection(TcpStream);
+
+impl MongoConnection {
+    pub(crate) fn open(port: u16) -> io::Result<Self> {
+        let socket = TcpStream::connect(("127.0.0.1", port))?;
+        socket.set_read_timeout(Some(ANSWERS_WITHIN))?;
+        socket.set_nodelay(true)?;
+        Ok(Self(socket))
+    }
+
+    /// Runs one command, which names its database as `$db`.
+    ///
+    /// # Errors
+    /// The connection broke, or the answer is not `ok`.
+    pub fn run(&mut self, command: &RawDocument) -> io::Result<Document> {
+        let Self(socket) = self;
+        let body = command.as_bytes();
+        let length = i32::try_from(16 + 4 + 1 + body.len()).map_err(io::Error::other)?;
+        let mut message = Vec::with_capacity(16 + 4 + 1 + body.len());
+        for word in [length, 1, 0, OP_MSG, 0] {
+            message.extend_from_slice(&word.to_le_bytes());
+        }
+        message.push(0);
+        message.extend_from_slice(body);
+        socket.write_all(&message)?;
+        // Header, flags and the kind of the one section.
+        let mut head = [0; 21];
+        socket.read_exact(&mut head)?;
+        let answer = Document::from_reader(socket).map_err(io::Error::other)?;
+        if is_true(&answer, "ok") { Ok(answer) } else { Err(io::Error::other(answer.to_string())) }
+    }
+}
+
 /// Runs one command on a connection of its own. An answer that is not `ok` is an error.
 pub(crate) fn command(port: u16, database: &str, mut command: Document) -> io::Result<Document> {
     command.insert("$db", database);
-    let body = command.to_vec().map_err(io::Error::other)?;
-    let length = i32::try_from(16 + 4 + 1 + body.len()).map_err(io::Error::other)?;
-    let mut message = Vec::new();
-    for word in [length, 1, 0, OP_MSG, 0] {
-        message.extend_from_slice(&word.to_le_bytes());
-    }
-    message.push(0);
-    message.extend_from_slice(&body);
-
-    let mut socket = TcpStream::connect(("127.0.0.1", port))?;
-    socket.set_read_timeout(Some(ANSWERS_WITHIN))?;
-    socket.write_all(&message)?;
-    // Header, flags and the kind of the one section.
-    let mut head = [0; 21];
-    socket.read_exact(&mut head)?;
-    let answer = Document::from_reader(&mut socket).map_err(io::Error::other)?;
-    if is_true(&answer, "ok") { Ok(answer) } else { Err(io::Error::other(answer.to_string())) }
+    let command = command.to_vec().and_then(RawDocumentBuf::from_bytes).map_err(io::Error::other)?;
+    MongoConnection::open(port)?.run(&command)
 }
 
 /// Numbers and booleans as MongoDB mixes them.

@@ -1,6 +1,6 @@
 //! MongoDB as tests use it: the shared server, one of one's own, and three.
 
-use bson::doc;
+use bson::{doc, rawdoc};
 use promptmill_test_servers::{MongoDatabase, MongoReplicaSet, MongoServer};
 
 fn insert() -> bson::Document {
@@ -38,4 +38,24 @@ fn a_set_of_three_elects_another_primary_when_one_is_killed_or_steps_down() {
     set.restart(first);
     set.step_down(30);
     assert_ne!(set.primary(), second);
+}
+
+#[test]
+fn a_server_as_shipped_lies_in_its_folder_takes_many_commands_on_a_connection_and_none_of_tests() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = MongoServer::start_as_shipped(folder.path());
+    assert_eq!(folder.path().read_dir().unwrap().count(), 1);
+    let mut connection = server.connect().unwrap();
+    for n in 0..3 {
+        let insert = rawdoc! { "insert": "things", "documents": [{ "_id": n }], "$db": "test" };
+        assert_eq!(connection.run(&insert).unwrap().get_i32("n").unwrap(), 1);
+    }
+    assert_eq!(server.command("test", doc! { "count": "things" }).get_i32("n").unwrap(), 3);
+    assert!(
+        connection
+            .run(&rawdoc! { "configureFailPoint": "failCommand", "mode": "off", "$db": "admin" })
+            .is_err()
+    );
+    drop(server);
+    assert_eq!(folder.path().read_dir().unwrap().count(), 0);
 }

@@ -1,0 +1,225 @@
+//! The same engine as a fleet: `promptmill api`, `worker` and `scheduler` as processes of their own, over servers of their own.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+
+use crate::client::Client;
+use crate::engine::{NO_LIMIT_OF_REQUESTS, Settings};
+use crate::process::Process;
+use crate::procfs;
+use crate::servers::Servers;
+
+/// Seals nothing here, but the api and the scheduler do not start without one. Thirty-two zeros.
+const MASTER_KEY: &str = "bench:AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=";
+
+/// The tenant of a fleet that has only one.
+const TENANT: &str = "default";
+
+/// A running fleet, without workers at first; everything of it ends with this value.
+#[derive(Debug)]
+pub struct Fleet {
+    binary: PathBuf,
+    folder: PathBuf,
+    provider: Option<String>,
+    settings: OwnSettings,
+    scheduler: Process,
+    workers: Vec<Process>,
+    api: Process,
+    url: String,
+    key: String,
+    /// MongoDB and Redis beneath.
+    pub servers: Servers,
+}
+
+/// What the settings of a fleet say beside the provider.
+#[derive(Debug, Clone, Copy)]
+struct OwnSettings {
+    concurrency: u32,
+    threads: Option<u32>,
+}
+
+/// CPU that each part of a fleet used.
+#[derive(Debug, Clone, Copy)]
+pub struct CpuTimes {
+    /// Of the api, the workers and the scheduler.
+    pub ours: Duration,
+    /// Of MongoDB.
+    pub mongo: Duration,
+    /// Of Redis.
+    pub redis: Duration,
+}
+
+impl CpuTimes {
+    /// What came after `before`.
+    pub fn since(&self, before: &Self) -> Self {
+        Self {
+            ours: self.ours.saturating_sub(before.ours),
+            mongo: self.mongo.saturating_sub(before.mongo),
+            redis: self.redis.saturating_sub(before.redis),
+        }
+    }
+}
+
+impl Fleet {
+    /// Starts servers, an api, a scheduler and one worker over `folder`, and waits until all of them are ready.
+    ///
+    /// # Errors
+    /// One does not start; the error holds what it logged.
+    pub async fn start(binary: &Path, folder: &Path, settings: Settings<'_>) -> anyhow::Result<Self> {
+        let servers = Servers::start(folder);
+        let provider = settings.provider.map(str::to_owned);
+        let owned = OwnSettings { concurrency: settings.concurrency, threads: settings.threads };
+        let command = |role: &str| command(binary, folder, &servers, settings, role);
+        let key = key(&mut command("key"), TENANT)?;
+        let mut api = command("api");
+        api.args(["--listen", "127.0.0.1:0"]).args(NO_LIMIT_OF_REQUESTS);
+        let (api, url) = Process::start("the api", &mut api, |line| {
+            let (_, behind) = line.split_once(" api ")?;
+            Some(behind.split(',').next().unwrap_or_default().trim().to_owned())
+        })?;
+        let (scheduler, metrics) =
+            Process::start("the scheduler", &mut command("scheduler"), metrics_of("scheduler"))?;
+        Client::new(&metrics, "")?.ready().await?;
+        Client::new(&url, "")?.ready().await?;
+        let (binary, folder) = (binary.to_owned(), folder.to_owned());
+        let mut fleet = Self {
+            binary,
+            folder,
+            provider,
+            settings: owned,
+            scheduler,
+            workers: Vec::new(),
+            api,
+            url,
+            key,
+            servers,
+        };
+        fleet.add_worker().await?;
+        Ok(fleet)
+    }
+
+    /// Starts one more worker and waits until it is ready.
+    ///
+    /// # Errors
+    /// It does not start; the error holds what it logged.
+    pub async fn add_worker(&mut self) -> anyhow::Result<()> {
+        let mut command = self.command("worker");
+        command.args(["--concurrency", &self.settings.concurrency.to_string()]);
+        let (worker, metrics) = Process::start("the worker", &mut command, metrics_of("worker"))?;
+        Client::new(&metrics, "")?.ready().await?;
+        self.workers.push(worker);
+        Ok(())
+    }
+
+    /// Stops the worker that was started last.
+    ///
+    /// # Errors
+    /// There is none, or it did not end well.
+    pub fn remove_worker(&mut self) -> anyhow::Result<()> {
+        self.workers.pop().context("there is no worker to stop")?.stop()
+    }
+
+    /// A client with the key of the fleet's tenant.
+    ///
+    /// # Errors
+    /// The HTTP client cannot be made.
+    pub fn client(&self) -> anyhow::Result<Client> {
+        Client::new(&self.url, &self.key)
+    }
+
+    /// A client with a key of a tenant of its own.
+    ///
+    /// # Errors
+    /// The key cannot be made.
+    pub fn client_of(&self, tenant: &str) -> anyhow::Result<Client> {
+        Client::new(&self.url, &key(&mut self.command("key"), tenant)?)
+    }
+
+    /// CPU used so far. The work of a worker that was removed is not in it.
+    ///
+    /// # Errors
+    /// A process does not run any more.
+    pub fn cpu_times(&self) -> anyhow::Result<CpuTimes> {
+        let mut ours = self.api.cpu_time()? + self.scheduler.cpu_time()?;
+        for worker in &self.workers {
+            ours += worker.cpu_time()?;
+        }
+        Ok(CpuTimes {
+            ours,
+            mongo: procfs::cpu_time(self.servers.mongo.process_id())?,
+            redis: procfs::cpu_time(self.servers.redis.process_id())?,
+        })
+    }
+
+    /// Asks every process of ours to stop and waits until it has.
+    ///
+    /// # Errors
+    /// One did not end well; the error holds what it logged.
+    pub fn stop(self) -> anyhow::Result<()> {
+        let Self { api, workers, scheduler, servers: _servers, .. } = self;
+        for process in std::iter::once(api).chain(workers).chain([scheduler]) {
+            process.stop()?;
+        }
+        Ok(())
+    }
+
+    fn command(&self, role: &str) -> Command {
+        let OwnSettings { concurrency, threads } = self.settings;
+        let settings = Settings { provider: self.provider.as_deref(), concurrency, threads };
+        command(&self.binary, &self.folder, &self.servers, settings, role)
+    }
+}
+
+/// A subcommand of the binary in the environment of the fleet. What serves gets a metrics listener.
+fn command(
+    binary: &Path,
+    folder: &Path,
+    servers: &Servers,
+    settings: Settings<'_>,
+    subcommand: &str,
+) -> Command {
+    let mut command = Command::new(binary);
+    command.arg(subcommand).current_dir(folder);
+    if subcommand != "key" {
+        command.args(["--metrics-listen", "127.0.0.1:0"]);
+    }
+    settings.environment(&mut command);
+    command.env("PROMPTMILL_MONGO_URL", servers.mongo.uri());
+    command.env("PROMPTMILL_REDIS_URL", servers.redis.url());
+    command.env("PROMPTMILL_MASTER_KEY", MASTER_KEY);
+    command
+}
+
+/// Makes a key of an owner of the tenant.
+fn key(command: &mut Command, tenant: &str) -> anyhow::Result<String> {
+    command.args(["create", "bench", "--role", "owner", "--fleet", "--tenant", tenant]);
+    let output = command.stdin(Stdio::null()).output().context("the key cannot be made")?;
+    let key = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+    if !output.status.success() || key.is_empty() {
+        bail!("the key was not made:\n{}", String::from_utf8_lossy(&output.stderr));
+    }
+    Ok(key)
+}
+
+/// Where a process without an API is asked whether it is ready, from the line in which it says that it is up.
+fn metrics_of(role: &'static str) -> impl Fn(&str) -> Option<String> {
+    move |line| {
+        let (_, behind) = line.split_once(&format!(" {role}, metrics "))?;
+        Some(behind.trim().strip_suffix("/metrics")?.to_owned())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_address_of_the_metrics_is_told_when_a_role_is_up() {
+        let line = "promptmill 0.1.0 worker, metrics http://127.0.0.1:9465/metrics\n";
+        assert_eq!(metrics_of("worker")(line).as_deref(), Some("http://127.0.0.1:9465"));
+        assert_eq!(metrics_of("scheduler")(line), None);
+    }
+}

@@ -1,0 +1,264 @@
+//! Batches that are made with all of their rows and queued in one step ([`Intake::accept`](promptmill_ports::Intake::accept)).
+//!
+//! The batches' documents come first, in a phase in which they are there for nobody ([`Phase::Accepting`]); under them rows and heads; then one
+//! update, which is the step: it moves them to the phase of open batches. What a crash leaves before it is nobody's batch. Whoever accepts
+//! the same batch again finishes it, from the spec that is stored, and else the sweep of outlived drafts removes it with all that is
+//! under it. That sweep moves the document on first, so a slow accept whose batch it took finds no document to move, and takes back what
+//! it wrote. The tenant's sums (`usage`) are added to beside the step: after a crash there they lack, or have too much, what was in hand.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use mongodb::bson::{Bson, Document, RawDocumentBuf, doc};
+use promptmill_domain::chunk::ChunkCut;
+use promptmill_domain::{Batch, BatchId, BatchSpec, BatchState, LaneId, TenantId};
+use promptmill_ports::{Accepted, StoreError, StoreResult, WholeBatch, flow};
+
+use crate::MongoStore;
+use crate::batches::{self, Phase};
+use crate::codec::{Fields, binary, conflict, from_json, int, to_json};
+use crate::collections::{BATCHES, HEADS};
+use crate::commands::{Commands, Concern, Query, Update, encode, fresh_mark};
+use crate::intake::{insert_blocks, new_document};
+use crate::parts::{self, CommittedPart};
+use crate::{delete, heads, usage};
+
+/// The version of a batch that was accepted: that of one for which each step of a submit was taken.
+const VERSION: u64 = 2;
+
+/// One accept.
+#[derive(Debug, Clone)]
+pub(crate) struct Call {
+    tenant: TenantId,
+    whole: Arc<WholeBatch>,
+    cuts: Vec<ChunkCut>,
+    /// By which its document is known.
+    mark: Bson,
+}
+
+impl Call {
+    /// Of a batch whose rows are those of one block.
+    pub(crate) fn new(tenant: &TenantId, whole: WholeBatch) -> StoreResult<Self> {
+        let cuts = flow::cut_whole(&whole, whole.batch.spec.chunk_rows)?;
+        Ok(Self { tenant: tenant.clone(), whole: Arc::new(whole), cuts, mark: fresh_mark() })
+    }
+
+    /// About what it takes in a command.
+    pub(crate) fn bytes(&self) -> usize {
+        let (spec, rows) = (&self.whole.batch.spec, &self.whole.rows);
+        spec.template.len() + rows.bytes.len() + rows.ids.len()
+    }
+
+    fn id(&self) -> BatchId {
+        self.whole.batch.id
+    }
+
+    /// The document of the batch as it will be, but for its phase.
+    fn document(&self) -> StoreResult<RawDocumentBuf> {
+        let new = &self.whole.batch;
+        let mut document = new_document(&self.tenant, new, to_json(&new.spec), self.mark.clone());
+        document.extend(batches::set_state(&BatchState::Queued, VERSION));
+        document.insert("phase", Phase::Accepting.number());
+        document.insert("total", i64::from(self.whole.rows.len));
+        document.insert("submitted_ms", int(new.now_ms));
+        document.insert("parts", vec![self.part().document()]);
+        encode(&document)
+    }
+
+    fn part(&self) -> CommittedPart {
+        let rows = u64::from(self.whole.rows.len);
+        CommittedPart { part: 0, upload: self.whole.upload(), blocks: 1, digest: self.whole.digest, rows }
+    }
+
+    fn heads(&self, begun: &Begun) -> StoreResult<Vec<RawDocumentBuf>> {
+        let (lane, cuts) = match begun {
+            Begun::Left { lane, cuts } => (lane, cuts),
+            Begun::Made | Begun::Answered(_) => (&self.whole.batch.spec.lane, &self.cuts),
+        };
+        cuts.iter().map(|cut| encode(&heads::fresh(&self.tenant, self.id(), lane, cut))).collect()
+    }
+
+    fn accepted(&self) -> Accepted {
+        let new = &self.whole.batch;
+        Accepted::New(Box::new(Batch {
+            id: new.id,
+            tenant: self.tenant.clone(),
+            state: BatchState::Queued,
+            ver: VERSION,
+            spec: new.spec.clone(),
+            limits: new.limits,
+            total: self.whole.rows.len,
+            created_ms: new.now_ms,
+            submitted_ms: Some(new.now_ms),
+            finished_ms: None,
+            final_counts: None,
+        }))
+    }
+}
+
+/// What stands under the batch's id once the documents are there.
+#[derive(Debug)]
+enum Begun {
+    /// The document of this call.
+    Made,
+    /// That of an earlier one, which was cut off or is under way: its chunks are those of its spec.
+    Left { lane: LaneId, cuts: Vec<ChunkCut> },
+    /// Something that decides the call.
+    Answered(StoreResult<Accepted>),
+}
+
+/// Accepts batches together; answers each.
+pub(crate) async fn accept(store: &MongoStore, calls: &[Call]) -> StoreResult<Vec<StoreResult<Accepted>>> {
+    let commands = store.commands();
+    let begun = begin(commands, calls).await?;
+    let open: Vec<_> = calls.iter().zip(&begun).filter(|(_, begun)| !begun.is_answered()).collect();
+    let blocks: Vec<_> =
+        open.iter().map(|(call, _)| (call.id(), call.whole.upload(), &call.whole.rows)).collect();
+    let mut documents = Vec::with_capacity(open.len());
+    for (call, begun) in &open {
+        documents.extend(call.heads(begun)?);
+    }
+    let (inserted, cut) = tokio::join!(insert_blocks(commands, &blocks), commands.insert(HEADS, documents));
+    let (inserted, _) = (inserted?, cut?);
+    let mut bytes: HashMap<&TenantId, i64> = HashMap::new();
+    for (call, _) in inserted.into_iter().zip(&open).filter(|(is_new, _)| *is_new).map(|(_, open)| open) {
+        *bytes.entry(&call.tenant).or_default() += int(call.whole.rows.bytes.len() as u64);
+    }
+    let mut rows: HashMap<(&TenantId, u64), u32> = HashMap::new();
+    for (call, _) in open.iter().filter(|(_, begun)| matches!(begun, Begun::Made)) {
+        *rows.entry((&call.tenant, call.whole.batch.now_ms)).or_default() += call.whole.rows.len;
+        store.kept_bytes().add(&call.tenant, to_json(&call.whole.batch.spec).len());
+    }
+    let ids: Vec<_> = open.iter().map(|(call, _)| call.id()).collect();
+    let (gone, counted, submitted) = tokio::join!(
+        queue(commands, &ids),
+        usage::add_all(commands, &bytes),
+        usage::add_all_rows(commands, &rows),
+    );
+    let gone = gone?;
+    counted.and(submitted)?;
+    let mut answers = Vec::with_capacity(calls.len());
+    for (call, begun) in calls.iter().zip(begun) {
+        let is_queued = !gone.contains(&call.id());
+        answers.push(match begun {
+            Begun::Answered(answer) => answer,
+            Begun::Made | Begun::Left { .. } if !is_queued => {
+                take_back(commands, call).await?;
+                Err(StoreError::unavailable("a batch was given up while it was accepted"))
+            }
+            Begun::Made => Ok(call.accepted()),
+            Begun::Left { .. } => Ok(Accepted::Existing(call.id())),
+        });
+    }
+    Ok(answers)
+}
+
+impl Begun {
+    const fn is_answered(&self) -> bool {
+        matches!(self, Self::Answered(_))
+    }
+}
+
+/// Makes the documents that are not there, and finds out what those are that are.
+async fn begin(commands: &Commands, calls: &[Call]) -> StoreResult<Vec<Begun>> {
+    let documents = calls.iter().map(Call::document).collect::<StoreResult<_>>()?;
+    let there = commands.insert(BATCHES, documents).await?.duplicates;
+    let mut begun: Vec<_> = calls.iter().map(|_| Begun::Made).collect();
+    let asked: Vec<_> = there.into_iter().filter(|at| *at < calls.len()).collect();
+    if asked.is_empty() {
+        return Ok(begun);
+    }
+    let mut either = Vec::new();
+    for call in asked.iter().map(|at| &calls[*at]) {
+        either.push(doc! { "_id": binary(*call.id().as_bytes()) });
+        if let Some(key) = &call.whole.batch.idem_key {
+            either.push(doc! { "tenant": call.tenant.as_str(), "idem_key": key });
+        }
+    }
+    let fields = doc! { "tenant": 1, "phase": 1, "idem_key": 1, "mark": 1, "spec": 1, "parts": 1 };
+    let found =
+        commands.find(BATCHES, Query::of(doc! { "$or": either }).fields(fields), Concern::Local).await?;
+    for at in asked {
+        begun[at] = standing(&calls[at], &found)?;
+    }
+    Ok(begun)
+}
+
+/// What the call is to make of the batches that are there: of its key, and else of its id.
+fn standing(call: &Call, found: &[Document]) -> StoreResult<Begun> {
+    let decided = |answer| Ok(Begun::Answered(answer));
+    let busy = || StoreError::unavailable("the batch is made or deleted by someone else at this moment");
+    let key = call.whole.batch.idem_key.as_deref();
+    for one in found.iter().filter(|_| key.is_some()) {
+        let id = BatchId::from_bytes(Fields(one).id("_id")?);
+        if id != call.id()
+            && Fields(one).tenant("tenant")? == call.tenant
+            && Fields(one).maybe_text("idem_key")? == key
+        {
+            let is_made = phase(one)? != Phase::Accepting;
+            return decided(if is_made { Ok(Accepted::Existing(id)) } else { Err(busy()) });
+        }
+    }
+    let id = binary(*call.id().as_bytes());
+    let Some(one) = found.iter().find(|one| one.get("_id") == Some(&id)) else { return decided(Err(busy())) };
+    let taken = || Err(conflict("the batch id is taken"));
+    match phase(one)? {
+        Phase::Deleting => decided(taken()),
+        _ if Fields(one).tenant("tenant")? != call.tenant => decided(taken()),
+        Phase::Draft | Phase::Open | Phase::Final => decided(Ok(Accepted::Existing(call.id()))),
+        Phase::Accepting if one.get("mark") == Some(&call.mark) => Ok(Begun::Made),
+        // Under its key there are the rows of whoever came first.
+        Phase::Accepting if parts::of(one)? != [call.part()] => decided(taken()),
+        Phase::Accepting => {
+            let spec: BatchSpec = from_json(Fields(one).text("spec")?, "batch spec")?;
+            let cuts = flow::cut_whole(&call.whole, spec.chunk_rows)?;
+            Ok(Begun::Left { lane: spec.lane, cuts })
+        }
+    }
+}
+
+fn phase(found: &Document) -> StoreResult<Phase> {
+    Phase::from_number(Fields(found).small("phase")?)
+}
+
+/// The step. Answers those of the batches that are not to be had any more.
+async fn queue(commands: &Commands, ids: &[BatchId]) -> StoreResult<Vec<BatchId>> {
+    let mut ids = ids.to_vec();
+    ids.sort_unstable();
+    ids.dedup();
+    if ids.is_empty() {
+        return Ok(ids);
+    }
+    let these = doc! { "$in": ids.iter().map(|id| binary(*id.as_bytes())).collect::<Vec<_>>() };
+    let accepting = doc! { "_id": these.clone(), "phase": Phase::Accepting.number() };
+    let open = doc! { "$set": { "phase": Phase::Open.number() } };
+    if commands.update(BATCHES, vec![Update::many(accepting, open)]).await?.n == ids.len() as u64 {
+        return Ok(Vec::new());
+    }
+    // Someone else did it for some of them, or the answer to our own update was lost, or the sweep took them.
+    let queued = doc! { "$in": [Phase::Open.number(), Phase::Final.number()] };
+    let query = Query::of(doc! { "_id": these, "phase": queued }).fields(doc! { "_id": 1 });
+    for found in commands.find(BATCHES, query, Concern::Local).await? {
+        let id = BatchId::from_bytes(Fields(&found).id("_id")?);
+        ids.retain(|other| *other != id);
+    }
+    Ok(ids)
+}
+
+/// Sees to it that what was written under a batch that is not to be had is removed. Only a document under its id says whose it is, so it is
+/// given one for the sweep of deletions, unless someone else has made the batch meanwhile.
+async fn take_back(commands: &Commands, call: &Call) -> StoreResult<()> {
+    let id = binary(*call.id().as_bytes());
+    let mut deleted =
+        doc! { "_id": id.clone(), "tenant": call.tenant.as_str(), "rev": 0_i64, "bytes": 0_i64 };
+    deleted.insert("phase", Phase::Deleting.number());
+    if commands.insert_one(BATCHES, &deleted).await? {
+        return Ok(());
+    }
+    let deleting = Query::of(doc! { "_id": id, "phase": Phase::Deleting.number() }).fields(doc! { "_id": 1 });
+    if commands.find_one(BATCHES, deleting, Concern::Local).await?.is_some() {
+        // Its deletion may have been past the rows when these came.
+        while !delete::step(commands, &call.tenant, call.id()).await? {}
+    }
+    Ok(())
+}

@@ -1,0 +1,349 @@
+//! Many small batches at once, whatever becomes of the commands that are sent for them together.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use mongodb::bson::{Document, doc};
+use promptmill_domain::{BatchId, BatchState, ChunkId, LaneId, LeaseToken, SessionId, TenantId};
+use promptmill_ports::{
+    Accepted, Admission as _, BatchFilter, Close as _, Intake as _, Outbox as _, PageLimit, Read as _,
+    Retention as _, RowBlock, Sessions as _, Settled, SettledCursor, StoreError, StoreResult, WholeBatch,
+    Work as _,
+};
+use promptmill_store_mongo::{MongoOptions, MongoStore};
+use promptmill_test_servers::MongoServer;
+use tokio::task::JoinSet;
+
+use crate::TemporaryStore;
+use crate::proxy::Proxy;
+use crate::scene::{NOW, Scene, settling};
+
+const ALL: PageLimit = PageLimit { items: u32::MAX, bytes: usize::MAX };
+const BATCHES: u32 = 6;
+const ROWS: u32 = 2;
+const COLLECTIONS: [&str; 7] = ["batches", "rows", "row_ids", "heads", "outcomes", "settled", "uploads"];
+
+async fn connect(uri: String) -> MongoStore {
+    MongoStore::connect(&MongoOptions::new(uri.into(), "promptmill")).await.unwrap()
+}
+
+fn whole(id: BatchId) -> WholeBatch {
+    let batch = promptmill_ports::NewBatch { id, idem_key: None, ..Scene::new().new_batch() };
+    let rows = RowBlock {
+        seq: 0,
+        len: ROWS,
+        bytes: Bytes::from_static(b"rows"),
+        ids: vec![1; 8 * ROWS as usize].into(),
+    };
+    WholeBatch { batch, rows, digest: [1; 32] }
+}
+
+fn fresh() -> BatchId {
+    BatchId::at(NOW, rand::random())
+}
+
+/// Does this for every batch at the same time; answers in their order.
+async fn at_once<T, F, Fut>(ids: &[BatchId], each: F) -> Vec<StoreResult<T>>
+where
+    T: Send + 'static,
+    F: Fn(BatchId) -> Fut,
+    Fut: Future<Output = StoreResult<T>> + Send + 'static,
+{
+    let mut set = JoinSet::new();
+    for (at, id) in ids.iter().enumerate() {
+        let one = each(*id);
+        set.spawn(async move { (at, one.await) });
+    }
+    let mut answers: Vec<_> = set.join_all().await;
+    answers.sort_by_key(|(at, _)| *at);
+    answers.into_iter().map(|(_, answer)| answer).collect()
+}
+
+async fn accept_all(store: &MongoStore, tenant: &TenantId, ids: &[BatchId]) -> Vec<StoreResult<Accepted>> {
+    at_once(ids, |id| {
+        let (store, tenant) = (store.clone(), tenant.clone());
+        async move { store.accept(&tenant, whole(id)).await }
+    })
+    .await
+}
+
+/// Some batches' whole life, and that each ended as it must. `before` is called before each step.
+async fn live(store: &MongoStore, before: &dyn Fn()) {
+    let scene = Scene::new();
+    let (tenant, session) = (&scene.tenant, scene.session);
+    store.open(session, "worker").await.unwrap();
+    let ids: Vec<_> = (0..BATCHES).map(|_| fresh()).collect();
+    before();
+    for accepted in accept_all(store, tenant, &ids).await {
+        assert!(matches!(accepted.unwrap(), Accepted::New(_)));
+    }
+    let chunks: Vec<_> = ids.iter().flat_map(|id| (0..ROWS).map(|n| ChunkId { batch: *id, n })).collect();
+    before();
+    assert_eq!(store.admit(&chunks, NOW).await.unwrap(), chunks);
+    let wanted: Vec<_> =
+        chunks.iter().map(|chunk| (*chunk, LeaseToken::from_bytes(rand::random()))).collect();
+    before();
+    let leases = store.claim(session, &wanted, NOW).await.unwrap();
+    assert_eq!(leases.len(), chunks.len());
+    let (first, second): (Vec<_>, Vec<_>) = leases.iter().partition(|lease| lease.head.chunk.n == 0);
+    for some in [first, second] {
+        let groups: Vec<_> =
+            some.iter().map(|lease| settling(lease, format!("body {}", lease.head.base))).collect();
+        before();
+        let settled = store.settle(groups.into(), NOW).await.unwrap();
+        assert_eq!(settled, vec![Settled::Recorded { done: true }; some.len()]);
+    }
+    before();
+    let closed = at_once(&ids, |id| {
+        let (store, tenant) = (store.clone(), tenant.clone());
+        async move { store.close(&tenant, id, NOW).await }
+    });
+    for counts in closed.await {
+        let counts = counts.unwrap().unwrap();
+        assert_eq!((counts.succeeded, counts.totals.calls), (u64::from(ROWS), u64::from(ROWS)));
+    }
+    check(store, tenant, &ids).await;
+}
+
+async fn check(store: &MongoStore, tenant: &TenantId, ids: &[BatchId]) {
+    let mut told = BTreeMap::new();
+    for event in store.pending(u32::MAX).await.unwrap() {
+        *told.entry(event.batch).or_insert(0) += 1;
+    }
+    for id in ids {
+        let batch = store.batch(tenant, *id).await.unwrap();
+        assert_eq!((batch.state, batch.total), (BatchState::Completed, ROWS));
+        assert_eq!(batch.final_counts, Some(store.progress(tenant, *id).await.unwrap().counts));
+        let page = store.settled(tenant, *id, SettledCursor::default(), ALL).await.unwrap();
+        let seen: Vec<_> =
+            page.outcomes.into_iter().map(|(outcome, _)| (outcome.index, outcome.body.unwrap())).collect();
+        assert_eq!(seen, [(0, "body 0".into()), (1, "body 1".into())]);
+        assert_eq!(told.get(id), Some(&1));
+    }
+    let used = store.usage(tenant, NOW).await.unwrap();
+    let stored = u64::from(BATCHES) * (4 + u64::from(ROWS) * 6);
+    assert_eq!(used.rows, u64::from(BATCHES * ROWS));
+    // Whoever does not know whether an insert was its own counts nothing for it.
+    assert!(used.bytes <= stored, "{} bytes", used.bytes);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_command_for_many_whose_answer_is_lost_after_it_took_effect_changes_nothing_when_repeated() {
+    let server = MongoServer::start();
+    let proxy = Proxy::before(server.port());
+    let store = connect(proxy.uri()).await;
+    // An accept inserts batches, hashes, rows and heads, and updates batches and sums.
+    let inserts = (0..4).map(|first| (&["insert"][..], first));
+    let updates = (0..3).map(|first| (&["update"][..], first));
+    for (commands, first) in inserts.chain(updates).chain([(&["findAndModify"][..], 0)]) {
+        let lost = proxy.lost();
+        live(&store, &|| proxy.lose_answer_to(commands, first)).await;
+        assert!(proxy.lost() > lost, "{commands:?}, {first}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_command_for_many_that_fails_on_its_way_or_is_not_replicated_in_time_is_repeated() {
+    let server = MongoServer::start();
+    let store = connect(server.uri()).await;
+    let stepped_down = doc! { "code": 189, "codeName": "PrimarySteppedDown", "errmsg": "stepped down" };
+    for command in ["insert", "update", "findAndModify"] {
+        for how in [doc! { "closeConnection": true }, doc! { "writeConcernError": stepped_down.clone() }] {
+            let mut data = doc! { "failCommands": [command], "appName": "promptmill" };
+            data.extend(how);
+            let fail = doc! { "configureFailPoint": "failCommand", "mode": { "times": 1 }, "data": data };
+            live(&store, &|| drop(server.command("admin", fail.clone()))).await;
+        }
+    }
+}
+
+/// From now on commands of this name fail for good, but for the first few.
+fn fail_after(server: &MongoServer, command: &str, first: i32) {
+    let data = doc! { "failCommands": [command], "errorCode": 50, "appName": "promptmill" };
+    let fail = doc! { "configureFailPoint": "failCommand", "mode": { "skip": first }, "data": data };
+    server.command("admin", fail);
+}
+
+fn fail_no_more(server: &MongoServer) {
+    server.command("admin", doc! { "configureFailPoint": "failCommand", "mode": "off" });
+}
+
+async fn raw(server: &MongoServer) -> mongodb::Database {
+    mongodb::Client::with_uri_str(server.uri()).await.unwrap().database("promptmill")
+}
+
+/// That the batch is there for nobody.
+async fn check_absent(store: &MongoStore, tenant: &TenantId, id: BatchId) {
+    assert!(matches!(store.batch(tenant, id).await, Err(StoreError::NotFound)));
+    let page = store.batches(tenant, &BatchFilter::default(), None, ALL).await.unwrap();
+    assert_eq!(page.batches, []);
+    let queued = BatchFilter { state: Some("queued".to_owned()), ..BatchFilter::default() };
+    assert_eq!(store.batches(tenant, &queued, None, ALL).await.unwrap().batches, []);
+    assert_eq!(store.open_batches().await.unwrap(), []);
+    assert!(matches!(store.delete(tenant, id).await, Err(StoreError::NotFound)));
+    assert_eq!(store.admit(&[ChunkId { batch: id, n: 0 }], NOW).await.unwrap(), []);
+    // Whoever would make it by steps is not to find half of it.
+    assert!(matches!(store.create(tenant, whole(id).batch).await, Err(StoreError::Unavailable(_))));
+}
+
+#[tokio::test]
+async fn an_accept_that_is_cut_off_is_there_for_nobody_and_is_finished_by_whoever_repeats_it() {
+    let server = MongoServer::start();
+    let store = connect(server.uri()).await;
+    for (command, first) in [("insert", 1), ("insert", 2), ("insert", 3), ("update", 0)] {
+        let (tenant, id) = (Scene::new().tenant, fresh());
+        fail_after(&server, command, first);
+        assert!(matches!(store.accept(&tenant, whole(id)).await, Err(StoreError::Unavailable(_))));
+        fail_no_more(&server);
+        check_absent(&store, &tenant, id).await;
+
+        // The template of the name was changed meanwhile: what was stored first counts.
+        let mut again = whole(id);
+        again.batch.spec.lane = LaneId::new("another", "none");
+        assert_eq!(store.accept(&tenant, again.clone()).await.unwrap(), Accepted::Existing(id));
+        let batch = store.batch(&tenant, id).await.unwrap();
+        assert_eq!((batch.state, &batch.spec), (BatchState::Queued, &whole(id).batch.spec));
+        let chunks: Vec<_> = (0..ROWS).map(|n| ChunkId { batch: id, n }).collect();
+        assert_eq!(store.admit(&chunks, NOW).await.unwrap(), chunks);
+        let session = SessionId::at(NOW, rand::random());
+        store.open(session, "worker").await.unwrap();
+        let wanted: Vec<_> =
+            chunks.iter().map(|chunk| (*chunk, LeaseToken::from_bytes(rand::random()))).collect();
+        let leases = store.claim(session, &wanted, NOW).await.unwrap();
+        assert_eq!(leases.len(), chunks.len());
+        for lease in leases {
+            assert_eq!((&lease.head.lane, lease.rows.as_ref()), (&batch.spec.lane, &b"rows"[..]));
+            store.settle([settling(&lease, "body")].into(), NOW).await.unwrap();
+        }
+        store.close(&tenant, id, NOW).await.unwrap().unwrap();
+        assert_eq!(store.accept(&tenant, again).await.unwrap(), Accepted::Existing(id));
+        // Other rows under the same id are another batch's.
+        let other = WholeBatch { digest: [2; 32], ..whole(fresh()) };
+        fail_after(&server, "update", 0);
+        assert!(store.accept(&tenant, other.clone()).await.is_err());
+        fail_no_more(&server);
+        let changed = WholeBatch { digest: [3; 32], ..other };
+        assert!(matches!(store.accept(&tenant, changed).await, Err(StoreError::Conflict(_))));
+    }
+}
+
+async fn check_nothing_left(server: &MongoServer) {
+    let database = raw(server).await;
+    for name in COLLECTIONS {
+        let left = database.collection::<Document>(name).count_documents(doc! {}).await.unwrap();
+        assert_eq!(left, 0, "{name}");
+    }
+}
+
+#[tokio::test]
+async fn what_an_accept_left_that_was_cut_off_goes_with_the_outlived_drafts() {
+    let server = MongoServer::start();
+    let store = connect(server.uri()).await;
+    let (tenant, id) = (Scene::new().tenant, fresh());
+    fail_after(&server, "update", 0);
+    assert!(store.accept(&tenant, whole(id)).await.is_err());
+    fail_no_more(&server);
+    assert_eq!(store.outlived(NOW, 0, NOW, 10).await.unwrap(), [], "it may still be under way");
+    assert_eq!(store.outlived(NOW, 0, NOW + 1, 10).await.unwrap(), [(tenant.clone(), id)]);
+    assert!(matches!(store.accept(&tenant, whole(id)).await, Err(StoreError::Conflict(_))));
+    while !store.delete(&tenant, id).await.unwrap() {}
+    check_nothing_left(&server).await;
+    assert!(matches!(store.accept(&tenant, whole(id)).await.unwrap(), Accepted::New(_)));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_accept_that_is_slower_than_the_sweep_makes_no_batch_and_leaves_nothing() {
+    let server = MongoServer::start();
+    let store = Arc::new(connect(server.uri()).await);
+    let sweeper = connect(server.uri()).await;
+    let database = raw(&server).await;
+    let heads = database.collection::<Document>("heads");
+    for is_gone in [true, false] {
+        let (tenant, id) = (Scene::new().tenant, fresh());
+        // Its last command, but for the sums, waits long enough for others to be done meanwhile.
+        let data = doc! {
+            "failCommands": ["update"], "blockConnection": true, "blockTimeMS": 2_000, "appName": "promptmill",
+        };
+        let block = doc! { "configureFailPoint": "failCommand", "mode": { "times": 3 }, "data": data };
+        server.command("admin", block);
+        let slow = tokio::spawn({
+            let (store, tenant) = (Arc::clone(&store), tenant.clone());
+            async move { store.accept(&tenant, whole(id)).await }
+        });
+        while heads.count_documents(doc! {}).await.unwrap() < u64::from(ROWS) {
+            tokio::task::yield_now().await;
+        }
+        // As the sweep does it, in the name of someone whose commands are not held up.
+        let batches = database.collection::<Document>("batches");
+        batches.update_one(doc! {}, doc! { "$set": { "phase": 3 } }).await.unwrap();
+        if is_gone {
+            for name in COLLECTIONS {
+                database.collection::<Document>(name).delete_many(doc! {}).await.unwrap();
+            }
+        }
+        assert!(matches!(slow.await.unwrap(), Err(StoreError::Unavailable(_))));
+        fail_no_more(&server);
+        for (tenant, id) in sweeper.outlived(NOW, 0, 0, 10).await.unwrap() {
+            while !sweeper.delete(&tenant, id).await.unwrap() {}
+        }
+        check_nothing_left(&server).await;
+    }
+}
+
+#[tokio::test]
+async fn the_commands_for_many_batches_are_about_as_many_as_for_one() {
+    let store = TemporaryStore::new().await;
+    let tenant = Scene::new().tenant;
+    let session = SessionId::at(NOW, rand::random());
+    store.open(session, "worker").await.unwrap();
+    let mut taken = Vec::new();
+    for count in [1, 50] {
+        let ids: Vec<_> = (0..count).map(|_| fresh()).collect();
+        let mut steps = Vec::new();
+        let mut before = store.commands_sent();
+        let mut step = |name: &'static str| {
+            let now = store.commands_sent();
+            steps.push((name, now - std::mem::replace(&mut before, now)));
+        };
+        accept_all(&store, &tenant, &ids).await.into_iter().for_each(|accepted| drop(accepted.unwrap()));
+        step("accept");
+        let chunks: Vec<_> = ids.iter().map(|id| ChunkId { batch: *id, n: 0 }).collect();
+        assert_eq!(store.admit(&chunks, NOW).await.unwrap().len(), ids.len());
+        step("admit");
+        let wanted: Vec<_> =
+            chunks.iter().map(|chunk| (*chunk, LeaseToken::from_bytes(rand::random()))).collect();
+        let leases = store.claim(session, &wanted, NOW).await.unwrap();
+        step("claim");
+        let groups: Vec<_> = leases.iter().map(|lease| settling(lease, "body")).collect();
+        store.settle(groups.into(), NOW).await.unwrap();
+        step("settle");
+        let rest: Vec<_> = ids.iter().map(|id| ChunkId { batch: *id, n: 1 }).collect();
+        store.admit(&rest, NOW).await.unwrap();
+        let wanted: Vec<_> =
+            rest.iter().map(|chunk| (*chunk, LeaseToken::from_bytes(rand::random()))).collect();
+        let leases = store.claim(session, &wanted, NOW).await.unwrap();
+        let groups: Vec<_> = leases.iter().map(|lease| settling(lease, "body")).collect();
+        store.settle(groups.into(), NOW).await.unwrap();
+        step("the rest");
+        at_once(&ids, |id| {
+            let (store, tenant) = (store.clone(), tenant.clone());
+            async move { store.close(&tenant, id, NOW).await }
+        })
+        .await
+        .into_iter()
+        .for_each(|closed| assert!(closed.unwrap().is_some()));
+        step("close");
+        store.open_batches().await.unwrap();
+        step("look");
+        taken.push(steps);
+    }
+    for ((name, one), (_, many)) in taken[0].iter().zip(&taken[1]) {
+        // What is gathered goes in two groups: the first call goes at once.
+        let groups = if ["accept", "close"].contains(name) { 2 } else { 1 };
+        assert!(*many <= groups * one, "{name}: {one} commands for one batch, {many} for fifty");
+    }
+    let of_one: BTreeMap<_, _> = taken[0].iter().copied().collect();
+    assert!(of_one["accept"] <= 7 && of_one["admit"] <= 4 && of_one["claim"] <= 5, "{of_one:?}");
+    assert!(of_one["settle"] <= 5 && of_one["close"] <= 5 && of_one["look"] <= 1, "{of_one:?}");
+}
