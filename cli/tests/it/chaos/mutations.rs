@@ -5,7 +5,7 @@
 //! stopped with everything called and nothing settled, taken for dead, and wakes up while the third has the chunks.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use async_trait::async_trait;
 use promptmill_domain::{BatchId, BatchLimits, BatchSpec, BatchState, LaneId, SessionId, TenantId, UploadId};
@@ -35,6 +35,8 @@ const ROWS: usize = 120;
 struct Gated {
     inner: Arc<dyn ChatProvider>,
     gate: Arc<Semaphore>,
+    /// Calls that came as far as the gate.
+    arrived: Arc<AtomicU64>,
 }
 
 #[async_trait]
@@ -48,6 +50,7 @@ impl ChatProvider for Gated {
     }
 
     async fn chat(&self, request: &ChatRequest) -> Result<ChatReply, CallFailure> {
+        self.arrived.fetch_add(1, Ordering::SeqCst);
         self.gate.acquire().await.unwrap().forget();
         self.inner.chat(request).await
     }
@@ -62,6 +65,8 @@ struct Stage {
     /// Nobody's line: what an onlooker sees.
     store: Arc<dyn Store>,
     shared: Arc<Shared>,
+    /// Calls that came as far as the gate of their process.
+    arrived: Arc<AtomicU64>,
     tenant: TenantId,
     batch: BatchId,
     markers: Vec<String>,
@@ -78,6 +83,7 @@ impl Stage {
             doubles: Doubles::start(config).unwrap(),
             store,
             shared: Shared::new(mutation),
+            arrived: Arc::default(),
             tenant: TenantId::default_tenant(),
             batch: BatchId::from_bytes(dice.random()),
             markers: markers(dice, ROWS),
@@ -97,7 +103,8 @@ impl Stage {
         let mut settings = ProviderSettings::default();
         settings.openai.base_url = self.doubles.base_url(Provider::OpenAi);
         let inner = Providers::new(settings).unwrap().get("openai").unwrap();
-        let providers = Providers::of([Arc::new(Gated { inner, gate }) as Arc<dyn ChatProvider>]);
+        let gated = Gated { inner, gate, arrived: self.arrived.clone() };
+        let providers = Providers::of([Arc::new(gated) as Arc<dyn ChatProvider>]);
         process.engine(line, Arc::new(providers))
     }
 
@@ -222,19 +229,25 @@ async fn run(seed: u64, kind: Kind, mutation: Mutation) -> Verdict {
     line.cut(true);
     stage.bury(second.session()).await;
 
-    // The third has every chunk and has called for nothing when the second wakes up and settles what it has in hand.
+    // The third has every chunk, and a call waits at its gate (it tries rows over which two workers died one at a time), when the second wakes up and settles what it has in hand.
     let gate = Arc::new(Semaphore::new(0));
     let process = ground.process().await;
+    let arrived = stage.arrived.load(Ordering::SeqCst);
     let third = worker(&stage.engine(&process, Arc::new(stage.line(&process)), gate.clone()), 8).await;
-    wait_until_it("the third to have the chunks", async || {
+    wait_until_it("the third to have the chunks and to want to call", async || {
         let counts = overview.store.progress(&stage.tenant, stage.batch).await.unwrap().counts;
-        counts.leased == counts.open()
+        let wants = stage.arrived.load(Ordering::SeqCst) - arrived;
+        counts.leased == counts.open() && wants > 0
     })
     .await;
     // Nobody closes the batch meanwhile, or the third would be told that there is nothing left to do.
     desk.cut(true);
-    line.settle_permits.add_permits(1);
-    wait_until_it("the second to settle", async || line.answered.load(Ordering::SeqCst) == 1).await;
+    line.settle_permits.add_permits(1_000);
+    wait_until_it("the second to settle", async || {
+        let through = mutation != Mutation::TokenIgnored || stage.open_items(&overview).await == 0;
+        through && line.answered.load(Ordering::SeqCst) > 0
+    })
+    .await;
     stage.look(&overview).await;
     let called = stage.doubles.ledger().totals().calls;
     gate.add_permits(1_000);
