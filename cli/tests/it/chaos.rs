@@ -6,11 +6,13 @@
 mod disk_full;
 mod failing_file;
 mod failing_writes;
+mod fleet;
+mod ground;
 mod mutations;
 mod poison;
 mod power_cut;
 mod provider;
-mod scene;
+pub(crate) mod scene;
 mod stopped;
 mod tear;
 mod two_steps;

@@ -1,4 +1,4 @@
-//! `promptmill serve` and its client as their users type them.
+//! `promptmill serve`, a fleet, and their client as their users type them.
 
 use std::io::Write as _;
 use std::process::{Command, Stdio};
@@ -7,8 +7,15 @@ use promptmill_doubles::{Config, Doubles};
 use reqwest::StatusCode;
 use serde_json::{Value, json};
 
+use crate::fleet::Servers;
 use crate::server::{Http, Server};
+use crate::stand::{Kind, Stand, on_both_stands};
 use crate::support::{Desk, check_all_succeeded, ticket_template, wait_for};
+
+on_both_stands! {
+    the_client_submits_a_file_watches_it_and_gets_what_run_would_have_written,
+    secrets_prompts_and_replies_reach_neither_logs_nor_metrics_nor_the_store_in_clear,
+}
 
 /// The one fenced block behind the comment `<!-- journey: NAME -->` of the README.
 fn journey(name: &str) -> String {
@@ -47,7 +54,28 @@ fn check_metrics(text: &str) {
 
 #[test]
 fn the_journey_of_the_readme_works_as_written_and_its_webhook_verifies() {
+    check_journey_of_the_readme(Desk::new(), |script| script);
+}
+
+/// The same, with the start of three processes in the place of that of one.
+#[test]
+fn the_journey_of_the_readme_works_on_a_fleet_too() {
     let mut desk = Desk::new();
+    let servers = Servers::start();
+    servers.point_at(&mut desk);
+    check_journey_of_the_readme(desk, |script| {
+        let (serve, behind) = script.split_once('\n').unwrap();
+        assert!(serve.starts_with("promptmill serve --data"), "{serve}");
+        let nets = "--webhook-subnets 127.0.0.0/8";
+        format!(
+            "promptmill key create first --role owner --fleet > first-key.txt\npromptmill api {nets} &\n\
+             promptmill worker --metrics-listen 127.0.0.1:0 &\n\
+             promptmill scheduler --metrics-listen 127.0.0.1:0 {nets} &\n{behind}"
+        )
+    });
+}
+
+fn check_journey_of_the_readme(mut desk: Desk, start: impl FnOnce(String) -> String) {
     let (api, receiver, metrics) = (free_port(), free_port(), free_port());
     let bin = std::path::Path::new(env!("CARGO_BIN_EXE_promptmill")).parent().unwrap();
     desk.set("PATH", &format!("{}:{}", bin.display(), std::env::var("PATH").unwrap()));
@@ -56,7 +84,7 @@ fn the_journey_of_the_readme_works_as_written_and_its_webhook_verifies() {
     desk.set("PROMPTMILL_URL", &format!("http://127.0.0.1:{api}"));
     let script = journey("serve");
     let secret = script.split("whsec_").nth(1).unwrap().split('"').next().unwrap().to_owned();
-    let script = script
+    let script = start(script)
         .replace("127.0.0.1:8080", &format!("127.0.0.1:{api}"))
         .replace("127.0.0.1:9000", &format!("127.0.0.1:{receiver}"));
     let mut hook = Command::new(peers_python())
@@ -88,14 +116,13 @@ fn the_journey_of_the_readme_works_as_written_and_its_webhook_verifies() {
     assert!(events.starts_with("verified evt_") && events.contains(" batch.completed batch_"), "{events}");
 }
 
-#[test]
-fn the_client_submits_a_file_watches_it_and_gets_what_run_would_have_written() {
+async fn the_client_submits_a_file_watches_it_and_gets_what_run_would_have_written(kind: Kind) {
     let mut desk = Desk::with_rows(600);
     desk.run("demo:faulty", &["--concurrency", "64"]).check_code(3);
     let by_run = desk.read("out.jsonl");
-    let server = Server::first(&desk);
-    desk.set("PROMPTMILL_URL", &server.url);
-    desk.set("PROMPTMILL_API_KEY", &server.key);
+    let stand = Stand::start(kind, &mut desk);
+    desk.set("PROMPTMILL_URL", stand.url());
+    desk.set("PROMPTMILL_API_KEY", stand.key());
     desk.promptmill(&["template", "push", "template.json"]).check_code(0);
     let submit =
         ["batch", "submit", "tickets", "--rows", "rows.jsonl", "--model", "demo:faulty", "--name", "nightly"];
@@ -125,7 +152,7 @@ fn the_client_submits_a_file_watches_it_and_gets_what_run_would_have_written() {
     assert!(desk.read("failed.csv").lines().skip(1).all(|line| line.contains(",failed,")));
     let pulled = desk.promptmill(&["template", "pull", "tickets@1"]).check_code(0);
     assert_eq!(serde_json::from_str::<Value>(&pulled.stdout).unwrap(), ticket_template());
-    assert_eq!(server.stop().0, Some(0));
+    stand.stop();
 }
 
 #[test]
@@ -223,15 +250,14 @@ async fn a_server_that_is_told_to_stop_ends_cleanly_and_the_next_one_goes_on() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn secrets_prompts_and_replies_reach_neither_logs_nor_metrics_nor_the_store_in_clear() {
+async fn secrets_prompts_and_replies_reach_neither_logs_nor_metrics_nor_the_store_in_clear(kind: Kind) {
     let doubles = Doubles::start(Config::default()).unwrap();
     let mut desk = Desk::with_rows(20);
     desk.point_at(&doubles);
     desk.set("OPENROUTER_API_KEY", "sk-or-canary-1234567890");
     desk.set("PROMPTMILL_LOG", "trace");
-    let server = Server::first(&desk);
-    let (client, key) = (server.client(), server.key.clone());
+    let mut stand = Stand::start(kind, &mut desk);
+    let (client, key) = (stand.client(), stand.key().to_owned());
     let webhook_secret = "whsec_Y2FuYXJ5LWNhbmFyeS1jYW5hcnktY2FuYXJ5";
     let rows: Vec<Value> = (0..20).map(|n| json!({"variables": {"n": n}})).collect();
     let batch = json!({"template": ticket_template(), "model": "openrouter:acme/model-a", "rows": rows,
@@ -243,19 +269,27 @@ async fn secrets_prompts_and_replies_reach_neither_logs_nor_metrics_nor_the_stor
     let results = client.text(&format!("/v1/batches/{id}/results")).await;
     let first: Value = serde_json::from_str(results.lines().next().unwrap()).unwrap();
     let summary = first["output"]["summary"].as_str().unwrap().to_owned();
-    let metrics =
-        reqwest::get(format!("{}/metrics", server.metrics_url)).await.unwrap().text().await.unwrap();
-    assert!(metrics.contains("promptmill_items_total"), "{metrics}");
-    check_metrics(&metrics);
-    let (_, log) = tokio::task::block_in_place(|| server.stop());
     let secret_part = key.rsplit('_').next().unwrap();
     let webhook_part = webhook_secret.trim_start_matches("whsec_");
+    let mut metrics = String::new();
+    for url in stand.metrics_urls() {
+        let text = reqwest::get(format!("{url}/metrics")).await.unwrap().text().await.unwrap();
+        check_metrics(&text);
+        metrics.push_str(&text);
+    }
+    assert!(metrics.contains("promptmill_items_total"), "{metrics}");
+    let stored = |secret: &str| match &stand {
+        Stand::Embedded(_) => raw_store_contains(&desk, secret),
+        Stand::Fleet(fleet) => fleet.servers.contain(secret),
+    };
+    assert!(stored("127.0.0.1:9/hook"), "what stands in the store in clear is found");
+    for secret in ["canary-1234567890", secret_part, webhook_part, "canary-canary-canary"] {
+        assert!(!stored(secret), "{secret:?} is in the store");
+    }
+    let log = tokio::task::block_in_place(|| stand.stop());
     for secret in ["canary-1234567890", "Classify ticket", &summary, secret_part, webhook_part] {
         assert!(!log.contains(secret), "{secret:?} is in the log");
         assert!(!metrics.contains(secret), "{secret:?} is in the metrics");
-    }
-    for secret in ["canary-1234567890", secret_part, webhook_part, "canary-canary-canary"] {
-        assert!(!raw_store_contains(&desk, secret), "{secret:?} is in the store");
     }
 }
 

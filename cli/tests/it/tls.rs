@@ -12,7 +12,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::ServerConfig;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
-use crate::server::Server;
+use crate::stand::{Kind, Stand, on_both_stands};
 use crate::support::Desk;
 
 /// A certificate with its key.
@@ -69,8 +69,11 @@ async fn receiver(identity: Identity) -> (String, Arc<AtomicUsize>) {
     (url, requests)
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn only_a_receiver_with_a_trusted_and_current_certificate_is_told() {
+on_both_stands! {
+    only_a_receiver_with_a_trusted_and_current_certificate_is_told,
+}
+
+async fn only_a_receiver_with_a_trusted_and_current_certificate_is_told(kind: Kind) {
     promptmill_runtime::install_tls();
     let mut authority = CertificateParams::new(Vec::new()).unwrap();
     authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -94,8 +97,8 @@ async fn only_a_receiver_with_a_trusted_and_current_certificate_is_told() {
         (receiver(Identity::of(other_host, Some(&issuer))).await, false),
         (receiver(Identity::of(|_| {}, None)).await, false),
     ];
-    let server = Server::first(&desk);
-    let client = server.client();
+    let stand = Stand::start(kind, &mut desk);
+    let client = stand.client();
     for ((url, requests), trusted) in &receivers {
         let batch = json!({"model": "demo:any", "webhook_url": url,
             "rows": [{"messages": [{"role": "user", "content": "Say hello."}]}]});
@@ -122,4 +125,5 @@ async fn only_a_receiver_with_a_trusted_and_current_certificate_is_told() {
         }
         assert_eq!(requests.load(Ordering::SeqCst), usize::from(*trusted));
     }
+    stand.stop();
 }

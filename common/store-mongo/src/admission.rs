@@ -29,7 +29,6 @@ impl Admission for MongoStore {
 
     /// A number of commands that does not depend on how many batches the chunks are of. A crash between the two updates leaves batches that run and whose
     /// chunks wait still, to be admitted by whoever comes next.
-
     async fn admit(&self, chunks: &[ChunkId], now_ms: u64) -> StoreResult<Vec<ChunkId>> {
         admit(self, chunks, now_ms).await
     }

@@ -18,4 +18,5 @@ mod redis;
 
 pub use binary::{Binary, http_get};
 pub use mongo::{MongoConnection, MongoDatabase, MongoReplicaSet, MongoServer};
+pub use process::free_port;
 pub use redis::{RedisSentinel, RedisServer};

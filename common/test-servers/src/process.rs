@@ -18,8 +18,9 @@ const STARTS_WITHIN: Duration = Duration::from_secs(60);
 
 const POLL: Duration = Duration::from_millis(5);
 
-/// A port that nobody listened on a moment ago.
-fn free_port() -> u16 {
+/// A port of 127.0.0.1 that nobody listened on a moment ago. No connection is given it by chance, so that a process which ends and is started
+/// again finds it free.
+pub fn free_port() -> u16 {
     loop {
         let port = rand::random_range(PORTS);
         if TcpListener::bind(("127.0.0.1", port)).is_ok() {

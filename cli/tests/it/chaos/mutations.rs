@@ -1,4 +1,5 @@
-//! Proof that the checker sees: the same scenario, with the same seeds, over a store that is right and over three that are wrong.
+//! Proof that the checker sees: the same scenario, with the same seeds, over a store that is right and over three that are wrong, on SQLite
+//! and on MongoDB with Redis.
 //!
 //! Three workers run a batch one after another. The first loses answers of the store and dies between its two steps; the second is
 //! stopped with everything called and nothing settled, taken for dead, and wakes up while the third has the chunks.
@@ -9,25 +10,24 @@ use std::sync::atomic::Ordering;
 use async_trait::async_trait;
 use promptmill_domain::{BatchId, BatchLimits, BatchSpec, BatchState, LaneId, SessionId, TenantId, UploadId};
 use promptmill_doubles::{Config, Doubles, Provider};
-use promptmill_ports::{
-    MemoryHub, NewBatch, PageLimit, PartCommit, RowBlock, Sessions as _, decode_outcome, flow,
-};
+use promptmill_ports::{NewBatch, PageLimit, PartCommit, RowBlock, Store, decode_outcome, flow};
 use promptmill_provider::{CallFailure, ChatProvider, ChatReply, ChatRequest, ModelListing};
 use promptmill_rowio::{BlockBuilder, StoredRow};
 use promptmill_runtime::{Engine, ProviderSettings, Providers};
 use promptmill_scheduler::Scheduler;
-use promptmill_store_sqlite::{SqliteOptions, SqliteStore};
 use promptmill_worker::{Worker, WorkerConfig};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
+use super::ground::{Ground, Process};
 use super::scene::{markers, template, wait_until_it};
 use super::two_steps::{Line, Mutation, Shared};
 use crate::checker::history::{Allowed, Counted, Found, History, Sighting};
 use crate::checker::journal::{Answer, Journal};
 use crate::checker::judge::{Invariant, Verdict, judge};
+use crate::stand::{Kind, on_both_stands};
 
 const ROWS: usize = 120;
 
@@ -59,9 +59,9 @@ impl ChatProvider for Gated {
 
 struct Stage {
     doubles: Doubles,
-    sqlite: Arc<SqliteStore>,
+    /// Nobody's line: what an onlooker sees.
+    store: Arc<dyn Store>,
     shared: Arc<Shared>,
-    hub: Arc<MemoryHub>,
     tenant: TenantId,
     batch: BatchId,
     markers: Vec<String>,
@@ -71,15 +71,13 @@ struct Stage {
 }
 
 impl Stage {
-    fn new(seed: u64, mutation: Mutation, dice: &mut StdRng) -> Self {
+    fn new(seed: u64, store: Arc<dyn Store>, mutation: Mutation, dice: &mut StdRng) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let sqlite = Arc::new(SqliteStore::open(folder.path(), SqliteOptions::default()).unwrap());
         let config = Config { seed, latency: "1..10".parse().unwrap(), ..Config::default() };
         Self {
             doubles: Doubles::start(config).unwrap(),
-            shared: Shared::new(sqlite.clone(), mutation),
-            sqlite,
-            hub: Arc::new(MemoryHub::new()),
+            store,
+            shared: Shared::new(mutation),
             tenant: TenantId::default_tenant(),
             batch: BatchId::from_bytes(dice.random()),
             markers: markers(dice, ROWS),
@@ -89,13 +87,18 @@ impl Stage {
         }
     }
 
+    /// A line of this process to the store.
+    fn line(&self, process: &Process) -> Line {
+        Line::new(process.store.clone(), &self.shared)
+    }
+
     /// The engine of a process whose line to the store is this one and whose calls wait for `gate`.
-    fn engine(&self, line: Arc<Line>, gate: Arc<Semaphore>) -> Engine {
+    fn engine(&self, process: &Process, line: Arc<Line>, gate: Arc<Semaphore>) -> Engine {
         let mut settings = ProviderSettings::default();
         settings.openai.base_url = self.doubles.base_url(Provider::OpenAi);
         let inner = Providers::new(settings).unwrap().get("openai").unwrap();
         let providers = Providers::of([Arc::new(Gated { inner, gate }) as Arc<dyn ChatProvider>]);
-        Engine::over(line, self.sqlite.clone(), self.hub.clone(), Arc::new(providers))
+        process.engine(line, Arc::new(providers))
     }
 
     async fn submit(&self, engine: &Engine) {
@@ -130,9 +133,9 @@ impl Stage {
     /// Takes the chunks of a session that beats no more.
     async fn bury(&self, session: SessionId) {
         wait_until_it("the session to be buried", async || {
-            let sessions = self.sqlite.sessions().await.unwrap();
+            let sessions = self.store.sessions().await.unwrap();
             let Some(found) = sessions.iter().find(|found| found.session == session) else { return true };
-            self.sqlite.bury(session, found.beat, 0).await.unwrap().is_some()
+            self.store.bury(session, found.beat, 0).await.unwrap().is_some()
         })
         .await;
     }
@@ -174,20 +177,24 @@ async fn worker(engine: &Engine, concurrency: usize) -> Worker {
     Worker::start(engine.clone(), config).await.unwrap()
 }
 
-async fn run(seed: u64, mutation: Mutation) -> Verdict {
+async fn run(seed: u64, kind: Kind, mutation: Mutation) -> Verdict {
+    let ground = Ground::new(kind);
     let mut dice = StdRng::seed_from_u64(seed);
-    let mut stage = Stage::new(seed, mutation, &mut dice);
+    let process = ground.process().await;
+    let mut stage = Stage::new(seed, process.store.clone(), mutation, &mut dice);
     let open_gate = || Arc::new(Semaphore::new(Semaphore::MAX_PERMITS));
-    let overview = stage.engine(Arc::new(Line::new(&stage.shared)), open_gate());
-    let scheduler = Scheduler::start(overview.clone());
+    let overview = stage.engine(&process, Arc::new(stage.line(&process)), open_gate());
+    let desk = Arc::new(stage.line(&process));
+    let scheduler = Scheduler::start(stage.engine(&process, desk.clone(), open_gate()));
     stage.submit(&overview).await;
 
     // Every third answer of the store is lost, and the process dies in the middle of a settle: of the first or of the second one that
     // follows a repeated one, so that it holds ends nobody stored before.
-    let mut line = Line::new(&stage.shared);
+    let process = ground.process().await;
+    let mut line = stage.line(&process);
     (line.loses_answers, line.dies_at) = (3, if dice.random_bool(0.5) { 5 } else { 8 });
     let (line, gate) = (Arc::new(line), Arc::new(Semaphore::new(0)));
-    let first = worker(&stage.engine(line.clone(), gate.clone()), 4).await;
+    let first = worker(&stage.engine(&process, line.clone(), gate.clone()), 4).await;
     while !line.died.load(Ordering::SeqCst) {
         let settles = line.settles.load(Ordering::SeqCst);
         gate.add_permits(3);
@@ -201,11 +208,12 @@ async fn run(seed: u64, mutation: Mutation) -> Verdict {
     stage.look(&overview).await;
 
     // Everything is called and nothing settled when the second process is stopped.
-    let mut line = Line::new(&stage.shared);
+    let process = ground.process().await;
+    let mut line = stage.line(&process);
     line.settle_permits = Semaphore::new(0);
     let line = Arc::new(line);
     let (open, called) = (stage.open_items(&overview).await, stage.doubles.ledger().totals().calls);
-    let second = worker(&stage.engine(line.clone(), open_gate()), 32).await;
+    let second = worker(&stage.engine(&process, line.clone(), open_gate()), 32).await;
     wait_until_it("the second to call all it can", async || {
         let totals = stage.doubles.ledger().totals();
         totals.calls == called + open && totals.in_flight == 0
@@ -216,17 +224,23 @@ async fn run(seed: u64, mutation: Mutation) -> Verdict {
 
     // The third has every chunk and has called for nothing when the second wakes up and settles what it has in hand.
     let gate = Arc::new(Semaphore::new(0));
-    let third = worker(&stage.engine(Arc::new(Line::new(&stage.shared)), gate.clone()), 8).await;
+    let process = ground.process().await;
+    let third = worker(&stage.engine(&process, Arc::new(stage.line(&process)), gate.clone()), 8).await;
     wait_until_it("the third to have the chunks", async || {
         let counts = overview.store.progress(&stage.tenant, stage.batch).await.unwrap().counts;
         counts.leased == counts.open()
     })
     .await;
+    // Nobody closes the batch meanwhile, or the third would be told that there is nothing left to do.
+    desk.cut(true);
     line.settle_permits.add_permits(1);
     wait_until_it("the second to settle", async || line.answered.load(Ordering::SeqCst) == 1).await;
     stage.look(&overview).await;
-    line.cut(false);
+    let called = stage.doubles.ledger().totals().calls;
     gate.add_permits(1_000);
+    wait_until_it("the third to call", async || stage.doubles.ledger().totals().calls > called).await;
+    desk.cut(false);
+    line.cut(false);
     wait_until_it("the batch to end", async || {
         overview.store.batch(&stage.tenant, stage.batch).await.unwrap().state == BatchState::Completed
     })
@@ -242,37 +256,40 @@ async fn run(seed: u64, mutation: Mutation) -> Verdict {
 }
 
 /// The verdicts of a few seeds, which wait beside each other more than they work.
-async fn verdicts(mutation: Mutation) -> Vec<(u64, Verdict)> {
-    let run = |seed| Box::pin(run(seed, mutation));
+async fn verdicts(kind: Kind, mutation: Mutation) -> Vec<(u64, Verdict)> {
+    let run = |seed| Box::pin(run(seed, kind, mutation));
     let (first, second, third) = tokio::join!(run(1), run(2), run(3));
     vec![(1, first), (2, second), (3, third)]
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_store_that_is_right_is_green() {
-    for (seed, verdict) in verdicts(Mutation::None).await {
-        verdict.check(&format!("seed {seed}"));
-    }
-}
-
-async fn check_red(mutation: Mutation, invariant: Invariant) {
-    for (seed, verdict) in verdicts(mutation).await {
-        println!("{mutation:?}, seed {seed}: {:?}", verdict.broken);
+async fn check_red(kind: Kind, mutation: Mutation, invariant: Invariant) {
+    for (seed, verdict) in verdicts(kind, mutation).await {
+        println!("{kind:?}, {mutation:?}, seed {seed}: {:?} {:?}", verdict.counts, verdict.broken);
         assert!(verdict.broken.contains_key(&invariant), "{mutation:?}, seed {seed}: {:?}", verdict.broken);
     }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_store_that_ignores_the_token_is_found_out() {
-    check_red(Mutation::TokenIgnored, Invariant::NoLateCall).await;
+on_both_stands! {
+    a_store_that_is_right_is_green,
+    a_store_that_ignores_the_token_is_found_out,
+    a_store_that_draws_the_keys_of_outcomes_is_found_out,
+    a_store_that_writes_the_byte_before_the_body_is_found_out,
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_store_that_draws_the_keys_of_outcomes_is_found_out() {
-    check_red(Mutation::RandomKey, Invariant::OneOutcome).await;
+async fn a_store_that_is_right_is_green(kind: Kind) {
+    for (seed, verdict) in verdicts(kind, Mutation::None).await {
+        verdict.check(&format!("seed {seed}"));
+    }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_store_that_writes_the_byte_before_the_body_is_found_out() {
-    check_red(Mutation::ByteBeforeBody, Invariant::NothingLost).await;
+async fn a_store_that_ignores_the_token_is_found_out(kind: Kind) {
+    check_red(kind, Mutation::TokenIgnored, Invariant::NoLateCall).await;
+}
+
+async fn a_store_that_draws_the_keys_of_outcomes_is_found_out(kind: Kind) {
+    check_red(kind, Mutation::RandomKey, Invariant::OneOutcome).await;
+}
+
+async fn a_store_that_writes_the_byte_before_the_body_is_found_out(kind: Kind) {
+    check_red(kind, Mutation::ByteBeforeBody, Invariant::NothingLost).await;
 }

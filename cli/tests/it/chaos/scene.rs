@@ -118,7 +118,7 @@ impl Scene {
                 Some(open) => assert!(Instant::now() < deadline, "waited in vain for {open}"),
             }
             // How often it asks; the deadline above is what it waits for.
-            tokio::time::sleep(Duration::from_millis(50)).await;
+            tokio::time::sleep(Duration::from_millis(100)).await;
         };
         self.history.recovery = last_fault.elapsed();
         self.history.export.clear();
@@ -289,6 +289,11 @@ impl Load {
             });
         }
         Self { told, clients: tasks }
+    }
+
+    /// What the clients were answered so far.
+    pub(crate) fn told(&self) -> &Told {
+        &self.told
     }
 
     /// Waits until `count` grew by `more`.

@@ -1,8 +1,8 @@
 //! A store that keeps bodies of outcomes apart from the heads, in two steps, as a store of documents does; each worker has a line to it
 //! of its own, which can be cut at any place. And three ways of building it wrong.
 //!
-//! The product's store is left as it is: everything but the bodies is SQLite's, behind the same ports that the real worker and the
-//! real scheduler use. What a mutation breaks is broken here and nowhere else.
+//! The product's stores are left as they are: everything but the bodies is SQLite's or MongoDB's, behind the same ports that the real worker
+//! and the real scheduler use. What a mutation breaks is broken here and nowhere else.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -16,12 +16,11 @@ use promptmill_domain::{
     LeaseToken, SessionId, TenantId, UploadId, WorkerReport,
 };
 use promptmill_ports::{
-    Admission, BatchFilter, BatchPage, BeatAnswer, BlockIds, BlockRow, Close, Control, Created, Intake,
-    Lease, NewBatch, Outbox, OutcomePage, PageLimit, Part, PartCommit, Progress, Read, Retention, RowBlock,
-    Rows, SessionBeat, Sessions, SettleGroup, Settled, SettledCursor, SettledPage, StoreError, StoreResult,
-    StoredOutcome, Usage, Work,
+    Accepted, Admission, BatchFilter, BatchPage, BeatAnswer, BlockIds, BlockRow, Close, Control, Created,
+    Intake, Lease, NewBatch, Outbox, OutcomePage, PageLimit, Part, PartCommit, Progress, Read, Retention,
+    RowBlock, Rows, SessionBeat, Sessions, SettleGroup, Settled, SettledCursor, SettledPage, Store,
+    StoreError, StoreResult, StoredOutcome, Usage, WholeBatch, Work,
 };
-use promptmill_store_sqlite::SqliteStore;
 use tokio::sync::{Semaphore, watch};
 
 /// How the store is built.
@@ -40,9 +39,8 @@ pub(crate) enum Mutation {
 /// An item, and what else is in the key of its body.
 type Key = (BatchId, u32, u64);
 
-/// What all lines lead to.
+/// What all lines lead to, beside the store.
 pub(crate) struct Shared {
-    inner: Arc<SqliteStore>,
     mutation: Mutation,
     bodies: Mutex<Vec<(Key, ItemCode, Bytes)>>,
     /// Bases of the chunks and the newest token of each.
@@ -50,8 +48,8 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
-    pub(crate) fn new(inner: Arc<SqliteStore>, mutation: Mutation) -> Arc<Self> {
-        Arc::new(Self { inner, mutation, bodies: Mutex::default(), leases: Mutex::default() })
+    pub(crate) fn new(mutation: Mutation) -> Arc<Self> {
+        Arc::new(Self { mutation, bodies: Mutex::default(), leases: Mutex::default() })
     }
 
     /// Stores a body unless its key is there, and answers the code of the one that is.
@@ -69,6 +67,7 @@ impl Shared {
 
 /// One process's line to the store.
 pub(crate) struct Line {
+    inner: Arc<dyn Store>,
     shared: Arc<Shared>,
     /// Every this many settles the answer is lost; 0 never.
     pub(crate) loses_answers: u64,
@@ -85,8 +84,9 @@ pub(crate) struct Line {
 }
 
 impl Line {
-    pub(crate) fn new(shared: &Arc<Shared>) -> Self {
+    pub(crate) fn new(inner: Arc<dyn Store>, shared: &Arc<Shared>) -> Self {
         Self {
+            inner,
             shared: Arc::clone(shared),
             loses_answers: 0,
             dies_at: 0,
@@ -130,7 +130,7 @@ impl Work for Line {
         now_ms: u64,
     ) -> StoreResult<Vec<Lease>> {
         self.passes().await;
-        let leases = self.shared.inner.claim(owner, chunks, now_ms).await?;
+        let leases = self.inner.claim(owner, chunks, now_ms).await?;
         let mut known = self.shared.leases.lock().unwrap();
         for lease in &leases {
             known.insert(lease.head.chunk, (lease.head.base, lease.token));
@@ -155,7 +155,7 @@ impl Work for Line {
                     self.die().await;
                 }
             }
-            let result = self.shared.inner.settle([group.clone()].into(), now_ms).await?.remove(0);
+            let result = self.inner.settle([group.clone()].into(), now_ms).await?.remove(0);
             if byte_first {
                 if dies {
                     self.die().await;
@@ -181,7 +181,7 @@ impl Work for Line {
         now_ms: u64,
     ) -> StoreResult<bool> {
         self.passes().await;
-        self.shared.inner.try_item(chunk, token, offset, now_ms).await
+        self.inner.try_item(chunk, token, offset, now_ms).await
     }
 }
 
@@ -192,7 +192,7 @@ macro_rules! passes {
         impl $port for Line {
             $(async fn $method(&self, $($arg: $kind),*) -> StoreResult<$answer> {
                 self.passes().await;
-                self.shared.inner.$method($($arg),*).await
+                self.inner.$method($($arg),*).await
             })*
         }
     )*};
@@ -201,6 +201,7 @@ macro_rules! passes {
 passes! {
     Intake {
         fn create(tenant: &TenantId, batch: NewBatch) -> Created;
+        fn accept(tenant: &TenantId, whole: WholeBatch) -> Accepted;
         fn put_rows(tenant: &TenantId, batch: BatchId, upload: UploadId, blocks: Vec<RowBlock>, now_ms: u64) -> ();
         fn drop_upload(tenant: &TenantId, batch: BatchId, upload: UploadId) -> ();
         fn commit_part(tenant: &TenantId, batch: BatchId, part: PartCommit) -> ();
@@ -251,12 +252,12 @@ passes! {
 impl Read for Line {
     async fn batch(&self, tenant: &TenantId, batch: BatchId) -> StoreResult<Batch> {
         self.passes().await;
-        self.shared.inner.batch(tenant, batch).await
+        self.inner.batch(tenant, batch).await
     }
 
     async fn progress(&self, tenant: &TenantId, batch: BatchId) -> StoreResult<Progress> {
         self.passes().await;
-        self.shared.inner.progress(tenant, batch).await
+        self.inner.progress(tenant, batch).await
     }
 
     /// The bodies of the items whose byte is set: as many as the store has under their keys.
@@ -268,7 +269,7 @@ impl Read for Line {
         limit: PageLimit,
     ) -> StoreResult<OutcomePage> {
         self.passes().await;
-        let named = self.shared.inner.outcomes(tenant, batch, from, limit).await?;
+        let named = self.inner.outcomes(tenant, batch, from, limit).await?;
         let bodies = self.shared.bodies.lock().unwrap();
         let mut outcomes = Vec::new();
         for StoredOutcome { index, .. } in named.outcomes {
@@ -284,7 +285,7 @@ impl Read for Line {
 
     async fn rows(&self, tenant: &TenantId, batch: BatchId, index: u32) -> StoreResult<BlockRow> {
         self.passes().await;
-        self.shared.inner.rows(tenant, batch, index).await
+        self.inner.rows(tenant, batch, index).await
     }
 
     async fn settled(
@@ -295,7 +296,7 @@ impl Read for Line {
         limit: PageLimit,
     ) -> StoreResult<SettledPage> {
         self.passes().await;
-        self.shared.inner.settled(tenant, batch, after, limit).await
+        self.inner.settled(tenant, batch, after, limit).await
     }
 
     async fn batches(
@@ -306,16 +307,16 @@ impl Read for Line {
         limit: PageLimit,
     ) -> StoreResult<BatchPage> {
         self.passes().await;
-        self.shared.inner.batches(tenant, filter, before, limit).await
+        self.inner.batches(tenant, filter, before, limit).await
     }
 
     async fn usage(&self, tenant: &TenantId, now_ms: u64) -> StoreResult<Usage> {
         self.passes().await;
-        self.shared.inner.usage(tenant, now_ms).await
+        self.inner.usage(tenant, now_ms).await
     }
 
     async fn changes(&self) -> StoreResult<u64> {
         self.passes().await;
-        self.shared.inner.changes().await
+        self.inner.changes().await
     }
 }

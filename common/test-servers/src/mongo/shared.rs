@@ -10,9 +10,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 
-use bson::doc;
+use bson::{Document, doc};
 
-use super::server::{initiate, mongod, mongod_args, uri};
+use super::server::{initiate, mongod, mongod_args, run, uri};
 use super::wire;
 use crate::process::{on_a_free_port, told_process_id, wait_for};
 use crate::program::servers_folder;
@@ -42,6 +42,11 @@ impl MongoDatabase {
     /// Which database.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// Runs one command on it, over a connection of its own. An answer that is not `ok` fails the test.
+    pub fn command(&self, command: Document) -> Document {
+        run(self.port, &self.name, command)
     }
 }
 

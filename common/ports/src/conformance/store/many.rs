@@ -38,7 +38,7 @@ async fn queued(store: &dyn Store) -> Vec<Scene<'_>> {
 }
 
 const fn rows(n: u32) -> u32 {
-    if n % 5 == 0 { 3 } else { 1 }
+    if n.is_multiple_of(5) { 3 } else { 1 }
 }
 
 fn chunks(scenes: &[Scene<'_>]) -> Vec<ChunkId> {

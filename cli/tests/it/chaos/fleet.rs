@@ -1,0 +1,90 @@
+//! Faults of a fleet on a real MongoDB and a real Redis: any process is killed or stopped, Redis forgets, MongoDB changes its primary.
+//!
+//! Each test is one [`Trial`]: clients submit all the time and keep a journal, the fault happens, everything is drained, and the
+//! [`checker`](crate::checker) judges. `./chaos` runs them with one seed after another.
+
+mod apis;
+mod mongo;
+mod neighbours;
+mod pairs;
+mod redis;
+mod restarts;
+mod schedulers;
+mod signals;
+mod stopped;
+mod workers;
+
+use std::time::Instant;
+
+use promptmill_doubles::Config;
+use rand::SeedableRng as _;
+use rand::rngs::StdRng;
+
+use super::scene::{Load, SLOTS, Scene, check_log, wait_until};
+use crate::checker::history::Allowed;
+use crate::checker::table;
+use crate::fleet::{Fleet, Servers, Size};
+use crate::server::Http;
+
+/// What no process may have resident at the most, KiB.
+const PEAK_KIB: u64 = 192 * 1024;
+
+/// The seed that `PROMPTMILL_FAULT_SEED` asks for, or else the one that is usual for the test.
+fn seed(usual: u64) -> u64 {
+    std::env::var("PROMPTMILL_FAULT_SEED").map_or(usual, |seed| seed.parse().unwrap())
+}
+
+/// One run of a fleet.
+struct Trial {
+    scene: Scene,
+    fleet: Fleet,
+    client: Http,
+    seed: u64,
+    dice: StdRng,
+    /// How often a worker was killed, or taken for dead.
+    deaths: u64,
+}
+
+impl Trial {
+    /// A fleet whose provider takes so many milliseconds for a call.
+    fn begin(seed: u64, latency: &str, servers: Servers, size: Size) -> Self {
+        let config = Config { seed, latency: latency.parse().unwrap(), ..Config::default() };
+        let mut scene = Scene::new(config);
+        let fleet = Fleet::on(&mut scene.desk, servers, size);
+        let client = fleet.client();
+        Self { scene, fleet, client, seed, dice: StdRng::seed_from_u64(seed), deaths: 0 }
+    }
+
+    /// Four clients that submit until they are ended.
+    fn load(&self) -> Load {
+        self.scene.load(&self.client, self.seed, 4, 10_000)
+    }
+
+    /// Reads what was given out so far.
+    async fn look(&mut self) {
+        self.scene.look(&self.client).await;
+    }
+
+    /// Waits until more calls are under way than the other workers could make.
+    fn wait_for_calls_of_every_worker(&self, concurrency: u32) {
+        let others = self.fleet.workers.len() as u64 - 1;
+        wait_until("calls of every worker", || {
+            self.scene.doubles.ledger().totals().in_flight > others * u64::from(concurrency)
+        });
+    }
+
+    /// kill -9 of a worker.
+    fn kill_worker(&mut self, n: usize) {
+        self.fleet.workers[n].kill();
+        self.deaths += 1;
+    }
+
+    /// Waits for the end of all work, stops every process in order, and judges.
+    async fn conclude(mut self, fault: &str, last_fault: Instant) {
+        self.scene.drain(&self.client, last_fault).await;
+        self.scene.history.peak_kib = self.fleet.peak_kib();
+        check_log(&self.fleet.stop());
+        let allowed = Allowed { deaths: self.deaths, slots: SLOTS, peak_kib: PEAK_KIB, ..Allowed::NOTHING };
+        table::conclude(&format!("fleet: {fault}"), self.seed, &self.scene.history, &allowed);
+    }
+}
