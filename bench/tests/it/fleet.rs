@@ -19,8 +19,8 @@ fn a_quick_run_fills_every_line_of_the_fleets_table() {
             "MongoDB commands per job",
             "2,000 rows of 200 bytes accepted",
             "times as fast as insert_many of a document for each",
-            "counts of a batch of 10,000, exact: p50",
-            "counts of a batch of 10,000, cached: p50",
+            "counts of a batch of 6,000, exact: p50",
+            "counts of a batch of 6,000, cached: p50",
             "600 items, 20ms, 64 slots each: items/s of two workers over one's",
         ],
     );

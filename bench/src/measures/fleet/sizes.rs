@@ -64,9 +64,9 @@ impl Sizes {
             throughput_items: 2_000,
             lone_jobs: 3,
             lone_latency: Duration::from_millis(5),
-            waiting_jobs: 128,
+            waiting_jobs: 64,
             accepted_rows: 2_000,
-            counted_items: 10_000,
+            counted_items: 6_000,
             counted_after: 100,
             // The batch must not be over before its pause is known everywhere, on the slowest machine.
             counted_latency: Duration::from_millis(50),

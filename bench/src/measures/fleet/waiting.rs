@@ -73,7 +73,7 @@ pub(super) async fn run(lab: &Lab<Sizes>, table: &mut Table) -> anyhow::Result<(
         client.store_template().await?;
         tenants.push(client);
     }
-    jobs(&fleet, &tenants, 2 * CLIENTS, Way::List).await?;
+    jobs(&fleet, &tenants, CLIENTS, Way::List).await?;
     let (mut list, mut results) = (Figures::default(), Figures::default());
     for run in 1..=sizes.runs {
         for (way, figures) in [(Way::List, &mut list), (Way::Results, &mut results)] {
