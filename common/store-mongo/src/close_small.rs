@@ -2,7 +2,7 @@
 //! be read and counted here.
 //!
 //! Whatever is not as expected (a larger batch, one whose chunks were cut otherwise, one that someone else changes at this moment) is closed
-//! alone ([`close`](crate::close::close)). A crash between the commands leaves at most changes in the order of settling that would have come
+//! alone (`close`). A crash between the commands leaves at most changes in the order of settling that would have come
 //! there anyway, and a number that no event has; whoever closes again does the rest. The step itself is one update of the batch: its state
 //! with the counts and the event.
 
