@@ -3,7 +3,8 @@
 use promptmill_domain::chunk::{ChunkCut, FrozenPart, MAX_CHUNK_ROWS, SPREAD, cut};
 use promptmill_domain::{BatchId, LaneId, TenantId};
 
-use crate::store::{Intake, Read, WholeBatch};
+use crate::reading::Read;
+use crate::store::{Intake, WholeBatch};
 use crate::{StoreError, StoreResult};
 
 /// Heads written in one step.

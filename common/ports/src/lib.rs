@@ -12,6 +12,7 @@ pub mod error;
 pub mod flow;
 pub mod hub;
 pub mod hub_ports;
+pub mod reading;
 pub mod records;
 pub mod store;
 
@@ -20,14 +21,16 @@ pub use clock::Clock;
 pub use error::{StoreError, StoreResult};
 pub use hub::MemoryHub;
 pub use hub_ports::{Denied, HubError, Limiter, Permit, Queue, Signal, Signals};
+pub use reading::{
+    BatchFilter, BatchPage, BlockIds, BlockRow, OutcomePage, PageLimit, Part, Progress, Read, Rows,
+    SettledCursor, SettledPage, StoredOutcome, Usage,
+};
 pub use records::{
     Accounts, ApiKey, Claim, Claimed, Claims, Deliveries, Delivery, DeliveryAttempt, DeliveryState,
     Generation, Generations, Records, Role, StoredAnswer, StoredTemplate, TemplateKey, TemplateVersion,
     Templates, Tenant,
 };
 pub use store::{
-    Accepted, Admission, BatchFilter, BatchPage, BeatAnswer, BlockIds, BlockRow, Close, Control, Created,
-    Intake, Lease, NewBatch, Outbox, OutcomePage, PageLimit, Part, PartCommit, Progress, Read, Retention,
-    RowBlock, Rows, SessionBeat, Sessions, SettleGroup, Settled, SettledCursor, SettledPage, Store,
-    StoredOutcome, Usage, WholeBatch, Work,
+    Accepted, Admission, BeatAnswer, Close, Control, Created, Intake, Lease, NewBatch, Outbox, PartCommit,
+    Retention, RowBlock, SessionBeat, Sessions, SettleGroup, Settled, Store, WholeBatch, Work,
 };

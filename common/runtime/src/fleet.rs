@@ -32,7 +32,7 @@ pub struct FleetArgs {
     /// The database of the fleet.
     #[arg(long, value_name = "NAME", env = "PROMPTMILL_MONGO_DATABASE", default_value = "promptmill")]
     pub mongo_database: String,
-    /// Redis: redis://HOST:PORT, rediss:// for TLS, redis+sentinel://HOST,HOST/MASTER, redis+cluster://HOST,HOST
+    /// Redis: redis://HOST:PORT, rediss:// for TLS, redis+sentinel://HOST:PORT,HOST:PORT/MASTER, redis+cluster://HOST:PORT,HOST:PORT
     #[arg(
         long,
         value_name = "URL",

@@ -16,7 +16,7 @@ mod process;
 mod program;
 mod redis;
 
-pub use binary::{Binary, http_get};
+pub use binary::{Binary, check_role, check_role_refuses, check_role_wants_a_master_key, http_get};
 pub use mongo::{MongoConnection, MongoDatabase, MongoReplicaSet, MongoServer};
 pub use process::free_port;
 pub use redis::{RedisSentinel, RedisServer};
