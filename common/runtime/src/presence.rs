@@ -35,7 +35,7 @@ struct Now {
 /// Beats, and the engine to end the session with.
 struct Own {
     engine: Engine,
-    _beats: AbortOnDropHandle<()>,
+    beats: AbortOnDropHandle<()>,
 }
 
 impl Presence {
@@ -49,7 +49,7 @@ impl Presence {
         let now = Now { session: open(engine, &label).await?, beat_sent: Instant::now() };
         let now = Arc::new(Mutex::new(now));
         let beats = tokio::spawn(beat(engine.clone(), label, now.clone()));
-        let own = Own { engine: engine.clone(), _beats: AbortOnDropHandle::new(beats) };
+        let own = Own { engine: engine.clone(), beats: AbortOnDropHandle::new(beats) };
         Ok(Self(Arc::new(Inner { now, own: Some(own) })))
     }
 
@@ -73,6 +73,8 @@ impl Presence {
     /// Ends the session as planned.
     pub async fn end(self) {
         let Some(own) = &self.0.own else { return };
+        // A further beat would take the end for a death, and open another session.
+        own.beats.abort();
         if let Err(error) = own.engine.store.end(self.session(), own.engine.clock.now_ms()).await {
             tracing::warn!(error = %error, "the session could not be ended; it is found dead in a while");
         }
@@ -157,7 +159,11 @@ mod tests {
         }
         let living: Vec<_> = engine.store.sessions().await.unwrap();
         assert_eq!(living.iter().map(|of| of.session).collect::<Vec<_>>(), [presence.session()]);
+        let kept = presence.clone();
         presence.end().await;
         assert_eq!(engine.store.sessions().await.unwrap(), []);
+        while !kept.0.own.as_ref().unwrap().beats.is_finished() {
+            tokio::task::yield_now().await;
+        }
     }
 }
