@@ -23,12 +23,12 @@ use sha2::{Digest as _, Sha256};
 
 use crate::auth::Caller;
 use crate::extract::Digest;
+use crate::prefer::PREFERENCE_APPLIED;
 use crate::problem::{IsProblem, Problem, ProblemId, chain};
 use crate::state::App;
 
 const KEY: HeaderName = HeaderName::from_static("idempotency-key");
 const REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
-const PREFERENCE_APPLIED: HeaderName = HeaderName::from_static("preference-applied");
 const KEPT_HEADERS: [HeaderName; 5] =
     [header::CONTENT_TYPE, header::LOCATION, header::ETAG, header::LINK, PREFERENCE_APPLIED];
 /// Longest key, bytes.

@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 use crate::auth::KeyCache;
 use crate::batches;
 use crate::config::ApiConfig;
+use crate::ends::Ends;
 use crate::generations::Generator;
 use crate::health::Readiness;
 use crate::idempotency::Running;
@@ -36,6 +37,7 @@ struct Inner {
     running: Running,
     templates: TemplateCache,
     progress: ProgressCache,
+    ends: Ends,
     generator: Generator,
     batches: batches::Shared,
     large_bodies: Places<TenantId>,
@@ -63,6 +65,7 @@ impl App {
             running: Running::default(),
             templates: TemplateCache::default(),
             progress: ProgressCache::default(),
+            ends: Ends::default(),
             generator,
             batches: batches::Shared::default(),
             large_bodies: Places::new(config.large_bodies),
@@ -159,6 +162,11 @@ impl App {
     /// Runs immediate generations.
     pub(crate) fn generator(&self) -> &Generator {
         &self.0.generator
+    }
+
+    /// Who waits for batches to be final.
+    pub(crate) fn ends(&self) -> &Ends {
+        &self.0.ends
     }
 
     /// Counts of batches.

@@ -12,7 +12,7 @@ use crate::work;
 
 mod jobs;
 
-pub use jobs::{Ended, EndedPage, Job, Look};
+pub use jobs::{Job, Look};
 
 /// How long anything is waited for.
 const PATIENCE: Duration = Duration::from_secs(1_800);

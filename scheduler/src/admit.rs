@@ -8,7 +8,7 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-use promptmill_domain::chunk::{SPREAD, largest_chunk};
+use promptmill_domain::chunk::largest_chunk;
 use promptmill_domain::fairness::{Applicant, Lane, Turns};
 use promptmill_domain::{Batch, BatchId, BatchState, ChunkId, LaneId, TenantId};
 use promptmill_ports::StoreResult;
@@ -17,6 +17,7 @@ use tokio::time::Instant;
 
 use crate::fleet::Fleet;
 use crate::ready::Ready;
+use crate::waiting::Waiting;
 
 /// Chunks admitted in one step of the store.
 const STEP: usize = 500;
@@ -36,8 +37,7 @@ pub(crate) struct Admitter {
     lanes: HashMap<LaneId, Seen>,
     /// Since when nothing of a batch was worked on, Unix milliseconds.
     waits_since: HashMap<BatchId, u64>,
-    /// Batches all of whose chunks were admitted: none of them ever waits again.
-    admitted: HashSet<BatchId>,
+    waiting: Waiting,
 }
 
 /// A lane as it was looked at, and whose turn it is there.
@@ -55,8 +55,12 @@ impl Admitter {
     /// Looks at workers, queue and batches, and answers the priority that hints of each batch have now.
     pub(crate) async fn look(&mut self, engine: &Engine, batches: &[Batch]) -> StoreResult<Ranks> {
         let now = Instant::now();
-        self.fleet.look(engine, now).await?;
-        self.ready.look(engine, now).await?;
+        self.ready.begin_step();
+        // Where no chunk waits there is nothing to be let in, however much room there is.
+        let may_wait = batches.iter().any(|batch| batch.state.may_begin() && self.waiting.has_some(batch.id));
+        let ready = async { if may_wait { self.ready.look(engine, now).await } else { Ok(()) } };
+        let (fleet, ready) = tokio::join!(self.fleet.look(engine, now), ready);
+        fleet.and(ready)?;
         let now_ms = engine.clock.now_ms();
         self.note_who_waits(batches, now_ms);
         for seen in self.lanes.values_mut() {
@@ -78,7 +82,7 @@ impl Admitter {
     fn note_who_waits(&mut self, batches: &[Batch], now_ms: u64) {
         let open: HashSet<BatchId> = batches.iter().map(|batch| batch.id).collect();
         self.waits_since.retain(|batch, _| open.contains(batch));
-        self.admitted.retain(|batch| open.contains(batch));
+        self.waiting.keep(&open);
         for batch in batches {
             let begun = match batch.state {
                 BatchState::Queued => batch.submitted_ms.unwrap_or(now_ms),
@@ -102,7 +106,7 @@ impl Admitter {
             priority: batch.limits.priority,
             waits_since_ms: self.waits_since.get(&batch.id).copied().unwrap_or(u64::MAX),
             leased: in_hand.items,
-            waiting: if self.admitted.contains(&batch.id) { 0 } else { u32::MAX },
+            waiting: if self.waiting.has_some(batch.id) { u32::MAX } else { 0 },
             queued: self.ready.of(batch.id),
             // Of long rows fewer are stored together; whoever has some of them in hand knows.
             chunk_items: if in_hand.chunk_items > 0 { in_hand.chunk_items.min(most) } else { most },
@@ -134,39 +138,57 @@ impl Admitter {
         serving
     }
 
-    /// Admits as many chunks as the rule allows and hints them.
-    pub(crate) async fn admit(&mut self, engine: &Engine, batches: &[Batch]) -> StoreResult<()> {
+    /// Forgets which chunks wait: while another scheduler leads they change.
+    pub(crate) fn forget(&mut self) {
+        self.waiting.forget_all();
+    }
+
+    /// Whether it was not looked yet for chunks of the batch that wait.
+    pub(crate) fn is_unsure(&self, batch: BatchId) -> bool {
+        self.waiting.is_unsure(batch)
+    }
+
+    /// Whether chunks wait for room that an older count did not show.
+    pub(crate) fn looks_again(&self) -> bool {
+        self.ready.looks_again()
+    }
+
+    /// Whether chunks of the batch may wait.
+    pub(crate) fn waits(&self, batch: BatchId) -> bool {
+        self.waiting.has_some(batch)
+    }
+
+    /// Admits as many chunks as the rule allows and hints them. Answers the batches that were let run with them, all of which run now.
+    pub(crate) async fn admit(
+        &mut self,
+        engine: &Engine,
+        batches: &[Batch],
+    ) -> StoreResult<HashSet<BatchId>> {
         let known: HashMap<BatchId, &Batch> = batches.iter().map(|batch| (batch.id, batch)).collect();
         let slots = self.fleet.slots();
+        let mut begun = HashSet::new();
+        self.ready.trust();
         for seen in self.lanes.values_mut() {
             let now_ms = engine.clock.now_ms();
-            let chosen = choose(engine, seen, slots, now_ms, &known).await?;
-            if chosen.chunks.is_empty() {
-                self.admitted.extend(chosen.exhausted);
-                continue;
+            let chosen = choose(engine, seen, &mut self.waiting, slots, now_ms, &known).await;
+            // What was taken out and is not admitted waits still: its batch may have been paused just now, or the store be away.
+            let chosen = chosen.inspect_err(|_| self.waiting.forget_all())?;
+            let mut moved = HashSet::with_capacity(chosen.len());
+            for chunks in chosen.chunks(STEP) {
+                let admitted = engine.store.admit(chunks, now_ms).await;
+                moved.extend(admitted.inspect_err(|_| self.waiting.forget_all())?);
             }
-            let mut moved = HashSet::with_capacity(chosen.chunks.len());
-            for chunks in chosen.chunks.chunks(STEP) {
-                moved.extend(engine.store.admit(chunks, now_ms).await?);
-            }
-            let (moved, left): (Vec<_>, Vec<_>) =
-                chosen.chunks.into_iter().partition(|chunk| moved.contains(chunk));
-            // What was not admitted may still wait: its batch may have been paused just now.
-            let exhausted = chosen.exhausted.into_iter();
-            self.admitted.extend(exhausted.filter(|batch| left.iter().all(|chunk| chunk.batch != *batch)));
+            let (moved, left): (Vec<_>, Vec<_>) = chosen.into_iter().partition(|chunk| moved.contains(chunk));
+            left.iter().for_each(|chunk| self.waiting.forget(chunk.batch));
+            begun.extend(moved.iter().map(|chunk| chunk.batch));
             self.ready.add(&moved);
+            if seen.applicants.iter().any(|of| of.waiting > 0) {
+                self.ready.doubt();
+            }
             hint(engine, seen, slots, now_ms, moved).await;
         }
-        Ok(())
+        Ok(begun)
     }
-}
-
-/// Chunks to be admitted.
-#[derive(Default)]
-struct Chosen {
-    chunks: Vec<ChunkId>,
-    /// Batches of which no chunk waits beside those.
-    exhausted: Vec<BatchId>,
 }
 
 /// Chooses chunks of a lane until the rule grants no more. How many chunks of a batch wait is known only when they are asked for, and
@@ -174,12 +196,12 @@ struct Chosen {
 async fn choose(
     engine: &Engine,
     seen: &mut Seen,
+    waiting: &mut Waiting,
     slots: u64,
     now_ms: u64,
     known: &HashMap<BatchId, &Batch>,
-) -> StoreResult<Chosen> {
-    let mut asked: HashMap<BatchId, u32> = HashMap::new();
-    let mut chosen = Chosen::default();
+) -> StoreResult<Vec<ChunkId>> {
+    let mut chosen = Vec::new();
     loop {
         let grants = seen.turns.admit(Lane { slots, now_ms, applicants: &seen.applicants });
         if grants.is_empty() {
@@ -192,36 +214,23 @@ async fn choose(
         let mut fresh = HashMap::new();
         for applicant in &mut seen.applicants {
             let Some(chunks) = granted.get(&applicant.batch).copied() else { continue };
-            let asked = asked.entry(applicant.batch).or_default();
-            let waiting = match known.get(&applicant.batch) {
-                Some(batch) => waiting(engine, batch, asked.saturating_add(chunks)).await?,
+            let taken = match known.get(&applicant.batch) {
+                Some(batch) => waiting.take(engine, batch, chunks).await?,
                 None => vec![],
             };
-            let found = u32::try_from(waiting.len()).unwrap_or(u32::MAX).saturating_sub(*asked);
-            if found < chunks {
+            let found = u32::try_from(taken.len()).unwrap_or(u32::MAX);
+            if found < chunks || !waiting.has_some(applicant.batch) {
                 applicant.waiting = 0;
-                chosen.exhausted.push(applicant.batch);
             }
             applicant.queued += found;
             seen.turns.took(applicant, found);
-            fresh.insert(applicant.batch, waiting.into_iter().skip(*asked as usize));
-            *asked += found;
+            fresh.insert(applicant.batch, taken.into_iter());
         }
         for grant in grants {
             let fresh = fresh.get_mut(&grant.batch).into_iter().flatten();
-            chosen.chunks.extend(fresh.take(grant.chunks as usize));
+            chosen.extend(fresh.take(grant.chunks as usize));
         }
     }
-}
-
-/// The first `limit` waiting chunks of a batch.
-async fn waiting(engine: &Engine, batch: &Batch, limit: u32) -> StoreResult<Vec<ChunkId>> {
-    // Of a batch so small that nothing of it was admitted yet, every row is a chunk and waits. Small batches are many, and their
-    // first rows should not wait for a question.
-    if batch.state == BatchState::Queued && batch.total <= SPREAD {
-        return Ok((0..batch.total.min(limit)).map(|n| ChunkId { batch: batch.id, n }).collect());
-    }
-    engine.store.waiting(batch.id, limit).await
 }
 
 /// Queues the hints of chunks that were just admitted.

@@ -20,7 +20,7 @@ pub(crate) async fn run_once(engine: &Engine, batch: &Batch) -> StoreResult<bool
         engine.metrics.items_settled(ItemCode::Cancelled, counts.cancelled);
         engine.metrics.items_settled(ItemCode::Expired, counts.expired);
         // Whoever waits for the batch polls as well.
-        let _ = engine.signals.publish(Signal::BatchChanged(batch.id)).await;
+        let _ = engine.signals.publish(Signal::BatchEnded(batch.id)).await;
     }
     Ok(counts.is_some())
 }

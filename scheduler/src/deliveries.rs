@@ -15,9 +15,9 @@ use std::time::Duration;
 use promptmill_egress::GuardedClient;
 use promptmill_ports::{Signal, StoreError, StoreResult};
 use promptmill_runtime::Engine;
-use tokio::sync::broadcast::error::RecvError;
+use tokio::sync::broadcast::error::{RecvError, TryRecvError};
 use tokio::task::{Id, JoinError, JoinSet};
-use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Webhooks;
@@ -27,6 +27,9 @@ use board::{Board, Taken};
 
 /// How long a delivery that was taken is nobody else's, on top of the longest try.
 const TAKEN_FOR: Duration = Duration::from_secs(40);
+
+/// From one step to the next at least.
+const PACE: Duration = Duration::from_millis(50);
 
 /// Deliveries taken in one step.
 const STEP: usize = 128;
@@ -71,20 +74,25 @@ impl Courier {
         let mut signals = self.engine.signals.subscribe();
         let mut ticks = interval(self.poll);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut not_before = Instant::now();
         loop {
             tokio::select! {
                 () = stopping.cancelled() => break,
                 _ = ticks.tick() => {}
                 Some(over) = self.tries.join_next_with_id() => self.over(over),
                 signal = signals.recv() => match signal {
-                    Ok(Signal::BatchChanged(_)) | Err(RecvError::Lagged(_)) => {}
-                    Ok(Signal::ChunkDone(_) | Signal::WorkArrived | Signal::LanePaused { .. }) => continue,
+                    Ok(Signal::BatchChanged(_) | Signal::BatchEnded(_)) | Err(RecvError::Lagged(_)) => {}
+                    Ok(Signal::BatchQueued(_) | Signal::ChunkDone(_) | Signal::LanePaused { .. }) => continue,
                     // Signals are gone for good; the ticks go on.
                     Err(RecvError::Closed) => {
                         ticks.tick().await;
                     }
                 }
             }
+            // Events that come in a crowd are taken together; one that comes alone does not wait.
+            sleep_until(not_before).await;
+            while let Ok(_) | Err(TryRecvError::Lagged(_)) = signals.try_recv() {}
+            not_before = Instant::now() + PACE;
             while let Some(over) = self.tries.try_join_next_with_id() {
                 self.over(over);
             }

@@ -1,7 +1,7 @@
 //! The scheduler role: admits chunks, wakes parked ones, puts lost hints back, finds dead sessions, ends batches, delivers events,
 //! and deletes what was kept long enough.
 //!
-//! Every task is a `run_once` that reads the store, does what is due and may run twice: several schedulers may run at the same
+//! Every task is a `run_once` that reads what it does not know of the store, does what is due and may run twice: several schedulers may run at the same
 //! time, of which one leads, and one that starts anew needs to know nothing. Start at [`Scheduler::with`]; [`role`] is the process.
 
 mod admit;
@@ -17,6 +17,7 @@ mod scheduler;
 mod sessions;
 mod submits;
 mod sweep;
+mod waiting;
 
 pub use config::{Keeping, SchedulerConfig, Standing, Webhooks};
 pub use scheduler::Scheduler;

@@ -11,21 +11,29 @@ use tokio::time::Instant;
 /// Chunks read in one step.
 const STEP: u32 = 500;
 
-/// How long a count of more than one step is good: thousands of chunks are ready after an outage, and then there is nothing to hurry for.
-const LONG_IS_GOOD_FOR: Duration = Duration::from_millis(100);
+/// How long a count is good at most. What was taken meanwhile stands in it still, so it lets in too little and never too much; where that leaves
+/// chunks waiting it is taken anew in the next step, which follows at once, unless it took more than one step: thousands of chunks are ready after an outage, and then there is
+/// nothing to hurry for.
+const GOOD_FOR: Duration = Duration::from_millis(100);
 
-/// The count, as of the last look.
+/// The count, as of the last look, with what was admitted since.
 #[derive(Debug, Default)]
 pub(crate) struct Ready {
     by_batch: HashMap<BatchId, u32>,
-    /// When it was taken, if it took more than one step.
-    long_since: Option<Instant>,
+    /// When it was taken.
+    since: Option<Instant>,
+    /// Whether it took more than one step.
+    is_long: bool,
+    is_doubted: bool,
+    /// Whether it was taken in this step.
+    is_fresh: bool,
 }
 
 impl Ready {
-    /// Counts again, unless that is a long count and was done a moment ago.
+    /// Counts again, unless the last count is good still.
     pub(crate) async fn look(&mut self, engine: &Engine, now: Instant) -> StoreResult<()> {
-        if self.long_since.is_some_and(|at| now.duration_since(at) < LONG_IS_GOOD_FOR) {
+        let is_good = self.is_long || !self.is_doubted;
+        if is_good && self.since.is_some_and(|at| now.duration_since(at) < GOOD_FOR) {
             return Ok(());
         }
         let mut by_batch = HashMap::new();
@@ -38,9 +46,29 @@ impl Ready {
                 _ => break,
             }
         }
-        self.by_batch = by_batch;
-        self.long_since = after.map(|_| now);
+        *self =
+            Self { by_batch, since: Some(now), is_long: after.is_some(), is_doubted: false, is_fresh: true };
         Ok(())
+    }
+
+    /// A step begins.
+    pub(crate) fn begin_step(&mut self) {
+        self.is_fresh = false;
+    }
+
+    /// Notes that no chunk is known to wait for more room.
+    pub(crate) fn trust(&mut self) {
+        self.is_doubted = false;
+    }
+
+    /// Notes that chunks wait for more room than there is by this count.
+    pub(crate) fn doubt(&mut self) {
+        self.is_doubted = true;
+    }
+
+    /// Whether a count that is taken now may show more room.
+    pub(crate) fn looks_again(&self) -> bool {
+        self.is_doubted && !self.is_fresh && !self.is_long
     }
 
     /// Notes chunks that were admitted since.

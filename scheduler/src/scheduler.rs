@@ -24,7 +24,7 @@ use crate::{close, retention, submits, sweep};
 const PACE: Duration = Duration::from_millis(8);
 
 /// How often parked chunks are woken at most; their times are no finer.
-const WAKE: Duration = Duration::from_millis(50);
+const WAKE: Duration = Duration::from_millis(100);
 
 /// Batches closed at the same time.
 const CLOSING: usize = 256;
@@ -78,8 +78,16 @@ struct Loop {
     poll: Duration,
     watch: Watch,
     watched: Option<Instant>,
-    /// Batches a signal said something about since they were looked at.
-    touched: HashSet<BatchId>,
+    /// The open batches when they were read last, but for those that were closed here since.
+    batches: Vec<Batch>,
+    /// Whether any of them may be another by now.
+    is_stale: bool,
+    /// Batches that came or changed since they were read.
+    changed: HashSet<BatchId>,
+    /// Batches of which a chunk was done since.
+    advanced: HashSet<BatchId>,
+    /// Whether the last step left something for one that follows at once.
+    goes_on: bool,
     /// The priority of each open batch when it was looked at last.
     priorities: HashMap<BatchId, i16>,
     swept: Option<Instant>,
@@ -95,7 +103,11 @@ impl Loop {
             poll,
             watch: Watch::default(),
             watched: None,
-            touched: HashSet::new(),
+            batches: Vec::new(),
+            is_stale: true,
+            changed: HashSet::new(),
+            advanced: HashSet::new(),
+            goes_on: false,
             priorities: HashMap::new(),
             swept: None,
             woken: None,
@@ -110,15 +122,13 @@ impl Loop {
         // A batch that comes alone waits for nothing.
         let mut not_before = Instant::now();
         loop {
-            let mut asked = false;
+            let mut asked = std::mem::take(&mut self.goes_on);
             tokio::select! {
                 () = stopping.cancelled() => return,
+                () = std::future::ready(()), if asked => {}
                 _ = ticks.tick() => {}
                 signal = signals.recv() => match signal {
-                    Ok(signal) => {
-                        asked = true;
-                        self.note(&signal);
-                    }
+                    Ok(signal) => asked |= self.note(&signal),
                     Err(RecvError::Lagged(_)) => self.swept = None,
                     // Signals are gone for good; the ticks go on.
                     Err(RecvError::Closed) => {
@@ -126,25 +136,34 @@ impl Loop {
                     }
                 }
             }
+            let poll_due = || stepped.is_none_or(|at| at.elapsed() >= self.poll) || self.swept.is_none();
+            if !asked && !poll_due() && self.is_watched() {
+                continue;
+            }
             sleep_until(not_before).await;
+            let poll_due = poll_due();
             self.drain(&mut signals);
-            let begun = Instant::now();
-            not_before = if self.touched.len() > 1 { begun + PACE } else { begun };
-            let poll_due = stepped.is_none_or(|at| at.elapsed() >= self.poll) || self.swept.is_none();
+            asked |= !self.changed.is_empty() || !self.advanced.is_empty();
+            not_before = Instant::now() + PACE;
             let step = async {
                 self.look_around().await?;
                 if !self.lead.is_ours() {
                     // Whoever comes to lead looks at everything first.
-                    self.touched.clear();
+                    self.changed.clear();
+                    self.advanced.clear();
+                    self.is_stale = true;
+                    self.admitter.forget();
                 } else if asked || poll_due {
                     stepped = Some(Instant::now());
+                    self.is_stale |= poll_due;
                     self.run_once().await?;
                 }
                 Ok(())
             };
             let Err(error) = step.await else { continue };
-            // Soon again, however seldom is polled.
+            // Soon again, however seldom is polled, and everything: what signals said is lost with the step.
             stepped = None;
+            self.swept = None;
             if matches!(error, StoreError::Unavailable(_)) {
                 tracing::warn!(error = %error, "the store is away; scheduling waits");
             } else {
@@ -153,12 +172,22 @@ impl Loop {
         }
     }
 
-    fn note(&mut self, signal: &Signal) {
+    /// Answers whether there may be something to do.
+    fn note(&mut self, signal: &Signal) -> bool {
         match signal {
-            Signal::BatchChanged(batch) | Signal::ChunkDone(batch) => {
-                self.touched.insert(*batch);
+            Signal::BatchQueued(batch) | Signal::BatchChanged(batch) => {
+                self.changed.insert(*batch);
+                true
             }
-            Signal::WorkArrived | Signal::LanePaused { .. } => {}
+            Signal::ChunkDone(batch) => {
+                if self.batches.binary_search_by_key(batch, |known| known.id).is_err() {
+                    self.changed.insert(*batch);
+                }
+                self.advanced.insert(*batch);
+                true
+            }
+            // Whoever says so is this scheduler, or one that leads instead.
+            Signal::BatchEnded(_) | Signal::LanePaused { .. } => false,
         }
     }
 
@@ -166,19 +195,25 @@ impl Loop {
     fn drain(&mut self, signals: &mut Receiver<Signal>) {
         loop {
             match signals.try_recv() {
-                Ok(signal) => self.note(&signal),
+                Ok(signal) => {
+                    self.note(&signal);
+                }
                 Err(TryRecvError::Lagged(_)) => self.swept = None,
                 Err(TryRecvError::Empty | TryRecvError::Closed) => return,
             }
         }
     }
 
+    fn is_watched(&self) -> bool {
+        self.watched.is_some_and(|at| at.elapsed() < SWEEP)
+    }
+
     /// Looks who is alive, and by that who leads.
     async fn look_around(&mut self) -> StoreResult<()> {
-        let now = Instant::now();
-        if self.watched.is_some_and(|at| now.duration_since(at) < SWEEP) {
+        if self.is_watched() {
             return Ok(());
         }
+        let now = Instant::now();
         self.watch.run_once(&self.engine, now).await?;
         self.watched = Some(now);
         self.lead.decide(self.watch.oldest_scheduler());
@@ -187,35 +222,69 @@ impl Loop {
 
     async fn run_once(&mut self) -> StoreResult<()> {
         let sweep_due = self.swept.is_none_or(|at| at.elapsed() >= SWEEP.max(self.poll));
-        let batches = self.engine.store.open_batches().await?;
+        let (changed, advanced) = (std::mem::take(&mut self.changed), std::mem::take(&mut self.advanced));
+        let mut batches = std::mem::take(&mut self.batches);
+        // Until the step is through.
+        let is_stale = std::mem::replace(&mut self.is_stale, true);
+        if is_stale || sweep_due {
+            batches = self.engine.store.open_batches().await?;
+        } else if !changed.is_empty() {
+            let ids: Vec<_> = changed.iter().copied().collect();
+            let fresh = self.engine.store.open_among(&ids).await?;
+            batches.retain(|batch| !changed.contains(&batch.id));
+            batches.extend(fresh);
+            batches.sort_by_key(|batch| batch.id);
+        }
         self.expire(&batches).await?;
         let ranks = self.admitter.look(&self.engine, &batches).await?;
-        if self.woken.is_none_or(|at| at.elapsed() >= WAKE) {
-            sweep::wake(&self.engine, &batches, &ranks).await?;
-            self.woken = Some(Instant::now());
-        }
         // Hints that are queued move when they are put in again with another priority.
         if self.priorities_changed(&batches) || sweep_due {
             sweep::rehint(&self.engine, &batches, &ranks).await?;
         }
-        self.admitter.admit(&self.engine, &batches).await?;
-        let touched = std::mem::take(&mut self.touched);
-        let ending =
-            batches.iter().filter(|batch| may_end(batch) && (sweep_due || touched.contains(&batch.id)));
-        self.close(&ending.collect::<Vec<_>>()).await?;
+        let begun = self.admitter.admit(&self.engine, &batches).await?;
+        for batch in batches.iter_mut().filter(|batch| begun.contains(&batch.id)) {
+            batch.state = BatchState::Running;
+        }
+        if self.woken.is_none_or(|at| at.elapsed() >= WAKE) {
+            sweep::wake(&self.engine, &batches, &ranks).await?;
+            self.woken = Some(Instant::now());
+        }
+        let may_be_through = |batch: &Batch| match batch.state.seals_with() {
+            Some(_) => changed.contains(&batch.id) || advanced.contains(&batch.id),
+            // One of which chunks wait is not at its end.
+            None => {
+                advanced.contains(&batch.id) && !(batch.state.may_begin() && self.admitter.waits(batch.id))
+            }
+        };
+        let ending = batches.iter().filter(|batch| may_end(batch) && (sweep_due || may_be_through(batch)));
+        let closed = self.close(&ending.collect::<Vec<_>>()).await?;
+        batches.retain(|batch| !closed.contains(&batch.id));
+        // Whether chunks of these wait is not known yet; they are looked at again.
+        let unsure = |id: &BatchId| {
+            let batch = batches.iter().find(|batch| batch.id == *id);
+            batch.is_some_and(|batch| batch.state.may_begin() && self.admitter.is_unsure(batch.id))
+        };
+        let left: Vec<_> = advanced.into_iter().filter(unsure).collect();
+        self.advanced.extend(left);
+        let has_queued = batches.iter().any(|batch| batch.state == BatchState::Queued);
+        self.goes_on = (!closed.is_empty() && has_queued) || self.admitter.looks_again();
         if sweep_due {
             self.swept = Some(Instant::now());
         }
+        self.batches = batches;
+        self.is_stale = false;
         Ok(())
     }
 
-    /// Closes those of the batches that are at their end, many at a time: the store does what comes together in one go.
-    async fn close(&self, ending: &[&Batch]) -> StoreResult<()> {
+    /// Closes those of the batches that are at their end, many at a time: the store does what comes together in one go. Answers which.
+    async fn close(&self, ending: &[&Batch]) -> StoreResult<Vec<BatchId>> {
+        let mut all_closed = Vec::new();
         for some in ending.chunks(CLOSING) {
             let closed = join_all(some.iter().map(|batch| close::run_once(&self.engine, batch))).await;
             for (batch, closed) in some.iter().zip(closed) {
                 match closed {
-                    Ok(_) => {}
+                    Ok(true) => all_closed.push(batch.id),
+                    Ok(false) => {}
                     Err(error @ StoreError::Unavailable(_)) => return Err(error),
                     // The others must not wait for one that is damaged or was just deleted.
                     Err(error) => {
@@ -224,7 +293,7 @@ impl Loop {
                 }
             }
         }
-        Ok(())
+        Ok(all_closed)
     }
 
     /// Ends batches whose deadline passed. They are sealed in a later step, which the signal brings at once.

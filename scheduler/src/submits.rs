@@ -56,8 +56,7 @@ impl Submits {
                 Ok(rows) => {
                     tracing::info!(batch.id = %batch.id, rows, "a submit that was cut short is finished");
                     // Whoever waits for the batch polls as well.
-                    let _ = engine.signals.publish(Signal::BatchChanged(batch.id)).await;
-                    let _ = engine.signals.publish(Signal::WorkArrived).await;
+                    let _ = engine.signals.publish(Signal::BatchQueued(batch.id)).await;
                 }
                 Err(error @ StoreError::Unavailable(_)) => return Err(error),
                 Err(error) => {

@@ -52,6 +52,8 @@ pub(crate) struct ActiveBatch {
     /// Those of them that have not come to their end.
     running: AtomicU32,
     settled: AtomicU64,
+    /// Those that were settled when it was asked last.
+    settled_before: AtomicU64,
     /// Chunks of it that were claimed here, and their items.
     claimed: (AtomicU64, AtomicU64),
     pace: Mutex<Pace>,
@@ -75,6 +77,7 @@ impl ActiveBatch {
             begun: AtomicU32::new(0),
             running: AtomicU32::new(0),
             settled: AtomicU64::new(0),
+            settled_before: AtomicU64::new(u64::MAX),
             claimed: (AtomicU64::new(0), AtomicU64::new(0)),
             pace: Mutex::new(Pace::new(Instant::now())),
         });
@@ -170,6 +173,12 @@ impl ActiveBatch {
     /// Outcomes of so many items were recorded.
     pub(crate) fn settled(&self, items: u64) {
         self.settled.fetch_add(items, Ordering::Relaxed);
+    }
+
+    /// Whether nothing was settled since this was asked last.
+    pub(crate) fn was_idle(&self) -> bool {
+        let settled = self.settled.load(Ordering::Relaxed);
+        self.settled_before.swap(settled, Ordering::Relaxed) == settled
     }
 
     /// What there is to tell of it; nothing when none of it is in hand and none was of late.

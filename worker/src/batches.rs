@@ -1,12 +1,13 @@
 //! The registry of the batches this worker has chunks of, and the orders to the store that they give rise to.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use promptmill_domain::{BatchEvent, BatchId, TenantId, WorkerReport};
+use promptmill_domain::{BatchEvent, BatchId, WorkerReport};
 use promptmill_pipeline::{BatchPlan, PlanError};
-use promptmill_ports::{Signal, StoreError};
+use promptmill_ports::{Assignment, Signal, StoreError};
 use promptmill_runtime::Engine;
 use tokio::sync::{Notify, mpsc};
 use tokio::time::Instant;
@@ -26,11 +27,16 @@ pub(crate) enum LoadError {
     Plan(#[from] PlanError),
 }
 
+/// A batch, or why it cannot be worked on here.
+pub(crate) type Loaded = Result<Arc<ActiveBatch>, Arc<LoadError>>;
+
 /// Every batch this worker has chunks of.
 pub(crate) struct Batches {
     engine: Engine,
     active: Mutex<HashMap<BatchId, Arc<ActiveBatch>>>,
     ties: Ties,
+    /// How often changes were told of.
+    told: AtomicU64,
 }
 
 impl Batches {
@@ -43,7 +49,7 @@ impl Batches {
     ) -> (Arc<Self>, mpsc::UnboundedReceiver<Steer>) {
         let (steer, orders) = mpsc::unbounded_channel();
         let ties = Ties { session, changed, steer };
-        (Arc::new(Self { engine, active: Mutex::default(), ties }), orders)
+        (Arc::new(Self { engine, active: Mutex::default(), ties, told: AtomicU64::new(0) }), orders)
     }
 
     fn active(&self) -> std::sync::MutexGuard<'_, HashMap<BatchId, Arc<ActiveBatch>>> {
@@ -51,19 +57,61 @@ impl Batches {
         self.active.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The batch, compiled at first use.
-    pub(crate) async fn get(&self, tenant: &TenantId, id: BatchId) -> Result<Arc<ActiveBatch>, LoadError> {
-        if let Some(batch) = self.active().get(&id) {
-            return Ok(batch.clone());
+    /// Each of the batches, compiled at first use; those that are used for the first time are read together.
+    pub(crate) async fn get(&self, ids: &HashSet<BatchId>) -> HashMap<BatchId, Loaded> {
+        let (mut loaded, mut unknown) = (HashMap::with_capacity(ids.len()), Vec::new());
+        {
+            let active = self.active();
+            for id in ids {
+                match active.get(id) {
+                    Some(batch) => drop(loaded.insert(*id, Ok(batch.clone()))),
+                    None => unknown.push(*id),
+                }
+            }
         }
-        let batch = self.engine.store.batch(tenant, id).await?;
-        let counts = self.engine.store.progress(tenant, id).await?.counts;
+        if unknown.is_empty() {
+            return loaded;
+        }
+        let told = self.told.load(Ordering::Acquire);
+        match self.engine.store.assignments(&unknown).await {
+            Ok(assignments) => loaded.extend(self.load_all(unknown, &assignments)),
+            // One that is damaged, or takes too long to be counted, must not keep the others from being worked on.
+            Err(_) if unknown.len() > 1 => {
+                for id in unknown {
+                    match self.engine.store.assignments(&[id]).await {
+                        Ok(assignments) => loaded.extend(self.load_all(vec![id], &assignments)),
+                        Err(error) => drop(loaded.insert(id, Err(Arc::new(LoadError::Store(error))))),
+                    }
+                }
+            }
+            Err(error) => {
+                let error = Arc::new(LoadError::Store(error));
+                loaded.extend(unknown.into_iter().map(|id| (id, Err(error.clone()))));
+            }
+        }
+        if self.told.load(Ordering::Acquire) != told {
+            // What was told of a batch that was not known yet was heard by nobody.
+            self.read_again(loaded.values().flatten().cloned().collect::<Vec<_>>()).await;
+        }
+        loaded
+    }
+
+    fn load_all(&self, ids: Vec<BatchId>, assignments: &[Assignment]) -> HashMap<BatchId, Loaded> {
+        let load = |of: &Assignment| (of.batch.id, self.load(of).map_err(Arc::new));
+        let mut loaded: HashMap<_, _> = assignments.iter().map(load).collect();
+        for id in ids {
+            loaded.entry(id).or_insert_with(|| Err(Arc::new(LoadError::Store(StoreError::NotFound))));
+        }
+        loaded
+    }
+
+    fn load(&self, Assignment { batch, counts }: &Assignment) -> Result<Arc<ActiveBatch>, LoadError> {
         let provider = self.engine.providers.get(batch.spec.model.provider());
         let provider =
             provider.ok_or_else(|| PlanError::NoProvider(batch.spec.model.provider().to_owned()))?;
-        let plan = BatchPlan::new(id, &batch.spec, provider)?;
-        let loaded = ActiveBatch::new(&batch, &counts, plan, self.ties.clone());
-        Ok(self.active().entry(id).or_insert(loaded).clone())
+        let plan = BatchPlan::new(batch.id, &batch.spec, provider)?;
+        let fresh = ActiveBatch::new(batch, counts, plan, self.ties.clone());
+        Ok(self.active().entry(batch.id).or_insert(fresh).clone())
     }
 
     /// The worker's account of itself: what it has in hand of each batch, and how fast each is settled.
@@ -78,16 +126,44 @@ impl Batches {
         }
     }
 
-    /// Reads again the batches whose state or limits may have changed, and forgets those nobody works on. Answers whether all of
-    /// them could be read.
-    pub(crate) async fn refresh(&self) -> bool {
-        let mut all_read = true;
+    /// Forgets batches that nobody worked on since it was asked last.
+    pub(crate) fn forget_idle(&self) {
+        self.active().retain(|_, batch| Arc::strong_count(batch) > 1 || !batch.was_idle());
+    }
+
+    /// Forgets a batch that is over; where something of it is in hand nothing more of it begins.
+    pub(crate) fn ended(&self, id: BatchId) {
+        let mut active = self.active();
+        match active.get(&id) {
+            Some(batch) if Arc::strong_count(batch) > 1 => batch.close(),
+            Some(_) => drop(active.remove(&id)),
+            None => {}
+        }
+    }
+
+    /// Reads a batch again whose state or limits changed, where it is known here.
+    pub(crate) async fn refresh(&self, id: BatchId) {
+        self.told.fetch_add(1, Ordering::AcqRel);
+        let known = self.active().get(&id).cloned();
+        if let Some(known) = known {
+            self.read_again([known]).await;
+        }
+    }
+
+    /// Reads again all batches whose state or limits may have changed. Answers whether all of them could be read.
+    pub(crate) async fn refresh_all(&self) -> bool {
+        self.told.fetch_add(1, Ordering::AcqRel);
         let known: Vec<_> = {
             let mut active = self.active();
             active.retain(|_, batch| Arc::strong_count(batch) > 1);
             active.values().cloned().collect()
         };
-        for batch in known {
+        self.read_again(known).await
+    }
+
+    async fn read_again(&self, batches: impl IntoIterator<Item = Arc<ActiveBatch>>) -> bool {
+        let mut all_read = true;
+        for batch in batches {
             match self.engine.store.batch(&batch.tenant, batch.id).await {
                 Ok(stored) => batch.refresh(&stored),
                 Err(StoreError::NotFound) => batch.close(),

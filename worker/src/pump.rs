@@ -13,7 +13,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::time::{Instant, sleep_until};
 
 use crate::active::ActiveBatch;
-use crate::batches::Batches;
+use crate::batches::{Batches, Loaded};
 use crate::gate::SessionGate;
 use crate::hints::FEW_IN_HAND;
 use crate::runtime::Job;
@@ -144,13 +144,17 @@ impl Pump {
         }
         let wanted: Vec<(ChunkId, LeaseToken)> =
             hints.into_iter().map(|chunk| (chunk, LeaseToken::from_bytes(rand::random()))).collect();
-        match self.engine.store.claim(self.session, &wanted, self.engine.clock.now_ms()).await {
+        // Of chunks that are not to be had the batches are read in vain, but seldom.
+        let ids = wanted.iter().map(|(chunk, _)| chunk.batch).collect();
+        let (claimed, batches) = tokio::join!(
+            self.engine.store.claim(self.session, &wanted, self.engine.clock.now_ms()),
+            self.batches.get(&ids),
+        );
+        match claimed {
             Ok(leases) => {
-                let mut claimed = Vec::with_capacity(leases.len());
-                for (lease, room) in leases.into_iter().zip(rooms) {
-                    claimed.extend(self.open(lease, room).await);
-                }
-                claimed
+                let of_batch = |lease: Lease| Some((batches.get(&lease.head.chunk.batch)?, lease));
+                let opened = leases.into_iter().filter_map(of_batch).zip(rooms);
+                opened.filter_map(|((batch, lease), room)| self.open(batch, lease, room)).collect()
             }
             Err(error) => {
                 tracing::warn!(error = %error, "the store gave no chunks");
@@ -172,11 +176,11 @@ impl Pump {
     }
 
     /// Makes the items of a lease ready; a quarantined chunk runs beside the pump, one item at a time.
-    async fn open(&self, lease: Lease, room: Room) -> Option<Claimed> {
+    fn open(&self, batch: &Loaded, lease: Lease, room: Room) -> Option<Claimed> {
         let key = LeaseKey { chunk: lease.head.chunk, token: lease.token };
-        let batch = match self.batches.get(&lease.head.tenant, lease.head.chunk.batch).await {
-            Ok(batch) => batch,
-            Err(error) => return self.give_up(key, &error),
+        let batch = match batch {
+            Ok(batch) => batch.clone(),
+            Err(error) => return self.give_up(key, error.as_ref()),
         };
         let quarantined = lease.head.in_quarantine();
         let rows = rows_of(&lease);

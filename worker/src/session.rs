@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use promptmill_domain::SessionId;
+use promptmill_domain::{BatchId, SessionId};
 use promptmill_ports::{BeatAnswer, Signal};
 use promptmill_runtime::Engine;
 use tokio::sync::broadcast::Receiver;
@@ -34,12 +34,13 @@ pub(crate) async fn keep_alive(
             _ = ticks.tick() => {
                 let sent = Instant::now();
                 beat += 1;
+                batches.forget_idle();
                 let report = batches.report(concurrency, slots, sent);
                 match engine.store.beat(session, beat, Some(&report)).await {
                     Ok(BeatAnswer::Alive { changes }) => {
                         gate.beat_stored(sent);
                         // Known only once every batch could be read: what failed now is read again at the next beat.
-                        if known_changes != Some(changes) && batches.refresh().await {
+                        if known_changes != Some(changes) && batches.refresh_all().await {
                             known_changes = Some(changes);
                         }
                     }
@@ -51,20 +52,34 @@ pub(crate) async fn keep_alive(
                     Err(error) => tracing::warn!(session.id = %session, error = %error, "a beat could not be stored"),
                 }
             }
-            () = batch_changed(&mut signals) => {
-                batches.refresh().await;
+            changed = batch_changed(&mut signals) => match changed {
+                Changed::One(batch) => batches.refresh(batch).await,
+                Changed::Ended(batch) => batches.ended(batch),
+                Changed::Any => drop(batches.refresh_all().await),
             }
         }
     }
 }
 
-/// Ends when a signal says that a batch changed, or signals were lost. Once signals are gone for good it never ends: the beats must
+/// What signals say of batches.
+enum Changed {
+    /// This one is another.
+    One(BatchId),
+    /// This one is over.
+    Ended(BatchId),
+    /// Signals were lost: any may be.
+    Any,
+}
+
+/// Ends when a signal says that a batch changed or is over, or signals were lost. Once signals are gone for good it never ends: the beats must
 /// go on without them.
-async fn batch_changed(signals: &mut Receiver<Signal>) {
+async fn batch_changed(signals: &mut Receiver<Signal>) -> Changed {
     loop {
         match signals.recv().await {
-            Ok(Signal::BatchChanged(_)) | Err(RecvError::Lagged(_)) => return,
-            Ok(_) => {}
+            Ok(Signal::BatchChanged(batch)) => return Changed::One(batch),
+            Ok(Signal::BatchEnded(batch)) => return Changed::Ended(batch),
+            Err(RecvError::Lagged(_)) => return Changed::Any,
+            Ok(Signal::BatchQueued(_) | Signal::ChunkDone(_) | Signal::LanePaused { .. }) => {}
             Err(RecvError::Closed) => std::future::pending().await,
         }
     }

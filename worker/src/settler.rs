@@ -3,10 +3,11 @@
 //! It is the only writer of this worker's heads and has one write under way at a time, so an older byte string can never land
 //! after a newer one.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use promptmill_domain::{ChunkId, ItemCode, LeaseToken, Release, SettledItem, Totals};
 use promptmill_ports::{SettleGroup, Settled, Signal, StoreError};
 use promptmill_runtime::Engine;
@@ -192,12 +193,13 @@ impl Settler {
             return slots;
         }
         let results = self.settle(groups.into()).await;
+        let mut advanced = HashSet::new();
         for ((key, release, ends), result) in keys.into_iter().zip(results) {
             match result {
                 Settled::Recorded { done } => {
                     self.count(key, &ends);
                     if done {
-                        let _ = self.engine.signals.publish(Signal::ChunkDone(key.chunk.batch)).await;
+                        advanced.insert(key.chunk.batch);
                     }
                     if done || release != Release::Keep {
                         self.held.remove(&key);
@@ -212,6 +214,9 @@ impl Settler {
                 }
             }
         }
+        // The sweep finds what is not told.
+        let tell = advanced.into_iter().map(|batch| self.engine.signals.publish(Signal::ChunkDone(batch)));
+        let _ = join_all(tell).await;
         slots
     }
 

@@ -7,13 +7,14 @@
 use std::io::Cursor;
 
 use axum::extract::State;
-use axum::http::{StatusCode, header};
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use promptmill_domain::{Batch, BatchId, BatchState, TenantId};
-use promptmill_ports::{Accepted, NewBatch, RowBlock, WholeBatch};
+use promptmill_ports::{Accepted, NewBatch, RowBlock, Signal, WholeBatch};
 use promptmill_rowio::{RowFormat, RowLimits};
 use secrecy::ExposeSecret as _;
 use serde_json::value::RawValue;
+use tokio::sync::oneshot;
 
 use super::draft::{self, NewBatchBody, Plan};
 use super::intake::{self, Taken, Target, cost};
@@ -26,17 +27,22 @@ use crate::App;
 use crate::auth::{Caller, Scope};
 use crate::extract::LargeJson;
 use crate::idempotency::{self, Idempotency};
+use crate::prefer::Wait;
 use crate::problem::{FieldError, Problem, chain};
 use crate::steps::{PointOfNoReturn, to_its_end};
 
 /// Create a batch
 ///
-/// With `rows` (a body of up to 8 MiB) it is checked and submitted at once. Without, it stays a draft: send rows in parts, then submit.
+/// With `rows` (a body of up to 8 MiB) it is checked and submitted at once; `Prefer: wait=N` then holds the answer until the batch is
+/// final, up to so many seconds, which suits a batch of a few rows. Without, it stays a draft: send rows in parts, then submit.
 #[utoipa::path(
     post,
     path = "/v1/batches",
     tag = "batches",
     operation_id = "createBatch",
+    params(
+        ("Prefer" = Option<String>, Header, description = "`wait=N`: how many seconds to wait for the end of the batch, 0 to 60, none unless told"),
+    ),
     request_body(
         content = NewBatchBody,
         examples(
@@ -70,24 +76,60 @@ use crate::steps::{PointOfNoReturn, to_its_end};
         status = 201,
         description = "The batch",
         body = BatchView,
-        headers(("Location" = String, description = "Where the batch is read"))
+        headers(
+            ("Location" = String, description = "Where the batch is read"),
+            ("Preference-Applied" = String, description = "How long the answer was to wait"),
+        )
     ))
 )]
 pub(crate) async fn create(
     State(app): State<App>,
     caller: Caller,
     idempotency: Idempotency,
+    headers: HeaderMap,
     LargeJson(body, digest, large): LargeJson<NewBatchBody>,
 ) -> Result<Response, Problem> {
     caller.may(Scope::BatchesWrite)?;
+    let wait = Wait::of(&headers);
+    let (ending, ends) = oneshot::channel();
+    let tenant = caller.tenant.clone();
+    let making = app.clone();
     let work = |point: PointOfNoReturn| async move {
-        let _large = large;
+        let (_large, app) = (large, making);
         let run = |plan: idempotency::Plan| {
-            create_once(&app, &caller.tenant, BatchId::from_bytes(plan.bytes), body, &point)
+            let id = BatchId::from_bytes(plan.bytes);
+            // Before it is made, so that its end is not missed.
+            let listening = wait.map(|_| app.ends().listen(&app, id));
+            let (app, tenant, point) = (&app, &caller.tenant, &point);
+            async move {
+                let (batch, view) = create_once(app, tenant, id, body, point).await?;
+                let secret = view.webhook_secret.clone();
+                // Whoever sent the request may be gone.
+                let _ = ending.send((batch, listening, secret));
+                created(view)
+            }
         };
         idempotency.once(&app, &caller, digest, run).await
     };
-    to_its_end(work).await
+    let mut response = to_its_end(work).await?;
+    // An answer that is repeated, or an error, comes at once.
+    let (Some(wait), Ok((batch, listening, secret))) = (wait, ends.await) else { return Ok(response) };
+    let is_open = batch.state != BatchState::Draft && !batch.state.is_final();
+    if let Some(listening) = listening.filter(|_| is_open) {
+        let looked = async {
+            let batch = listening.end(&app, &tenant, wait.duration()).await?;
+            created(BatchView { webhook_secret: secret, ..view(&app, &batch).await? })
+        };
+        match looked.await {
+            Ok(as_it_stands) => response = as_it_stands,
+            // The batch is made, whether or not it can be looked at now.
+            Err(problem) => {
+                tracing::debug!(batch.id = %batch.id, ?problem, "a batch that is waited for cannot be read")
+            }
+        }
+    }
+    wait.applied(&mut response)?;
+    Ok(response)
 }
 
 async fn create_once(
@@ -96,7 +138,7 @@ async fn create_once(
     id: BatchId,
     body: NewBatchBody,
     point: &PointOfNoReturn,
-) -> Result<Response, Problem> {
+) -> Result<(Batch, BatchView), Problem> {
     let Plan { spec, limits, rows_of, made_secret } = draft::plan(app, tenant, id, &body).await?;
     room_bytes(app, tenant).await?;
     let rows = match body.rows {
@@ -128,7 +170,7 @@ async fn create_once(
     let secret = batch.spec.webhook.as_ref().filter(|_| made_secret);
     let secret = secret.map(|told| webhook::opened(app, tenant, id, told)).transpose()?;
     let told = secret.map(|secret| secret.text().expose_secret().to_owned());
-    created(BatchView { webhook_secret: told, ..shown })
+    Ok((batch, BatchView { webhook_secret: told, ..shown }))
 }
 
 /// Makes and queues a batch in one step, where one block holds its rows and nothing speaks against it. `None` leaves it to the steps: they say
@@ -148,7 +190,7 @@ async fn accepted(
     let whole = WholeBatch { batch: new.clone(), rows: rows.clone(), digest: taken.digest };
     match app.engine().store.accept(tenant, whole).await? {
         Accepted::New(batch) => {
-            announce(app, batch.id).await;
+            announce(app, Signal::BatchQueued(batch.id)).await;
             Ok(Some(*batch))
         }
         Accepted::Existing(_) => Ok(None),

@@ -30,7 +30,6 @@ pub(crate) use draft::lane_of;
 pub(crate) use shared::Shared;
 pub(crate) use submit::room_bytes;
 
-use promptmill_domain::BatchId;
 use promptmill_ports::Signal;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -53,11 +52,9 @@ pub(crate) fn routes() -> OpenApiRouter<App> {
         .routes(routes!(deliveries::deliveries))
 }
 
-/// Tells the roles that a batch changed, and that there may be work. Nobody relies on being told.
-pub(crate) async fn announce(app: &App, batch: BatchId) {
-    for signal in [Signal::BatchChanged(batch), Signal::WorkArrived] {
-        if let Err(error) = app.engine().signals.publish(signal).await {
-            tracing::debug!(batch.id = %batch, error = chain(&error), "a change was not announced");
-        }
+/// Tells the roles of a batch. Nobody relies on being told.
+pub(crate) async fn announce(app: &App, signal: Signal) {
+    if let Err(error) = app.engine().signals.publish(signal).await {
+        tracing::debug!(error = chain(&error), "a change was not announced");
     }
 }

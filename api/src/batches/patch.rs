@@ -2,6 +2,7 @@
 
 use axum::extract::State;
 use promptmill_domain::{Batch, BatchId, BatchLimits};
+use promptmill_ports::Signal;
 use serde::{Deserialize, Deserializer};
 use utoipa::ToSchema;
 
@@ -102,7 +103,7 @@ pub(crate) async fn change(
 ) -> Result<axum::Json<BatchView>, Problem> {
     caller.may(Scope::BatchesWrite)?;
     let changed = change_limits(&app, &caller, id, &body).await?;
-    announce(&app, id).await;
+    announce(&app, Signal::BatchChanged(id)).await;
     Ok(axum::Json(view(&app, &changed).await?))
 }
 

@@ -4,7 +4,7 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Response};
 use promptmill_domain::{BatchEvent, BatchId, BatchState, PauseReason};
-use promptmill_ports::StoreError;
+use promptmill_ports::{Signal, StoreError};
 
 use super::announce;
 use super::view::{BatchView, view};
@@ -90,7 +90,7 @@ async fn steer(
         let done = event == BatchEvent::Cancel && batch.state == BatchState::Cancelled;
         if !done {
             store.steer(tenant, id, event, app.now_ms()).await?;
-            announce(app, id).await;
+            announce(app, Signal::BatchChanged(id)).await;
         }
         let batch = store.batch(tenant, id).await?;
         Ok(axum::Json(view(app, &batch).await?).into_response())

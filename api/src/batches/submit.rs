@@ -3,7 +3,7 @@
 use axum::extract::State;
 use axum::response::{IntoResponse as _, Response};
 use promptmill_domain::{Batch, BatchId, BatchState, TenantId};
-use promptmill_ports::{StoreError, flow};
+use promptmill_ports::{Signal, StoreError, flow};
 
 use super::shared::LeaveToSubmit;
 use super::view::{BatchView, view};
@@ -106,7 +106,7 @@ async fn freeze(app: &App, batch: &Batch) -> Result<(), Problem> {
             return Err(error.into());
         }
     }
-    announce(app, batch.id).await;
+    announce(app, Signal::BatchQueued(batch.id)).await;
     Ok(())
 }
 

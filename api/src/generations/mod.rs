@@ -11,10 +11,9 @@ mod streamed;
 mod view;
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use axum::extract::State;
-use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::Response;
 use promptmill_domain::{GenerationId, TenantId};
 use promptmill_ports::{Generation, StoreError};
@@ -33,17 +32,12 @@ use crate::auth::{Caller, Scope};
 use crate::batches::room_bytes;
 use crate::extract::{LargeJson, Path};
 use crate::idempotency::{Begin, Idempotency, Plan};
+use crate::prefer::Wait;
 use crate::problem::Problem;
 use crate::shapes::EventDocument;
 
-const PREFER: HeaderName = HeaderName::from_static("prefer");
-const PREFERENCE_APPLIED: HeaderName = HeaderName::from_static("preference-applied");
-
 /// How long a client waits that does not say.
-const DEFAULT_WAIT_S: u64 = 30;
-
-/// The longest a client waits.
-const MAX_WAIT_S: u64 = 60;
+const DEFAULT_WAIT: Wait = Wait::seconds(30);
 
 /// The routes of this group.
 pub(crate) fn routes() -> OpenApiRouter<App> {
@@ -90,11 +84,11 @@ async fn create(
             Begin::Run(ticket) => Ok(streamed::respond(app, &caller.tenant, &body, ticket).await),
         };
     }
-    let wait_s = wait_of(&headers);
+    let wait = Wait::of(&headers).unwrap_or(DEFAULT_WAIT);
     let (app, tenant) = (&app, &caller.tenant);
     idempotency
         .once(app, &caller, digest, async |plan| match begin(app, tenant, plan, &body, None).await? {
-            Under::Way(running) => answer(app, running, wait_s).await,
+            Under::Way(running) => answer(app, running, wait).await,
             Under::Done(generation) => show(StatusCode::OK, generation).await,
         })
         .await
@@ -163,12 +157,11 @@ async fn begin(
 }
 
 /// The outcome when it comes in time, otherwise 202 once it is certain that a restart would go on with it.
-async fn answer(app: &App, mut running: Running, wait_s: u64) -> Result<Response, Problem> {
-    let wait = Duration::from_secs(wait_s);
+async fn answer(app: &App, mut running: Running, wait: Wait) -> Result<Response, Problem> {
     let in_time = tokio::select! {
         biased;
         finished = running.finished() => finished,
-        () = tokio::time::sleep(wait) => None,
+        () = tokio::time::sleep(wait.duration()) => None,
         () = app.stopping().cancelled() => None,
     };
     let mut response = match in_time {
@@ -182,8 +175,7 @@ async fn answer(app: &App, mut running: Running, wait_s: u64) -> Result<Response
             response
         }
     };
-    let applied = HeaderValue::try_from(format!("wait={wait_s}")).map_err(Problem::internal)?;
-    response.headers_mut().insert(PREFERENCE_APPLIED, applied);
+    wait.applied(&mut response)?;
     Ok(response)
 }
 
@@ -196,45 +188,14 @@ fn wants_events(headers: &HeaderMap) -> bool {
     })
 }
 
-/// How long the client waits (RFC 7240, 4.3). A preference that is none is passed over, as that specification asks.
-fn wait_of(headers: &HeaderMap) -> u64 {
-    let preferred = headers.get_all(PREFER).into_iter().filter_map(|value| value.to_str().ok());
-    let mut waits = preferred.flat_map(|value| value.split([',', ';'])).filter_map(|preference| {
-        let (name, value) = preference.split_once('=').unwrap_or((preference, ""));
-        let value = value.trim().trim_matches('"');
-        match name.trim().to_ascii_lowercase().as_str() {
-            "wait" => value.parse::<u64>().ok(),
-            "respond-async" => Some(0),
-            _ => None,
-        }
-    });
-    waits.next().map_or(DEFAULT_WAIT_S, |seconds| seconds.min(MAX_WAIT_S))
-}
-
 #[cfg(test)]
 mod tests {
+    use axum::http::{HeaderName, HeaderValue};
+
     use super::*;
 
     fn with(name: HeaderName, value: &'static str) -> HeaderMap {
         HeaderMap::from_iter([(name, HeaderValue::from_static(value))])
-    }
-
-    #[test]
-    fn the_wait_is_read_as_the_specification_says() {
-        assert_eq!(wait_of(&HeaderMap::new()), 30);
-        for (value, wait) in [
-            ("wait=5", 5),
-            ("Wait = \"7\"", 7),
-            ("return=minimal, wait=0", 0),
-            ("wait=3600", 60),
-            ("respond-async", 0),
-            ("respond-async; wait=10", 0),
-            ("wait=soon", 30),
-            ("wait=-1", 30),
-            ("handling=lenient", 30),
-        ] {
-            assert_eq!(wait_of(&with(PREFER, value)), wait, "{value}");
-        }
     }
 
     #[test]

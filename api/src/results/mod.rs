@@ -207,7 +207,14 @@ async fn first_page(
 pub(crate) async fn told_of(signals: &mut broadcast::Receiver<Signal>, batch: BatchId) {
     loop {
         match signals.recv().await {
-            Ok(Signal::BatchChanged(of) | Signal::ChunkDone(of)) if of == batch => return,
+            Ok(
+                Signal::BatchQueued(of)
+                | Signal::BatchChanged(of)
+                | Signal::BatchEnded(of)
+                | Signal::ChunkDone(of),
+            ) if of == batch => {
+                return;
+            }
             Ok(_) => {}
             // Some were lost, and this batch's may be among them.
             Err(broadcast::error::RecvError::Lagged(_)) => return,

@@ -2,6 +2,7 @@
 
 use std::str::FromStr;
 use std::sync::Arc;
+use std::time::Instant;
 
 use promptmill_domain::{TemplateId, TemplateRef, TenantId};
 use promptmill_ports::{StoreError, TemplateKey};
@@ -119,13 +120,22 @@ pub(crate) async fn resolve(
             error => error.into(),
         }
     };
-    let stored = records.template(tenant, key).await.map_err(absent("there is no such template"))?;
-    let reference = TemplateRef { id: stored.id, version: version.unwrap_or(stored.latest) };
+    let (cache, now) = (app.templates(), Instant::now());
+    let named = version.and_then(|version| cache.named(tenant, key, version, now));
+    let reference = match named {
+        Some(reference) => reference,
+        None => {
+            let stored = records.template(tenant, key).await.map_err(absent("there is no such template"))?;
+            let newest = TemplateRef { id: stored.id, version: stored.latest };
+            cache.note(tenant, key.clone(), newest.clone(), now);
+            TemplateRef { version: version.unwrap_or(newest.version), ..newest }
+        }
+    };
     let parsed = match app.templates().get(&reference) {
         Some(parsed) => parsed,
         None => {
             let version = records
-                .version(tenant, stored.id, Some(reference.version))
+                .version(tenant, reference.id, Some(reference.version))
                 .await
                 .map_err(absent("the template has no such version"))?;
             let parsed = parse(version.source, MEMBER).await?;

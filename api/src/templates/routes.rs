@@ -143,7 +143,9 @@ async fn delete(
     let stored = find(&app, &caller, &template).await?;
     let expected = expected.ok_or(ProblemId::PreconditionRequired)?;
     let latest = expected.version(stored.latest)?;
-    match app.engine().records.delete_template(&caller.tenant, stored.id, latest).await {
+    let deleted = app.engine().records.delete_template(&caller.tenant, stored.id, latest).await;
+    app.templates().forget(&caller.tenant);
+    match deleted {
         Ok(()) => Ok(StatusCode::NO_CONTENT),
         Err(StoreError::Conflict(_)) => Err(ProblemId::PreconditionFailed.into()),
         Err(error) => Err(error.into()),

@@ -44,6 +44,45 @@ async fn rows_in_the_body_are_submitted_and_run_to_their_end() {
 }
 
 #[tokio::test]
+async fn a_client_that_waits_is_answered_when_its_batch_is_final() {
+    let service = working(&Stage::new()).await;
+    let ask = |wish: Value, wait: &'static str| {
+        let request = service.request(Method::POST, "/v1/batches").header("prefer", wait);
+        request.header("idempotency-key", "once").json(&wish)
+    };
+    let wish = body(json!({"rows": rows(3), "webhook_url": "https://hooks.example/x"}));
+    let answer = send(ask(wish.clone(), "wait=30")).await;
+    let batch = answer.expect(201);
+    assert_eq!((&batch["state"], &batch["counts"]["succeeded"]), (&json!("completed"), &json!(3)));
+    assert_eq!(answer.header("preference-applied"), "wait=30");
+    assert!(batch["webhook_secret"].as_str().is_some_and(|secret| secret.starts_with("whsec_")));
+    assert_eq!(answer.header("location"), format!("/v1/batches/{}", made(&answer)));
+
+    // What was answered first is answered again, and at once.
+    let again = send(ask(wish, "wait=30")).await;
+    assert_eq!(again.header("idempotency-replayed"), "true");
+    assert_eq!((made(&again), &again.json["state"]), (made(&answer), &json!("queued")));
+    assert_eq!(again.json["webhook_secret"], batch["webhook_secret"]);
+}
+
+#[tokio::test]
+async fn a_client_that_waits_no_longer_is_answered_how_its_batch_stands() {
+    let service = idle().await;
+    let ask = |wish: Value, wait: &'static str| {
+        service.request(Method::POST, "/v1/batches").header("prefer", wait).json(&wish)
+    };
+    for wait in ["wait=0", "wait=1"] {
+        let answer = send(ask(body(json!({"rows": rows(1)})), wait)).await;
+        assert_eq!(answer.expect(201)["state"], "queued");
+        assert_eq!(answer.header("preference-applied"), wait);
+    }
+    // A draft is not waited for, whatever the client says.
+    let answer = send(ask(body(json!({})), "wait=60")).await;
+    assert_eq!(answer.expect(201)["state"], "draft");
+    send(ask(json!({"model": "none"}), "wait=60")).await.problem(422, "invalid");
+}
+
+#[tokio::test]
 async fn a_draft_takes_parts_and_runs_after_its_submit() {
     let service = working(&Stage::new()).await;
     let id = draft(&service).await;

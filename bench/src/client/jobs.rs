@@ -3,51 +3,25 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
-use reqwest::{Method, StatusCode};
+use reqwest::{Method, RequestBuilder, StatusCode};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::{Client, PATIENCE, answered, expect};
 use crate::work;
 
-/// A batch of one row that was taken.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+/// A batch of one row, as the answer to its POST tells of it.
+#[derive(Debug, Clone, Deserialize)]
 pub struct Job {
     /// The batch.
     pub id: String,
-    /// As the service writes times: they sort like their texts.
-    pub created_at: String,
-}
-
-/// A batch that ended.
-#[derive(Debug, Clone, Deserialize)]
-pub struct Ended {
-    /// The batch.
-    pub id: String,
-    /// When it was made.
-    pub created_at: String,
-    counts: EndedCounts,
+    state: String,
+    counts: JobCounts,
 }
 
 #[derive(Debug, Clone, Copy, Deserialize)]
-struct EndedCounts {
+struct JobCounts {
     succeeded: u64,
-}
-
-impl Ended {
-    /// Whether its one row succeeded.
-    pub fn succeeded(&self) -> bool {
-        self.counts.succeeded == 1
-    }
-}
-
-/// A page of batches that are completed, newest first.
-#[derive(Debug, Deserialize)]
-pub struct EndedPage {
-    /// The batches.
-    pub data: Vec<Ended>,
-    /// Where the next page begins, if there is one.
-    pub next_cursor: Option<String>,
 }
 
 /// One look at a batch.
@@ -71,11 +45,32 @@ impl Client {
     /// # Errors
     /// The engine refuses.
     pub async fn post_row(&self, n: u32) -> anyhow::Result<Job> {
+        self.job(self.row(n)).await
+    }
+
+    /// Hands in a batch of one row, number `n`, for the stored template, and is answered when it is completed.
+    ///
+    /// # Errors
+    /// The engine refuses, or the batch is not completed within a minute, or its row did not succeed.
+    pub async fn run_row(&self, n: u32) -> anyhow::Result<()> {
+        let job = self.job(self.row(n).header("prefer", "wait=60")).await?;
+        if job.state != "completed" || job.counts.succeeded != 1 {
+            bail!("a job did not succeed: {job:?}");
+        }
+        Ok(())
+    }
+
+    fn row(&self, n: u32) -> RequestBuilder {
         let template = format!("{}@1", work::TEMPLATE);
         let body =
             json!({"template": template, "model": work::MODEL, "rows": [{"variables": work::variables(n)}]});
-        let batch = expect(StatusCode::CREATED, self.post("/v1/batches", &body)).await?;
-        Ok(Job::deserialize(batch)?)
+        self.post("/v1/batches", &body)
+    }
+
+    /// Straight from the bytes of the answer: jobs are many, and the machine is busy with what is measured.
+    async fn job(&self, request: RequestBuilder) -> anyhow::Result<Job> {
+        let (_, job) = answered(StatusCode::CREATED, request).await?;
+        Ok(serde_json::from_slice(&job)?)
     }
 
     /// Waits for the first outcome of a batch and reads it.
@@ -117,21 +112,6 @@ impl Client {
             }
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
-    }
-
-    /// A page of completed batches, newest first, at most `limit`.
-    ///
-    /// # Errors
-    /// The engine refuses.
-    pub async fn completed_batches(&self, limit: u32, cursor: Option<&str>) -> anyhow::Result<EndedPage> {
-        let mut path = format!("/v1/batches?state=completed&limit={limit}");
-        if let Some(cursor) = cursor {
-            path.push_str("&cursor=");
-            path.push_str(cursor);
-        }
-        // Straight from its bytes: it is long, is read often, and the machine is busy with what is measured.
-        let (_, page) = answered(StatusCode::OK, self.request(Method::GET, &path)).await?;
-        Ok(serde_json::from_slice(&page)?)
     }
 
     /// Looks at a batch.

@@ -15,7 +15,7 @@ fn a_quick_run_fills_every_line_of_the_fleets_table() {
             "Redis commands per 50 items",
             "MongoDB commands per item",
             "a single-row job from POST to stored outcome over the provider's 5ms: p50, one client",
-            "single-row jobs, 64 waiting clients, one list for all of a tenant",
+            "single-row jobs, 64 waiting clients",
             "MongoDB commands per job",
             "2,000 rows of 200 bytes accepted",
             "times as fast as insert_many of a document for each",

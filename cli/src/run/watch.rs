@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use promptmill_domain::{BatchId, BatchState, PauseReason, TenantId};
-use promptmill_ports::{Progress, StoreError};
+use promptmill_ports::{Progress, Signal, StoreError};
 use promptmill_runtime::Engine;
 use promptmill_worker::Worker;
 use tokio::time::{Instant, sleep};
@@ -63,7 +63,7 @@ pub(crate) async fn until_ended(
                     return Err(Failure::Work(message.to_owned(), None));
                 }
                 signal = signals.recv() => match signal {
-                    Ok(promptmill_ports::Signal::BatchChanged(changed)) if changed == batch => break,
+                    Ok(Signal::BatchChanged(of) | Signal::BatchEnded(of)) if of == batch => break,
                     Ok(_) | Err(_) => {}
                 }
             }

@@ -5,11 +5,12 @@ use promptmill_ports::Signal;
 
 const BATCH_CHANGED: u8 = 1;
 const CHUNK_DONE: u8 = 2;
-const WORK_ARRIVED: u8 = 3;
 const LANE_PAUSED: u8 = 4;
 const PLACES_FREE: u8 = 5;
 const PLACES_WANTED: u8 = 6;
 const LIMIT_CHANGED: u8 = 7;
+const BATCH_ENDED: u8 = 8;
+const BATCH_QUEUED: u8 = 9;
 
 /// One hub among the others, from its start to its end.
 pub(crate) type HubId = [u8; 8];
@@ -30,8 +31,9 @@ impl Message {
     pub(crate) fn to_bytes(&self) -> Vec<u8> {
         match self {
             Self::Signal(Signal::BatchChanged(batch)) => join(BATCH_CHANGED, batch.as_bytes(), ""),
+            Self::Signal(Signal::BatchQueued(batch)) => join(BATCH_QUEUED, batch.as_bytes(), ""),
+            Self::Signal(Signal::BatchEnded(batch)) => join(BATCH_ENDED, batch.as_bytes(), ""),
             Self::Signal(Signal::ChunkDone(batch)) => join(CHUNK_DONE, batch.as_bytes(), ""),
-            Self::Signal(Signal::WorkArrived) => join(WORK_ARRIVED, &[], ""),
             Self::Signal(Signal::LanePaused { lane, until_ms }) => {
                 join(LANE_PAUSED, &until_ms.to_be_bytes(), lane.as_str())
             }
@@ -47,8 +49,9 @@ impl Message {
         let batch = || rest.try_into().ok().map(BatchId::from_bytes);
         match kind {
             BATCH_CHANGED => Some(Self::Signal(Signal::BatchChanged(batch()?))),
+            BATCH_QUEUED => Some(Self::Signal(Signal::BatchQueued(batch()?))),
+            BATCH_ENDED => Some(Self::Signal(Signal::BatchEnded(batch()?))),
             CHUNK_DONE => Some(Self::Signal(Signal::ChunkDone(batch()?))),
-            WORK_ARRIVED => Some(Self::Signal(Signal::WorkArrived)),
             LANE_PAUSED | PLACES_FREE | PLACES_WANTED | LIMIT_CHANGED => {
                 let (&eight, lane) = rest.split_first_chunk::<8>()?;
                 let lane = LaneId::from_stored(String::from_utf8(lane.to_vec()).ok()?);
@@ -81,8 +84,9 @@ mod tests {
         let hub = [3; 8];
         for message in [
             Message::Signal(Signal::BatchChanged(batch)),
+            Message::Signal(Signal::BatchQueued(batch)),
+            Message::Signal(Signal::BatchEnded(batch)),
             Message::Signal(Signal::ChunkDone(batch)),
-            Message::Signal(Signal::WorkArrived),
             Message::Signal(Signal::LanePaused { lane: lane.clone(), until_ms: u64::MAX }),
             Message::PlacesFree(hub, lane.clone()),
             Message::PlacesWanted(hub, lane.clone()),

@@ -80,12 +80,14 @@ pub trait Limiter: Send + Sync {
 /// Something changed that others want to know soon. A lost signal costs a second, never more.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Signal {
-    /// State or limits of a batch changed.
+    /// A batch was queued: there is something to admit.
+    BatchQueued(BatchId),
+    /// State or limits of a batch that goes on changed.
     BatchChanged(BatchId),
+    /// A batch is final.
+    BatchEnded(BatchId),
     /// A chunk of the batch is done, so the batch may be.
     ChunkDone(BatchId),
-    /// There is something to admit.
-    WorkArrived,
     /// A lane stands still.
     LanePaused {
         /// Which lane.

@@ -31,6 +31,6 @@ pub use records::{
     Templates, Tenant,
 };
 pub use store::{
-    Accepted, Admission, BeatAnswer, Close, Control, Created, Intake, Lease, NewBatch, Outbox, PartCommit,
-    Retention, RowBlock, SessionBeat, Sessions, SettleGroup, Settled, Store, WholeBatch, Work,
+    Accepted, Admission, Assignment, BeatAnswer, Close, Control, Created, Intake, Lease, NewBatch, Outbox,
+    PartCommit, Retention, RowBlock, SessionBeat, Sessions, SettleGroup, Settled, Store, WholeBatch, Work,
 };

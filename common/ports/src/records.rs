@@ -118,7 +118,7 @@ pub struct TemplateVersion {
 }
 
 /// How a template is asked for.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum TemplateKey {
     /// By its id.
     Id(TemplateId),

@@ -220,6 +220,15 @@ pub enum Settled {
     Fenced,
 }
 
+/// What whoever works on chunks of a batch must know of it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Assignment {
+    /// The batch.
+    pub batch: Batch,
+    /// What was counted of it so far.
+    pub counts: Counts,
+}
+
 /// What a worker does with chunks.
 #[async_trait]
 pub trait Work: Send + Sync {
@@ -234,6 +243,9 @@ pub trait Work: Send + Sync {
         chunks: &[(ChunkId, LeaseToken)],
         now_ms: u64,
     ) -> StoreResult<Vec<Lease>>;
+
+    /// What is to be known of these batches, those that exist, in no order. Many small ones cost hardly more than one.
+    async fn assignments(&self, batches: &[BatchId]) -> StoreResult<Vec<Assignment>>;
 
     /// Records groups, each atomically: bodies first (a body that exists already is kept and adopted), then the head.
     /// Answers in the order of the groups.
@@ -317,6 +329,9 @@ pub trait Sessions: Send + Sync {
 pub trait Admission: Send + Sync {
     /// Batches that are neither draft nor final, oldest first (in the order of their ids, which tell the time).
     async fn open_batches(&self) -> StoreResult<Vec<Batch>>;
+
+    /// Those of the batches that are neither draft nor final, oldest first.
+    async fn open_among(&self, batches: &[BatchId]) -> StoreResult<Vec<Batch>>;
 
     /// The first `limit` waiting chunks of a batch, by number.
     async fn waiting(&self, batch: BatchId, limit: u32) -> StoreResult<Vec<ChunkId>>;

@@ -4,7 +4,7 @@
 //! update, which is the step: it moves them to the phase of open batches. What a crash leaves before it is nobody's batch. Whoever accepts
 //! the same batch again finishes it, from the spec that is stored, and else the sweep of outlived drafts removes it with all that is
 //! under it. That sweep moves the document on first, so a slow accept whose batch it took finds no document to move, and takes back what
-//! it wrote. The tenant's sums (`usage`) are added to beside the step: after a crash there they lack, or have too much, what was in hand.
+//! it wrote. The tenant's sums (`usage`) are added to before the step: after a crash there they lack, or have too much, what was in hand.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -130,20 +130,16 @@ pub(crate) async fn accept(store: &MongoStore, calls: &[Call]) -> StoreResult<Ve
         store.kept_bytes().add(&call.tenant, to_json(&call.whole.batch.spec).len());
     }
     let ids: Vec<_> = open.iter().map(|(call, _)| call.id()).collect();
-    let (gone, counted, submitted) = tokio::join!(
-        queue(commands, &ids),
-        usage::add_all(commands, &bytes),
-        usage::add_all_rows(commands, &rows),
-    );
-    let gone = gone?;
-    counted.and(submitted)?;
+    // Whoever repeats the call after an unknown result counts nothing.
+    usage::add_soon(store, &bytes, &rows);
+    let gone = queue(commands, &ids).await?;
     let mut answers = Vec::with_capacity(calls.len());
     for (call, begun) in calls.iter().zip(begun) {
         let is_queued = !gone.contains(&call.id());
         answers.push(match begun {
             Begun::Answered(answer) => answer,
             Begun::Made | Begun::Left { .. } if !is_queued => {
-                take_back(commands, call).await?;
+                delete::clear_away(commands, &call.tenant, call.id()).await?;
                 Err(StoreError::unavailable("a batch was given up while it was accepted"))
             }
             Begun::Made => Ok(call.accepted()),
@@ -232,7 +228,7 @@ async fn queue(commands: &Commands, ids: &[BatchId]) -> StoreResult<Vec<BatchId>
     let these = doc! { "$in": ids.iter().map(|id| binary(*id.as_bytes())).collect::<Vec<_>>() };
     let accepting = doc! { "_id": these.clone(), "phase": Phase::Accepting.number() };
     let open = doc! { "$set": { "phase": Phase::Open.number() } };
-    if commands.update(BATCHES, vec![Update::many(accepting, open)]).await?.n == ids.len() as u64 {
+    if commands.update(BATCHES, vec![Update::these(accepting, open)]).await?.n == ids.len() as u64 {
         return Ok(Vec::new());
     }
     // Someone else did it for some of them, or the answer to our own update was lost, or the sweep took them.
@@ -243,22 +239,4 @@ async fn queue(commands: &Commands, ids: &[BatchId]) -> StoreResult<Vec<BatchId>
         ids.retain(|other| *other != id);
     }
     Ok(ids)
-}
-
-/// Sees to it that what was written under a batch that is not to be had is removed. Only a document under its id says whose it is, so it is
-/// given one for the sweep of deletions, unless someone else has made the batch meanwhile.
-async fn take_back(commands: &Commands, call: &Call) -> StoreResult<()> {
-    let id = binary(*call.id().as_bytes());
-    let mut deleted =
-        doc! { "_id": id.clone(), "tenant": call.tenant.as_str(), "rev": 0_i64, "bytes": 0_i64 };
-    deleted.insert("phase", Phase::Deleting.number());
-    if commands.insert_one(BATCHES, &deleted).await? {
-        return Ok(());
-    }
-    let deleting = Query::of(doc! { "_id": id, "phase": Phase::Deleting.number() }).fields(doc! { "_id": 1 });
-    if commands.find_one(BATCHES, deleting, Concern::Local).await?.is_some() {
-        // Its deletion may have been past the rows when these came.
-        while !delete::step(commands, &call.tenant, call.id()).await? {}
-    }
-    Ok(())
 }

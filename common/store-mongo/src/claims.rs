@@ -96,11 +96,15 @@ impl Claims for MongoStore {
         };
         // Without its mark a repeated delete could take the next claim of the same owner.
         theirs.insert("mark", found.remove("mark"));
-        self.commands().delete(CLAIMS, theirs).await.map(|_| ())
+        self.commands().delete(CLAIMS, theirs).await?;
+        self.kept_bytes().removed(tenant);
+        Ok(())
     }
 
     async fn forget_claims(&self, before_ms: u64, limit: u32) -> StoreResult<u32> {
-        forget::forget(self.commands(), CLAIMS, Document::new(), before_ms, limit).await
+        let forgotten = forget::forget(self.commands(), CLAIMS, Document::new(), before_ms, limit).await?;
+        self.kept_bytes().removed_of_all();
+        Ok(forgotten)
     }
 }
 

@@ -41,7 +41,9 @@ impl Close for MongoStore {
 
     async fn delete(&self, tenant: &TenantId, batch: BatchId) -> StoreResult<bool> {
         delete::mark(self, tenant, batch).await?;
-        delete::step(self.commands(), tenant, batch).await
+        let is_gone = delete::step(self.commands(), tenant, batch).await?;
+        self.kept_bytes().removed(tenant);
+        Ok(is_gone)
     }
 }
 

@@ -11,13 +11,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use mongodb::bson::raw::{CStr, cstr};
-use mongodb::bson::{Bson, Document, RawArrayBuf, RawDocument, RawDocumentBuf, doc, rawdoc};
+use mongodb::bson::{Bson, Document, RawArrayBuf, RawDocument, RawDocumentBuf, Timestamp, doc, rawdoc};
 use mongodb::{Cursor, Database};
 use promptmill_ports::{StoreError, StoreResult};
 
 use crate::codec::{binary, corrupt};
 use crate::fault::Fault;
 use crate::kept_usage::KeptUsage;
+use crate::usage::Unwritten;
 
 pub(crate) use query::{Concern, Query};
 pub(crate) use write::{Update, Written};
@@ -57,6 +58,7 @@ pub(crate) struct Commands {
     /// Commands that were sent.
     sent: AtomicU64,
     kept_usage: KeptUsage,
+    unwritten_usage: Unwritten,
 }
 
 impl Commands {
@@ -64,12 +66,18 @@ impl Commands {
     pub(crate) fn new(database: Database, time: Duration) -> Self {
         let (failed, succeeded) = (AtomicU64::new(0), AtomicU64::new(0));
         let (sent, kept_usage) = (AtomicU64::new(0), KeptUsage::default());
-        Self { database, time, epoch: Instant::now(), failed, succeeded, sent, kept_usage }
+        let unwritten_usage = Unwritten::default();
+        Self { database, time, epoch: Instant::now(), failed, succeeded, sent, kept_usage, unwritten_usage }
     }
 
     /// What was read of usage a moment ago.
     pub(crate) const fn kept_usage(&self) -> &KeptUsage {
         &self.kept_usage
+    }
+
+    /// What was added to usage and is not in the database yet.
+    pub(crate) const fn unwritten_usage(&self) -> &Unwritten {
+        &self.unwritten_usage
     }
 
     /// How many commands were sent, repeated ones each time, and those not that fetch more of an answer.
@@ -142,9 +150,7 @@ impl Commands {
 
     /// Updates; answers how many documents matched.
     pub(crate) async fn update(&self, collection: &str, updates: Vec<Update>) -> StoreResult<Written> {
-        let entries = updates.into_iter().map(|update| {
-            encode(&doc! { "q": update.filter, "u": update.change, "upsert": update.upsert, "multi": update.many })
-        });
+        let entries = updates.into_iter().map(|update| encode(&update.into_document()));
         let mut all = Written::default();
         let mut done = 0;
         for part in parts(entries.collect::<StoreResult<Vec<_>>>()?, |entry| entry.as_bytes().len()) {
@@ -244,7 +250,7 @@ impl Commands {
     }
 
     async fn collect(&self, mut command: Document, concern: Concern) -> StoreResult<Vec<Document>> {
-        command.insert("readConcern", doc! { "level": concern.level() });
+        command.insert("readConcern", concern.document());
         self.gather(self.open(command, None).await?).await
     }
 
@@ -256,6 +262,25 @@ impl Commands {
         Ok(found)
     }
 
+    /// The first document a query names, and the moment of which that is ([`Concern::SnapshotAt`]).
+    pub(crate) async fn find_one_with_moment(
+        &self,
+        collection: &str,
+        query: Query,
+    ) -> StoreResult<Option<(Document, Timestamp)>> {
+        let mut command = find_command(collection, query.limit(1));
+        command.insert("readConcern", Concern::Snapshot.document());
+        let mut reply = self.run(command).await?;
+        let cursor = reply.get_document_mut("cursor").map_err(|_| corrupt("an answer"))?;
+        let moment = cursor.get_timestamp("atClusterTime").map_err(|_| corrupt("an answer"))?;
+        let batch = cursor.get_array_mut("firstBatch").map_err(|_| corrupt("an answer"))?;
+        match batch.pop() {
+            Some(Bson::Document(found)) => Ok(Some((found, moment))),
+            None => Ok(None),
+            Some(_) => Err(corrupt("an answer")),
+        }
+    }
+
     /// The documents a query names one after the other, so many at a time: for those that are large.
     pub(crate) async fn stream(
         &self,
@@ -265,7 +290,7 @@ impl Commands {
         batch: u32,
     ) -> StoreResult<Rows> {
         let mut command = find_command(collection, query);
-        command.insert("readConcern", doc! { "level": concern.level() });
+        command.insert("readConcern", concern.document());
         command.insert("batchSize", batch);
         self.open(command, Some(batch)).await
     }

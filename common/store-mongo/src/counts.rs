@@ -1,6 +1,7 @@
-//! Counting a batch's items from its heads: one command that reads the batch and sums over its heads as of one moment.
+//! Counting a batch's items from its heads: the batch is read, and then its heads are summed as of the same moment.
 //!
-//! The rules are those of `Counts::add` in the domain, applied to all heads at once; the conformance suite holds the two together.
+//! The sums are plain ones over each state of heads, which the server makes fast. The rules are those of `Counts::add` in the domain, applied to
+//! all heads at once; the conformance suite holds the two together.
 
 use mongodb::bson::{Document, doc};
 use promptmill_domain::{BatchId, Counts, FailureKind, ItemCode, TenantId};
@@ -9,7 +10,7 @@ use promptmill_ports::{Progress, StoreError, StoreResult};
 use crate::batches;
 use crate::codec::{Fields, corrupt, range};
 use crate::collections::{BATCHES, HEADS};
-use crate::commands::{Commands, Concern};
+use crate::commands::{Commands, Concern, Query};
 use crate::heads::{DONE, LEASED, PARKED, totals};
 
 /// State, counts and open chunks of the tenant's batch at one moment.
@@ -18,31 +19,23 @@ pub(crate) async fn progress(
     tenant: &TenantId,
     batch: BatchId,
 ) -> StoreResult<Progress> {
-    let pipeline = vec![
-        doc! { "$match": batches::existing_of(tenant, batch) },
-        doc! { "$project": { "state": 1 } },
-        doc! { "$lookup": { "from": HEADS, "pipeline": sums(batch), "as": "sums" } },
-    ];
-    let found = commands.aggregate(BATCHES, pipeline, Concern::Snapshot).await?;
-    let found = found.first().ok_or(StoreError::NotFound)?;
-    let state = batches::state_of(found)?;
-    let (counts, open_chunks) = match Fields(found).documents("sums")?.first() {
-        Some(sums) => counts_of(sums)?,
-        None => (Counts::default(), 0),
-    };
-    Ok(Progress { state, counts, open_chunks })
+    let query = Query::of(batches::existing_of(tenant, batch)).fields(doc! { "state": 1 });
+    let found = commands.find_one_with_moment(BATCHES, query).await?;
+    let (found, moment) = found.ok_or(StoreError::NotFound)?;
+    let sums = commands.aggregate(HEADS, sums(batch), Concern::SnapshotAt(moment)).await?;
+    let (mut counts, mut open_chunks) = (Counts::default(), 0);
+    for of_state in &sums {
+        open_chunks += add(&mut counts, of_state)?;
+    }
+    Ok(Progress { state: batches::state_of(&found)?, counts, open_chunks })
 }
 
-/// The pipeline over heads that sums those of a batch.
+/// The pipeline over heads that sums those of a batch by their state.
 fn sums(batch: BatchId) -> Vec<Document> {
-    let waits = doc! { "$cond": [
-        { "$eq": ["$state", PARKED] }, "$open", { "$min": ["$parked_len", "$open"] },
-    ] };
-    let leased = doc! { "$cond": [{ "$eq": ["$state", LEASED] }, { "$subtract": ["$open", "$waits"] }, 0] };
-    let sum = |name: &str| doc! { "$sum": format!("${name}") };
-    let mut group = doc! { "_id": null };
+    let mut group = doc! { "_id": "$state", "heads": { "$sum": 1 } };
     for name in [
         "open",
+        "parked_len",
         "succeeded",
         "repaired",
         "cancelled",
@@ -52,35 +45,31 @@ fn sums(batch: BatchId) -> Vec<Document> {
         "completion_tokens",
         "cost",
     ] {
-        group.insert(name, sum(name));
+        group.insert(name, doc! { "$sum": format!("${name}") });
     }
-    group.insert("waits", sum("waits"));
-    group.insert("leased", doc! { "$sum": leased });
-    group.insert("open_chunks", doc! { "$sum": { "$cond": [{ "$lt": ["$state", DONE] }, 1, 0] } });
     // Most heads have no failures, and those that have name few kinds.
     group
         .insert("failed", doc! { "$push": { "$cond": [{ "$eq": ["$failed", []] }, "$$REMOVE", "$failed"] } });
-    vec![
-        doc! { "$match": { "_id": range(batch.as_bytes(), 20) } },
-        doc! { "$set": { "waits": waits } },
-        doc! { "$group": group },
-    ]
+    vec![doc! { "$match": { "_id": range(batch.as_bytes(), 20) } }, doc! { "$group": group }]
 }
 
-fn counts_of(sums: &Document) -> StoreResult<(Counts, u32)> {
+/// Adds the sums over the heads of one state; answers how many of them are open.
+fn add(counts: &mut Counts, sums: &Document) -> StoreResult<u32> {
     let fields = Fields(sums);
-    let (open, waits, leased) = (fields.uint("open")?, fields.uint("waits")?, fields.uint("leased")?);
-    let mut counts = Counts {
-        waiting: open.saturating_sub(waits + leased),
-        leased,
-        parked: waits,
-        succeeded: fields.uint("succeeded")?,
-        repaired: fields.uint("repaired")?,
-        cancelled: fields.uint("cancelled")?,
-        expired: fields.uint("expired")?,
-        totals: totals(fields)?,
-        ..Counts::default()
-    };
+    let state = i32::try_from(fields.small("_id")?).unwrap_or(i32::MAX);
+    let open = fields.uint("open")?;
+    let waits = if state == PARKED { open } else { fields.uint("parked_len")?.min(open) };
+    if state == LEASED {
+        counts.leased += open - waits;
+    } else {
+        counts.waiting += open - waits;
+    }
+    counts.parked += waits;
+    counts.succeeded += fields.uint("succeeded")?;
+    counts.repaired += fields.uint("repaired")?;
+    counts.cancelled += fields.uint("cancelled")?;
+    counts.expired += fields.uint("expired")?;
+    counts.totals += totals(fields)?;
     for head in sums.get_array("failed").map_err(|_| corrupt("the counts of a batch"))? {
         for entry in head.as_array().ok_or_else(|| corrupt("the counts of a batch"))? {
             let entry = Fields(entry.as_document().ok_or_else(|| corrupt("the counts of a batch"))?);
@@ -92,5 +81,5 @@ fn counts_of(sums: &Document) -> StoreResult<(Counts, u32)> {
             *counts.failed.entry(kind).or_default() += entry.uint("items")?;
         }
     }
-    Ok((counts, fields.small("open_chunks")?))
+    if state < DONE { fields.small("heads") } else { Ok(0) }
 }

@@ -134,3 +134,20 @@ async fn remove(commands: &Commands, collection: &str, found: &[Document]) -> St
     }
     Ok(u32::try_from(found.len()).unwrap_or(u32::MAX))
 }
+
+/// Sees to it that what was written under a batch that is not there is removed. Only a document under its id says whose it is, so it is given one
+/// for the sweep of deletions, unless someone else has made the batch meanwhile.
+pub(crate) async fn clear_away(commands: &Commands, tenant: &TenantId, batch: BatchId) -> StoreResult<()> {
+    let id = binary(*batch.as_bytes());
+    let mut deleted = doc! { "_id": id.clone(), "tenant": tenant.as_str(), "rev": 0_i64, "bytes": 0_i64 };
+    deleted.insert("phase", Phase::Deleting.number());
+    if commands.insert_one(BATCHES, &deleted).await? {
+        return Ok(());
+    }
+    let deleting = Query::of(doc! { "_id": id, "phase": Phase::Deleting.number() }).fields(doc! { "_id": 1 });
+    if commands.find_one(BATCHES, deleting, Concern::Local).await?.is_some() {
+        // Its deletion may have been past what came late.
+        while !step(commands, tenant, batch).await? {}
+    }
+    Ok(())
+}

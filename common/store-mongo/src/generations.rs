@@ -28,7 +28,7 @@ impl Generations for MongoStore {
         for _ in 0..TRIES {
             let put = Update::upsert(unfinished.clone(), change(generation));
             if self.commands().update(GENERATIONS, vec![put]).await?.duplicates.is_empty() {
-                self.kept_bytes().add(&generation.tenant, bytes(generation));
+                self.kept_bytes().put(&generation.tenant, bytes(generation));
                 return Ok(());
             }
             // It has its outcome, or is another tenant's, or was made by another put at the same moment.
@@ -76,7 +76,9 @@ impl Generations for MongoStore {
 
     async fn forget_generations(&self, before_ms: u64, limit: u32) -> StoreResult<u32> {
         let finished = doc! { "outcome": { "$exists": true } };
-        forget::forget(self.commands(), GENERATIONS, finished, before_ms, limit).await
+        let forgotten = forget::forget(self.commands(), GENERATIONS, finished, before_ms, limit).await?;
+        self.kept_bytes().removed_of_all();
+        Ok(forgotten)
     }
 }
 

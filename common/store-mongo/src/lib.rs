@@ -7,6 +7,7 @@
 mod accept;
 mod accounts;
 mod admission;
+mod assignments;
 mod batches;
 mod bodies;
 mod claims;
@@ -26,6 +27,7 @@ mod heads;
 mod indexes;
 mod intake;
 mod kept_usage;
+mod leases;
 mod lists;
 mod open_batches;
 mod options;

@@ -42,6 +42,34 @@ impl OpenBatches {
     }
 }
 
+impl OpenBatches {
+    /// Those of the batches that are neither draft nor final, oldest first.
+    pub(crate) async fn load_among(&self, commands: &Commands, ids: &[BatchId]) -> StoreResult<Vec<Batch>> {
+        if ids.is_empty() {
+            return Ok(Vec::new());
+        }
+        let keys: Vec<Bson> = ids.iter().map(|id| binary(*id.as_bytes())).collect();
+        let filter = doc! { "_id": { "$in": keys }, "phase": Phase::Open.number() };
+        let query = Query::of(filter).fields(all_fields()).sort(doc! { "_id": 1 });
+        let mut rows = commands.stream(BATCHES, query, Concern::Majority, TOGETHER).await?;
+        let mut open = Vec::new();
+        while let Some(row) = rows.next().await? {
+            open.push(decode(&Document::try_from(row).map_err(|_| corrupt("a batch"))?)?);
+        }
+        let is_news = {
+            let mut known = self.by_id.lock().unwrap_or_else(PoisonError::into_inner);
+            let is_news = open.iter().any(|batch| is_news(known.get(&batch.id), batch));
+            ids.iter().for_each(|id| drop(known.remove(id)));
+            known.extend(open.iter().map(|batch| (batch.id, batch.clone())));
+            is_news
+        };
+        if is_news {
+            bump_changes(commands).await?;
+        }
+        Ok(open)
+    }
+}
+
 /// Whether a session may have to hear of what became of a batch. It knows none that was not admitted, and an admission changes nothing for
 /// those that know it.
 fn is_news(before: Option<&Batch>, now: &Batch) -> bool {

@@ -58,8 +58,11 @@ impl Read for MongoStore {
         after: SettledCursor,
         limit: PageLimit,
     ) -> StoreResult<SettledPage> {
-        batches::check(self.commands(), tenant, batch).await?;
-        order::page(self.commands(), batch, after, limit).await
+        let (is_theirs, page) = tokio::join!(
+            batches::check(self.commands(), tenant, batch),
+            order::page(self.commands(), batch, after, limit),
+        );
+        is_theirs.and(page)
     }
 
     async fn batches(

@@ -3,8 +3,8 @@
 //! They are never counted up and down. Each document says in its field `bytes` what it counts for, written in the one step that makes or
 //! changes it, and the sum is that of the indexes over `(tenant, bytes)`. So there is nothing that a crash could leave wrong.
 //!
-//! Such a sum takes as long as a tenant has records. Where they are many it is kept for a while, and what this process adds meanwhile is added
-//! to it; what is removed, or is added by others, shows with the next sum. It is noted in the database too, for a process that cannot sum them
+//! Such a sum takes as long as a tenant has records. It is kept for a moment, or for a while where they are many, and what this process adds
+//! meanwhile is added to it; where it removes something the sum is forgotten, unless it took long. What others do shows with the next sum. It is noted in the database too, for a process that cannot sum them
 //! in the time for a command.
 
 use std::collections::HashMap;
@@ -21,10 +21,14 @@ use crate::collections::{BATCHES, CLAIMS, GENERATIONS, TEMPLATES};
 use crate::commands::{Commands, Concern};
 use crate::usage;
 
-/// Records that are summed each time: about a millisecond.
-const FEW: u64 = 1_000;
-/// A sum is kept at least so long.
-const KEPT: Duration = Duration::from_secs(1);
+/// Records whose sum takes less than a millisecond.
+const FEW: u64 = 200;
+/// Their sum is kept so long: a tenant that sends many small batches is asked about several times each.
+const FEW_KEPT: Duration = Duration::from_secs(1);
+/// That of more is kept at least so long.
+const KEPT: Duration = Duration::from_secs(5);
+/// Or, where something was removed, so long.
+const SOON: Duration = Duration::from_secs(1);
 /// And so many times as long as it took, so that summing takes a small part of the server's time.
 const KEPT_TIMES: u32 = 20;
 
@@ -43,6 +47,7 @@ struct Kept {
     added: u64,
     at: Instant,
     time: Duration,
+    is_of_few: bool,
 }
 
 impl Kept {
@@ -51,7 +56,10 @@ impl Kept {
     }
 }
 
-/// The sums that are kept: those of tenants with many records.
+/// Tenants whose sums are kept.
+const REMEMBERED: usize = 10_000;
+
+/// The sums that are kept.
 #[derive(Debug, Default)]
 pub(crate) struct RecordBytes {
     tenants: Mutex<HashMap<TenantId, Kept>>,
@@ -69,6 +77,27 @@ impl RecordBytes {
         }
     }
 
+    /// Tells that something was removed.
+    pub(crate) fn removed(&self, tenant: &TenantId) {
+        let mut tenants = self.tenants();
+        match tenants.get_mut(tenant) {
+            Some(kept) if kept.is_of_few => drop(tenants.remove(tenant)),
+            Some(kept) => kept.time = kept.time.min(SOON.max(kept.time / 5)),
+            None => {}
+        }
+    }
+
+    /// Tells that so many bytes were put where others may have been.
+    pub(crate) fn put(&self, tenant: &TenantId, bytes: usize) {
+        self.removed(tenant);
+        self.add(tenant, bytes);
+    }
+
+    /// Tells that something of any tenant was removed.
+    pub(crate) fn removed_of_all(&self) {
+        self.tenants().retain(|_, kept| !kept.is_of_few);
+    }
+
     /// The sum, where it is kept and not too old. One that is too old is given to all but the first who asks, who sums anew.
     fn fresh(&self, tenant: &TenantId, now: Instant) -> Result<u64, Option<Kept>> {
         match self.tenants().get_mut(tenant) {
@@ -81,18 +110,18 @@ impl RecordBytes {
         }
     }
 
-    /// Keeps a sum that was begun at `begun`, when the one before was `before`, if the records are many.
+    /// Keeps a sum that was begun at `begun`, when the one before was `before`.
     fn keep(&self, tenant: &TenantId, sum: Sum, before: Option<Kept>, begun: Instant, now: Instant) {
         let mut tenants = self.tenants();
-        if sum.records <= FEW {
-            tenants.remove(tenant);
-            return;
+        if tenants.len() >= REMEMBERED {
+            tenants.clear();
         }
         // What was added while the sum was made may be in it or not.
         let added = tenants.get(tenant).map_or(0, |kept| kept.added);
         let added = added.saturating_sub(before.map_or(0, |before| before.added));
-        let time = KEPT.max(now.duration_since(begun) * KEPT_TIMES);
-        tenants.insert(tenant.clone(), Kept { bytes: sum.bytes, added, at: now, time });
+        let is_of_few = sum.records <= FEW;
+        let time = if is_of_few { FEW_KEPT } else { KEPT.max(now.duration_since(begun) * KEPT_TIMES) };
+        tenants.insert(tenant.clone(), Kept { bytes: sum.bytes, added, at: now, time, is_of_few });
     }
 }
 
@@ -189,11 +218,18 @@ mod tests {
     }
 
     #[test]
-    fn a_sum_of_few_records_is_not_kept() {
+    fn a_sum_of_few_records_is_kept_for_a_moment_and_until_something_is_removed() {
         let (kept, begun) = (RecordBytes::default(), Instant::now());
-        kept.keep(&tenant(), MANY, None, begun, begun);
-        kept.keep(&tenant(), Sum { records: FEW, ..MANY }, None, begun, begun);
+        let few = Sum { records: FEW, ..MANY };
+        kept.keep(&tenant(), few, None, begun, begun);
         kept.add(&tenant(), 7);
+        assert_eq!(kept.fresh(&tenant(), begun).unwrap(), 5_007);
+        assert!(kept.fresh(&tenant(), begun + FEW_KEPT).is_err());
+        kept.keep(&tenant(), few, None, begun, begun);
+        kept.removed(&tenant());
         assert!(matches!(kept.fresh(&tenant(), begun), Err(None)));
+        kept.keep(&tenant(), MANY, None, begun, begun);
+        kept.removed(&tenant());
+        assert!(kept.fresh(&tenant(), begun).is_ok(), "a sum that takes long is not made for each removal");
     }
 }

@@ -1,6 +1,7 @@
 //! `Sessions`: who is alive, and taking chunks from who is not.
 
-use std::time::Duration;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use mongodb::bson::{Bson, DateTime, Document, doc};
@@ -11,12 +12,30 @@ use crate::MongoStore;
 use crate::codec::{Fields, binary, conflict, corrupt, from_json, int, to_json};
 use crate::collections::{HEADS, SESSIONS};
 use crate::commands::{Commands, Concern, Query, Update};
-use crate::{batches, heads};
+use crate::{batches, heads, usage};
 
 /// After a write that failed it takes this long until a beat that stands still means something again: as long as it must stand still.
 const BEATS_MISSED: Duration = Duration::from_secs(6);
 /// Chunks taken in one step.
 const CHUNKS: u32 = 500;
+/// How often chunks of sessions that are no more are looked for at most.
+const STRAYS_EVERY: Duration = Duration::from_millis(500);
+
+/// When chunks of sessions that are no more were looked for last.
+#[derive(Debug, Default)]
+pub(crate) struct Strays(Mutex<Option<Instant>>);
+
+impl Strays {
+    /// Whether it is time to look again, which counts as looked.
+    pub(crate) fn are_due(&self, now: Instant) -> bool {
+        let mut looked = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let are_due = looked.is_none_or(|at| now.duration_since(at) >= STRAYS_EVERY);
+        if are_due {
+            *looked = Some(now);
+        }
+        are_due
+    }
+}
 
 #[async_trait]
 impl Sessions for MongoStore {
@@ -83,6 +102,9 @@ impl Sessions for MongoStore {
 
     async fn end(&self, session: SessionId, now_ms: u64) -> StoreResult<u32> {
         let commands = self.commands();
+        if let Err(error) = usage::write(commands).await {
+            tracing::debug!(error = &error as &dyn std::error::Error, "usage is not counted");
+        }
         // Not forgotten before its chunks are back: a sweep must see that nobody died.
         let change = doc! { "$set": { "alive": false, "ended": true } };
         commands.update(SESSIONS, vec![Update::one(living(session), change)]).await?;

@@ -9,11 +9,13 @@ use promptmill_ports::{Accepted, StoreError, StoreResult};
 use crate::close_small::Closed;
 use crate::commands::{Commands, Update};
 use crate::fault::Fault;
+use crate::leases::Leases;
 use crate::open_batches::OpenBatches;
 use crate::options::MongoOptions;
 use crate::order::Logs;
 use crate::record_bytes::RecordBytes;
 use crate::retention::Disk;
+use crate::sessions::Strays;
 use crate::together::Together;
 use crate::{accept, close_small, indexes, schema, templates};
 
@@ -26,6 +28,8 @@ struct Parts {
     commands: Commands,
     open_batches: OpenBatches,
     logs: Logs,
+    leases: Leases,
+    strays: Strays,
     record_bytes: RecordBytes,
     groups: Groups,
     disk: Disk,
@@ -62,6 +66,8 @@ impl MongoStore {
             commands,
             open_batches: OpenBatches::default(),
             logs: Logs::default(),
+            leases: Leases::default(),
+            strays: Strays::default(),
             record_bytes: RecordBytes::default(),
             groups: Groups::default(),
             disk: Disk::default(),
@@ -86,6 +92,16 @@ impl MongoStore {
     /// What is known of the order of settling.
     pub(crate) fn logs(&self) -> &Logs {
         &self.0.logs
+    }
+
+    /// The heads of the chunks that were claimed here.
+    pub(crate) fn leases(&self) -> &Leases {
+        &self.0.leases
+    }
+
+    /// When chunks of sessions that are no more were looked for.
+    pub(crate) fn strays(&self) -> &Strays {
+        &self.0.strays
     }
 
     /// The calls that are done together.

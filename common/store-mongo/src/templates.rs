@@ -184,7 +184,9 @@ impl Templates for MongoStore {
                     .await?
                     .is_some();
             if is_ours {
-                return finish_deletion(commands, &found).await;
+                finish_deletion(commands, &found).await?;
+                self.kept_bytes().removed(tenant);
+                return Ok(());
             }
         }
         Err(busy())

@@ -152,6 +152,8 @@ impl<C: Clone, A> Driver<C, A> {
         F: Fn(Arc<[C]>) -> Fut,
         Fut: Future<Output = StoreResult<Vec<StoreResult<A>>>>,
     {
+        // Whoever makes several calls at once has made them all by then.
+        tokio::task::yield_now().await;
         loop {
             let next = self.calls.queue().next(Instant::now());
             match next {

@@ -1,16 +1,20 @@
 //! What a tenant has used: rows submitted by day, and the bytes of what it has stored.
 //!
 //! The sums are kept beside what they count and not in the same step, since that would take a transaction: a process that dies between the two
-//! leaves a sum that is off by what it had just written. Nothing but a quota rests on them. An addition leaves a mark among the last ones, so
-//! that one whose answer was lost is not made twice.
+//! leaves a sum that is off by what it had just written. Nothing but a quota rests on them. What many small steps add is gathered for a moment
+//! ([`Unwritten`]). An addition leaves a mark among the last ones, so that one whose answer was lost is not made twice.
 
 use std::collections::HashMap;
-use std::time::Instant;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use mongodb::bson::{Bson, Document, doc};
 use promptmill_domain::TenantId;
 use promptmill_ports::{StoreResult, Usage};
+use tokio::sync::RwLock;
 
+use crate::MongoStore;
 use crate::codec::{Fields, int};
 use crate::collections::{SUBMITTED, USAGE};
 use crate::commands::{Commands, Concern, Query, Update, fresh_mark};
@@ -20,6 +24,44 @@ const DAY_MS: u64 = 24 * 60 * 60 * 1_000;
 /// Marks of additions that are remembered: more than there are at the same time.
 const MARKS: i32 = 64;
 
+/// How long additions are gathered.
+const GATHERED: Duration = Duration::from_millis(200);
+
+/// Additions that are not in the database yet.
+#[derive(Debug, Default)]
+pub(crate) struct Unwritten {
+    gathered: Mutex<Additions>,
+    /// Whether somebody writes them before long.
+    is_due: AtomicBool,
+    /// Those that could not be written, or perhaps were: they are written again as they are. Held while some are written, so that whoever reads
+    /// the sums meanwhile counts none twice.
+    tried: RwLock<Option<(Bson, Additions)>>,
+}
+
+#[derive(Debug, Default)]
+struct Additions {
+    bytes: HashMap<TenantId, i64>,
+    /// By day.
+    rows: HashMap<(TenantId, u64), i64>,
+}
+
+impl Additions {
+    fn of(&self, tenant: &TenantId, day: u64) -> Sums {
+        let bytes = self.bytes.get(tenant).copied().unwrap_or(0);
+        Sums { rows: self.rows.get(&(tenant.clone(), day)).copied().unwrap_or(0), bytes }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.bytes.is_empty() && self.rows.is_empty()
+    }
+}
+
+impl Unwritten {
+    fn gathered(&self) -> MutexGuard<'_, Additions> {
+        self.gathered.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 /// What the tenant has used, its records left out: those are summed by `record_bytes`. What others added in the last moment may be missing.
 pub(crate) async fn of(commands: &Commands, tenant: &TenantId, now_ms: u64) -> StoreResult<Usage> {
     let (day, kept) = (now_ms / DAY_MS, commands.kept_usage());
@@ -27,7 +69,11 @@ pub(crate) async fn of(commands: &Commands, tenant: &TenantId, now_ms: u64) -> S
         Some(sums) => sums,
         None => {
             let begun = Instant::now();
-            let sums = read(commands, tenant, day).await?;
+            let unwritten = commands.unwritten_usage();
+            let tried = unwritten.tried.read().await;
+            let tried = tried.as_ref().map_or(Sums::default(), |(_, tried)| tried.of(tenant, day));
+            let gathered = unwritten.gathered().of(tenant, day);
+            let sums = read(commands, tenant, day).await?.plus(tried).plus(gathered);
             kept.keep(tenant, day, sums, begun);
             sums
         }
@@ -52,7 +98,8 @@ async fn read(commands: &Commands, tenant: &TenantId, day: u64) -> StoreResult<S
 
 /// Counts bytes of rows and outcomes that were stored (or, below zero, removed).
 pub(crate) async fn add(commands: &Commands, tenant: &TenantId, bytes: i64) -> StoreResult<()> {
-    add_all(commands, &HashMap::from([(tenant, bytes)])).await
+    commands.kept_usage().add_bytes(tenant, bytes);
+    write_bytes(commands, &HashMap::from([(tenant.clone(), bytes)]), &fresh_mark()).await
 }
 
 /// Notes what the tenant's records took when they were summed last.
@@ -75,46 +122,106 @@ pub(crate) async fn add_rows(
     rows: u32,
     now_ms: u64,
 ) -> StoreResult<()> {
-    add_all_rows(commands, &HashMap::from([((tenant, now_ms), rows)])).await
+    let day = now_ms / DAY_MS;
+    commands.kept_usage().add_rows(tenant, day, rows.into());
+    write_rows(commands, &HashMap::from([((tenant.clone(), day), i64::from(rows))]), &fresh_mark()).await
 }
 
-/// [`add`] for several tenants.
-pub(crate) async fn add_all(commands: &Commands, bytes: &HashMap<&TenantId, i64>) -> StoreResult<()> {
-    let mut sums = Vec::with_capacity(bytes.len());
-    for (tenant, bytes) in bytes.iter().filter(|(_, bytes)| **bytes != 0) {
-        commands.kept_usage().add_bytes(tenant, *bytes);
-        sums.push((doc! { "_id": tenant.as_str() }, doc! { "bytes": *bytes }));
-    }
-    increase_all(commands, USAGE, sums).await
-}
-
-/// [`add_rows`] for several tenants, each with when it submitted them.
-pub(crate) async fn add_all_rows(
-    commands: &Commands,
+/// Counts bytes that were stored for several tenants and rows that each submitted now, before long.
+pub(crate) fn add_soon(
+    store: &MongoStore,
+    bytes: &HashMap<&TenantId, i64>,
     rows: &HashMap<(&TenantId, u64), u32>,
-) -> StoreResult<()> {
-    let mut days: HashMap<_, i64> = HashMap::new();
-    for ((tenant, now_ms), rows) in rows.iter().filter(|(_, rows)| **rows > 0) {
-        *days.entry((*tenant, now_ms / DAY_MS)).or_default() += i64::from(*rows);
+) {
+    let (kept, unwritten) = (store.commands().kept_usage(), store.commands().unwritten_usage());
+    {
+        let mut sums = unwritten.gathered();
+        for (tenant, bytes) in bytes {
+            kept.add_bytes(tenant, *bytes);
+            *sums.bytes.entry((*tenant).clone()).or_default() += bytes;
+        }
+        for ((tenant, now_ms), rows) in rows {
+            let (day, rows) = (now_ms / DAY_MS, i64::from(*rows));
+            kept.add_rows(tenant, day, rows);
+            *sums.rows.entry(((*tenant).clone(), day)).or_default() += rows;
+        }
     }
-    let mut sums = Vec::with_capacity(days.len());
-    for ((tenant, day), rows) in days {
-        commands.kept_usage().add_rows(tenant, day, rows);
-        sums.push((doc! { "_id": day_of(tenant, day) }, doc! { "rows": rows }));
+    if unwritten.is_due.swap(true, Ordering::Relaxed) {
+        return;
     }
-    increase_all(commands, SUBMITTED, sums).await
+    let store = store.clone();
+    tokio::spawn(async move {
+        loop {
+            tokio::time::sleep(GATHERED).await;
+            // What comes from here on needs another one.
+            store.commands().unwritten_usage().is_due.store(false, Ordering::Relaxed);
+            match write(store.commands()).await {
+                Ok(()) => return,
+                Err(error) => {
+                    tracing::debug!(error = &error as &dyn std::error::Error, "usage is not counted yet");
+                }
+            }
+            // Unless somebody else does it by now.
+            if store.commands().unwritten_usage().is_due.swap(true, Ordering::Relaxed) {
+                return;
+            }
+        }
+    });
 }
 
-/// Increases each of the sums, which are different ones.
+/// Writes what was gathered. What cannot be written stays for the next time.
+pub(crate) async fn write(commands: &Commands) -> StoreResult<()> {
+    let unwritten = commands.unwritten_usage();
+    let mut tried = unwritten.tried.write().await;
+    // What failed before, and then what came since.
+    for _ in 0..2 {
+        let (mark, additions) = match tried.take() {
+            Some(tried) => tried,
+            None => (fresh_mark(), std::mem::take(&mut *unwritten.gathered())),
+        };
+        if additions.is_empty() {
+            return Ok(());
+        }
+        let (bytes, rows) = tokio::join!(
+            write_bytes(commands, &additions.bytes, &mark),
+            write_rows(commands, &additions.rows, &mark),
+        );
+        if let Err(error) = bytes.and(rows) {
+            *tried = Some((mark, additions));
+            return Err(error);
+        }
+    }
+    Ok(())
+}
+
+async fn write_bytes(commands: &Commands, bytes: &HashMap<TenantId, i64>, mark: &Bson) -> StoreResult<()> {
+    let sum = |(tenant, bytes): (&TenantId, &i64)| {
+        (*bytes != 0).then(|| (doc! { "_id": tenant.as_str() }, doc! { "bytes": *bytes }))
+    };
+    increase_all(commands, USAGE, bytes.iter().filter_map(sum).collect(), mark).await
+}
+
+async fn write_rows(
+    commands: &Commands,
+    rows: &HashMap<(TenantId, u64), i64>,
+    mark: &Bson,
+) -> StoreResult<()> {
+    let sum = |((tenant, day), rows): (&(TenantId, u64), &i64)| {
+        (*rows != 0).then(|| (doc! { "_id": day_of(tenant, *day) }, doc! { "rows": *rows }))
+    };
+    increase_all(commands, SUBMITTED, rows.iter().filter_map(sum).collect(), mark).await
+}
+
+/// Increases each of the sums, which are different ones, unless that was done under this mark.
 async fn increase_all(
     commands: &Commands,
     collection: &str,
     sums: Vec<(Document, Document)>,
+    mark: &Bson,
 ) -> StoreResult<()> {
     if sums.is_empty() {
         return Ok(());
     }
-    let mark = fresh_mark();
     let changes = sums.into_iter().map(|(mut filter, by)| {
         filter.insert("marks", doc! { "$ne": mark.clone() });
         let marks = doc! { "$each": [mark.clone()], "$slice": -MARKS };

@@ -1,6 +1,6 @@
 //! `Work`: chunks are claimed, outcomes settle.
 //!
-//! Settling looks at the lease, then inserts bodies, then writes the head under the lease's token. A body whose head was taken in between is
+//! Settling looks at the lease (or remembers it from a moment ago), then inserts bodies, then writes the head under the lease's token. A body whose head was taken in between is
 //! invisible; the next holder adopts it.
 
 use std::collections::{HashMap, HashSet};
@@ -13,7 +13,7 @@ use promptmill_domain::{
     BatchId, ChunkId, ChunkState, Head, HeadEvent, ItemCode, LeaseToken, Refusal, SessionId, SettledItem,
     TenantId,
 };
-use promptmill_ports::{Lease, SettleGroup, Settled, StoreResult, Work};
+use promptmill_ports::{Assignment, Lease, SettleGroup, Settled, StoreResult, Work};
 
 use crate::MongoStore;
 use crate::batches;
@@ -23,7 +23,7 @@ use crate::collections::ROWS;
 use crate::commands::{Commands, Concern, Query};
 use crate::heads::{self, Changed, Stored};
 use crate::uploads::row_key;
-use crate::{order, sessions, usage};
+use crate::{assignments, delete, order, sessions, usage};
 
 /// Blocks of rows read in one command.
 const BLOCKS_TOGETHER: usize = 128;
@@ -37,6 +37,10 @@ impl Work for MongoStore {
         now_ms: u64,
     ) -> StoreResult<Vec<Lease>> {
         claim(self, owner, chunks, now_ms).await
+    }
+
+    async fn assignments(&self, batches: &[BatchId]) -> StoreResult<Vec<Assignment>> {
+        assignments::load(self.commands(), batches).await
     }
 
     async fn settle(&self, groups: Arc<[SettleGroup]>, now_ms: u64) -> StoreResult<Vec<Settled>> {
@@ -122,6 +126,7 @@ async fn claim(
     let blocks = blocks?;
     let mut leases = Vec::with_capacity(claimed.len());
     for (stored, token) in claimed {
+        store.leases().note(&stored);
         let head = heads::with_histories(commands, stored).await?;
         let key = block_key(&head);
         let rows = blocks.get(&key).cloned().ok_or_else(|| corrupt("a chunk's rows are missing"))?;
@@ -159,7 +164,12 @@ pub(crate) async fn load_blocks(
 async fn settle(store: &MongoStore, groups: &[&SettleGroup], now_ms: u64) -> StoreResult<Vec<Settled>> {
     let commands = store.commands();
     let chunks: Vec<_> = groups.iter().map(|group| group.chunk).collect();
-    let known = heads::load(commands, &chunks).await?;
+    let mut known = HashMap::with_capacity(groups.len());
+    for group in groups {
+        known.extend(store.leases().take(group.chunk, group.token).map(|stored| (group.chunk, stored)));
+    }
+    let unknown: Vec<_> = chunks.iter().filter(|chunk| !known.contains_key(chunk)).copied().collect();
+    known.extend(heads::load(commands, &unknown).await?);
     let held: Vec<bool> = groups.iter().map(|group| holds(known.get(&group.chunk), group)).collect();
     for (group, _) in groups.iter().zip(&held).filter(|(_, held)| **held) {
         check_items(known.get(&group.chunk), group)?;
@@ -183,14 +193,21 @@ async fn settle(store: &MongoStore, groups: &[&SettleGroup], now_ms: u64) -> Sto
         };
         head.apply(event, now_ms).map(|()| heads::offsets(&group.parked))
     };
-    let (changed, counted) =
-        tokio::join!(heads::change(store, &ids, known, apply), count(commands, stored_bytes));
-    let changed = changed?;
-    counted?;
+    count(store, &stored_bytes);
+    let tenants: HashMap<ChunkId, TenantId> =
+        known.iter().map(|(chunk, stored)| (*chunk, stored.head.tenant.clone())).collect();
+    let changed = heads::change(store, &ids, known, apply).await?;
     let mut answers = vec![Settled::Fenced; groups.len()];
     for (changed, at) in changed.into_iter().zip(leased) {
+        if let (Changed::Missing, Some(tenant)) = (&changed, tenants.get(&chunks[at])) {
+            // The batch was deleted just now, and these bodies may have come after all others were gone.
+            delete::clear_away(commands, tenant, chunks[at].batch).await?;
+        }
         answers[at] = match changed {
-            Changed::Applied(stored) => Settled::Recorded { done: stored.head.state == ChunkState::Done },
+            Changed::Applied(stored) => {
+                store.leases().note(&stored);
+                Settled::Recorded { done: stored.head.state == ChunkState::Done }
+            }
             Changed::Missing | Changed::Refused(Refusal::Fenced) => Settled::Fenced,
             Changed::Refused(refusal @ (Refusal::WrongState(_) | Refusal::NoSuchItem)) => {
                 return Err(conflict(refusal.to_string()));
@@ -215,9 +232,9 @@ fn check_items(stored: Option<&Stored>, group: &SettleGroup) -> StoreResult<()> 
     Ok(())
 }
 
-async fn count(commands: &Commands, stored_bytes: HashMap<TenantId, u64>) -> StoreResult<()> {
+fn count(store: &MongoStore, stored_bytes: &HashMap<TenantId, u64>) {
     let bytes = stored_bytes.iter().map(|(tenant, bytes)| (tenant, int(*bytes)));
-    usage::add_all(commands, &bytes.collect()).await
+    usage::add_soon(store, &bytes.collect(), &HashMap::new());
 }
 
 /// Stores the bodies of items that are open, and answers the items of each group with the code of the body that is stored for them, and how many

@@ -22,6 +22,11 @@ impl Admission for SqliteStore {
         self.read(move |db| known.load(db)).await
     }
 
+    async fn open_among(&self, batches: &[BatchId]) -> StoreResult<Vec<Batch>> {
+        let batches = batches.to_vec();
+        self.read(move |db| batches::load_open(db, &batches)).await
+    }
+
     async fn waiting(&self, batch: BatchId, limit: u32) -> StoreResult<Vec<ChunkId>> {
         self.read(move |db| {
             let Some(found) = batches::find(db, batch)? else {

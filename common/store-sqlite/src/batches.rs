@@ -163,6 +163,20 @@ impl OpenBatches {
     }
 }
 
+/// Those of the batches that are neither draft nor final, oldest first.
+pub(crate) fn load_open(db: &Connection, ids: &[BatchId]) -> Result<Vec<Batch>, Fault> {
+    let mut one =
+        db.prepare_cached(&format!("SELECT {COLUMNS} FROM batches b WHERE id = ?1 AND phase = 1"))?;
+    let mut open = Vec::with_capacity(ids.len());
+    for id in ids {
+        if let Some(raw) = one.query_row([id.as_bytes()], RawBatch::read).optional()? {
+            open.push(raw.decode()?);
+        }
+    }
+    open.sort_by_key(|batch: &Batch| batch.id);
+    Ok(open)
+}
+
 impl fmt::Debug for OpenBatches {
     /// Shows nothing of the batches, which hold prompts.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -11,14 +11,14 @@ use promptmill_domain::{
     BatchId, ChunkId, ChunkState, Head, HeadEvent, ItemCode, LeaseToken, Refusal, RowsRef, SessionId,
     SettledItem, UploadId,
 };
-use promptmill_ports::{Lease, SettleGroup, Settled, StoreResult, Work};
+use promptmill_ports::{Assignment, Lease, SettleGroup, Settled, StoreResult, Work};
 use rusqlite::{Connection, OptionalExtension as _, params};
 
 use crate::SqliteStore;
 use crate::batches::{self, BatchNum, Found};
 use crate::fault::Fault;
 use crate::heads::{self, Before, Changed};
-use crate::{sessions, usage};
+use crate::{counts, sessions, usage};
 
 /// About what a head costs in a group.
 const HEAD: usize = 1024;
@@ -33,6 +33,11 @@ impl Work for SqliteStore {
     ) -> StoreResult<Vec<Lease>> {
         let chunks = chunks.to_vec();
         self.write(HEAD * chunks.len(), move |db| claim(db, owner, &chunks, now_ms)).await
+    }
+
+    async fn assignments(&self, batches: &[BatchId]) -> StoreResult<Vec<Assignment>> {
+        let batches = batches.to_vec();
+        self.read(move |db| assignments(db, &batches)).await
     }
 
     async fn settle(&self, groups: Arc<[SettleGroup]>, now_ms: u64) -> StoreResult<Vec<Settled>> {
@@ -51,6 +56,17 @@ impl Work for SqliteStore {
     ) -> StoreResult<bool> {
         self.write(HEAD, move |db| try_item(db, chunk, token, offset, now_ms)).await
     }
+}
+
+fn assignments(db: &Connection, batches: &[BatchId]) -> Result<Vec<Assignment>, Fault> {
+    let mut assignments = Vec::with_capacity(batches.len());
+    for id in batches {
+        let Some(found) = batches::find(db, *id)? else { continue };
+        let batch = batches::load(db, &found.tenant, *id)?;
+        let (counts, _) = counts::count(db, found.num)?;
+        assignments.push(Assignment { batch, counts });
+    }
+    Ok(assignments)
 }
 
 fn claim(

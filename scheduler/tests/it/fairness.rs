@@ -24,7 +24,7 @@ async fn work(scene: &Scene) -> Option<BatchId> {
     let lease = scene.claim(&hint).await.pop()?;
     scene.finish(&lease).await;
     // There is room, which a worker says by what it has done.
-    scene.engine.signals.publish(Signal::WorkArrived).await.unwrap();
+    scene.engine.signals.publish(Signal::ChunkDone(lease.head.chunk.batch)).await.unwrap();
     Some(lease.head.chunk.batch)
 }
 

@@ -10,10 +10,10 @@ use promptmill_domain::{
     SessionId, TenantId, UploadId, WorkerReport,
 };
 use promptmill_ports::{
-    Accepted, Admission, BatchFilter, BatchPage, BeatAnswer, BlockIds, BlockRow, Close, Control, Created,
-    Intake, Lease, NewBatch, Outbox, OutcomePage, PageLimit, Part, PartCommit, Progress, Read, Retention,
-    RowBlock, Rows, SessionBeat, Sessions, SettleGroup, Settled, SettledCursor, SettledPage, StoreError,
-    StoreResult, Usage, WholeBatch, Work,
+    Accepted, Admission, Assignment, BatchFilter, BatchPage, BeatAnswer, BlockIds, BlockRow, Close, Control,
+    Created, Intake, Lease, NewBatch, Outbox, OutcomePage, PageLimit, Part, PartCommit, Progress, Read,
+    Retention, RowBlock, Rows, SessionBeat, Sessions, SettleGroup, Settled, SettledCursor, SettledPage,
+    StoreError, StoreResult, Usage, WholeBatch, Work,
 };
 use promptmill_store_sqlite::SqliteStore;
 
@@ -110,6 +110,10 @@ impl Intake for FailingStore {
 
 #[async_trait]
 impl Work for FailingStore {
+    async fn assignments(&self, batches: &[BatchId]) -> StoreResult<Vec<Assignment>> {
+        self.fated("assignments", self.inner.assignments(batches)).await
+    }
+
     async fn settle(&self, groups: Arc<[SettleGroup]>, now_ms: u64) -> StoreResult<Vec<Settled>> {
         match (self.fate)("settle") {
             Fate::RefusesSeveral if groups.len() > 1 => Err(StoreError::Corrupt("a head".to_owned())),
@@ -171,6 +175,10 @@ impl Sessions for FailingStore {
 impl Admission for FailingStore {
     async fn open_batches(&self) -> StoreResult<Vec<Batch>> {
         self.fated("open_batches", self.inner.open_batches()).await
+    }
+
+    async fn open_among(&self, batches: &[BatchId]) -> StoreResult<Vec<Batch>> {
+        self.fated("open_among", self.inner.open_among(batches)).await
     }
 
     async fn waiting(&self, batch: BatchId, limit: u32) -> StoreResult<Vec<ChunkId>> {

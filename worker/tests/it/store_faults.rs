@@ -24,7 +24,7 @@ fn every(n: u32, methods: &'static [&'static str], fate: Fate) -> impl Fn(&str) 
     }
 }
 
-const WORK: &[&str] = &["claim", "settle", "beat", "batch", "progress"];
+const WORK: &[&str] = &["claim", "settle", "beat", "batch", "assignments"];
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_batch_ends_on_a_store_that_is_away_now_and_then() {

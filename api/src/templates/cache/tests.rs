@@ -17,3 +17,19 @@ fn what_was_not_asked_for_lately_makes_room() {
     assert!(cache.get(&version(299)).is_some());
     assert!(cache.0.lock().unwrap().bytes <= MAX_BYTES);
 }
+
+#[test]
+fn a_name_stands_for_its_template_for_a_moment_and_no_version_it_may_not_have() {
+    let (cache, now) = (TemplateCache::default(), Instant::now());
+    let (tenant, other) = (TenantId::default_tenant(), "other".parse().unwrap());
+    let key = TemplateKey::Name("ask".to_owned());
+    let newest = TemplateRef { id: promptmill_domain::TemplateId::from_bytes([1; 16]), version: 2 };
+    cache.note(&tenant, key.clone(), newest.clone(), now);
+    assert_eq!(cache.named(&tenant, &key, 2, now), Some(newest.clone()));
+    assert_eq!(cache.named(&tenant, &key, 1, now), Some(TemplateRef { version: 1, ..newest.clone() }));
+    assert_eq!(cache.named(&tenant, &key, 3, now), None, "another process may have added it");
+    assert_eq!(cache.named(&other, &key, 2, now), None);
+    assert_eq!(cache.named(&tenant, &key, 2, now + NAMED), None);
+    cache.forget(&tenant);
+    assert_eq!(cache.named(&tenant, &key, 2, now), None);
+}

@@ -1,20 +1,16 @@
 //! Jobs of a single row from many clients, each of which waits for its job to end before it hands in the next.
 //!
-//! A careful client asks once for all who wait: one of each tenant reads the list of completed batches again and again. Beside it
-//! stands what it costs when each waits at the results of its own job.
+//! Each is answered when its job is completed (`Prefer: wait`). Beside it stands what it costs when each waits at the results of its job instead.
 
-use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
-use std::convert::Infallible;
-use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, bail, ensure};
-use tokio::sync::oneshot;
-use tokio::task::{JoinHandle, JoinSet, LocalSet};
+use anyhow::ensure;
+use tokio::task::JoinSet;
 
 use super::{Sizes, at_least, at_most};
-use crate::client::{Client, Job};
+use crate::client::Client;
 use crate::engine::Settings;
 use crate::figures::{Number, Runs};
 use crate::fleet::Fleet;
@@ -27,18 +23,12 @@ const TENANTS: u32 = 4;
 const CLIENTS_OF_A_TENANT: u32 = 16;
 const CLIENTS: u32 = TENANTS * CLIENTS_OF_A_TENANT;
 
-/// Between two readings of the list.
-const GAP: Duration = Duration::from_millis(20);
-
-/// Entries of the list: more than a tenant's clients wait for, and no more than a store reads at once.
-const ENTRIES: u32 = 48;
-
 /// How a client comes to know that its job ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Way {
-    /// One reads the list for all of its tenant.
-    List,
-    /// Each reads the results of its job, and is held by the service until there are some.
+    /// By the answer to its POST, which is held until then.
+    Answer,
+    /// It reads the results of its job, and is held until there are some.
     Results,
 }
 
@@ -47,7 +37,6 @@ enum Way {
 struct Done {
     seconds: f64,
     took_ms: Runs,
-    lists: u64,
     asked: Asked,
 }
 
@@ -56,7 +45,6 @@ struct Done {
 struct Figures {
     rate: Runs,
     commands: Runs,
-    lists: Runs,
     p50_ms: Runs,
 }
 
@@ -73,10 +61,10 @@ pub(super) async fn run(lab: &Lab<Sizes>, table: &mut Table) -> anyhow::Result<(
         client.store_template().await?;
         tenants.push(client);
     }
-    jobs(&fleet, &tenants, CLIENTS, Way::List).await?;
-    let (mut list, mut results) = (Figures::default(), Figures::default());
+    jobs(&fleet, &tenants, CLIENTS, Way::Answer).await?;
+    let (mut answer, mut results) = (Figures::default(), Figures::default());
     for run in 1..=sizes.runs {
-        for (way, figures) in [(Way::List, &mut list), (Way::Results, &mut results)] {
+        for (way, figures) in [(Way::Answer, &mut answer), (Way::Results, &mut results)] {
             let done = jobs(&fleet, &tenants, sizes.waiting_jobs, way).await?;
             let count = f64::from(sizes.waiting_jobs);
             eprintln!(
@@ -89,16 +77,19 @@ pub(super) async fn run(lab: &Lab<Sizes>, table: &mut Table) -> anyhow::Result<(
             );
             figures.rate.push(count / done.seconds);
             figures.commands.push(done.asked.mongo.sum() as f64 / count);
-            figures.lists.push(done.lists as f64 / count);
             figures.p50_ms.push(done.took_ms.median());
         }
     }
     fleet.stop()?;
     let what = format!("single-row jobs, {CLIENTS} waiting clients");
-    table.push(format!("{what}, one list for all of a tenant"), at_least(1_200.0), " jobs/s", list.rate);
-    table.push(format!("{what}: MongoDB commands per job"), at_most(2.5), "", list.commands);
-    table.push("- lists read per job, in the commands above", Goal::Told, "", list.lists);
-    table.push("- from POST until it is known to be completed: p50", Goal::Told, " ms", list.p50_ms);
+    table.push(what.clone(), at_least(1_200.0), " jobs/s", answer.rate);
+    table.push(format!("{what}: MongoDB commands per job"), at_most(2.5), "", answer.commands);
+    table.push(
+        "- from POST until it is answered that the job is completed: p50",
+        Goal::Told,
+        " ms",
+        answer.p50_ms,
+    );
     table.push("- each waits at its own results instead", Goal::Told, " jobs/s", results.rate);
     table.push("- MongoDB commands per job then", Goal::Told, "", results.commands);
     table.push("- from POST until the outcome is read then: p50", Goal::Told, " ms", results.p50_ms);
@@ -106,115 +97,40 @@ pub(super) async fn run(lab: &Lab<Sizes>, table: &mut Table) -> anyhow::Result<(
 }
 
 async fn jobs(fleet: &Fleet, tenants: &[Client], count: u32, way: Way) -> anyhow::Result<Done> {
-    let local = LocalSet::new();
-    let left = Rc::new(Cell::new(count));
-    let mut lists = JoinSet::new();
-    let mut waiting: Vec<JoinHandle<anyhow::Result<Vec<Duration>>>> = Vec::new();
+    let left = Arc::new(AtomicU32::new(count));
+    let mut clients = JoinSet::new();
     let before = fleet.servers.asked()?;
     let begun = Instant::now();
-    let boards: Vec<Rc<Board>> = tenants.iter().map(|_| Rc::default()).collect();
-    for (client, board) in tenants.iter().zip(&boards) {
-        if way == Way::List {
-            lists.spawn_local_on(board.clone().keep(client.clone()), &local);
-        }
+    for client in tenants {
         for _ in 0..CLIENTS_OF_A_TENANT {
-            let (client, board, left) = (client.clone(), board.clone(), left.clone());
-            waiting.push(local.spawn_local(async move { work(&client, &board, &left, way).await }));
+            clients.spawn(work(client.clone(), left.clone(), way));
         }
     }
-    let all = async {
-        let mut took = Vec::new();
-        for client in waiting {
-            took.extend(client.await??);
-        }
-        anyhow::Ok(took)
-    };
-    let took = local
-        .run_until(async {
-            tokio::select! {
-                took = all => took,
-                Some(ended) = lists.join_next() => match ended?? {},
-            }
-        })
-        .await?;
+    let mut took = Vec::new();
+    while let Some(of_client) = clients.join_next().await {
+        took.extend(of_client??);
+    }
     let seconds = begun.elapsed().as_secs_f64();
     let asked = fleet.servers.asked()?.since(&before);
     ensure!(took.len() == count as usize, "{} of {count} jobs ended", took.len());
-    Ok(Done {
-        seconds,
-        took_ms: took.iter().map(|took| took.as_secs_f64() * 1e3).collect(),
-        lists: boards.iter().map(|board| board.lists.get()).sum(),
-        asked,
-    })
+    let took_ms = took.iter().map(|took| took.as_secs_f64() * 1e3).collect();
+    Ok(Done { seconds, took_ms, asked })
 }
 
 /// One client: hands in jobs as long as there are some left, and waits for each.
-async fn work(client: &Client, board: &Board, left: &Cell<u32>, way: Way) -> anyhow::Result<Vec<Duration>> {
+async fn work(client: Client, left: Arc<AtomicU32>, way: Way) -> anyhow::Result<Vec<Duration>> {
     let mut took = Vec::new();
-    while let Some(rest) = left.get().checked_sub(1) {
-        left.set(rest);
+    let next = || left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1));
+    while let Ok(n) = next() {
         let begun = Instant::now();
-        let job = client.post_row(rest).await?;
         match way {
-            Way::List => board.wait_for(job).await?,
-            Way::Results => client.first_outcome(&job.id).await?,
+            Way::Answer => client.run_row(n).await?,
+            Way::Results => {
+                let job = client.post_row(n).await?;
+                client.first_outcome(&job.id).await?;
+            }
         }
         took.push(begun.elapsed());
     }
     Ok(took)
-}
-
-/// Who waits for which job of a tenant.
-#[derive(Debug, Default)]
-struct Board {
-    waiting: RefCell<HashMap<String, Waiting>>,
-    lists: Cell<u64>,
-}
-
-#[derive(Debug)]
-struct Waiting {
-    created_at: String,
-    ended: oneshot::Sender<()>,
-}
-
-impl Board {
-    async fn wait_for(&self, job: Job) -> anyhow::Result<()> {
-        let (ended, told) = oneshot::channel();
-        self.waiting.borrow_mut().insert(job.id, Waiting { created_at: job.created_at, ended });
-        told.await.context("nobody reads the list")
-    }
-
-    /// Reads the list again and again, and tells whoever waits for a batch that stands in it. Ends only with an error.
-    async fn keep(self: Rc<Self>, client: Client) -> anyhow::Result<Infallible> {
-        loop {
-            if !self.waiting.borrow().is_empty() {
-                self.read(&client).await?;
-            }
-            tokio::time::sleep(GAP).await;
-        }
-    }
-
-    async fn read(&self, client: &Client) -> anyhow::Result<()> {
-        let mut cursor = None;
-        loop {
-            let page = client.completed_batches(ENTRIES, cursor.as_deref()).await?;
-            self.lists.set(self.lists.get() + 1);
-            for ended in &page.data {
-                if !ended.succeeded() {
-                    bail!("a job did not succeed: {}", ended.id);
-                }
-                if let Some(waiting) = self.waiting.borrow_mut().remove(&ended.id) {
-                    // A client that is gone took its error with it.
-                    let _ = waiting.ended.send(());
-                }
-            }
-            // The list is in the order of the making: what is older than all of this page may stand on the next.
-            let oldest = page.data.last().map(|ended| &ended.created_at);
-            let is_older = |waiting: &Waiting| oldest.is_some_and(|oldest| waiting.created_at <= *oldest);
-            cursor = page.next_cursor;
-            if cursor.is_none() || !self.waiting.borrow().values().any(is_older) {
-                return Ok(());
-            }
-        }
-    }
 }

@@ -16,10 +16,10 @@ use promptmill_domain::{
     LeaseToken, SessionId, TenantId, UploadId, WorkerReport,
 };
 use promptmill_ports::{
-    Accepted, Admission, BatchFilter, BatchPage, BeatAnswer, BlockIds, BlockRow, Close, Control, Created,
-    Intake, Lease, NewBatch, Outbox, OutcomePage, PageLimit, Part, PartCommit, Progress, Read, Retention,
-    RowBlock, Rows, SessionBeat, Sessions, SettleGroup, Settled, SettledCursor, SettledPage, Store,
-    StoreError, StoreResult, StoredOutcome, Usage, WholeBatch, Work,
+    Accepted, Admission, Assignment, BatchFilter, BatchPage, BeatAnswer, BlockIds, BlockRow, Close, Control,
+    Created, Intake, Lease, NewBatch, Outbox, OutcomePage, PageLimit, Part, PartCommit, Progress, Read,
+    Retention, RowBlock, Rows, SessionBeat, Sessions, SettleGroup, Settled, SettledCursor, SettledPage,
+    Store, StoreError, StoreResult, StoredOutcome, Usage, WholeBatch, Work,
 };
 use tokio::sync::{Semaphore, watch};
 
@@ -138,6 +138,11 @@ impl Work for Line {
         Ok(leases)
     }
 
+    async fn assignments(&self, batches: &[BatchId]) -> StoreResult<Vec<Assignment>> {
+        self.passes().await;
+        self.inner.assignments(batches).await
+    }
+
     async fn settle(&self, groups: Arc<[SettleGroup]>, now_ms: u64) -> StoreResult<Vec<Settled>> {
         self.settle_permits.acquire().await.unwrap().forget();
         let nth = self.settles.fetch_add(1, Ordering::SeqCst) + 1;
@@ -218,6 +223,7 @@ passes! {
     }
     Admission {
         fn open_batches() -> Vec<Batch>;
+        fn open_among(batches: &[BatchId]) -> Vec<Batch>;
         fn waiting(batch: BatchId, limit: u32) -> Vec<ChunkId>;
         fn admit(chunks: &[ChunkId], now_ms: u64) -> Vec<ChunkId>;
         fn wake(limit: u32, now_ms: u64) -> Vec<ChunkId>;

@@ -110,7 +110,7 @@ async fn a_restarted_server_is_used_again_by_every_port() {
     assert!(scene.push(&[(chunk(2), 0)]).await.is_err());
     assert!(scene.pop(1, Duration::ZERO).await.is_err());
     assert!(scene.depth().await.is_err());
-    assert!(scene.publish(Signal::WorkArrived).await.is_err());
+    assert!(scene.publish(Signal::BatchChanged(BatchId::from_bytes([4; 16]))).await.is_err());
     until("permits to end", async || {
         matches!(scene.acquire(lane(), 1, 0).await, Err(Denied::Unavailable(_))).then_some(())
     })

@@ -17,8 +17,9 @@ async fn a_server_behind_tls_is_a_hub_for_those_who_trust_its_certificate() {
         assert_eq!(hub.pop(9, LONG).await.unwrap(), [chunk(1)]);
         drop(permit(&hub).await);
         let mut heard = hub.subscribe();
-        hub.publish(Signal::WorkArrived).await.unwrap();
-        assert_eq!(tokio::time::timeout(LONG, heard.recv()).await.unwrap().unwrap(), Signal::WorkArrived);
+        let signal = Signal::ChunkDone(chunk(1).batch);
+        hub.publish(signal.clone()).await.unwrap();
+        assert_eq!(tokio::time::timeout(LONG, heard.recv()).await.unwrap().unwrap(), signal);
         println!("\n{READY}");
         return;
     }

@@ -69,6 +69,7 @@ macro_rules! store_conformance {
             only_a_ready_chunk_is_claimed
             of_two_claimers_exactly_one_gets_the_chunk
             chunks_of_a_paused_or_closing_batch_are_neither_admitted_nor_claimed
+            what_is_to_be_known_of_batches_is_read_together
             a_lease_brings_the_rows_of_its_chunk
             a_stale_token_cannot_settle
             a_settle_that_is_repeated_is_recorded_once

@@ -1,6 +1,6 @@
 //! What is read: which documents, and how settled they must be.
 
-use mongodb::bson::{Document, doc};
+use mongodb::bson::{Document, Timestamp, doc};
 
 /// What a read may see.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -11,15 +11,18 @@ pub(crate) enum Concern {
     Majority,
     /// The same, all of it of one moment.
     Snapshot,
+    /// The same, of the moment of an earlier read.
+    SnapshotAt(Timestamp),
 }
 
 impl Concern {
-    /// Its name on the wire.
-    pub(super) const fn level(self) -> &'static str {
+    /// As it stands in a command.
+    pub(super) fn document(self) -> Document {
         match self {
-            Self::Local => "local",
-            Self::Majority => "majority",
-            Self::Snapshot => "snapshot",
+            Self::Local => doc! { "level": "local" },
+            Self::Majority => doc! { "level": "majority" },
+            Self::Snapshot => doc! { "level": "snapshot" },
+            Self::SnapshotAt(moment) => doc! { "level": "snapshot", "atClusterTime": moment },
         }
     }
 }

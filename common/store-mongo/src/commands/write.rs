@@ -1,6 +1,6 @@
 //! What is written, and what became of it.
 
-use mongodb::bson::{Bson, Document};
+use mongodb::bson::{Bson, Document, doc};
 
 use crate::codec::number;
 use crate::fault::Fault;
@@ -30,12 +30,15 @@ pub(crate) struct Update {
     pub(crate) upsert: bool,
     /// Whether every document that matches is meant.
     pub(crate) many: bool,
+    /// Whether documents are found by their keys, whatever else is said of them. Where a state has the more recent index, many that have left it
+    /// would be passed over.
+    pub(crate) by_key: bool,
 }
 
 impl Update {
     /// Of one document that exists.
     pub(crate) fn one(filter: Document, change: Document) -> Self {
-        Self { filter, change: change.into(), upsert: false, many: false }
+        Self { filter, change: change.into(), upsert: false, many: false, by_key: false }
     }
 
     /// Of one document that may not exist yet.
@@ -46,6 +49,21 @@ impl Update {
     /// Of every document that matches.
     pub(crate) fn many(filter: Document, change: Document) -> Self {
         Self { many: true, ..Self::one(filter, change) }
+    }
+
+    /// Of every document that matches, where the filter names their keys.
+    pub(crate) fn these(filter: Document, change: Document) -> Self {
+        Self { by_key: true, ..Self::many(filter, change) }
+    }
+
+    /// As it stands in a command.
+    pub(super) fn into_document(self) -> Document {
+        let mut entry =
+            doc! { "q": self.filter, "u": self.change, "upsert": self.upsert, "multi": self.many };
+        if self.by_key {
+            entry.insert("hint", doc! { "_id": 1 });
+        }
+        entry
     }
 }
 

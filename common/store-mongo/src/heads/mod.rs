@@ -1,12 +1,12 @@
-//! Heads: read, apply one event, write. Nothing else in this crate changes a head.
+//! Heads: read, apply one event, write; but for an admission, which needs no reading ([`admit`]). Nothing else in this crate changes a head.
 //!
 //! A write is a compare-and-set on `ver` that leaves a random mark. Writes of several heads go in one command, which answers only how many
 //! matched; on a shortfall the marks are read again, and heads that someone else changed are tried once more from what they are now.
 
 mod document;
 
-use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::collections::{HashMap, HashSet};
 
 use mongodb::bson::{Bson, Document, doc};
 use promptmill_domain::{ChunkId, Head, ItemCode, ParkedItem, Refusal};
@@ -119,7 +119,27 @@ pub(crate) async fn change(
     answers.into_iter().map(|answer| answer.ok_or_else(tangled)).collect()
 }
 
-/// The same for events that leave no new histories.
+/// Moves those of the chunks that wait to ready, and answers them. Nothing of a head that waits is to be known for that: nobody worked on it.
+pub(crate) async fn admit(commands: &Commands, chunks: &[ChunkId]) -> StoreResult<Vec<ChunkId>> {
+    let mut moved = Vec::with_capacity(chunks.len());
+    for some in chunks.chunks(TOGETHER) {
+        let ids: Vec<_> = some.iter().map(|chunk| binary(key(chunk.batch, chunk.n))).collect();
+        let mark = fresh_mark();
+        let waiting = doc! { "_id": { "$in": ids.clone() }, "state": WAITING };
+        let change = doc! { "$set": { "state": READY, "mark": mark.clone() }, "$inc": { "ver": 1_i64 } };
+        if commands.update(HEADS, vec![Update::these(waiting, change)]).await?.n == some.len() as u64 {
+            moved.extend_from_slice(some);
+            continue;
+        }
+        // Not all of them wait, or the answer to our own write was lost.
+        let mine = Query::of(doc! { "_id": { "$in": ids }, "mark": mark });
+        let mine: HashSet<_> = self::ids(commands, mine, Concern::Local).await?.into_iter().collect();
+        moved.extend(some.iter().filter(|chunk| mine.contains(chunk)));
+    }
+    Ok(moved)
+}
+
+/// [`change`] for events that leave no new histories.
 pub(crate) async fn change_plain(
     store: &MongoStore,
     chunks: &[ChunkId],
@@ -188,7 +208,7 @@ async fn write_some(commands: &Commands, writes: Vec<Write>) -> StoreResult<Vec<
     Ok(writes.into_iter().filter(is_mine).collect())
 }
 
-/// The updates for these writes. Heads of one version that change in the same way, as those that are admitted do, are one update.
+/// The updates for these writes. Heads of one version that change in the same way are one update.
 fn updates(writes: &[Write]) -> StoreResult<Vec<Update>> {
     let mut alike: HashMap<(u64, Vec<u8>), usize> = HashMap::new();
     let mut updates: Vec<(Vec<Bson>, u64, Document)> = Vec::new();

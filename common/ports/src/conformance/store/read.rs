@@ -90,9 +90,12 @@ pub async fn open_batches_are_those_between_draft_and_end(store: &dyn Store) {
     let scene = Scene::draft(store).await;
     let (tenant, batch) = (&scene.tenant, scene.batch);
     let state = async || {
-        let open = store.open_batches().await.unwrap();
-        open.into_iter().find(|open| open.id == batch).map(|open| open.state)
+        let open = store.open_batches().await.unwrap().into_iter().find(|open| open.id == batch);
+        let among = store.open_among(&[fresh_batch(), batch]).await.unwrap();
+        assert_eq!(among, open.clone().into_iter().collect::<Vec<_>>());
+        open.map(|open| open.state)
     };
+    assert_eq!(store.open_among(&[]).await.unwrap(), []);
     let (upload, cuts) = scene.upload(&[1, 1]).await;
     store.commit_part(tenant, batch, part(0, upload, 1)).await.unwrap();
     assert_eq!(state().await, None);

@@ -52,6 +52,24 @@ pub async fn chunks_of_a_paused_or_closing_batch_are_neither_admitted_nor_claime
     assert!(scene.claim(0).await.is_empty());
 }
 
+/// What a worker must know of several batches is read at once; one that is not there is left out.
+pub async fn what_is_to_be_known_of_batches_is_read_together(store: &dyn Store) {
+    let row_by_row = Scene::ready(store, &[1, 1]).await;
+    let (in_one, large) = (Scene::queued(store, &[2]).await, Scene::ready(store, &[40, 40]).await);
+    let (one, other) = (row_by_row.lease(0).await, large.lease(1).await);
+    row_by_row.settle(SettleGroup { spent: spent(2), ..settling(&one, [0]) }).await;
+    large.settle(settling(&other, [3])).await;
+    let asked = [row_by_row.batch, fresh_batch(), in_one.batch, large.batch];
+    let found = store.assignments(&asked).await.unwrap();
+    assert_eq!(found.len(), 3);
+    for scene in [&row_by_row, &in_one, &large] {
+        let of = found.iter().find(|of| of.batch.id == scene.batch).unwrap();
+        assert_eq!(of.batch, store.batch(&scene.tenant, scene.batch).await.unwrap());
+        assert_eq!(of.counts, scene.counts().await);
+    }
+    assert_eq!(store.assignments(&[]).await.unwrap(), []);
+}
+
 /// A lease holds the block of its chunk, also when several chunks share one.
 pub async fn a_lease_brings_the_rows_of_its_chunk(store: &dyn Store) {
     let scene = Scene::ready(store, &[2, 3]).await;
