@@ -5,6 +5,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use promptmill_ports::{StoreError, StoreResult};
 use rusqlite::Connection;
@@ -15,6 +16,9 @@ use crate::schema;
 
 /// Calls that may wait for a reader.
 const WAITING: usize = 256;
+
+/// How long a reader keeps its page cache.
+const CACHE_KEPT: Duration = Duration::from_secs(2);
 
 /// The async side of the reader threads.
 #[derive(Debug)]
@@ -35,7 +39,7 @@ impl Readers {
             let (queue, file) = (Arc::clone(&queue), file.to_owned());
             let name = format!("store-reader-{number}");
             std::thread::Builder::new().name(name).spawn(move || {
-                ReaderThread { db: None, file, cache_kib, queue }.run();
+                ReaderThread { db: None, given_back: Instant::now(), file, cache_kib, queue }.run();
             })
         };
         let threads = (0..count.max(1)).map(spawn).collect::<Result<_, _>>()?;
@@ -85,6 +89,8 @@ fn in_snapshot<T>(db: &Connection, work: impl FnOnce(&Connection) -> Result<T, F
 
 struct ReaderThread {
     db: Option<Connection>,
+    /// When the page cache was given back last.
+    given_back: Instant,
     file: PathBuf,
     cache_kib: u32,
     queue: Arc<Mutex<mpsc::Receiver<Call>>>,
@@ -102,6 +108,20 @@ impl ReaderThread {
             if !good {
                 self.db = None;
             }
+            self.give_back_cache();
+        }
+    }
+
+    /// Gives the page cache back now and then: it is as large after a batch as in its midst, and is soon filled again from the system's.
+    fn give_back_cache(&mut self) {
+        if self.given_back.elapsed() < CACHE_KEPT {
+            return;
+        }
+        self.given_back = Instant::now();
+        if let Some(db) = &self.db
+            && let Err(error) = db.execute_batch("PRAGMA shrink_memory")
+        {
+            tracing::debug!(error = %error, "a reader's cache could not be given back");
         }
     }
 
