@@ -131,7 +131,7 @@ pub(crate) async fn accept(store: &MongoStore, calls: &[Call]) -> StoreResult<Ve
     }
     let ids: Vec<_> = open.iter().map(|(call, _)| call.id()).collect();
     // Whoever repeats the call after an unknown result counts nothing.
-    usage::add_soon(store, &bytes, &rows);
+    usage::gather(commands, &bytes, &rows);
     let gone = queue(commands, &ids).await?;
     let mut answers = Vec::with_capacity(calls.len());
     for (call, begun) in calls.iter().zip(begun) {

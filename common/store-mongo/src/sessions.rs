@@ -63,6 +63,7 @@ impl Sessions for MongoStore {
         if commands.update(SESSIONS, vec![Update::one(living(session), change)]).await?.n == 0 {
             return Ok(BeatAnswer::Dead);
         }
+        usage::write_beside(self);
         Ok(BeatAnswer::Alive { changes: batches::changes(commands).await? })
     }
 

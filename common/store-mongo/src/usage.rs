@@ -1,13 +1,12 @@
 //! What a tenant has used: rows submitted by day, and the bytes of what it has stored.
 //!
 //! The sums are kept beside what they count and not in the same step, since that would take a transaction: a process that dies between the two
-//! leaves a sum that is off by what it had just written. Nothing but a quota rests on them. What many small steps add is gathered for a moment
-//! ([`Unwritten`]). An addition leaves a mark among the last ones, so that one whose answer was lost is not made twice.
+//! leaves a sum that is off by what it had just written. Nothing but a quota rests on them. What many small steps add is gathered, and
+//! written with the beats of the process ([`Unwritten`]). An addition leaves a mark among the last ones, so that one whose answer was lost is not made twice.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use mongodb::bson::{Bson, Document, doc};
 use promptmill_domain::TenantId;
@@ -24,15 +23,10 @@ const DAY_MS: u64 = 24 * 60 * 60 * 1_000;
 /// Marks of additions that are remembered: more than there are at the same time.
 const MARKS: i32 = 64;
 
-/// How long additions are gathered.
-const GATHERED: Duration = Duration::from_millis(200);
-
 /// Additions that are not in the database yet.
 #[derive(Debug, Default)]
 pub(crate) struct Unwritten {
     gathered: Mutex<Additions>,
-    /// Whether somebody writes them before long.
-    is_due: AtomicBool,
     /// Those that could not be written, or perhaps were: they are written again as they are. Held while some are written, so that whoever reads
     /// the sums meanwhile counts none twice.
     tried: RwLock<Option<(Bson, Additions)>>,
@@ -127,44 +121,31 @@ pub(crate) async fn add_rows(
     write_rows(commands, &HashMap::from([((tenant.clone(), day), i64::from(rows))]), &fresh_mark()).await
 }
 
-/// Counts bytes that were stored for several tenants and rows that each submitted now, before long.
-pub(crate) fn add_soon(
-    store: &MongoStore,
+/// Counts bytes that were stored for several tenants and rows that each submitted now, in the database with the next beat.
+pub(crate) fn gather(
+    commands: &Commands,
     bytes: &HashMap<&TenantId, i64>,
     rows: &HashMap<(&TenantId, u64), u32>,
 ) {
-    let (kept, unwritten) = (store.commands().kept_usage(), store.commands().unwritten_usage());
-    {
-        let mut sums = unwritten.gathered();
-        for (tenant, bytes) in bytes {
-            kept.add_bytes(tenant, *bytes);
-            *sums.bytes.entry((*tenant).clone()).or_default() += bytes;
-        }
-        for ((tenant, now_ms), rows) in rows {
-            let (day, rows) = (now_ms / DAY_MS, i64::from(*rows));
-            kept.add_rows(tenant, day, rows);
-            *sums.rows.entry(((*tenant).clone(), day)).or_default() += rows;
-        }
+    let kept = commands.kept_usage();
+    let mut sums = commands.unwritten_usage().gathered();
+    for (tenant, bytes) in bytes {
+        kept.add_bytes(tenant, *bytes);
+        *sums.bytes.entry((*tenant).clone()).or_default() += bytes;
     }
-    if unwritten.is_due.swap(true, Ordering::Relaxed) {
-        return;
+    for ((tenant, now_ms), rows) in rows {
+        let (day, rows) = (now_ms / DAY_MS, i64::from(*rows));
+        kept.add_rows(tenant, day, rows);
+        *sums.rows.entry(((*tenant).clone(), day)).or_default() += rows;
     }
+}
+
+/// Writes what was gathered beside whoever beats, who must not wait for it.
+pub(crate) fn write_beside(store: &MongoStore) {
     let store = store.clone();
     tokio::spawn(async move {
-        loop {
-            tokio::time::sleep(GATHERED).await;
-            // What comes from here on needs another one.
-            store.commands().unwritten_usage().is_due.store(false, Ordering::Relaxed);
-            match write(store.commands()).await {
-                Ok(()) => return,
-                Err(error) => {
-                    tracing::debug!(error = &error as &dyn std::error::Error, "usage is not counted yet");
-                }
-            }
-            // Unless somebody else does it by now.
-            if store.commands().unwritten_usage().is_due.swap(true, Ordering::Relaxed) {
-                return;
-            }
+        if let Err(error) = write(store.commands()).await {
+            tracing::debug!(error = &error as &dyn std::error::Error, "usage is not counted yet");
         }
     });
 }
@@ -182,14 +163,14 @@ pub(crate) async fn write(commands: &Commands) -> StoreResult<()> {
         if additions.is_empty() {
             return Ok(());
         }
+        // Not lost with whoever writes them.
+        let (mark, additions) = tried.insert((mark, additions));
         let (bytes, rows) = tokio::join!(
-            write_bytes(commands, &additions.bytes, &mark),
-            write_rows(commands, &additions.rows, &mark),
+            write_bytes(commands, &additions.bytes, mark),
+            write_rows(commands, &additions.rows, mark),
         );
-        if let Err(error) = bytes.and(rows) {
-            *tried = Some((mark, additions));
-            return Err(error);
-        }
+        bytes.and(rows)?;
+        *tried = None;
     }
     Ok(())
 }

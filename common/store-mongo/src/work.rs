@@ -193,7 +193,7 @@ async fn settle(store: &MongoStore, groups: &[&SettleGroup], now_ms: u64) -> Sto
         };
         head.apply(event, now_ms).map(|()| heads::offsets(&group.parked))
     };
-    count(store, &stored_bytes);
+    count(commands, &stored_bytes);
     let tenants: HashMap<ChunkId, TenantId> =
         known.iter().map(|(chunk, stored)| (*chunk, stored.head.tenant.clone())).collect();
     let changed = heads::change(store, &ids, known, apply).await?;
@@ -232,9 +232,9 @@ fn check_items(stored: Option<&Stored>, group: &SettleGroup) -> StoreResult<()> 
     Ok(())
 }
 
-fn count(store: &MongoStore, stored_bytes: &HashMap<TenantId, u64>) {
+fn count(commands: &Commands, stored_bytes: &HashMap<TenantId, u64>) {
     let bytes = stored_bytes.iter().map(|(tenant, bytes)| (tenant, int(*bytes)));
-    usage::add_soon(store, &bytes.collect(), &HashMap::new());
+    usage::gather(commands, &bytes.collect(), &HashMap::new());
 }
 
 /// Stores the bodies of items that are open, and answers the items of each group with the code of the body that is stored for them, and how many

@@ -1,9 +1,10 @@
 //! What several processes leave to each other: half of a step, of whoever died in the middle.
 
 use mongodb::bson::{Document, doc};
-use promptmill_domain::{BatchEvent, ChunkState};
+use promptmill_domain::{BatchEvent, BatchState, ChunkState};
 use promptmill_ports::{
-    Admission as _, Close as _, Control as _, PageLimit, Read as _, Sessions as _, Settled, SettledCursor,
+    Admission as _, Close as _, Control as _, PageLimit, Read as _, Retention as _, Sessions as _, Settled,
+    SettledCursor,
 };
 
 use crate::TemporaryStore;
@@ -122,4 +123,42 @@ async fn a_body_that_came_too_late_is_adopted_by_the_next_holder_and_no_result_o
     let seen: Vec<_> =
         page.outcomes.iter().map(|outcome| (outcome.code.byte(), outcome.body.as_deref())).collect();
     assert_eq!(seen, [(65, Some(&b"left"[..])), (240, None)]);
+}
+
+#[tokio::test]
+async fn a_queued_batch_whose_chunks_a_crash_left_ready_runs_and_ends() {
+    let store = TemporaryStore::new().await;
+    let scene = Scene::running(&*store, 1, &|| {}).await.unwrap();
+    // As if the admitting process had died after the heads and before the batch.
+    let batches = store.raw().await.collection::<Document>("batches");
+    let state = serde_json::to_string(&BatchState::Queued).unwrap();
+    let queued = doc! { "$set": { "state": state, "state_name": "queued" } };
+    assert_eq!(batches.update_many(doc! {}, queued).await.unwrap().modified_count, 1);
+    let (tenant, batch) = (&scene.tenant, scene.batch);
+    assert_eq!(store.batch(tenant, batch).await.unwrap().state, BatchState::Queued);
+    let lease = scene.lease(&*store, 0).await;
+    settle(&*store, settling(&lease, "body")).await.unwrap();
+    assert_eq!(store.close(tenant, batch, NOW).await.unwrap().unwrap().succeeded, 1);
+    assert_eq!(store.batch(tenant, batch).await.unwrap().state, BatchState::Completed);
+}
+
+#[tokio::test]
+async fn an_outcome_that_comes_after_its_batch_was_deleted_leaves_nothing() {
+    let store = TemporaryStore::new().await;
+    let scene = Scene::running(&*store, 1, &|| {}).await.unwrap();
+    let lease = scene.lease(&*store, 0).await;
+    // Another process ends and deletes it; this one remembers its lease for a moment.
+    let (tenant, batch, other) = (&scene.tenant, scene.batch, store.other().await);
+    other.steer(tenant, batch, BatchEvent::Cancel, NOW).await.unwrap();
+    other.seal(tenant, batch, 10, NOW).await.unwrap();
+    other.close(tenant, batch, NOW).await.unwrap().unwrap();
+    while !other.delete(tenant, batch).await.unwrap() {}
+    assert_eq!(settle(&*store, settling(&lease, "late")).await.unwrap(), Settled::Fenced);
+    for (tenant, batch) in other.outlived(NOW, 1_000, 0, 10).await.unwrap() {
+        while !other.delete(&tenant, batch).await.unwrap() {}
+    }
+    for left in ["outcomes", "batches", "heads", "settled"] {
+        let left = store.raw().await.collection::<Document>(left);
+        assert_eq!(left.count_documents(doc! {}).await.unwrap(), 0, "{}", left.name());
+    }
 }
