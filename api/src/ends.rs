@@ -51,7 +51,7 @@ impl Waiters {
             ended.retain(|batch| waiting.contains_key(batch));
         }
         for some in ended.chunks(TOGETHER) {
-            // Whoever waits asks the store itself before long.
+            // One command for all of them: what is final is not counted. Whoever waits asks the store itself before long.
             let Ok(read) = store.assignments(some).await else { return };
             for batch in read.into_iter().map(|of| of.batch).filter(|batch| batch.state.is_final()) {
                 if let Some(waiter) = self.by_batch().remove(&batch.id) {

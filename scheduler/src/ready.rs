@@ -8,12 +8,12 @@ use promptmill_ports::StoreResult;
 use promptmill_runtime::Engine;
 use tokio::time::Instant;
 
-/// Chunks read in one step.
-const STEP: u32 = 500;
+/// Chunks read in one page.
+const PAGE: u32 = 500;
 
-/// How long a count is good at most. What was taken meanwhile stands in it still, so it lets in too little and never too much; where that leaves
-/// chunks waiting it is taken anew in the next step, which follows at once, unless it took more than one step: thousands of chunks are ready after an outage, and then there is
-/// nothing to hurry for.
+/// How long a count is good at most. What was taken meanwhile stands in it still, so it lets in too little and never too much; where that
+/// leaves chunks waiting it is taken anew in the next step of the scheduler, which follows at once. Not so a count of more than one page: thousands
+/// of chunks are ready after an outage, and then there is nothing to hurry for.
 const GOOD_FOR: Duration = Duration::from_millis(100);
 
 /// The count, as of the last look, with what was admitted since.
@@ -22,7 +22,7 @@ pub(crate) struct Ready {
     by_batch: HashMap<BatchId, u32>,
     /// When it was taken.
     since: Option<Instant>,
-    /// Whether it took more than one step.
+    /// Whether it took more than one page.
     is_long: bool,
     is_doubted: bool,
     /// Whether it was taken in this step.
@@ -39,10 +39,10 @@ impl Ready {
         let mut by_batch = HashMap::new();
         let mut after = None;
         loop {
-            let ready = engine.store.ready(after, STEP).await?;
+            let ready = engine.store.ready(after, PAGE).await?;
             count(&mut by_batch, &ready);
             match ready.last() {
-                Some(last) if ready.len() >= STEP as usize => after = Some(*last),
+                Some(last) if ready.len() >= PAGE as usize => after = Some(*last),
                 _ => break,
             }
         }

@@ -179,7 +179,7 @@ pub enum BatchState {
     Draft,
     /// The parts are frozen, the heads are being written.
     Submitting,
-    /// Every row is acknowledged; nothing was admitted yet.
+    /// Every row is acknowledged; nothing was admitted yet (but for what a crash in the midst of the first admission left).
     Queued,
     /// At least one chunk was admitted.
     Running,

@@ -1,7 +1,7 @@
 //! A chunk's head: the one document that says where every item of the chunk stands.
 //!
 //! Each write of a head is one [`Head::apply`]; a store reads the head, applies an event and writes the result under a
-//! compare-and-set on [`Head::ver`]. Exactly-once, fencing, conservation and cancel are facts about this one value:
+//! compare-and-set on [`Head::ver`]. A head that waits holds nothing but that, so a store may make it ready under that condition alone. Exactly-once, fencing, conservation and cancel are facts about this one value:
 //! an item's byte is set once and never changes, and an event under an old token is refused.
 
 use serde::{Deserialize, Serialize};
