@@ -4,8 +4,8 @@
 //! changes it, and the sum is that of the indexes over `(tenant, bytes)`. So there is nothing that a crash could leave wrong.
 //!
 //! Such a sum takes as long as a tenant has records. It is kept for a moment, or for a while where they are many, and what this process adds
-//! meanwhile is added to it; where it removes something the sum is forgotten, unless it took long. What others do shows with the next sum. It is noted in the database too, for a process that cannot sum them
-//! in the time for a command.
+//! meanwhile is added to it; where it removes something the sum is forgotten, or kept for less where it took long. What others do shows with the next
+//! sum. It is noted in the database too, for a process that cannot sum them in the time for a command.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};

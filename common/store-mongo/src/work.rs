@@ -1,7 +1,7 @@
 //! `Work`: chunks are claimed, outcomes settle.
 //!
-//! Settling looks at the lease (or remembers it from a moment ago), then inserts bodies, then writes the head under the lease's token. A body whose head was taken in between is
-//! invisible; the next holder adopts it.
+//! Settling looks at the lease (or remembers it from a moment ago), then inserts bodies, then writes the head under the lease's token. A body
+//! whose head was taken in between is invisible; the next holder adopts it.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
