@@ -52,9 +52,9 @@ async fn a_clean_stop_records_what_is_under_way_and_hands_back_the_rest_without_
     scene.step().await;
     let worker = scene.worker(8).await;
     eventually("calls are under way", async || provider.now() == 8).await;
-    let stopping = tokio::spawn(async move { worker.stop(&CancellationToken::new()).await });
-    provider.release(8);
-    stopping.await.unwrap();
+    // In order: the stop has begun before the first call comes back.
+    let now = CancellationToken::new();
+    tokio::join!(biased; worker.stop(&now), async { provider.release(8) });
     assert_eq!(provider.begun(), 8, "nothing begins during a stop");
     let counts = scene.counts(batch).await;
     assert_eq!((counts.succeeded, counts.leased, counts.open()), (8, 0, 592));
