@@ -16,6 +16,8 @@ use crate::{uploads, usage};
 
 /// Records deleted in one step.
 const RECORDS: u32 = 1_000;
+/// Bytes of outcomes deleted in one step.
+const BYTES: u64 = 16 * 1024 * 1024;
 /// How often the mark is tried while others change the batch.
 const TRIES: u32 = 16;
 
@@ -80,8 +82,11 @@ fn marking() -> Document {
 
 /// Deletes some of a marked batch; answers whether all of it is gone.
 pub(crate) async fn step(commands: &Commands, tenant: &TenantId, batch: BatchId) -> StoreResult<bool> {
-    let (outcomes, bytes) = some(commands, OUTCOMES, batch, 20, RECORDS).await?;
+    let (outcomes, bytes) = some(commands, OUTCOMES, batch, 24, RECORDS).await?;
     usage::add(commands, tenant, -int(bytes)).await?;
+    if bytes >= BYTES {
+        return Ok(false);
+    }
     let mut room = RECORDS - outcomes;
     for (collection, key) in [(SLICES, 32), (SETTLED, 20), (HEADS, 20)] {
         if room == 0 {
@@ -113,7 +118,7 @@ async fn finish(commands: &Commands, batch: BatchId) -> StoreResult<()> {
     commands.delete(BATCHES, marked).await.map(|_| ())
 }
 
-/// Removes up to `limit` of the batch's documents; answers how many, and the sum of their sizes.
+/// Removes up to `limit` of the batch's documents, and no more once their sizes sum up to [`BYTES`]; answers how many, and that sum.
 async fn some(
     commands: &Commands,
     collection: &str,
@@ -122,8 +127,15 @@ async fn some(
     limit: u32,
 ) -> StoreResult<(u32, u64)> {
     let query = Query::of(doc! { "_id": range(batch.as_bytes(), key) }).fields(doc! { "_id": 1, "size": 1 });
-    let found = commands.find(collection, query.limit(limit), Concern::Local).await?;
-    let bytes = found.iter().filter_map(|found| Fields(found).uint("size").ok()).sum();
+    let mut found = commands.find(collection, query.limit(limit), Concern::Local).await?;
+    let mut bytes = 0;
+    let few = found.iter().take_while(|found| {
+        let has_room = bytes < BYTES;
+        bytes += if has_room { Fields(found).uint("size").unwrap_or(0) } else { 0 };
+        has_room
+    });
+    let few = few.count();
+    found.truncate(few);
     Ok((remove(commands, collection, &found).await?, bytes))
 }
 

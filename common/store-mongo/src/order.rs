@@ -9,6 +9,7 @@
 //! A cursor is the number of a document and how many of its items were given, `number << 16 | items`.
 
 use std::collections::{HashMap, HashSet};
+use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
 
 use mongodb::bson::{Bson, Document, doc};
@@ -16,6 +17,7 @@ use promptmill_domain::{BatchId, ChunkId};
 use promptmill_ports::{PageLimit, SettledCursor, SettledPage, StoreError, StoreResult};
 
 use crate::MongoStore;
+use crate::bodies::Part;
 use crate::codec::{Fields, binary, corrupt, key, number_of, range};
 use crate::collections::{HEADS, SETTLED};
 use crate::commands::{Commands, Concern, Query, Update, encode};
@@ -30,6 +32,8 @@ const ITEMS_TOGETHER: usize = 16_384;
 const CHANGES_TOGETHER: usize = 512;
 /// Bytes of one item in a change: its offset in the chunk, and its code. A chunk has at most 256 items.
 const ITEM: usize = 2;
+/// Bytes of the numbers of a change's bundles: the first, and the one after the last.
+const BUNDLES: usize = 8;
 /// How often a write is tried while others fill the same log.
 const TRIES: u32 = 64;
 /// Batches and chunks remembered.
@@ -42,8 +46,30 @@ const READ_TOGETHER: u32 = 2;
 pub(crate) struct Change {
     /// The chunk's changes are numbered from 0.
     pub(crate) number: u32,
+    /// The bundles that bodies of the items are in, those that have one.
+    pub(crate) bundles: Range<u32>,
     /// Offset and code of each item.
     pub(crate) items: Vec<u8>,
+}
+
+impl Change {
+    /// Its bundles and items as bytes.
+    pub(crate) fn to_bytes(&self) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(BUNDLES + self.items.len());
+        bytes.extend_from_slice(&self.bundles.start.to_be_bytes());
+        bytes.extend_from_slice(&self.bundles.end.to_be_bytes());
+        bytes.extend_from_slice(&self.items);
+        bytes
+    }
+
+    /// The change of that number, of its bytes.
+    pub(crate) fn of(number: u32, bytes: &[u8]) -> StoreResult<Self> {
+        let damaged = || corrupt("a change of a chunk");
+        let (start, bytes) = bytes.split_first_chunk().ok_or_else(damaged)?;
+        let (end, items) = bytes.split_first_chunk().ok_or_else(damaged)?;
+        let bundles = u32::from_be_bytes(*start)..u32::from_be_bytes(*end);
+        Ok(Self { number, bundles, items: items.to_vec() })
+    }
 }
 
 /// A change to be put in the log.
@@ -68,7 +94,7 @@ impl Record {
 
     fn entry(&self) -> Vec<u8> {
         let mut entry = self.base.to_be_bytes().to_vec();
-        entry.extend_from_slice(&self.change.items);
+        entry.extend(self.change.to_bytes());
         entry
     }
 
@@ -388,14 +414,17 @@ pub(crate) async fn page(
         let document = Document::try_from(row).map_err(|_| corrupt("the order of a batch"))?;
         let this = number_of(Fields(&document).bytes("_id")?);
         let skipped = if this == number { given } else { 0 };
-        let items = items_of(&document)?;
-        let wanted: Vec<_> = (1u64..).zip(items).filter(|(position, _)| *position > skipped).collect();
-        let items: Vec<_> = wanted.iter().map(|(_, item)| *item).collect();
-        let taken = page.fill(&items).await?;
+        let mut parts = parts_of(&document)?;
+        let mut left = usize::try_from(skipped).unwrap_or(usize::MAX);
+        for part in &mut parts {
+            left -= part.items.drain(..left.min(part.items.len())).len();
+        }
+        let taken = page.fill(&parts).await?;
         cursors.extend(
-            wanted[..taken].iter().map(|(position, _)| SettledCursor((u64::from(this) << 16) | position)),
+            (skipped + 1..).take(taken).map(|position| SettledCursor((u64::from(this) << 16) | position)),
         );
-        if taken < items.len() {
+        let items: usize = parts.iter().map(|part| part.items.len()).sum();
+        if taken < items {
             caught_up = false;
             break;
         }
@@ -405,14 +434,18 @@ pub(crate) async fn page(
     Ok(SettledPage { outcomes, next, caught_up })
 }
 
-/// Index and code of the items of a document, in their order.
-fn items_of(document: &Document) -> StoreResult<Vec<(u32, u8)>> {
-    let mut items = Vec::new();
-    for entry in document.get_array("entries").map_err(|_| corrupt("the order of a batch"))? {
-        let Bson::Binary(entry) = entry else { return Err(corrupt("the order of a batch")) };
-        let (base, codes) = entry.bytes.split_first_chunk().ok_or_else(|| corrupt("the order of a batch"))?;
+/// The items of a document, in their order.
+fn parts_of(document: &Document) -> StoreResult<Vec<Part>> {
+    let damaged = || corrupt("the order of a batch");
+    let mut parts = Vec::new();
+    for entry in document.get_array("entries").map_err(|_| damaged())? {
+        let Bson::Binary(entry) = entry else { return Err(damaged()) };
+        let (base, change) = entry.bytes.split_first_chunk().ok_or_else(damaged)?;
         let base = u32::from_be_bytes(*base);
-        items.extend(codes.chunks_exact(ITEM).map(|item| (base + u32::from(item[0]), item[1])));
+        let change = Change::of(0, change)?;
+        let items =
+            change.items.chunks_exact(ITEM).map(|item| (base + u32::from(item[0]), item[1])).collect();
+        parts.push(Part { base, bundles: change.bundles, items });
     }
-    Ok(items)
+    Ok(parts)
 }

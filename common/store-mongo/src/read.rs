@@ -9,20 +9,15 @@ use promptmill_ports::{
 };
 
 use crate::MongoStore;
+use crate::bodies::{Bodies, Body, Part};
 use crate::codec::{Fields, binary, corrupt, key, number_of};
 use crate::collections::HEADS;
 use crate::commands::{Commands, Concern, Query};
 use crate::heads::Stored;
-use crate::{batches, bodies, counts, lists, order, usage, work};
+use crate::{batches, counts, lists, order, usage, work};
 
 /// Heads read at a time.
 const HEADS_TOGETHER: u32 = 32;
-/// Bodies looked up at a time, at first; more while they are small.
-const BODIES_TOGETHER: usize = 16;
-/// The most of them, as many as a chunk has items.
-const MAX_BODIES_TOGETHER: usize = 256;
-/// Bytes of bodies looked up at a time that are few.
-const FEW_BYTES: usize = 256 * 1024;
 
 #[async_trait]
 impl Read for MongoStore {
@@ -105,22 +100,35 @@ async fn outcomes(
     };
     let first: [u8; 20] = Fields(&first).id("_id")?;
     let behind = doc! { "$gte": binary(first), "$lte": binary(key(batch, u32::MAX)) };
-    let query =
-        Query::of(doc! { "_id": behind }).fields(doc! { "first": 1, "done": 1 }).sort(doc! { "_id": 1 });
+    let query = Query::of(doc! { "_id": behind })
+        .fields(doc! { "first": 1, "done": 1, "bundles": 1 })
+        .sort(doc! { "_id": 1 });
     let mut heads = commands.stream(HEADS, query, Concern::Majority, HEADS_TOGETHER).await?;
-    while let Some(head) = heads.next().await? {
-        let head = Document::try_from(head).map_err(|_| corrupt("a chunk"))?;
-        let base = number_of(Fields(&head).bytes("first")?);
-        let items = (base..)
-            .zip(Fields(&head).bytes("done")?.iter().copied())
-            .filter(|(index, byte)| *index >= from && *byte != ItemCode::Open.byte());
-        let items: Vec<_> = items.collect();
-        let taken = page.fill(&items).await?;
-        if let Some((index, _)) = items.get(taken) {
+    loop {
+        let mut parts = Vec::new();
+        while parts.len() < HEADS_TOGETHER as usize
+            && let Some(head) = heads.next().await?
+        {
+            let head = Document::try_from(head).map_err(|_| corrupt("a chunk"))?;
+            parts.push(part_of(&head, from)?);
+        }
+        if parts.is_empty() {
+            return Ok(OutcomePage { outcomes: page.outcomes, next: None });
+        }
+        let taken = page.fill(&parts).await?;
+        if let Some((index, _)) = parts.iter().flat_map(|part| &part.items).nth(taken) {
             return Ok(OutcomePage { outcomes: page.outcomes, next: Some(*index) });
         }
     }
-    Ok(OutcomePage { outcomes: page.outcomes, next: None })
+}
+
+/// The items of a head from `from` on that have an outcome.
+fn part_of(head: &Document, from: u32) -> StoreResult<Part> {
+    let base = number_of(Fields(head).bytes("first")?);
+    let items = (base..)
+        .zip(Fields(head).bytes("done")?.iter().copied())
+        .filter(|(index, byte)| *index >= from && *byte != ItemCode::Open.byte());
+    Ok(Part { base, bundles: 0..Fields(head).small("bundles")?, items: items.collect() })
 }
 
 async fn rows(commands: &Commands, batch: BatchId, index: u32) -> StoreResult<BlockRow> {
@@ -142,48 +150,53 @@ pub(crate) struct Page<'a> {
     /// What it holds so far.
     pub(crate) outcomes: Vec<StoredOutcome>,
     bytes: usize,
-    together: usize,
+    bodies: Bodies<'a>,
 }
 
 impl<'a> Page<'a> {
     /// An empty one.
-    pub(crate) const fn new(commands: &'a Commands, batch: BatchId, limit: PageLimit) -> Self {
-        Self { commands, batch, limit, outcomes: Vec::new(), bytes: 0, together: BODIES_TOGETHER }
+    pub(crate) fn new(commands: &'a Commands, batch: BatchId, limit: PageLimit) -> Self {
+        let bodies = Bodies::new(commands, batch);
+        Self { commands, batch, limit, outcomes: Vec::new(), bytes: 0, bodies }
     }
 
-    /// Adds items, each an index and the byte of its head, with their bodies; answers how many of them there was room for.
-    pub(crate) async fn fill(&mut self, items: &[(u32, u8)]) -> StoreResult<usize> {
-        let mut taken = 0;
-        while taken < items.len() {
+    /// Adds items with their bodies; answers how many of them there was room for.
+    pub(crate) async fn fill(&mut self, parts: &[Part]) -> StoreResult<usize> {
+        if self.is_full() {
+            return Ok(0);
+        }
+        let places = self.bodies.locate(parts).await?;
+        let items: Vec<_> = parts
+            .iter()
+            .flat_map(|part| part.items.iter().map(|(index, byte)| (part.base, *index, *byte)))
+            .collect();
+        for (taken, (base, index, byte)) in items.iter().enumerate() {
             if self.is_full() {
                 return Ok(taken);
             }
-            let room = (self.limit.items as usize).saturating_sub(self.outcomes.len()).max(1);
-            let some = &items[taken..items.len().min(taken + self.together.min(room))];
-            let mut found = bodies::named(self.commands, self.batch, some).await?;
-            if found.values().map(bodies::Body::len).sum::<usize>() < FEW_BYTES {
-                self.together = (2 * self.together).min(MAX_BODIES_TOGETHER);
-            } else {
-                self.together = BODIES_TOGETHER;
-            }
-            for (index, byte) in some {
-                let body = found.remove(index);
-                let bytes = self.bytes.saturating_add(body.as_ref().map_or(0, bodies::Body::len));
-                if !self.outcomes.is_empty() && bytes > self.limit.bytes {
-                    return Ok(taken);
+            let mut body = None;
+            if let Some(place) = places.get(index) {
+                if !self.bodies.has(place) {
+                    let room = (self.limit.items as usize).saturating_sub(self.outcomes.len()).max(1);
+                    let next = items[taken..].iter().take(room).filter_map(|(_, index, _)| places.get(index));
+                    self.bodies.fetch(next).await?;
                 }
-                let body = match body {
-                    Some(body) => Some(body.load(self.commands, self.batch).await?),
-                    None => None,
-                };
-                // As in the counts: what a later release wrote is an outcome of which we can claim nothing.
-                let code = ItemCode::from_byte(*byte).unwrap_or(ItemCode::Failed(FailureKind::Internal));
-                self.outcomes.push(StoredOutcome { index: *index, code, body });
-                self.bytes = bytes;
-                taken += 1;
+                body = self.bodies.of(place, *base, *index);
             }
+            let bytes = self.bytes.saturating_add(body.as_ref().map_or(0, Body::len));
+            if !self.outcomes.is_empty() && bytes > self.limit.bytes {
+                return Ok(taken);
+            }
+            let body = match body {
+                Some(body) => Some(body.load(self.commands, self.batch).await?),
+                None => None,
+            };
+            // As in the counts: what a later release wrote is an outcome of which we can claim nothing.
+            let code = ItemCode::from_byte(*byte).unwrap_or(ItemCode::Failed(FailureKind::Internal));
+            self.outcomes.push(StoredOutcome { index: *index, code, body });
+            self.bytes = bytes;
         }
-        Ok(taken)
+        Ok(items.len())
     }
 
     fn is_full(&self) -> bool {

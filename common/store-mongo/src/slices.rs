@@ -3,8 +3,8 @@
 //! The slices are written before the document that names them; those that nobody names go with their batch.
 
 use bytes::{Bytes, BytesMut};
+use mongodb::bson::doc;
 use mongodb::bson::raw::cstr;
-use mongodb::bson::{Document, doc};
 use promptmill_domain::BatchId;
 use promptmill_ports::StoreResult;
 use serde::{Deserialize, Serialize};
@@ -31,14 +31,18 @@ impl Sliced {
         self.bytes as usize
     }
 
-    /// As a field of a document.
-    pub(crate) fn document(&self) -> Document {
-        doc! { "id": crate::codec::binary(self.id), "bytes": i64::from(self.bytes) }
+    /// As bytes.
+    pub(crate) fn to_bytes(self) -> [u8; 16] {
+        let mut bytes = [0; 16];
+        bytes[..12].copy_from_slice(&self.id);
+        bytes[12..].copy_from_slice(&self.bytes.to_be_bytes());
+        bytes
     }
 
-    /// Read back.
-    pub(crate) fn of(document: &Document) -> StoreResult<Self> {
-        Ok(Self { id: Fields(document).id("id")?, bytes: Fields(document).small("bytes")? })
+    /// Of its bytes.
+    pub(crate) fn of(bytes: [u8; 16]) -> Self {
+        let [id @ .., b0, b1, b2, b3] = bytes;
+        Self { id, bytes: u32::from_be_bytes([b0, b1, b2, b3]) }
     }
 
     fn prefix(&self, batch: BatchId) -> [u8; 28] {
@@ -49,19 +53,26 @@ impl Sliced {
     }
 }
 
-/// Stores a value.
-pub(crate) async fn store(commands: &Commands, batch: BatchId, value: &[u8]) -> StoreResult<Sliced> {
-    let bytes = u32::try_from(value.len())
-        .map_err(|_| crate::codec::conflict("a value is larger than the store can keep"))?;
-    let sliced = Sliced { id: rand::random(), bytes };
-    let prefix = sliced.prefix(batch);
-    let documents = value.chunks(SLICE).zip(0u32..).map(|(slice, number)| {
-        let mut key = prefix.to_vec();
-        key.extend_from_slice(&number.to_be_bytes());
-        raw_document(&[(cstr!("_id"), raw_binary(&key)), (cstr!("bytes"), raw_binary(slice))])
-    });
-    commands.insert(SLICES, documents.collect()).await?;
-    Ok(sliced)
+/// Stores values, each for its batch.
+pub(crate) async fn store(commands: &Commands, values: &[(BatchId, &[u8])]) -> StoreResult<Vec<Sliced>> {
+    let mut all = Vec::with_capacity(values.len());
+    let mut documents = Vec::new();
+    for (batch, value) in values {
+        let bytes = u32::try_from(value.len())
+            .map_err(|_| crate::codec::conflict("a value is larger than the store can keep"))?;
+        let sliced = Sliced { id: rand::random(), bytes };
+        let prefix = sliced.prefix(*batch);
+        documents.extend(value.chunks(SLICE).zip(0u32..).map(|(slice, number)| {
+            let mut key = prefix.to_vec();
+            key.extend_from_slice(&number.to_be_bytes());
+            raw_document(&[(cstr!("_id"), raw_binary(&key)), (cstr!("bytes"), raw_binary(slice))])
+        }));
+        all.push(sliced);
+    }
+    if !documents.is_empty() {
+        commands.insert(SLICES, documents).await?;
+    }
+    Ok(all)
 }
 
 /// Reads a value.

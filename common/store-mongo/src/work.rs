@@ -1,7 +1,7 @@
 //! `Work`: chunks are claimed, outcomes settle.
 //!
-//! Settling looks at the lease (or remembers it from a moment ago), then inserts bodies, then writes the head under the lease's token. A body
-//! whose head was taken in between is invisible; the next holder adopts it.
+//! Settling looks at the lease (or remembers it from a moment ago), then inserts bodies, then writes the head under the lease's token. Bodies
+//! whose head was taken in between are invisible; the next holder takes them over.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -10,14 +10,13 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use mongodb::bson::doc;
 use promptmill_domain::{
-    BatchId, ChunkId, ChunkState, Head, HeadEvent, ItemCode, LeaseToken, Refusal, SessionId, SettledItem,
-    TenantId,
+    BatchId, ChunkId, ChunkState, Head, HeadEvent, ItemCode, LeaseToken, Refusal, SessionId, TenantId,
 };
 use promptmill_ports::{Assignment, Lease, SettleGroup, Settled, StoreResult, Work};
 
 use crate::MongoStore;
 use crate::batches;
-use crate::bodies::{self, NewBody};
+use crate::bundles::{self, Bundled};
 use crate::codec::{Fields, binary, conflict, corrupt, int};
 use crate::collections::ROWS;
 use crate::commands::{Commands, Concern, Query};
@@ -98,9 +97,9 @@ async fn claim(
     let begins = |chunk: &ChunkId| states.get(&chunk.batch).is_some_and(|(_, state)| state.may_begin());
     let wanted: Vec<_> = chunks.iter().filter(|(chunk, _)| begins(chunk)).copied().collect();
     let ids: Vec<_> = wanted.iter().map(|(chunk, _)| *chunk).collect();
-    let lease = |at: usize, head: &mut Head| {
+    let lease = |at: usize, stored: &mut Stored| {
         let token = wanted[at].1;
-        head.apply(HeadEvent::Claim { owner, token }, now_ms).map(|()| Vec::new())
+        stored.head.apply(HeadEvent::Claim { owner, token }, now_ms).map(|()| Vec::new())
     };
     let changed = heads::change(store, &ids, known, lease).await?;
     let mut claimed: Vec<(Stored, LeaseToken)> = Vec::with_capacity(changed.len());
@@ -174,28 +173,31 @@ async fn settle(store: &MongoStore, groups: &[&SettleGroup], now_ms: u64) -> Sto
     for (group, _) in groups.iter().zip(&held).filter(|(_, held)| **held) {
         check_items(known.get(&group.chunk), group)?;
     }
-    let (items, stored_bytes) = store_bodies(commands, groups, &held, &known).await?;
     let leased: Vec<usize> = (0..groups.len()).filter(|at| held[*at]).collect();
+    let theirs = leased.iter().filter_map(|at| Some((groups[*at], known.get(&chunks[*at])?)));
+    let bundled = bundles::store(commands, &theirs.collect::<Vec<_>>()).await?;
     let ids: Vec<_> = leased.iter().map(|at| chunks[*at]).collect();
     // What a group that ended its lease gave, and whose answer was lost, must come into the order all the same.
     let fenced = groups.iter().zip(&held).filter(|(_, held)| !**held);
     let left = fenced.filter_map(|(group, _)| known.get(&group.chunk)).filter_map(heads::record);
     order::append(store, left.collect()).await?;
-    let apply = |position: usize, head: &mut Head| {
-        let group = groups[leased[position]];
+    let apply = |position: usize, stored: &mut Stored| {
+        let (group, bundled) = (groups[leased[position]], &bundled[position]);
         let event = HeadEvent::Settle {
             token: group.token,
-            settled: items.get(&leased[position]).map(Vec::as_slice).unwrap_or_default(),
+            settled: &bundled.settled,
             parked: &group.parked,
             seq: group.seq,
             spent: group.spent,
             release: group.release,
         };
-        head.apply(event, now_ms).map(|()| heads::offsets(&group.parked))
+        stored.head.apply(event, now_ms)?;
+        stored.bundles = stored.bundles.max(bundled.count);
+        Ok(heads::offsets(&group.parked))
     };
-    count(commands, &stored_bytes);
     let tenants: HashMap<ChunkId, TenantId> =
         known.iter().map(|(chunk, stored)| (*chunk, stored.head.tenant.clone())).collect();
+    count(commands, &tenants, ids.iter().zip(&bundled));
     let changed = heads::change(store, &ids, known, apply).await?;
     let mut answers = vec![Settled::Fenced; groups.len()];
     for (changed, at) in changed.into_iter().zip(leased) {
@@ -232,59 +234,16 @@ fn check_items(stored: Option<&Stored>, group: &SettleGroup) -> StoreResult<()> 
     Ok(())
 }
 
-fn count(commands: &Commands, stored_bytes: &HashMap<TenantId, u64>) {
-    let bytes = stored_bytes.iter().map(|(tenant, bytes)| (tenant, int(*bytes)));
-    usage::gather(commands, &bytes.collect(), &HashMap::new());
-}
-
-/// Stores the bodies of items that are open, and answers the items of each group with the code of the body that is stored for them, and how many
-/// bytes were stored for whom.
-async fn store_bodies(
+fn count<'a>(
     commands: &Commands,
-    groups: &[&SettleGroup],
-    held: &[bool],
-    known: &HashMap<ChunkId, Stored>,
-) -> StoreResult<(HashMap<usize, Vec<SettledItem>>, HashMap<TenantId, u64>)> {
-    let mut items: HashMap<usize, Vec<SettledItem>> = HashMap::new();
-    let mut bodies = Vec::new();
-    let mut places = Vec::new();
-    let mut tenants = Vec::new();
-    for (at, group) in groups.iter().enumerate().filter(|(at, _)| held[*at]) {
-        let Some(stored) = known.get(&group.chunk) else { continue };
-        let head = &stored.head;
-        let mut settled: Vec<SettledItem> = Vec::with_capacity(group.settled.len());
-        let mut first = HashSet::new();
-        for (item, body) in &group.settled {
-            settled.push(*item);
-            let open = head.done.get(item.offset as usize) == Some(&ItemCode::Open.byte());
-            if open && first.insert(item.offset) {
-                places.push((at, settled.len() - 1));
-                tenants.push(&head.tenant);
-                let index = head.base + item.offset;
-                bodies.push(NewBody { batch: head.chunk.batch, index, code: item.code, body: body.clone() });
-            }
-        }
-        items.insert(at, settled);
-    }
-    let is_new = bodies::store(commands, &bodies).await?;
-    let mut stored_bytes: HashMap<TenantId, u64> = HashMap::new();
-    let mut there: HashMap<BatchId, Vec<u32>> = HashMap::new();
-    for ((body, is_new), tenant) in bodies.iter().zip(&is_new).zip(tenants) {
-        if *is_new {
-            *stored_bytes.entry(tenant.clone()).or_default() += body.body.len() as u64;
-        } else {
-            there.entry(body.batch).or_default().push(body.index);
+    tenants: &HashMap<ChunkId, TenantId>,
+    bundled: impl Iterator<Item = (&'a ChunkId, &'a Bundled)>,
+) {
+    let mut bytes: HashMap<&TenantId, i64> = HashMap::new();
+    for (chunk, bundled) in bundled {
+        if let Some(tenant) = tenants.get(chunk) {
+            *bytes.entry(tenant).or_default() += int(bundled.bytes);
         }
     }
-    for (batch, indexes) in there {
-        let codes = bodies::codes(commands, batch, &indexes).await?;
-        for (body, (at, position)) in bodies.iter().zip(&places).filter(|(body, _)| body.batch == batch) {
-            let adopted = codes.get(&body.index);
-            let item = items.get_mut(at).and_then(|items| items.get_mut(*position));
-            if let (Some(code), Some(item)) = (adopted, item) {
-                item.code = *code;
-            }
-        }
-    }
-    Ok((items, stored_bytes))
+    usage::gather(commands, &bytes, &HashMap::new());
 }

@@ -49,6 +49,8 @@ pub(crate) struct Stored {
     pub(crate) histories: HashMap<u32, Sliced>,
     /// The last of its changes that gave items their outcome.
     pub(crate) last: Option<Change>,
+    /// How many bundles of bodies it counts: those before this number.
+    pub(crate) bundles: u32,
 }
 
 /// A parked item as it is stored.
@@ -68,6 +70,7 @@ pub(crate) fn fresh(tenant: &TenantId, batch: BatchId, lane: &LaneId, cut: &Chun
         "upload": binary(*cut.rows.upload.as_bytes()), "seq": i64::from(cut.rows.seq), "skip": i64::from(cut.rows.skip),
         "lane": lane.as_str(), "state": WAITING, "ver": 0_i64, "settles": 0_i64, "kills": 0_i64,
         "calls": 0_i64, "prompt_tokens": 0_i64, "completion_tokens": 0_i64, "cost": 0_i64, "parked_len": 0_i64,
+        "bundles": 0_i64,
     };
     document.extend(counted(&done));
     document.insert("done", binary(done));
@@ -116,10 +119,7 @@ impl Stored {
         let histories =
             records.iter().filter_map(|record| Some((record.item.offset, record.history?))).collect();
         let last = match fields.maybe_uint("change")? {
-            Some(_) => Some(Change {
-                number: fields.small("change")?,
-                items: fields.bytes("change_items")?.to_vec(),
-            }),
+            Some(_) => Some(Change::of(fields.small("change")?, fields.bytes("change_items")?)?),
             None => None,
         };
         let head = Head {
@@ -141,7 +141,12 @@ impl Stored {
             totals: totals(fields)?,
             settles: fields.small("settles")?,
         };
-        Ok(Self { head, histories, last })
+        Ok(Self { head, histories, last, bundles: fields.small("bundles")? })
+    }
+
+    /// Whether the chunk has such an item, and it has no outcome.
+    pub(crate) fn is_open(&self, offset: u32) -> bool {
+        self.head.done.get(offset as usize) == Some(&ItemCode::Open.byte())
     }
 
     /// The change of `before`, as it is stored, into this one, as update operators: of what is different alone.
@@ -168,6 +173,7 @@ impl Stored {
             "kills": i64::from(head.kills), "calls": int(totals.calls), "prompt_tokens": int(totals.tokens.prompt),
             "completion_tokens": int(totals.tokens.completion), "cost": int(totals.cost.pico()),
             "parked_len": i64::try_from(head.parked.len()).unwrap_or(i64::MAX), "done": binary(head.done.clone()),
+            "bundles": i64::from(self.bundles),
         };
         fields.extend(counted(&head.done));
         let (owner, token) = match &head.state {
@@ -190,7 +196,7 @@ impl Stored {
             ("trying_kills", trying.map(|trying| i64::from(trying.kills).into())),
             ("parked", parked),
             ("change", self.last.as_ref().map(|change| i64::from(change.number).into())),
-            ("change_items", self.last.as_ref().map(|change| binary(change.items.clone()))),
+            ("change_items", self.last.as_ref().map(|change| binary(change.to_bytes()))),
         ];
         for (name, value) in optional {
             if let Some(value) = value {

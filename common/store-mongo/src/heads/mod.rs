@@ -77,13 +77,13 @@ pub(crate) fn in_states(batch: promptmill_domain::BatchId, states: &[i32]) -> Do
     doc! { "state": { "$in": states }, "_id": range(batch.as_bytes(), 20) }
 }
 
-/// Applies an event to each of the chunks and writes them. `apply` is given the position in `chunks` and the head, and answers which of the
+/// Applies an event to each of the chunks and writes them. `apply` is given the position in `chunks` and the stored head, and answers which of the
 /// items it left parked have a new history; it may be asked again when someone else changes the head at that moment.
 pub(crate) async fn change(
     store: &MongoStore,
     chunks: &[ChunkId],
     mut known: HashMap<ChunkId, Stored>,
-    mut apply: impl FnMut(usize, &mut Head) -> Result<Vec<u32>, Refusal>,
+    mut apply: impl FnMut(usize, &mut Stored) -> Result<Vec<u32>, Refusal>,
 ) -> StoreResult<Vec<Changed>> {
     let commands = store.commands();
     let mut answers: Vec<Option<Changed>> = chunks.iter().map(|_| None).collect();
@@ -102,7 +102,7 @@ pub(crate) async fn change(
                 None => answers[at] = Some(Changed::Missing),
                 Some(before) => {
                     let mut after = before.clone();
-                    match apply(at, &mut after.head) {
+                    match apply(at, &mut after) {
                         Err(refusal) => answers[at] = Some(Changed::Refused(refusal)),
                         Ok(new_histories) => {
                             writes.push(Write { at, before, after, new_histories, mark: mark.clone() })
@@ -145,7 +145,7 @@ pub(crate) async fn change_plain(
     chunks: &[ChunkId],
     mut apply: impl FnMut(usize, &mut Head) -> Result<(), Refusal>,
 ) -> StoreResult<Vec<Changed>> {
-    change(store, chunks, HashMap::new(), |at, head| apply(at, head).map(|()| Vec::new())).await
+    change(store, chunks, HashMap::new(), |at, stored| apply(at, &mut stored.head).map(|()| Vec::new())).await
 }
 
 struct Write {
@@ -252,7 +252,8 @@ impl Write {
             .filter(|((_, now), before)| **before == open && **now != open)
             .flat_map(|((offset, now), _)| [offset, *now])
             .collect();
-        self.after.last = Some(Change { number, items });
+        let bundles = self.before.bundles..self.after.bundles;
+        self.after.last = Some(Change { number, bundles, items });
     }
 
     /// Stores new histories that are too large for the head. One that is kept is where it was.
@@ -264,8 +265,8 @@ impl Write {
             self.after.histories.remove(&item.offset);
             let history = to_json(&item.attempts);
             if history.len() > INLINE_HISTORY {
-                let sliced = slices::store(commands, batch, history.as_bytes()).await?;
-                self.after.histories.insert(item.offset, sliced);
+                let sliced = slices::store(commands, &[(batch, history.as_bytes())]).await?;
+                self.after.histories.extend(sliced.into_iter().map(|sliced| (item.offset, sliced)));
             }
         }
         Ok(())

@@ -1,6 +1,7 @@
 //! Words for the usual steps, over the ports alone.
 
 use bytes::Bytes;
+use promptmill_domain::chunk::largest_chunk;
 use promptmill_domain::{
     BatchId, BatchLimits, BatchSpec, ChunkId, ItemCode, LaneId, LeaseToken, Release, SessionId, SettledItem,
     TenantId, Totals, UploadId, Webhook,
@@ -46,7 +47,7 @@ impl Scene {
         }
     }
 
-    /// A batch of so many rows, as chunks of one row, that runs. `before` is called before each step.
+    /// A batch of so many rows that runs: up to 32 as chunks of one row, and more as 32 chunks. `before` is called before each step.
     pub(crate) async fn running(store: &dyn Store, rows: u32, before: &dyn Fn()) -> StoreResult<Self> {
         let scene = Self::new();
         let tenant = &scene.tenant;
@@ -62,7 +63,8 @@ impl Scene {
         store.commit_part(tenant, scene.batch, part).await?;
         before();
         flow::submit(store, tenant, scene.batch, &lane(), NOW).await?;
-        let chunks: Vec<_> = (0..rows).map(|n| scene.chunk(n)).collect();
+        let len = largest_chunk(rows, scene.new_batch().spec.chunk_rows);
+        let chunks: Vec<_> = (0..rows.div_ceil(len)).map(|n| scene.chunk(n)).collect();
         before();
         assert_eq!(store.admit(&chunks, NOW).await?, chunks);
         Ok(scene)
@@ -82,6 +84,19 @@ pub(crate) fn lane() -> LaneId {
 pub(crate) fn settling(lease: &Lease, body: impl Into<Bytes>) -> SettleGroup {
     let item = SettledItem { offset: 0, code: ItemCode::Succeeded };
     SettleGroup { settled: vec![(item, body.into())], ..group(lease) }
+}
+
+/// A group that settles these items of its chunk.
+pub(crate) fn settling_all<B: Into<Bytes>>(
+    lease: &Lease,
+    seq: u32,
+    bodies: impl IntoIterator<Item = (u32, B)>,
+) -> SettleGroup {
+    let settled = bodies
+        .into_iter()
+        .map(|(offset, body)| (SettledItem { offset, code: ItemCode::Succeeded }, body.into()))
+        .collect();
+    SettleGroup { settled, seq, ..group(lease) }
 }
 
 /// An empty group.

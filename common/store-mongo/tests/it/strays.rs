@@ -99,33 +99,6 @@ async fn a_lease_of_a_session_that_is_no_more_is_taken_by_the_sweep() {
 }
 
 #[tokio::test]
-async fn a_body_that_came_too_late_is_adopted_by_the_next_holder_and_no_result_of_a_sealed_item() {
-    let store = TemporaryStore::new().await;
-    let scene = Scene::running(&*store, 2, &|| {}).await.unwrap();
-    let outcomes = store.raw().await.collection::<Document>("outcomes");
-    // As if a holder had died between the body and the head.
-    for n in 0..2_u32 {
-        let mut id = scene.batch.as_bytes().to_vec();
-        id.extend(n.to_be_bytes());
-        let binary = |bytes: Vec<u8>| mongodb::bson::Binary {
-            subtype: mongodb::bson::spec::BinarySubtype::Generic,
-            bytes,
-        };
-        let body = doc! { "_id": binary(id), "code": 65, "size": 4, "body": binary(b"left".to_vec()) };
-        outcomes.insert_one(body).await.unwrap();
-    }
-    let lease = scene.lease(&*store, 0).await;
-    settle(&*store, settling(&lease, "of the next")).await.unwrap();
-    let (tenant, batch) = (&scene.tenant, scene.batch);
-    store.steer(tenant, batch, BatchEvent::Cancel, NOW).await.unwrap();
-    while store.seal(tenant, batch, 10, NOW).await.unwrap() > 0 {}
-    let page = store.outcomes(tenant, batch, 0, ALL).await.unwrap();
-    let seen: Vec<_> =
-        page.outcomes.iter().map(|outcome| (outcome.code.byte(), outcome.body.as_deref())).collect();
-    assert_eq!(seen, [(65, Some(&b"left"[..])), (240, None)]);
-}
-
-#[tokio::test]
 async fn a_queued_batch_whose_chunks_a_crash_left_ready_runs_and_ends() {
     let store = TemporaryStore::new().await;
     let scene = Scene::running(&*store, 1, &|| {}).await.unwrap();

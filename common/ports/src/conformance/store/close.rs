@@ -89,21 +89,23 @@ pub async fn deleting_removes_everything_in_bounded_steps(store: &dyn Store) {
     store.open(session, "worker").await.unwrap();
     let scene = Scene { store, tenant, batch, session };
     let tenant = &scene.tenant;
-    let lens = [256; 10];
+    let lens = [1; 1_200];
     let (upload, cuts) = scene.upload(&lens).await;
     store.commit_part(tenant, batch, part(0, upload, 1)).await.unwrap();
     store.begin_submit(tenant, batch).await.unwrap();
     store.put_heads(tenant, batch, &lane(), &cuts).await.unwrap();
-    store.finish_submit(tenant, batch, 10, 2_560, NOW).await.unwrap();
+    store.finish_submit(tenant, batch, 1_200, 1_200, NOW).await.unwrap();
     let chunks: Vec<_> = (0..10).map(|n| scene.chunk(n)).collect();
     store.admit(&chunks, NOW).await.unwrap();
     for n in 0..10 {
         let lease = scene.lease(n).await;
-        scene.settle(settling(&lease, 0..256)).await;
+        scene.settle(settling(&lease, 0..1)).await;
     }
+    store.steer(tenant, batch, BatchEvent::Cancel, NOW).await.unwrap();
+    while store.seal(tenant, batch, 1_000, NOW).await.unwrap() > 0 {}
     store.close(tenant, batch, NOW).await.unwrap().unwrap();
 
-    assert!(!store.delete(tenant, batch).await.unwrap(), "2,560 outcomes are more than one step");
+    assert!(!store.delete(tenant, batch).await.unwrap(), "1,200 chunks are more than one step");
     check_not_found(store.batch(tenant, batch).await);
     check_no_batches(store, tenant).await;
     let mut steps = 1;
