@@ -1,6 +1,6 @@
 //! Batches that are made with all of their rows and queued in one step ([`Intake::accept`](promptmill_ports::Intake::accept)).
 //!
-//! The batches' documents come first, in a phase in which they are there for nobody ([`Phase::Accepting`]); under them rows and heads; then one
+//! A small batch is one document, which holds its rows ([`unwritten`]), and the insert of it is the step. Of larger ones the documents come first, in a phase in which they are there for nobody ([`Phase::Accepting`]); under them rows and heads; then one
 //! update, which is the step: it moves them to the phase of open batches. What a crash leaves before it is nobody's batch. Whoever accepts
 //! the same batch again finishes it, from the spec that is stored, and else the sweep of outlived drafts removes it with all that is
 //! under it. That sweep moves the document on first, so a slow accept whose batch it took finds no document to move, and takes back what
@@ -21,7 +21,7 @@ use crate::collections::{BATCHES, HEADS};
 use crate::commands::{Commands, Concern, Query, Update, encode, fresh_mark};
 use crate::intake::{insert_blocks, new_document};
 use crate::parts::{self, CommittedPart};
-use crate::{delete, heads, usage};
+use crate::{delete, heads, unwritten, usage};
 
 /// The version of a batch that was accepted: that of one for which each step of a submit was taken.
 const VERSION: u64 = 2;
@@ -49,6 +49,11 @@ impl Call {
         spec.template.len() + rows.bytes.len() + rows.ids.len()
     }
 
+    /// Whether its document is all there is to be written.
+    fn is_small(&self) -> bool {
+        unwritten::is_small(&self.whole.rows)
+    }
+
     fn id(&self) -> BatchId {
         self.whole.batch.id
     }
@@ -58,7 +63,11 @@ impl Call {
         let new = &self.whole.batch;
         let mut document = new_document(&self.tenant, new, to_json(&new.spec), self.mark.clone());
         document.extend(batches::set_state(&BatchState::Queued, VERSION));
-        document.insert("phase", Phase::Accepting.number());
+        if self.is_small() {
+            document.extend(unwritten::fields_of(&new.spec.lane, &self.whole.rows));
+        } else {
+            document.insert("phase", Phase::Accepting.number());
+        }
         document.insert("total", i64::from(self.whole.rows.len));
         document.insert("submitted_ms", int(new.now_ms));
         document.insert("parts", vec![self.part().document()]);
@@ -111,21 +120,34 @@ enum Begun {
 pub(crate) async fn accept(store: &MongoStore, calls: &[Call]) -> StoreResult<Vec<StoreResult<Accepted>>> {
     let commands = store.commands();
     let begun = begin(commands, calls).await?;
-    let open: Vec<_> = calls.iter().zip(&begun).filter(|(_, begun)| !begun.is_answered()).collect();
+    let is_made = |begun: &Begun| matches!(begun, Begun::Made);
+    let small = calls.iter().zip(&begun).filter(|(call, begun)| call.is_small() && is_made(begun));
+    let small: Vec<_> = small.map(|(call, _)| call).collect();
+    let open = calls.iter().zip(&begun).filter(|(call, begun)| !call.is_small() && !begun.is_answered());
+    let open: Vec<_> = open.collect();
     let blocks: Vec<_> =
         open.iter().map(|(call, _)| (call.id(), call.whole.upload(), &call.whole.rows)).collect();
     let mut documents = Vec::with_capacity(open.len());
     for (call, begun) in &open {
         documents.extend(call.heads(begun)?);
     }
-    let (inserted, cut) = tokio::join!(insert_blocks(commands, &blocks), commands.insert(HEADS, documents));
-    let (inserted, _) = (inserted?, cut?);
+    let inserted = if open.is_empty() {
+        Vec::new()
+    } else {
+        let (inserted, cut) =
+            tokio::join!(insert_blocks(commands, &blocks), commands.insert(HEADS, documents));
+        cut.and(inserted)?
+    };
     let mut bytes: HashMap<&TenantId, i64> = HashMap::new();
     for (call, _) in inserted.into_iter().zip(&open).filter(|(is_new, _)| *is_new).map(|(_, open)| open) {
         *bytes.entry(&call.tenant).or_default() += int(call.whole.rows.bytes.len() as u64);
     }
+    for call in &small {
+        *bytes.entry(&call.tenant).or_default() += int(call.whole.rows.bytes.len() as u64);
+    }
     let mut rows: HashMap<(&TenantId, u64), u32> = HashMap::new();
-    for (call, _) in open.iter().filter(|(_, begun)| matches!(begun, Begun::Made)) {
+    let made = open.iter().filter(|(_, begun)| is_made(begun)).map(|(call, _)| *call);
+    for call in made.chain(small) {
         *rows.entry((&call.tenant, call.whole.batch.now_ms)).or_default() += call.whole.rows.len;
         store.kept_bytes().add(&call.tenant, to_json(&call.whole.batch.spec).len());
     }
@@ -135,7 +157,7 @@ pub(crate) async fn accept(store: &MongoStore, calls: &[Call]) -> StoreResult<Ve
     let gone = queue(commands, &ids).await?;
     let mut answers = Vec::with_capacity(calls.len());
     for (call, begun) in calls.iter().zip(begun) {
-        let is_queued = !gone.contains(&call.id());
+        let is_queued = call.is_small() || !gone.contains(&call.id());
         answers.push(match begun {
             Begun::Answered(answer) => answer,
             Begun::Made | Begun::Left { .. } if !is_queued => {
@@ -201,8 +223,8 @@ fn standing(call: &Call, found: &[Document]) -> StoreResult<Begun> {
     match phase(one)? {
         Phase::Deleting => decided(taken()),
         _ if Fields(one).tenant("tenant")? != call.tenant => decided(taken()),
+        Phase::Accepting | Phase::Open if one.get("mark") == Some(&call.mark) => Ok(Begun::Made),
         Phase::Draft | Phase::Open | Phase::Final => decided(Ok(Accepted::Existing(call.id()))),
-        Phase::Accepting if one.get("mark") == Some(&call.mark) => Ok(Begun::Made),
         // Under its key there are the rows of whoever came first.
         Phase::Accepting if parts::of(one)? != [call.part()] => decided(taken()),
         Phase::Accepting => {

@@ -5,15 +5,15 @@ use std::time::Instant;
 
 use async_trait::async_trait;
 use mongodb::bson::doc;
-use promptmill_domain::{Batch, BatchEvent, BatchId, BatchState, ChunkId, Head, HeadEvent, TenantId};
+use promptmill_domain::{Batch, BatchEvent, BatchId, BatchState, ChunkId, Head, HeadEvent};
 use promptmill_ports::{Admission, StoreResult};
 
-use crate::batches::Phase;
+use crate::batches::{Phase, Standing};
 use crate::codec::{binary, int, key, to_json};
 use crate::collections::BATCHES;
 use crate::commands::{Commands, Concern, Query, Update, fresh_mark};
 use crate::heads::{self, READY, WAITING};
-use crate::{MongoStore, batches, sessions};
+use crate::{MongoStore, batches, sessions, unwritten};
 
 #[async_trait]
 impl Admission for MongoStore {
@@ -26,8 +26,7 @@ impl Admission for MongoStore {
     }
 
     async fn waiting(&self, batch: BatchId, limit: u32) -> StoreResult<Vec<ChunkId>> {
-        let query = Query::of(heads::in_states(batch, &[WAITING])).sort(doc! { "_id": 1 });
-        heads::ids(self.commands(), query.limit(limit), Concern::Majority).await
+        waiting(self.commands(), batch, limit).await
     }
 
     async fn admit(&self, chunks: &[ChunkId], _now_ms: u64) -> StoreResult<Vec<ChunkId>> {
@@ -61,29 +60,63 @@ impl Admission for MongoStore {
     }
 }
 
+/// Heads that wait, and those that are not there.
+async fn waiting(commands: &Commands, batch: BatchId, limit: u32) -> StoreResult<Vec<ChunkId>> {
+    let query = Query::of(heads::in_states(batch, &[WAITING])).sort(doc! { "_id": 1 });
+    let mut waiting = heads::ids(commands, query.limit(limit), Concern::Majority).await?;
+    if waiting.len() < limit as usize
+        && let Some(small) = unwritten::small(commands, batch, Concern::Majority).await?
+    {
+        waiting.extend(small.absent(commands).await?);
+        waiting.sort_unstable();
+        waiting.dedup();
+        waiting.truncate(limit as usize);
+    }
+    Ok(waiting)
+}
+
 /// Takes as many commands for chunks of many batches as of one. A crash may leave a batch queued whose chunks are ready; it runs all the same,
 /// and whoever admits of it next, or closes it, moves it on.
 async fn admit(commands: &Commands, chunks: &[ChunkId]) -> StoreResult<Vec<ChunkId>> {
-    let states = batches::states(commands, chunks.iter().map(|chunk| chunk.batch)).await?;
+    let standing = batches::standing(commands, chunks.iter().map(|chunk| chunk.batch), false).await?;
     // A paused or closing batch admits nothing.
     let admits = |chunk: &ChunkId| {
-        states.get(&chunk.batch).is_some_and(|(_, state)| state.decide(&BatchEvent::Admit).is_ok())
+        standing.get(&chunk.batch).is_some_and(|batch| batch.state.decide(&BatchEvent::Admit).is_ok())
     };
     let mut seen = HashSet::new();
     let wanted: Vec<_> =
         chunks.iter().filter(|chunk| seen.insert(**chunk) && admits(chunk)).copied().collect();
-    let (run, moved) = tokio::join!(run_batches(commands, &wanted, &states), heads::admit(commands, &wanted));
+    let (run, moved) =
+        tokio::join!(run_batches(commands, &wanted, &standing), move_heads(commands, &wanted, &standing));
     run?;
     moved
+}
+
+/// Makes ready what waits, and answers it. Chunks of small batches seldom have a head by then.
+async fn move_heads(
+    commands: &Commands,
+    chunks: &[ChunkId],
+    standing: &HashMap<BatchId, Standing>,
+) -> StoreResult<Vec<ChunkId>> {
+    let small = |chunk: &ChunkId| {
+        let small = standing.get(&chunk.batch)?.small.as_ref()?;
+        (chunk.n < small.total()).then_some((small, *chunk))
+    };
+    let unwritten: Vec<_> = chunks.iter().filter_map(small).collect();
+    let (mut moved, mut there) = heads::write_ready(commands, &unwritten).await?;
+    there.extend(chunks.iter().filter(|chunk| small(chunk).is_none()));
+    moved.extend(heads::admit(commands, &there).await?);
+    Ok(moved)
 }
 
 /// Moves queued batches of the chunks to `running`, unless they were stopped meanwhile.
 async fn run_batches(
     commands: &Commands,
     chunks: &[ChunkId],
-    states: &HashMap<BatchId, (TenantId, BatchState)>,
+    standing: &HashMap<BatchId, Standing>,
 ) -> StoreResult<()> {
-    let is_queued = |batch: &BatchId| matches!(states.get(batch), Some((_, BatchState::Queued)));
+    let is_queued =
+        |batch: &BatchId| standing.get(batch).is_some_and(|batch| batch.state == BatchState::Queued);
     let queued: HashSet<_> = chunks.iter().map(|chunk| chunk.batch).filter(is_queued).collect();
     if queued.is_empty() {
         return Ok(());

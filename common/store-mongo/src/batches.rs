@@ -12,6 +12,7 @@ use promptmill_ports::{StoreError, StoreResult};
 use crate::codec::{Fields, binary, corrupt, from_json, int, to_json};
 use crate::collections::{BATCHES, META};
 use crate::commands::{Commands, Concern, Query, Update, fresh_mark};
+use crate::unwritten::{OwnRows, Small};
 
 /// How often a change of one batch is tried while others change it.
 const TRIES: u32 = 64;
@@ -106,25 +107,40 @@ pub(crate) fn state_of(found: &Document) -> StoreResult<BatchState> {
     from_json(Fields(found).text("state")?, "batch state")
 }
 
-/// The states of those of the batches that exist.
-pub(crate) async fn states(
+/// How a batch stands.
+#[derive(Debug)]
+pub(crate) struct Standing {
+    /// Its state.
+    pub(crate) state: BatchState,
+    /// What its chunks follow from, if it is small.
+    pub(crate) small: Option<Small>,
+    /// Its rows, if they were asked for and stand in its document.
+    pub(crate) rows: Option<OwnRows>,
+}
+
+/// How those of the batches stand that exist; with the rows in their documents if `rows` says so.
+pub(crate) async fn standing(
     commands: &Commands,
     batches: impl IntoIterator<Item = BatchId>,
-) -> StoreResult<HashMap<BatchId, (TenantId, BatchState)>> {
+    rows: bool,
+) -> StoreResult<HashMap<BatchId, Standing>> {
     let mut ids: Vec<_> = batches.into_iter().collect();
     ids.sort_unstable();
     ids.dedup();
     let ids: Vec<_> = ids.into_iter().map(|id| binary(*id.as_bytes())).collect();
     let filter = doc! { "_id": { "$in": ids }, "phase": there() };
-    let query = Query::of(filter).fields(doc! { "tenant": 1, "state": 1 });
-    let found = commands.find(BATCHES, query, Concern::Local).await?;
-    found
-        .iter()
-        .map(|found| {
-            let id = BatchId::from_bytes(Fields(found).id("_id")?);
-            Ok((id, (Fields(found).tenant("tenant")?, state_of(found)?)))
-        })
-        .collect()
+    let mut fields = Small::fields();
+    fields.insert("state", 1);
+    if rows {
+        fields.extend(OwnRows::fields());
+    }
+    let found = commands.find(BATCHES, Query::of(filter).fields(fields), Concern::Local).await?;
+    let standing = |mut found: Document| {
+        let id = BatchId::from_bytes(Fields(&found).id("_id")?);
+        let (state, small) = (state_of(&found)?, Small::of(&found)?);
+        Ok((id, Standing { state, small, rows: OwnRows::of(&mut found)? }))
+    };
+    found.into_iter().map(standing).collect()
 }
 
 /// What a state is stored as, with the version the change gives the batch.

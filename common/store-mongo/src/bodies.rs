@@ -5,12 +5,12 @@ use std::ops::Range;
 
 use bytes::Bytes;
 use mongodb::bson::{Document, doc};
-use promptmill_domain::BatchId;
+use promptmill_domain::{BatchId, ItemCode};
 use promptmill_ports::StoreResult;
 
 use crate::bundles::{self, BundleKey};
-use crate::codec::{Fields, binary, corrupt};
-use crate::collections::OUTCOMES;
+use crate::codec::{Fields, binary, corrupt, key, number_of};
+use crate::collections::{HEADS, OUTCOMES};
 use crate::commands::{Commands, Concern, Query};
 use crate::slices::{self, Sliced};
 
@@ -26,10 +26,50 @@ const BYTES_IN_HAND: usize = 32 * 1024 * 1024;
 pub(crate) struct Part {
     /// Index of the chunk's first item.
     pub(crate) base: u32,
-    /// The bundles their bodies are in.
-    pub(crate) bundles: Range<u32>,
+    /// Where their bodies are.
+    pub(crate) bodies: Where,
     /// Index of each, and the byte that its head has for it.
     pub(crate) items: Vec<(u32, u8)>,
+}
+
+/// Where the bodies of a chunk's items are, of those that have one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Where {
+    /// In these bundles.
+    Bundles(Range<u32>),
+    /// The chunk has one item, and the body is in its head.
+    InHead,
+    /// That of the only item, read already.
+    Here(Bytes),
+}
+
+impl Part {
+    /// The keys of what holds the bodies; a head has one that no bundle has.
+    fn keys(&self, batch: BatchId) -> impl Iterator<Item = BundleKey> {
+        let numbers = match &self.bodies {
+            Where::Bundles(bundles) => bundles.clone(),
+            Where::InHead | Where::Here(_) => u32::MAX - 1..u32::MAX,
+        };
+        bundles::keys(batch, self.base, numbers)
+    }
+}
+
+/// The fields that [`part_of`] reads.
+pub(crate) fn part_fields() -> Document {
+    doc! { "first": 1, "done": 1, "bundles": 1, "body": 1 }
+}
+
+/// The items of a head from `from` on that have an outcome.
+pub(crate) fn part_of(head: &Document, from: u32) -> StoreResult<Part> {
+    let base = number_of(Fields(head).bytes("first")?);
+    let items = (base..)
+        .zip(Fields(head).bytes("done")?.iter().copied())
+        .filter(|(index, byte)| *index >= from && *byte != ItemCode::Open.byte());
+    let bodies = match Fields(head).has("body") {
+        true => Where::Here(Bytes::copy_from_slice(Fields(head).bytes("body")?)),
+        false => Where::Bundles(0..Fields(head).small("bundles")?),
+    };
+    Ok(Part { base, bodies, items: items.collect() })
 }
 
 /// Where a body is.
@@ -74,7 +114,8 @@ pub(crate) struct Bodies<'a> {
     bundles: HashMap<BundleKey, Bundle>,
 }
 
-/// A bundle that was read: the byte of the code and the body of each of its items, by offset.
+/// A bundle that was read, or a head with the body of its item: the byte of the code and the body of each of its items, by offset.
+#[derive(Clone)]
 struct Bundle {
     size: usize,
     bodies: HashMap<u8, (u8, Body)>,
@@ -88,10 +129,10 @@ impl<'a> Bodies<'a> {
 
     /// Where the bodies of these items are, by their index. One that is there under another code came too late to be a result.
     pub(crate) async fn locate(&mut self, parts: &[Part]) -> StoreResult<HashMap<u32, Place>> {
-        let keys = |part: &Part| bundles::keys(self.batch, part.base, part.bundles.clone());
+        self.take_heads(parts).await?;
         let with_items = parts.iter().filter(|part| !part.items.is_empty());
-        let unread: Vec<_> =
-            with_items.flat_map(keys).filter(|key| !self.bundles.contains_key(key)).collect();
+        let keys = with_items.flat_map(|part| part.keys(self.batch));
+        let unread: Vec<_> = keys.filter(|key| !self.bundles.contains_key(key)).collect();
         let lists = if unread.len() <= FEW {
             self.read(&unread).await?;
             HashMap::new()
@@ -101,7 +142,7 @@ impl<'a> Bodies<'a> {
         let mut places = HashMap::new();
         for part in parts {
             let bytes: HashMap<u32, u8> = part.items.iter().copied().collect();
-            for bundle in bundles::keys(self.batch, part.base, part.bundles.clone()) {
+            for bundle in part.keys(self.batch) {
                 let (size, list) = match (self.bundles.get(&bundle), lists.get(&bundle)) {
                     (Some(read), _) => (read.size, read.list()),
                     (None, Some((size, list))) => (*size, list.clone()),
@@ -116,6 +157,33 @@ impl<'a> Bodies<'a> {
             }
         }
         Ok(places)
+    }
+
+    /// Takes in hand the bodies that heads hold.
+    async fn take_heads(&mut self, parts: &[Part]) -> StoreResult<()> {
+        let mut heads = Vec::new();
+        for part in parts {
+            match (&part.bodies, part.items.first()) {
+                (Where::Here(body), Some((_, byte))) => {
+                    let bundle = Bundle::of_one(*byte, body.clone());
+                    self.bundles.extend(part.keys(self.batch).map(|key| (key, bundle.clone())));
+                }
+                (Where::InHead, Some(_)) => heads.push(binary(key(self.batch, part.base))),
+                _ => {}
+            }
+        }
+        if heads.is_empty() {
+            return Ok(());
+        }
+        let query = Query::of(doc! { "_id": { "$in": heads } }).fields(part_fields());
+        for head in self.commands.find(HEADS, query, Concern::Majority).await? {
+            let part = part_of(&head, 0)?;
+            if let (Where::Here(body), Some((_, byte))) = (&part.bodies, part.items.first()) {
+                let bundle = Bundle::of_one(*byte, body.clone());
+                self.bundles.extend(part.keys(self.batch).map(|key| (key, bundle.clone())));
+            }
+        }
+        Ok(())
     }
 
     /// Whether the bundle of that place is in hand.
@@ -180,6 +248,10 @@ impl<'a> Bodies<'a> {
 }
 
 impl Bundle {
+    fn of_one(code: u8, body: Bytes) -> Self {
+        Self { size: body.len(), bodies: HashMap::from([(0, (code, Body::Inline(body)))]) }
+    }
+
     fn of(found: &mut Document) -> StoreResult<Self> {
         let damaged = || corrupt("outcomes");
         let bodies = found.get_binary_generic_mut("bodies").map_err(|_| damaged())?;

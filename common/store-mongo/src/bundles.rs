@@ -4,6 +4,8 @@
 //! a bundle is nothing until the head counts it. Who finds its number taken takes over all that is there, because a holder may have died
 //! between its bundle and its head, and goes on with the next number. So whoever writes a bundle knows all before it, and an item has a
 //! body in one of them alone under the code that the head names.
+//!
+//! A small body of a chunk that has one item stands in the head, and is written with it.
 
 use std::collections::{HashMap, HashSet};
 use std::ops::Range;
@@ -51,8 +53,10 @@ pub(crate) struct Bundled {
     pub(crate) settled: Vec<SettledItem>,
     /// How many bundles the head is to count.
     pub(crate) count: u32,
-    /// Bytes of bodies that were stored.
+    /// Bytes of bodies that were stored, or are to be.
     pub(crate) bytes: u64,
+    /// The body of a chunk's only item, for the head to take in.
+    pub(crate) body: Option<Bytes>,
 }
 
 /// A group on its way to that.
@@ -61,6 +65,7 @@ struct Bundling<'a> {
     settled: Vec<SettledItem>,
     count: u32,
     bytes: u64,
+    body: Option<Bytes>,
     /// Open items whose body is stored nowhere yet.
     left: Vec<(SettledItem, &'a Bytes)>,
 }
@@ -102,17 +107,21 @@ impl<'a> Bundling<'a> {
         let mut first = HashSet::new();
         let open = |item: &SettledItem| head.is_open(item.offset);
         let left = group.settled.iter().filter(|(item, _)| open(item) && first.insert(item.offset));
+        let mut left: Vec<_> = left.map(|(item, body)| (*item, body)).collect();
+        let for_head = left.pop_if(|(_, body)| head.takes_body(body.len()));
+        let body = for_head.map(|(_, body)| body.clone());
         Self {
             head,
             settled: group.settled.iter().map(|(item, _)| *item).collect(),
             count: head.bundles,
-            bytes: 0,
-            left: left.map(|(item, body)| (*item, body)).collect(),
+            bytes: body.as_ref().map_or(0, |body| body.len() as u64),
+            body,
+            left,
         }
     }
 
     fn done(self) -> Bundled {
-        Bundled { settled: self.settled, count: self.count, bytes: self.bytes }
+        Bundled { settled: self.settled, count: self.count, bytes: self.bytes, body: self.body }
     }
 
     fn batch(&self) -> BatchId {

@@ -13,7 +13,8 @@ use crate::codec::{Fields, conflict, corrupt, from_json, int, to_json};
 use crate::commands::{Concern, Query};
 use crate::heads::{self, LEASED, PARKED, READY, WAITING};
 use crate::outbox::{self, Change};
-use crate::{MongoStore, batches, close_small, counts, delete, order};
+use crate::unwritten::Small;
+use crate::{MongoStore, batches, close_small, counts, delete, order, unwritten};
 
 /// States of chunks that are neither done nor sealed.
 const OPEN: [i32; 4] = [WAITING, READY, LEASED, PARKED];
@@ -55,7 +56,9 @@ async fn seal(
     now_ms: u64,
 ) -> StoreResult<u32> {
     let commands = store.commands();
-    let found = batches::owned(commands, tenant, batch, doc! { "state": 1 }, Concern::Local).await?;
+    let mut fields = Small::fields();
+    fields.insert("state", 1);
+    let found = batches::owned(commands, tenant, batch, fields, Concern::Local).await?;
     let state = batches::state_of(&found)?;
     if state.is_final() {
         return Ok(0);
@@ -64,6 +67,10 @@ async fn seal(
         let state = state.as_str();
         return Err(conflict(format!("the chunks of a batch that is {state} cannot be sealed")));
     };
+    // From here on nothing is admitted, and what waits without a head is written as it ends.
+    if let Some(small) = Small::of(&found)? {
+        unwritten::write(commands, &small).await?;
+    }
     // Zero would say that all of them are final.
     for _ in 0..TRIES {
         let query = Query::of(heads::in_states(batch, &OPEN)).limit(limit.max(1));

@@ -12,6 +12,7 @@ use crate::codec::{Fields, corrupt, range};
 use crate::collections::{BATCHES, HEADS};
 use crate::commands::{Commands, Concern, Query};
 use crate::heads::{DONE, LEASED, PARKED, totals};
+use crate::unwritten::Small;
 
 /// State, counts and open chunks of the tenant's batch at one moment.
 pub(crate) async fn progress(
@@ -19,13 +20,20 @@ pub(crate) async fn progress(
     tenant: &TenantId,
     batch: BatchId,
 ) -> StoreResult<Progress> {
-    let query = Query::of(batches::existing_of(tenant, batch)).fields(doc! { "state": 1 });
+    let query = Query::of(batches::existing_of(tenant, batch))
+        .fields(doc! { "state": 1, "tenant": 1, "lane": 1, "total": 1 });
     let found = commands.find_one_with_moment(BATCHES, query).await?;
     let (found, moment) = found.ok_or(StoreError::NotFound)?;
     let sums = commands.aggregate(HEADS, sums(batch), Concern::SnapshotAt(moment)).await?;
     let (mut counts, mut open_chunks) = (Counts::default(), 0);
     for of_state in &sums {
         open_chunks += add(&mut counts, of_state)?;
+    }
+    if let Some(small) = Small::of(&found)? {
+        // Those of its chunks that have no head wait.
+        let waiting = u64::from(small.total()).saturating_sub(counts.total());
+        counts.waiting += waiting;
+        open_chunks = open_chunks.saturating_add(u32::try_from(waiting).unwrap_or(u32::MAX));
     }
     Ok(Progress { state: batches::state_of(&found)?, counts, open_chunks })
 }

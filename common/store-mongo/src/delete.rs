@@ -82,20 +82,16 @@ fn marking() -> Document {
 
 /// Deletes some of a marked batch; answers whether all of it is gone.
 pub(crate) async fn step(commands: &Commands, tenant: &TenantId, batch: BatchId) -> StoreResult<bool> {
-    let (outcomes, bytes) = some(commands, OUTCOMES, batch, 24, RECORDS).await?;
-    usage::add(commands, tenant, -int(bytes)).await?;
-    if bytes >= BYTES {
-        return Ok(false);
-    }
-    let mut room = RECORDS - outcomes;
-    for (collection, key) in [(SLICES, 32), (SETTLED, 20), (HEADS, 20)] {
-        if room == 0 {
+    let mut room = RECORDS;
+    for (collection, key) in [(OUTCOMES, 24), (SLICES, 32), (SETTLED, 20), (HEADS, 20)] {
+        let (records, bytes) = some(commands, collection, batch, key, room).await?;
+        if bytes > 0 {
+            usage::add(commands, tenant, -int(bytes)).await?;
+        }
+        room -= records;
+        if room == 0 || bytes >= BYTES {
             return Ok(false);
         }
-        room -= some(commands, collection, batch, key, room).await?.0;
-    }
-    if room == 0 {
-        return Ok(false);
     }
     let (blocks, all) = uploads::remove_blocks(commands, tenant, batch.as_bytes(), room).await?;
     room = room.saturating_sub(blocks);
@@ -109,13 +105,19 @@ pub(crate) async fn step(commands: &Commands, tenant: &TenantId, batch: BatchId)
     if room == 0 {
         return Ok(false);
     }
-    finish(commands, batch).await.map(|()| true)
+    finish(commands, tenant, batch).await.map(|()| true)
 }
 
-/// Removes the batch itself.
-async fn finish(commands: &Commands, batch: BatchId) -> StoreResult<()> {
+/// Removes the batch itself, and the rows that stand in it.
+async fn finish(commands: &Commands, tenant: &TenantId, batch: BatchId) -> StoreResult<()> {
     let marked = doc! { "_id": binary(*batch.as_bytes()), "phase": Phase::Deleting.number() };
-    commands.delete(BATCHES, marked).await.map(|_| ())
+    let query = Query::of(marked.clone()).fields(doc! { "size": 1 });
+    let found = commands.find_one(BATCHES, query, Concern::Local).await?;
+    let rows = found.map_or(Ok(None), |found| Fields(&found).maybe_uint("size"))?.unwrap_or(0);
+    if commands.delete(BATCHES, marked).await? > 0 && rows > 0 {
+        usage::add(commands, tenant, -int(rows)).await?;
+    }
+    Ok(())
 }
 
 /// Removes up to `limit` of the batch's documents, and no more once their sizes sum up to [`BYTES`]; answers how many, and that sum.

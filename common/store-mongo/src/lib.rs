@@ -45,6 +45,7 @@ mod slices;
 mod store;
 mod templates;
 mod together;
+mod unwritten;
 mod uploads;
 mod usage;
 mod versions;

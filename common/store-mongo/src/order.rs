@@ -17,7 +17,7 @@ use promptmill_domain::{BatchId, ChunkId};
 use promptmill_ports::{PageLimit, SettledCursor, SettledPage, StoreError, StoreResult};
 
 use crate::MongoStore;
-use crate::bodies::Part;
+use crate::bodies::{Part, Where, part_of};
 use crate::codec::{Fields, binary, corrupt, key, number_of, range};
 use crate::collections::{HEADS, SETTLED};
 use crate::commands::{Commands, Concern, Query, Update, encode};
@@ -41,13 +41,22 @@ const REMEMBERED: usize = 50_000;
 /// Documents of a log that are read at a time.
 const READ_TOGETHER: u32 = 2;
 
+/// Where the bodies of a change's items are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum ChangeBodies {
+    /// In these bundles.
+    Bundles(Range<u32>),
+    /// In the head.
+    InHead,
+}
+
 /// A change of a head that gave items their outcome.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Change {
     /// The chunk's changes are numbered from 0.
     pub(crate) number: u32,
-    /// The bundles that bodies of the items are in, those that have one.
-    pub(crate) bundles: Range<u32>,
+    /// Where the bodies of the items are, of those that have one.
+    pub(crate) bodies: ChangeBodies,
     /// Offset and code of each item.
     pub(crate) items: Vec<u8>,
 }
@@ -56,8 +65,13 @@ impl Change {
     /// Its bundles and items as bytes.
     pub(crate) fn to_bytes(&self) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(BUNDLES + self.items.len());
-        bytes.extend_from_slice(&self.bundles.start.to_be_bytes());
-        bytes.extend_from_slice(&self.bundles.end.to_be_bytes());
+        // No chunk has as many bundles.
+        let (start, end) = match &self.bodies {
+            ChangeBodies::Bundles(bundles) => (bundles.start, bundles.end),
+            ChangeBodies::InHead => (u32::MAX, u32::MAX),
+        };
+        bytes.extend_from_slice(&start.to_be_bytes());
+        bytes.extend_from_slice(&end.to_be_bytes());
         bytes.extend_from_slice(&self.items);
         bytes
     }
@@ -67,8 +81,11 @@ impl Change {
         let damaged = || corrupt("a change of a chunk");
         let (start, bytes) = bytes.split_first_chunk().ok_or_else(damaged)?;
         let (end, items) = bytes.split_first_chunk().ok_or_else(damaged)?;
-        let bundles = u32::from_be_bytes(*start)..u32::from_be_bytes(*end);
-        Ok(Self { number, bundles, items: items.to_vec() })
+        let bodies = match (u32::from_be_bytes(*start), u32::from_be_bytes(*end)) {
+            (u32::MAX, u32::MAX) => ChangeBodies::InHead,
+            (start, end) => ChangeBodies::Bundles(start..end),
+        };
+        Ok(Self { number, bodies, items: items.to_vec() })
     }
 }
 
@@ -365,7 +382,7 @@ pub(crate) async fn complete(store: &MongoStore, batch: BatchId) -> StoreResult<
     let commands = store.commands();
     let all = doc! { "_id": range(batch.as_bytes(), 20) };
     let marks = Query::of(all.clone()).fields(doc! { "marks": 1 });
-    let heads = Query::of(all).fields(doc! { "change": 1 });
+    let heads = Query::of(all).fields(doc! { "change": 1, "alone": 1 });
     // No change comes while they are read.
     let (marks, heads) = tokio::join!(
         commands.find(SETTLED, marks, Concern::Local),
@@ -375,7 +392,7 @@ pub(crate) async fn complete(store: &MongoStore, batch: BatchId) -> StoreResult<
     let mut missing = Vec::new();
     for head in heads? {
         let id: [u8; 20] = Fields(&head).id("_id")?;
-        if !Fields(&head).has("change") {
+        if !Fields(&head).has("change") || Fields(&head).flag("alone") {
             continue;
         }
         let mut mark = id.to_vec();
@@ -429,9 +446,23 @@ pub(crate) async fn page(
             break;
         }
     }
+    if after == SettledCursor::default()
+        && cursors.is_empty()
+        && let Some(part) = alone(commands, batch).await?
+    {
+        let taken = page.fill(&[part]).await?;
+        cursors.extend((1..).take(taken).map(SettledCursor));
+    }
     let next = cursors.last().copied().unwrap_or(after);
     let outcomes = page.outcomes.into_iter().zip(cursors).collect();
     Ok(SettledPage { outcomes, next, caught_up })
+}
+
+/// The item of a batch that has one alone, if it has its outcome: there is no log of it.
+async fn alone(commands: &Commands, batch: BatchId) -> StoreResult<Option<Part>> {
+    let query = Query::of(doc! { "_id": binary(key(batch, 0)), "alone": true });
+    let Some(found) = commands.find_one(HEADS, query, Concern::Majority).await? else { return Ok(None) };
+    part_of(&found, 0).map(Some)
 }
 
 /// The items of a document, in their order.
@@ -445,7 +476,16 @@ fn parts_of(document: &Document) -> StoreResult<Vec<Part>> {
         let change = Change::of(0, change)?;
         let items =
             change.items.chunks_exact(ITEM).map(|item| (base + u32::from(item[0]), item[1])).collect();
-        parts.push(Part { base, bundles: change.bundles, items });
+        parts.push(Part { base, bodies: change.bodies.into(), items });
     }
     Ok(parts)
+}
+
+impl From<ChangeBodies> for Where {
+    fn from(bodies: ChangeBodies) -> Self {
+        match bodies {
+            ChangeBodies::Bundles(bundles) => Self::Bundles(bundles),
+            ChangeBodies::InHead => Self::InHead,
+        }
+    }
 }

@@ -2,18 +2,19 @@
 
 use async_trait::async_trait;
 use mongodb::bson::{Document, doc};
-use promptmill_domain::{Batch, BatchId, FailureKind, ItemCode, TenantId};
+use promptmill_domain::{Batch, BatchId, FailureKind, ItemCode, RowsRef, TenantId, UploadId};
 use promptmill_ports::{
     BatchFilter, BatchPage, BlockRow, OutcomePage, PageLimit, Progress, Read, SettledCursor, SettledPage,
     StoreError, StoreResult, StoredOutcome, Usage,
 };
 
 use crate::MongoStore;
-use crate::bodies::{Bodies, Body, Part};
-use crate::codec::{Fields, binary, corrupt, key, number_of};
-use crate::collections::HEADS;
+use crate::bodies::{Bodies, Body, Part, part_fields, part_of};
+use crate::codec::{Fields, binary, corrupt, key};
+use crate::collections::{BATCHES, HEADS};
 use crate::commands::{Commands, Concern, Query};
 use crate::heads::Stored;
+use crate::unwritten::OwnRows;
 use crate::{batches, counts, lists, order, usage, work};
 
 /// Heads read at a time.
@@ -95,14 +96,13 @@ async fn outcomes(
     limit: PageLimit,
 ) -> StoreResult<OutcomePage> {
     let mut page = Page::new(commands, batch, limit);
-    let Some(first) = head_at(commands, batch, from).await? else {
-        return Ok(OutcomePage { outcomes: page.outcomes, next: None });
+    // Of a small batch the heads before may be missing.
+    let first = match head_at(commands, batch, from).await? {
+        Some(first) => Fields(&first).id("_id")?,
+        None => key(batch, 0),
     };
-    let first: [u8; 20] = Fields(&first).id("_id")?;
     let behind = doc! { "$gte": binary(first), "$lte": binary(key(batch, u32::MAX)) };
-    let query = Query::of(doc! { "_id": behind })
-        .fields(doc! { "first": 1, "done": 1, "bundles": 1 })
-        .sort(doc! { "_id": 1 });
+    let query = Query::of(doc! { "_id": behind }).fields(part_fields()).sort(doc! { "_id": 1 });
     let mut heads = commands.stream(HEADS, query, Concern::Majority, HEADS_TOGETHER).await?;
     loop {
         let mut parts = Vec::new();
@@ -122,16 +122,13 @@ async fn outcomes(
     }
 }
 
-/// The items of a head from `from` on that have an outcome.
-fn part_of(head: &Document, from: u32) -> StoreResult<Part> {
-    let base = number_of(Fields(head).bytes("first")?);
-    let items = (base..)
-        .zip(Fields(head).bytes("done")?.iter().copied())
-        .filter(|(index, byte)| *index >= from && *byte != ItemCode::Open.byte());
-    Ok(Part { base, bundles: 0..Fields(head).small("bundles")?, items: items.collect() })
-}
-
 async fn rows(commands: &Commands, batch: BatchId, index: u32) -> StoreResult<BlockRow> {
+    if let Some(own) = own_rows(commands, batch).await? {
+        // Each row is a chunk, whether or not its head is there.
+        let rows = RowsRef { upload: UploadId::from_bytes(*batch.as_bytes()), seq: 0, skip: index };
+        let row = BlockRow { base: index, rows, len: 1, bytes: own.bytes };
+        return if index < own.len { Ok(row) } else { Err(StoreError::NotFound) };
+    }
     let found = head_at(commands, batch, index).await?.ok_or(StoreError::NotFound)?;
     let head = Stored::of(&found)?.head;
     if index - head.base >= head.len() {
@@ -140,6 +137,13 @@ async fn rows(commands: &Commands, batch: BatchId, index: u32) -> StoreResult<Bl
     let block = work::load_blocks(commands, std::iter::once(&head)).await?.into_values().next();
     let bytes = block.ok_or_else(|| corrupt("a chunk's rows are missing"))?;
     Ok(BlockRow { base: head.base, rows: head.rows, len: head.len(), bytes })
+}
+
+/// The rows of the batch, if they stand in its document.
+async fn own_rows(commands: &Commands, batch: BatchId) -> StoreResult<Option<OwnRows>> {
+    let query = Query::of(batches::existing(batch)).fields(OwnRows::fields());
+    let found = commands.find_one(BATCHES, query, Concern::Majority).await?;
+    found.map_or(Ok(None), |mut found| OwnRows::of(&mut found))
 }
 
 /// A page of outcomes being filled.

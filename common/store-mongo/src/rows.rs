@@ -12,13 +12,14 @@ use crate::codec::{Fields, binary, corrupt, number_of};
 use crate::collections::{ROW_IDS, ROWS};
 use crate::commands::{Commands, Concern, Query};
 use crate::parts::{self, CommittedPart};
+use crate::unwritten::OwnRows;
 use crate::uploads::row_key;
 use crate::{MongoStore, batches};
 
 #[async_trait]
 impl Rows for MongoStore {
     async fn parts(&self, tenant: &TenantId, batch: BatchId) -> StoreResult<Vec<Part>> {
-        let parts = committed(self.commands(), tenant, batch).await?;
+        let (parts, _) = committed(self.commands(), tenant, batch).await?;
         Ok(parts
             .into_iter()
             .map(|part| Part { part: part.part, digest: part.digest, rows: part.rows })
@@ -33,7 +34,15 @@ impl Rows for MongoStore {
         limit: u32,
     ) -> StoreResult<Vec<BlockIds>> {
         let mut found = Vec::new();
-        for part in committed(self.commands(), tenant, batch).await? {
+        let (parts, own) = committed(self.commands(), tenant, batch).await?;
+        if let Some(own) = own {
+            let is_wanted = after.is_none() && limit > 0;
+            return Ok(is_wanted
+                .then(|| BlockIds { part: 0, seq: 0, len: own.len, ids: own.ids })
+                .into_iter()
+                .collect());
+        }
+        for part in parts {
             let first = match after {
                 Some((number, _)) if part.part < number => continue,
                 Some((number, seq)) if part.part == number => seq.saturating_add(1),
@@ -49,7 +58,10 @@ impl Rows for MongoStore {
     }
 
     async fn block(&self, tenant: &TenantId, batch: BatchId, part: u32, seq: u32) -> StoreResult<Bytes> {
-        let parts = committed(self.commands(), tenant, batch).await?;
+        let (parts, own) = committed(self.commands(), tenant, batch).await?;
+        if let Some(own) = own {
+            return if (part, seq) == (0, 0) { Ok(own.bytes) } else { Err(StoreError::NotFound) };
+        }
         let part =
             parts.iter().find(|one| one.part == part && seq < one.blocks).ok_or(StoreError::NotFound)?;
         let filter = doc! { "_id": binary(row_key(batch, part.upload, seq)) };
@@ -61,12 +73,16 @@ impl Rows for MongoStore {
     }
 }
 
+/// The parts of the batch, and the rows if they stand in its document.
 async fn committed(
     commands: &Commands,
     tenant: &TenantId,
     batch: BatchId,
-) -> StoreResult<Vec<CommittedPart>> {
-    parts::of(&batches::owned(commands, tenant, batch, doc! { "parts": 1 }, Concern::Majority).await?)
+) -> StoreResult<(Vec<CommittedPart>, Option<OwnRows>)> {
+    let mut fields = OwnRows::fields();
+    fields.insert("parts", 1);
+    let mut found = batches::owned(commands, tenant, batch, fields, Concern::Majority).await?;
+    Ok((parts::of(&found)?, OwnRows::of(&mut found)?))
 }
 
 /// Hashes of the blocks of a part from `first` on.

@@ -89,12 +89,18 @@ async fn claim(
         return Ok(Vec::new());
     }
     let asked: Vec<_> = chunks.iter().map(|(chunk, _)| *chunk).collect();
-    let (states, known) = tokio::join!(
-        batches::states(commands, asked.iter().map(|chunk| chunk.batch)),
+    let (standing, known) = tokio::join!(
+        batches::standing(commands, asked.iter().map(|chunk| chunk.batch), true),
         heads::load(commands, &asked),
     );
-    let (states, known) = (states?, known?);
-    let begins = |chunk: &ChunkId| states.get(&chunk.batch).is_some_and(|(_, state)| state.may_begin());
+    let (standing, known) = (standing?, known?);
+    for stored in known.values().filter(|stored| stored.head.state == ChunkState::Ready) {
+        if !standing.contains_key(&stored.head.chunk.batch) {
+            // It was admitted in the moment in which its batch was sealed, ended and deleted.
+            delete::clear_away(commands, &stored.head.tenant, stored.head.chunk.batch).await?;
+        }
+    }
+    let begins = |chunk: &ChunkId| standing.get(&chunk.batch).is_some_and(|batch| batch.state.may_begin());
     let wanted: Vec<_> = chunks.iter().filter(|(chunk, _)| begins(chunk)).copied().collect();
     let ids: Vec<_> = wanted.iter().map(|(chunk, _)| *chunk).collect();
     let lease = |at: usize, stored: &mut Stored| {
@@ -111,10 +117,10 @@ async fn claim(
     if claimed.is_empty() {
         return Ok(Vec::new());
     }
-    let (is_alive, blocks) = tokio::join!(
-        sessions::is_alive(commands, owner),
-        load_blocks(commands, claimed.iter().map(|(stored, _)| &stored.head)),
-    );
+    let own = |head: &Head| standing.get(&head.chunk.batch).is_some_and(|batch| batch.rows.is_some());
+    let elsewhere = claimed.iter().map(|(stored, _)| &stored.head).filter(|head| !own(head));
+    let (is_alive, blocks) =
+        tokio::join!(sessions::is_alive(commands, owner), load_blocks(commands, elsewhere));
     // A lease of a session that died would be nobody's to take away.
     if !is_alive? {
         let ids: Vec<_> = claimed.iter().map(|(stored, _)| stored.head.chunk).collect();
@@ -122,7 +128,13 @@ async fn claim(
         heads::change_plain(store, &ids, hand_back).await?;
         return Ok(Vec::new());
     }
-    let blocks = blocks?;
+    let mut blocks = blocks?;
+    for (stored, _) in &claimed {
+        let head = &stored.head;
+        if let Some(rows) = standing.get(&head.chunk.batch).and_then(|batch| batch.rows.as_ref()) {
+            blocks.insert(block_key(head), rows.bytes.clone());
+        }
+    }
     let mut leases = Vec::with_capacity(claimed.len());
     for (stored, token) in claimed {
         store.leases().note(&stored);
@@ -191,8 +203,12 @@ async fn settle(store: &MongoStore, groups: &[&SettleGroup], now_ms: u64) -> Sto
             spent: group.spent,
             release: group.release,
         };
+        let was_open = stored.is_open(0);
         stored.head.apply(event, now_ms)?;
         stored.bundles = stored.bundles.max(bundled.count);
+        if was_open && bundled.body.is_some() {
+            stored.body.clone_from(&bundled.body);
+        }
         Ok(heads::offsets(&group.parked))
     };
     let tenants: HashMap<ChunkId, TenantId> =

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use bytes::Bytes;
 use mongodb::bson::{Bson, Document, doc};
 use promptmill_domain::chunk::ChunkCut;
 use promptmill_domain::head::Trying;
@@ -15,6 +16,9 @@ use serde::{Deserialize, Serialize};
 use crate::codec::{Fields, binary, corrupt, from_json, int, key, number_of, to_json};
 use crate::order::Change;
 use crate::slices::Sliced;
+
+/// Bytes of a body that a head takes in.
+const BODY: usize = 16 * 1024;
 
 /// `state`. The index of open chunks knows that numbers below 4 are not final.
 pub(crate) const WAITING: i32 = 0;
@@ -51,6 +55,10 @@ pub(crate) struct Stored {
     pub(crate) last: Option<Change>,
     /// How many bundles of bodies it counts: those before this number.
     pub(crate) bundles: u32,
+    /// The body of its only item, if that stands in the head itself.
+    pub(crate) body: Option<Bytes>,
+    /// Whether its item is the only one of the batch. What has no second needs no place in the order of settling.
+    pub(crate) alone: bool,
 }
 
 /// A parked item as it is stored.
@@ -141,12 +149,22 @@ impl Stored {
             totals: totals(fields)?,
             settles: fields.small("settles")?,
         };
-        Ok(Self { head, histories, last, bundles: fields.small("bundles")? })
+        let body = match fields.has("body") {
+            true => Some(Bytes::copy_from_slice(fields.bytes("body")?)),
+            false => None,
+        };
+        let (bundles, alone) = (fields.small("bundles")?, fields.flag("alone"));
+        Ok(Self { head, histories, last, bundles, body, alone })
     }
 
     /// Whether the chunk has such an item, and it has no outcome.
     pub(crate) fn is_open(&self, offset: u32) -> bool {
         self.head.done.get(offset as usize) == Some(&ItemCode::Open.byte())
+    }
+
+    /// Whether the body of an item of so many bytes has its place in the head. Then the key of the head follows from the index of the item.
+    pub(crate) fn takes_body(&self, bytes: usize) -> bool {
+        self.head.len() == 1 && self.head.chunk.n == self.head.base && bytes <= BODY
     }
 
     /// The change of `before`, as it is stored, into this one, as update operators: of what is different alone.
@@ -196,6 +214,8 @@ impl Stored {
             ("trying_kills", trying.map(|trying| i64::from(trying.kills).into())),
             ("parked", parked),
             ("change", self.last.as_ref().map(|change| i64::from(change.number).into())),
+            ("body", self.body.as_ref().map(|body| binary(body.to_vec()))),
+            ("size", self.body.as_ref().map(|body| int(body.len() as u64).into())),
             ("change_items", self.last.as_ref().map(|change| binary(change.to_bytes()))),
         ];
         for (name, value) in optional {

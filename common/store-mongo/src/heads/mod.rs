@@ -18,8 +18,9 @@ use crate::MongoStore;
 use crate::codec::{Fields, binary, from_json, int, key, range, to_json};
 use crate::collections::HEADS;
 use crate::commands::{Commands, Concern, Query, Update, encode, fresh_mark};
-use crate::order::{self, Change, Record};
+use crate::order::{self, Change, ChangeBodies, Record};
 use crate::slices::{self, Sliced};
+use crate::unwritten::Small;
 
 /// How often the writing of heads is tried while others change them.
 const TRIES: u32 = 64;
@@ -139,6 +140,35 @@ pub(crate) async fn admit(commands: &Commands, chunks: &[ChunkId]) -> StoreResul
     Ok(moved)
 }
 
+/// Writes heads that are not there, as ready ones. Answers the chunks whose heads it wrote, and the others.
+pub(crate) async fn write_ready(
+    commands: &Commands,
+    chunks: &[(&Small, ChunkId)],
+) -> StoreResult<(Vec<ChunkId>, Vec<ChunkId>)> {
+    let mark = fresh_mark();
+    let ready = chunks.iter().map(|(small, chunk)| {
+        let mut head = small.head(chunk.n);
+        head.extend(doc! { "state": READY, "ver": 1_i64, "mark": mark.clone() });
+        encode(&head)
+    });
+    let ready: Vec<_> = ready.collect::<StoreResult<_>>()?;
+    if ready.is_empty() {
+        return Ok((Vec::new(), Vec::new()));
+    }
+    let there = commands.insert(HEADS, ready).await?.duplicates;
+    let mut there: Vec<_> =
+        there.into_iter().filter_map(|at| chunks.get(at)).map(|(_, chunk)| *chunk).collect();
+    if !there.is_empty() {
+        // The answer to our own insert may have been lost.
+        let ids: Vec<_> = there.iter().map(|chunk| binary(key(chunk.batch, chunk.n))).collect();
+        let mine = Query::of(doc! { "_id": { "$in": ids }, "mark": mark });
+        let mine: HashSet<_> = self::ids(commands, mine, Concern::Local).await?.into_iter().collect();
+        there.retain(|chunk| !mine.contains(chunk));
+    }
+    let written = chunks.iter().map(|(_, chunk)| *chunk).filter(|chunk| !there.contains(chunk)).collect();
+    Ok((written, there))
+}
+
 /// [`change`] for events that leave no new histories.
 pub(crate) async fn change_plain(
     store: &MongoStore,
@@ -252,8 +282,11 @@ impl Write {
             .filter(|((_, now), before)| **before == open && **now != open)
             .flat_map(|((offset, now), _)| [offset, *now])
             .collect();
-        let bundles = self.before.bundles..self.after.bundles;
-        self.after.last = Some(Change { number, bundles, items });
+        let bodies = match (&self.before.body, &self.after.body) {
+            (None, Some(_)) => ChangeBodies::InHead,
+            _ => ChangeBodies::Bundles(self.before.bundles..self.after.bundles),
+        };
+        self.after.last = Some(Change { number, bodies, items });
     }
 
     /// Stores new histories that are too large for the head. One that is kept is where it was.
@@ -284,9 +317,9 @@ impl Write {
     }
 }
 
-/// The record of a head's last change, to be put in the order.
+/// The record of a head's last change, to be put in the order; none where the head is all there is to be ordered.
 pub(crate) fn record(stored: &Stored) -> Option<Record> {
-    let change = stored.last.clone()?;
+    let change = stored.last.clone().filter(|_| !stored.alone)?;
     Some(Record { chunk: stored.head.chunk, base: stored.head.base, change })
 }
 

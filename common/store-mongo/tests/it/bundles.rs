@@ -3,9 +3,7 @@
 use bytes::Bytes;
 use mongodb::bson::{Binary, Document, doc, spec::BinarySubtype};
 use promptmill_domain::{BatchEvent, ItemCode, SessionId};
-use promptmill_ports::{
-    Close as _, Control as _, PageLimit, Read as _, Sessions as _, Settled, SettledCursor, Store,
-};
+use promptmill_ports::{Close as _, Control as _, PageLimit, Read as _, Settled, SettledCursor, Store};
 
 use crate::TemporaryStore;
 use crate::scene::{NOW, Scene, settle, settling_all};

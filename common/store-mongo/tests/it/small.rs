@@ -5,11 +5,11 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use mongodb::bson::{Document, doc};
-use promptmill_domain::{BatchId, BatchState, ChunkId, LaneId, LeaseToken, SessionId, TenantId};
+use promptmill_domain::{BatchEvent, BatchId, BatchState, ChunkId, LaneId, LeaseToken, SessionId, TenantId};
 use promptmill_ports::{
-    Accepted, Admission as _, BatchFilter, Close as _, Intake as _, Outbox as _, PageLimit, Read as _,
-    Retention as _, RowBlock, Sessions as _, Settled, SettledCursor, StoreError, StoreResult, WholeBatch,
-    Work as _,
+    Accepted, Admission as _, BatchFilter, Close as _, Control as _, Intake as _, Outbox as _, PageLimit,
+    Read as _, Retention as _, RowBlock, Sessions as _, Settled, SettledCursor, StoreError, StoreResult,
+    WholeBatch, Work as _,
 };
 use promptmill_store_mongo::{MongoOptions, MongoStore};
 use promptmill_test_servers::MongoServer;
@@ -39,6 +39,13 @@ fn whole(id: BatchId) -> WholeBatch {
     WholeBatch { batch, rows, digest: [1; 32] }
 }
 
+/// The same with more bytes of rows than its document takes in.
+fn large(id: BatchId) -> WholeBatch {
+    let mut whole = whole(id);
+    whole.rows.bytes = vec![b'r'; 17 * 1024].into();
+    whole
+}
+
 fn fresh() -> BatchId {
     BatchId::at(NOW, rand::random())
 }
@@ -60,22 +67,30 @@ where
     answers.into_iter().map(|(_, answer)| answer).collect()
 }
 
-async fn accept_all(store: &MongoStore, tenant: &TenantId, ids: &[BatchId]) -> Vec<StoreResult<Accepted>> {
+/// How a batch is made of an id.
+type Make = fn(BatchId) -> WholeBatch;
+
+async fn accept_all(
+    store: &MongoStore,
+    tenant: &TenantId,
+    ids: &[BatchId],
+    make: Make,
+) -> Vec<StoreResult<Accepted>> {
     at_once(ids, |id| {
         let (store, tenant) = (store.clone(), tenant.clone());
-        async move { store.accept(&tenant, whole(id)).await }
+        async move { store.accept(&tenant, make(id)).await }
     })
     .await
 }
 
 /// Some batches' whole life, and that each ended as it must. `before` is called before each step.
-async fn live(store: &MongoStore, before: &dyn Fn()) {
+async fn live(store: &MongoStore, make: Make, before: &dyn Fn()) {
     let scene = Scene::new();
     let (tenant, session) = (&scene.tenant, scene.session);
     store.open(session, "worker").await.unwrap();
     let ids: Vec<_> = (0..BATCHES).map(|_| fresh()).collect();
     before();
-    for accepted in accept_all(store, tenant, &ids).await {
+    for accepted in accept_all(store, tenant, &ids, make).await {
         assert!(matches!(accepted.unwrap(), Accepted::New(_)));
     }
     let chunks: Vec<_> = ids.iter().flat_map(|id| (0..ROWS).map(|n| ChunkId { batch: *id, n })).collect();
@@ -103,10 +118,10 @@ async fn live(store: &MongoStore, before: &dyn Fn()) {
         let counts = counts.unwrap().unwrap();
         assert_eq!((counts.succeeded, counts.totals.calls), (u64::from(ROWS), u64::from(ROWS)));
     }
-    check(store, tenant, &ids).await;
+    check(store, tenant, &ids, make).await;
 }
 
-async fn check(store: &MongoStore, tenant: &TenantId, ids: &[BatchId]) {
+async fn check(store: &MongoStore, tenant: &TenantId, ids: &[BatchId], make: Make) {
     let mut told = BTreeMap::new();
     for event in store.pending(u32::MAX).await.unwrap() {
         *told.entry(event.batch).or_insert(0) += 1;
@@ -122,7 +137,7 @@ async fn check(store: &MongoStore, tenant: &TenantId, ids: &[BatchId]) {
         assert_eq!(told.get(id), Some(&1));
     }
     let used = store.usage(tenant, NOW).await.unwrap();
-    let stored = u64::from(BATCHES) * (4 + u64::from(ROWS) * 6);
+    let stored = u64::from(BATCHES) * (make(ids[0]).rows.bytes.len() as u64 + u64::from(ROWS) * 6);
     assert_eq!(used.rows, u64::from(BATCHES * ROWS));
     // Whoever does not know whether an insert was its own counts nothing for it.
     assert!(used.bytes <= stored, "{} bytes", used.bytes);
@@ -133,13 +148,19 @@ async fn a_command_for_many_whose_answer_is_lost_after_it_took_effect_changes_no
     let server = MongoServer::start();
     let proxy = Proxy::before(server.port());
     let store = connect(proxy.uri()).await;
-    // An accept inserts batches, hashes, rows and heads, and updates batches; an admission updates batches and heads.
+    // An accept inserts batches, and of larger ones hashes, rows and heads, and updates batches; an admission inserts heads of small batches, and
+    // updates batches and heads.
     let inserts = (0..4).map(|first| (&["insert"][..], first));
     let updates = (0..2).map(|first| (&["update"][..], first));
     for (commands, first) in inserts.chain(updates).chain([(&["findAndModify"][..], 0)]) {
         let lost = proxy.lost();
-        live(&store, &|| proxy.lose_answer_to(commands, first)).await;
+        live(&store, large, &|| proxy.lose_answer_to(commands, first)).await;
         assert!(proxy.lost() > lost, "{commands:?}, {first}");
+    }
+    for commands in [&["insert"][..], &["update"], &["findAndModify"]] {
+        let lost = proxy.lost();
+        live(&store, whole, &|| proxy.lose_answer_to(commands, 0)).await;
+        assert!(proxy.lost() > lost, "{commands:?}");
     }
 }
 
@@ -153,7 +174,9 @@ async fn a_command_for_many_that_fails_on_its_way_or_is_not_replicated_in_time_i
             let mut data = doc! { "failCommands": [command], "appName": "promptmill" };
             data.extend(how);
             let fail = doc! { "configureFailPoint": "failCommand", "mode": { "times": 1 }, "data": data };
-            live(&store, &|| drop(server.command("admin", fail.clone()))).await;
+            for make in [whole, large] {
+                live(&store, make, &|| drop(server.command("admin", fail.clone()))).await;
+            }
         }
     }
 }
@@ -184,7 +207,7 @@ async fn check_absent(store: &MongoStore, tenant: &TenantId, id: BatchId) {
     assert!(matches!(store.delete(tenant, id).await, Err(StoreError::NotFound)));
     assert_eq!(store.admit(&[ChunkId { batch: id, n: 0 }], NOW).await.unwrap(), []);
     // Whoever would make it by steps is not to find half of it.
-    assert!(matches!(store.create(tenant, whole(id).batch).await, Err(StoreError::Unavailable(_))));
+    assert!(matches!(store.create(tenant, large(id).batch).await, Err(StoreError::Unavailable(_))));
 }
 
 #[tokio::test]
@@ -194,16 +217,16 @@ async fn an_accept_that_is_cut_off_is_there_for_nobody_and_is_finished_by_whoeve
     for (command, first) in [("insert", 1), ("insert", 2), ("insert", 3), ("update", 0)] {
         let (tenant, id) = (Scene::new().tenant, fresh());
         fail_after(&server, command, first);
-        assert!(matches!(store.accept(&tenant, whole(id)).await, Err(StoreError::Unavailable(_))));
+        assert!(matches!(store.accept(&tenant, large(id)).await, Err(StoreError::Unavailable(_))));
         fail_no_more(&server);
         check_absent(&store, &tenant, id).await;
 
         // The template of the name was changed meanwhile: what was stored first counts.
-        let mut again = whole(id);
+        let mut again = large(id);
         again.batch.spec.lane = LaneId::new("another", "none");
         assert_eq!(store.accept(&tenant, again.clone()).await.unwrap(), Accepted::Existing(id));
         let batch = store.batch(&tenant, id).await.unwrap();
-        assert_eq!((batch.state, &batch.spec), (BatchState::Queued, &whole(id).batch.spec));
+        assert_eq!((batch.state, &batch.spec), (BatchState::Queued, &large(id).batch.spec));
         let chunks: Vec<_> = (0..ROWS).map(|n| ChunkId { batch: id, n }).collect();
         assert_eq!(store.admit(&chunks, NOW).await.unwrap(), chunks);
         let session = SessionId::at(NOW, rand::random());
@@ -213,13 +236,13 @@ async fn an_accept_that_is_cut_off_is_there_for_nobody_and_is_finished_by_whoeve
         let leases = store.claim(session, &wanted, NOW).await.unwrap();
         assert_eq!(leases.len(), chunks.len());
         for lease in leases {
-            assert_eq!((&lease.head.lane, lease.rows.as_ref()), (&batch.spec.lane, &b"rows"[..]));
+            assert_eq!((&lease.head.lane, &lease.rows), (&batch.spec.lane, &again.rows.bytes));
             store.settle([settling(&lease, "body")].into(), NOW).await.unwrap();
         }
         store.close(&tenant, id, NOW).await.unwrap().unwrap();
         assert_eq!(store.accept(&tenant, again).await.unwrap(), Accepted::Existing(id));
         // Other rows under the same id are another batch's.
-        let other = WholeBatch { digest: [2; 32], ..whole(fresh()) };
+        let other = WholeBatch { digest: [2; 32], ..large(fresh()) };
         fail_after(&server, "update", 0);
         assert!(store.accept(&tenant, other.clone()).await.is_err());
         fail_no_more(&server);
@@ -242,14 +265,14 @@ async fn what_an_accept_left_that_was_cut_off_goes_with_the_outlived_drafts() {
     let store = connect(server.uri()).await;
     let (tenant, id) = (Scene::new().tenant, fresh());
     fail_after(&server, "update", 0);
-    assert!(store.accept(&tenant, whole(id)).await.is_err());
+    assert!(store.accept(&tenant, large(id)).await.is_err());
     fail_no_more(&server);
     assert_eq!(store.outlived(NOW, 0, NOW, 10).await.unwrap(), [], "it may still be under way");
     assert_eq!(store.outlived(NOW, 0, NOW + 1, 10).await.unwrap(), [(tenant.clone(), id)]);
-    assert!(matches!(store.accept(&tenant, whole(id)).await, Err(StoreError::Conflict(_))));
+    assert!(matches!(store.accept(&tenant, large(id)).await, Err(StoreError::Conflict(_))));
     while !store.delete(&tenant, id).await.unwrap() {}
     check_nothing_left(&server).await;
-    assert!(matches!(store.accept(&tenant, whole(id)).await.unwrap(), Accepted::New(_)));
+    assert!(matches!(store.accept(&tenant, large(id)).await.unwrap(), Accepted::New(_)));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -269,7 +292,7 @@ async fn an_accept_that_is_slower_than_the_sweep_makes_no_batch_and_leaves_nothi
         server.command("admin", block);
         let slow = tokio::spawn({
             let (store, tenant) = (Arc::clone(&store), tenant.clone());
-            async move { store.accept(&tenant, whole(id)).await }
+            async move { store.accept(&tenant, large(id)).await }
         });
         while heads.count_documents(doc! {}).await.unwrap() < u64::from(ROWS) {
             tokio::task::yield_now().await;
@@ -306,7 +329,10 @@ async fn the_commands_for_many_batches_are_about_as_many_as_for_one() {
             let now = store.commands_sent();
             steps.push((name, now - std::mem::replace(&mut before, now)));
         };
-        accept_all(&store, &tenant, &ids).await.into_iter().for_each(|accepted| drop(accepted.unwrap()));
+        accept_all(&store, &tenant, &ids, whole)
+            .await
+            .into_iter()
+            .for_each(|accepted| drop(accepted.unwrap()));
         step("accept");
         let chunks: Vec<_> = ids.iter().map(|id| ChunkId { batch: *id, n: 0 }).collect();
         assert_eq!(store.admit(&chunks, NOW).await.unwrap().len(), ids.len());
@@ -346,4 +372,98 @@ async fn the_commands_for_many_batches_are_about_as_many_as_for_one() {
     let of_one: BTreeMap<_, _> = taken[0].iter().copied().collect();
     assert!(of_one["accept"] <= 7 && of_one["admit"] <= 4 && of_one["claim"] <= 5, "{of_one:?}");
     assert!(of_one["settle"] <= 5 && of_one["close"] <= 5 && of_one["look"] <= 1, "{of_one:?}");
+}
+
+/// How many documents each of the collections holds that has any.
+async fn documents(store: &TemporaryStore) -> Vec<(&'static str, u64)> {
+    let database = store.raw().await;
+    let mut counted = Vec::new();
+    for name in COLLECTIONS.into_iter().chain(["slices"]) {
+        let count = database.collection::<Document>(name).count_documents(doc! {}).await.unwrap();
+        counted.extend((count > 0).then_some((name, count)));
+    }
+    counted
+}
+
+#[tokio::test]
+async fn a_small_batch_is_one_document_until_something_of_it_runs() {
+    let store = TemporaryStore::new().await;
+    let (tenant, id) = (Scene::new().tenant, fresh());
+    store.accept(&tenant, whole(id)).await.unwrap();
+    assert_eq!(documents(&store).await, [("batches", 1)]);
+    let chunks: Vec<_> = (0..ROWS).map(|n| ChunkId { batch: id, n }).collect();
+    assert_eq!(store.waiting(id, 10).await.unwrap(), chunks);
+    assert_eq!(store.waiting(id, 1).await.unwrap(), chunks[..1]);
+    let progress = store.progress(&tenant, id).await.unwrap();
+    assert_eq!((progress.counts.waiting, progress.open_chunks), (2, 2));
+    assert_eq!(store.close(&tenant, id, NOW).await.unwrap(), None);
+    assert!(matches!(store.rows(&tenant, id, 2).await, Err(StoreError::NotFound)));
+    // The second of its rows runs, and the first still waits.
+    assert_eq!(store.admit(&chunks[1..], NOW).await.unwrap(), chunks[1..]);
+    assert_eq!(store.admit(&chunks[1..], NOW).await.unwrap(), []);
+    assert_eq!(store.waiting(id, 10).await.unwrap(), chunks[..1]);
+    let scene = Scene { tenant, batch: id, ..Scene::new() };
+    store.open(scene.session, "worker").await.unwrap();
+    let lease = scene.lease(&*store, 1).await;
+    assert_eq!((lease.rows.as_ref(), lease.head.rows.skip), (&b"rows"[..], 1));
+    settle_body(&store, &lease, "body").await;
+    let progress = store.progress(&scene.tenant, id).await.unwrap();
+    assert_eq!((progress.counts.waiting, progress.counts.succeeded, progress.open_chunks), (1, 1, 1));
+    assert_eq!(store.close(&scene.tenant, id, NOW).await.unwrap(), None);
+    let outcomes = store.outcomes(&scene.tenant, id, 0, ALL).await.unwrap().outcomes;
+    assert_eq!(outcomes.iter().map(|outcome| outcome.index).collect::<Vec<_>>(), [1]);
+    // What never had a head is sealed as well.
+    store.steer(&scene.tenant, id, BatchEvent::Cancel, NOW).await.unwrap();
+    assert_eq!(store.seal(&scene.tenant, id, 10, NOW).await.unwrap(), 1);
+    assert_eq!(store.seal(&scene.tenant, id, 10, NOW).await.unwrap(), 0);
+    let counts = store.close(&scene.tenant, id, NOW).await.unwrap().unwrap();
+    assert_eq!((counts.succeeded, counts.cancelled), (1, 1));
+    let page = store.settled(&scene.tenant, id, SettledCursor::default(), ALL).await.unwrap();
+    assert_eq!(page.outcomes.iter().map(|(outcome, _)| outcome.index).collect::<Vec<_>>(), [1, 0]);
+    while !store.delete(&scene.tenant, id).await.unwrap() {}
+    assert_eq!(documents(&store).await, []);
+    assert_eq!(store.usage(&scene.tenant, NOW).await.unwrap().bytes, 0);
+}
+
+async fn settle_body(store: &MongoStore, lease: &promptmill_ports::Lease, body: &str) {
+    let settled = store.settle([settling(lease, body.to_owned())].into(), NOW).await.unwrap();
+    assert_eq!(settled, [Settled::Recorded { done: true }]);
+}
+
+#[tokio::test]
+async fn a_job_of_one_row_is_two_documents_unless_its_outcome_is_large() {
+    let store = TemporaryStore::new().await;
+    let ended: [&[(&str, u64)]; 2] =
+        [&[("batches", 1), ("heads", 1)], &[("batches", 1), ("heads", 1), ("outcomes", 1)]];
+    for (body, ended) in ["small".to_owned(), "x".repeat(17 * 1024)].into_iter().zip(ended) {
+        let scene = Scene::new();
+        let (tenant, id) = (&scene.tenant, fresh());
+        let mut one = whole(id);
+        (one.rows.len, one.rows.ids) = (1, Bytes::new());
+        store.accept(tenant, one).await.unwrap();
+        let scene = Scene { batch: id, tenant: tenant.clone(), ..scene };
+        store.open(scene.session, "worker").await.unwrap();
+        assert_eq!(store.admit(&[scene.chunk(0)], NOW).await.unwrap(), [scene.chunk(0)]);
+        let settled = async |after| store.settled(&scene.tenant, id, after, ALL).await.unwrap();
+        assert_eq!(settled(SettledCursor::default()).await.outcomes, []);
+        let lease = scene.lease(&*store, 0).await;
+        settle_body(&store, &lease, &body).await;
+        let other = store.other().await;
+        let counts = other.close(&scene.tenant, id, NOW).await.unwrap().unwrap();
+        assert_eq!(counts.succeeded, 1);
+        assert_eq!(documents(&store).await, ended);
+        let outcomes = other.outcomes(&scene.tenant, id, 0, ALL).await.unwrap().outcomes;
+        assert_eq!(
+            outcomes.iter().map(|one| one.body.as_deref()).collect::<Vec<_>>(),
+            [Some(body.as_bytes())]
+        );
+        let page = settled(SettledCursor::default()).await;
+        assert_eq!(page.outcomes, [(outcomes[0].clone(), page.next)]);
+        assert!(page.caught_up);
+        let behind = settled(page.next).await;
+        assert_eq!((behind.outcomes, behind.next, behind.caught_up), (vec![], page.next, true));
+        while !other.delete(&scene.tenant, id).await.unwrap() {}
+        assert_eq!(documents(&store).await, []);
+        assert_eq!(other.usage(&scene.tenant, NOW).await.unwrap().bytes, 0);
+    }
 }
