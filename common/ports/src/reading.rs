@@ -11,7 +11,7 @@ use crate::StoreResult;
 pub struct Progress {
     /// The batch's state at that moment.
     pub state: BatchState,
-    /// The counts; their total is the number of rows that have heads.
+    /// The counts; their total is the number of rows that were submitted, or that have a head so far while the batch is being submitted.
     pub counts: Counts,
     /// Chunks that are neither done nor sealed.
     pub open_chunks: u32,

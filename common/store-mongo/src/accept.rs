@@ -1,10 +1,11 @@
 //! Batches that are made with all of their rows and queued in one step ([`Intake::accept`](promptmill_ports::Intake::accept)).
 //!
-//! A small batch is one document, which holds its rows ([`unwritten`]), and the insert of it is the step. Of larger ones the documents come first, in a phase in which they are there for nobody ([`Phase::Accepting`]); under them rows and heads; then one
-//! update, which is the step: it moves them to the phase of open batches. What a crash leaves before it is nobody's batch. Whoever accepts
-//! the same batch again finishes it, from the spec that is stored, and else the sweep of outlived drafts removes it with all that is
-//! under it. That sweep moves the document on first, so a slow accept whose batch it took finds no document to move, and takes back what
-//! it wrote. The tenant's sums (`usage`) are added to before the step: after a crash there they lack, or have too much, what was in hand.
+//! A small batch is one document, which holds its rows ([`unwritten`]), and the insert of it is the step. Of larger ones the documents come
+//! first, in a phase in which they are there for nobody ([`Phase::Accepting`]); under them rows and heads; then one update, which is the step:
+//! it moves them to the phase of open batches. What a crash leaves before it is nobody's batch. Whoever accepts the same batch again
+//! finishes it, from the spec that is stored, and else the sweep of outlived drafts removes it with all that is under it. That sweep moves the
+//! document on first, so a slow accept whose batch it took finds no document to move, and takes back what it wrote. The tenant's sums
+//! (`usage`) are added to beside the step: after a crash there they lack, or have too much, what was in hand.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -123,7 +124,12 @@ pub(crate) async fn accept(store: &MongoStore, calls: &[Call]) -> StoreResult<Ve
     let is_made = |begun: &Begun| matches!(begun, Begun::Made);
     let small = calls.iter().zip(&begun).filter(|(call, begun)| call.is_small() && is_made(begun));
     let small: Vec<_> = small.map(|(call, _)| call).collect();
-    let open = calls.iter().zip(&begun).filter(|(call, begun)| !call.is_small() && !begun.is_answered());
+    count(store, &small, &small);
+    let open = calls.iter().zip(&begun).filter(|(call, begun)| match begun {
+        Begun::Made => !call.is_small(),
+        Begun::Left { .. } => true,
+        Begun::Answered(_) => false,
+    });
     let open: Vec<_> = open.collect();
     let blocks: Vec<_> =
         open.iter().map(|(call, _)| (call.id(), call.whole.upload(), &call.whole.rows)).collect();
@@ -138,26 +144,15 @@ pub(crate) async fn accept(store: &MongoStore, calls: &[Call]) -> StoreResult<Ve
             tokio::join!(insert_blocks(commands, &blocks), commands.insert(HEADS, documents));
         cut.and(inserted)?
     };
-    let mut bytes: HashMap<&TenantId, i64> = HashMap::new();
-    for (call, _) in inserted.into_iter().zip(&open).filter(|(is_new, _)| *is_new).map(|(_, open)| open) {
-        *bytes.entry(&call.tenant).or_default() += int(call.whole.rows.bytes.len() as u64);
-    }
-    for call in &small {
-        *bytes.entry(&call.tenant).or_default() += int(call.whole.rows.bytes.len() as u64);
-    }
-    let mut rows: HashMap<(&TenantId, u64), u32> = HashMap::new();
-    let made = open.iter().filter(|(_, begun)| is_made(begun)).map(|(call, _)| *call);
-    for call in made.chain(small) {
-        *rows.entry((&call.tenant, call.whole.batch.now_ms)).or_default() += call.whole.rows.len;
-        store.kept_bytes().add(&call.tenant, to_json(&call.whole.batch.spec).len());
-    }
+    let with_new_rows = inserted.into_iter().zip(&open).filter(|(is_new, _)| *is_new);
+    let with_new_rows: Vec<_> = with_new_rows.map(|(_, (call, _))| *call).collect();
+    let made: Vec<_> = open.iter().filter(|(_, begun)| is_made(begun)).map(|(call, _)| *call).collect();
+    count(store, &made, &with_new_rows);
     let ids: Vec<_> = open.iter().map(|(call, _)| call.id()).collect();
-    // Whoever repeats the call after an unknown result counts nothing.
-    usage::gather(commands, &bytes, &rows);
     let gone = queue(commands, &ids).await?;
     let mut answers = Vec::with_capacity(calls.len());
     for (call, begun) in calls.iter().zip(begun) {
-        let is_queued = call.is_small() || !gone.contains(&call.id());
+        let is_queued = !gone.contains(&call.id());
         answers.push(match begun {
             Begun::Answered(answer) => answer,
             Begun::Made | Begun::Left { .. } if !is_queued => {
@@ -171,10 +166,19 @@ pub(crate) async fn accept(store: &MongoStore, calls: &[Call]) -> StoreResult<Ve
     Ok(answers)
 }
 
-impl Begun {
-    const fn is_answered(&self) -> bool {
-        matches!(self, Self::Answered(_))
+/// Counts the rows and the spec of what was made, and the bytes of the rows that were stored. Whoever repeats a call after an unknown result counts
+/// nothing.
+fn count(store: &MongoStore, made: &[&Call], with_new_rows: &[&Call]) {
+    let mut bytes: HashMap<&TenantId, i64> = HashMap::new();
+    for call in with_new_rows {
+        *bytes.entry(&call.tenant).or_default() += int(call.whole.rows.bytes.len() as u64);
     }
+    let mut rows: HashMap<(&TenantId, u64), u32> = HashMap::new();
+    for call in made {
+        *rows.entry((&call.tenant, call.whole.batch.now_ms)).or_default() += call.whole.rows.len;
+        store.kept_bytes().add(&call.tenant, to_json(&call.whole.batch.spec).len());
+    }
+    usage::gather(store.commands(), &bytes, &rows);
 }
 
 /// Makes the documents that are not there, and finds out what those are that are.

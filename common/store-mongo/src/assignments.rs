@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use futures_util::future::join_all;
-use mongodb::bson::doc;
+use mongodb::bson::{Document, doc};
 use promptmill_domain::chunk::SPREAD;
 use promptmill_domain::{Batch, BatchId, ChunkId, Counts};
 use promptmill_ports::{Assignment, StoreError, StoreResult};
@@ -12,6 +12,7 @@ use crate::codec::binary;
 use crate::collections::BATCHES;
 use crate::commands::{Commands, Concern, Query};
 use crate::heads::Stored;
+use crate::unwritten::Small;
 use crate::{batches, counts, heads};
 
 /// Of those of the batches that exist.
@@ -21,13 +22,16 @@ pub(crate) async fn load(commands: &Commands, ids: &[BatchId]) -> StoreResult<Ve
     }
     let ids: Vec<_> = ids.iter().map(|id| binary(*id.as_bytes())).collect();
     let query = Query::of(doc! { "_id": { "$in": ids }, "phase": batches::there() });
-    let query = query.fields(batches::all_fields());
-    let found = commands.find(BATCHES, query, Concern::Local).await?;
-    let found: Vec<Batch> = found.iter().map(batches::decode).collect::<StoreResult<_>>()?;
-    let small = found.iter().filter(|batch| batch.total <= SPREAD && batch.final_counts.is_none());
-    let chunks: Vec<_> = small.flat_map(chunks_of).collect();
-    let heads = heads::load(commands, &chunks).await?;
-    let counted = join_all(found.into_iter().map(|batch| count(commands, batch, &heads))).await;
+    let mut fields = batches::all_fields();
+    fields.insert("lane", 1);
+    let found = commands.find(BATCHES, query.fields(fields), Concern::Local).await?;
+    let decode = |found: &Document| Ok((batches::decode(found)?, Small::of(found)?.is_some()));
+    let found: Vec<(Batch, bool)> = found.iter().map(decode).collect::<StoreResult<_>>()?;
+    let few = found.iter().filter(|(batch, _)| batch.total <= SPREAD && batch.final_counts.is_none());
+    let chunks: Vec<_> = few.flat_map(|(batch, _)| chunks_of(batch)).collect();
+    let heads = heads::load_without_bodies(commands, &chunks).await?;
+    let count = |(batch, is_small)| count(commands, batch, is_small, &heads);
+    let counted = join_all(found.into_iter().map(count)).await;
     counted.into_iter().filter_map(Result::transpose).collect()
 }
 
@@ -35,6 +39,7 @@ pub(crate) async fn load(commands: &Commands, ids: &[BatchId]) -> StoreResult<Ve
 async fn count(
     commands: &Commands,
     batch: Batch,
+    is_small: bool,
     heads: &HashMap<ChunkId, Stored>,
 ) -> StoreResult<Option<Assignment>> {
     if let Some(counts) = batch.final_counts.clone() {
@@ -43,6 +48,10 @@ async fn count(
     // Where each row is a chunk, as in a small batch, they are all among these.
     let mut counts = Counts::default();
     chunks_of(&batch).filter_map(|chunk| heads.get(&chunk)).for_each(|stored| counts.add(&stored.head));
+    if is_small {
+        // Those that are not there wait.
+        counts.waiting += u64::from(batch.total).saturating_sub(counts.total());
+    }
     if counts.total() == u64::from(batch.total) {
         return Ok(Some(Assignment { batch, counts }));
     }

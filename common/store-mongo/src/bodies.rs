@@ -21,6 +21,9 @@ const BYTES_TOGETHER: usize = 8 * 1024 * 1024;
 /// Bytes of bundles in hand from which on those are let go of that are not needed next.
 const BYTES_IN_HAND: usize = 32 * 1024 * 1024;
 
+/// The number under which a body in a head is held here. No chunk has as many bundles.
+const IN_HEAD: u32 = u32::MAX - 1;
+
 /// Items of one chunk.
 #[derive(Debug)]
 pub(crate) struct Part {
@@ -48,7 +51,7 @@ impl Part {
     fn keys(&self, batch: BatchId) -> impl Iterator<Item = BundleKey> {
         let numbers = match &self.bodies {
             Where::Bundles(bundles) => bundles.clone(),
-            Where::InHead | Where::Here(_) => u32::MAX - 1..u32::MAX,
+            Where::InHead | Where::Here(_) => IN_HEAD..u32::MAX,
         };
         bundles::keys(batch, self.base, numbers)
     }
@@ -208,7 +211,8 @@ impl<'a> Bodies<'a> {
             needed.push(place.bundle);
         }
         if self.bundles.values().map(|bundle| bundle.size).sum::<usize>() + bytes > BYTES_IN_HAND {
-            self.bundles.retain(|key, _| needed.contains(key));
+            // What stands in heads is small, and is not found again under its key.
+            self.bundles.retain(|key, _| needed.contains(key) || key[20..] == IN_HEAD.to_be_bytes());
         }
         self.read(&unread).await
     }

@@ -53,7 +53,7 @@ pub(crate) struct Bundled {
     pub(crate) settled: Vec<SettledItem>,
     /// How many bundles the head is to count.
     pub(crate) count: u32,
-    /// Bytes of bodies that were stored, or are to be.
+    /// Bytes of bodies that were stored.
     pub(crate) bytes: u64,
     /// The body of a chunk's only item, for the head to take in.
     pub(crate) body: Option<Bytes>,
@@ -92,10 +92,12 @@ pub(crate) async fn store(
             .map(|(_, bundling)| bundling.key())
             .collect();
         let mut there = load_lists(commands, &there).await?;
-        for bundling in &mut writing {
+        for (at, bundling) in writing.iter_mut().enumerate() {
             match there.remove(&bundling.key()) {
                 Some(list) => bundling.take_over(&list),
-                None => bundling.stored(),
+                None if !taken.contains(&at) => bundling.stored(),
+                // Whoever took the number took it back, as only an election or a deletion can.
+                None => {}
             }
         }
     }
@@ -114,7 +116,7 @@ impl<'a> Bundling<'a> {
             head,
             settled: group.settled.iter().map(|(item, _)| *item).collect(),
             count: head.bundles,
-            bytes: body.as_ref().map_or(0, |body| body.len() as u64),
+            bytes: 0,
             body,
             left,
         }

@@ -68,8 +68,13 @@ async fn seal(
         return Err(conflict(format!("the chunks of a batch that is {state} cannot be sealed")));
     };
     // From here on nothing is admitted, and what waits without a head is written as it ends.
-    if let Some(small) = Small::of(&found)? {
-        unwritten::write(commands, &small).await?;
+    if let Some(small) = Small::of(&found)?
+        && unwritten::write(commands, &small).await?
+        && let Err(error) = batches::check(commands, tenant, batch).await
+    {
+        // It was deleted before they were there.
+        delete::clear_away(commands, tenant, batch).await?;
+        return Err(error);
     }
     // Zero would say that all of them are final.
     for _ in 0..TRIES {
@@ -96,7 +101,8 @@ async fn close(
     now_ms: u64,
 ) -> StoreResult<Option<Counts>> {
     let commands = store.commands();
-    let fields = doc! { "state": 1, "final_counts": 1, "tells": 1 };
+    let mut fields = Small::fields();
+    fields.extend(doc! { "state": 1, "final_counts": 1, "tells": 1 });
     let found = batches::owned(commands, tenant, batch, fields, Concern::Local).await?;
     let state = batches::state_of(&found)?;
     state.decide(&BatchEvent::Close)?;
@@ -106,6 +112,11 @@ async fn close(
     // One look at the index, for the scheduler asks often.
     let open = Query::of(heads::in_states(batch, &OPEN)).limit(1);
     if !heads::ids(commands, open, Concern::Local).await?.is_empty() {
+        return Ok(None);
+    }
+    if let Some(small) = Small::of(&found)?
+        && !small.absent(commands).await?.is_empty()
+    {
         return Ok(None);
     }
     // From here on no chunk changes. One that is open still in what the majority has will not be in a moment.

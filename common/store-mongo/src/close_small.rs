@@ -20,6 +20,7 @@ use crate::collections::BATCHES;
 use crate::commands::{Commands, Concern, Query, Update, fresh_mark};
 use crate::heads::{self, Stored};
 use crate::outbox::{self, Change};
+use crate::unwritten::Small;
 use crate::{MongoStore, order};
 
 /// One close.
@@ -64,7 +65,8 @@ pub(crate) async fn close(store: &MongoStore, calls: &[Call]) -> StoreResult<Vec
         }
     }
     let batches: Vec<_> = small.iter().filter(|chunk| chunk.n == 0).map(|chunk| chunk.batch).collect();
-    let (heads, marks) = tokio::join!(heads::load(commands, &small), order::first_marks(commands, &batches));
+    let (heads, marks) =
+        tokio::join!(heads::load_without_bodies(commands, &small), order::first_marks(commands, &batches));
     let (heads, marks) = (heads?, marks?);
     let mut seen = HashSet::new();
     let mut plans = Vec::with_capacity(calls.len());
@@ -96,7 +98,8 @@ pub(crate) async fn close(store: &MongoStore, calls: &[Call]) -> StoreResult<Vec
 
 async fn read(commands: &Commands, calls: &[Call]) -> StoreResult<HashMap<BatchId, Document>> {
     let mut fields = outbox::fields();
-    fields.extend(doc! { "tenant": 1, "rev": 1, "total": 1, "final_counts": 1, "retention_ms": 1 });
+    fields
+        .extend(doc! { "tenant": 1, "rev": 1, "total": 1, "lane": 1, "final_counts": 1, "retention_ms": 1 });
     let ids: Vec<_> = calls.iter().map(|call| binary(*call.batch.as_bytes())).collect();
     let query = Query::of(doc! { "_id": { "$in": ids }, "phase": batches::there() }).fields(fields);
     let found = commands.find(BATCHES, query, Concern::Local).await?;
@@ -127,10 +130,12 @@ fn plan(call: &Call, found: Option<&Document>, heads: &HashMap<ChunkId, Stored>)
             .filter_map(|n| heads.get(&ChunkId { batch: call.batch, n }))
             .map(|stored| &stored.head)
             .collect();
-        if heads.iter().map(|head| head.len()).sum::<u32>() != total {
+        let are_all = heads.iter().map(|head| head.len()).sum::<u32>() == total;
+        if !are_all && Small::of(found)?.is_none() {
             return Ok(Plan::Alone);
         }
-        if heads.iter().any(|head| !head.state.is_final()) {
+        // A head that a small batch does not have yet waits.
+        if !are_all || heads.iter().any(|head| !head.state.is_final()) {
             return Ok(Plan::Answered(Ok(None)));
         }
         let mut counts = Counts::default();

@@ -9,7 +9,7 @@ use promptmill_ports::{StoreError, StoreResult};
 
 use crate::MongoStore;
 use crate::batches::{Phase, put};
-use crate::codec::{Fields, binary, conflict, int, range};
+use crate::codec::{Fields, binary, conflict, corrupt, int, range};
 use crate::collections::{BATCHES, DELIVERIES, HEADS, OUTCOMES, SETTLED, SLICES, UPLOADS};
 use crate::commands::{Commands, Concern, Query, Update, fresh_mark};
 use crate::{uploads, usage};
@@ -18,6 +18,8 @@ use crate::{uploads, usage};
 const RECORDS: u32 = 1_000;
 /// Bytes of outcomes deleted in one step.
 const BYTES: u64 = 16 * 1024 * 1024;
+/// Documents read at a time on the way there.
+const FEW: u32 = 128;
 /// How often the mark is tried while others change the batch.
 const TRIES: u32 = 16;
 
@@ -129,15 +131,16 @@ async fn some(
     limit: u32,
 ) -> StoreResult<(u32, u64)> {
     let query = Query::of(doc! { "_id": range(batch.as_bytes(), key) }).fields(doc! { "_id": 1, "size": 1 });
-    let mut found = commands.find(collection, query.limit(limit), Concern::Local).await?;
-    let mut bytes = 0;
-    let few = found.iter().take_while(|found| {
-        let has_room = bytes < BYTES;
-        bytes += if has_room { Fields(found).uint("size").unwrap_or(0) } else { 0 };
-        has_room
-    });
-    let few = few.count();
-    found.truncate(few);
+    // The server reads whole documents for it, so it reads no more than are deleted, or a few.
+    let mut rows = commands.stream(collection, query.limit(limit), Concern::Local, FEW).await?;
+    let (mut found, mut bytes) = (Vec::new(), 0);
+    while bytes < BYTES
+        && let Some(row) = rows.next().await?
+    {
+        let document = Document::try_from(row).map_err(|_| corrupt(collection))?;
+        bytes += Fields(&document).maybe_uint("size")?.unwrap_or(0);
+        found.push(document);
+    }
     Ok((remove(commands, collection, &found).await?, bytes))
 }
 

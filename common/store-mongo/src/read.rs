@@ -19,6 +19,8 @@ use crate::{batches, counts, lists, order, usage, work};
 
 /// Heads read at a time.
 const HEADS_TOGETHER: u32 = 32;
+/// Items whose bodies are looked for at a time, to a chunk more.
+const ITEMS_TOGETHER: usize = 512;
 
 #[async_trait]
 impl Read for MongoStore {
@@ -165,10 +167,29 @@ impl<'a> Page<'a> {
     }
 
     /// Adds items with their bodies; answers how many of them there was room for.
-    pub(crate) async fn fill(&mut self, parts: &[Part]) -> StoreResult<usize> {
-        if self.is_full() {
-            return Ok(0);
+    pub(crate) async fn fill(&mut self, mut parts: &[Part]) -> StoreResult<usize> {
+        let mut all_taken = 0;
+        while !parts.is_empty() && !self.is_full() {
+            // Where bodies are is looked up for no more items than there may be room for.
+            let room = (self.limit.items as usize).saturating_sub(self.outcomes.len()).min(ITEMS_TOGETHER);
+            let mut items = 0;
+            let few = parts.iter().take_while(|part| {
+                let has_room = items < room.max(1);
+                items += part.items.len();
+                has_room
+            });
+            let (few, rest) = parts.split_at(few.count());
+            let taken = self.fill_some(few).await?;
+            all_taken += taken;
+            if taken < few.iter().map(|part| part.items.len()).sum() {
+                break;
+            }
+            parts = rest;
         }
+        Ok(all_taken)
+    }
+
+    async fn fill_some(&mut self, parts: &[Part]) -> StoreResult<usize> {
         let places = self.bodies.locate(parts).await?;
         let items: Vec<_> = parts
             .iter()

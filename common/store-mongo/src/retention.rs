@@ -1,5 +1,6 @@
 //! `Retention`: what was kept long enough, and whether there is room for more.
 
+use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -10,9 +11,10 @@ use promptmill_ports::{Retention, StoreError, StoreResult};
 
 use crate::MongoStore;
 use crate::batches::Phase;
-use crate::codec::{Fields, int};
-use crate::collections::BATCHES;
+use crate::codec::{Fields, binary, int};
+use crate::collections::{BATCHES, HEADS};
 use crate::commands::{Commands, Concern, Query};
+use crate::heads::READY;
 use crate::{delete, sessions, uploads};
 
 /// Below this much free space the store takes no more.
@@ -21,6 +23,8 @@ const LOW_WATER_BYTES: u64 = 256 * 1024 * 1024;
 const DISK_KEPT: Duration = Duration::from_millis(500);
 /// Blocks dropped in one call.
 const BLOCKS: u32 = 1_000;
+/// Heads looked at for those of batches that are no more.
+const STRAYS: u32 = 1_000;
 /// How long it is remembered who died.
 const DEAD_MS: u64 = 30 * 24 * 60 * 60 * 1_000;
 
@@ -39,6 +43,7 @@ impl Retention for MongoStore {
     ) -> StoreResult<Vec<(TenantId, BatchId)>> {
         let commands = self.commands();
         sessions::forget_dead(commands, now_ms.saturating_sub(DEAD_MS)).await?;
+        clear_away_strays(commands).await?;
         let mut outlived = Vec::new();
         for query in over(now_ms, now_ms.saturating_sub(default_ms)) {
             let room = limit.saturating_sub(u32::try_from(outlived.len()).unwrap_or(limit));
@@ -70,6 +75,25 @@ impl Retention for MongoStore {
         }
         Ok(room)
     }
+}
+
+/// Heads that were admitted in the moment in which their small batch was sealed, ended and deleted: they are ready, and nobody hints them.
+async fn clear_away_strays(commands: &Commands) -> StoreResult<()> {
+    let ready = Query::of(doc! { "state": READY }).fields(doc! { "tenant": 1 }).limit(STRAYS);
+    let mut tenants = HashMap::new();
+    for head in commands.find(HEADS, ready, Concern::Local).await? {
+        let batch = Fields(&head).bytes("_id")?.first_chunk().copied().unwrap_or_default();
+        tenants.insert(BatchId::from_bytes(batch), Fields(&head).tenant("tenant")?);
+    }
+    let ids: Vec<_> = tenants.keys().map(|batch| binary(*batch.as_bytes())).collect();
+    let there = Query::of(doc! { "_id": { "$in": ids } }).fields(doc! { "_id": 1 });
+    for batch in commands.find(BATCHES, there, Concern::Local).await? {
+        tenants.remove(&BatchId::from_bytes(Fields(&batch).id("_id")?));
+    }
+    for (batch, tenant) in tenants {
+        delete::clear_away(commands, &tenant, batch).await?;
+    }
+    Ok(())
 }
 
 async fn disk_has_room(commands: &Commands) -> StoreResult<bool> {

@@ -16,7 +16,7 @@ use promptmill_ports::{Assignment, Lease, SettleGroup, Settled, StoreResult, Wor
 
 use crate::MongoStore;
 use crate::batches;
-use crate::bundles::{self, Bundled};
+use crate::bundles;
 use crate::codec::{Fields, binary, conflict, corrupt, int};
 use crate::collections::ROWS;
 use crate::commands::{Commands, Concern, Query};
@@ -213,8 +213,14 @@ async fn settle(store: &MongoStore, groups: &[&SettleGroup], now_ms: u64) -> Sto
     };
     let tenants: HashMap<ChunkId, TenantId> =
         known.iter().map(|(chunk, stored)| (*chunk, stored.head.tenant.clone())).collect();
-    count(commands, &tenants, ids.iter().zip(&bundled));
+    let stored = ids.iter().zip(&bundled).map(|(chunk, bundled)| (chunk, bundled.bytes));
+    count(commands, &tenants, stored);
     let changed = heads::change(store, &ids, known, apply).await?;
+    let in_heads = ids.iter().zip(&changed).zip(&bundled).map(|((chunk, changed), bundled)| {
+        let body = bundled.body.as_ref().filter(|_| changed.is_applied());
+        (chunk, body.map_or(0, |body| body.len() as u64))
+    });
+    count(commands, &tenants, in_heads);
     let mut answers = vec![Settled::Fenced; groups.len()];
     for (changed, at) in changed.into_iter().zip(leased) {
         if let (Changed::Missing, Some(tenant)) = (&changed, tenants.get(&chunks[at])) {
@@ -253,12 +259,12 @@ fn check_items(stored: Option<&Stored>, group: &SettleGroup) -> StoreResult<()> 
 fn count<'a>(
     commands: &Commands,
     tenants: &HashMap<ChunkId, TenantId>,
-    bundled: impl Iterator<Item = (&'a ChunkId, &'a Bundled)>,
+    stored: impl Iterator<Item = (&'a ChunkId, u64)>,
 ) {
     let mut bytes: HashMap<&TenantId, i64> = HashMap::new();
-    for (chunk, bundled) in bundled {
+    for (chunk, stored) in stored.filter(|(_, stored)| *stored > 0) {
         if let Some(tenant) = tenants.get(chunk) {
-            *bytes.entry(tenant).or_default() += int(bundled.bytes);
+            *bytes.entry(tenant).or_default() += int(stored);
         }
     }
     usage::gather(commands, &bytes, &HashMap::new());

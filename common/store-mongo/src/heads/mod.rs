@@ -49,10 +49,26 @@ impl Changed {
 
 /// The heads of these chunks, those that exist.
 pub(crate) async fn load(commands: &Commands, chunks: &[ChunkId]) -> StoreResult<HashMap<ChunkId, Stored>> {
+    load_fields(commands, chunks, Document::new()).await
+}
+
+/// The same without the bodies that stand in heads, for those who change nothing.
+pub(crate) async fn load_without_bodies(
+    commands: &Commands,
+    chunks: &[ChunkId],
+) -> StoreResult<HashMap<ChunkId, Stored>> {
+    load_fields(commands, chunks, doc! { "body": 0 }).await
+}
+
+async fn load_fields(
+    commands: &Commands,
+    chunks: &[ChunkId],
+    fields: Document,
+) -> StoreResult<HashMap<ChunkId, Stored>> {
     let mut loaded = HashMap::with_capacity(chunks.len());
     for some in chunks.chunks(TOGETHER) {
         let ids: Vec<_> = some.iter().map(|chunk| binary(key(chunk.batch, chunk.n))).collect();
-        let query = Query::of(doc! { "_id": { "$in": ids } });
+        let query = Query::of(doc! { "_id": { "$in": ids } }).fields(fields.clone());
         for found in commands.find(HEADS, query, Concern::Local).await? {
             let stored = Stored::of(&found)?;
             loaded.insert(stored.head.chunk, stored);

@@ -334,6 +334,15 @@ async fn the_commands_for_many_batches_are_about_as_many_as_for_one() {
             .into_iter()
             .for_each(|accepted| drop(accepted.unwrap()));
         step("accept");
+        let close_all = async || {
+            let close = |id| {
+                let (store, tenant) = (store.clone(), tenant.clone());
+                async move { store.close(&tenant, id, NOW).await }
+            };
+            at_once(&ids, close).await.into_iter().map(Result::unwrap).collect::<Vec<_>>()
+        };
+        assert!(close_all().await.iter().all(Option::is_none));
+        step("close too early");
         let chunks: Vec<_> = ids.iter().map(|id| ChunkId { batch: *id, n: 0 }).collect();
         assert_eq!(store.admit(&chunks, NOW).await.unwrap().len(), ids.len());
         step("admit");
@@ -352,13 +361,7 @@ async fn the_commands_for_many_batches_are_about_as_many_as_for_one() {
         let groups: Vec<_> = leases.iter().map(|lease| settling(lease, "body")).collect();
         store.settle(groups.into(), NOW).await.unwrap();
         step("the rest");
-        at_once(&ids, |id| {
-            let (store, tenant) = (store.clone(), tenant.clone());
-            async move { store.close(&tenant, id, NOW).await }
-        })
-        .await
-        .into_iter()
-        .for_each(|closed| assert!(closed.unwrap().is_some()));
+        assert!(close_all().await.iter().all(Option::is_some));
         step("close");
         store.open_batches().await.unwrap();
         step("look");
@@ -366,12 +369,30 @@ async fn the_commands_for_many_batches_are_about_as_many_as_for_one() {
     }
     for ((name, one), (_, many)) in taken[0].iter().zip(&taken[1]) {
         // What is gathered goes in two groups: the first call goes at once.
-        let groups = if ["accept", "close"].contains(name) { 2 } else { 1 };
+        let groups = if ["accept", "close too early", "close"].contains(name) { 2 } else { 1 };
         assert!(*many <= groups * one, "{name}: {one} commands for one batch, {many} for fifty");
     }
     let of_one: BTreeMap<_, _> = taken[0].iter().copied().collect();
     assert!(of_one["accept"] <= 7 && of_one["admit"] <= 4 && of_one["claim"] <= 5, "{of_one:?}");
     assert!(of_one["settle"] <= 5 && of_one["close"] <= 5 && of_one["look"] <= 1, "{of_one:?}");
+}
+
+#[tokio::test]
+async fn an_outcome_that_comes_after_the_cancel_counts_for_nothing() {
+    let store = TemporaryStore::new().await;
+    let scene = Scene { batch: fresh(), ..Scene::new() };
+    store.accept(&scene.tenant, whole(scene.batch)).await.unwrap();
+    store.open(scene.session, "worker").await.unwrap();
+    store.admit(&[scene.chunk(0)], NOW).await.unwrap();
+    let lease = scene.lease(&*store, 0).await;
+    // Another process does it; this one remembers its lease for a moment.
+    let other = store.other().await;
+    other.steer(&scene.tenant, scene.batch, BatchEvent::Cancel, NOW).await.unwrap();
+    while other.seal(&scene.tenant, scene.batch, 10, NOW).await.unwrap() > 0 {}
+    let settled = store.settle([settling(&lease, "late")].into(), NOW).await.unwrap();
+    assert_eq!(settled, [Settled::Fenced]);
+    let rows = whole(scene.batch).rows.bytes.len() as u64;
+    assert_eq!(store.usage(&scene.tenant, NOW).await.unwrap().bytes, rows);
 }
 
 /// How many documents each of the collections holds that has any.
