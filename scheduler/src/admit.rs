@@ -58,7 +58,7 @@ impl Admitter {
         self.ready.begin_step();
         // Where no chunk waits there is nothing to be let in, however much room there is.
         let may_wait = batches.iter().any(|batch| batch.state.may_begin() && self.waiting.has_some(batch.id));
-        let ready = async { if may_wait { self.ready.look(engine, now).await } else { Ok(()) } };
+        let ready = async { if may_wait { self.ready.look(engine, batches, now).await } else { Ok(()) } };
         let (fleet, ready) = tokio::join!(self.fleet.look(engine, now), ready);
         fleet.and(ready)?;
         let now_ms = engine.clock.now_ms();

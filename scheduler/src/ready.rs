@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use promptmill_domain::{BatchId, ChunkId};
+use promptmill_domain::{Batch, BatchId, ChunkId};
 use promptmill_ports::StoreResult;
 use promptmill_runtime::Engine;
 use tokio::time::Instant;
@@ -30,24 +30,23 @@ pub(crate) struct Ready {
 }
 
 impl Ready {
-    /// Counts again, unless the last count is good still.
-    pub(crate) async fn look(&mut self, engine: &Engine, now: Instant) -> StoreResult<()> {
+    /// Counts those of the open `batches` again, unless the last count is good still.
+    pub(crate) async fn look(&mut self, engine: &Engine, batches: &[Batch], now: Instant) -> StoreResult<()> {
         let is_good = self.is_long || !self.is_doubted;
         if is_good && self.since.is_some_and(|at| now.duration_since(at) < GOOD_FOR) {
             return Ok(());
         }
         let mut by_batch = HashMap::new();
-        let mut after = None;
+        let (mut after, mut is_long) = (before_all(batches), false);
         loop {
             let ready = engine.store.ready(after, PAGE).await?;
             count(&mut by_batch, &ready);
             match ready.last() {
-                Some(last) if ready.len() >= PAGE as usize => after = Some(*last),
+                Some(last) if ready.len() >= PAGE as usize => (after, is_long) = (Some(*last), true),
                 _ => break,
             }
         }
-        *self =
-            Self { by_batch, since: Some(now), is_long: after.is_some(), is_doubted: false, is_fresh: true };
+        *self = Self { by_batch, since: Some(now), is_long, is_doubted: false, is_fresh: true };
         Ok(())
     }
 
@@ -80,6 +79,11 @@ impl Ready {
     pub(crate) fn of(&self, batch: BatchId) -> u32 {
         self.by_batch.get(&batch).copied().unwrap_or(0)
     }
+}
+
+/// Where chunks of these batches begin in the order of chunks. A store may have to pass over what was ready of all batches before them.
+pub(crate) fn before_all(batches: &[Batch]) -> Option<ChunkId> {
+    batches.iter().map(|batch| batch.id).min().and_then(ChunkId::just_before)
 }
 
 fn count(by_batch: &mut HashMap<BatchId, u32>, chunks: &[ChunkId]) {

@@ -7,6 +7,7 @@ use promptmill_ports::StoreResult;
 use promptmill_runtime::Engine;
 
 use crate::admit::Ranks;
+use crate::ready::before_all;
 
 /// Records handled in one step.
 const STEP: u32 = 500;
@@ -21,7 +22,10 @@ pub(crate) async fn wake(engine: &Engine, batches: &[Batch], ranks: &Ranks) -> S
 
 /// Hints every chunk that is ready, whether or not its hint is still queued: a chunk is queued at most once.
 pub(crate) async fn rehint(engine: &Engine, batches: &[Batch], ranks: &Ranks) -> StoreResult<()> {
-    let mut after = None;
+    if batches.is_empty() {
+        return Ok(());
+    }
+    let mut after = before_all(batches);
     loop {
         let ready = engine.store.ready(after, STEP).await?;
         let Some(last) = ready.last() else { return Ok(()) };

@@ -14,6 +14,7 @@ use tokio::time::Instant;
 
 use crate::active::{ActiveBatch, Steer, Ties};
 use crate::gate::SessionGate;
+use crate::templates::Templates;
 
 /// Pause before an order that the store did not take is repeated.
 const STEER_RETRY: Duration = Duration::from_millis(200);
@@ -34,6 +35,7 @@ pub(crate) type Loaded = Result<Arc<ActiveBatch>, Arc<LoadError>>;
 pub(crate) struct Batches {
     engine: Engine,
     active: Mutex<HashMap<BatchId, Arc<ActiveBatch>>>,
+    templates: Templates,
     ties: Ties,
     /// How often changes were told of.
     told: AtomicU64,
@@ -49,7 +51,8 @@ impl Batches {
     ) -> (Arc<Self>, mpsc::UnboundedReceiver<Steer>) {
         let (steer, orders) = mpsc::unbounded_channel();
         let ties = Ties { session, changed, steer };
-        (Arc::new(Self { engine, active: Mutex::default(), ties, told: AtomicU64::new(0) }), orders)
+        let (active, templates, told) = (Mutex::default(), Templates::default(), AtomicU64::new(0));
+        (Arc::new(Self { engine, active, templates, ties, told }), orders)
     }
 
     fn active(&self) -> std::sync::MutexGuard<'_, HashMap<BatchId, Arc<ActiveBatch>>> {
@@ -109,7 +112,7 @@ impl Batches {
         let provider = self.engine.providers.get(batch.spec.model.provider());
         let provider =
             provider.ok_or_else(|| PlanError::NoProvider(batch.spec.model.provider().to_owned()))?;
-        let plan = BatchPlan::new(batch.id, &batch.spec, provider)?;
+        let plan = BatchPlan::with(self.templates.of(&batch.spec)?, batch.id, &batch.spec, provider);
         let fresh = ActiveBatch::new(batch, counts, plan, self.ties.clone());
         Ok(self.active().entry(batch.id).or_insert(fresh).clone())
     }
@@ -126,8 +129,9 @@ impl Batches {
         }
     }
 
-    /// Forgets batches that nobody worked on since it was asked last.
+    /// Forgets batches that nobody worked on since it was asked last, and templates that nobody asked for.
     pub(crate) fn forget_idle(&self) {
+        self.templates.forget_idle();
         self.active().retain(|_, batch| Arc::strong_count(batch) > 1 || !batch.was_idle());
     }
 

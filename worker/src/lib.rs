@@ -18,6 +18,7 @@ mod session;
 mod settler;
 mod slots;
 mod stock;
+mod templates;
 mod worker;
 
 pub use worker::{Worker, WorkerConfig, WorkerError};

@@ -192,6 +192,14 @@ pub struct ChunkId {
     pub n: u32,
 }
 
+impl ChunkId {
+    /// What stands just before the chunks of a batch in the order of chunks: no chunk that exists. `None` when nothing can.
+    pub fn just_before(batch: BatchId) -> Option<Self> {
+        let before = u128::from_be_bytes(*batch.as_bytes()).checked_sub(1)?;
+        Some(Self { batch: BatchId::from_bytes(before.to_be_bytes()), n: u32::MAX })
+    }
+}
+
 impl fmt::Display for ChunkId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{}", self.batch, self.n)

@@ -18,5 +18,6 @@ mod standing;
 pub use gate::Gate;
 pub use pipeline::{ItemContent, ItemEnd, ItemInput, Pipeline};
 pub use plan::{BatchPlan, PlanError};
+pub use promptmill_prompt::Template;
 pub use retry::RetryPolicy;
 pub use standing::{Stage, Standing};

@@ -41,10 +41,17 @@ impl BatchPlan {
     /// # Errors
     /// When the template of the spec is not one.
     pub fn new(batch: BatchId, spec: &BatchSpec, provider: Arc<dyn ChatProvider>) -> Result<Self, PlanError> {
-        let template = Template::parse(&spec.template).map_err(|problems| {
+        Ok(Self::with(Arc::new(Self::template(spec)?), batch, spec, provider))
+    }
+
+    /// The compiled template of a spec.
+    ///
+    /// # Errors
+    /// When it is not one.
+    pub fn template(spec: &BatchSpec) -> Result<Template, PlanError> {
+        Template::parse(&spec.template).map_err(|problems| {
             PlanError::Template(problems.first().map_or_else(String::new, ToString::to_string))
-        })?;
-        Ok(Self::with(Arc::new(template), batch, spec, provider))
+        })
     }
 
     /// The same with the template of the spec compiled already.

@@ -64,9 +64,9 @@ impl Retention for MongoStore {
         let room = match self.disk().lately() {
             Some(room) => room,
             None => {
-                let room = disk_has_room(commands).await?;
-                self.disk().note(room);
-                room
+                let room = disk_has_room(commands).await;
+                self.disk().note(room.as_ref().ok().copied());
+                room?
             }
         };
         // The next write that succeeds says otherwise; a live session makes one every second.
@@ -110,13 +110,21 @@ async fn disk_has_room(commands: &Commands) -> StoreResult<bool> {
 pub(crate) struct Disk(Mutex<Option<(Instant, bool)>>);
 
 impl Disk {
+    /// `None` for the one who is to ask: the others go by the last answer until there is another.
     fn lately(&self) -> Option<bool> {
-        let last = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        last.filter(|(at, _)| at.elapsed() < DISK_KEPT).map(|(_, room)| room)
+        let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let (at, room) = last.as_mut()?;
+        if at.elapsed() < DISK_KEPT {
+            return Some(*room);
+        }
+        *at = Instant::now();
+        None
     }
 
-    fn note(&self, room: bool) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some((Instant::now(), room));
+    /// The answer; without one everybody asks.
+    fn note(&self, room: Option<bool>) {
+        let room = room.map(|room| (Instant::now(), room));
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = room;
     }
 }
 

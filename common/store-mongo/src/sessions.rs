@@ -19,7 +19,7 @@ const BEATS_MISSED: Duration = Duration::from_secs(6);
 /// Chunks taken in one step.
 const CHUNKS: u32 = 500;
 /// How often chunks of sessions that are no more are looked for at most.
-const STRAYS_EVERY: Duration = Duration::from_millis(500);
+const STRAYS_EVERY: Duration = Duration::from_secs(2);
 
 /// When chunks of sessions that are no more were looked for last.
 #[derive(Debug, Default)]
