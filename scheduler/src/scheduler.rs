@@ -4,6 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use futures_util::future::join_all;
+use promptmill_domain::chunk::SPREAD;
 use promptmill_domain::{Batch, BatchEvent, BatchId, BatchState};
 use promptmill_ports::{Signal, StoreError, StoreResult};
 use promptmill_runtime::Engine;
@@ -22,6 +23,9 @@ use crate::{close, retention, submits, sweep};
 
 /// From one step to the next at least while many batches come and go: a step serves all that happened since the one before, at the same cost.
 const PACE: Duration = Duration::from_millis(8);
+
+/// The same while there is one batch at a time to be served: whoever hands in jobs one after the other should not wait for a crowd.
+const PACE_OF_ONE: Duration = Duration::from_millis(2);
 
 /// How often parked chunks are woken at most; their times are no finer.
 const WAKE: Duration = Duration::from_millis(100);
@@ -144,7 +148,7 @@ impl Loop {
             let poll_due = poll_due();
             self.drain(&mut signals);
             asked |= !self.changed.is_empty() || !self.advanced.is_empty();
-            not_before = Instant::now() + PACE;
+            not_before = Instant::now() + if self.has_one_job() { PACE_OF_ONE } else { PACE };
             let step = async {
                 self.look_around().await?;
                 if !self.lead.is_ours() {
@@ -202,6 +206,16 @@ impl Loop {
                 Err(TryRecvError::Empty | TryRecvError::Closed) => return,
             }
         }
+    }
+
+    /// Whether what is to be served is one small batch at most.
+    fn has_one_job(&self) -> bool {
+        let is_small = |id: &BatchId| {
+            let known = self.batches.binary_search_by_key(id, |batch| batch.id).ok();
+            known.is_none_or(|at| self.batches[at].total <= SPREAD)
+        };
+        let mut served = self.changed.union(&self.advanced);
+        served.next().is_none_or(is_small) && served.next().is_none()
     }
 
     fn is_watched(&self) -> bool {

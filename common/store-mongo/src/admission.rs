@@ -30,7 +30,7 @@ impl Admission for MongoStore {
     }
 
     async fn admit(&self, chunks: &[ChunkId], _now_ms: u64) -> StoreResult<Vec<ChunkId>> {
-        admit(self.commands(), chunks).await
+        admit(self, chunks).await
     }
 
     async fn wake(&self, limit: u32, now_ms: u64) -> StoreResult<Vec<ChunkId>> {
@@ -77,8 +77,14 @@ async fn waiting(commands: &Commands, batch: BatchId, limit: u32) -> StoreResult
 
 /// Takes as many commands for chunks of many batches as of one. A crash may leave a batch queued whose chunks are ready; it runs all the same,
 /// and whoever admits of it next, or closes it, moves it on.
-async fn admit(commands: &Commands, chunks: &[ChunkId]) -> StoreResult<Vec<ChunkId>> {
-    let standing = batches::standing(commands, chunks.iter().map(|chunk| chunk.batch), false).await?;
+async fn admit(store: &MongoStore, chunks: &[ChunkId]) -> StoreResult<Vec<ChunkId>> {
+    let commands = store.commands();
+    let mut unknown: HashSet<_> = chunks.iter().map(|chunk| chunk.batch).collect();
+    let mut standing = store.known_open_batches().take_standing(&unknown);
+    unknown.retain(|batch| !standing.contains_key(batch));
+    if !unknown.is_empty() {
+        standing.extend(batches::standing(commands, unknown, false).await?);
+    }
     // A paused or closing batch admits nothing.
     let admits = |chunk: &ChunkId| {
         standing.get(&chunk.batch).is_some_and(|batch| batch.state.decide(&BatchEvent::Admit).is_ok())

@@ -1,20 +1,24 @@
 //! The open batches as they were decoded last, so that one look costs one command and no more bytes than it must.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use mongodb::bson::{Bson, Document, doc};
 use promptmill_domain::{Batch, BatchId, BatchState};
 use promptmill_ports::StoreResult;
 
-use crate::batches::{self, Phase, all_fields, bump_changes, decode, decode_with};
+use crate::batches::{self, Phase, Standing, all_fields, bump_changes, decode, decode_with};
 use crate::codec::{Fields, binary, corrupt};
 use crate::collections::BATCHES;
 use crate::commands::{Commands, Concern, Query};
+use crate::unwritten::Small;
 
 /// Batches that are named to the server as known. Of more their versions are read first.
 const FEW: usize = 256;
+/// For how long it is good enough to know how a batch stood: who claims a chunk of it looks again.
+const MOMENT: Duration = Duration::from_millis(100);
 /// Batches read at a time; they hold whole templates.
 const TOGETHER: u32 = 100;
 
@@ -22,6 +26,8 @@ const TOGETHER: u32 = 100;
 #[derive(Default)]
 pub(crate) struct OpenBatches {
     by_id: Mutex<HashMap<BatchId, Batch>>,
+    /// How batches stood that were read by name, and when.
+    standing: Mutex<HashMap<BatchId, (Instant, Standing)>>,
 }
 
 impl OpenBatches {
@@ -43,6 +49,23 @@ impl OpenBatches {
 }
 
 impl OpenBatches {
+    /// How those of the batches stand that were read a moment ago; gives each once.
+    pub(crate) fn take_standing(&self, ids: &HashSet<BatchId>) -> HashMap<BatchId, Standing> {
+        let mut standing = self.standing.lock().unwrap_or_else(PoisonError::into_inner);
+        let take = |id: &BatchId| {
+            let (_, standing) = standing.remove(id).filter(|(at, _)| at.elapsed() < MOMENT)?;
+            Some((*id, standing))
+        };
+        ids.iter().filter_map(take).collect()
+    }
+
+    fn note_standing(&self, read: Vec<(BatchId, Standing)>) {
+        let now = Instant::now();
+        let mut standing = self.standing.lock().unwrap_or_else(PoisonError::into_inner);
+        standing.retain(|_, (at, _)| now.duration_since(*at) < MOMENT);
+        standing.extend(read.into_iter().map(|(id, read)| (id, (now, read))));
+    }
+
     /// Those of the batches that are neither draft nor final, oldest first.
     pub(crate) async fn load_among(&self, commands: &Commands, ids: &[BatchId]) -> StoreResult<Vec<Batch>> {
         if ids.is_empty() {
@@ -50,12 +73,19 @@ impl OpenBatches {
         }
         let keys: Vec<Bson> = ids.iter().map(|id| binary(*id.as_bytes())).collect();
         let filter = doc! { "_id": { "$in": keys }, "phase": Phase::Open.number() };
-        let query = Query::of(filter).fields(all_fields()).sort(doc! { "_id": 1 });
+        let mut fields = all_fields();
+        fields.extend(Small::fields());
+        let query = Query::of(filter).fields(fields).sort(doc! { "_id": 1 });
         let mut rows = commands.stream(BATCHES, query, Concern::Majority, TOGETHER).await?;
-        let mut open = Vec::new();
+        let (mut open, mut standing) = (Vec::new(), Vec::new());
         while let Some(row) = rows.next().await? {
-            open.push(decode(&Document::try_from(row).map_err(|_| corrupt("a batch"))?)?);
+            let found = Document::try_from(row).map_err(|_| corrupt("a batch"))?;
+            let batch = decode(&found)?;
+            let stands = Standing { state: batch.state.clone(), small: Small::of(&found)?, rows: None };
+            standing.push((batch.id, stands));
+            open.push(batch);
         }
+        self.note_standing(standing);
         let is_news = {
             let mut known = self.by_id.lock().unwrap_or_else(PoisonError::into_inner);
             let is_news = open.iter().any(|batch| is_news(known.get(&batch.id), batch));

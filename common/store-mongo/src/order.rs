@@ -423,7 +423,11 @@ pub(crate) async fn page(
     let given = after.0 & 0xffff;
     let behind = doc! { "$gte": binary(key(batch, number)), "$lte": binary(key(batch, u32::MAX)) };
     let query = Query::of(doc! { "_id": behind }).fields(doc! { "entries": 1 }).sort(doc! { "_id": 1 });
-    let mut rows = commands.stream(SETTLED, query, Concern::Majority, READ_TOGETHER).await?;
+    let is_first = after == SettledCursor::default();
+    let alone = async { if is_first { alone(commands, batch).await } else { Ok(None) } };
+    let log = commands.stream(SETTLED, query, Concern::Majority, READ_TOGETHER);
+    let (log, alone) = tokio::join!(log, alone);
+    let (mut rows, alone) = (log?, alone?);
     let mut page = Page::new(commands, batch, limit);
     let mut cursors = Vec::new();
     let mut caught_up = true;
@@ -446,10 +450,7 @@ pub(crate) async fn page(
             break;
         }
     }
-    if after == SettledCursor::default()
-        && cursors.is_empty()
-        && let Some(part) = alone(commands, batch).await?
-    {
+    if let Some(part) = alone {
         let taken = page.fill(&[part]).await?;
         cursors.extend((1..).take(taken).map(SettledCursor));
     }
