@@ -254,6 +254,15 @@ mod tests {
     use super::*;
 
     #[test]
+    fn just_before_a_batch_stand_no_chunks_but_those_of_batches_before() {
+        let batch = BatchId::at(1_790_000_000_000, [0; 10]);
+        let before = ChunkId::just_before(batch).unwrap();
+        assert!(before < ChunkId { batch, n: 0 });
+        assert!(before > ChunkId { batch: BatchId::at(1_789_999_999_999, [0xff; 10]), n: 0 });
+        assert_eq!(ChunkId::just_before(BatchId::from_bytes([0; 16])), None);
+    }
+
+    #[test]
     fn an_id_survives_its_text_form_and_refuses_another_kind() {
         let id = BatchId::at(1_790_000_000_000, [7; 10]);
         assert_eq!(id.to_string().parse::<BatchId>(), Ok(id));

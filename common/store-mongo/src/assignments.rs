@@ -20,16 +20,27 @@ pub(crate) async fn load(commands: &Commands, ids: &[BatchId]) -> StoreResult<Ve
     if ids.is_empty() {
         return Ok(Vec::new());
     }
+    // The first row of a job that is alone should not wait for one read after the other.
+    let only: Vec<_> = match ids {
+        [batch] => (0..SPREAD).map(|n| ChunkId { batch: *batch, n }).collect(),
+        _ => Vec::new(),
+    };
     let ids: Vec<_> = ids.iter().map(|id| binary(*id.as_bytes())).collect();
     let query = Query::of(doc! { "_id": { "$in": ids }, "phase": batches::there() });
     let mut fields = batches::all_fields();
     fields.insert("lane", 1);
-    let found = commands.find(BATCHES, query.fields(fields), Concern::Local).await?;
+    let (found, heads_of_only) = tokio::join!(
+        commands.find(BATCHES, query.fields(fields), Concern::Local),
+        heads::load_without_bodies(commands, &only),
+    );
+    let (found, mut heads) = (found?, heads_of_only?);
     let decode = |found: &Document| Ok((batches::decode(found)?, Small::of(found)?.is_some()));
     let found: Vec<(Batch, bool)> = found.iter().map(decode).collect::<StoreResult<_>>()?;
-    let few = found.iter().filter(|(batch, _)| batch.total <= SPREAD && batch.final_counts.is_none());
-    let chunks: Vec<_> = few.flat_map(|(batch, _)| chunks_of(batch)).collect();
-    let heads = heads::load_without_bodies(commands, &chunks).await?;
+    if only.is_empty() {
+        let few = found.iter().filter(|(batch, _)| batch.total <= SPREAD && batch.final_counts.is_none());
+        let chunks: Vec<_> = few.flat_map(|(batch, _)| chunks_of(batch)).collect();
+        heads = heads::load_without_bodies(commands, &chunks).await?;
+    }
     let count = |(batch, is_small)| count(commands, batch, is_small, &heads);
     let counted = join_all(found.into_iter().map(count)).await;
     counted.into_iter().filter_map(Result::transpose).collect()
