@@ -113,7 +113,7 @@ pub(crate) struct Settler {
 
 impl Settler {
     pub(crate) fn new(engine: Engine, slots: Arc<Slots>) -> (Self, SettlerHandle) {
-        // Unbounded, yet never larger than what is begun and not recorded plus two words a lease.
+        // Unbounded, yet never larger than the slots plus two words a lease.
         let (handle, told) = mpsc::unbounded_channel();
         (Self { engine, told, slots, held: HashMap::new() }, SettlerHandle(handle))
     }
@@ -138,8 +138,8 @@ impl Settler {
             let told = match self.told.try_recv() {
                 Ok(told) => told,
                 Err(TryRecvError::Disconnected) => break,
-                // When all that is begun and not recorded is in hand, nothing else is in flight.
-                Err(TryRecvError::Empty) if inbox.len() < GROUP_ENOUGH && ended < self.slots.unsettled() => {
+                // A slot is held from before the call until the end is recorded: when all held slots are in hand, nothing else is in flight.
+                Err(TryRecvError::Empty) if inbox.len() < GROUP_ENOUGH && ended < self.slots.taken() => {
                     match timeout_at(until, self.told.recv()).await {
                         Ok(Some(told)) => told,
                         Ok(None) | Err(_) => break,

@@ -1,5 +1,4 @@
-//! What bounds the work in hand: slots for items that are begun and not at their end, places for those that are and wait to be recorded, and room
-//! for the bytes of their rows. Where no such place is free an item keeps its slot until it is recorded.
+//! What bounds the work in hand: slots for items that are begun and unsettled, and room for the bytes of their rows.
 //!
 //! Slots alone would let a few hundred rows of a mebibyte each into memory. Room is set aside before a chunk is claimed and goes
 //! with its items until they are settled, so rows that were claimed and not begun count as well.
@@ -13,15 +12,9 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot};
 
 use crate::active::Begun;
 
-/// Slots beside those of items that call: for items that wait to call, or to call again.
-const WAITING_ROOM: usize = 256;
-
-/// Items at their end that give their slots back before they are recorded: with fewer, a store whose writes take long would leave nothing to
-/// be called while they wait.
+/// Room for items whose end is being recorded, beside those that call: with less, every slot would stand in the settler while
+/// nothing calls.
 const SETTLING_ROOM: usize = 256;
-
-/// Slots that are given back before the pump is woken for them.
-const WORTH_WAKING: usize = 16;
 
 /// A batch holds at most this many times the slots that are free then, so that one alone leaves a fifth of them to a batch that
 /// comes later, however slow its calls are.
@@ -44,7 +37,6 @@ const UNRECORDED_BYTES: usize = 64 * 1024 * 1024;
 pub(crate) struct Slots {
     free: Arc<Semaphore>,
     count: usize,
-    settling: Arc<Semaphore>,
     room: Arc<Semaphore>,
     unrecorded: Arc<AtomicUsize>,
     changed: Arc<Notify>,
@@ -53,19 +45,14 @@ pub(crate) struct Slots {
 /// The slot of one begun item, with the room of its row.
 #[derive(Debug)]
 pub(crate) struct Slot {
-    /// Its slot, while it holds one, with its count among those of its batch.
-    place: Option<(OwnedSemaphorePermit, Begun)>,
-    /// Its place among those that wait to be recorded.
-    settles: Option<OwnedSemaphorePermit>,
-    /// Where slots are given back to, and what they are given back for.
-    free: Arc<Semaphore>,
-    settling: Arc<Semaphore>,
+    _place: OwnedSemaphorePermit,
     _room: Room,
+    _of_batch: Begun,
     outcome: OutcomeBytes,
     /// Its receiver ends with the slot, which is when the item's end is recorded.
     _watched: Option<oneshot::Sender<Never>>,
     /// Dropped last: the pump finds all of the above given back.
-    wake: Wake,
+    _wake: Wake,
 }
 
 /// Wakes the pump when dropped.
@@ -102,11 +89,10 @@ pub(crate) struct Room(OwnedSemaphorePermit);
 impl Slots {
     /// Slots for a worker that makes so many calls at the same time. `changed` is told when one is given back.
     pub(crate) fn new(concurrency: usize, changed: Arc<Notify>) -> Self {
-        let count = (concurrency.max(1) + WAITING_ROOM).div_ceil(SHARE_OF_FREE) * (SHARE_OF_FREE + 1);
+        let count = (concurrency.max(1) + SETTLING_ROOM).div_ceil(SHARE_OF_FREE) * (SHARE_OF_FREE + 1);
         Self {
             free: Arc::new(Semaphore::new(count)),
             count,
-            settling: Arc::new(Semaphore::new(SETTLING_ROOM)),
             room: Arc::new(Semaphore::new(ROW_BYTES)),
             unrecorded: Arc::default(),
             changed,
@@ -123,10 +109,9 @@ impl Slots {
         self.free.available_permits()
     }
 
-    /// Items that are begun and not recorded.
-    pub(crate) fn unsettled(&self) -> usize {
-        let settling = SETTLING_ROOM.saturating_sub(self.settling.available_permits());
-        self.count.saturating_sub(self.free()) + settling
+    /// Slots that are held.
+    pub(crate) fn taken(&self) -> usize {
+        self.count.saturating_sub(self.free())
     }
 
     /// Whether a batch that holds so many slots may have one more.
@@ -163,31 +148,21 @@ impl Slots {
     /// The slot of an item that begins.
     pub(crate) fn slot(&self, place: OwnedSemaphorePermit, room: Room, of_batch: Begun) -> Slot {
         Slot {
-            place: Some((place, of_batch)),
-            settles: None,
-            free: self.free.clone(),
-            settling: self.settling.clone(),
+            _place: place,
             _room: room,
+            _of_batch: of_batch,
             outcome: OutcomeBytes { bytes: 0, unrecorded: self.unrecorded.clone() },
             _watched: None,
-            wake: Wake(self.changed.clone()),
+            _wake: Wake(self.changed.clone()),
         }
     }
 }
 
 impl Slot {
-    /// Notes that the item has come to its end, and how many bytes that takes. Another may have its slot now, if there is room to wait in.
+    /// Notes that the item has come to its end, and how many bytes that takes.
     pub(crate) fn ended(&mut self, bytes: usize) {
         self.outcome.bytes += bytes;
         self.outcome.unrecorded.fetch_add(bytes, Ordering::AcqRel);
-        // It is held before the slot is let go of, so that the item is counted throughout.
-        self.settles = self.settling.clone().try_acquire_owned().ok();
-        if self.settles.is_some() {
-            self.place = None;
-            if self.free.available_permits().is_multiple_of(WORTH_WAKING) {
-                self.wake.0.notify_one();
-            }
-        }
     }
 
     /// The same slot, and a receiver that ends when it is given back.
@@ -257,14 +232,14 @@ mod tests {
     }
 
     #[test]
-    fn one_batch_alone_leaves_a_fifth_of_the_slots_to_others_and_still_has_room_to_wait() {
+    fn one_batch_alone_leaves_a_fifth_of_the_slots_to_others_and_still_has_room_to_settle() {
         for concurrency in [1, 16, 512] {
             let slots = Slots::new(concurrency, Arc::default());
             let mut places = vec![];
             while slots.has_one_for(u32::try_from(places.len()).unwrap()) {
                 places.push(slots.try_place().unwrap());
             }
-            assert!(places.len() >= concurrency + WAITING_ROOM, "{}", places.len());
+            assert!(places.len() >= concurrency + SETTLING_ROOM, "{}", places.len());
             assert!(slots.free() * 5 >= slots.count(), "{} of {}", slots.free(), slots.count());
         }
     }

@@ -21,9 +21,8 @@ use crate::support::Desk;
 /// Calls at once of every server here.
 pub(crate) const CONCURRENCY: u64 = 16;
 
-/// The most items one process has called for and not settled, when the store stands still: those calling, 256 at their end that gave their
-/// slots back, and 256 that hold them still.
-pub(crate) const SLOTS: u64 = CONCURRENCY + 512;
+/// The most items one process has begun and not settled: those calling, and those whose end waits to be stored.
+pub(crate) const SLOTS: u64 = CONCURRENCY + 256;
 
 /// Arguments of every server here.
 pub(crate) const ARGS: [&str; 4] = ["--concurrency", "16", "--requests-per-second", "100000"];
