@@ -488,3 +488,25 @@ async fn a_job_of_one_row_is_two_documents_unless_its_outcome_is_large() {
         assert_eq!(other.usage(&scene.tenant, NOW).await.unwrap().bytes, 0);
     }
 }
+
+#[tokio::test]
+async fn what_was_admitted_of_a_batch_that_is_no_more_is_cleared_away() {
+    let store = TemporaryStore::new().await;
+    let batches = store.raw().await.collection::<Document>("batches");
+    for is_claimed in [true, false] {
+        let scene = Scene { batch: fresh(), ..Scene::new() };
+        store.accept(&scene.tenant, whole(scene.batch)).await.unwrap();
+        store.open(scene.session, "worker").await.unwrap();
+        store.admit(&[scene.chunk(0)], NOW).await.unwrap();
+        // As if the batch had been sealed, ended and deleted just before the head was written.
+        batches.delete_many(doc! {}).await.unwrap();
+        if is_claimed {
+            let wanted = [(scene.chunk(0), LeaseToken::from_bytes(rand::random()))];
+            assert!(store.claim(scene.session, &wanted, NOW).await.unwrap().is_empty());
+        }
+        let gone = store.outlived(NOW, 1_000, 0, 10).await.unwrap();
+        assert_eq!(gone, [(scene.tenant.clone(), scene.batch)]);
+        while !store.delete(&scene.tenant, scene.batch).await.unwrap() {}
+        assert_eq!(documents(&store).await, []);
+    }
+}

@@ -89,23 +89,21 @@ pub async fn deleting_removes_everything_in_bounded_steps(store: &dyn Store) {
     store.open(session, "worker").await.unwrap();
     let scene = Scene { store, tenant, batch, session };
     let tenant = &scene.tenant;
-    let lens = [1; 1_200];
+    let lens = [2; 1_200];
     let (upload, cuts) = scene.upload(&lens).await;
     store.commit_part(tenant, batch, part(0, upload, 1)).await.unwrap();
     store.begin_submit(tenant, batch).await.unwrap();
     store.put_heads(tenant, batch, &lane(), &cuts).await.unwrap();
-    store.finish_submit(tenant, batch, 1_200, 1_200, NOW).await.unwrap();
-    let chunks: Vec<_> = (0..10).map(|n| scene.chunk(n)).collect();
+    store.finish_submit(tenant, batch, 1_200, 2_400, NOW).await.unwrap();
+    let chunks: Vec<_> = (0..1_200).map(|n| scene.chunk(n)).collect();
     store.admit(&chunks, NOW).await.unwrap();
-    for n in 0..10 {
-        let lease = scene.lease(n).await;
-        scene.settle(settling(&lease, 0..1)).await;
-    }
-    store.steer(tenant, batch, BatchEvent::Cancel, NOW).await.unwrap();
-    while store.seal(tenant, batch, 1_000, NOW).await.unwrap() > 0 {}
+    let wanted: Vec<_> = chunks.iter().map(|chunk| (*chunk, fresh_token())).collect();
+    let leases = store.claim(session, &wanted, NOW).await.unwrap();
+    let groups: Vec<_> = leases.iter().map(|lease| settling(lease, 0..2)).collect();
+    assert_eq!(store.settle(groups.into(), NOW).await.unwrap().len(), 1_200);
     store.close(tenant, batch, NOW).await.unwrap().unwrap();
 
-    assert!(!store.delete(tenant, batch).await.unwrap(), "1,200 chunks are more than one step");
+    assert!(!store.delete(tenant, batch).await.unwrap(), "2,400 outcomes are more than one step");
     check_not_found(store.batch(tenant, batch).await);
     check_no_batches(store, tenant).await;
     let mut steps = 1;
