@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use crate::client::Client;
 use crate::process::Process;
-use crate::procfs;
+use crate::procfs::{self, Resident};
 
 /// What differs from the shipped settings.
 #[derive(Debug, Clone, Copy)]
@@ -105,12 +105,12 @@ impl Engine {
         self.process.cpu_time()
     }
 
-    /// Its resident memory in MiB.
+    /// Its resident memory.
     ///
     /// # Errors
     /// It does not run any more.
-    pub fn resident_mib(&self) -> anyhow::Result<f64> {
-        Ok(procfs::resident_bytes(self.pid())? as f64 / f64::from(1 << 20))
+    pub fn resident(&self) -> anyhow::Result<Resident> {
+        procfs::resident(self.pid())
     }
 
     /// Its process id.

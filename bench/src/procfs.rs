@@ -24,19 +24,32 @@ fn cpu_ticks(stat: &str) -> Option<u64> {
     Some(user + system)
 }
 
-/// Resident memory of a process in bytes.
+/// What a process holds in memory.
+#[derive(Debug, Clone, Copy)]
+pub struct Resident {
+    /// All of it, in bytes.
+    pub bytes: u64,
+    /// Of it pages of files, in bytes: nearly all are the program's own. How many are there depends on how the system
+    /// happens to have the file in its cache, by a few MiB.
+    pub of_files: u64,
+}
+
+/// Resident memory of a process.
 ///
 /// # Errors
 /// There is no such process.
-pub fn resident_bytes(pid: u32) -> anyhow::Result<u64> {
+pub fn resident(pid: u32) -> anyhow::Result<Resident> {
     let text = fs::read_to_string(format!("/proc/{pid}/status")).with_context(|| format!("process {pid}"))?;
-    let kib = resident_kib(&text).with_context(|| format!("/proc/{pid}/status is not as expected"))?;
-    Ok(kib * 1024)
+    let read = |name| {
+        let kib = kib_of(&text, name).with_context(|| format!("/proc/{pid}/status has no {name}"))?;
+        anyhow::Ok(kib * 1024)
+    };
+    Ok(Resident { bytes: read("VmRSS:")?, of_files: read("RssFile:")? })
 }
 
-/// The resident memory in the text of `/proc/PID/status`.
-fn resident_kib(status: &str) -> Option<u64> {
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+/// A size in the text of `/proc/PID/status`.
+fn kib_of(status: &str, name: &str) -> Option<u64> {
+    let line = status.lines().find_map(|line| line.strip_prefix(name))?;
     line.trim().strip_suffix(" kB")?.parse().ok()
 }
 
@@ -65,8 +78,10 @@ mod tests {
 
     #[test]
     fn resident_memory_is_read_in_kib() {
-        assert_eq!(resident_kib("Name:\tx\nVmHWM:\t  900 kB\nVmRSS:\t   41236 kB\n"), Some(41236));
-        assert_eq!(resident_kib("Name:\tkthread\n"), None);
+        let status = "Name:\tx\nVmHWM:\t  900 kB\nVmRSS:\t   41236 kB\nRssFile:\t   18680 kB\n";
+        assert_eq!(kib_of(status, "VmRSS:"), Some(41236));
+        assert_eq!(kib_of(status, "RssFile:"), Some(18680));
+        assert_eq!(kib_of("Name:\tkthread\n", "VmRSS:"), None);
     }
 
     #[test]
@@ -77,7 +92,8 @@ mod tests {
         while cpu_time(pid).unwrap() < before + Duration::from_millis(30) {
             sum = (0..100_000).fold(sum, |sum, n| std::hint::black_box(sum ^ n));
         }
-        assert!(resident_bytes(pid).unwrap() > 100_000);
+        let resident = resident(pid).unwrap();
+        assert!(resident.of_files > 100_000 && resident.bytes > resident.of_files, "{resident:?}");
         assert!(cpu_time(u32::MAX).is_err());
     }
 }
