@@ -8,7 +8,7 @@ use std::sync::mpsc as mpsc_of_threads;
 
 use promptmill_domain::{BatchId, TenantId, UploadId};
 use promptmill_ports::{PartCommit, RowBlock};
-use promptmill_rowio::{BlockBuilder, ReadRow, RowReader, RowsDigest, StoredRow};
+use promptmill_rowio::{BlockBuilder, CheckedRow, ReadRow, RowReader, RowRun, RowsDigest, StoredRow};
 use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
@@ -56,7 +56,7 @@ impl Packer {
     }
 
     /// Adds a row; gives a block that became full.
-    pub(crate) fn push(&mut self, row: &StoredRow) -> Option<RowBlock> {
+    pub(crate) fn push<T: AsRef<str>>(&mut self, row: &StoredRow<T>) -> Option<RowBlock> {
         self.digest.push(row);
         self.rows += 1;
         self.builder.push(row).map(|block| self.number(block))
@@ -82,7 +82,7 @@ pub(crate) fn read<R: Read>(
     mut keep: impl FnMut(RowBlock) -> bool,
 ) -> Result<Taken, Refused> {
     let mut packer = Packer::new();
-    read_rows(reader, |row| packer.push(&row).is_none_or(&mut keep))?;
+    read_rows(reader, |row| packer.push(&row.to_stored()).is_none_or(&mut keep))?;
     packed(packer, keep)
 }
 
@@ -92,26 +92,25 @@ pub(crate) fn read_and_pack_beside<R: Read>(
     reader: RowReader<R>,
     mut keep: impl FnMut(RowBlock) -> bool + Send,
 ) -> Result<Taken, Refused> {
-    let (hand_on, handed) = mpsc_of_threads::sync_channel::<Vec<StoredRow>>(RUNS_IN_FLIGHT);
+    let (hand_on, handed) = mpsc_of_threads::sync_channel::<RowRun>(RUNS_IN_FLIGHT);
     std::thread::scope(|threads| {
         let packing = threads.spawn(move || {
             let mut packer = Packer::new();
-            for row in handed.into_iter().flatten() {
-                if !packer.push(&row).is_none_or(&mut keep) {
-                    return Err(Refused::Unwanted);
+            for run in handed {
+                for row in run.rows() {
+                    if !packer.push(&row).is_none_or(&mut keep) {
+                        return Err(Refused::Unwanted);
+                    }
                 }
             }
             Ok((packer, keep))
         });
-        let mut run = Vec::new();
-        let mut bytes = 0;
+        let mut run = RowRun::default();
         let read = read_rows(reader, |row| {
-            bytes += row.content.as_json().len();
             run.push(row);
-            if run.len() < RUN_ROWS && bytes < RUN_BYTES {
+            if run.len() < RUN_ROWS && run.bytes() < RUN_BYTES {
                 return true;
             }
-            bytes = 0;
             hand_on.send(std::mem::take(&mut run)).is_ok()
         });
         // Nobody takes it when the packing ended before.
@@ -127,7 +126,7 @@ pub(crate) fn read_and_pack_beside<R: Read>(
 /// Reads every row and hands the good ones to `take` until one is bad; `take` answers whether anyone still wants them.
 fn read_rows<R: Read>(
     mut reader: RowReader<R>,
-    mut take: impl FnMut(StoredRow) -> bool,
+    mut take: impl FnMut(&CheckedRow) -> bool,
 ) -> Result<(), Refused> {
     let mut bad = BadRows::default();
     while let Some(row) = reader.next_row().map_err(Refused::from)? {
@@ -135,7 +134,7 @@ fn read_rows<R: Read>(
         match row {
             ReadRow::Bad(problems) => bad.add(problems.line, problems.problems),
             ReadRow::Row(row) if bad.bad == 0 => {
-                if !take(row.to_stored()) {
+                if !take(&row) {
                     return Err(Refused::Unwanted);
                 }
             }

@@ -43,6 +43,12 @@ impl Variables {
         serde_json::to_string(&self.root).expect("a map of JSON values with string keys is written as JSON")
     }
 
+    /// Appends the same text to `text`.
+    pub fn write_json(&self, text: &mut Vec<u8>) {
+        serde_json::to_writer(text, &self.root)
+            .expect("a map of JSON values with string keys is written into memory");
+    }
+
     /// Reads back what [`Variables::to_json`] wrote, without checking it against a template again.
     ///
     /// # Errors

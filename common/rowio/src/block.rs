@@ -65,7 +65,7 @@ impl BlockBuilder {
     }
 
     /// Adds the next row of the part. Gives a block when one became full, which then holds this row or ends before it.
-    pub fn push(&mut self, row: &StoredRow) -> Option<RowBlock> {
+    pub fn push<T: AsRef<str>>(&mut self, row: &StoredRow<T>) -> Option<RowBlock> {
         let before = self.lines.len();
         row.write_line(&mut self.lines);
         if before > 0 && self.lines.len() > MAX_BYTES {
@@ -86,8 +86,8 @@ impl BlockBuilder {
         last
     }
 
-    fn count(&mut self, row: &StoredRow) {
-        if let Some(id) = &row.custom_id {
+    fn count<T: AsRef<str>>(&mut self, row: &StoredRow<T>) {
+        if let Some(id) = row.custom_id() {
             self.ids.resize(self.len as usize * ID_HASH_BYTES, 0);
             self.ids.extend(id_hash(id));
         }

@@ -21,10 +21,10 @@ impl RowsDigest {
     }
 
     /// Adds the next row.
-    pub fn push(&mut self, row: &StoredRow) {
+    pub fn push<T: AsRef<str>>(&mut self, row: &StoredRow<T>) {
         let messages = matches!(row.content, RowContent::Messages(_));
         self.hash.update([u8::from(row.custom_id.is_some()) | u8::from(messages) << 1]);
-        if let Some(id) = &row.custom_id {
+        if let Some(id) = row.custom_id() {
             self.part(id);
         }
         self.part(row.content.as_json());
@@ -79,7 +79,7 @@ mod tests {
         let digests: std::collections::HashSet<_> = cases.iter().map(|rows| digest(rows)).collect();
         assert_eq!(digests.len(), cases.len());
         let mut messages = RowsDigest::new();
-        messages.push(&StoredRow { custom_id: None, content: RowContent::Messages("{}".into()) });
+        messages.push(&StoredRow { custom_id: None, content: RowContent::Messages("{}") });
         assert!(!digests.contains(&messages.finish()));
     }
 }

@@ -18,6 +18,7 @@ mod outcome;
 mod problem;
 mod reader;
 mod records;
+mod run;
 mod sample;
 mod stored;
 
@@ -32,5 +33,6 @@ pub use outcome::{
 };
 pub use problem::{ReadError, RowProblem, RowProblems};
 pub use reader::{CheckedContent, CheckedRow, ReadRow, RowKinds, RowLimits, RowReader};
+pub use run::RowRun;
 pub use sample::{Reservoir, Sample, sample_rows};
 pub use stored::{RowContent, StoredRow};

@@ -9,13 +9,13 @@ use serde_json::value::RawValue;
 use crate::block::CorruptBlock;
 
 /// What a row brings, as JSON text.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum RowContent {
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RowContent<T = String> {
     /// The template's variables as a JSON object (`Variables::to_json`), which `Variables::from_json` reads.
-    Variables(String),
+    Variables(T),
     /// The conversation itself, for a row that is not rendered: a JSON array of `{"role", "content"}`, which
     /// [`RowContent::read_messages`] reads.
-    Messages(String),
+    Messages(T),
 }
 
 impl RowContent {
@@ -23,13 +23,6 @@ impl RowContent {
     pub fn of_messages(messages: &[Message]) -> Self {
         let json = serde_json::to_string(messages).expect("roles and texts are written into memory");
         Self::Messages(json)
-    }
-
-    /// The text, whichever it is.
-    pub fn as_json(&self) -> &str {
-        match self {
-            Self::Variables(json) | Self::Messages(json) => json,
-        }
     }
 
     /// Reads back the text of [`RowContent::Messages`], without checking it again.
@@ -41,38 +34,28 @@ impl RowContent {
     }
 }
 
+impl<T: AsRef<str>> RowContent<T> {
+    /// The text, whichever it is.
+    pub fn as_json(&self) -> &str {
+        match self {
+            Self::Variables(json) | Self::Messages(json) => json.as_ref(),
+        }
+    }
+}
+
 /// A checked row, ready to be stored or just read back.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct StoredRow {
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StoredRow<T = String> {
     /// The client's own id of the row.
-    pub custom_id: Option<String>,
+    pub custom_id: Option<T>,
     /// What it brings.
-    pub content: RowContent,
+    pub content: RowContent<T>,
 }
 
 impl StoredRow {
     /// A row of variables, given as `Variables::to_json` writes them.
     pub fn of_variables(custom_id: Option<String>, variables_json: impl Into<String>) -> Self {
         Self { custom_id, content: RowContent::Variables(variables_json.into()) }
-    }
-
-    /// Appends the row's line, its line feed included.
-    ///
-    /// Line breaks between the tokens of the content become blanks; inside a JSON string there are none.
-    pub(crate) fn write_line(&self, line: &mut Vec<u8>) {
-        let json = self.content.as_json();
-        let bare = self.custom_id.is_none() && matches!(self.content, RowContent::Variables(_));
-        if !bare {
-            line.push(b'[');
-            serde_json::to_writer(&mut *line, &self.custom_id).expect("a string is written into memory");
-            line.push(b',');
-        }
-        let begin = line.len();
-        line.extend_from_slice(json.as_bytes());
-        for byte in line[begin..].iter_mut().filter(|byte| **byte == b'\n') {
-            *byte = b' ';
-        }
-        line.extend_from_slice(if bare { b"\n" } else { b"]\n" });
     }
 
     /// Reads a line without its line feed; `None` when it is not one.
@@ -87,6 +70,32 @@ impl StoredRow {
             Some(b'[') => Some(Self { custom_id, content: RowContent::Messages(content.to_owned()) }),
             _ => None,
         }
+    }
+}
+
+impl<T: AsRef<str>> StoredRow<T> {
+    /// The client's own id of the row.
+    pub(crate) fn custom_id(&self) -> Option<&str> {
+        self.custom_id.as_ref().map(T::as_ref)
+    }
+
+    /// Appends the row's line, its line feed included.
+    ///
+    /// Line breaks between the tokens of the content become blanks; inside a JSON string there are none.
+    pub(crate) fn write_line(&self, line: &mut Vec<u8>) {
+        let json = self.content.as_json();
+        let bare = self.custom_id.is_none() && matches!(self.content, RowContent::Variables(_));
+        if !bare {
+            line.push(b'[');
+            serde_json::to_writer(&mut *line, &self.custom_id()).expect("a string is written into memory");
+            line.push(b',');
+        }
+        let begin = line.len();
+        line.extend_from_slice(json.as_bytes());
+        for byte in line[begin..].iter_mut().filter(|byte| **byte == b'\n') {
+            *byte = b' ';
+        }
+        line.extend_from_slice(if bare { b"\n" } else { b"]\n" });
     }
 }
 

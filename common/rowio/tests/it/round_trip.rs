@@ -6,7 +6,8 @@ use std::sync::Arc;
 
 use promptmill_prompt::Variables;
 use promptmill_rowio::{
-    BlockBuilder, ReadRow, RowFormat, RowLimits, RowReader, RowsDigest, StoredRow, decode_block,
+    BlockBuilder, ReadRow, RowContent, RowFormat, RowLimits, RowReader, RowRun, RowsDigest, StoredRow,
+    decode_block,
 };
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -85,6 +86,38 @@ proptest! {
             prop_assert_eq!(kept, json!({ "a": a, "b": b }));
         }
     }
+}
+
+#[test]
+fn rows_that_travel_in_a_run_are_stored_as_each_by_itself() {
+    let template = open_template();
+    let mut lines = vec![];
+    for n in 0..3 {
+        lines.push(json!({ "text": format!("ä{n}\n") }).to_string());
+        lines.push(json!({ "custom_id": format!("ü{n}"), "text": "x" }).to_string());
+        lines.push(json!({ "messages": [{"role": "user", "content": "é\n"}] }).to_string());
+        lines.push(
+            json!({ "custom_id": format!("m{n}"), "messages": [{"role": "user", "content": ""}] })
+                .to_string(),
+        );
+    }
+    let checked = read(lines.join("\n").as_bytes(), RowFormat::Ndjson, &template).good();
+    let mut run = RowRun::default();
+    assert!(run.is_empty());
+    checked.iter().for_each(|row| run.push(row));
+    assert_eq!(run.len(), 12);
+    let owned = |row: StoredRow<&str>| StoredRow {
+        custom_id: row.custom_id.map(str::to_owned),
+        content: match row.content {
+            RowContent::Variables(json) => RowContent::Variables(json.to_owned()),
+            RowContent::Messages(json) => RowContent::Messages(json.to_owned()),
+        },
+    };
+    let stored: Vec<StoredRow> = checked.iter().map(promptmill_rowio::CheckedRow::to_stored).collect();
+    assert_eq!(run.rows().map(owned).collect::<Vec<_>>(), stored);
+    let bytes =
+        stored.iter().map(|row| row.content.as_json().len() + row.custom_id.as_ref().map_or(0, String::len));
+    assert_eq!(run.bytes(), bytes.sum::<usize>());
 }
 
 #[test]
