@@ -97,7 +97,7 @@ fn rows_that_travel_in_a_run_are_stored_as_each_by_itself() {
         lines.push(json!({ "custom_id": format!("ü{n}"), "text": "x" }).to_string());
         lines.push(json!({ "messages": [{"role": "user", "content": "é\n"}] }).to_string());
         lines.push(
-            json!({ "custom_id": format!("m{n}"), "messages": [{"role": "user", "content": ""}] })
+            json!({ "custom_id": format!("m{n}"), "messages": [{"role": "user", "content": "z"}] })
                 .to_string(),
         );
     }
