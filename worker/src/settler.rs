@@ -8,11 +8,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use promptmill_domain::{ChunkId, ItemCode, LeaseToken, Release, SettledItem, Totals};
+use promptmill_domain::{BatchId, ChunkId, ItemCode, LeaseToken, Release, SettledItem, Totals};
 use promptmill_ports::{SettleGroup, Settled, Signal, StoreError};
 use promptmill_runtime::Engine;
 use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TryRecvError;
+use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout_at};
 
 use crate::active::ActiveBatch;
@@ -109,13 +110,15 @@ pub(crate) struct Settler {
     told: mpsc::UnboundedReceiver<Told>,
     slots: Arc<Slots>,
     held: HashMap<LeaseKey, Held>,
+    /// What is told of the last write while the next one begins.
+    telling: Option<JoinHandle<()>>,
 }
 
 impl Settler {
     pub(crate) fn new(engine: Engine, slots: Arc<Slots>) -> (Self, SettlerHandle) {
         // Unbounded, yet never larger than the slots plus two words a lease.
         let (handle, told) = mpsc::unbounded_channel();
-        (Self { engine, told, slots, held: HashMap::new() }, SettlerHandle(handle))
+        (Self { engine, told, slots, held: HashMap::new(), telling: None }, SettlerHandle(handle))
     }
 
     /// Runs until every handle is gone and everything told is written.
@@ -125,6 +128,7 @@ impl Settler {
             let slots: Vec<Slot> = self.write(&mut inbox).await;
             drop(slots);
         }
+        self.told_all().await;
     }
 
     /// Fills `inbox` with what is to be written next, at most about [`GROUP_BYTES`]; `false` when nothing will come any more.
@@ -214,10 +218,34 @@ impl Settler {
                 }
             }
         }
-        // The sweep finds what is not told.
-        let tell = advanced.into_iter().map(|batch| self.engine.signals.publish(Signal::ChunkDone(batch)));
-        let _ = join_all(tell).await;
+        self.tell(advanced).await;
         slots
+    }
+
+    /// Has what was recorded put in its order, and tells of the batches that advanced by it. Nothing waits for that but the next telling.
+    async fn tell(&mut self, advanced: HashSet<BatchId>) {
+        self.told_all().await;
+        let engine = self.engine.clone();
+        self.telling = Some(tokio::spawn(async move {
+            while let Err(error) = engine.store.order().await {
+                if !matches!(error, StoreError::Unavailable(_)) {
+                    tracing::error!(error = %error, "the order of outcomes cannot be stored before their batches close");
+                    break;
+                }
+                tracing::warn!(error = %error, "the order of outcomes could not be stored; trying again");
+                tokio::time::sleep(RETRY_WRITE).await;
+            }
+            // The sweep finds what is not told.
+            let tell = advanced.into_iter().map(|batch| engine.signals.publish(Signal::ChunkDone(batch)));
+            let _ = join_all(tell).await;
+        }));
+    }
+
+    async fn told_all(&mut self) {
+        if let Some(telling) = self.telling.take() {
+            // Whatever became of it, the sweep and the closing of batches make up for it.
+            let _ = telling.await;
+        }
     }
 
     fn count(&self, key: LeaseKey, ends: &[(ItemCode, Instant)]) {

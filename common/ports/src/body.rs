@@ -40,24 +40,38 @@ pub fn encode_outcome(outcome: &Outcome) -> Bytes {
     body.push(PLAIN);
     serde_json::to_writer(&mut body, outcome)
         .expect("an outcome has string keys only, and a vector takes every write");
-    if body.len() < COMPRESS_FROM {
-        return body.into();
-    }
-    let compressed = COMPRESSOR.with_borrow_mut(|slot| {
-        if slot.is_none() {
-            *slot = zstd::bulk::Compressor::new(1).ok();
-        }
-        slot.as_mut().and_then(|compressor| compressor.compress(&body[1..]).ok())
-    });
-    match compressed {
-        Some(frame) if frame.len() < body.len() => {
+    match compress(&body[1..]) {
+        Some(frame) => {
             let mut coded = Vec::with_capacity(frame.len() + 1);
             coded.push(ZSTD);
             coded.extend_from_slice(&frame);
             coded.into()
         }
-        _ => body.into(),
+        None => body.into(),
     }
+}
+
+/// A zstd frame of these bytes, where there are enough of them that it is shorter.
+pub fn compress(bytes: &[u8]) -> Option<Vec<u8>> {
+    if bytes.len() < COMPRESS_FROM {
+        return None;
+    }
+    let frame = COMPRESSOR.with_borrow_mut(|slot| {
+        if slot.is_none() {
+            *slot = zstd::bulk::Compressor::new(1).ok();
+        }
+        slot.as_mut().and_then(|compressor| compressor.compress(bytes).ok())
+    });
+    frame.filter(|frame| frame.len() < bytes.len())
+}
+
+/// The bytes of such a frame, which are `len`.
+///
+/// # Errors
+/// It is none, or has another number of bytes.
+pub fn decompress(frame: &[u8], len: usize) -> Result<Vec<u8>, CorruptBody> {
+    let bytes = zstd::bulk::decompress(frame, len).map_err(|_| CorruptBody)?;
+    if bytes.len() == len { Ok(bytes) } else { Err(CorruptBody) }
 }
 
 /// Decodes a stored outcome.
@@ -98,6 +112,19 @@ mod tests {
             assert_eq!(decode_outcome(&body).unwrap(), outcome);
         }
         assert!(encode_outcome(&outcome(&"long ".repeat(10_000))).len() < 1_000);
+    }
+
+    #[test]
+    fn a_frame_gives_its_bytes_and_no_others() {
+        assert_eq!(compress(b"short"), None);
+        let bytes = b"much the same ".repeat(1_000);
+        let frame = compress(&bytes).unwrap();
+        assert!(frame.len() < 100);
+        assert_eq!(decompress(&frame, bytes.len()).unwrap(), bytes);
+        for wrong in [bytes.len() - 1, bytes.len() + 1, 0] {
+            assert!(decompress(&frame, wrong).is_err(), "{wrong}");
+        }
+        assert!(decompress(&frame[1..], bytes.len()).is_err());
     }
 
     #[test]

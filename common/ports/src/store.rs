@@ -256,7 +256,14 @@ pub trait Work: Send + Sync {
     /// # Errors
     /// `Conflict` when a group names an item its chunk does not have or a code that is no outcome: a mistake of the caller.
     /// Nothing of that group is recorded; other groups of the call may be.
+    ///
+    /// What it recorded has its place in the order of settling after the next [`order`](Self::order).
     async fn settle(&self, groups: Arc<[SettleGroup]>, now_ms: u64) -> StoreResult<Vec<Settled>>;
+
+    /// Gives what this store's calls of [`settle`](Self::settle) recorded its place in the order of settling, where that was left for
+    /// later: nobody has to wait for it before going on. Repeatable. What it never came to has its place before its chunk settles anything
+    /// more, and before its batch closes.
+    async fn order(&self) -> StoreResult<()>;
 
     /// Records which item the holder of a quarantined chunk begins. Answers whether the lease is still held.
     async fn try_item(

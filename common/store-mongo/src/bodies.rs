@@ -8,7 +8,7 @@ use mongodb::bson::{Document, doc};
 use promptmill_domain::{BatchId, ItemCode};
 use promptmill_ports::StoreResult;
 
-use crate::bundles::{self, BundleKey};
+use crate::bundles::{self, BundleKey, Listed};
 use crate::codec::{Fields, binary, corrupt, key, number_of};
 use crate::collections::{HEADS, OUTCOMES};
 use crate::commands::{Commands, Concern, Query};
@@ -257,19 +257,15 @@ impl Bundle {
     }
 
     fn of(found: &mut Document) -> StoreResult<Self> {
-        let damaged = || corrupt("outcomes");
-        let bodies = found.get_binary_generic_mut("bodies").map_err(|_| damaged())?;
-        let mut inline = Bytes::from(std::mem::take(bodies));
         let large = bundles::large(found)?;
-        let mut bodies = HashMap::new();
-        for item in bundles::listed(found)? {
-            let body = match large.get(&item.offset) {
-                Some(sliced) => Body::Sliced(*sliced),
-                None if item.len <= inline.len() => Body::Inline(inline.split_to(item.len)),
-                None => return Err(damaged()),
-            };
-            bodies.insert(item.offset, (item.code, body));
-        }
+        let items: Vec<_> = bundles::listed(found)?.collect();
+        let in_bundle = items.iter().filter(|item| !large.contains_key(&item.offset));
+        let mut inline = Bytes::from(bundles::inline(found, in_bundle.map(|item| item.len).sum())?);
+        let mut body = |item: &Listed| match large.get(&item.offset) {
+            Some(sliced) => Body::Sliced(*sliced),
+            None => Body::Inline(inline.split_to(item.len)),
+        };
+        let bodies = items.iter().map(|item| (item.offset, (item.code, body(item)))).collect();
         Ok(Self { size: size(found)?, bodies })
     }
 

@@ -5,6 +5,8 @@
 //! between its bundle and its head, and goes on with the next number. So whoever writes a bundle knows all before it, and an item has a
 //! body in one of them alone under the code that the head names.
 //!
+//! The bodies of a bundle are compressed together: those that are too small for a frame of their own have much in common.
+//!
 //! A small body of a chunk that has one item stands in the head, and is written with it.
 
 use std::collections::{HashMap, HashSet};
@@ -14,6 +16,7 @@ use bytes::Bytes;
 use mongodb::bson::raw::cstr;
 use mongodb::bson::{Document, RawBsonRef, RawDocumentBuf, doc};
 use promptmill_domain::{BatchId, ItemCode, SettledItem};
+use promptmill_ports::body::{compress, decompress};
 use promptmill_ports::{SettleGroup, StoreError, StoreResult};
 
 use crate::codec::{Fields, binary, corrupt, int, key, raw_binary, raw_document};
@@ -26,6 +29,8 @@ use crate::slices::{self, Sliced};
 const INLINE: usize = 128 * 1024;
 /// Bytes of bodies in a bundle; those for which there is no room stand in slices as well.
 const BUNDLE: usize = 4 * 1024 * 1024;
+/// Bodies are compressed together up to so many bytes. Where there are more, most are compressed by themselves.
+const TOGETHER: usize = 256 * 1024;
 /// Bytes of an item in a bundle's list: its offset in the chunk, its code and the length of its body. A chunk has at most 256 items.
 const ITEM: usize = 6;
 /// Bytes of an item in the list of those whose bodies are in slices: its offset, and where they are.
@@ -168,11 +173,16 @@ impl<'a> Bundling<'a> {
                 large.extend_from_slice(&sliced.to_bytes());
             }
         }
+        let packed = if bodies.len() <= TOGETHER { compress(&bodies) } else { None };
+        let bodies = match &packed {
+            Some(packed) => (cstr!("packed"), raw_binary(packed)),
+            None => (cstr!("bodies"), raw_binary(&bodies)),
+        };
         raw_document(&[
             (cstr!("_id"), raw_binary(&self.key())),
             (cstr!("size"), RawBsonRef::Int64(int(size as u64))),
             (cstr!("items"), raw_binary(&items)),
-            (cstr!("bodies"), raw_binary(&bodies)),
+            bodies,
             (cstr!("large"), raw_binary(&large)),
         ])
     }
@@ -227,6 +237,17 @@ pub(crate) struct Listed {
     pub(crate) code: u8,
     /// Length of its body.
     pub(crate) len: usize,
+}
+
+/// The bodies that stand in a bundle, one after the other; they have this many bytes.
+pub(crate) fn inline(found: &mut Document, len: usize) -> StoreResult<Vec<u8>> {
+    let damaged = || corrupt("outcomes");
+    if Fields(found).has("packed") {
+        let packed = Fields(found).bytes("packed")?;
+        return if len <= TOGETHER { decompress(packed, len).map_err(|_| damaged()) } else { Err(damaged()) };
+    }
+    let bodies = found.get_binary_generic_mut("bodies").map_err(|_| damaged())?;
+    if bodies.len() == len { Ok(std::mem::take(bodies)) } else { Err(damaged()) }
 }
 
 /// The items of a bundle.

@@ -4,7 +4,8 @@
 //! log under a mark of chunk and number, which is in the log at most once: within a document by the condition of the write, across documents by a
 //! unique index. The next document is begun only when the last is full, so whoever has read to the end of the log misses nothing. A head
 //! forgets a change only for the next one, after making sure that it is in the log; what a crash kept from the log gets there with
-//! the next change of the head, or before its batch closes.
+//! the next change of the head, or before its batch closes. A settle leaves its changes for [`catch_up`], which goes on beside the
+//! next one's bodies.
 //!
 //! A cursor is the number of a document and how many of its items were given, `number << 16 | items`.
 
@@ -17,6 +18,7 @@ use promptmill_domain::{BatchId, ChunkId};
 use promptmill_ports::{PageLimit, SettledCursor, SettledPage, StoreError, StoreResult};
 
 use crate::MongoStore;
+use crate::batches;
 use crate::bodies::{Part, Where, part_of};
 use crate::codec::{Fields, binary, corrupt, key, number_of, range};
 use crate::collections::{HEADS, SETTLED};
@@ -120,16 +122,27 @@ impl Record {
     }
 }
 
-/// What this process knows of the logs: which document is the last, and up to which change a chunk is in.
+/// What this process knows of the logs: which document is the last, and up to which change a chunk is in; and what it has for them.
 #[derive(Debug, Default)]
 pub(crate) struct Logs {
     known: Mutex<Known>,
+    /// Held by whoever writes to logs, so that who needs a change there waits for it and does not write it as well.
+    writing: tokio::sync::Mutex<()>,
 }
 
 #[derive(Debug, Default)]
 struct Known {
     last: HashMap<BatchId, u32>,
     logged: HashMap<ChunkId, u32>,
+    left: Left,
+}
+
+/// Changes that are written and not in a log yet.
+#[derive(Debug, Default)]
+struct Left {
+    records: Vec<Record>,
+    /// Whether writing them failed. Meanwhile others may have ended and deleted their batches.
+    failed: bool,
 }
 
 impl Logs {
@@ -171,15 +184,68 @@ impl Logs {
         self.with(|known| {
             known.last.remove(&batch);
             known.logged.retain(|chunk, _| chunk.batch != batch);
+            known.left.records.retain(|record| record.chunk.batch != batch);
         });
+    }
+
+    /// Leaves changes for [`catch_up`].
+    pub(crate) fn leave(&self, records: Vec<Record>) {
+        self.with(|known| known.left.records.extend(records));
+    }
+
+    fn take_left(&self) -> Left {
+        self.with(|known| std::mem::take(&mut known.left))
     }
 }
 
-/// Puts changes in the logs of their batches, each once. Repeatable.
-///
+/// Puts the changes that were left in the logs of their batches.
+pub(crate) async fn catch_up(store: &MongoStore) -> StoreResult<()> {
+    let _writing = store.logs().writing.lock().await;
+    write_left_and(store, Vec::new()).await
+}
+
+/// Puts changes in the logs of their batches, each once, behind those that were left. Repeatable.
+pub(crate) async fn append(store: &MongoStore, records: Vec<Record>) -> StoreResult<()> {
+    if records.iter().all(|record| store.logs().is_logged(record)) {
+        return Ok(());
+    }
+    let _writing = store.logs().writing.lock().await;
+    write_left_and(store, records).await
+}
+
+async fn write_left_and(store: &MongoStore, mut more: Vec<Record>) -> StoreResult<()> {
+    let logs = store.logs();
+    let left = logs.take_left();
+    more.retain(|record| left.records.iter().all(|other| other.mark() != record.mark()));
+    let written = async {
+        let mut records = match left.failed {
+            true => of_batches_that_are(store, &left.records).await?,
+            false => left.records.clone(),
+        };
+        records.extend(more);
+        write(store, records).await
+    };
+    let written = written.await;
+    // What cannot be written at all is not tried for ever in front of all others; the closing of its batch tells of it.
+    if matches!(written, Err(StoreError::Unavailable(_))) && !left.records.is_empty() {
+        logs.with(|known| {
+            // In front of what was left meanwhile.
+            known.left.records.splice(0..0, left.records);
+            known.left.failed = true;
+        });
+    }
+    written
+}
+
+async fn of_batches_that_are(store: &MongoStore, records: &[Record]) -> StoreResult<Vec<Record>> {
+    let batches: HashSet<BatchId> = records.iter().map(|record| record.chunk.batch).collect();
+    let there = batches::standing(store.commands(), batches, false).await?;
+    Ok(records.iter().filter(|record| there.contains_key(&record.chunk.batch)).cloned().collect())
+}
+
 /// The first changes of batches whose logs seem not to be there begin them all in one command, and changes for logs whose last document is known go
 /// there in one. What that does not do, each batch does for itself ([`append_some`]).
-pub(crate) async fn append(store: &MongoStore, records: Vec<Record>) -> StoreResult<()> {
+async fn write(store: &MongoStore, records: Vec<Record>) -> StoreResult<()> {
     let (mut fresh, mut known, mut alone) = (Vec::new(), Vec::new(), Vec::new());
     for (batch, records) in by_batch(store, records) {
         let is_one_write = fitting(&records) == records.len();

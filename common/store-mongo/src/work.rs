@@ -20,7 +20,7 @@ use crate::bundles;
 use crate::codec::{Fields, binary, conflict, corrupt, int};
 use crate::collections::ROWS;
 use crate::commands::{Commands, Concern, Query};
-use crate::heads::{self, Changed, Stored};
+use crate::heads::{self, Changed, Placing, Stored};
 use crate::uploads::row_key;
 use crate::{assignments, delete, order, sessions, usage};
 
@@ -56,6 +56,10 @@ impl Work for MongoStore {
             }
         }
         Ok(answers.into_iter().flatten().collect())
+    }
+
+    async fn order(&self) -> StoreResult<()> {
+        order::catch_up(self).await
     }
 
     async fn try_item(
@@ -107,7 +111,7 @@ async fn claim(
         let token = wanted[at].1;
         stored.head.apply(HeadEvent::Claim { owner, token }, now_ms).map(|()| Vec::new())
     };
-    let changed = heads::change(store, &ids, known, lease).await?;
+    let changed = heads::change(store, &ids, known, Placing::Now, lease).await?;
     let mut claimed: Vec<(Stored, LeaseToken)> = Vec::with_capacity(changed.len());
     for (changed, (_, token)) in changed.into_iter().zip(&wanted) {
         if let Changed::Applied(stored) = changed {
@@ -215,7 +219,7 @@ async fn settle(store: &MongoStore, groups: &[&SettleGroup], now_ms: u64) -> Sto
         known.iter().map(|(chunk, stored)| (*chunk, stored.head.tenant.clone())).collect();
     let stored = ids.iter().zip(&bundled).map(|(chunk, bundled)| (chunk, bundled.bytes));
     count(commands, &tenants, stored);
-    let changed = heads::change(store, &ids, known, apply).await?;
+    let changed = heads::change(store, &ids, known, Placing::Later, apply).await?;
     let in_heads = ids.iter().zip(&changed).zip(&bundled).map(|((chunk, changed), bundled)| {
         let body = bundled.body.as_ref().filter(|_| changed.is_applied());
         (chunk, body.map_or(0, |body| body.len() as u64))

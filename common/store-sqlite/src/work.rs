@@ -47,6 +47,11 @@ impl Work for SqliteStore {
         self.write(bodies + HEAD, settle_all).await
     }
 
+    /// Nothing is left for later.
+    async fn order(&self) -> StoreResult<()> {
+        Ok(())
+    }
+
     async fn try_item(
         &self,
         chunk: ChunkId,

@@ -123,6 +123,10 @@ impl Work for FailingStore {
         }
     }
 
+    async fn order(&self) -> StoreResult<()> {
+        self.fated("order", self.inner.order()).await
+    }
+
     async fn claim(
         &self,
         owner: SessionId,

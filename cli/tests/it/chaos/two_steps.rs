@@ -143,6 +143,10 @@ impl Work for Line {
         self.inner.assignments(batches).await
     }
 
+    async fn order(&self) -> StoreResult<()> {
+        self.inner.order().await
+    }
+
     async fn settle(&self, groups: Arc<[SettleGroup]>, now_ms: u64) -> StoreResult<Vec<Settled>> {
         self.settle_permits.acquire().await.unwrap().forget();
         let nth = self.settles.fetch_add(1, Ordering::SeqCst) + 1;

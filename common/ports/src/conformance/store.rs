@@ -113,6 +113,7 @@ macro_rules! store_conformance {
             stored_bytes_are_counted_until_they_are_removed
             the_spec_of_a_batch_is_counted_until_it_is_deleted
             outcomes_come_in_the_order_of_their_settling
+            what_settled_has_its_place_without_being_asked_for
             sealed_and_killing_items_have_their_place_in_the_order
             a_page_of_the_order_is_bounded_and_says_whether_it_caught_up
             a_reader_of_the_order_misses_nothing_while_others_settle

@@ -94,12 +94,22 @@ pub(crate) fn in_states(batch: promptmill_domain::BatchId, states: &[i32]) -> Do
     doc! { "state": { "$in": states }, "_id": range(batch.as_bytes(), 20) }
 }
 
+/// When what a change gave gets its place in the order of settling.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Placing {
+    /// Before the change is answered.
+    Now,
+    /// At the next [`order::catch_up`].
+    Later,
+}
+
 /// Applies an event to each of the chunks and writes them. `apply` is given the position in `chunks` and the stored head, and answers which of the
 /// items it left parked have a new history; it may be asked again when someone else changes the head at that moment.
 pub(crate) async fn change(
     store: &MongoStore,
     chunks: &[ChunkId],
     mut known: HashMap<ChunkId, Stored>,
+    placing: Placing,
     mut apply: impl FnMut(usize, &mut Stored) -> Result<Vec<u32>, Refusal>,
 ) -> StoreResult<Vec<Changed>> {
     let commands = store.commands();
@@ -128,7 +138,7 @@ pub(crate) async fn change(
                 }
             }
         }
-        for write in write_all(store, writes).await? {
+        for write in write_all(store, writes, placing).await? {
             answers[write.at] = Some(Changed::Applied(Box::new(write.after)));
         }
     }
@@ -191,7 +201,8 @@ pub(crate) async fn change_plain(
     chunks: &[ChunkId],
     mut apply: impl FnMut(usize, &mut Head) -> Result<(), Refusal>,
 ) -> StoreResult<Vec<Changed>> {
-    change(store, chunks, HashMap::new(), |at, stored| apply(at, &mut stored.head).map(|()| Vec::new())).await
+    let apply = |at, stored: &mut Stored| apply(at, &mut stored.head).map(|()| Vec::new());
+    change(store, chunks, HashMap::new(), Placing::Now, apply).await
 }
 
 struct Write {
@@ -203,7 +214,7 @@ struct Write {
 }
 
 /// Writes heads, and gives those that are written their place in the order of settling. Answers which are.
-async fn write_all(store: &MongoStore, mut writes: Vec<Write>) -> StoreResult<Vec<Write>> {
+async fn write_all(store: &MongoStore, mut writes: Vec<Write>, placing: Placing) -> StoreResult<Vec<Write>> {
     let commands = store.commands();
     // What the change before gave must be in the order before it is forgotten.
     let before: Vec<_> = writes
@@ -226,7 +237,10 @@ async fn write_all(store: &MongoStore, mut writes: Vec<Write>) -> StoreResult<Ve
         .filter(|write| write.settles_more())
         .filter_map(|write| record(&write.after))
         .collect();
-    order::append(store, settled).await?;
+    match placing {
+        Placing::Now => order::append(store, settled).await?,
+        Placing::Later => store.logs().leave(settled),
+    }
     for write in &written {
         write.remove_histories(commands).await;
     }

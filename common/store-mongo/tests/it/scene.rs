@@ -112,7 +112,9 @@ pub(crate) fn group(lease: &Lease) -> SettleGroup {
     }
 }
 
-/// Settles one group.
+/// Settles one group, and gives what it settled its place in the order.
 pub(crate) async fn settle(store: &dyn Store, group: SettleGroup) -> StoreResult<Settled> {
-    Ok(store.settle([group].into(), NOW).await?[0])
+    let settled = store.settle([group].into(), NOW).await?;
+    store.order().await?;
+    Ok(settled[0])
 }

@@ -108,6 +108,8 @@ async fn live(store: &MongoStore, make: Make, before: &dyn Fn()) {
         before();
         let settled = store.settle(groups.into(), NOW).await.unwrap();
         assert_eq!(settled, vec![Settled::Recorded { done: true }; some.len()]);
+        before();
+        store.order().await.unwrap();
     }
     before();
     let closed = at_once(&ids, |id| {
@@ -352,6 +354,7 @@ async fn the_commands_for_many_batches_are_about_as_many_as_for_one() {
         step("claim");
         let groups: Vec<_> = leases.iter().map(|lease| settling(lease, "body")).collect();
         store.settle(groups.into(), NOW).await.unwrap();
+        store.order().await.unwrap();
         step("settle");
         let rest: Vec<_> = ids.iter().map(|id| ChunkId { batch: *id, n: 1 }).collect();
         store.admit(&rest, NOW).await.unwrap();
@@ -360,6 +363,7 @@ async fn the_commands_for_many_batches_are_about_as_many_as_for_one() {
         let leases = store.claim(session, &wanted, NOW).await.unwrap();
         let groups: Vec<_> = leases.iter().map(|lease| settling(lease, "body")).collect();
         store.settle(groups.into(), NOW).await.unwrap();
+        store.order().await.unwrap();
         step("the rest");
         assert!(close_all().await.iter().all(Option::is_some));
         step("close");

@@ -55,7 +55,9 @@ async fn leased(store: &dyn Store, scenes: &[Scene<'_>]) -> Vec<Lease> {
 }
 
 async fn settle_all(store: &dyn Store, groups: Vec<SettleGroup>) -> Vec<Settled> {
-    store.settle(groups.into(), NOW).await.unwrap()
+    let settled = store.settle(groups.into(), NOW).await.unwrap();
+    store.order().await.unwrap();
+    settled
 }
 
 async fn order(scene: &Scene<'_>) -> Vec<u32> {

@@ -6,7 +6,7 @@ use promptmill_domain::head::{KILLER_AFTER_KILLS_ALONE, QUARANTINE_AFTER_KILLS};
 use promptmill_domain::{BatchEvent, FailureKind, ItemCode, SettledItem};
 
 use super::scene::*;
-use crate::{PageLimit, SettleGroup, SettledCursor, Store, StoredOutcome};
+use crate::{PageLimit, SettleGroup, Settled, SettledCursor, Store, StoredOutcome};
 
 const ALL: PageLimit = PageLimit { items: u32::MAX, bytes: usize::MAX };
 
@@ -53,6 +53,28 @@ pub async fn outcomes_come_in_the_order_of_their_settling(store: &dyn Store) {
     for (given, (_, cursor)) in page.outcomes.iter().enumerate() {
         assert_eq!(scene.settled(*cursor, 2).await.0, wanted[given + 1..]);
     }
+}
+
+/// What no `order` was asked for has its place before its chunk settles more, in the order of settling, and before its batch closes.
+pub async fn what_settled_has_its_place_without_being_asked_for(store: &dyn Store) {
+    let scene = Scene::ready(store, &[2, 2]).await;
+    let (one, two) = (scene.lease(0).await, scene.lease(1).await);
+    let settle = async |seq, settled| {
+        let settled = store.settle([SettleGroup { seq, ..settled }].into(), NOW).await.unwrap();
+        assert!(matches!(settled[..], [Settled::Recorded { .. }]));
+    };
+    settle(1, settling(&two, [1])).await;
+    settle(1, settling(&one, [0])).await;
+    settle(2, settling(&one, [1])).await;
+    let indexes = |seen: Vec<StoredOutcome>| seen.iter().map(|outcome| outcome.index).collect::<Vec<_>>();
+    let (seen, _) = scene.settled(SettledCursor::default(), 10).await;
+    assert_eq!(indexes(seen)[..2], [3, 0]);
+    settle(2, settling(&two, [0])).await;
+    store.close(&scene.tenant, scene.batch, NOW).await.unwrap().unwrap();
+    let (seen, end) = scene.settled(SettledCursor::default(), 10).await;
+    assert_eq!(indexes(seen), [3, 0, 1, 2]);
+    store.order().await.unwrap();
+    assert_eq!(scene.settled(end, 10).await, (vec![], end));
 }
 
 /// What a cancel closes, and what a dying worker leaves, settles like everything else.

@@ -229,9 +229,10 @@ impl<'a> Scene<'a> {
         self.store.claim(self.session, &[(self.chunk(n), fresh_token())], NOW).await.unwrap()
     }
 
-    /// Settles one group.
+    /// Settles one group, and gives what it settled its place in the order.
     pub(super) async fn settle(&self, group: SettleGroup) -> Settled {
         let settled = self.store.settle([group].into(), NOW).await.unwrap();
+        self.store.order().await.unwrap();
         assert_eq!(settled.len(), 1);
         settled[0]
     }

@@ -167,6 +167,7 @@ impl<'a> Walk<'a> {
     async fn record(&mut self, group: SettleGroup) {
         let settled = self.scene.store.settle([group.clone()].into(), self.now_ms).await.unwrap();
         assert_eq!(settled, [self.model.settle(&group, self.now_ms)]);
+        self.scene.store.order().await.unwrap();
         self.last = Some(group);
     }
 
