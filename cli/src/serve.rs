@@ -11,7 +11,7 @@ use promptmill_api::{ApiConfig, App};
 use promptmill_egress::UrlPolicy;
 use promptmill_runtime::fleet::{address_of, listen, lookup};
 use promptmill_runtime::{Engine, Monitor, Presence, ProviderSettings, Providers, shutdown_signals};
-use promptmill_scheduler::role::WeightArgs;
+use promptmill_scheduler::role::AdmissionArgs;
 use promptmill_scheduler::{Scheduler, SchedulerConfig};
 use promptmill_vault::Vault;
 use promptmill_worker::{Worker, WorkerConfig};
@@ -56,7 +56,7 @@ pub(crate) struct ServeArgs {
     )]
     pub(crate) requests_per_second: u32,
     #[command(flatten)]
-    pub(crate) weights: WeightArgs,
+    pub(crate) admission: AdmissionArgs,
     /// Subnets that are not public and may receive webhooks all the same, over plain HTTP too, for example 10.0.0.0/8.
     #[arg(long, value_name = "CIDR", env = "PROMPTMILL_WEBHOOK_SUBNETS", value_delimiter = ',')]
     pub(crate) webhook_subnets: Vec<IpNet>,
@@ -88,14 +88,12 @@ pub(crate) async fn serve(args: ServeArgs) -> Result<Exit, Failure> {
     let mut worker = Worker::start(engine.clone(), config)
         .await
         .map_err(|error| Failure::work("work cannot begin", error))?;
-    let config = SchedulerConfig {
-        weights: args.weights.weights.iter().cloned().collect(),
-        ..SchedulerConfig::serving(vault.clone(), policy.clone())
-    };
-    let scheduler = Scheduler::with(engine.clone(), config);
+    let config = SchedulerConfig::serving(vault.clone(), policy.clone());
+    let scheduler = Scheduler::with(engine.clone(), args.admission.clone().applied_to(config));
     let config = ApiConfig {
         requests_per_second: args.requests_per_second,
         request_burst: args.requests_per_second.saturating_mul(2),
+        running_batches: args.admission.running_batches,
         ..ApiConfig::default()
     };
     let app = App::new(engine.clone(), vault, config, policy, Presence::shared(worker.session()));

@@ -26,7 +26,7 @@ pub struct SchedulerArgs {
     #[command(flatten)]
     fleet: FleetArgs,
     #[command(flatten)]
-    weights: WeightArgs,
+    admission: AdmissionArgs,
     /// Subnets that are not public and may receive webhooks all the same, over plain HTTP too, for example 10.0.0.0/8.
     #[arg(long, value_name = "CIDR", env = "PROMPTMILL_WEBHOOK_SUBNETS", value_delimiter = ',')]
     webhook_subnets: Vec<IpNet>,
@@ -41,9 +41,9 @@ pub struct SchedulerArgs {
     poll_ms: u64,
 }
 
-/// How tenants share a lane.
+/// How tenants share a lane, and how much of each runs.
 #[derive(Debug, Clone, Args)]
-pub struct WeightArgs {
+pub struct AdmissionArgs {
     /// Tenants that get more than the others of a lane that is full, each so many times the share of one that is not named.
     #[arg(
         long,
@@ -52,7 +52,27 @@ pub struct WeightArgs {
         value_delimiter = ',',
         value_parser = weight
     )]
-    pub weights: Vec<(TenantId, u32)>,
+    weights: Vec<(TenantId, u32)>,
+    /// Batches of one tenant that run at the same time; further ones stay queued.
+    #[arg(
+        long,
+        value_name = "N",
+        env = "PROMPTMILL_RUNNING_BATCHES",
+        default_value_t = 20,
+        value_parser = clap::value_parser!(u32).range(1..=100_000)
+    )]
+    pub running_batches: u32,
+}
+
+impl AdmissionArgs {
+    /// The configuration `config` with these.
+    pub fn applied_to(self, config: SchedulerConfig) -> SchedulerConfig {
+        SchedulerConfig {
+            weights: self.weights.into_iter().collect(),
+            running_batches: usize::try_from(self.running_batches).ok(),
+            ..config
+        }
+    }
 }
 
 fn weight(text: &str) -> Result<(TenantId, u32), String> {
@@ -78,12 +98,11 @@ pub async fn run(args: SchedulerArgs) -> Result<(), RoleError> {
         .await
         .map_err(|error| RoleError::new("the session cannot be opened", error))?;
     let config = SchedulerConfig {
-        weights: args.weights.weights.into_iter().collect(),
         poll: Duration::from_millis(args.poll_ms),
         standing: Standing::OneOfSeveral(presence.clone()),
         ..SchedulerConfig::serving(Arc::new(vault), UrlPolicy::with_subnets(args.webhook_subnets))
     };
-    let scheduler = Scheduler::with(fleet.engine.clone(), config);
+    let scheduler = Scheduler::with(fleet.engine.clone(), args.admission.applied_to(config));
     let stop = CancellationToken::new();
     let ready = {
         let (presence, stop) = (presence.clone(), stop.clone());

@@ -20,6 +20,7 @@ on_both_stands! {
     a_request_that_is_sent_again_anywhere_is_done_once,
     a_generation_answers_at_once_or_later,
     a_finished_batch_is_deleted_and_a_running_one_is_not,
+    of_a_tenants_batches_as_many_run_as_the_operator_says,
 }
 
 /// A provider, a desk that knows it, and the service.
@@ -258,5 +259,26 @@ async fn a_finished_batch_is_deleted_and_a_running_one_is_not(kind: Kind) {
         here.get("/v1/limits").await.1["used"]["stored_bytes"] == 0
     })
     .await;
+    stand.stop();
+}
+
+async fn of_a_tenants_batches_as_many_run_as_the_operator_says(kind: Kind) {
+    let doubles = Doubles::start(slow()).unwrap();
+    let mut desk = Desk::new();
+    desk.point_at(&doubles);
+    desk.set("PROMPTMILL_RUNNING_BATCHES", "1");
+    let stand = Stand::start(kind, &mut desk);
+    let (here, there) = (stand.client(), stand.elsewhere());
+    let calls = || doubles.ledger().totals().calls;
+    assert_eq!(there.get("/v1/limits").await.1["running_batches"], 1);
+    let first = submitted(&here, 5_000).await;
+    wait_until("the first calls", || calls() > 0);
+    let second = submitted(&there, 1).await;
+    let before = calls();
+    wait_until("a hundred more", || calls() > before + 100);
+    assert_eq!(here.get(&format!("/v1/batches/{second}")).await.1["state"], "queued");
+    assert_eq!(there.step(&format!("/v1/batches/{first}/cancel")).await.0, StatusCode::OK);
+    let view = here.wait_for_state(&second, &["completed"]).await;
+    assert_eq!(view["counts"]["succeeded"], 1, "{view}");
     stand.stop();
 }
