@@ -7,13 +7,12 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::future::join_all;
 use promptmill_domain::{BatchId, ChunkId, ItemCode, LeaseToken, Release, SettledItem, Totals};
 use promptmill_ports::{SettleGroup, Settled, Signal, StoreError};
 use promptmill_runtime::Engine;
 use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TryRecvError;
-use tokio::task::JoinHandle;
+use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout_at};
 
 use crate::active::ActiveBatch;
@@ -110,25 +109,28 @@ pub(crate) struct Settler {
     told: mpsc::UnboundedReceiver<Told>,
     slots: Arc<Slots>,
     held: HashMap<LeaseKey, Held>,
-    /// What is told of the last write while the next one begins.
-    telling: Option<JoinHandle<()>>,
 }
 
 impl Settler {
     pub(crate) fn new(engine: Engine, slots: Arc<Slots>) -> (Self, SettlerHandle) {
         // Unbounded, yet never larger than the slots plus two words a lease.
         let (handle, told) = mpsc::unbounded_channel();
-        (Self { engine, told, slots, held: HashMap::new(), telling: None }, SettlerHandle(handle))
+        (Self { engine, told, slots, held: HashMap::new() }, SettlerHandle(handle))
     }
 
     /// Runs until every handle is gone and everything told is written.
     pub(crate) async fn run(mut self) {
         let mut inbox = Vec::with_capacity(GROUP_MAX);
+        let (tell, told) = mpsc::unbounded_channel();
+        let telling = tokio::spawn(tell_of(self.engine.clone(), told));
         while self.gather(&mut inbox).await {
-            let slots: Vec<Slot> = self.write(&mut inbox).await;
+            let (slots, advanced) = self.write(&mut inbox).await;
             drop(slots);
+            // It ends only by a panic, and then the sweep and the closing of batches make up for it.
+            let _ = tell.send(advanced);
         }
-        self.told_all().await;
+        drop(tell);
+        let _ = telling.await;
     }
 
     /// Fills `inbox` with what is to be written next, at most about [`GROUP_BYTES`]; `false` when nothing will come any more.
@@ -158,8 +160,8 @@ impl Settler {
         true
     }
 
-    /// Writes what was told, repeating until the store took it; answers the slots that are free now.
-    async fn write(&mut self, inbox: &mut Vec<Told>) -> Vec<Slot> {
+    /// Writes what was told, repeating until the store took it; answers the slots that are free now, and the batches that advanced.
+    async fn write(&mut self, inbox: &mut Vec<Told>) -> (Vec<Slot>, HashSet<BatchId>) {
         let mut slots = Vec::with_capacity(inbox.len());
         let mut gathered: HashMap<LeaseKey, Gathered> = HashMap::new();
         for told in inbox.drain(..) {
@@ -193,11 +195,11 @@ impl Settler {
             });
             keys.push((key, release, gathered.ends));
         }
+        let mut advanced = HashSet::new();
         if groups.is_empty() {
-            return slots;
+            return (slots, advanced);
         }
         let results = self.settle(groups.into()).await;
-        let mut advanced = HashSet::new();
         for ((key, release, ends), result) in keys.into_iter().zip(results) {
             match result {
                 Settled::Recorded { done } => {
@@ -218,34 +220,7 @@ impl Settler {
                 }
             }
         }
-        self.tell(advanced).await;
-        slots
-    }
-
-    /// Has what was recorded put in its order, and tells of the batches that advanced by it. Nothing waits for that but the next telling.
-    async fn tell(&mut self, advanced: HashSet<BatchId>) {
-        self.told_all().await;
-        let engine = self.engine.clone();
-        self.telling = Some(tokio::spawn(async move {
-            while let Err(error) = engine.store.order().await {
-                if !matches!(error, StoreError::Unavailable(_)) {
-                    tracing::error!(error = %error, "the order of outcomes cannot be stored before their batches close");
-                    break;
-                }
-                tracing::warn!(error = %error, "the order of outcomes could not be stored; trying again");
-                tokio::time::sleep(RETRY_WRITE).await;
-            }
-            // The sweep finds what is not told.
-            let tell = advanced.into_iter().map(|batch| engine.signals.publish(Signal::ChunkDone(batch)));
-            let _ = join_all(tell).await;
-        }));
-    }
-
-    async fn told_all(&mut self) {
-        if let Some(telling) = self.telling.take() {
-            // Whatever became of it, the sweep and the closing of batches make up for it.
-            let _ = telling.await;
-        }
+        (slots, advanced)
     }
 
     fn count(&self, key: LeaseKey, ends: &[(ItemCode, Instant)]) {
@@ -330,6 +305,32 @@ impl Settler {
             }
         }
     }
+}
+
+/// Has what was recorded put in its order, and tells of the batches that advanced by it. The settler does not wait for it, and the order not
+/// for who is told.
+async fn tell_of(engine: Engine, mut told: mpsc::UnboundedReceiver<HashSet<BatchId>>) {
+    let mut publishing = JoinSet::new();
+    while let Some(mut advanced) = told.recv().await {
+        while let Ok(more) = told.try_recv() {
+            advanced.extend(more);
+        }
+        while let Err(error) = engine.store.order().await {
+            if !matches!(error, StoreError::Unavailable(_)) {
+                tracing::error!(error = %error, "the order of outcomes cannot be stored before their batches close");
+                break;
+            }
+            tracing::warn!(error = %error, "the order of outcomes could not be stored; trying again");
+            tokio::time::sleep(RETRY_WRITE).await;
+        }
+        while publishing.try_join_next().is_some() {}
+        for batch in advanced {
+            let signals = engine.signals.clone();
+            // The sweep finds what is not told.
+            publishing.spawn(async move { drop(signals.publish(Signal::ChunkDone(batch)).await) });
+        }
+    }
+    while publishing.join_next().await.is_some() {}
 }
 
 impl Told {

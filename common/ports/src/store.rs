@@ -251,13 +251,12 @@ pub trait Work: Send + Sync {
     /// Answers in the order of the groups.
     ///
     /// After an unknown result the caller repeats the same call: what was recorded stays as it is, `spent` counts once by `seq`. A
-    /// group that ended its lease the first time is answered [`Settled::Fenced`] then.
+    /// group that ended its lease the first time is answered [`Settled::Fenced`] then. What is recorded has its place in the order of
+    /// settling after the next [`order`](Self::order).
     ///
     /// # Errors
     /// `Conflict` when a group names an item its chunk does not have or a code that is no outcome: a mistake of the caller.
     /// Nothing of that group is recorded; other groups of the call may be.
-    ///
-    /// What it recorded has its place in the order of settling after the next [`order`](Self::order).
     async fn settle(&self, groups: Arc<[SettleGroup]>, now_ms: u64) -> StoreResult<Vec<Settled>>;
 
     /// Gives what this store's calls of [`settle`](Self::settle) recorded its place in the order of settling, where that was left for

@@ -29,7 +29,7 @@ use crate::slices::{self, Sliced};
 const INLINE: usize = 128 * 1024;
 /// Bytes of bodies in a bundle; those for which there is no room stand in slices as well.
 const BUNDLE: usize = 4 * 1024 * 1024;
-/// Bodies are compressed together up to so many bytes. Where there are more, most are compressed by themselves.
+/// Bodies are compressed together up to so many bytes: all of a chunk, if none is large enough to be compressed by itself.
 const TOGETHER: usize = 256 * 1024;
 /// Bytes of an item in a bundle's list: its offset in the chunk, its code and the length of its body. A chunk has at most 256 items.
 const ITEM: usize = 6;

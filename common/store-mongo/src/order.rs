@@ -12,6 +12,7 @@
 use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use mongodb::bson::{Bson, Document, doc};
 use promptmill_domain::{BatchId, ChunkId};
@@ -141,9 +142,12 @@ struct Known {
 #[derive(Debug, Default)]
 struct Left {
     records: Vec<Record>,
-    /// Whether writing them failed. Meanwhile others may have ended and deleted their batches.
-    failed: bool,
+    /// Since when there are some.
+    since: Option<Instant>,
 }
+
+/// How long changes are left before their batches may have been ended and deleted by others.
+const LEFT_FOR_LONG: Duration = Duration::from_millis(500);
 
 impl Logs {
     fn with<T>(&self, look: impl FnOnce(&mut Known) -> T) -> T {
@@ -188,9 +192,15 @@ impl Logs {
         });
     }
 
-    /// Leaves changes for [`catch_up`].
-    pub(crate) fn leave(&self, records: Vec<Record>) {
-        self.with(|known| known.left.records.extend(records));
+    /// Leaves a change for [`catch_up`], unless it is in its log.
+    pub(crate) fn leave(&self, record: Option<Record>) {
+        let Some(record) = record.filter(|record| !self.is_logged(record)) else { return };
+        self.with(|known| {
+            if known.left.records.iter().all(|other| other.mark() != record.mark()) {
+                known.left.since.get_or_insert_with(Instant::now);
+                known.left.records.push(record);
+            }
+        });
     }
 
     fn take_left(&self) -> Left {
@@ -215,26 +225,35 @@ pub(crate) async fn append(store: &MongoStore, records: Vec<Record>) -> StoreRes
 
 async fn write_left_and(store: &MongoStore, mut more: Vec<Record>) -> StoreResult<()> {
     let logs = store.logs();
-    let left = logs.take_left();
-    more.retain(|record| left.records.iter().all(|other| other.mark() != record.mark()));
-    let written = async {
-        let mut records = match left.failed {
-            true => of_batches_that_are(store, &left.records).await?,
-            false => left.records.clone(),
+    let Left { records: left, since } = logs.take_left();
+    more.retain(|record| left.iter().all(|other| other.mark() != record.mark()));
+    let all = async {
+        let mut records = match since.is_some_and(|since| since.elapsed() > LEFT_FOR_LONG) {
+            true => of_batches_that_are(store, &left).await?,
+            false => left.clone(),
         };
-        records.extend(more);
+        records.extend(more.iter().cloned());
         write(store, records).await
     };
-    let written = written.await;
-    // What cannot be written at all is not tried for ever in front of all others; the closing of its batch tells of it.
-    if matches!(written, Err(StoreError::Unavailable(_))) && !left.records.is_empty() {
-        logs.with(|known| {
-            // In front of what was left meanwhile.
-            known.left.records.splice(0..0, left.records);
-            known.left.failed = true;
-        });
+    match all.await {
+        Err(error @ StoreError::Unavailable(_)) => {
+            logs.with(|known| {
+                // In front of what was left meanwhile.
+                known.left.records.splice(0..0, left);
+                known.left.since = since.or(known.left.since);
+            });
+            Err(error)
+        }
+        Err(error) => {
+            // One batch is damaged, and keeps no other from its log; its closing tells of it.
+            tracing::error!(%error, "the order of a batch cannot be written");
+            for record in left {
+                let _ = write(store, vec![record]).await;
+            }
+            write(store, more).await
+        }
+        Ok(()) => Ok(()),
     }
-    written
 }
 
 async fn of_batches_that_are(store: &MongoStore, records: &[Record]) -> StoreResult<Vec<Record>> {

@@ -234,6 +234,8 @@ async fn settle(store: &MongoStore, groups: &[&SettleGroup], now_ms: u64) -> Sto
         answers[at] = match changed {
             Changed::Applied(stored) => {
                 store.leases().note(&stored);
+                // Of a call that is repeated too, whose first answer was lost.
+                store.logs().leave(heads::record(&stored));
                 Settled::Recorded { done: stored.head.state == ChunkState::Done }
             }
             Changed::Missing | Changed::Refused(Refusal::Fenced) => Settled::Fenced,

@@ -43,7 +43,8 @@ impl Readers {
                 ReaderThread { db: None, filled: None, file, cache_kib, served }.run();
             })
         };
-        let threads = (0..count.max(1)).map(spawn).collect::<Result<_, _>>()?;
+        let threads = (0..count.max(1)).map(spawn).collect::<Result<_, _>>();
+        let threads = threads.inspect_err(|_| queue.end())?;
         Ok(Self { queue, room: Arc::new(Semaphore::new(WAITING)), threads })
     }
 

@@ -99,7 +99,7 @@ pub(crate) fn in_states(batch: promptmill_domain::BatchId, states: &[i32]) -> Do
 pub(crate) enum Placing {
     /// Before the change is answered.
     Now,
-    /// At the next [`order::catch_up`].
+    /// Whoever asked for the change leaves it for [`order::catch_up`].
     Later,
 }
 
@@ -237,9 +237,8 @@ async fn write_all(store: &MongoStore, mut writes: Vec<Write>, placing: Placing)
         .filter(|write| write.settles_more())
         .filter_map(|write| record(&write.after))
         .collect();
-    match placing {
-        Placing::Now => order::append(store, settled).await?,
-        Placing::Later => store.logs().leave(settled),
+    if placing == Placing::Now {
+        order::append(store, settled).await?;
     }
     for write in &written {
         write.remove_histories(commands).await;
