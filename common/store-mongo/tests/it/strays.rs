@@ -4,7 +4,7 @@ use mongodb::bson::{Document, doc};
 use promptmill_domain::{BatchEvent, BatchState, ChunkState};
 use promptmill_ports::{
     Admission as _, Close as _, Control as _, PageLimit, Read as _, Retention as _, Sessions as _, Settled,
-    SettledCursor,
+    SettledCursor, StoreError, Work as _,
 };
 
 use crate::TemporaryStore;
@@ -36,6 +36,32 @@ async fn a_change_that_a_crash_kept_from_the_order_is_in_it_when_the_batch_close
     assert_eq!(settled().await, [3]);
     other.close(tenant, batch, NOW).await.unwrap().unwrap();
     assert_eq!(settled().await, [3, 0, 1, 2]);
+}
+
+#[tokio::test]
+async fn a_log_that_cannot_be_read_keeps_no_other_batch_from_its_own() {
+    let store = TemporaryStore::new().await;
+    let (bad, good) = (
+        Scene::running(&*store, 2, &|| {}).await.unwrap(),
+        Scene::running(&*store, 2, &|| {}).await.unwrap(),
+    );
+    let first = async |scene: &Scene| {
+        let lease = scene.lease(&*store, 0).await;
+        settle(&*store, settling(&lease, "body")).await.unwrap();
+    };
+    first(&bad).await;
+    let log = store.raw().await.collection::<Document>("settled");
+    log.update_many(doc! {}, doc! { "$set": { "count": "many" } }).await.unwrap();
+    first(&good).await;
+    for scene in [&bad, &good] {
+        let lease = scene.lease(&*store, 1).await;
+        store.settle([settling(&lease, "body")].into(), NOW).await.unwrap();
+    }
+    store.order().await.unwrap();
+    let page = store.settled(&good.tenant, good.batch, SettledCursor::default(), ALL).await.unwrap();
+    assert_eq!(page.outcomes.iter().map(|(outcome, _)| outcome.index).collect::<Vec<_>>(), [0, 1]);
+    assert!(matches!(store.close(&bad.tenant, bad.batch, NOW).await, Err(StoreError::Corrupt(_))));
+    store.close(&good.tenant, good.batch, NOW).await.unwrap().unwrap();
 }
 
 #[tokio::test]
