@@ -299,8 +299,9 @@ impl Round {
     /// Lets the next chunk in turn in, and answers of which applicant; `None` when there is none, or no room for it.
     fn give_one(&mut self) -> Option<usize> {
         let mut offers: Vec<Option<Offer>> = vec![None; self.shares.len()];
+        let kept_free = self.kept_free();
         for (line, at) in self.lines.iter().zip(0..) {
-            let Some(offer) = self.offer(line, at) else { continue };
+            let Some(offer) = self.offer(line, at, kept_free) else { continue };
             let best = &mut offers[line.share];
             *best = Some(best.map_or(offer, |best| best.min(offer)));
         }
@@ -336,7 +337,7 @@ impl Round {
     }
 
     /// What a batch offers its tenant; nothing when no chunk of it is to be let in now.
-    fn offer(&self, line: &Line, at: usize) -> Option<Offer> {
+    fn offer(&self, line: &Line, at: usize, kept_free: u64) -> Option<Offer> {
         if line.waiting == 0 || line.queued >= line.useful {
             return None;
         }
@@ -345,7 +346,8 @@ impl Round {
         let spare = (self.most_of_one - self.half).min(u64::from(MAX_CHUNK_ROWS));
         let in_half = self.queued < self.half && self.queued + line.len + spare <= self.most_of_one;
         let most = if self.is_below_part(share.queued, share) { self.most } else { self.most_of_one };
-        let late = self.is_let_in_late(line) && self.queued + line.len <= most;
+        let kept_free = if line.queued == 0 { 0 } else { kept_free };
+        let late = self.is_let_in_late(line) && self.queued + line.len + kept_free <= most;
         let has_room = in_half || late || self.is_outsize(line);
         // A batch that has nothing in the queue waits for room, and its tenant with it; others that went by would keep it waiting.
         if !has_room && line.queued > 0 {
@@ -360,6 +362,13 @@ impl Round {
     fn is_let_in_late(&self, line: &Line) -> bool {
         let others = line.ahead < self.queued;
         line.queued == 0 || (others && self.is_below_part(line.ahead, &self.shares[line.share]))
+    }
+
+    /// What of the window batches with chunks in the queue leave free in the second half: room for the longest chunk of those that have none
+    /// there, who would else wait for it for ever while one short chunk after the other went by.
+    fn kept_free(&self) -> u64 {
+        let without = self.lines.iter().filter(|line| line.queued == 0 && line.waiting > 0);
+        without.map(|line| line.len).max().unwrap_or(0)
     }
 
     /// Whether chunks of the batch fit beside no full half. Such a one waits in its turn, and everybody with it, until nothing is queued.

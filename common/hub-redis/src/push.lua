@@ -9,11 +9,11 @@ for i = 1, #ARGV, 2 do
     if redis.call('ZADD', KEYS[1], 'NX', score, chunk) == 1 then
         arrivals = arrivals + 1
     else
-        -- It keeps its place unless its priority is another one now.
-        local known = redis.call('ZSCORE', KEYS[1], chunk)
-        if math.floor(tonumber(known) / span) ~= order then
-            redis.call('ZADD', KEYS[1], score, chunk)
-            arrivals = arrivals + 1
+        -- It keeps its arrival, and so its place unless its priority is another one now.
+        local known = tonumber(redis.call('ZSCORE', KEYS[1], chunk))
+        local known_order = math.floor(known / span)
+        if known_order ~= order then
+            redis.call('ZADD', KEYS[1], string.format('%.0f', order * span + (known - known_order * span)), chunk)
         end
     end
 end

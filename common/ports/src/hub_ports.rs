@@ -15,7 +15,7 @@ pub struct HubError(#[source] pub Box<dyn std::error::Error + Send + Sync>);
 #[async_trait]
 pub trait Queue: Send + Sync {
     /// Adds hints with their priority (larger first; first come first served within one). A chunk that is queued already keeps its place,
-    /// except that another priority moves it.
+    /// except that another priority moves it to where it would stand had it come with that one: who changes often falls behind nobody.
     async fn push(&self, hints: &[(ChunkId, i16)]) -> Result<(), HubError>;
 
     /// Takes up to `limit` hints, waiting up to `wait` for the first. An empty answer means only that none came.

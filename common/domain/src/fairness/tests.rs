@@ -91,14 +91,11 @@ impl World {
         grants
     }
 
-    /// What a scheduler does once a second: hints whose rank is another one move.
+    /// What a scheduler does once a second: hints whose rank is another one move, and are as old as they were.
     fn sweep(&mut self) {
         let ranks = self.ranks();
-        for ((rank, arrival), at) in std::mem::take(&mut self.hints) {
-            let moved = rank.0 != ranks[at];
-            self.arrivals += u64::from(moved);
-            self.hints.insert((Reverse(ranks[at]), if moved { self.arrivals } else { arrival }), at);
-        }
+        let hints = std::mem::take(&mut self.hints).into_iter();
+        self.hints = hints.map(|((_, arrival), at)| ((Reverse(ranks[at]), arrival), at)).collect();
     }
 
     /// A worker takes the first hint of a batch that is not stuck; answers the batch.
@@ -127,6 +124,19 @@ impl World {
             }
         }
         order
+    }
+
+    /// Admits and takes one chunk, for as long as `item_ms` for each of its items; answers whose it was.
+    #[track_caller]
+    fn take_timed(&mut self, item_ms: u64) -> Option<usize> {
+        self.admit();
+        let at = self.take()?;
+        let now_ms = self.now_ms + item_ms * u64::from(self.batches[at].chunk_items);
+        if now_ms / 1_000 > self.now_ms / 1_000 {
+            self.sweep();
+        }
+        self.now_ms = now_ms;
+        Some(at)
     }
 
     fn taken_of(&self, of: usize) -> u64 {
@@ -269,6 +279,28 @@ fn being_away_earns_nothing_and_a_tenant_that_returns_is_served_at_once() {
     );
 }
 
+#[test]
+fn a_long_chunk_is_not_kept_out_by_short_ones_of_others_that_go_by() {
+    for slots in [325, 439, 500, 699] {
+        let others =
+            [(2, 1, -1), (0, MAX_CHUNK_ROWS, BULK), (1, 1, 1), (1, 19, BULK), (1, 1, 0), (2, 1, BULK)];
+        let others =
+            (0u8..).zip(others).map(|(n, (of, len, priority))| Applicant { priority, ..batch(n, of, len) });
+        let mut world = World::new(slots, others.collect());
+        world.add(Applicant { priority: BULK, ..batch(99, 0, 1) });
+        while world.now_ms < 60 * 60_000 {
+            let took = world.take_timed(40);
+            assert!(
+                world.now_ms - world.batches[1].waits_since_ms <= 2 * AGING_MS,
+                "{slots} slots, after {took:?}"
+            );
+        }
+        let taken = [0, 1, 2].map(|of| world.taken_of(of));
+        let (least, most) = (taken.iter().min().unwrap(), taken.iter().max().unwrap());
+        assert!(most - least < 4 * slots, "{slots} slots: {taken:?} of three tenants");
+    }
+}
+
 fn lens() -> impl Strategy<Value = u32> {
     prop_oneof![Just(1u32), Just(7), Just(64), Just(MAX_CHUNK_ROWS), 1..=MAX_CHUNK_ROWS]
 }
@@ -347,14 +379,11 @@ proptest! {
         let mut now_ms = 0;
         let mut last_taken = vec![0; world.batches.len()];
         while now_ms < 10 * 60_000 {
-            for at in world.work(1, 0) {
-                now_ms += 40 * u64::from(world.batches[at].chunk_items);
+            let taken = world.take_timed(40);
+            now_ms = world.now_ms;
+            if let Some(at) = taken {
                 last_taken[at] = now_ms;
             }
-            if now_ms / 1_000 > world.now_ms / 1_000 {
-                world.sweep();
-            }
-            world.now_ms = now_ms;
             for (at, last) in last_taken.iter().enumerate() {
                 prop_assert!(now_ms - last <= 4 * 60_000, "batch {at} waits since {last} at {now_ms}: {:?}", world.batches);
             }

@@ -31,6 +31,7 @@ macro_rules! hub_conformance {
             a_chunk_is_queued_once_and_again_after_it_was_taken
             hints_come_by_priority_then_arrival
             a_queued_chunk_moves_when_its_priority_changes
+            a_chunk_that_moves_is_as_old_as_it_was
             a_pop_takes_no_more_than_it_asked_for
             an_empty_queue_answers_with_nothing_when_the_wait_is_over
             a_waiting_pop_gets_what_is_pushed
@@ -90,6 +91,17 @@ pub async fn a_queued_chunk_moves_when_its_priority_changes(hub: &dyn Hub) {
     hub.push(&[(chunks[2], 1), (chunks[0], -1), (chunks[1], 0)]).await.unwrap();
     assert_eq!(hub.depth().await.unwrap(), 3);
     assert_eq!(hub.pop(9, Duration::ZERO).await.unwrap(), [chunks[2], chunks[1], chunks[0]]);
+}
+
+/// See its name.
+pub async fn a_chunk_that_moves_is_as_old_as_it_was(hub: &dyn Hub) {
+    let chunks: Vec<ChunkId> = (0..5).map(chunk).collect();
+    hub.push(&[(chunks[0], 0), (chunks[1], 3), (chunks[2], 0), (chunks[3], 3)]).await.unwrap();
+    // There and back, and beside others that came before and after.
+    hub.push(&[(chunks[0], -2), (chunks[2], 3)]).await.unwrap();
+    hub.push(&[(chunks[0], 0), (chunks[4], 0), (chunks[3], 0)]).await.unwrap();
+    let taken = hub.pop(9, Duration::ZERO).await.unwrap();
+    assert_eq!(taken, [chunks[1], chunks[2], chunks[0], chunks[3], chunks[4]]);
 }
 
 /// See its name.

@@ -77,15 +77,18 @@ impl Queue for MemoryHub {
             let mut queue = self.lock();
             for (chunk, priority) in hints {
                 let order = -i32::from(*priority);
-                match queue.queued.get(chunk).copied() {
+                let arrival = match queue.queued.get(chunk).copied() {
                     Some(key) if key.0 == order => continue,
                     Some(key) => {
                         queue.order.remove(&key);
+                        key.1
                     }
-                    None => {}
-                }
-                queue.arrivals += 1;
-                let key = (order, queue.arrivals);
+                    None => {
+                        queue.arrivals += 1;
+                        queue.arrivals
+                    }
+                };
+                let key = (order, arrival);
                 queue.order.insert(key, *chunk);
                 queue.queued.insert(*chunk, key);
             }
