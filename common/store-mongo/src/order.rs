@@ -43,6 +43,8 @@ const TRIES: u32 = 64;
 const REMEMBERED: usize = 50_000;
 /// Documents of a log that are read at a time.
 const READ_TOGETHER: u32 = 2;
+/// How long changes are left before their batches may have been ended and deleted by others.
+const LEFT_FOR_LONG: Duration = Duration::from_millis(500);
 
 /// Where the bodies of a change's items are.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -145,9 +147,6 @@ struct Left {
     /// Since when there are some.
     since: Option<Instant>,
 }
-
-/// How long changes are left before their batches may have been ended and deleted by others.
-const LEFT_FOR_LONG: Duration = Duration::from_millis(500);
 
 impl Logs {
     fn with<T>(&self, look: impl FnOnce(&mut Known) -> T) -> T {

@@ -5,15 +5,15 @@ use std::cell::{Cell, RefCell};
 use mongodb::bson::doc;
 use promptmill_domain::{BatchEvent, BatchState};
 use promptmill_ports::{
-    Admission as _, Control as _, Intake as _, PartCommit, Read as _, Retention as _, RowBlock, Rows as _,
-    Sessions as _, StoreError,
+    Admission as _, Control as _, Intake as _, PageLimit, PartCommit, Read as _, Retention as _, RowBlock,
+    Rows as _, Sessions as _, Settled, SettledCursor, StoreError, Work as _,
 };
 use promptmill_store_mongo::{MongoOptions, MongoStore};
 use promptmill_test_servers::{MongoReplicaSet, MongoServer};
 
 use crate::life::live;
 use crate::proxy::Proxy;
-use crate::scene::{NOW, Scene};
+use crate::scene::{NOW, Scene, settling};
 
 async fn connect(uri: String) -> MongoStore {
     MongoStore::connect(&MongoOptions::new(uri.into(), "promptmill")).await.unwrap()
@@ -54,16 +54,40 @@ async fn a_command_that_fails_on_its_way_or_is_not_replicated_in_time_is_repeate
     }
 }
 
-#[tokio::test]
-async fn a_write_that_is_not_replicated_in_time_is_unavailable_and_nobody_is_buried_for_it() {
-    let server = MongoServer::start();
-    let store = connect(server.uri()).await;
-    let scene = Scene::running(&store, 1, &|| {}).await.unwrap();
+/// The next update takes effect, and is not known to be replicated.
+fn replicate_late(server: &MongoServer) {
     let late =
         doc! { "code": 64, "codeName": "WriteConcernFailed", "errmsg": "waiting for replication timed out" };
     let data = doc! { "failCommands": ["update"], "writeConcernError": late };
     server
         .command("admin", doc! { "configureFailPoint": "failCommand", "mode": { "times": 1 }, "data": data });
+}
+
+#[tokio::test]
+async fn a_settle_that_took_effect_and_failed_has_its_place_in_the_order_once_it_is_repeated() {
+    let server = MongoServer::start();
+    let store = connect(server.uri()).await;
+    let scene = Scene::running(&store, 64, &|| {}).await.unwrap();
+    let group = settling(&scene.lease(&store, 0).await, "body");
+    replicate_late(&server);
+    assert!(matches!(store.settle([group.clone()].into(), NOW).await, Err(StoreError::Unavailable(_))));
+    assert_eq!(
+        store.settle([group].into(), NOW).await.unwrap(),
+        [Settled::Recorded { done: false }],
+        "nothing more of the chunk settles, and its batch does not close"
+    );
+    store.order().await.unwrap();
+    let all = PageLimit { items: u32::MAX, bytes: usize::MAX };
+    let page = store.settled(&scene.tenant, scene.batch, SettledCursor::default(), all).await.unwrap();
+    assert_eq!(page.outcomes.iter().map(|(outcome, _)| outcome.index).collect::<Vec<_>>(), [0]);
+}
+
+#[tokio::test]
+async fn a_write_that_is_not_replicated_in_time_is_unavailable_and_nobody_is_buried_for_it() {
+    let server = MongoServer::start();
+    let store = connect(server.uri()).await;
+    let scene = Scene::running(&store, 1, &|| {}).await.unwrap();
+    replicate_late(&server);
     assert!(matches!(store.beat(scene.session, 1, None).await, Err(StoreError::Unavailable(_))));
     assert!(matches!(store.has_room().await, Err(StoreError::Unavailable(_))));
     assert!(matches!(store.bury(scene.session, 1, NOW).await, Err(StoreError::Unavailable(_))));
