@@ -7,7 +7,9 @@ use std::time::Duration;
 use clap::Args;
 use ipnet::IpNet;
 use promptmill_egress::UrlPolicy;
-use promptmill_runtime::fleet::{Fleet, FleetArgs, RoleError, address_of, listen, lookup};
+use promptmill_runtime::fleet::{
+    Fleet, FleetArgs, RoleError, RunningBatchesArgs, address_of, listen, lookup,
+};
 use promptmill_runtime::{Monitor, Presence, shutdown_signals};
 use promptmill_vault::Vault;
 use tokio_util::sync::CancellationToken;
@@ -40,15 +42,8 @@ pub struct ApiArgs {
         value_parser = clap::value_parser!(u32).range(1..=1_000_000)
     )]
     requests_per_second: u32,
-    /// Batches of one tenant that run at the same time, as the schedulers have it: what `/v1/limits` tells.
-    #[arg(
-        long,
-        value_name = "N",
-        env = "PROMPTMILL_RUNNING_BATCHES",
-        default_value_t = 20,
-        value_parser = clap::value_parser!(u32).range(1..=100_000)
-    )]
-    running_batches: u32,
+    #[command(flatten)]
+    running: RunningBatchesArgs,
     /// Subnets that are not public and may receive webhooks all the same, over plain HTTP too, for example 10.0.0.0/8.
     #[arg(long, value_name = "CIDR", env = "PROMPTMILL_WEBHOOK_SUBNETS", value_delimiter = ',')]
     webhook_subnets: Vec<IpNet>,
@@ -74,7 +69,7 @@ pub async fn run(args: ApiArgs) -> Result<(), RoleError> {
     let config = ApiConfig {
         requests_per_second: args.requests_per_second,
         request_burst: args.requests_per_second.saturating_mul(2),
-        running_batches: args.running_batches,
+        running_batches: args.running.running_batches,
         ..ApiConfig::default()
     };
     let policy = UrlPolicy::with_subnets(args.webhook_subnets);

@@ -93,7 +93,7 @@ pub(crate) async fn serve(args: ServeArgs) -> Result<Exit, Failure> {
     let config = ApiConfig {
         requests_per_second: args.requests_per_second,
         request_burst: args.requests_per_second.saturating_mul(2),
-        running_batches: args.admission.running_batches,
+        running_batches: args.admission.running.running_batches,
         ..ApiConfig::default()
     };
     let app = App::new(engine.clone(), vault, config, policy, Presence::shared(worker.session()));

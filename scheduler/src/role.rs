@@ -8,7 +8,9 @@ use ipnet::IpNet;
 use promptmill_domain::TenantId;
 use promptmill_domain::ids::InvalidId;
 use promptmill_egress::UrlPolicy;
-use promptmill_runtime::fleet::{Fleet, FleetArgs, RoleError, address_of, listen, lookup};
+use promptmill_runtime::fleet::{
+    Fleet, FleetArgs, RoleError, RunningBatchesArgs, address_of, listen, lookup,
+};
 use promptmill_runtime::{Monitor, Presence, shutdown_signals};
 use promptmill_vault::Vault;
 use tokio_util::sync::CancellationToken;
@@ -53,15 +55,9 @@ pub struct AdmissionArgs {
         value_parser = weight
     )]
     weights: Vec<(TenantId, u32)>,
-    /// Batches of one tenant that run at the same time; further ones stay queued.
-    #[arg(
-        long,
-        value_name = "N",
-        env = "PROMPTMILL_RUNNING_BATCHES",
-        default_value_t = 20,
-        value_parser = clap::value_parser!(u32).range(1..=100_000)
-    )]
-    pub running_batches: u32,
+    /// How much of each tenant runs.
+    #[command(flatten)]
+    pub running: RunningBatchesArgs,
 }
 
 impl AdmissionArgs {
@@ -69,7 +65,7 @@ impl AdmissionArgs {
     pub fn applied_to(self, config: SchedulerConfig) -> SchedulerConfig {
         SchedulerConfig {
             weights: self.weights.into_iter().collect(),
-            running_batches: usize::try_from(self.running_batches).ok(),
+            running_batches: usize::try_from(self.running.running_batches).ok(),
             ..config
         }
     }

@@ -49,6 +49,20 @@ pub struct FleetArgs {
     pub metrics_listen: SocketAddr,
 }
 
+/// How many batches of a tenant run. In a fleet the schedulers go by it, and the api tells it at `/v1/limits`.
+#[derive(Debug, Clone, Copy, Args)]
+pub struct RunningBatchesArgs {
+    /// Batches of one tenant that run at the same time; further ones stay queued.
+    #[arg(
+        long,
+        value_name = "N",
+        env = "PROMPTMILL_RUNNING_BATCHES",
+        default_value_t = 20,
+        value_parser = clap::value_parser!(u32).range(1..=100_000)
+    )]
+    pub running_batches: u32,
+}
+
 fn secret(text: &str) -> Result<SecretString, Infallible> {
     Ok(text.into())
 }
