@@ -93,8 +93,7 @@ async fn results(
     let Opened { batch, mut source, kind, columns_of } = opened;
     let shelf = Shelf::new(&app, &batch);
     let from = source.position();
-    let wait = Duration::from_secs(query.wait.into());
-    let (batch, page) = first_page(&app, batch, &mut source, wait, query.end).await?;
+    let (batch, page) = first_page(&app, batch, &mut source, Duration::from_secs(query.wait.into())).await?;
     let form = form(&query, format, columns_of).await?;
     let encoder = spawn_blocking(move || Encoder::new(id, form, coding, from));
     let encoder = encoder.await.map_err(Problem::internal)?.map_err(Problem::internal)?;
@@ -173,25 +172,21 @@ impl Shelf {
 
 /// The first page with something on it, or what there is after `wait`, with the batch as it stood before that page was read. Does not
 /// wait for a batch that is final, nor while the service stops.
-///
-/// Without a `closing` line the batch's state only tells when to stop waiting, and is not asked for before a page that has something.
 async fn first_page(
     app: &App,
     mut batch: Batch,
     source: &mut Source,
     wait: Duration,
-    closing: bool,
 ) -> Result<(Batch, SourcePage), Problem> {
     let until = Instant::now() + wait;
     // Before the first look, so that nothing that settles after it is missed.
     let mut signals = app.engine().signals.subscribe();
-    let mut page = source.next().await?;
     loop {
+        let page = source.next().await?;
         if !page.lines.is_empty() {
             return Ok((batch, page));
         }
         if !page.last {
-            page = source.next().await?;
             continue;
         }
         let over = batch.state.is_final() || Instant::now() >= until || app.stopping().is_cancelled();
@@ -204,22 +199,7 @@ async fn first_page(
             () = tokio::time::sleep_until(until) => {}
             () = app.stopping().cancelled() => {}
         }
-        let (tenant, id) = (batch.tenant.clone(), batch.id);
-        let state = app.engine().store.batch(&tenant, id);
-        if closing {
-            batch = state.await?;
-            page = source.next().await?;
-            continue;
-        }
-        let (now, found) = tokio::try_join!(state, source.next())?;
-        page = found;
-        if page.lines.is_empty() && page.last && now.state.is_final() {
-            // It may have ended with an outcome between the two looks.
-            page = source.next().await?;
-        }
-        if page.lines.is_empty() {
-            batch = now;
-        }
+        batch = app.engine().store.batch(&batch.tenant, batch.id).await?;
     }
 }
 
