@@ -1,4 +1,4 @@
-//! The plainest loop of calls: the machine's limit, as far as the engine's own HTTP library reaches.
+//! The plainest loop of calls, with reqwest or with the client inside of it, which is the engine's own.
 //!
 //! One thread keeps so many calls in flight, on connections that are open before the clock starts, with the bytes that the engine sent to
 //! the same server, and reads every reply to its end. It renders, judges and keeps nothing.
@@ -10,8 +10,13 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
 use bytes::Bytes;
+use http_body_util::{BodyExt as _, Full};
+use hyper::{Method, StatusCode, Uri};
+use hyper_util::client::legacy;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::{TokioExecutor, TokioTimer};
+use reqwest::Url;
 use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
-use reqwest::{Client, Request, StatusCode, Url};
 use serde::{Deserialize, Serialize};
 
 use crate::fake::Sample;
@@ -31,14 +36,23 @@ pub struct Taken {
     pub p50_ms: f64,
 }
 
+/// What makes the calls.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Kind {
+    /// The whole library: what the table's limits are ratios of.
+    Reqwest,
+    /// hyper-util's client, with which the engine calls providers.
+    Hyper,
+}
+
 /// Measures and prints the result as JSON.
 ///
 /// # Errors
 /// See [`measure`].
-pub fn run(server: &str, items: u64, concurrency: u32) -> anyhow::Result<ExitCode> {
+pub fn run(kind: Kind, server: &str, items: u64, concurrency: u32) -> anyhow::Result<ExitCode> {
     // The engine's threads are limited to one in the same way, so neither side has more than one to itself.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let taken = tokio::task::LocalSet::new().block_on(&runtime, measure(server, items, concurrency))?;
+    let taken = tokio::task::LocalSet::new().block_on(&runtime, measure(kind, server, items, concurrency))?;
     println!("{}", serde_json::to_string(&taken)?);
     Ok(ExitCode::SUCCESS)
 }
@@ -47,9 +61,9 @@ pub fn run(server: &str, items: u64, concurrency: u32) -> anyhow::Result<ExitCod
 ///
 /// # Errors
 /// The server has no sample of a call, or a call is not answered with 200.
-pub async fn measure(server: &str, items: u64, concurrency: u32) -> anyhow::Result<Taken> {
-    let client = client()?;
-    let call = Call::like_the_sample(&client, server).await?;
+pub async fn measure(kind: Kind, server: &str, items: u64, concurrency: u32) -> anyhow::Result<Taken> {
+    let client = Client::new(kind)?;
+    let call = Call::like_the_sample(server).await?;
     // One call on each connection, all at once, so that every one of them is open.
     in_flight(&client, &call, u64::from(concurrency), concurrency).await?;
     let pid = std::process::id();
@@ -66,30 +80,77 @@ pub async fn measure(server: &str, items: u64, concurrency: u32) -> anyhow::Resu
     })
 }
 
-/// The client as the engine builds its own.
-fn client() -> reqwest::Result<Client> {
-    Client::builder()
-        .http1_only()
-        .no_proxy()
-        .retry(reqwest::retry::never())
-        .tcp_nodelay(true)
-        .pool_max_idle_per_host(10_000)
-        .timeout(Duration::from_secs(600))
-        .build()
+/// A client with the engine's settings.
+#[derive(Clone)]
+enum Client {
+    Reqwest(reqwest::Client),
+    Hyper(legacy::Client<HttpConnector, Full<Bytes>>),
+}
+
+impl Client {
+    fn new(kind: Kind) -> reqwest::Result<Self> {
+        const IDLE_CONNECTIONS: usize = 10_000;
+        Ok(match kind {
+            Kind::Reqwest => Self::Reqwest(
+                reqwest::Client::builder()
+                    .http1_only()
+                    .no_proxy()
+                    .retry(reqwest::retry::never())
+                    .tcp_nodelay(true)
+                    .pool_max_idle_per_host(IDLE_CONNECTIONS)
+                    .timeout(Duration::from_secs(600))
+                    .build()?,
+            ),
+            Kind::Hyper => {
+                let mut tcp = HttpConnector::new();
+                tcp.set_nodelay(true);
+                let builder = &mut legacy::Client::builder(TokioExecutor::new());
+                builder.pool_timer(TokioTimer::new()).pool_max_idle_per_host(IDLE_CONNECTIONS);
+                Self::Hyper(builder.build(tcp))
+            }
+        })
+    }
+
+    /// Makes the call and reads its reply to the end.
+    async fn make(&self, call: &Call) -> anyhow::Result<StatusCode> {
+        match self {
+            Self::Reqwest(client) => {
+                let mut request = reqwest::Request::new(Method::POST, call.url.clone());
+                *request.headers_mut() = call.headers.clone();
+                *request.body_mut() = Some(call.body.clone().into());
+                let response = client.execute(request).await?;
+                let status = response.status();
+                response.bytes().await?;
+                Ok(status)
+            }
+            Self::Hyper(client) => {
+                let mut request = hyper::Request::new(Full::new(call.body.clone()));
+                *request.method_mut() = Method::POST;
+                *request.uri_mut() = call.uri.clone();
+                *request.headers_mut() = call.headers.clone();
+                let response = client.request(request).await?;
+                let status = response.status();
+                response.into_body().collect().await?;
+                Ok(status)
+            }
+        }
+    }
 }
 
 /// One call, to be made again and again.
+#[derive(Clone)]
 struct Call {
     url: Url,
+    uri: Uri,
     headers: HeaderMap,
     body: Bytes,
 }
 
 impl Call {
     /// The call that the server saw first.
-    async fn like_the_sample(client: &Client, server: &str) -> anyhow::Result<Self> {
+    async fn like_the_sample(server: &str) -> anyhow::Result<Self> {
         let response =
-            client.get(format!("{server}/_sample")).send().await.context("the server does not answer")?;
+            reqwest::get(format!("{server}/_sample")).await.context("the server does not answer")?;
         if response.status() == StatusCode::NOT_FOUND {
             bail!("the server was not called yet: what the loop sends is what somebody else sent before");
         }
@@ -102,14 +163,8 @@ impl Call {
             }
         }
         let url = Url::parse(&format!("{server}/v1/chat/completions"))?;
-        Ok(Self { url, headers, body: Bytes::from(sample.body) })
-    }
-
-    fn request(&self) -> Request {
-        let mut request = Request::new(reqwest::Method::POST, self.url.clone());
-        *request.headers_mut() = self.headers.clone();
-        *request.body_mut() = Some(self.body.clone().into());
-        request
+        let uri = Uri::try_from(url.as_str())?;
+        Ok(Self { url, uri, headers, body: Bytes::from(sample.body) })
     }
 }
 
@@ -125,14 +180,12 @@ async fn in_flight(
     let workers: Vec<_> = (0..concurrency)
         .map(|_| {
             let (client, left, latencies) = (client.clone(), left.clone(), latencies.clone());
-            let call = Call { url: call.url.clone(), headers: call.headers.clone(), body: call.body.clone() };
+            let call = call.clone();
             tokio::task::spawn_local(async move {
                 while let Some(rest) = left.get().checked_sub(1) {
                     left.set(rest);
                     let begun = Instant::now();
-                    let response = client.execute(call.request()).await?;
-                    let status = response.status();
-                    response.bytes().await?;
+                    let status = client.make(&call).await?;
                     if status != StatusCode::OK {
                         bail!("a call was answered with {status}");
                     }

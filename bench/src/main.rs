@@ -88,6 +88,9 @@ struct FakeArgs {
 
 #[derive(Debug, Args)]
 struct BareArgs {
+    /// What makes the calls.
+    #[arg(long, value_enum, default_value_t = bare::Kind::Reqwest)]
+    client: bare::Kind,
     /// Where `fake` listens, as http://HOST:PORT.
     #[arg(long)]
     server: String,
@@ -110,7 +113,7 @@ fn main() -> ExitCode {
             latency: Duration::from_millis(args.latency_ms),
             until_stdin_ends: args.until_stdin_ends,
         }),
-        Command::Bare(args) => bare::run(&args.server, args.items, args.concurrency),
+        Command::Bare(args) => bare::run(args.client, &args.server, args.items, args.concurrency),
     };
     match done {
         Ok(code) => code,

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 
-use crate::bare::Taken;
+use crate::bare::{Kind, Taken};
 use crate::fake::{Sample, Seen};
 
 /// Where the program with the subcommands `fake` and `bare` lies.
@@ -53,9 +53,13 @@ impl Programs {
     ///
     /// # Errors
     /// It does not start, or a call of it fails.
-    pub async fn bare(&self, fake: &Fake, items: u64, concurrency: u32) -> anyhow::Result<Taken> {
+    pub async fn bare(&self, kind: Kind, fake: &Fake, items: u64, concurrency: u32) -> anyhow::Result<Taken> {
+        let client = match kind {
+            Kind::Reqwest => "reqwest",
+            Kind::Hyper => "hyper",
+        };
         let mut command = tokio::process::Command::new(&self.0);
-        command.args(["bare", "--server", &fake.url, "--items", &items.to_string()]);
+        command.args(["bare", "--client", client, "--server", &fake.url, "--items", &items.to_string()]);
         command.args(["--concurrency", &concurrency.to_string()]).stderr(Stdio::inherit()).kill_on_drop(true);
         let output = command.output().await.context("the bare loop cannot be started")?;
         if !output.status.success() {

@@ -6,7 +6,7 @@ use anyhow::ensure;
 use bytes::Bytes;
 
 use super::Lab;
-use crate::bare::Taken;
+use crate::bare::{Kind, Taken};
 use crate::client::{Client, Coding};
 use crate::engine::{Engine, Settings};
 use crate::figures::{Number, Runs};
@@ -27,12 +27,17 @@ struct Compared {
     rate_ratio: Runs,
     engine: Side,
     bare: Side,
+    /// The bare loop without reqwest, where it was measured.
+    bare_hyper: Option<Side>,
 }
 
 impl Compared {
     /// Adds what both sides took, for comparison.
     fn tell_sides(self, table: &mut Table) {
-        for (name, side) in [("the engine", self.engine), ("the bare loop", self.bare)] {
+        let hyper = self.bare_hyper.map(|side| ("a bare loop with the engine's client", side));
+        for (name, side) in
+            [("the engine", self.engine), ("the bare loop", self.bare)].into_iter().chain(hyper)
+        {
             table.push(format!("- items/s of {name}"), Goal::Told, "", side.items_per_s);
             table.push(format!("- CPU s per 1,000 items of {name}"), Goal::Told, "", side.cpu_s_per_1000);
         }
@@ -113,7 +118,7 @@ async fn compare(
     let rows = work::rows(items);
     let mut compared = Compared::default();
     for run in 1..=lab.sizes.runs {
-        let bare = lab.programs.bare(&fake, u64::from(items), concurrency).await?;
+        let bare = lab.programs.bare(Kind::Reqwest, &fake, u64::from(items), concurrency).await?;
         let ours = batch(&engine, &client, &fake, items, rows.clone()).await?;
         eprintln!(
             "{name} {run}/{}: bare loop {} items/s, {} CPU s per 1,000; engine {} items/s, {} CPU s per 1,000",
@@ -127,6 +132,11 @@ async fn compare(
         compared.rate_ratio.push(rate(&ours) / rate(&bare));
         compared.engine.push(&ours);
         compared.bare.push(&bare);
+        // With a latency the timer decides and not the client.
+        if latency.is_zero() {
+            let bare = lab.programs.bare(Kind::Hyper, &fake, u64::from(items), concurrency).await?;
+            compared.bare_hyper.get_or_insert_default().push(&bare);
+        }
     }
     let most = fake.seen().await?.most_at_once;
     ensure!(

@@ -9,6 +9,7 @@ use std::time::Duration;
 use tokio::task::LocalSet;
 
 use super::Lab;
+use crate::bare::Kind;
 use crate::client::Client;
 use crate::engine::{Engine, Settings};
 use crate::figures::{Number, Runs};
@@ -52,7 +53,7 @@ pub async fn run(lab: &Lab, table: &mut Table) -> anyhow::Result<()> {
 }
 
 async fn added_ms(lab: &Lab, fake: &Fake, client: &Client, clients: u32, calls: u32) -> anyhow::Result<f64> {
-    let provider = lab.programs.bare(fake, u64::from(calls), clients).await?;
+    let provider = lab.programs.bare(Kind::Reqwest, fake, u64::from(calls), clients).await?;
     let ours = generate(client, clients, calls).await?;
     Ok(ours.median() - provider.p50_ms)
 }

@@ -1,6 +1,6 @@
 //! `promptmill run` as its user types it: results, summary, exit codes, and what it says when something is wrong.
 
-use promptmill_doubles::{Config, Doubles, Fault, FaultPlan};
+use promptmill_doubles::{Config, Doubles, Fault, FaultPlan, Provider};
 use serde_json::{Value, json};
 
 use crate::support::{Desk, check_all_succeeded, check_complete};
@@ -317,6 +317,27 @@ fn a_dotenv_file_is_read_and_the_environment_wins_over_it() {
     desk.run("openai:m", &[]).check_code(0);
     desk.set("OPENAI_API_KEY", "bad");
     desk.run("openai:m", &["--fresh"]).check_code(2).check_says("openai refuses the key");
+}
+
+#[test]
+fn a_provider_behind_a_proxy_is_called_through_it_and_one_on_this_machine_is_not() {
+    let doubles = Doubles::start(Config::default()).unwrap();
+    let here = doubles.base_url(Provider::OpenAi);
+    let (proxy, path) = here.split_at("http://".len() + here["http://".len()..].find('/').unwrap());
+    let mut desk = Desk::with_rows(20);
+    // Nobody answers for this name but the proxy.
+    desk.set("OPENAI_BASE_URL", &format!("http://models.invalid{path}"));
+    desk.set("HTTP_PROXY", proxy);
+    desk.run("openai:m", &[]).check_code(0).check_says("20 succeeded");
+    check_all_succeeded(&desk.outcomes(), 20);
+
+    let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    desk.set("HTTP_PROXY", &format!("http://{nobody}"));
+    desk.set("OPENAI_BASE_URL", &here);
+    desk.promptmill(&["models", "openai"]).check_code(0);
+    desk.set("OPENAI_BASE_URL", &format!("http://models.invalid{path}"));
+    desk.set("NO_PROXY", "models.invalid");
+    desk.promptmill(&["models", "openai"]).check_code(1).check_says("host name cannot be resolved");
 }
 
 #[test]

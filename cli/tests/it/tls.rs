@@ -1,4 +1,4 @@
-//! Webhook receivers behind TLS: a certificate that the system trusts is taken, and no other.
+//! Webhook receivers and providers behind TLS: a certificate that the system trusts is taken, and no other.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -38,15 +38,15 @@ impl Identity {
     }
 }
 
-/// A receiver that answers 200 and counts the requests that came through TLS.
-async fn receiver(identity: Identity) -> (String, Arc<AtomicUsize>) {
+/// A server that answers every request that comes through TLS with this JSON, and counts them; with its origin.
+async fn server(identity: Identity, json: &'static str) -> (String, Arc<AtomicUsize>) {
     let config = ServerConfig::builder()
         .with_no_client_auth()
         .with_single_cert(vec![identity.certificate], identity.key)
         .unwrap();
     let acceptor = TlsAcceptor::from(Arc::new(config));
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let url = format!("https://localhost:{}/hook", listener.local_addr().unwrap().port());
+    let origin = format!("https://localhost:{}", listener.local_addr().unwrap().port());
     let requests = Arc::new(AtomicUsize::new(0));
     let counted = Arc::clone(&requests);
     tokio::spawn(async move {
@@ -56,31 +56,30 @@ async fn receiver(identity: Identity) -> (String, Arc<AtomicUsize>) {
                 // A client that does not trust the certificate ends the handshake.
                 let Ok(mut stream) = acceptor.accept(stream).await else { return };
                 let mut first = [0; 4];
-                if stream.read_exact(&mut first).await.is_ok() && &first == b"POST" {
+                if stream.read_exact(&mut first).await.is_ok() && matches!(&first, b"POST" | b"GET ") {
                     counted.fetch_add(1, Ordering::SeqCst);
-                    let _ = stream
-                        .write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection: close\r\n\r\n")
-                        .await;
+                    let length = json.len();
+                    let answer = format!(
+                        "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {length}\r\n\
+                         connection: close\r\n\r\n{json}"
+                    );
+                    let _ = stream.write_all(answer.as_bytes()).await;
                     let _ = stream.shutdown().await;
                 }
             });
         }
     });
-    (url, requests)
+    (origin, requests)
 }
 
-on_both_stands! {
-    only_a_receiver_with_a_trusted_and_current_certificate_is_told,
-}
-
-async fn only_a_receiver_with_a_trusted_and_current_certificate_is_told(kind: Kind) {
+/// Servers with a certificate that a system with `authority.pem` trusts, and with three that it must not; which is which.
+async fn servers(desk: &mut Desk, json: &'static str) -> Vec<(String, Arc<AtomicUsize>, bool)> {
     promptmill_runtime::install_tls();
     let mut authority = CertificateParams::new(Vec::new()).unwrap();
     authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     let authority_key = KeyPair::generate().unwrap();
     let authority_certificate = authority.self_signed(&authority_key).unwrap();
     let issuer = Issuer::new(authority, authority_key);
-    let mut desk = Desk::new();
     desk.write("authority.pem", &authority_certificate.pem());
     desk.set("SSL_CERT_FILE", desk.path("authority.pem").to_str().unwrap());
 
@@ -91,16 +90,45 @@ async fn only_a_receiver_with_a_trusted_and_current_certificate_is_told(kind: Ki
     let other_host = |params: &mut CertificateParams| {
         *params = CertificateParams::new(vec!["elsewhere.example".to_owned()]).unwrap();
     };
-    let receivers = [
-        (receiver(Identity::of(|_| {}, Some(&issuer))).await, true),
-        (receiver(Identity::of(expired, Some(&issuer))).await, false),
-        (receiver(Identity::of(other_host, Some(&issuer))).await, false),
-        (receiver(Identity::of(|_| {}, None)).await, false),
-    ];
+    let mut servers = Vec::new();
+    for (identity, trusted) in [
+        (Identity::of(|_| {}, Some(&issuer)), true),
+        (Identity::of(expired, Some(&issuer)), false),
+        (Identity::of(other_host, Some(&issuer)), false),
+        (Identity::of(|_| {}, None), false),
+    ] {
+        let (origin, requests) = server(identity, json).await;
+        servers.push((origin, requests, trusted));
+    }
+    servers
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_a_provider_with_a_trusted_and_current_certificate_is_called() {
+    let mut desk = Desk::new();
+    for (origin, requests, trusted) in servers(&mut desk, r#"{"data": [{"id": "behind-tls"}]}"#).await {
+        desk.set("OPENAI_BASE_URL", &format!("{origin}/v1"));
+        let finished = desk.promptmill(&["models", "openai"]);
+        if trusted {
+            assert!(finished.check_code(0).stdout.contains("openai:behind-tls"));
+        } else {
+            finished.check_code(1).check_says("the provider cannot be connected to");
+        }
+        assert_eq!(requests.load(Ordering::SeqCst), usize::from(trusted));
+    }
+}
+
+on_both_stands! {
+    only_a_receiver_with_a_trusted_and_current_certificate_is_told,
+}
+
+async fn only_a_receiver_with_a_trusted_and_current_certificate_is_told(kind: Kind) {
+    let mut desk = Desk::new();
+    let receivers = servers(&mut desk, "{}").await;
     let stand = Stand::start(kind, &mut desk);
     let client = stand.client();
-    for ((url, requests), trusted) in &receivers {
-        let batch = json!({"model": "demo:any", "webhook_url": url,
+    for (origin, requests, trusted) in &receivers {
+        let batch = json!({"model": "demo:any", "webhook_url": format!("{origin}/hook"),
             "rows": [{"messages": [{"role": "user", "content": "Say hello."}]}]});
         let (status, view) = client.post("/v1/batches", &batch).await;
         assert_eq!(status, StatusCode::CREATED, "{view}");

@@ -1,13 +1,16 @@
 //! Where a provider is and how we present ourselves there: base URL, key and headers, checked once at construction.
 
+use bytes::Bytes;
+use hyper::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, USER_AGENT};
+use hyper::{Method, Request, Uri};
 use promptmill_domain::FailureKind;
-use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
-use reqwest::{Client, Method, Request, Url};
 use secrecy::{ExposeSecret, SecretString};
+use url::Url;
 
 use crate::chat::ChatRequest;
+use crate::client::{Caller, HttpClient};
 use crate::failure::CallFailure;
-use crate::http::{HttpClient, Incoming, Timeouts, send};
+use crate::http::{Incoming, Timeouts, send};
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-client-request-id");
 
@@ -48,9 +51,9 @@ pub fn parse_base_url(text: &str) -> Result<Url, InvalidConfig> {
 /// One server with one credential.
 #[derive(Debug, Clone)]
 pub(crate) struct Endpoint {
-    client: Client,
-    chat: Url,
-    models: Url,
+    caller: Caller,
+    chat: Uri,
+    models: Uri,
     headers: HeaderMap,
     timeouts: Timeouts,
 }
@@ -64,9 +67,12 @@ impl Endpoint {
         timeouts: Timeouts,
     ) -> Result<Self, InvalidConfig> {
         let [chat, models] = paths.map(|path| join(base, path));
+        let (chat, models) = (chat?, models?);
         let mut headers = HeaderMap::new();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
+        headers
+            .insert(USER_AGENT, HeaderValue::from_static(concat!("promptmill/", env!("CARGO_PKG_VERSION"))));
         if let Some(key) = api_key {
             let key = key.expose_secret().trim();
             if key.is_empty() || !key.bytes().all(|b| b.is_ascii_graphic()) {
@@ -77,7 +83,7 @@ impl Endpoint {
             value.set_sensitive(true);
             headers.insert(AUTHORIZATION, value);
         }
-        Ok(Self { client: client.for_url(base), chat: chat?, models: models?, headers, timeouts })
+        Ok(Self { caller: client.for_uri(&chat), chat, models, headers, timeouts })
     }
 
     /// Adds a header to every request.
@@ -91,15 +97,13 @@ impl Endpoint {
 
     /// Sends a chat body and waits for the reply's headers.
     pub(crate) async fn chat(&self, request: &ChatRequest, body: Vec<u8>) -> Result<Incoming, CallFailure> {
-        let mut call = Request::new(Method::POST, self.chat.clone());
-        *call.headers_mut() = self.headers.clone();
+        let mut call = self.request(Method::POST, &self.chat, body.into());
         let key = &request.item_key;
         if !key.is_empty() && key.len() <= 128 && key.bytes().all(|b| b.is_ascii_graphic()) {
             let value = HeaderValue::from_str(key).map_err(|_| internal("the item key cannot be sent"))?;
             call.headers_mut().insert(REQUEST_ID, value);
         }
-        *call.body_mut() = Some(body.into());
-        send(&self.client, call, &self.timeouts).await
+        send(&self.caller, call, &self.timeouts).await
     }
 
     /// Asks for the list of models.
@@ -107,11 +111,17 @@ impl Endpoint {
         self.get(&self.models).await
     }
 
-    /// Asks for what is at `url`, an address of the same server.
-    pub(crate) async fn get(&self, url: &Url) -> Result<Incoming, CallFailure> {
-        let mut call = Request::new(Method::GET, url.clone());
-        *call.headers_mut() = self.headers.clone();
-        send(&self.client, call, &self.timeouts).await
+    /// Asks for what is at `uri`, an address of the same server.
+    pub(crate) async fn get(&self, uri: &Uri) -> Result<Incoming, CallFailure> {
+        send(&self.caller, self.request(Method::GET, uri, Bytes::new()), &self.timeouts).await
+    }
+
+    fn request(&self, method: Method, uri: &Uri, body: Bytes) -> Request<Bytes> {
+        let mut request = Request::new(body);
+        *request.method_mut() = method;
+        *request.uri_mut() = uri.clone();
+        *request.headers_mut() = self.headers.clone();
+        request
     }
 }
 
@@ -121,12 +131,13 @@ pub(crate) fn internal(message: &str) -> CallFailure {
 }
 
 /// The address of `path` below a base URL.
-pub(crate) fn join(base: &Url, path: &str) -> Result<Url, InvalidConfig> {
+pub(crate) fn join(base: &Url, path: &str) -> Result<Uri, InvalidConfig> {
     let mut url = base.clone();
     let joined = format!("{}/{path}", base.path().trim_end_matches('/'));
     url.set_path(&joined);
-    // Re-parsed, so that what is sent is what was vetted.
-    parse_base_url(url.as_str())
+    // Parsed anew, so that what is sent is what was vetted.
+    let url = parse_base_url(url.as_str())?;
+    Uri::try_from(url.as_str()).map_err(|_| InvalidConfig::BaseUrl(url.into()))
 }
 
 #[cfg(test)]
@@ -141,7 +152,7 @@ mod tests {
             ("http://h", "http://h/chat/completions"),
         ];
         for (base, expected) in cases {
-            assert_eq!(join(&parse_base_url(base).unwrap(), "chat/completions").unwrap().as_str(), expected);
+            assert_eq!(join(&parse_base_url(base).unwrap(), "chat/completions").unwrap(), expected);
         }
     }
 

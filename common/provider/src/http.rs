@@ -1,18 +1,17 @@
-//! The HTTP client all providers share, its deadlines, and reading a reply within bounds.
+//! The deadlines of a call, and reading a reply within bounds.
 //!
-//! Redirects are not followed (a key must not travel to another host), cookies are not kept, and compressed replies are
-//! not asked for and refused, so the bytes on the wire bound the memory of a reply.
+//! Compressed replies are not asked for and refused, so the bytes on the wire bound the memory of a reply.
 
 use std::borrow::Cow;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
+use hyper::header::{CONTENT_ENCODING, CONTENT_TYPE};
+use hyper::{Request, Response};
 use promptmill_domain::FailureKind;
-use reqwest::header::{CONTENT_ENCODING, CONTENT_TYPE};
-use reqwest::redirect::Policy;
-use reqwest::{Client, Request, Response};
 use tokio::time::{Instant, timeout, timeout_at};
 
+use crate::client::{BrokenOff, Caller, ReplyBody};
 use crate::failure::CallFailure;
 use crate::{MAX_REPLY_WIRE_BYTES, retry_after};
 
@@ -27,103 +26,7 @@ pub(crate) const MAX_STREAM_BYTES: usize = 256 * 1024 * 1024;
 /// How long the end of a stream's body is waited for once the reply is whole, so that the connection can be used again.
 const TAIL_WAIT: Duration = Duration::from_millis(500);
 
-/// Settings of the client.
-#[derive(Debug, Clone)]
-pub struct HttpOptions {
-    /// The longest wait for a connection, name lookup and TLS included. Default 10 s.
-    pub connect: Duration,
-    /// Idle connections kept for each host; set it to the most concurrent calls, or connections are opened anew. Default 1024.
-    pub idle_connections_per_host: usize,
-    /// How long an idle connection is kept. Default 30 s, less than most servers keep theirs.
-    pub idle_connection_lifetime: Duration,
-}
-
-impl Default for HttpOptions {
-    fn default() -> Self {
-        Self {
-            connect: Duration::from_secs(10),
-            idle_connections_per_host: 1024,
-            idle_connection_lifetime: Duration::from_secs(30),
-        }
-    }
-}
-
-/// The shared client; clones share one connection pool.
-#[derive(Debug, Clone)]
-pub struct HttpClient {
-    remote: Client,
-    loopback: Client,
-}
-
-/// The client cannot be built.
-#[derive(Debug, thiserror::Error)]
-pub enum HttpClientError {
-    /// `rustls::crypto::ring::default_provider().install_default()` has not run; it belongs at the start of `main`.
-    #[error("no TLS provider is installed in this process")]
-    NoTlsProvider,
-    /// The TLS or proxy settings of the system do not make a client.
-    #[error("the HTTP client cannot be built")]
-    Build(#[source] reqwest::Error),
-}
-
-/// Builds the client all providers of a process should share.
-///
-/// It speaks HTTP/1.1 only: with HTTP/2 hundreds of concurrent calls would share one connection, wait for its stream limit
-/// and all fail when it breaks. `HTTPS_PROXY`, `HTTP_PROXY`, `ALL_PROXY` and `NO_PROXY` hold, except for loopback hosts.
-/// Where the system has no CA certificates (a bare container) plain HTTP still works and every HTTPS call fails.
-///
-/// # Errors
-/// See [`HttpClientError`].
-pub fn http_client(options: &HttpOptions) -> Result<HttpClient, HttpClientError> {
-    // The client would panic in the middle of its construction instead.
-    if rustls::crypto::CryptoProvider::get_default().is_none() {
-        return Err(HttpClientError::NoTlsProvider);
-    }
-    let builder = || {
-        Client::builder()
-            .http1_only()
-            .redirect(Policy::none())
-            .referer(false)
-            .retry(reqwest::retry::never())
-            .tcp_nodelay(true)
-            .tcp_keepalive(Duration::from_secs(30))
-            .connect_timeout(options.connect)
-            .pool_max_idle_per_host(options.idle_connections_per_host)
-            .pool_idle_timeout(options.idle_connection_lifetime)
-            .user_agent(concat!("promptmill/", env!("CARGO_PKG_VERSION")))
-    };
-    match (builder().build(), builder().no_proxy().build()) {
-        (Ok(remote), Ok(loopback)) => Ok(HttpClient { remote, loopback }),
-        (Err(error), _) | (_, Err(error)) => {
-            tracing::warn!(%error, "no CA certificates could be loaded: providers behind HTTPS cannot be called");
-            let bare = || builder().tls_certs_only([]);
-            let remote = bare().build().map_err(HttpClientError::Build)?;
-            let loopback = bare().no_proxy().build().map_err(HttpClientError::Build)?;
-            Ok(HttpClient { remote, loopback })
-        }
-    }
-}
-
-impl HttpClient {
-    /// The client for the host of `url`.
-    pub(crate) fn for_url(&self, url: &reqwest::Url) -> Client {
-        if is_loopback(url) { self.loopback.clone() } else { self.remote.clone() }
-    }
-}
-
-fn is_loopback(url: &reqwest::Url) -> bool {
-    match url.host() {
-        Some(url::Host::Domain(name)) => {
-            let name = name.trim_end_matches('.');
-            name == "localhost" || name.ends_with(".localhost")
-        }
-        Some(url::Host::Ipv4(address)) => address.is_loopback(),
-        Some(url::Host::Ipv6(address)) => address.is_loopback(),
-        None => false,
-    }
-}
-
-/// Deadlines of one call. They end the wait for a reply, not a connection attempt ([`HttpOptions::connect`]).
+/// Deadlines of one call. They end the wait for a reply, not a connection attempt ([`HttpOptions::connect`](crate::HttpOptions::connect)).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Timeouts {
     /// From the start of the call to the reply's headers.
@@ -163,7 +66,7 @@ impl Timeouts {
 /// A response whose headers came, with the deadlines its body is read under.
 #[derive(Debug)]
 pub(crate) struct Incoming {
-    response: Response,
+    response: Response<ReplyBody>,
     idle: Duration,
     deadline: Instant,
     read: usize,
@@ -181,39 +84,19 @@ pub(crate) struct WholeReply {
 
 /// Sends a request and waits for the headers of its reply.
 pub(crate) async fn send(
-    client: &Client,
-    request: Request,
+    caller: &Caller,
+    request: Request<Bytes>,
     timeouts: &Timeouts,
 ) -> Result<Incoming, CallFailure> {
     let started = Instant::now();
     let deadline = started + timeouts.total;
-    let response = match timeout_at(deadline.min(started + timeouts.first_byte), client.execute(request))
-        .await
-    {
-        Ok(Ok(response)) => response,
-        Ok(Err(error)) => return Err(unsent(&error)),
+    match timeout_at(deadline.min(started + timeouts.first_byte), caller.execute(request)).await {
+        Ok(response) => Ok(Incoming { response: response?, idle: timeouts.idle, deadline, read: 0 }),
         Err(_) => {
             let waited = timeouts.first_byte.min(timeouts.total).as_secs();
-            return Err(CallFailure::new(FailureKind::Timeout, format!("no reply began within {waited} s")));
+            Err(CallFailure::new(FailureKind::Timeout, format!("no reply began within {waited} s")))
         }
-    };
-    Ok(Incoming { response, idle: timeouts.idle, deadline, read: 0 })
-}
-
-/// Names the cause without the error's own text, which holds the URL and may come from a proxy.
-fn unsent(error: &reqwest::Error) -> CallFailure {
-    let message = if error.is_dns() {
-        "the provider's host name cannot be resolved"
-    } else if error.is_connect() && error.is_timeout() {
-        "the provider did not accept a connection in time"
-    } else if error.is_connect() {
-        "the provider cannot be connected to"
-    } else if error.is_builder() {
-        return CallFailure::new(FailureKind::Internal, "the request cannot be built");
-    } else {
-        "the connection broke before a reply began"
-    };
-    CallFailure::new(FailureKind::ConnectionFailed, message)
+    }
 }
 
 impl Incoming {
@@ -250,9 +133,9 @@ impl Incoming {
     /// The body broke off, did not go on in time, was compressed, or passed `cap` bytes.
     pub(crate) async fn chunk(&mut self, cap: usize) -> Result<Option<Bytes>, CallFailure> {
         let idle = Instant::now() + self.idle;
-        let chunk = match timeout_at(idle.min(self.deadline), self.response.chunk()).await {
+        let chunk = match timeout_at(idle.min(self.deadline), self.response.body_mut().chunk()).await {
             Ok(Ok(chunk)) => chunk,
-            Ok(Err(_)) => {
+            Ok(Err(BrokenOff)) => {
                 let message = format!("the reply broke off after {} bytes", self.read);
                 return Err(self.failure(FailureKind::MalformedReply, message));
             }
@@ -277,7 +160,7 @@ impl Incoming {
                 "the reply is compressed although we did not ask for it",
             ));
         }
-        if self.response.content_length().is_some_and(|length| length > cap as u64) {
+        if self.response.body().length().is_some_and(|length| length > cap as u64) {
             return Err(self.too_large(cap));
         }
         Ok(())
@@ -302,7 +185,7 @@ impl Incoming {
         self.check_head(MAX_REPLY_WIRE_BYTES)?;
         let mut body = self.chunk(MAX_REPLY_WIRE_BYTES).await?.unwrap_or_default();
         if let Some(second) = self.chunk(MAX_REPLY_WIRE_BYTES).await? {
-            let expected = self.response.content_length().unwrap_or(0).min(MAX_REPLY_WIRE_BYTES as u64);
+            let expected = self.response.body().length().unwrap_or(0).min(MAX_REPLY_WIRE_BYTES as u64);
             let mut joined =
                 Vec::with_capacity(usize::try_from(expected).unwrap_or(0).max(body.len() + second.len()));
             joined.extend_from_slice(&body);
@@ -337,32 +220,6 @@ impl Incoming {
             generation: self.generation(),
             retry_after: retry_after::from_headers(self.response.headers(), SystemTime::now()),
             body,
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn without_a_tls_provider_there_is_an_error_and_no_panic() {
-        assert!(matches!(http_client(&HttpOptions::default()), Err(HttpClientError::NoTlsProvider)));
-    }
-
-    #[test]
-    fn loopback_hosts_never_go_through_a_proxy() {
-        for (url, expected) in [
-            ("http://127.0.0.1:11434", true),
-            ("http://127.8.8.8", true),
-            ("http://[::1]:1", true),
-            ("http://localhost.", true),
-            ("http://a.localhost", true),
-            ("http://localhost.example.com", false),
-            ("https://openrouter.ai/api/v1", false),
-            ("http://10.0.0.1", false),
-        ] {
-            assert_eq!(is_loopback(&url.parse().unwrap()), expected, "{url}");
         }
     }
 }

@@ -5,6 +5,7 @@
 //! Nothing here logs prompts, replies or keys, and no error text holds them.
 
 pub mod chat;
+pub mod client;
 pub mod demo;
 pub mod endpoint;
 pub mod failure;
@@ -30,10 +31,11 @@ pub use chat::{
     ChatProvider, ChatReply, ChatRequest, Delta, DeltaSink, Finish, ModelListing, ResponseFormat,
     ResponseSchema,
 };
+pub use client::{HttpClient, HttpClientError, HttpOptions, http_client};
 pub use demo::Demo;
 pub use endpoint::InvalidConfig;
 pub use failure::CallFailure;
-pub use http::{HttpClient, HttpClientError, HttpOptions, Timeouts, http_client};
+pub use http::Timeouts;
 pub use ollama::{Ollama, OllamaConfig, parse_ollama_host};
 pub use openai_compatible::{OpenAiCompatible, OpenAiCompatibleConfig};
 pub use openrouter::{OpenRouter, OpenRouterConfig};

@@ -18,10 +18,11 @@ pub use host::parse_ollama_host;
 
 use crate::chat::{ChatProvider, ChatReply, ChatRequest, DeltaSink, ModelListing};
 use crate::classify::{Finding, by_status, says_context_too_long};
+use crate::client::HttpClient;
 use crate::endpoint::{Endpoint, InvalidConfig};
 use crate::error_body::ErrorFacts;
 use crate::failure::CallFailure;
-use crate::http::{HttpClient, Incoming, MAX_STREAM_BYTES, Timeouts, WholeReply};
+use crate::http::{Incoming, MAX_STREAM_BYTES, Timeouts, WholeReply};
 use crate::reply;
 use stream::{Progress, StreamReader};
 

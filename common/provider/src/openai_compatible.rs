@@ -14,10 +14,11 @@ use serde_json::Value;
 use crate::chat::{ChatProvider, ChatReply, ChatRequest, ModelListing};
 use crate::chat_stream;
 use crate::classify::{Finding, by_status, says_context_too_long};
+use crate::client::HttpClient;
 use crate::endpoint::{Endpoint, InvalidConfig, parse_base_url};
 use crate::error_body::ErrorFacts;
 use crate::failure::CallFailure;
-use crate::http::{HttpClient, Timeouts, WholeReply};
+use crate::http::{Timeouts, WholeReply};
 use crate::reply;
 use crate::request_body::{self, Dialect};
 

@@ -5,8 +5,8 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
+use hyper::Uri;
 use promptmill_domain::FailureKind;
-use reqwest::Url;
 use secrecy::SecretString;
 use serde::Deserialize;
 use serde_json::Value;
@@ -15,10 +15,11 @@ use serde_json::value::RawValue;
 use crate::chat::{ChatProvider, ChatReply, ChatRequest, ModelListing};
 use crate::chat_stream;
 use crate::classify::{Finding, by_status, says_context_too_long};
+use crate::client::HttpClient;
 use crate::endpoint::{Endpoint, InvalidConfig, join, parse_base_url};
 use crate::error_body::ErrorFacts;
 use crate::failure::CallFailure;
-use crate::http::{HttpClient, Timeouts, WholeReply};
+use crate::http::{Timeouts, WholeReply};
 use crate::reply;
 use crate::request_body::{self, Dialect};
 
@@ -66,7 +67,7 @@ pub struct OpenRouter {
     credential: String,
     endpoint: Endpoint,
     /// Where the account's facts about the key are.
-    key: Url,
+    key: Uri,
 }
 
 impl OpenRouter {

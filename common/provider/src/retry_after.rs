@@ -4,7 +4,7 @@
 
 use std::time::{Duration, SystemTime};
 
-use reqwest::header::{HeaderMap, RETRY_AFTER};
+use hyper::header::{HeaderMap, RETRY_AFTER};
 
 /// The longest wait that is believed.
 pub(crate) const MAX_WAIT: Duration = Duration::from_secs(3600);

@@ -5,6 +5,7 @@
 use std::time::Instant;
 
 use super::{Sizes, at_most};
+use crate::bare::Kind;
 use crate::client::Client;
 use crate::engine::Settings;
 use crate::figures::{Number, Runs};
@@ -34,7 +35,7 @@ pub(super) async fn run(lab: &Lab<Sizes>, table: &mut Table) -> anyhow::Result<(
     jobs(&client, WARM_UP).await?;
     let (mut stored, mut posted) = (Runs::default(), Runs::default());
     for run in 1..=sizes.runs {
-        let provider = lab.programs.bare(&fake, sizes.lone_jobs.into(), 1).await?;
+        let provider = lab.programs.bare(Kind::Reqwest, &fake, sizes.lone_jobs.into(), 1).await?;
         let ours = jobs(&client, sizes.lone_jobs).await?;
         let added = ours.stored.median() - provider.p50_ms;
         eprintln!(
