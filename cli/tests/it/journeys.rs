@@ -1,5 +1,7 @@
 //! `promptmill run` as its user types it: results, summary, exit codes, and what it says when something is wrong.
 
+use std::io::{BufRead as _, BufReader, Write as _};
+
 use promptmill_doubles::{Config, Doubles, Fault, FaultPlan, Provider};
 use serde_json::{Value, json};
 
@@ -317,6 +319,31 @@ fn a_dotenv_file_is_read_and_the_environment_wins_over_it() {
     desk.run("openai:m", &[]).check_code(0);
     desk.set("OPENAI_API_KEY", "bad");
     desk.run("openai:m", &["--fresh"]).check_code(2).check_says("openai refuses the key");
+}
+
+#[test]
+fn a_proxy_is_asked_for_a_tunnel_to_a_provider_behind_https() {
+    let proxy = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut desk = Desk::new();
+    desk.set("OPENAI_BASE_URL", "https://models.invalid/v1");
+    desk.set("HTTPS_PROXY", &format!("http://ada:secret@{}", proxy.local_addr().unwrap()));
+    let asked = std::thread::spawn(move || {
+        let (mut stream, _) = proxy.accept().unwrap();
+        let lines = BufReader::new(stream.try_clone().unwrap()).lines().map(Result::unwrap);
+        let head: Vec<_> = lines.take_while(|line| !line.is_empty()).collect();
+        stream.write_all(b"HTTP/1.1 502 Bad Gateway\r\ncontent-length: 0\r\n\r\n").unwrap();
+        head.join("\n").to_ascii_lowercase()
+    });
+    let finished = desk
+        .promptmill(&["models", "openai"])
+        .check_code(1)
+        .check_says("the provider cannot be connected to");
+    let head = asked.join().unwrap();
+    assert!(head.starts_with("connect models.invalid:443 http/1.1\n"), "{head}");
+    assert!(head.contains("\nuser-agent: promptmill/"), "{head}");
+    // RFC 7617: ada:secret
+    assert!(head.contains("\nproxy-authorization: basic ywrhonnly3jlda=="), "{head}");
+    assert!(!finished.stderr.contains("secret"), "{}", finished.stderr);
 }
 
 #[test]

@@ -38,12 +38,13 @@ impl Identity {
     }
 }
 
-/// A server that answers every request that comes through TLS with this JSON, and counts them; with its origin.
+/// A server that answers every request that comes as HTTP/1.1 through TLS with this JSON, and counts them; with its origin.
 async fn server(identity: Identity, json: &'static str) -> (String, Arc<AtomicUsize>) {
-    let config = ServerConfig::builder()
+    let mut config = ServerConfig::builder()
         .with_no_client_auth()
         .with_single_cert(vec![identity.certificate], identity.key)
         .unwrap();
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     let acceptor = TlsAcceptor::from(Arc::new(config));
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let origin = format!("https://localhost:{}", listener.local_addr().unwrap().port());
@@ -56,7 +57,11 @@ async fn server(identity: Identity, json: &'static str) -> (String, Arc<AtomicUs
                 // A client that does not trust the certificate ends the handshake.
                 let Ok(mut stream) = acceptor.accept(stream).await else { return };
                 let mut first = [0; 4];
-                if stream.read_exact(&mut first).await.is_ok() && matches!(&first, b"POST" | b"GET ") {
+                let asked_for = stream.get_ref().1.alpn_protocol().map(<[u8]>::to_vec);
+                if asked_for.as_deref() == Some(b"http/1.1")
+                    && stream.read_exact(&mut first).await.is_ok()
+                    && matches!(&first, b"POST" | b"GET ")
+                {
                     counted.fetch_add(1, Ordering::SeqCst);
                     let length = json.len();
                     let answer = format!(

@@ -16,7 +16,7 @@ use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::Body;
 use hyper::{Request, Response, Uri};
-use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder, MaybeHttpsStream};
+use hyper_rustls::{HttpsConnector, MaybeHttpsStream};
 use hyper_util::client::legacy;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::client::legacy::connect::dns::{GaiAddrs, GaiResolver, Name};
@@ -36,7 +36,10 @@ use crate::failure::CallFailure;
 const KEEPALIVE: Duration = Duration::from_secs(30);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
 const KEEPALIVE_RETRIES: u32 = 3;
+#[cfg(target_os = "linux")]
 const UNANSWERED: Duration = Duration::from_secs(30);
+/// Who calls. Requests bring it themselves; what a proxy is asked for a tunnel with is no request of ours.
+pub(crate) const USER_AGENT: &str = concat!("promptmill/", env!("CARGO_PKG_VERSION"));
 
 /// Settings of the client.
 #[derive(Debug, Clone)]
@@ -86,7 +89,7 @@ pub enum HttpClientError {
 /// # Errors
 /// See [`HttpClientError`].
 pub fn http_client(options: &HttpOptions) -> Result<HttpClient, HttpClientError> {
-    // Both clients would panic in the middle of their construction instead.
+    // One client would panic in the middle of its construction instead, the other install a provider of its own choice.
     if rustls::crypto::CryptoProvider::get_default().is_none() {
         return Err(HttpClientError::NoTlsProvider);
     }
@@ -106,7 +109,7 @@ fn without_trust() -> ClientConfig {
     ClientConfig::builder().with_root_certificates(RootCertStore::empty()).with_no_client_auth()
 }
 
-fn direct(options: &HttpOptions, tls: ClientConfig) -> legacy::Client<Connector, Full<Bytes>> {
+fn direct(options: &HttpOptions, mut tls: ClientConfig) -> legacy::Client<Connector, Full<Bytes>> {
     let mut tcp = HttpConnector::new_with_resolver(Resolver(GaiResolver::new()));
     tcp.enforce_http(false);
     tcp.set_nodelay(true);
@@ -117,8 +120,8 @@ fn direct(options: &HttpOptions, tls: ClientConfig) -> legacy::Client<Connector,
     tcp.set_connect_timeout(Some(options.connect));
     #[cfg(target_os = "linux")]
     tcp.set_tcp_user_timeout(Some(UNANSWERED));
-    let tls =
-        HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http().enable_http1().wrap_connector(tcp);
+    tls.alpn_protocols = vec![b"http/1.1".to_vec()];
+    let tls = HttpsConnector::from((tcp, tls));
     legacy::Client::builder(TokioExecutor::new())
         .timer(TokioTimer::new())
         .pool_timer(TokioTimer::new())
@@ -129,6 +132,7 @@ fn direct(options: &HttpOptions, tls: ClientConfig) -> legacy::Client<Connector,
 
 fn proxied(options: &HttpOptions, trusting: bool) -> reqwest::Result<reqwest::Client> {
     let builder = reqwest::Client::builder()
+        .user_agent(USER_AGENT)
         .http1_only()
         .redirect(reqwest::redirect::Policy::none())
         .referer(false)
@@ -282,6 +286,7 @@ fn is_end_of_wait(error: &(dyn StdError + 'static)) -> bool {
         || error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::TimedOut)
 }
 
+/// Whether the address, as [`endpoint::join`](crate::endpoint::join) writes it, is one of this machine alone.
 fn is_loopback(uri: &Uri) -> bool {
     let Some(host) = uri.host() else { return false };
     let name = host.trim_end_matches('.');
@@ -342,6 +347,7 @@ impl Service<Name> for Resolver {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::endpoint;
 
     #[test]
     fn without_a_tls_provider_there_is_an_error_and_no_panic() {
@@ -350,17 +356,21 @@ mod tests {
 
     #[test]
     fn loopback_hosts_never_go_through_a_proxy() {
-        for (uri, expected) in [
+        for (url, expected) in [
             ("http://127.0.0.1:11434", true),
             ("http://127.8.8.8", true),
+            ("http://127.1", true),
+            ("http://2130706433", true),
             ("http://[::1]:1", true),
             ("http://localhost.", true),
+            ("http://LOCALHOST", true),
             ("http://a.localhost", true),
             ("http://localhost.example.com", false),
             ("https://openrouter.ai/api/v1", false),
             ("http://10.0.0.1", false),
         ] {
-            assert_eq!(is_loopback(&uri.parse().unwrap()), expected, "{uri}");
+            let uri = endpoint::join(&endpoint::parse_base_url(url).unwrap(), "models").unwrap();
+            assert_eq!(is_loopback(&uri), expected, "{url}");
         }
     }
 }

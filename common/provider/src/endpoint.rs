@@ -8,7 +8,7 @@ use secrecy::{ExposeSecret, SecretString};
 use url::Url;
 
 use crate::chat::ChatRequest;
-use crate::client::{Caller, HttpClient};
+use crate::client::{self, Caller, HttpClient};
 use crate::failure::CallFailure;
 use crate::http::{Incoming, Timeouts, send};
 
@@ -36,7 +36,7 @@ pub fn parse_base_url(text: &str) -> Result<Url, InvalidConfig> {
     let text = text.trim();
     // What stands before an @ may be a password, and this error is shown.
     let shown = text.rsplit_once('@').map_or(text, |(_, host)| host);
-    let invalid = || InvalidConfig::BaseUrl(shown.chars().take(200).collect());
+    let invalid = || invalid_base_url(shown);
     let url = Url::parse(text).map_err(|_| invalid())?;
     let plain = url.username().is_empty()
         && url.password().is_none()
@@ -46,6 +46,10 @@ pub fn parse_base_url(text: &str) -> Result<Url, InvalidConfig> {
         return Err(invalid());
     }
     Ok(url)
+}
+
+fn invalid_base_url(shown: &str) -> InvalidConfig {
+    InvalidConfig::BaseUrl(shown.chars().take(200).collect())
 }
 
 /// One server with one credential.
@@ -60,7 +64,7 @@ pub(crate) struct Endpoint {
 
 impl Endpoint {
     pub(crate) fn new(
-        client: &HttpClient,
+        http: &HttpClient,
         base: &Url,
         paths: [&str; 2],
         api_key: Option<&SecretString>,
@@ -71,8 +75,7 @@ impl Endpoint {
         let mut headers = HeaderMap::new();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
-        headers
-            .insert(USER_AGENT, HeaderValue::from_static(concat!("promptmill/", env!("CARGO_PKG_VERSION"))));
+        headers.insert(USER_AGENT, HeaderValue::from_static(client::USER_AGENT));
         if let Some(key) = api_key {
             let key = key.expose_secret().trim();
             if key.is_empty() || !key.bytes().all(|b| b.is_ascii_graphic()) {
@@ -83,7 +86,7 @@ impl Endpoint {
             value.set_sensitive(true);
             headers.insert(AUTHORIZATION, value);
         }
-        Ok(Self { caller: client.for_uri(&chat), chat, models, headers, timeouts })
+        Ok(Self { caller: http.for_uri(&chat), chat, models, headers, timeouts })
     }
 
     /// Adds a header to every request.
@@ -137,7 +140,7 @@ pub(crate) fn join(base: &Url, path: &str) -> Result<Uri, InvalidConfig> {
     url.set_path(&joined);
     // Parsed anew, so that what is sent is what was vetted.
     let url = parse_base_url(url.as_str())?;
-    Uri::try_from(url.as_str()).map_err(|_| InvalidConfig::BaseUrl(url.into()))
+    Uri::try_from(url.as_str()).map_err(|_| invalid_base_url(url.as_str()))
 }
 
 #[cfg(test)]

@@ -185,9 +185,9 @@ impl Incoming {
         self.check_head(MAX_REPLY_WIRE_BYTES)?;
         let mut body = self.chunk(MAX_REPLY_WIRE_BYTES).await?.unwrap_or_default();
         if let Some(second) = self.chunk(MAX_REPLY_WIRE_BYTES).await? {
-            let expected = self.response.body().length().unwrap_or(0).min(MAX_REPLY_WIRE_BYTES as u64);
-            let mut joined =
-                Vec::with_capacity(usize::try_from(expected).unwrap_or(0).max(body.len() + second.len()));
+            let rest = self.response.body().length().unwrap_or(0).min(MAX_REPLY_WIRE_BYTES as u64);
+            let rest = usize::try_from(rest).unwrap_or(0);
+            let mut joined = Vec::with_capacity(body.len() + second.len() + rest);
             joined.extend_from_slice(&body);
             joined.extend_from_slice(&second);
             while let Some(chunk) = self.chunk(MAX_REPLY_WIRE_BYTES).await? {

@@ -28,6 +28,7 @@ async fn a_call_carries_the_key_the_marker_and_the_attribution_and_reuses_its_co
             "x-client-request-id: item-7",
             "http-referer: https://example.com",
             "x-openrouter-title: promptmill",
+            "user-agent: promptmill/",
             "content-type: application/json",
         ] {
             assert!(head.contains(line), "{line} in {head}");
