@@ -83,7 +83,10 @@ async fn admit(store: &MongoStore, chunks: &[ChunkId]) -> StoreResult<Vec<ChunkI
     let mut standing = store.known_open_batches().take_standing(&unknown);
     unknown.retain(|batch| !standing.contains_key(batch));
     if !unknown.is_empty() {
-        standing.extend(batches::standing(commands, unknown, false).await?);
+        let read = batches::standing(commands, unknown, false).await?;
+        let go_on = read.iter().filter(|(_, batch)| batch.goes_on());
+        store.known_open_batches().note_standing(go_on.map(|(id, batch)| (*id, batch.clone())));
+        standing.extend(read);
     }
     // A paused or closing batch admits nothing.
     let admits = |chunk: &ChunkId| {

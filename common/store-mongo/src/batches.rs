@@ -108,7 +108,7 @@ pub(crate) fn state_of(found: &Document) -> StoreResult<BatchState> {
 }
 
 /// How a batch stands.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Standing {
     /// Its state.
     pub(crate) state: BatchState,
@@ -116,6 +116,13 @@ pub(crate) struct Standing {
     pub(crate) small: Option<Small>,
     /// Its rows, if they were asked for and stand in its document.
     pub(crate) rows: Option<OwnRows>,
+}
+
+impl Standing {
+    /// Whether to admit chunks of it leaves it as it is.
+    pub(crate) fn goes_on(&self) -> bool {
+        self.state == BatchState::Running && self.small.is_none()
+    }
 }
 
 /// How those of the batches stand that exist; with the rows in their documents if `rows` says so.

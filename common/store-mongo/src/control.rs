@@ -19,7 +19,9 @@ impl Control for MongoStore {
         event: BatchEvent,
         now_ms: u64,
     ) -> StoreResult<BatchState> {
-        steer(self.commands(), tenant, batch, &event, now_ms).await
+        let steered = steer(self.commands(), tenant, batch, &event, now_ms).await;
+        self.known_open_batches().forget_standing(batch);
+        steered
     }
 
     async fn set_limits(&self, tenant: &TenantId, batch: BatchId, limits: BatchLimits) -> StoreResult<()> {

@@ -49,17 +49,26 @@ impl OpenBatches {
 }
 
 impl OpenBatches {
-    /// How those of the batches stand that were read a moment ago; gives each once.
+    /// How those of the batches stand that were read a moment ago. Each is given once, unless it goes on as it is.
     pub(crate) fn take_standing(&self, ids: &HashSet<BatchId>) -> HashMap<BatchId, Standing> {
         let mut standing = self.standing.lock().unwrap_or_else(PoisonError::into_inner);
-        let take = |id: &BatchId| {
-            let (_, standing) = standing.remove(id).filter(|(at, _)| at.elapsed() < MOMENT)?;
-            Some((*id, standing))
+        let mut take = |id: &BatchId| {
+            let (at, known) = standing.remove(id).filter(|(at, _)| at.elapsed() < MOMENT)?;
+            if known.goes_on() {
+                standing.insert(*id, (at, known.clone()));
+            }
+            Some((*id, known))
         };
-        ids.iter().filter_map(take).collect()
+        ids.iter().filter_map(&mut take).collect()
     }
 
-    fn note_standing(&self, read: Vec<(BatchId, Standing)>) {
+    /// Forgets how a batch stood that is steered here.
+    pub(crate) fn forget_standing(&self, batch: BatchId) {
+        self.standing.lock().unwrap_or_else(PoisonError::into_inner).remove(&batch);
+    }
+
+    /// Notes how batches stand that were read just now.
+    pub(crate) fn note_standing(&self, read: impl IntoIterator<Item = (BatchId, Standing)>) {
         let now = Instant::now();
         let mut standing = self.standing.lock().unwrap_or_else(PoisonError::into_inner);
         standing.retain(|_, (at, _)| now.duration_since(*at) < MOMENT);

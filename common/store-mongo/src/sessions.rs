@@ -1,5 +1,6 @@
 //! `Sessions`: who is alive, and taking chunks from who is not.
 
+use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -16,6 +17,8 @@ use crate::{batches, heads, usage};
 
 /// After a write that failed it takes this long until a beat that stands still means something again: as long as it must stand still.
 const BEATS_MISSED: Duration = Duration::from_secs(6);
+/// How long a session certainly lives on after it began to beat: nobody may bury it before its beat stood still for twice as long.
+const SURE_FOR: Duration = Duration::from_secs(3);
 /// Chunks taken in one step.
 const CHUNKS: u32 = 500;
 /// How often chunks of sessions that are no more are looked for at most.
@@ -34,6 +37,26 @@ impl Strays {
             *looked = Some(now);
         }
         are_due
+    }
+}
+
+/// When sessions of this process began the last beat that was taken.
+#[derive(Debug, Default)]
+pub(crate) struct Beats(Mutex<HashMap<SessionId, Instant>>);
+
+impl Beats {
+    fn note(&self, session: SessionId, begun: Instant) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(session, begun);
+    }
+
+    fn forget(&self, session: SessionId) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&session);
+    }
+
+    /// Whether the session cannot have been buried by now.
+    fn are_fresh(&self, session: SessionId, now: Instant) -> bool {
+        let begun = self.0.lock().unwrap_or_else(PoisonError::into_inner).get(&session).copied();
+        begun.is_some_and(|begun| now.duration_since(begun) < SURE_FOR)
     }
 }
 
@@ -57,12 +80,14 @@ impl Sessions for MongoStore {
         beat: u64,
         report: Option<&WorkerReport>,
     ) -> StoreResult<BeatAnswer> {
-        let commands = self.commands();
+        let (commands, begun) = (self.commands(), Instant::now());
         let report = report.map_or(Bson::Null, |report| to_json(report).into());
         let change = doc! { "$set": { "beat": int(beat), "report": report } };
         if commands.update(SESSIONS, vec![Update::one(living(session), change)]).await?.n == 0 {
+            self.beats().forget(session);
             return Ok(BeatAnswer::Dead);
         }
+        self.beats().note(session, begun);
         usage::write_beside(self);
         Ok(BeatAnswer::Alive { changes: batches::changes(commands).await? })
     }
@@ -90,6 +115,7 @@ impl Sessions for MongoStore {
         if commands.write_failed_within(BEATS_MISSED) {
             return Err(StoreError::unavailable("writes failed a moment ago, beats perhaps among them"));
         }
+        self.beats().forget(session);
         let filter = doc! {
             "_id": binary(*session.as_bytes()), "ended": { "$ne": true },
             "$or": [{ "alive": false }, { "beat": int(beat) }],
@@ -103,6 +129,7 @@ impl Sessions for MongoStore {
 
     async fn end(&self, session: SessionId, now_ms: u64) -> StoreResult<u32> {
         let commands = self.commands();
+        self.beats().forget(session);
         if let Err(error) = usage::write(commands).await {
             tracing::debug!(error = &error as &dyn std::error::Error, "usage is not counted");
         }
@@ -121,9 +148,17 @@ fn living(session: SessionId) -> Document {
 }
 
 /// Whether the session is registered and neither ended nor dead.
-pub(crate) async fn is_alive(commands: &Commands, session: SessionId) -> StoreResult<bool> {
+async fn is_alive(commands: &Commands, session: SessionId) -> StoreResult<bool> {
     let query = Query::of(living(session)).fields(doc! { "_id": 1 });
     Ok(commands.find_one(SESSIONS, query, Concern::Local).await?.is_some())
+}
+
+/// [`is_alive`] without a question where a beat of a moment ago answers it.
+pub(crate) async fn lives(store: &MongoStore, session: SessionId) -> StoreResult<bool> {
+    if store.beats().are_fresh(session, Instant::now()) {
+        return Ok(true);
+    }
+    is_alive(store.commands(), session).await
 }
 
 /// Takes every chunk of a session from it by `event`; answers how many.
@@ -179,4 +214,22 @@ pub(crate) async fn take_strays(store: &MongoStore, now_ms: u64) -> StoreResult<
 pub(crate) async fn forget_dead(commands: &Commands, before_ms: u64) -> StoreResult<()> {
     let died = DateTime::from_millis(int(before_ms));
     commands.delete(SESSIONS, doc! { "alive": false, "died": { "$lt": died } }).await.map(|_| ())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_session_surely_lives_for_a_while_after_its_beat_and_not_when_it_was_buried() {
+        let (beats, now) = (Beats::default(), Instant::now());
+        let session = SessionId::from_bytes([1; 16]);
+        assert!(!beats.are_fresh(session, now));
+        beats.note(session, now);
+        assert!(beats.are_fresh(session, now + SURE_FOR - Duration::from_millis(1)));
+        assert!(!beats.are_fresh(session, now + SURE_FOR));
+        assert!(SURE_FOR < BEATS_MISSED);
+        beats.forget(session);
+        assert!(!beats.are_fresh(session, now));
+    }
 }

@@ -15,7 +15,7 @@ use crate::options::MongoOptions;
 use crate::order::Logs;
 use crate::record_bytes::RecordBytes;
 use crate::retention::Disk;
-use crate::sessions::Strays;
+use crate::sessions::{Beats, Strays};
 use crate::together::Together;
 use crate::{accept, close_small, indexes, schema, templates};
 
@@ -30,6 +30,7 @@ struct Parts {
     logs: Logs,
     leases: Leases,
     strays: Strays,
+    beats: Beats,
     record_bytes: RecordBytes,
     groups: Groups,
     disk: Disk,
@@ -68,6 +69,7 @@ impl MongoStore {
             logs: Logs::default(),
             leases: Leases::default(),
             strays: Strays::default(),
+            beats: Beats::default(),
             record_bytes: RecordBytes::default(),
             groups: Groups::default(),
             disk: Disk::default(),
@@ -97,6 +99,11 @@ impl MongoStore {
     /// The heads of the chunks that were claimed here.
     pub(crate) fn leases(&self) -> &Leases {
         &self.0.leases
+    }
+
+    /// When sessions of this process beat.
+    pub(crate) fn beats(&self) -> &Beats {
+        &self.0.beats
     }
 
     /// When chunks of sessions that are no more were looked for.

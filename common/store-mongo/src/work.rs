@@ -81,7 +81,7 @@ impl Work for MongoStore {
 }
 
 /// Leases first, then looks whether the session lives: only what it sees afterwards counts, since whoever buries a session first says so and
-/// then takes its chunks. A crash before the look leaves leases that end with the session, or that the sweep of strays takes.
+/// then takes its chunks. A beat of late says the same as a look. A crash before the look leaves leases that end with the session, or that the sweep of strays takes.
 async fn claim(
     store: &MongoStore,
     owner: SessionId,
@@ -123,8 +123,7 @@ async fn claim(
     }
     let own = |head: &Head| standing.get(&head.chunk.batch).is_some_and(|batch| batch.rows.is_some());
     let elsewhere = claimed.iter().map(|(stored, _)| &stored.head).filter(|head| !own(head));
-    let (is_alive, blocks) =
-        tokio::join!(sessions::is_alive(commands, owner), load_blocks(commands, elsewhere));
+    let (is_alive, blocks) = tokio::join!(sessions::lives(store, owner), load_blocks(commands, elsewhere));
     // A lease of a session that died would be nobody's to take away.
     if !is_alive? {
         let ids: Vec<_> = claimed.iter().map(|(stored, _)| stored.head.chunk).collect();

@@ -47,8 +47,8 @@ impl Scene {
         }
     }
 
-    /// A batch of so many rows that runs: up to 32 as chunks of one row, and more as 32 chunks. `before` is called before each step.
-    pub(crate) async fn running(store: &dyn Store, rows: u32, before: &dyn Fn()) -> StoreResult<Self> {
+    /// A batch of so many rows that is queued: up to 32 as chunks of one row, and more as 32 chunks. `before` is called before each step.
+    pub(crate) async fn submitted(store: &dyn Store, rows: u32, before: &dyn Fn()) -> StoreResult<Self> {
         let scene = Self::new();
         let tenant = &scene.tenant;
         before();
@@ -63,6 +63,12 @@ impl Scene {
         store.commit_part(tenant, scene.batch, part).await?;
         before();
         flow::submit(store, tenant, scene.batch, &lane(), NOW).await?;
+        Ok(scene)
+    }
+
+    /// The same once all of its chunks are admitted.
+    pub(crate) async fn running(store: &dyn Store, rows: u32, before: &dyn Fn()) -> StoreResult<Self> {
+        let scene = Self::submitted(store, rows, before).await?;
         let len = largest_chunk(rows, scene.new_batch().spec.chunk_rows);
         let chunks: Vec<_> = (0..rows.div_ceil(len)).map(|n| scene.chunk(n)).collect();
         before();

@@ -1,7 +1,7 @@
 //! What several processes leave to each other: half of a step, of whoever died in the middle.
 
 use mongodb::bson::{Document, doc};
-use promptmill_domain::{BatchEvent, BatchState, ChunkState};
+use promptmill_domain::{BatchEvent, BatchState, ChunkState, LeaseToken, PauseReason};
 use promptmill_ports::{
     Admission as _, Close as _, Control as _, PageLimit, Read as _, Retention as _, Sessions as _, Settled,
     SettledCursor, StoreError, Work as _,
@@ -139,6 +139,33 @@ async fn a_queued_batch_whose_chunks_a_crash_left_ready_runs_and_ends() {
     settle(&*store, settling(&lease, "body")).await.unwrap();
     assert_eq!(store.close(tenant, batch, NOW).await.unwrap().unwrap().succeeded, 1);
     assert_eq!(store.batch(tenant, batch).await.unwrap().state, BatchState::Completed);
+}
+
+#[tokio::test]
+async fn a_chunk_that_is_admitted_in_the_moment_of_a_pause_waits_for_the_resume() {
+    let store = TemporaryStore::new().await;
+    let scene = Scene::submitted(&*store, 4, &|| {}).await.unwrap();
+    let (tenant, batch, other) = (&scene.tenant, scene.batch, store.other().await);
+    for n in 0..2 {
+        assert_eq!(store.admit(&[scene.chunk(n)], NOW).await.unwrap(), [scene.chunk(n)]);
+    }
+    // The admitting process may not have heard of it yet.
+    other.steer(tenant, batch, BatchEvent::Pause(PauseReason::Requested), NOW).await.unwrap();
+    let moved = store.admit(&[scene.chunk(2)], NOW).await.unwrap();
+    let claim = async || {
+        let token = LeaseToken::from_bytes(rand::random());
+        store.claim(scene.session, &[(scene.chunk(2), token)], NOW).await.unwrap().len()
+    };
+    assert_eq!(claim().await, 0);
+    other.steer(tenant, batch, BatchEvent::Resume, NOW).await.unwrap();
+    if moved.is_empty() {
+        assert_eq!(store.admit(&[scene.chunk(2)], NOW).await.unwrap(), [scene.chunk(2)]);
+    }
+    assert!(store.ready(None, 10).await.unwrap().contains(&scene.chunk(2)));
+    assert_eq!(claim().await, 1);
+    // Who steers it knows at once.
+    store.steer(tenant, batch, BatchEvent::Pause(PauseReason::Requested), NOW).await.unwrap();
+    assert_eq!(store.admit(&[scene.chunk(3)], NOW).await.unwrap(), []);
 }
 
 #[tokio::test]
