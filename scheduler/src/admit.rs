@@ -16,7 +16,7 @@ use promptmill_runtime::Engine;
 use tokio::time::Instant;
 
 use crate::fleet::Fleet;
-use crate::ready::Ready;
+use crate::ready::{Ready, before_all};
 use crate::waiting::Waiting;
 
 /// Chunks admitted in one step of the store.
@@ -25,7 +25,7 @@ const STEP: usize = 500;
 /// The priority of hints by batch.
 pub(crate) type Ranks = HashMap<BatchId, i16>;
 
-/// Lets chunks run. [`Admitter::look`] first, then [`Admitter::admit`].
+/// Lets chunks run. [`Admitter::look_ahead`] first, then [`Admitter::look`], then [`Admitter::admit`].
 #[derive(Debug, Default)]
 pub(crate) struct Admitter {
     /// The most batches of one tenant that run at the same time.
@@ -52,13 +52,31 @@ impl Admitter {
         Self { most_running, weights, ..Self::default() }
     }
 
+    /// Begins a step, and looks at workers and queue while batches are still being read that `changed`.
+    pub(crate) async fn look_ahead(
+        &mut self,
+        engine: &Engine,
+        known: &[Batch],
+        changed: &HashSet<BatchId>,
+    ) -> StoreResult<()> {
+        self.ready.begin_step();
+        if !changed.iter().any(|batch| self.waiting.has_some(*batch)) {
+            return Ok(());
+        }
+        let now = Instant::now();
+        let ids = known.iter().map(|batch| batch.id).chain(changed.iter().copied());
+        let ready = self.ready.look(engine, before_all(ids), now);
+        let (fleet, ready) = tokio::join!(self.fleet.look(engine, now), ready);
+        fleet.and(ready)
+    }
+
     /// Looks at workers, queue and batches, and answers the priority that hints of each batch have now.
     pub(crate) async fn look(&mut self, engine: &Engine, batches: &[Batch]) -> StoreResult<Ranks> {
         let now = Instant::now();
-        self.ready.begin_step();
         // Where no chunk waits there is nothing to be let in, however much room there is.
         let may_wait = batches.iter().any(|batch| batch.state.may_begin() && self.waiting.has_some(batch.id));
-        let ready = async { if may_wait { self.ready.look(engine, batches, now).await } else { Ok(()) } };
+        let after = before_all(batches.iter().map(|batch| batch.id));
+        let ready = async { if may_wait { self.ready.look(engine, after, now).await } else { Ok(()) } };
         let (fleet, ready) = tokio::join!(self.fleet.look(engine, now), ready);
         fleet.and(ready)?;
         let now_ms = engine.clock.now_ms();

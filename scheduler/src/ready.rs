@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use promptmill_domain::{Batch, BatchId, ChunkId};
+use promptmill_domain::{BatchId, ChunkId};
 use promptmill_ports::StoreResult;
 use promptmill_runtime::Engine;
 use tokio::time::Instant;
@@ -30,14 +30,19 @@ pub(crate) struct Ready {
 }
 
 impl Ready {
-    /// Counts those of the open `batches` again, unless the last count is good still.
-    pub(crate) async fn look(&mut self, engine: &Engine, batches: &[Batch], now: Instant) -> StoreResult<()> {
+    /// Counts those of open batches again, which come behind `after`, unless the last count is good still.
+    pub(crate) async fn look(
+        &mut self,
+        engine: &Engine,
+        mut after: Option<ChunkId>,
+        now: Instant,
+    ) -> StoreResult<()> {
         let is_good = self.is_long || !self.is_doubted;
         if is_good && self.since.is_some_and(|at| now.duration_since(at) < GOOD_FOR) {
             return Ok(());
         }
         let mut by_batch = HashMap::new();
-        let (mut after, mut is_long) = (before_all(batches), false);
+        let mut is_long = false;
         loop {
             let ready = engine.store.ready(after, PAGE).await?;
             count(&mut by_batch, &ready);
@@ -82,8 +87,8 @@ impl Ready {
 }
 
 /// Where chunks of these batches begin in the order of chunks. A store may have to pass over what was ready of all batches before them.
-pub(crate) fn before_all(batches: &[Batch]) -> Option<ChunkId> {
-    batches.iter().map(|batch| batch.id).min().and_then(ChunkId::just_before)
+pub(crate) fn before_all(batches: impl Iterator<Item = BatchId>) -> Option<ChunkId> {
+    batches.min().and_then(ChunkId::just_before)
 }
 
 fn count(by_batch: &mut HashMap<BatchId, u32>, chunks: &[ChunkId]) {

@@ -240,15 +240,20 @@ impl Loop {
         let mut batches = std::mem::take(&mut self.batches);
         // Until the step is through.
         let is_stale = std::mem::replace(&mut self.is_stale, true);
-        if is_stale || sweep_due {
-            batches = self.engine.store.open_batches().await?;
-        } else if !changed.is_empty() {
-            let ids: Vec<_> = changed.iter().copied().collect();
-            let fresh = self.engine.store.open_among(&ids).await?;
-            batches.retain(|batch| !changed.contains(&batch.id));
-            batches.extend(fresh);
-            batches.sort_by_key(|batch| batch.id);
-        }
+        let ids: Vec<_> = changed.iter().copied().collect();
+        let all = is_stale || sweep_due;
+        let read = async {
+            match all {
+                true => self.engine.store.open_batches().await,
+                false if ids.is_empty() => Ok(vec![]),
+                false => self.engine.store.open_among(&ids).await,
+            }
+        };
+        let (read, ahead) = tokio::join!(read, self.admitter.look_ahead(&self.engine, &batches, &changed));
+        ahead?;
+        batches.retain(|batch| !all && !changed.contains(&batch.id));
+        batches.extend(read?);
+        batches.sort_by_key(|batch| batch.id);
         self.expire(&batches).await?;
         let ranks = self.admitter.look(&self.engine, &batches).await?;
         // Hints that are queued move when they are put in again with another priority.

@@ -25,7 +25,7 @@ pub(crate) async fn rehint(engine: &Engine, batches: &[Batch], ranks: &Ranks) ->
     if batches.is_empty() {
         return Ok(());
     }
-    let mut after = before_all(batches);
+    let mut after = before_all(batches.iter().map(|batch| batch.id));
     loop {
         let ready = engine.store.ready(after, STEP).await?;
         let Some(last) = ready.last() else { return Ok(()) };

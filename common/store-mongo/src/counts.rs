@@ -4,15 +4,19 @@
 //! all heads at once; the conformance suite holds the two together.
 
 use mongodb::bson::{Document, doc};
+use promptmill_domain::chunk::MAX_CHUNK_ROWS;
 use promptmill_domain::{BatchId, Counts, FailureKind, ItemCode, TenantId};
 use promptmill_ports::{Progress, StoreError, StoreResult};
 
 use crate::batches;
-use crate::codec::{Fields, corrupt, range};
+use crate::codec::{Fields, binary, corrupt, key, range};
 use crate::collections::{BATCHES, HEADS};
 use crate::commands::{Commands, Concern, Query};
 use crate::heads::{DONE, LEASED, PARKED, totals};
 use crate::unwritten::Small;
+
+/// Chunks from which on a batch is counted in two parts at the same time: somebody waits, and the server has a thread for each.
+const MANY: u32 = 1_000;
 
 /// State, counts and open chunks of the tenant's batch at one moment.
 pub(crate) async fn progress(
@@ -24,7 +28,19 @@ pub(crate) async fn progress(
         .fields(doc! { "state": 1, "tenant": 1, "lane": 1, "total": 1 });
     let found = commands.find_one_with_moment(BATCHES, query).await?;
     let (found, moment) = found.ok_or(StoreError::NotFound)?;
-    let sums = commands.aggregate(HEADS, sums(batch), Concern::SnapshotAt(moment)).await?;
+    let sum = async |heads| commands.aggregate(HEADS, sums(heads), Concern::SnapshotAt(moment)).await;
+    let all = range(batch.as_bytes(), 20);
+    let sums = match middle(Fields(&found).small("total").unwrap_or(0)) {
+        None => sum(all).await?,
+        Some(n) => {
+            let middle = binary(key(batch, n));
+            let (mut low, mut high) = (all.clone(), all);
+            low.insert("$lt", middle.clone());
+            high.insert("$gte", middle);
+            let (low, high) = tokio::try_join!(sum(low), sum(high))?;
+            [low, high].concat()
+        }
+    };
     let (mut counts, mut open_chunks) = (Counts::default(), 0);
     for of_state in &sums {
         open_chunks += add(&mut counts, of_state)?;
@@ -38,8 +54,14 @@ pub(crate) async fn progress(
     Ok(Progress { state: batches::state_of(&found)?, counts, open_chunks })
 }
 
-/// The pipeline over heads that sums those of a batch by their state.
-fn sums(batch: BatchId) -> Vec<Document> {
+/// A chunk in the middle of a batch with many: of one whose rows are long there are more than so many rows make.
+fn middle(total: u32) -> Option<u32> {
+    let chunks = total / MAX_CHUNK_ROWS;
+    (chunks >= MANY).then_some(chunks / 2)
+}
+
+/// The pipeline that sums heads of these ids by their state.
+fn sums(ids: Document) -> Vec<Document> {
     let mut group = doc! { "_id": "$state", "heads": { "$sum": 1 } };
     for name in [
         "open",
@@ -58,7 +80,7 @@ fn sums(batch: BatchId) -> Vec<Document> {
     // Most heads have no failures, and those that have name few kinds.
     group
         .insert("failed", doc! { "$push": { "$cond": [{ "$eq": ["$failed", []] }, "$$REMOVE", "$failed"] } });
-    vec![doc! { "$match": { "_id": range(batch.as_bytes(), 20) } }, doc! { "$group": group }]
+    vec![doc! { "$match": { "_id": ids } }, doc! { "$group": group }]
 }
 
 /// Adds the sums over the heads of one state; answers how many of them are open.

@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail the test")]
 
 mod bundles;
+mod counts;
 mod indexes;
 mod large;
 mod life;
