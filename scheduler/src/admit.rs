@@ -25,7 +25,7 @@ const STEP: usize = 500;
 /// The priority of hints by batch.
 pub(crate) type Ranks = HashMap<BatchId, i16>;
 
-/// Lets chunks run. [`Admitter::look_ahead`] first, then [`Admitter::look`], then [`Admitter::admit`].
+/// Lets chunks run. [`Admitter::begin_step`] first, then [`Admitter::look`], then [`Admitter::admit`].
 #[derive(Debug, Default)]
 pub(crate) struct Admitter {
     /// The most batches of one tenant that run at the same time.
@@ -52,14 +52,18 @@ impl Admitter {
         Self { most_running, weights, ..Self::default() }
     }
 
-    /// Begins a step, and looks at workers and queue while batches are still being read that `changed`.
+    /// A step begins.
+    pub(crate) fn begin_step(&mut self) {
+        self.ready.begin_step();
+    }
+
+    /// Looks at workers and queue while batches that `changed` are still being read; `known` are all others that are open.
     pub(crate) async fn look_ahead(
         &mut self,
         engine: &Engine,
         known: &[Batch],
         changed: &HashSet<BatchId>,
     ) -> StoreResult<()> {
-        self.ready.begin_step();
         if !changed.iter().any(|batch| self.waiting.has_some(*batch)) {
             return Ok(());
         }

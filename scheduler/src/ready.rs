@@ -16,6 +16,9 @@ const PAGE: u32 = 500;
 /// of chunks are ready after an outage, and then there is nothing to hurry for.
 const GOOD_FOR: Duration = Duration::from_millis(100);
 
+/// How long a count that was taken ahead in a step shows all the room there is in it.
+const FRESH_FOR: Duration = Duration::from_millis(8);
+
 /// The count, as of the last look, with what was admitted since.
 #[derive(Debug, Default)]
 pub(crate) struct Ready {
@@ -38,7 +41,9 @@ impl Ready {
         now: Instant,
     ) -> StoreResult<()> {
         let is_good = self.is_long || !self.is_doubted;
-        if is_good && self.since.is_some_and(|at| now.duration_since(at) < GOOD_FOR) {
+        let age = self.since.map(|at| now.duration_since(at));
+        if let Some(age) = age.filter(|age| is_good && *age < GOOD_FOR) {
+            self.is_fresh &= age < FRESH_FOR;
             return Ok(());
         }
         let mut by_batch = HashMap::new();

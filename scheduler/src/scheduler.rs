@@ -249,7 +249,15 @@ impl Loop {
                 false => self.engine.store.open_among(&ids).await,
             }
         };
-        let (read, ahead) = tokio::join!(read, self.admitter.look_ahead(&self.engine, &batches, &changed));
+        self.admitter.begin_step();
+        // Which batches are open is known then but for those that are read.
+        let ahead = async {
+            match all {
+                true => Ok(()),
+                false => self.admitter.look_ahead(&self.engine, &batches, &changed).await,
+            }
+        };
+        let (read, ahead) = tokio::join!(read, ahead);
         ahead?;
         batches.retain(|batch| !all && !changed.contains(&batch.id));
         batches.extend(read?);

@@ -5,7 +5,7 @@ use std::collections::hash_map::Entry;
 use std::time::Duration;
 
 use promptmill_domain::SessionId;
-use promptmill_ports::StoreResult;
+use promptmill_ports::{SAFE_FOR, StoreResult};
 use promptmill_runtime::Engine;
 use tokio::time::Instant;
 
@@ -17,6 +17,9 @@ const DEAD_AFTER: Duration = Duration::from_secs(6);
 /// The most that one look adds to the time a beat stood still. Between looks that lie further apart this process was stopped or the
 /// store was slow, and then the sessions may have been as well: they get the time to beat again.
 const LOOK_COUNTS: Duration = Duration::from_secs(2);
+
+// A beat may have begun after the first look that counts.
+const _: () = assert!(DEAD_AFTER.as_secs() - LOOK_COUNTS.as_secs() >= SAFE_FOR.as_secs());
 
 /// A scheduler whose beat stood still for this long does not lead, though it may be alive.
 const LEADS_WITHIN: Duration = Duration::from_secs(3);

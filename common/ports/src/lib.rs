@@ -32,5 +32,6 @@ pub use records::{
 };
 pub use store::{
     Accepted, Admission, Assignment, BeatAnswer, Close, Control, Created, Intake, Lease, NewBatch, Outbox,
-    PartCommit, Retention, RowBlock, SessionBeat, Sessions, SettleGroup, Settled, Store, WholeBatch, Work,
+    PartCommit, Retention, RowBlock, SAFE_FOR, SessionBeat, Sessions, SettleGroup, Settled, Store,
+    WholeBatch, Work,
 };

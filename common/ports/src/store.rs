@@ -7,6 +7,7 @@
 //! [`StoreError::NotFound`]: crate::StoreError::NotFound
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -299,6 +300,9 @@ pub enum BeatAnswer {
     Dead,
 }
 
+/// No other process buries a session that began a beat so short a time ago, if that beat was stored.
+pub const SAFE_FOR: Duration = Duration::from_secs(4);
+
 /// The life and death of sessions.
 #[async_trait]
 pub trait Sessions: Send + Sync {
@@ -321,6 +325,8 @@ pub trait Sessions: Send + Sync {
 
     /// Declares the session dead if its beat is still `beat`, and takes every chunk it holds from it. Answers how many chunks, or
     /// `None` when the session beat meanwhile or is gone. Repeatable: a session that is dead already has its remaining chunks taken.
+    ///
+    /// Nobody calls it through another store than that of the session before the beat is [`SAFE_FOR`] old.
     ///
     /// # Errors
     /// `Unavailable` also when writes failed a moment ago while reads did not: whoever could not beat is not dead.

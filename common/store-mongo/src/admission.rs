@@ -83,12 +83,13 @@ async fn admit(store: &MongoStore, chunks: &[ChunkId]) -> StoreResult<Vec<ChunkI
     let mut standing = store.known_open_batches().take_standing(&unknown);
     unknown.retain(|batch| !standing.contains_key(batch));
     if !unknown.is_empty() {
+        let now = Instant::now();
         let read = batches::standing(commands, unknown, false).await?;
         let go_on = read.iter().filter(|(_, batch)| batch.goes_on());
-        store.known_open_batches().note_standing(go_on.map(|(id, batch)| (*id, batch.clone())));
+        store.known_open_batches().note_standing(now, go_on.map(|(id, batch)| (*id, batch.clone())));
         standing.extend(read);
     }
-    // A paused or closing batch admits nothing.
+    // A batch that is known to be paused or closing admits nothing; who claims a chunk of it knows for sure.
     let admits = |chunk: &ChunkId| {
         standing.get(&chunk.batch).is_some_and(|batch| batch.state.decide(&BatchEvent::Admit).is_ok())
     };

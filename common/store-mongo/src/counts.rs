@@ -4,7 +4,6 @@
 //! all heads at once; the conformance suite holds the two together.
 
 use mongodb::bson::{Document, doc};
-use promptmill_domain::chunk::MAX_CHUNK_ROWS;
 use promptmill_domain::{BatchId, Counts, FailureKind, ItemCode, TenantId};
 use promptmill_ports::{Progress, StoreError, StoreResult};
 
@@ -15,8 +14,8 @@ use crate::commands::{Commands, Concern, Query};
 use crate::heads::{DONE, LEASED, PARKED, totals};
 use crate::unwritten::Small;
 
-/// Chunks from which on a batch is counted in two parts at the same time: somebody waits, and the server has a thread for each.
-const MANY: u32 = 1_000;
+/// Rows from which on a batch is counted in two parts at the same time: somebody waits, and the server has a thread for each.
+const MANY: u32 = 250_000;
 
 /// State, counts and open chunks of the tenant's batch at one moment.
 pub(crate) async fn progress(
@@ -30,16 +29,17 @@ pub(crate) async fn progress(
     let (found, moment) = found.ok_or(StoreError::NotFound)?;
     let sum = async |heads| commands.aggregate(HEADS, sums(heads), Concern::SnapshotAt(moment)).await;
     let all = range(batch.as_bytes(), 20);
-    let sums = match middle(Fields(&found).small("total").unwrap_or(0)) {
-        None => sum(all).await?,
-        Some(n) => {
-            let middle = binary(key(batch, n));
-            let (mut low, mut high) = (all.clone(), all);
-            low.insert("$lt", middle.clone());
-            high.insert("$gte", middle);
-            let (low, high) = tokio::try_join!(sum(low), sum(high))?;
-            [low, high].concat()
-        }
+    let total = Fields(&found).small("total").unwrap_or(0);
+    let sums = if total < MANY {
+        sum(doc! { "_id": all }).await?
+    } else {
+        // By the index of their first items, half of the rows in each.
+        let middle = binary(key(batch, total / 2));
+        let (mut low, mut high) = (all.clone(), all);
+        low.insert("$lt", middle.clone());
+        high.insert("$gte", middle);
+        let (low, high) = tokio::try_join!(sum(doc! { "first": low }), sum(doc! { "first": high }))?;
+        [low, high].concat()
     };
     let (mut counts, mut open_chunks) = (Counts::default(), 0);
     for of_state in &sums {
@@ -54,14 +54,8 @@ pub(crate) async fn progress(
     Ok(Progress { state: batches::state_of(&found)?, counts, open_chunks })
 }
 
-/// A chunk in the middle of a batch with many: of one whose rows are long there are more than so many rows make.
-fn middle(total: u32) -> Option<u32> {
-    let chunks = total / MAX_CHUNK_ROWS;
-    (chunks >= MANY).then_some(chunks / 2)
-}
-
-/// The pipeline that sums heads of these ids by their state.
-fn sums(ids: Document) -> Vec<Document> {
+/// The pipeline that sums these heads by their state.
+fn sums(heads: Document) -> Vec<Document> {
     let mut group = doc! { "_id": "$state", "heads": { "$sum": 1 } };
     for name in [
         "open",
@@ -80,7 +74,7 @@ fn sums(ids: Document) -> Vec<Document> {
     // Most heads have no failures, and those that have name few kinds.
     group
         .insert("failed", doc! { "$push": { "$cond": [{ "$eq": ["$failed", []] }, "$$REMOVE", "$failed"] } });
-    vec![doc! { "$match": { "_id": ids } }, doc! { "$group": group }]
+    vec![doc! { "$match": heads }, doc! { "$group": group }]
 }
 
 /// Adds the sums over the heads of one state; answers how many of them are open.

@@ -62,14 +62,13 @@ impl OpenBatches {
         ids.iter().filter_map(&mut take).collect()
     }
 
-    /// Forgets how a batch stood that is steered here.
+    /// Forgets how a batch stood that was steered here. Whoever reads it at that moment may note it again, for [`MOMENT`].
     pub(crate) fn forget_standing(&self, batch: BatchId) {
         self.standing.lock().unwrap_or_else(PoisonError::into_inner).remove(&batch);
     }
 
-    /// Notes how batches stand that were read just now.
-    pub(crate) fn note_standing(&self, read: impl IntoIterator<Item = (BatchId, Standing)>) {
-        let now = Instant::now();
+    /// Notes how batches stand that were read from `now` on.
+    pub(crate) fn note_standing(&self, now: Instant, read: impl IntoIterator<Item = (BatchId, Standing)>) {
         let mut standing = self.standing.lock().unwrap_or_else(PoisonError::into_inner);
         standing.retain(|_, (at, _)| now.duration_since(*at) < MOMENT);
         standing.extend(read.into_iter().map(|(id, read)| (id, (now, read))));
@@ -80,6 +79,7 @@ impl OpenBatches {
         if ids.is_empty() {
             return Ok(Vec::new());
         }
+        let begun = Instant::now();
         let keys: Vec<Bson> = ids.iter().map(|id| binary(*id.as_bytes())).collect();
         let filter = doc! { "_id": { "$in": keys }, "phase": Phase::Open.number() };
         let mut fields = all_fields();
@@ -94,7 +94,7 @@ impl OpenBatches {
             standing.push((batch.id, stands));
             open.push(batch);
         }
-        self.note_standing(standing);
+        self.note_standing(begun, standing);
         let is_news = {
             let mut known = self.by_id.lock().unwrap_or_else(PoisonError::into_inner);
             let is_news = open.iter().any(|batch| is_news(known.get(&batch.id), batch));

@@ -2,12 +2,12 @@
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use async_trait::async_trait;
 use mongodb::bson::{Bson, DateTime, Document, doc};
 use promptmill_domain::{ChunkId, Head, HeadEvent, SessionId, WorkerReport};
-use promptmill_ports::{BeatAnswer, SessionBeat, Sessions, StoreError, StoreResult};
+use promptmill_ports::{BeatAnswer, SAFE_FOR, SessionBeat, Sessions, StoreError, StoreResult};
 
 use crate::MongoStore;
 use crate::codec::{Fields, binary, conflict, corrupt, from_json, int, to_json};
@@ -17,8 +17,10 @@ use crate::{batches, heads, usage};
 
 /// After a write that failed it takes this long until a beat that stands still means something again: as long as it must stand still.
 const BEATS_MISSED: Duration = Duration::from_secs(6);
-/// How long a session certainly lives on after it began to beat: nobody may bury it before its beat stood still for twice as long.
+/// How long a session certainly lives on after it began a beat that was taken.
 const SURE_FOR: Duration = Duration::from_secs(3);
+const _: () =
+    assert!(SURE_FOR.as_secs() < SAFE_FOR.as_secs(), "who beat so short a time ago may have been buried");
 /// Chunks taken in one step.
 const CHUNKS: u32 = 500;
 /// How often chunks of sessions that are no more are looked for at most.
@@ -40,12 +42,20 @@ impl Strays {
     }
 }
 
-/// When sessions of this process began the last beat that was taken.
+/// When sessions of this process began the last beat that was taken. By both clocks: the monotonic one stands still while a machine sleeps, and
+/// the other one jumps.
 #[derive(Debug, Default)]
-pub(crate) struct Beats(Mutex<HashMap<SessionId, Instant>>);
+pub(crate) struct Beats(Mutex<HashMap<SessionId, Moment>>);
+
+/// A moment by both clocks.
+type Moment = (Instant, SystemTime);
+
+fn now() -> Moment {
+    (Instant::now(), SystemTime::now())
+}
 
 impl Beats {
-    fn note(&self, session: SessionId, begun: Instant) {
+    fn note(&self, session: SessionId, begun: Moment) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(session, begun);
     }
 
@@ -54,9 +64,12 @@ impl Beats {
     }
 
     /// Whether the session cannot have been buried by now.
-    fn are_fresh(&self, session: SessionId, now: Instant) -> bool {
+    fn are_fresh(&self, session: SessionId, (now, wall): Moment) -> bool {
         let begun = self.0.lock().unwrap_or_else(PoisonError::into_inner).get(&session).copied();
-        begun.is_some_and(|begun| now.duration_since(begun) < SURE_FOR)
+        begun.is_some_and(|(begun, begun_wall)| {
+            let by_wall = wall.duration_since(begun_wall).is_ok_and(|age| age < SURE_FOR);
+            by_wall && now.duration_since(begun) < SURE_FOR
+        })
     }
 }
 
@@ -80,7 +93,7 @@ impl Sessions for MongoStore {
         beat: u64,
         report: Option<&WorkerReport>,
     ) -> StoreResult<BeatAnswer> {
-        let (commands, begun) = (self.commands(), Instant::now());
+        let (commands, begun) = (self.commands(), now());
         let report = report.map_or(Bson::Null, |report| to_json(report).into());
         let change = doc! { "$set": { "beat": int(beat), "report": report } };
         if commands.update(SESSIONS, vec![Update::one(living(session), change)]).await?.n == 0 {
@@ -155,7 +168,7 @@ async fn is_alive(commands: &Commands, session: SessionId) -> StoreResult<bool> 
 
 /// [`is_alive`] without a question where a beat of a moment ago answers it.
 pub(crate) async fn lives(store: &MongoStore, session: SessionId) -> StoreResult<bool> {
-    if store.beats().are_fresh(session, Instant::now()) {
+    if store.beats().are_fresh(session, now()) {
         return Ok(true);
     }
     is_alive(store.commands(), session).await
@@ -221,15 +234,23 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_session_surely_lives_for_a_while_after_its_beat_and_not_when_it_was_buried() {
-        let (beats, now) = (Beats::default(), Instant::now());
-        let session = SessionId::from_bytes([1; 16]);
-        assert!(!beats.are_fresh(session, now));
-        beats.note(session, now);
-        assert!(beats.are_fresh(session, now + SURE_FOR - Duration::from_millis(1)));
-        assert!(!beats.are_fresh(session, now + SURE_FOR));
-        assert!(SURE_FOR < BEATS_MISSED);
+    fn a_session_surely_lives_for_a_while_after_its_beat_by_both_clocks_and_not_when_it_was_buried() {
+        let (beats, session) = (Beats::default(), SessionId::from_bytes([1; 16]));
+        let (at, wall) = now();
+        assert!(!beats.are_fresh(session, (at, wall)));
+        beats.note(session, (at, wall));
+        let shortly = SURE_FOR - Duration::from_millis(1);
+        for (passed, passed_by_wall, expected) in [
+            (Duration::ZERO, Duration::ZERO, true),
+            (shortly, shortly, true),
+            (SURE_FOR, shortly, false),
+            (shortly, SURE_FOR, false),
+        ] {
+            let later = (at + passed, wall + passed_by_wall);
+            assert_eq!(beats.are_fresh(session, later), expected, "{passed:?} {passed_by_wall:?}");
+        }
+        assert!(!beats.are_fresh(session, (at, wall - Duration::from_secs(1))), "the clock was set back");
         beats.forget(session);
-        assert!(!beats.are_fresh(session, now));
+        assert!(!beats.are_fresh(session, (at, wall)));
     }
 }

@@ -163,7 +163,8 @@ async fn a_chunk_that_is_admitted_in_the_moment_of_a_pause_waits_for_the_resume(
     }
     assert!(store.ready(None, 10).await.unwrap().contains(&scene.chunk(2)));
     assert_eq!(claim().await, 1);
-    // Who steers it knows at once.
+    // Who steers it, with nobody admitting beside it, knows at once.
+    store.admit(&[scene.chunk(2)], NOW).await.unwrap();
     store.steer(tenant, batch, BatchEvent::Pause(PauseReason::Requested), NOW).await.unwrap();
     assert_eq!(store.admit(&[scene.chunk(3)], NOW).await.unwrap(), []);
 }

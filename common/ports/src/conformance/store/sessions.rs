@@ -39,8 +39,10 @@ pub async fn burying_a_session_takes_its_chunks_and_counts_the_death(store: &dyn
 /// The dead hear of it at their next beat, and get no further lease.
 pub async fn a_dead_session_is_told_so_and_claims_nothing(store: &dyn Store) {
     let scene = Scene::ready(store, &[1]).await;
-    assert_eq!(store.bury(scene.session, 0, NOW).await.unwrap(), Some(0));
-    assert_eq!(store.beat(scene.session, 1, None).await.unwrap(), BeatAnswer::Dead);
+    store.beat(scene.session, 1, None).await.unwrap();
+    assert_eq!(store.bury(scene.session, 1, NOW).await.unwrap(), Some(0));
+    assert!(scene.claim(0).await.is_empty());
+    assert_eq!(store.beat(scene.session, 2, None).await.unwrap(), BeatAnswer::Dead);
     assert!(scene.claim(0).await.is_empty());
     check_conflict(store.open(scene.session, "again").await);
     assert_eq!(store.beat(fresh_session(), 1, None).await.unwrap(), BeatAnswer::Dead);
@@ -76,10 +78,12 @@ pub async fn a_quarantined_item_that_keeps_killing_fails_alone(store: &dyn Store
 pub async fn a_planned_end_hands_chunks_back_without_a_death(store: &dyn Store) {
     let mut scene = Scene::ready(store, &[1, 1]).await;
     let lease = scene.lease(0).await;
+    store.beat(scene.session, 1, None).await.unwrap();
     assert_eq!(store.end(scene.session, NOW).await.unwrap(), 1);
     assert_eq!(store.end(scene.session, NOW).await.unwrap(), 0);
     assert_eq!(scene.settle(settling(&lease, [0])).await, Settled::Fenced);
-    assert_eq!(store.beat(scene.session, 1, None).await.unwrap(), BeatAnswer::Dead);
+    assert!(scene.claim(1).await.is_empty());
+    assert_eq!(store.beat(scene.session, 2, None).await.unwrap(), BeatAnswer::Dead);
     assert!(scene.claim(1).await.is_empty());
     scene.session = fresh_session();
     store.open(scene.session, "next").await.unwrap();
