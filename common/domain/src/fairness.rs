@@ -28,6 +28,10 @@ const UNIT: u64 = 1 << 16;
 /// Half windows by which one who was given more is told apart from one who was given less. Who stays further behind does not want it.
 const ROUNDS: u64 = 30;
 
+/// What a batch is behind another one of its tenant at most: a chunk, by which equals in turn ever differ. What one was given more for its priority is
+/// not held against it when others rise to it.
+const CHUNK: u64 = MAX_CHUNK_ROWS as u64 * UNIT;
+
 /// The part of the window, one of so many, that is kept for tenants with less than their part of it.
 const SMALL_ROOM: u64 = 32;
 
@@ -170,7 +174,7 @@ impl Turns {
         let mut tags = std::mem::take(&mut self.batches);
         for batches in batches.into_values() {
             let known = batches.iter().filter_map(|batch| tags.remove_entry(batch)).collect();
-            self.batches.append(&mut joined(known, batches.into_iter(), most_behind));
+            self.batches.append(&mut joined(known, batches.into_iter(), CHUNK));
         }
     }
 }

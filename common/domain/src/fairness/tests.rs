@@ -301,6 +301,37 @@ fn a_long_chunk_is_not_kept_out_by_short_ones_of_others_that_go_by() {
     }
 }
 
+#[test]
+fn a_batch_that_was_served_first_for_its_priority_does_not_wait_until_all_others_were_given_as_much() {
+    for slots in [325, 640] {
+        let long = |n, priority| Applicant { priority, ..batch(n, 0, MAX_CHUNK_ROWS) };
+        let short = |n, of| Applicant { priority: BULK, ..batch(n, of, 1) };
+        let batches =
+            vec![long(0, 0), long(1, 0), long(2, 0), long(3, INTERACTIVE), short(4, 1), short(5, 2)];
+        let mut world = World::new(slots, batches);
+        while world.now_ms < 60 * 60_000 {
+            let took = world.take_timed(40);
+            let waits_since_ms = world.batches[..4].iter().map(|of| of.waits_since_ms).min().unwrap();
+            // A turn of all of them is two minutes.
+            assert!(world.now_ms - waits_since_ms <= 4 * 60_000, "{slots} slots, after {took:?}");
+        }
+    }
+}
+
+/// How long a batch may wait for its next chunk, by batch: two minutes until it is as urgent as any, then two turns of its tenant's batches (one in
+/// which they catch up with what it was given more as a more urgent one) while every tenant has its share, and what goes before it all the
+/// same: a window that was admitted before, and the half window and a chunk by which each tenant may be ahead.
+fn longest_waits(world: &World, item_ms: u64) -> Vec<u64> {
+    let tenants: std::collections::BTreeSet<_> = world.batches.iter().map(|of| &of.tenant).collect();
+    let tenants = tenants.len() as u64;
+    let before = 2 * world.slots + tenants * (world.slots + u64::from(MAX_CHUNK_ROWS));
+    let turn = |of: &Applicant| {
+        let mine = world.batches.iter().filter(|other| other.tenant == of.tenant);
+        mine.map(|other| u64::from(other.chunk_items)).sum::<u64>() * tenants
+    };
+    world.batches.iter().map(|of| 2 * AGING_MS + item_ms * (2 * turn(of) + before)).collect()
+}
+
 fn lens() -> impl Strategy<Value = u32> {
     prop_oneof![Just(1u32), Just(7), Just(64), Just(MAX_CHUNK_ROWS), 1..=MAX_CHUNK_ROWS]
 }
@@ -375,17 +406,17 @@ proptest! {
         let others = (0u8..).zip(others).map(|(n, (of, len, priority))| Applicant { priority, ..batch(n, of, len) });
         let mut world = World::new(slots, others.collect());
         world.add(Applicant { priority: BULK, ..batch(99, 0, len) });
-        // Two minutes in which a batch may age twice; the rest is for what is in the queue then.
-        let mut now_ms = 0;
+        let allowed = longest_waits(&world, 40);
+        let until = (10 * 60_000).max(2 * allowed.iter().max().unwrap());
         let mut last_taken = vec![0; world.batches.len()];
-        while now_ms < 10 * 60_000 {
+        while world.now_ms < until {
             let taken = world.take_timed(40);
-            now_ms = world.now_ms;
+            let now_ms = world.now_ms;
             if let Some(at) = taken {
                 last_taken[at] = now_ms;
             }
-            for (at, last) in last_taken.iter().enumerate() {
-                prop_assert!(now_ms - last <= 4 * 60_000, "batch {at} waits since {last} at {now_ms}: {:?}", world.batches);
+            for (at, (last, allowed)) in last_taken.iter().zip(&allowed).enumerate() {
+                prop_assert!(now_ms - last <= *allowed, "batch {at} waits since {last} at {now_ms}, {allowed} are allowed: {:?}", world.batches);
             }
         }
     }
