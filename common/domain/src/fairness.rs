@@ -303,15 +303,22 @@ impl Round {
     /// Lets the next chunk in turn in, and answers of which applicant; `None` when there is none, or no room for it.
     fn give_one(&mut self) -> Option<usize> {
         let mut offers: Vec<Option<Offer>> = vec![None; self.shares.len()];
-        let kept_free = self.kept_free();
         for (line, at) in self.lines.iter().zip(0..) {
-            let Some(offer) = self.offer(line, at, kept_free) else { continue };
+            let Some(offer) = self.offer(line, at) else { continue };
             let best = &mut offers[line.share];
             *best = Some(best.map_or(offer, |best| best.min(offer)));
         }
-        let offers = offers.into_iter().zip(0..).filter_map(|(offer, share)| Some((offer?, share)));
-        let with_room = offers.filter(|(offer, _)| offer.has_room);
-        let (offer, _) = with_room.min_by_key(|(_, share)| self.turn_of(*share))?;
+        let mut offers: Vec<_> =
+            offers.into_iter().zip(0..).filter_map(|(offer, share)| Some((offer?, share))).collect();
+        offers.sort_by_key(|(_, share)| self.turn_of(*share));
+        let (first, _) = *offers.first()?;
+        // Who has no room in its turn waits for it; others go by only where they leave it.
+        let reserved = self.lines[first.at].len;
+        let (offer, _) = offers.into_iter().find(|(offer, _)| {
+            let len = self.lines[offer.at].len;
+            let leaves_it = || self.is_in_half(len) || self.queued + len + reserved <= self.most_of_one;
+            offer.has_room && (first.has_room || leaves_it())
+        })?;
         let next = offer.at;
         if !self.fits(&self.lines[next]) {
             return None;
@@ -341,18 +348,14 @@ impl Round {
     }
 
     /// What a batch offers its tenant; nothing when no chunk of it is to be let in now.
-    fn offer(&self, line: &Line, at: usize, kept_free: u64) -> Option<Offer> {
+    fn offer(&self, line: &Line, at: usize) -> Option<Offer> {
         if line.waiting == 0 || line.queued >= line.useful {
             return None;
         }
         let share = &self.shares[line.share];
-        // Who comes later finds room for a chunk, however long.
-        let spare = (self.most_of_one - self.half).min(u64::from(MAX_CHUNK_ROWS));
-        let in_half = self.queued < self.half && self.queued + line.len + spare <= self.most_of_one;
         let most = if self.is_below_part(share.queued, share) { self.most } else { self.most_of_one };
-        let kept_free = if line.queued == 0 { 0 } else { kept_free };
-        let late = self.is_let_in_late(line) && self.queued + line.len + kept_free <= most;
-        let has_room = in_half || late || self.is_outsize(line);
+        let late = self.is_let_in_late(line) && self.queued + line.len <= most;
+        let has_room = self.is_in_half(line.len) || late || self.is_outsize(line);
         // A batch that has nothing in the queue waits for room, and its tenant with it; others that went by would keep it waiting.
         if !has_room && line.queued > 0 {
             return None;
@@ -361,18 +364,17 @@ impl Round {
         Some(Offer { priority: Reverse(line.priority), has_its_part, tag: line.tag, at, has_room })
     }
 
+    /// Whether the first half of the window is open to a chunk of so many items: who comes later finds room for one, however long.
+    fn is_in_half(&self, len: u64) -> bool {
+        let spare = (self.most_of_one - self.half).min(u64::from(MAX_CHUNK_ROWS));
+        self.queued < self.half && self.queued + len + spare <= self.most_of_one
+    }
+
     /// Whether the second half of the window is open to a batch: it has nothing in the queue, or what is there beside its own tenant's
     /// chunks of its priority and above must not keep it waiting, since those are less than the tenant's part.
     fn is_let_in_late(&self, line: &Line) -> bool {
         let others = line.ahead < self.queued;
         line.queued == 0 || (others && self.is_below_part(line.ahead, &self.shares[line.share]))
-    }
-
-    /// What of the window batches with chunks in the queue leave free in the second half: room for the longest chunk of those that have none
-    /// there, who would else wait for it for ever while one short chunk after the other went by.
-    fn kept_free(&self) -> u64 {
-        let without = self.lines.iter().filter(|line| line.queued == 0 && line.waiting > 0);
-        without.map(|line| line.len).max().unwrap_or(0)
     }
 
     /// Whether chunks of the batch fit beside no full half. Such a one waits in its turn, and everybody with it, until nothing is queued.

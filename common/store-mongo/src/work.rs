@@ -81,7 +81,8 @@ impl Work for MongoStore {
 }
 
 /// Leases first, then looks whether the session lives: only what it sees afterwards counts, since whoever buries a session first says so and
-/// then takes its chunks. A beat of late says the same as a look. A crash before the look leaves leases that end with the session, or that the sweep of strays takes.
+/// then takes its chunks. A beat of late says the same as a look. A crash before the look leaves leases that end with the session, or that the
+/// sweep of strays takes.
 async fn claim(
     store: &MongoStore,
     owner: SessionId,
