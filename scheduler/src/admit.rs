@@ -16,6 +16,7 @@ use promptmill_runtime::Engine;
 use tokio::time::Instant;
 
 use crate::fleet::Fleet;
+use crate::offers::Offers;
 use crate::ready::{Ready, before_all};
 use crate::waiting::Waiting;
 
@@ -38,6 +39,7 @@ pub(crate) struct Admitter {
     /// Since when nothing of a batch was worked on, Unix milliseconds.
     waits_since: HashMap<BatchId, u64>,
     waiting: Waiting,
+    offers: Offers,
 }
 
 /// A lane as it was looked at, and whose turn it is there.
@@ -69,7 +71,7 @@ impl Admitter {
         }
         let now = Instant::now();
         let ids = known.iter().map(|batch| batch.id).chain(changed.iter().copied());
-        let ready = self.ready.look(engine, before_all(ids), now);
+        let ready = self.ready.look(engine, before_all(ids), &self.offers, now);
         let (fleet, ready) = tokio::join!(self.fleet.look(engine, now), ready);
         fleet.and(ready)
     }
@@ -80,7 +82,8 @@ impl Admitter {
         // Where no chunk waits there is nothing to be let in, however much room there is.
         let may_wait = batches.iter().any(|batch| batch.state.may_begin() && self.waiting.has_some(batch.id));
         let after = before_all(batches.iter().map(|batch| batch.id));
-        let ready = async { if may_wait { self.ready.look(engine, after, now).await } else { Ok(()) } };
+        let ready =
+            async { if may_wait { self.ready.look(engine, after, &self.offers, now).await } else { Ok(()) } };
         let (fleet, ready) = tokio::join!(self.fleet.look(engine, now), ready);
         fleet.and(ready)?;
         let now_ms = engine.clock.now_ms();
@@ -105,7 +108,12 @@ impl Admitter {
         let open: HashSet<BatchId> = batches.iter().map(|batch| batch.id).collect();
         self.waits_since.retain(|batch, _| open.contains(batch));
         self.waiting.keep(&open);
+        self.offers.keep(&open);
         for batch in batches {
+            if !batch.state.may_begin() {
+                // A chunk of it that was hinted and not admitted is refused meanwhile, and then waits still.
+                self.waiting.forget(batch.id);
+            }
             let begun = match batch.state {
                 BatchState::Queued => batch.submitted_ms.unwrap_or(now_ms),
                 _ => now_ms,
@@ -163,6 +171,12 @@ impl Admitter {
     /// Forgets which chunks wait: while another scheduler leads they change.
     pub(crate) fn forget(&mut self) {
         self.waiting.forget_all();
+        self.offers.clear();
+    }
+
+    /// When something is to be done though nothing happens.
+    pub(crate) fn next_due(&self) -> Option<Instant> {
+        self.offers.next_due()
     }
 
     /// Whether it was not looked yet for chunks of the batch that wait.
@@ -180,7 +194,8 @@ impl Admitter {
         self.waiting.has_some(batch)
     }
 
-    /// Admits as many chunks as the rule allows and hints them. Answers the batches that were let run with them, all of which run now.
+    /// Lets as many chunks run as the rule allows: hints them, and admits them before unless they are single rows, which follow soon
+    /// ([`Admitter::follow_up`]). Answers the batches that were let run with them.
     pub(crate) async fn admit(
         &mut self,
         engine: &Engine,
@@ -195,13 +210,20 @@ impl Admitter {
             let chosen = choose(engine, seen, &mut self.waiting, slots, now_ms, &known).await;
             // What was taken out and is not admitted waits still: its batch may have been paused just now, or the store be away.
             let chosen = chosen.inspect_err(|_| self.waiting.forget_all())?;
-            let mut moved = HashSet::with_capacity(chosen.len());
+            let is_lone = |chunk: &ChunkId| known.get(&chunk.batch).is_some_and(|batch| batch.total == 1);
+            let (mut moved, chosen): (Vec<_>, Vec<_>) = chosen.into_iter().partition(is_lone);
+            self.offers.add(&moved, Instant::now());
+            let mut admitted = HashSet::with_capacity(chosen.len());
             for chunks in chosen.chunks(STEP) {
-                let admitted = engine.store.admit(chunks, now_ms).await;
-                moved.extend(admitted.inspect_err(|_| self.waiting.forget_all())?);
+                let some = engine.store.admit(chunks, now_ms).await;
+                admitted.extend(some.inspect_err(|_| self.waiting.forget_all())?);
             }
-            let (moved, left): (Vec<_>, Vec<_>) = chosen.into_iter().partition(|chunk| moved.contains(chunk));
-            left.iter().for_each(|chunk| self.waiting.forget(chunk.batch));
+            for chunk in chosen {
+                match admitted.contains(&chunk) {
+                    true => moved.push(chunk),
+                    false => self.waiting.forget(chunk.batch),
+                }
+            }
             begun.extend(moved.iter().map(|chunk| chunk.batch));
             self.ready.add(&moved);
             if seen.applicants.iter().any(|of| of.waiting > 0) {
@@ -210,6 +232,18 @@ impl Admitter {
             hint(engine, seen, slots, now_ms, moved).await;
         }
         Ok(begun)
+    }
+
+    /// Admits what was hinted before and is not done: its batch runs then for everybody to see, and a hint that was lost comes again. Answers those
+    /// that waited still, which are to be hinted again.
+    pub(crate) async fn follow_up(&mut self, engine: &Engine) -> StoreResult<Vec<ChunkId>> {
+        let due = self.offers.take_due(Instant::now(), |batch| self.fleet.of(batch).worked_on);
+        if due.is_empty() {
+            return Ok(due);
+        }
+        let moved = engine.store.admit(&due, engine.clock.now_ms()).await?;
+        moved.iter().for_each(|chunk| self.offers.remove(*chunk));
+        Ok(moved)
     }
 }
 

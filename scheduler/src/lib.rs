@@ -10,6 +10,7 @@ mod config;
 mod deliveries;
 mod fleet;
 mod lead;
+mod offers;
 mod ready;
 mod retention;
 pub mod role;

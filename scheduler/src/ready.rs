@@ -8,6 +8,8 @@ use promptmill_ports::StoreResult;
 use promptmill_runtime::Engine;
 use tokio::time::Instant;
 
+use crate::offers::Offers;
+
 /// Chunks read in one page.
 const PAGE: u32 = 500;
 
@@ -33,11 +35,13 @@ pub(crate) struct Ready {
 }
 
 impl Ready {
-    /// Counts those of open batches again, which come behind `after`, unless the last count is good still.
+    /// Counts those of open batches again, which come behind `after`, unless the last count is good still; with those that were `offered`, which the
+    /// store does not tell of.
     pub(crate) async fn look(
         &mut self,
         engine: &Engine,
         mut after: Option<ChunkId>,
+        offered: &Offers,
         now: Instant,
     ) -> StoreResult<()> {
         let is_good = self.is_long || !self.is_doubted;
@@ -47,10 +51,11 @@ impl Ready {
             return Ok(());
         }
         let mut by_batch = HashMap::new();
+        count(&mut by_batch, offered.chunks());
         let mut is_long = false;
         loop {
             let ready = engine.store.ready(after, PAGE).await?;
-            count(&mut by_batch, &ready);
+            count(&mut by_batch, ready.iter().copied());
             match ready.last() {
                 Some(last) if ready.len() >= PAGE as usize => (after, is_long) = (Some(*last), true),
                 _ => break,
@@ -82,7 +87,7 @@ impl Ready {
 
     /// Notes chunks that were admitted since.
     pub(crate) fn add(&mut self, chunks: &[ChunkId]) {
-        count(&mut self.by_batch, chunks);
+        count(&mut self.by_batch, chunks.iter().copied());
     }
 
     /// Chunks of the batch.
@@ -96,7 +101,7 @@ pub(crate) fn before_all(batches: impl Iterator<Item = BatchId>) -> Option<Chunk
     batches.min().and_then(ChunkId::just_before)
 }
 
-fn count(by_batch: &mut HashMap<BatchId, u32>, chunks: &[ChunkId]) {
+fn count(by_batch: &mut HashMap<BatchId, u32>, chunks: impl Iterator<Item = ChunkId>) {
     for chunk in chunks {
         *by_batch.entry(chunk.batch).or_default() += 1;
     }

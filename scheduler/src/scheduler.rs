@@ -27,6 +27,9 @@ const PACE: Duration = Duration::from_millis(8);
 /// The same while there is one batch at a time to be served: whoever hands in jobs one after the other should not wait for a crowd.
 const PACE_OF_ONE: Duration = Duration::from_millis(2);
 
+/// From a step that failed to the next at least.
+const AFTER_FAILURE: Duration = Duration::from_millis(100);
+
 /// How often parked chunks are woken at most; their times are no finer.
 const WAKE: Duration = Duration::from_millis(100);
 
@@ -127,9 +130,11 @@ impl Loop {
         let mut not_before = Instant::now();
         loop {
             let mut asked = std::mem::take(&mut self.goes_on);
+            let due = self.admitter.next_due();
             tokio::select! {
                 () = stopping.cancelled() => return,
                 () = std::future::ready(()), if asked => {}
+                () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => asked = true,
                 _ = ticks.tick() => {}
                 signal = signals.recv() => match signal {
                     Ok(signal) => asked |= self.note(&signal),
@@ -146,8 +151,7 @@ impl Loop {
             }
             sleep_until(not_before).await;
             let poll_due = poll_due();
-            self.drain(&mut signals);
-            asked |= !self.changed.is_empty() || !self.advanced.is_empty();
+            asked |= self.drain(&mut signals) || !self.changed.is_empty() || !self.advanced.is_empty();
             not_before = Instant::now() + if self.has_one_job() { PACE_OF_ONE } else { PACE };
             let step = async {
                 self.look_around().await?;
@@ -168,6 +172,7 @@ impl Loop {
             // Soon again, however seldom is polled, and everything: what signals said is lost with the step.
             stepped = None;
             self.swept = None;
+            not_before = Instant::now() + AFTER_FAILURE;
             if matches!(error, StoreError::Unavailable(_)) {
                 tracing::warn!(error = %error, "the store is away; scheduling waits");
             } else {
@@ -184,26 +189,32 @@ impl Loop {
                 true
             }
             Signal::ChunkDone(batch) => {
-                if self.batches.binary_search_by_key(batch, |known| known.id).is_err() {
-                    self.changed.insert(*batch);
+                match self.batches.binary_search_by_key(batch, |known| known.id) {
+                    // Whoever worked on it ends it, and says so.
+                    Ok(at) if self.batches[at].total == 1 => return false,
+                    Ok(_) => {}
+                    Err(_) => drop(self.changed.insert(*batch)),
                 }
                 self.advanced.insert(*batch);
                 true
             }
-            // Whoever says so is this scheduler, or one that leads instead.
-            Signal::BatchEnded(_) | Signal::LanePaused { .. } => false,
+            // Others may begin then.
+            Signal::BatchEnded(batch) => {
+                let known = self.batches.binary_search_by_key(batch, |known| known.id);
+                known.map(|at| self.batches.remove(at)).is_ok()
+            }
+            Signal::LanePaused { .. } => false,
         }
     }
 
-    /// One step serves every signal that has arrived by then.
-    fn drain(&mut self, signals: &mut Receiver<Signal>) {
+    /// One step serves every signal that has arrived by then. Answers whether there may be something to do.
+    fn drain(&mut self, signals: &mut Receiver<Signal>) -> bool {
+        let mut asked = false;
         loop {
             match signals.try_recv() {
-                Ok(signal) => {
-                    self.note(&signal);
-                }
+                Ok(signal) => asked |= self.note(&signal),
                 Err(TryRecvError::Lagged(_)) => self.swept = None,
-                Err(TryRecvError::Empty | TryRecvError::Closed) => return,
+                Err(TryRecvError::Empty | TryRecvError::Closed) => return asked,
             }
         }
     }
@@ -272,6 +283,8 @@ impl Loop {
         for batch in batches.iter_mut().filter(|batch| begun.contains(&batch.id)) {
             batch.state = BatchState::Running;
         }
+        let waited = self.admitter.follow_up(&self.engine).await?;
+        sweep::hint(&self.engine, &batches, &ranks, waited).await;
         if self.woken.is_none_or(|at| at.elapsed() >= WAKE) {
             sweep::wake(&self.engine, &batches, &ranks).await?;
             self.woken = Some(Instant::now());

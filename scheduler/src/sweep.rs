@@ -34,7 +34,8 @@ pub(crate) async fn rehint(engine: &Engine, batches: &[Batch], ranks: &Ranks) ->
     }
 }
 
-async fn hint(engine: &Engine, batches: &[Batch], ranks: &Ranks, chunks: Vec<ChunkId>) {
+/// Hints those of the chunks whose batches may begin one.
+pub(crate) async fn hint(engine: &Engine, batches: &[Batch], ranks: &Ranks, chunks: Vec<ChunkId>) {
     if chunks.is_empty() {
         return;
     }

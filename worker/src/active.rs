@@ -38,6 +38,8 @@ pub(crate) struct ActiveBatch {
     me: Weak<Self>,
     pub(crate) tenant: TenantId,
     pub(crate) id: BatchId,
+    /// Rows of it.
+    pub(crate) rows: u32,
     pub(crate) plan: BatchPlan,
     ties: Ties,
     open: AtomicBool,
@@ -66,6 +68,7 @@ impl ActiveBatch {
             me: me.clone(),
             tenant: batch.tenant.clone(),
             id: batch.id,
+            rows: batch.total,
             plan,
             ties,
             open: AtomicBool::new(false),

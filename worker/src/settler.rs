@@ -3,13 +3,13 @@
 //! It is the only writer of this worker's heads and has one write under way at a time, so an older byte string can never land
 //! after a newer one.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use promptmill_domain::{BatchId, ChunkId, ItemCode, LeaseToken, Release, SettledItem, Totals};
+use promptmill_domain::{BatchId, ChunkId, ItemCode, LeaseToken, Release, SettledItem, TenantId, Totals};
 use promptmill_ports::{SettleGroup, Settled, Signal, StoreError};
-use promptmill_runtime::Engine;
+use promptmill_runtime::{Engine, close_batch};
 use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TryRecvError;
 use tokio::task::JoinSet;
@@ -161,7 +161,7 @@ impl Settler {
     }
 
     /// Writes what was told, repeating until the store took it; answers the slots that are free now, and the batches that advanced.
-    async fn write(&mut self, inbox: &mut Vec<Told>) -> (Vec<Slot>, HashSet<BatchId>) {
+    async fn write(&mut self, inbox: &mut Vec<Told>) -> (Vec<Slot>, Advanced) {
         let mut slots = Vec::with_capacity(inbox.len());
         let mut gathered: HashMap<LeaseKey, Gathered> = HashMap::new();
         for told in inbox.drain(..) {
@@ -195,7 +195,7 @@ impl Settler {
             });
             keys.push((key, release, gathered.ends));
         }
-        let mut advanced = HashSet::new();
+        let mut advanced = Advanced::new();
         if groups.is_empty() {
             return (slots, advanced);
         }
@@ -205,7 +205,9 @@ impl Settler {
                 Settled::Recorded { done } => {
                     self.count(key, &ends);
                     if done {
-                        advanced.insert(key.chunk.batch);
+                        let of = self.held.get(&key).and_then(|held| held.batch.as_ref());
+                        let ended = of.filter(|batch| batch.rows == 1).map(|batch| batch.tenant.clone());
+                        advanced.insert(key.chunk.batch, ended);
                     }
                     if done || release != Release::Keep {
                         self.held.remove(&key);
@@ -307,10 +309,13 @@ impl Settler {
     }
 }
 
-/// Has what was recorded put in its order, and tells of the batches that advanced by it. The settler does not wait for it, and the order not
-/// for who is told.
-async fn tell_of(engine: Engine, mut told: mpsc::UnboundedReceiver<HashSet<BatchId>>) {
-    let mut publishing = JoinSet::new();
+/// Batches of which a chunk is done, with the tenants of those of a single row, which are at their end by that.
+type Advanced = HashMap<BatchId, Option<TenantId>>;
+
+/// Has what was recorded put in its order, ends batches of a single row, and tells of the others that advanced. The settler does not wait for
+/// it, and the order not for who is told.
+async fn tell_of(engine: Engine, mut told: mpsc::UnboundedReceiver<Advanced>) {
+    let mut telling = JoinSet::new();
     while let Some(mut advanced) = told.recv().await {
         while let Ok(more) = told.try_recv() {
             advanced.extend(more);
@@ -323,14 +328,27 @@ async fn tell_of(engine: Engine, mut told: mpsc::UnboundedReceiver<HashSet<Batch
             tracing::warn!(error = %error, "the order of outcomes could not be stored; trying again");
             tokio::time::sleep(RETRY_WRITE).await;
         }
-        while publishing.try_join_next().is_some() {}
-        for batch in advanced {
-            let signals = engine.signals.clone();
-            // The sweep finds what is not told.
-            publishing.spawn(async move { drop(signals.publish(Signal::ChunkDone(batch)).await) });
+        while telling.try_join_next().is_some() {}
+        for (batch, ended) in advanced {
+            telling.spawn(tell(engine.clone(), batch, ended));
         }
     }
-    while publishing.join_next().await.is_some() {}
+    while telling.join_next().await.is_some() {}
+}
+
+/// Tells that a chunk is done, and ends its batch where that was all of it. The sweep finds what is not told, and ends what is not ended here.
+async fn tell(engine: Engine, batch: BatchId, ended: Option<TenantId>) {
+    let end = async {
+        let Some(tenant) = ended else { return };
+        while let Err(error) = close_batch(&engine, &tenant, batch).await {
+            if !matches!(error, StoreError::Unavailable(_)) {
+                tracing::warn!(batch.id = %batch, error = %error, "a batch is left to the scheduler to be closed");
+                return;
+            }
+            tokio::time::sleep(RETRY_WRITE).await;
+        }
+    };
+    let ((), _) = tokio::join!(end, engine.signals.publish(Signal::ChunkDone(batch)));
 }
 
 impl Told {

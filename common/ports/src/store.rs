@@ -233,7 +233,9 @@ pub struct Assignment {
 /// What a worker does with chunks.
 #[async_trait]
 pub trait Work: Send + Sync {
-    /// Leases each chunk that is `ready` to `owner` under the token given with it; others are left out of the answer.
+    /// Leases each chunk that is `ready` to `owner` under the token given with it; others are left out of the answer. The chunk of a batch of a
+    /// single row is leased while it is `waiting`, too: whoever hints it need not admit it before. Its batch stays `queued` then until somebody
+    /// does, or until it ends.
     ///
     /// A chunk whose batch may not begin items (paused, cancelling...) is left out too, and a session that is not known to be
     /// alive gets none. Atomic per chunk. After an unknown
@@ -348,7 +350,7 @@ pub trait Admission: Send + Sync {
     /// The first `limit` waiting chunks of a batch, by number.
     async fn waiting(&self, batch: BatchId, limit: u32) -> StoreResult<Vec<ChunkId>>;
 
-    /// Moves waiting chunks to `ready`; answers those it moved. Moves a `queued` batch of theirs to `running`.
+    /// Moves waiting chunks to `ready`; answers those it moved. Moves a `queued` batch of theirs to `running`, whether or not its chunks waited.
     async fn admit(&self, chunks: &[ChunkId], now_ms: u64) -> StoreResult<Vec<ChunkId>>;
 
     /// Moves up to `limit` parked chunks that are due to `ready`; answers them.

@@ -4,6 +4,7 @@
 //! [`fleet`] for several.
 
 mod clock;
+mod close;
 mod engine;
 pub mod fleet;
 mod metrics;
@@ -15,6 +16,7 @@ mod shutdown;
 mod telemetry;
 
 pub use clock::SystemClock;
+pub use close::close_batch;
 pub use engine::{Engine, EngineError};
 pub use metrics::Metrics;
 pub use monitor::Monitor;

@@ -112,9 +112,16 @@ async fn move_heads(
         let small = standing.get(&chunk.batch)?.small.as_ref()?;
         (chunk.n < small.total()).then_some((small, *chunk))
     };
-    let unwritten: Vec<_> = chunks.iter().filter_map(small).collect();
+    let mut unwritten: Vec<_> = chunks.iter().filter_map(small).collect();
+    // Of a single row the chunk may have been taken as it was hinted.
+    let lone = unwritten.iter().filter(|(small, _)| small.total() == 1).map(|(_, chunk)| *chunk);
+    let written = heads::states(commands, &lone.collect::<Vec<_>>()).await?;
+    unwritten.retain(|(_, chunk)| !written.contains_key(chunk));
     let (mut moved, mut there) = heads::write_ready(commands, &unwritten).await?;
-    there.extend(chunks.iter().filter(|chunk| small(chunk).is_none()));
+    let waits = |chunk: &ChunkId| {
+        written.get(chunk).map_or_else(|| small(chunk).is_none(), |state| *state == WAITING)
+    };
+    there.extend(chunks.iter().filter(|chunk| waits(chunk)));
     moved.extend(heads::admit(commands, &there).await?);
     Ok(moved)
 }

@@ -112,6 +112,8 @@ pub(crate) fn state_of(found: &Document) -> StoreResult<BatchState> {
 pub(crate) struct Standing {
     /// Its state.
     pub(crate) state: BatchState,
+    /// How many rows it has.
+    pub(crate) total: u32,
     /// What its chunks follow from, if it is small.
     pub(crate) small: Option<Small>,
     /// Its rows, if they were asked for and stand in its document.
@@ -144,8 +146,8 @@ pub(crate) async fn standing(
     let found = commands.find(BATCHES, Query::of(filter).fields(fields), Concern::Local).await?;
     let standing = |mut found: Document| {
         let id = BatchId::from_bytes(Fields(&found).id("_id")?);
-        let (state, small) = (state_of(&found)?, Small::of(&found)?);
-        Ok((id, Standing { state, small, rows: OwnRows::of(&mut found)? }))
+        let (state, small, total) = (state_of(&found)?, Small::of(&found)?, Fields(&found).small("total")?);
+        Ok((id, Standing { state, total, small, rows: OwnRows::of(&mut found)? }))
     };
     found.into_iter().map(standing).collect()
 }
@@ -211,7 +213,7 @@ pub(crate) async fn change_found(
         put(&mut operators, "$inc", "rev", Bson::Int64(1));
         let mut filter = existing_of(tenant, batch);
         filter.insert("rev", int(Fields(&found).uint("rev")?));
-        if commands.update(BATCHES, vec![Update::one(filter, operators)]).await?.n == 1 {
+        if commands.update(BATCHES, vec![Update::this(filter, operators)]).await?.n == 1 {
             return Ok(true);
         }
         // Someone else was first, or the answer to our own write was lost.

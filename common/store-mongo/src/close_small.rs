@@ -172,7 +172,7 @@ async fn write(commands: &Commands, calls: &[Call], plans: &[Plan]) -> StoreResu
         put(&mut operators, "$inc", "rev", 1_i64.into());
         let mut filter = batches::existing_of(&call.tenant, call.batch);
         filter.insert("rev", int(Fields(found).uint("rev")?));
-        updates.push(Update::one(filter, operators));
+        updates.push(Update::this(filter, operators));
         ended.insert(call.batch);
     }
     if updates.is_empty() || commands.update(BATCHES, updates).await?.n == ended.len() as u64 {

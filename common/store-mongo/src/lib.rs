@@ -22,6 +22,7 @@ mod counts;
 mod delete;
 mod deliveries;
 mod fault;
+mod fences;
 mod forget;
 mod generations;
 mod heads;

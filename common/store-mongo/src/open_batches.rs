@@ -90,7 +90,8 @@ impl OpenBatches {
         while let Some(row) = rows.next().await? {
             let found = Document::try_from(row).map_err(|_| corrupt("a batch"))?;
             let batch = decode(&found)?;
-            let stands = Standing { state: batch.state.clone(), small: Small::of(&found)?, rows: None };
+            let (state, small) = (batch.state.clone(), Small::of(&found)?);
+            let stands = Standing { state, total: batch.total, small, rows: None };
             standing.push((batch.id, stands));
             open.push(batch);
         }

@@ -17,7 +17,7 @@ use crate::record_bytes::RecordBytes;
 use crate::retention::Disk;
 use crate::sessions::{Beats, Strays};
 use crate::together::Together;
-use crate::{accept, close_small, indexes, schema, templates};
+use crate::{accept, close_small, fences, indexes, schema, templates};
 
 /// A store in one MongoDB database, for any number of processes at once. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -62,6 +62,7 @@ impl MongoStore {
         check_server(&commands).await?;
         schema::migrate(&commands).await?;
         indexes::ensure(&commands).await?;
+        fences::ensure(&commands).await?;
         templates::finish_deletions(&commands).await?;
         Ok(Self(Arc::new(Parts {
             commands,

@@ -105,15 +105,31 @@ async fn claim(
             delete::clear_away(commands, &stored.head.tenant, stored.head.chunk.batch).await?;
         }
     }
-    let begins = |chunk: &ChunkId| standing.get(&chunk.batch).is_some_and(|batch| batch.state.may_begin());
-    let wanted: Vec<_> = chunks.iter().filter(|(chunk, _)| begins(chunk)).copied().collect();
+    let begins = |chunk: &ChunkId| standing.get(&chunk.batch).filter(|batch| batch.state.may_begin());
+    let mut wanted = Vec::with_capacity(chunks.len());
+    let mut unwritten = Vec::new();
+    for (chunk, token) in chunks {
+        let Some(batch) = begins(chunk) else { continue };
+        match &batch.small {
+            Some(small) if batch.total == 1 && chunk.n == 0 && !known.contains_key(chunk) => {
+                unwritten.push((small, *chunk, *token));
+            }
+            _ => wanted.push((*chunk, *token)),
+        }
+    }
+    let (mut claimed, others) = heads::write_leased(commands, owner, &unwritten, now_ms).await?;
+    wanted.extend(others);
     let ids: Vec<_> = wanted.iter().map(|(chunk, _)| *chunk).collect();
     let lease = |at: usize, stored: &mut Stored| {
-        let token = wanted[at].1;
-        stored.head.apply(HeadEvent::Claim { owner, token }, now_ms).map(|()| Vec::new())
+        let (chunk, token) = wanted[at];
+        let is_of_one_row = standing.get(&chunk.batch).is_some_and(|batch| batch.total == 1);
+        let taken = match is_of_one_row {
+            true => heads::take(&mut stored.head, owner, token, now_ms),
+            false => stored.head.apply(HeadEvent::Claim { owner, token }, now_ms),
+        };
+        taken.map(|()| Vec::new())
     };
     let changed = heads::change(store, &ids, known, Placing::Now, lease).await?;
-    let mut claimed: Vec<(Stored, LeaseToken)> = Vec::with_capacity(changed.len());
     for (changed, (_, token)) in changed.into_iter().zip(&wanted) {
         if let Changed::Applied(stored) = changed {
             claimed.push((*stored, *token));

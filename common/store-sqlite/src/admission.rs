@@ -65,14 +65,17 @@ fn admit(db: &Connection, chunks: &[ChunkId], now_ms: u64) -> Result<Vec<ChunkId
         let Ok(running) = found.state.decide(&BatchEvent::Admit) else {
             continue;
         };
-        let Changed::Applied(_) = heads::change(db, found.num.key(chunk.n), HeadEvent::Admit, now_ms)? else {
-            continue;
+        let is_admitted = match heads::change(db, found.num.key(chunk.n), HeadEvent::Admit, now_ms)? {
+            Changed::Applied(_) => true,
+            // It may have been claimed as it was hinted.
+            Changed::Refused(_) => false,
+            Changed::Missing => continue,
         };
         if running != found.state {
             batches::set_state(db, found.num, &running)?;
             found.state = running;
         }
-        admitted.push(chunk);
+        admitted.extend(is_admitted.then_some(chunk));
     }
     Ok(admitted)
 }

@@ -73,19 +73,22 @@ pub(crate) struct Found {
     pub(crate) tenant: TenantId,
     /// Where it stands.
     pub(crate) state: BatchState,
+    /// How many rows it has.
+    pub(crate) total: u32,
 }
 
 /// The batch of any tenant.
 pub(crate) fn find(db: &Connection, batch: BatchId) -> Result<Option<Found>, Fault> {
-    let sql = "SELECT num, tenant, state FROM batches WHERE id = ?1 AND phase <> 3";
-    let read =
-        |row: &Row<'_>| Ok((BatchNum(row.get(0)?), row.get::<_, String>(1)?, row.get::<_, String>(2)?));
-    let Some((num, tenant, state)) =
+    let sql = "SELECT num, tenant, state, total FROM batches WHERE id = ?1 AND phase <> 3";
+    let read = |row: &Row<'_>| {
+        Ok((BatchNum(row.get(0)?), row.get::<_, String>(1)?, row.get::<_, String>(2)?, row.get(3)?))
+    };
+    let Some((num, tenant, state, total)) =
         db.prepare_cached(sql)?.query_row([batch.as_bytes()], read).optional()?
     else {
         return Ok(None);
     };
-    Ok(Some(Found { num, tenant: parse_tenant(&tenant)?, state: from_json(&state, "batch state")? }))
+    Ok(Some(Found { num, tenant: parse_tenant(&tenant)?, state: from_json(&state, "batch state")?, total }))
 }
 
 /// The batch of this tenant.

@@ -92,9 +92,12 @@ fn claim(
             Some(found) => found,
             None => batches.entry(chunk.batch).or_insert(batches::find(db, chunk.batch)?),
         };
-        let Some(num) = found.as_ref().filter(|found| found.state.may_begin()).map(|found| found.num) else {
-            continue;
-        };
+        let Some(found) = found.as_ref().filter(|found| found.state.may_begin()) else { continue };
+        let num = found.num;
+        if found.total == 1 {
+            // One that was admitted refuses it.
+            heads::change(db, num.key(chunk.n), HeadEvent::Admit, now_ms)?;
+        }
         let Changed::Applied(head) =
             heads::change(db, num.key(chunk.n), HeadEvent::Claim { owner, token }, now_ms)?
         else {

@@ -67,6 +67,8 @@ macro_rules! store_conformance {
             an_accept_that_is_refused_leaves_nothing
             an_accepted_batch_runs_to_its_end_and_is_deleted
             only_a_ready_chunk_is_claimed
+            the_chunk_of_a_single_row_is_claimed_while_it_waits
+            the_chunk_of_a_single_row_is_held_by_the_state_of_its_batch
             of_two_claimers_exactly_one_gets_the_chunk
             chunks_of_a_paused_or_closing_batch_are_neither_admitted_nor_claimed
             what_is_to_be_known_of_batches_is_read_together

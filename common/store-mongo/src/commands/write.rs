@@ -41,6 +41,11 @@ impl Update {
         Self { filter, change: change.into(), upsert: false, many: false, by_key: false }
     }
 
+    /// Of one document that exists, where the filter names its key: the server weighs no other way to it.
+    pub(crate) fn this(filter: Document, change: Document) -> Self {
+        Self { by_key: true, ..Self::one(filter, change) }
+    }
+
     /// Of one document that may not exist yet.
     pub(crate) fn upsert(filter: Document, change: Document) -> Self {
         Self { upsert: true, ..Self::one(filter, change) }

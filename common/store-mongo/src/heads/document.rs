@@ -182,6 +182,13 @@ impl Stored {
         operators
     }
 
+    /// The document of a head that is not there yet, which would be `waiting` if it were.
+    pub(crate) fn document(&self, mut waiting: Document, mark: Bson) -> Document {
+        waiting.extend(self.fields());
+        waiting.insert("mark", mark);
+        waiting
+    }
+
     /// The fields that may change, those that are there.
     fn fields(&self) -> Document {
         let head = &self.head;

@@ -8,14 +8,16 @@ mod document;
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
 
-use mongodb::bson::{Bson, Document, doc};
-use promptmill_domain::{ChunkId, Head, ItemCode, ParkedItem, Refusal};
+use mongodb::bson::{Bson, Document, RawDocumentBuf, doc};
+use promptmill_domain::{
+    ChunkId, ChunkState, Head, HeadEvent, ItemCode, LeaseToken, ParkedItem, Refusal, SessionId,
+};
 use promptmill_ports::{StoreError, StoreResult};
 
 pub(crate) use document::{DONE, LEASED, PARKED, READY, Stored, WAITING, fresh, totals};
 
 use crate::MongoStore;
-use crate::codec::{Fields, binary, from_json, int, key, range, to_json};
+use crate::codec::{Fields, binary, corrupt, from_json, int, key, range, to_json};
 use crate::collections::HEADS;
 use crate::commands::{Commands, Concern, Query, Update, encode, fresh_mark};
 use crate::order::{self, Change, ChangeBodies, Record};
@@ -81,6 +83,20 @@ async fn load_fields(
 pub(crate) async fn ids(commands: &Commands, query: Query, concern: Concern) -> StoreResult<Vec<ChunkId>> {
     let found = commands.find(HEADS, query.fields(doc! { "_id": 1 }), concern).await?;
     found.iter().map(chunk_of).collect()
+}
+
+/// The states of the chunks' heads, of those that are there.
+pub(crate) async fn states(commands: &Commands, chunks: &[ChunkId]) -> StoreResult<HashMap<ChunkId, i32>> {
+    let mut states = HashMap::with_capacity(chunks.len());
+    for some in chunks.chunks(TOGETHER) {
+        let ids: Vec<_> = some.iter().map(|chunk| binary(key(chunk.batch, chunk.n))).collect();
+        let query = Query::of(doc! { "_id": { "$in": ids } }).fields(doc! { "state": 1 });
+        for found in commands.find(HEADS, query, Concern::Local).await? {
+            states
+                .insert(chunk_of(&found)?, i32::try_from(Fields(&found).small("state")?).unwrap_or(i32::MAX));
+        }
+    }
+    Ok(states)
 }
 
 fn chunk_of(found: &Document) -> StoreResult<ChunkId> {
@@ -177,22 +193,65 @@ pub(crate) async fn write_ready(
         head.extend(doc! { "state": READY, "ver": 1_i64, "mark": mark.clone() });
         encode(&head)
     });
-    let ready: Vec<_> = ready.collect::<StoreResult<_>>()?;
-    if ready.is_empty() {
-        return Ok((Vec::new(), Vec::new()));
+    let ready = ready.collect::<StoreResult<_>>()?;
+    let chunks: Vec<_> = chunks.iter().map(|(_, chunk)| *chunk).collect();
+    let there = insert(commands, &chunks, ready, &mark).await?;
+    Ok(chunks.into_iter().partition(|chunk| !there.contains(chunk)))
+}
+
+/// Writes heads that are not there, as those of chunks that `owner` works on. Answers those it wrote, and the others, each with its token.
+pub(crate) async fn write_leased(
+    commands: &Commands,
+    owner: SessionId,
+    chunks: &[(&Small, ChunkId, LeaseToken)],
+    now_ms: u64,
+) -> StoreResult<(Vec<(Stored, LeaseToken)>, Vec<(ChunkId, LeaseToken)>)> {
+    let mark = fresh_mark();
+    let (mut leased, mut documents) = (Vec::with_capacity(chunks.len()), Vec::with_capacity(chunks.len()));
+    for (small, chunk, token) in chunks {
+        let waiting = small.head(chunk.n);
+        let mut stored = Stored::of(&waiting)?;
+        let taken = take(&mut stored.head, owner, *token, now_ms);
+        taken.map_err(|_| corrupt("the head of a chunk that was just made"))?;
+        documents.push(encode(&stored.document(waiting, mark.clone()))?);
+        leased.push((stored, *token));
     }
-    let there = commands.insert(HEADS, ready).await?.duplicates;
-    let mut there: Vec<_> =
-        there.into_iter().filter_map(|at| chunks.get(at)).map(|(_, chunk)| *chunk).collect();
+    let ids: Vec<_> = chunks.iter().map(|(_, chunk, _)| *chunk).collect();
+    let there = insert(commands, &ids, documents, &mark).await?;
+    let (leased, others): (Vec<_>, Vec<_>) =
+        leased.into_iter().partition(|(stored, _)| !there.contains(&stored.head.chunk));
+    Ok((leased, others.into_iter().map(|(stored, token)| (stored.head.chunk, token)).collect()))
+}
+
+/// Leases the chunk of a batch of a single row, which need not have been admitted.
+pub(crate) fn take(head: &mut Head, owner: SessionId, token: LeaseToken, now_ms: u64) -> Result<(), Refusal> {
+    if head.state == ChunkState::Waiting {
+        head.apply(HeadEvent::Admit, now_ms)?;
+    }
+    head.apply(HeadEvent::Claim { owner, token }, now_ms)
+}
+
+/// Inserts these documents of heads; answers those of the chunks that have another one.
+async fn insert(
+    commands: &Commands,
+    chunks: &[ChunkId],
+    documents: Vec<RawDocumentBuf>,
+    mark: &Bson,
+) -> StoreResult<HashSet<ChunkId>> {
+    if documents.is_empty() {
+        return Ok(HashSet::new());
+    }
+    let there = commands.insert(HEADS, documents).await?.duplicates;
+    let mut there: HashSet<_> = there.into_iter().filter_map(|at| chunks.get(at)).copied().collect();
     if !there.is_empty() {
         // The answer to our own insert may have been lost.
         let ids: Vec<_> = there.iter().map(|chunk| binary(key(chunk.batch, chunk.n))).collect();
         let mine = Query::of(doc! { "_id": { "$in": ids }, "mark": mark });
-        let mine: HashSet<_> = self::ids(commands, mine, Concern::Local).await?.into_iter().collect();
-        there.retain(|chunk| !mine.contains(chunk));
+        for chunk in self::ids(commands, mine, Concern::Local).await? {
+            there.remove(&chunk);
+        }
     }
-    let written = chunks.iter().map(|(_, chunk)| *chunk).filter(|chunk| !there.contains(chunk)).collect();
-    Ok((written, there))
+    Ok(there)
 }
 
 /// [`change`] for events that leave no new histories.
@@ -283,12 +342,9 @@ fn updates(writes: &[Write]) -> StoreResult<Vec<Update>> {
             }
         }
     }
-    let update = |(ids, ver, change): (Vec<Bson>, u64, Document)| {
-        // One alone is found by its key without a plan.
-        match <[Bson; 1]>::try_from(ids) {
-            Ok([id]) => Update::one(doc! { "_id": id, "ver": int(ver) }, change),
-            Err(ids) => Update::many(doc! { "_id": { "$in": ids }, "ver": int(ver) }, change),
-        }
+    let update = |(ids, ver, change): (Vec<Bson>, u64, Document)| match <[Bson; 1]>::try_from(ids) {
+        Ok([id]) => Update::this(doc! { "_id": id, "ver": int(ver) }, change),
+        Err(ids) => Update::these(doc! { "_id": { "$in": ids }, "ver": int(ver) }, change),
     };
     Ok(updates.into_iter().map(update).collect())
 }

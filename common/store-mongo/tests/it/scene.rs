@@ -82,6 +82,11 @@ impl Scene {
     }
 }
 
+/// The filter for all documents but those that stand between the states of heads.
+pub(crate) fn but_fences() -> mongodb::bson::Document {
+    mongodb::bson::doc! { "state": { "$not": { "$type": "double" } } }
+}
+
 pub(crate) fn lane() -> LaneId {
     LaneId::new("demo", "none")
 }

@@ -17,7 +17,7 @@ use tokio::task::JoinSet;
 
 use crate::TemporaryStore;
 use crate::proxy::Proxy;
-use crate::scene::{NOW, Scene, settling};
+use crate::scene::{NOW, Scene, but_fences, settling};
 
 const ALL: PageLimit = PageLimit { items: u32::MAX, bytes: usize::MAX };
 const BATCHES: u32 = 6;
@@ -256,7 +256,7 @@ async fn an_accept_that_is_cut_off_is_there_for_nobody_and_is_finished_by_whoeve
 async fn check_nothing_left(server: &MongoServer) {
     let database = raw(server).await;
     for name in COLLECTIONS {
-        let left = database.collection::<Document>(name).count_documents(doc! {}).await.unwrap();
+        let left = database.collection::<Document>(name).count_documents(but_fences()).await.unwrap();
         assert_eq!(left, 0, "{name}");
     }
 }
@@ -296,7 +296,7 @@ async fn an_accept_that_is_slower_than_the_sweep_makes_no_batch_and_leaves_nothi
             let (store, tenant) = (Arc::clone(&store), tenant.clone());
             async move { store.accept(&tenant, large(id)).await }
         });
-        while heads.count_documents(doc! {}).await.unwrap() < u64::from(ROWS) {
+        while heads.count_documents(but_fences()).await.unwrap() < u64::from(ROWS) {
             tokio::task::yield_now().await;
         }
         // As the sweep does it, in the name of someone whose commands are not held up.
@@ -404,7 +404,7 @@ async fn documents(store: &TemporaryStore) -> Vec<(&'static str, u64)> {
     let database = store.raw().await;
     let mut counted = Vec::new();
     for name in COLLECTIONS.into_iter().chain(["slices"]) {
-        let count = database.collection::<Document>(name).count_documents(doc! {}).await.unwrap();
+        let count = database.collection::<Document>(name).count_documents(but_fences()).await.unwrap();
         counted.extend((count > 0).then_some((name, count)));
     }
     counted

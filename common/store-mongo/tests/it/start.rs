@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use mongodb::bson::{Document, doc};
-use promptmill_ports::{Read as _, StoreError};
+use promptmill_ports::{Admission as _, Read as _, Retention as _, StoreError};
 use promptmill_store_mongo::{MongoOptions, MongoStore};
 use promptmill_test_servers::MongoDatabase;
 
@@ -32,6 +32,24 @@ async fn a_unique_index_that_is_missing_and_cannot_be_made_is_refused() {
         raw.run_command(doc! { "dropIndexes": collection, "index": index }).await.unwrap();
         MongoStore::connect(&options(&store.database)).await.unwrap();
     }
+}
+
+#[tokio::test]
+async fn between_the_states_of_heads_stands_one_of_no_batch_and_no_step_meets_it() {
+    let store = TemporaryStore::new().await;
+    MongoStore::connect(&options(&store.database)).await.unwrap();
+    let heads = store.raw().await.collection::<Document>("heads");
+    let mut found = heads.find(doc! {}).sort(doc! { "state": 1 }).await.unwrap();
+    let mut states = Vec::new();
+    while found.advance().await.unwrap() {
+        states.push(found.current().get_f64("state").unwrap());
+    }
+    assert_eq!(states, [0.5, 1.5, 2.5]);
+    assert_eq!(store.ready(None, 10).await.unwrap(), []);
+    assert!(store.has_room().await.unwrap());
+    store.drop_stale_uploads(u64::MAX).await.unwrap();
+    assert_eq!(store.outlived(u64::MAX, 0, u64::MAX, 10).await.unwrap(), []);
+    assert_eq!(store.wake(10, u64::MAX).await.unwrap(), []);
 }
 
 #[tokio::test]

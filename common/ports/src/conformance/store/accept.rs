@@ -13,6 +13,15 @@ fn whole(id: BatchId, idem_key: Option<&str>, rows: u32) -> WholeBatch {
     WholeBatch { batch: new_batch(id, idem_key), rows, digest: [5; 32] }
 }
 
+/// A queued batch of a single row that was accepted, and a live session.
+pub(super) async fn accepted_row(store: &dyn Store) -> Scene<'_> {
+    let (tenant, whole) = (fresh_tenant(), whole(fresh_batch(), None, 1));
+    let batch = check_new(store.accept(&tenant, whole).await.unwrap()).id;
+    let scene = Scene { store, tenant, batch, session: fresh_session() };
+    store.open(scene.session, "worker").await.unwrap();
+    scene
+}
+
 #[track_caller]
 fn check_new(accepted: Accepted) -> Batch {
     match accepted {

@@ -2,6 +2,7 @@
 
 use promptmill_domain::{BatchEvent, BatchState, ItemCode, PauseReason, Release, SettledItem};
 
+use super::accept::accepted_row;
 use super::scene::*;
 use crate::{SettleGroup, Settled, Store};
 
@@ -19,6 +20,52 @@ pub async fn only_a_ready_chunk_is_claimed(store: &dyn Store) {
     assert_eq!(scene.settle(settling(&lease, [0])).await, Settled::Recorded { done: true });
     assert!(scene.claim(0).await.is_empty());
     assert_eq!(store.admit(&[scene.chunk(0), scene.chunk(99)], NOW).await.unwrap(), []);
+}
+
+/// The chunk of a single row is leased as soon as it is hinted, once, and no chunk of another batch is. Who admits of it later changes nothing but
+/// the state of the batch; who lets go of it gives it back as a ready one.
+pub async fn the_chunk_of_a_single_row_is_claimed_while_it_waits(store: &dyn Store) {
+    for scene in [Scene::queued(store, &[1]).await, accepted_row(store).await] {
+        let (tenant, batch) = (&scene.tenant, scene.batch);
+        let state = async || store.batch(tenant, batch).await.unwrap().state;
+        let is_ready = async || store.ready(None, 1_000).await.unwrap().contains(&scene.chunk(0));
+        assert!(scene.claim(1).await.is_empty());
+        let lease = scene.lease(0).await;
+        assert!(scene.claim(0).await.is_empty());
+        assert_eq!(store.waiting(batch, 10).await.unwrap(), []);
+        assert!(!is_ready().await);
+        assert_eq!(state().await, BatchState::Queued);
+        let progress = store.progress(tenant, batch).await.unwrap();
+        assert_eq!((progress.counts.leased, progress.open_chunks), (1, 1));
+        assert_eq!(store.close(tenant, batch, NOW).await.unwrap(), None);
+        assert_eq!(store.admit(&[scene.chunk(0)], NOW).await.unwrap(), []);
+        assert_eq!(state().await, BatchState::Running);
+        let let_go = SettleGroup { release: Release::LetGo, ..settling(&lease, []) };
+        assert_eq!(scene.settle(let_go).await, Settled::Recorded { done: false });
+        assert!(is_ready().await);
+        let lease = scene.lease(0).await;
+        assert_eq!(scene.settle(settling(&lease, [0])).await, Settled::Recorded { done: true });
+        let counts = store.close(tenant, batch, NOW).await.unwrap().unwrap();
+        assert_eq!((counts.succeeded, counts.total()), (1, 1));
+    }
+}
+
+/// The chunk of a single row in a batch that is paused or being cancelled is not claimed, and one that was is sealed.
+pub async fn the_chunk_of_a_single_row_is_held_by_the_state_of_its_batch(store: &dyn Store) {
+    for scene in [Scene::queued(store, &[1]).await, accepted_row(store).await] {
+        let (tenant, batch) = (&scene.tenant, scene.batch);
+        store.steer(tenant, batch, BatchEvent::Pause(PauseReason::Requested), NOW).await.unwrap();
+        assert!(scene.claim(0).await.is_empty());
+        assert_eq!(store.waiting(batch, 10).await.unwrap(), [scene.chunk(0)]);
+        store.steer(tenant, batch, BatchEvent::Resume, NOW).await.unwrap();
+        let lease = scene.lease(0).await;
+        store.steer(tenant, batch, BatchEvent::Cancel, NOW).await.unwrap();
+        while store.seal(tenant, batch, 10, NOW).await.unwrap() > 0 {}
+        assert_eq!(scene.settle(settling(&lease, [0])).await, Settled::Fenced);
+        let counts = store.close(tenant, batch, NOW).await.unwrap().unwrap();
+        assert_eq!((counts.cancelled, counts.total()), (1, 1));
+        assert!(scene.claim(0).await.is_empty());
+    }
 }
 
 /// Of two claims at once one gets the chunk.
