@@ -8,4 +8,5 @@ mod fairness;
 mod receiver;
 mod retention;
 mod scheduling;
+mod single_rows;
 mod support;

@@ -316,6 +316,71 @@ async fn an_accept_that_is_slower_than_the_sweep_makes_no_batch_and_leaves_nothi
     }
 }
 
+fn one_row(id: BatchId) -> WholeBatch {
+    let mut one = whole(id);
+    (one.rows.len, one.rows.ids) = (1, Bytes::new());
+    one
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lease_of_a_single_row_is_had_although_the_answer_to_it_was_lost() {
+    let server = MongoServer::start();
+    let proxy = Proxy::before(server.port());
+    let store = connect(proxy.uri()).await;
+    let (tenant, id) = (Scene::new().tenant, fresh());
+    let session = SessionId::at(NOW, rand::random());
+    store.open(session, "worker").await.unwrap();
+    store.accept(&tenant, one_row(id)).await.unwrap();
+    let chunk = ChunkId { batch: id, n: 0 };
+    let claim =
+        async |byte| store.claim(session, &[(chunk, LeaseToken::from_bytes([byte; 16]))], NOW).await.unwrap();
+    let lost = proxy.lost();
+    proxy.lose_answer_to(&["insert"], 0);
+    let lease = claim(1).await.remove(0);
+    assert!(proxy.lost() > lost);
+    assert!(claim(2).await.is_empty());
+    let settled = store.settle([settling(&lease, "body")].into(), NOW).await.unwrap();
+    assert_eq!(settled, [Settled::Recorded { done: true }]);
+    assert_eq!(store.close(&tenant, id, NOW).await.unwrap().unwrap().succeeded, 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_single_row_that_is_leased_in_the_moment_in_which_its_batch_is_deleted_leaves_nothing() {
+    let server = MongoServer::start();
+    let store = Arc::new(connect(server.uri()).await);
+    let (tenant, id) = (Scene::new().tenant, fresh());
+    let session = SessionId::at(NOW, rand::random());
+    store.open(session, "worker").await.unwrap();
+    store.accept(&tenant, one_row(id)).await.unwrap();
+    let data = doc! {
+        "failCommands": ["insert"], "blockConnection": true, "blockTimeMS": 2_000, "appName": "promptmill",
+    };
+    server
+        .command("admin", doc! { "configureFailPoint": "failCommand", "mode": { "times": 1 }, "data": data });
+    let chunk = ChunkId { batch: id, n: 0 };
+    let slow = tokio::spawn({
+        let store = Arc::clone(&store);
+        async move { store.claim(session, &[(chunk, LeaseToken::from_bytes([7; 16]))], NOW).await }
+    });
+    let held_up = doc! { "currentOp": 1, "command.insert": "heads" };
+    while server.command("admin", held_up.clone()).get_array("inprog").unwrap().is_empty() {
+        tokio::task::yield_now().await;
+    }
+    store.steer(&tenant, id, BatchEvent::Cancel, NOW).await.unwrap();
+    while store.seal(&tenant, id, 10, NOW).await.unwrap() > 0 {}
+    store.close(&tenant, id, NOW).await.unwrap().unwrap();
+    while !store.delete(&tenant, id).await.unwrap() {}
+    let lease = slow.await.unwrap().unwrap().remove(0);
+    // Its rows were read before; whoever has them works on them.
+    let settled = store.settle([settling(&lease, "late")].into(), NOW).await.unwrap();
+    assert_eq!(settled, [Settled::Recorded { done: true }]);
+    assert!(matches!(store.close(&tenant, id, NOW).await, Err(StoreError::NotFound)));
+    for (tenant, id) in store.outlived(NOW, 0, 0, 10).await.unwrap() {
+        while !store.delete(&tenant, id).await.unwrap() {}
+    }
+    check_nothing_left(&server).await;
+}
+
 #[tokio::test]
 async fn the_commands_for_many_batches_are_about_as_many_as_for_one() {
     let store = TemporaryStore::new().await;
@@ -463,9 +528,7 @@ async fn a_job_of_one_row_is_two_documents_unless_its_outcome_is_large() {
     for (body, ended) in ["small".to_owned(), "x".repeat(17 * 1024)].into_iter().zip(ended) {
         let scene = Scene::new();
         let (tenant, id) = (&scene.tenant, fresh());
-        let mut one = whole(id);
-        (one.rows.len, one.rows.ids) = (1, Bytes::new());
-        store.accept(tenant, one).await.unwrap();
+        store.accept(tenant, one_row(id)).await.unwrap();
         let scene = Scene { batch: id, tenant: tenant.clone(), ..scene };
         store.open(scene.session, "worker").await.unwrap();
         assert_eq!(store.admit(&[scene.chunk(0)], NOW).await.unwrap(), [scene.chunk(0)]);

@@ -1,0 +1,104 @@
+//! Batches of a single row: hinted at once, admitted only where they are not done soon.
+
+use promptmill_domain::{BatchEvent, BatchState, PauseReason, Release};
+use promptmill_ports::{MemoryHub, Signal};
+use promptmill_scheduler::{Scheduler, SchedulerConfig};
+
+use crate::support::{Scene, eventually};
+
+#[tokio::test]
+async fn a_single_row_is_hinted_before_it_is_admitted_and_its_batch_runs_soon() {
+    let scene = Scene::on(MemoryHub::new()).await;
+    let batch = scene.submit(1, 0).await;
+    let scheduler = Scheduler::start(scene.engine.clone());
+    let lease = scene.claim(&scene.hints(1).await).await.remove(0);
+    eventually("the batch runs", async || scene.batch_state(batch).await == BatchState::Running).await;
+    assert_eq!(scene.ready(batch).await, 0);
+    scene.finish(&lease).await;
+    scene.ended(batch, BatchState::Completed).await;
+    scheduler.stop().await;
+}
+
+#[tokio::test]
+async fn a_single_row_whose_hint_was_lost_is_hinted_again() {
+    let scene = Scene::on(MemoryHub::new()).await;
+    let batch = scene.submit(1, 0).await;
+    let scheduler = Scheduler::start(scene.engine.clone());
+    for _ in 0..3 {
+        assert_eq!(scene.hints(1).await[0].batch, batch);
+    }
+    let lease = scene.claim(&scene.hints(1).await).await.remove(0);
+    scene.finish(&lease).await;
+    scene.ended(batch, BatchState::Completed).await;
+    scheduler.stop().await;
+}
+
+#[tokio::test]
+async fn a_single_row_whose_batch_was_paused_when_a_worker_took_its_hint_goes_on_when_it_is_resumed() {
+    let scene = Scene::on(MemoryHub::new()).await;
+    // With signals, and without: then the pause is seen by a look, or by nobody.
+    for is_told in [true, false] {
+        let batch = scene.submit(1, 0).await;
+        let scheduler = Scheduler::start(scene.engine.clone());
+        let hint = scene.hints(1).await;
+        let steer = async |event| {
+            scene.steer(batch, event).await;
+            if is_told {
+                scene.engine.signals.publish(Signal::BatchChanged(batch)).await.unwrap();
+            }
+        };
+        steer(BatchEvent::Pause(PauseReason::Requested)).await;
+        assert!(scene.claim(&hint).await.is_empty());
+        steer(BatchEvent::Resume).await;
+        let lease = scene.claim(&scene.hints(1).await).await.remove(0);
+        scene.finish(&lease).await;
+        scene.ended(batch, BatchState::Completed).await;
+        scheduler.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn a_batch_that_a_worker_ended_makes_room_for_the_next_of_its_tenant() {
+    let scene = Scene::on(MemoryHub::new()).await;
+    let batches = [scene.submit(1, 0).await, scene.submit(1, 0).await, scene.submit(1, 0).await];
+    // Nothing but signals has it look again.
+    let poll = std::time::Duration::from_secs(3_600);
+    let config = SchedulerConfig { running_batches: Some(1), poll, ..SchedulerConfig::default() };
+    let scheduler = Scheduler::with(scene.engine.clone(), config);
+    for batch in batches {
+        let hints = scene.hints(3).await;
+        assert_eq!(hints.iter().map(|chunk| chunk.batch).collect::<Vec<_>>(), [batch]);
+        let lease = scene.claim(&hints).await.remove(0);
+        scene.finish(&lease).await;
+        let (store, now_ms) = (&scene.engine.store, scene.engine.clock.now_ms());
+        assert_eq!(store.close(&scene.tenant, batch, now_ms).await.unwrap().unwrap().succeeded, 1);
+        scene.engine.signals.publish(Signal::BatchEnded(batch)).await.unwrap();
+    }
+    scheduler.stop().await;
+}
+
+#[tokio::test]
+async fn a_single_row_that_a_worker_settled_and_did_not_end_is_ended() {
+    let scene = Scene::on(MemoryHub::new()).await;
+    let batch = scene.submit(1, 0).await;
+    let scheduler = Scheduler::start(scene.engine.clone());
+    let lease = scene.claim(&scene.hints(1).await).await.remove(0);
+    scene.finish(&lease).await;
+    // As if its worker had died just then.
+    scene.engine.signals.publish(Signal::ChunkDone(batch)).await.unwrap();
+    assert_eq!(scene.ended(batch, BatchState::Completed).await.succeeded, 1);
+    scheduler.stop().await;
+}
+
+#[tokio::test]
+async fn a_single_row_that_was_let_go_of_is_hinted_again() {
+    let scene = Scene::on(MemoryHub::new()).await;
+    let batch = scene.submit(1, 0).await;
+    let scheduler = Scheduler::start(scene.engine.clone());
+    let lease = scene.claim(&scene.hints(1).await).await.remove(0);
+    scene.settle(&lease, vec![], Release::LetGo).await;
+    let lease = scene.claim(&scene.hints(1).await).await.remove(0);
+    scene.finish(&lease).await;
+    assert_eq!(scene.ended(batch, BatchState::Completed).await.succeeded, 1);
+    scheduler.stop().await;
+}
