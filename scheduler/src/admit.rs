@@ -149,12 +149,13 @@ impl Admitter {
     fn candidates<'a>(&self, batches: &'a [Batch], now_ms: u64) -> Vec<&'a Batch> {
         let mut serving: Vec<&Batch> = batches.iter().filter(|batch| batch.state.may_begin()).collect();
         let Some(most) = self.most_running else { return serving };
+        let offered = self.offers.batches();
+        let runs = |batch: &Batch| batch.state == BatchState::Running || offered.contains(&batch.id);
         let mut running: HashMap<&TenantId, usize> = HashMap::new();
-        for batch in serving.iter().filter(|batch| batch.state == BatchState::Running) {
+        for batch in serving.iter().filter(|batch| runs(batch)) {
             *running.entry(&batch.tenant).or_default() += 1;
         }
-        let mut queued: Vec<&Batch> =
-            serving.iter().copied().filter(|batch| batch.state == BatchState::Queued).collect();
+        let mut queued: Vec<&Batch> = serving.iter().copied().filter(|batch| !runs(batch)).collect();
         queued.sort_by_key(|batch| Reverse(self.applicant(batch).effective_priority(now_ms)));
         let mut begin = HashSet::new();
         for batch in queued {
@@ -164,7 +165,7 @@ impl Admitter {
                 begin.insert(batch.id);
             }
         }
-        serving.retain(|batch| batch.state == BatchState::Running || begin.contains(&batch.id));
+        serving.retain(|batch| runs(batch) || begin.contains(&batch.id));
         serving
     }
 
@@ -241,8 +242,12 @@ impl Admitter {
         if due.is_empty() {
             return Ok(due);
         }
-        let moved = engine.store.admit(&due, engine.clock.now_ms()).await?;
-        moved.iter().for_each(|chunk| self.offers.remove(*chunk));
+        let mut moved = Vec::new();
+        for some in due.chunks(STEP) {
+            let admitted = engine.store.admit(some, engine.clock.now_ms()).await?;
+            admitted.iter().for_each(|chunk| self.offers.remove(*chunk));
+            moved.extend(admitted);
+        }
         Ok(moved)
     }
 }
@@ -289,7 +294,7 @@ async fn choose(
     }
 }
 
-/// Queues the hints of chunks that were just admitted.
+/// Queues the hints of chunks that were just let in.
 async fn hint(engine: &Engine, seen: &mut Seen, slots: u64, now_ms: u64, chunks: Vec<ChunkId>) {
     let ranks = seen.turns.ranks(Lane { slots, now_ms, applicants: &seen.applicants });
     let ranks: Ranks = seen.applicants.iter().map(|of| of.batch).zip(ranks).collect();
@@ -299,7 +304,7 @@ async fn hint(engine: &Engine, seen: &mut Seen, slots: u64, now_ms: u64, chunks:
         return;
     }
     if let Err(error) = engine.queue.push(&hints).await {
-        // They are ready in the store; the sweep hints them again.
+        // The sweep hints what is ready in the store again, the follow-up what is not.
         tracing::warn!(error = %error, "hints could not be queued");
     }
 }
@@ -346,6 +351,16 @@ mod tests {
         assert_eq!(ids(Some(2)), [2, 3, 5, 7, 8]);
         assert_eq!(ids(Some(1)), [2, 5, 7, 8], "what runs already goes on");
         assert_eq!(ids(None), [1, 2, 3, 4, 5, 7, 8]);
+    }
+
+    #[test]
+    fn a_single_row_that_was_hinted_runs_though_the_store_calls_it_queued() {
+        let batches = [batch(1, "a", BatchState::Queued, 0), batch(2, "a", BatchState::Queued, 9)];
+        let mut admitter = Admitter::new(Some(1), BTreeMap::new());
+        admitter.offers.add(&[ChunkId { batch: batches[0].id, n: 0 }], Instant::now());
+        let ids: Vec<u8> =
+            admitter.candidates(&batches, 0).iter().map(|batch| batch.id.as_bytes()[0]).collect();
+        assert_eq!(ids, [1]);
     }
 
     #[test]

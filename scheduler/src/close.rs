@@ -1,4 +1,4 @@
-//! How batches end: chunks of a cancelled or expired one are sealed, a batch whose chunks are all final is closed.
+//! How batches end that no worker ended: chunks of a cancelled or expired one are sealed, a batch whose chunks are all final is closed.
 
 use promptmill_domain::Batch;
 use promptmill_ports::StoreResult;

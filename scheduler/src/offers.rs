@@ -9,7 +9,8 @@ use tokio::time::Instant;
 /// When one that is not done is admitted after all, so that its batch runs for everybody to see and its hint is not all there is of it.
 const FIRST: Duration = Duration::from_millis(250);
 
-/// From there to the next time, if it did not move then, and twice as long from each time to the next. A worker has it, or its batch is paused.
+/// From there to the next time, if it did not move then, and twice as long from each time to the next. A worker has it or had it, or its batch is
+/// paused.
 const NEXT: Duration = Duration::from_secs(1);
 
 /// Never longer than this.
@@ -47,9 +48,15 @@ impl Offers {
         self.0.clear();
     }
 
-    /// Every chunk.
-    pub(crate) fn chunks(&self) -> impl Iterator<Item = ChunkId> {
-        self.0.keys().copied()
+    /// Those of which it is not known whether a worker took them: once one is due, it is ready for the store to tell of, or taken, or its batch is
+    /// paused.
+    pub(crate) fn queued(&self) -> impl Iterator<Item = ChunkId> {
+        self.0.iter().filter(|(_, offer)| offer.then == NEXT).map(|(chunk, _)| *chunk)
+    }
+
+    /// Batches whose only chunk it is, and which run for all that is decided here, whatever the store says yet.
+    pub(crate) fn batches(&self) -> HashSet<BatchId> {
+        self.0.keys().map(|chunk| chunk.batch).collect()
     }
 
     /// When the next one is to be admitted.
@@ -83,11 +90,13 @@ mod tests {
         let mut offers = Offers::default();
         offers.add(&[chunk(1), chunk(2), chunk(3), chunk(4)], begun);
         assert_eq!(offers.take_due(begun, |_| true), []);
+        assert_eq!(offers.queued().count(), 4);
         let mut now = offers.next_due().unwrap();
         assert_eq!(now, begun + FIRST);
         let mut due = offers.take_due(now, |_| true);
         due.sort_unstable();
         assert_eq!(due, [1, 2, 3, 4].map(chunk), "its batch is to run for everybody to see");
+        assert_eq!(offers.queued().count(), 0);
         offers.remove(chunk(1));
         offers.keep(&[2, 3].map(|n| chunk(n).batch).into());
         let mut waits = Vec::new();
@@ -98,6 +107,6 @@ mod tests {
             assert_eq!(offers.take_due(now, |batch| batch == chunk(2).batch), [chunk(3)]);
         }
         assert_eq!(waits, [1, 2, 4, 8, 16, 32, 60, 60]);
-        assert_eq!(offers.chunks().collect::<Vec<_>>(), [chunk(3)]);
+        assert_eq!(offers.batches(), [chunk(3).batch].into());
     }
 }

@@ -1,4 +1,4 @@
-//! Which chunks were admitted and not taken by a worker, counted by batch.
+//! Which chunks were admitted, or hinted as single rows, and not taken by a worker, counted by batch.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -51,7 +51,7 @@ impl Ready {
             return Ok(());
         }
         let mut by_batch = HashMap::new();
-        count(&mut by_batch, offered.chunks());
+        count(&mut by_batch, offered.queued());
         let mut is_long = false;
         loop {
             let ready = engine.store.ready(after, PAGE).await?;

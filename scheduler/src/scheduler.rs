@@ -85,7 +85,7 @@ struct Loop {
     poll: Duration,
     watch: Watch,
     watched: Option<Instant>,
-    /// The open batches when they were read last, but for those that were closed here since.
+    /// The open batches when they were read last, but for those that were closed since, here or by a worker that told of it.
     batches: Vec<Batch>,
     /// Whether any of them may be another by now.
     is_stale: bool,
@@ -93,6 +93,10 @@ struct Loop {
     changed: HashSet<BatchId>,
     /// Batches of which a chunk was done since.
     advanced: HashSet<BatchId>,
+    /// Single rows that were done since; they are closed here if they are open still when all batches are read.
+    settled: HashSet<BatchId>,
+    /// How many batches workers ended since the last step.
+    ended: usize,
     /// Whether the last step left something for one that follows at once.
     goes_on: bool,
     /// The priority of each open batch when it was looked at last.
@@ -114,6 +118,8 @@ impl Loop {
             is_stale: true,
             changed: HashSet::new(),
             advanced: HashSet::new(),
+            settled: HashSet::new(),
+            ended: 0,
             goes_on: false,
             priorities: HashMap::new(),
             swept: None,
@@ -159,6 +165,7 @@ impl Loop {
                     // Whoever comes to lead looks at everything first.
                     self.changed.clear();
                     self.advanced.clear();
+                    self.settled.clear();
                     self.is_stale = true;
                     self.admitter.forget();
                 } else if asked || poll_due {
@@ -190,8 +197,11 @@ impl Loop {
             }
             Signal::ChunkDone(batch) => {
                 match self.batches.binary_search_by_key(batch, |known| known.id) {
-                    // Whoever worked on it ends it, and says so.
-                    Ok(at) if self.batches[at].total == 1 => return false,
+                    // Whoever worked on it ends it and says so, unless it is of an earlier release, or died just then.
+                    Ok(at) if self.batches[at].total == 1 => {
+                        self.settled.insert(*batch);
+                        return false;
+                    }
                     Ok(_) => {}
                     Err(_) => drop(self.changed.insert(*batch)),
                 }
@@ -200,8 +210,11 @@ impl Loop {
             }
             // Others may begin then.
             Signal::BatchEnded(batch) => {
+                self.settled.remove(batch);
                 let known = self.batches.binary_search_by_key(batch, |known| known.id);
-                known.map(|at| self.batches.remove(at)).is_ok()
+                let is_known = known.map(|at| self.batches.remove(at)).is_ok();
+                self.ended += usize::from(is_known);
+                is_known
             }
             Signal::LanePaused { .. } => false,
         }
@@ -226,7 +239,7 @@ impl Loop {
             known.is_none_or(|at| self.batches[at].total <= SPREAD)
         };
         let mut served = self.changed.union(&self.advanced);
-        served.next().is_none_or(is_small) && served.next().is_none()
+        self.ended <= 1 && served.next().is_none_or(is_small) && served.next().is_none()
     }
 
     fn is_watched(&self) -> bool {
@@ -247,12 +260,16 @@ impl Loop {
 
     async fn run_once(&mut self) -> StoreResult<()> {
         let sweep_due = self.swept.is_none_or(|at| at.elapsed() >= SWEEP.max(self.poll));
-        let (changed, advanced) = (std::mem::take(&mut self.changed), std::mem::take(&mut self.advanced));
+        let (changed, mut advanced) = (std::mem::take(&mut self.changed), std::mem::take(&mut self.advanced));
+        self.ended = 0;
         let mut batches = std::mem::take(&mut self.batches);
         // Until the step is through.
         let is_stale = std::mem::replace(&mut self.is_stale, true);
         let ids: Vec<_> = changed.iter().copied().collect();
         let all = is_stale || sweep_due;
+        if all {
+            advanced.extend(std::mem::take(&mut self.settled));
+        }
         let read = async {
             match all {
                 true => self.engine.store.open_batches().await,

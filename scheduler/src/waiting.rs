@@ -10,7 +10,7 @@ use promptmill_runtime::Engine;
 /// Chunks of a batch read at once, at least.
 const PAGE: u32 = 64;
 
-/// What is known of the waiting chunks of each open batch. Chunks stop waiting only by being admitted or sealed, so what was read stays true
+/// What is known of the waiting chunks of each open batch. Chunks stop waiting only by being admitted, hinted as single rows, or sealed, so what was read stays true
 /// while one scheduler admits and the batch goes on; where that turns out not to be so it is forgotten and read again.
 #[derive(Debug, Default)]
 pub(crate) struct Waiting(HashMap<BatchId, Known>);

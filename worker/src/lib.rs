@@ -1,4 +1,4 @@
-//! The worker role: claims chunks, runs their items on the apalis runtime, settles what they came to.
+//! The worker role: claims chunks, runs their items on the apalis runtime, settles what they came to, and ends batches of a single row.
 //!
 //! One apalis task is one item. The loops are: the session (beats, [`session`]), the pump (claims and feeds, [`pump`]), the
 //! apalis worker ([`runtime`]) and the settler (groups and writes, [`settler`]). Start at [`Worker::start`];

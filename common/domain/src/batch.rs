@@ -179,9 +179,10 @@ pub enum BatchState {
     Draft,
     /// The parts are frozen, the heads are being written.
     Submitting,
-    /// Every row is acknowledged; nothing was admitted yet (but for what a crash in the midst of the first admission left).
+    /// Every row is acknowledged; nothing was admitted yet, but for what a crash in the midst of the first
+    /// admission left, and a single row, which may be worked on for a moment before it is admitted.
     Queued,
-    /// At least one chunk was admitted.
+    /// At least one chunk was admitted, or was worked on when it was to be.
     Running,
     /// Nothing new begins.
     Paused {
@@ -309,7 +310,7 @@ pub enum BatchEvent {
     BeginSubmit,
     /// All heads are written.
     FinishSubmit,
-    /// The first chunk was admitted.
+    /// The first chunk was admitted, or was worked on when it was to be.
     Admit,
     /// Stop beginning items.
     Pause(PauseReason),

@@ -55,7 +55,7 @@ pub struct Applicant {
     pub leased: u64,
     /// Its chunks that were not admitted; [`u32::MAX`] where that is not known.
     pub waiting: u32,
-    /// Its chunks that were admitted and that no worker has taken.
+    /// Its chunks that were admitted, or hinted before, and that no worker is known to have taken.
     pub queued: u32,
     /// The most items of one of its chunks.
     pub chunk_items: u32,
@@ -202,7 +202,7 @@ fn joined<K: Ord>(
 struct Round {
     lines: Vec<Line>,
     shares: Vec<Share>,
-    /// Items admitted and not taken.
+    /// Items let in and not taken.
     queued: u64,
     /// What is filled whoever wants it.
     half: u64,

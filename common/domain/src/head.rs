@@ -158,7 +158,7 @@ pub enum Release {
 /// What may happen to a chunk.
 #[derive(Debug, Clone, Copy)]
 pub enum HeadEvent<'a> {
-    /// The scheduler lets it run.
+    /// The scheduler lets it run, or the worker to which it hinted a single row without having said so to the store.
     Admit,
     /// A worker takes it.
     Claim {

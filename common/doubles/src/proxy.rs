@@ -28,6 +28,8 @@ pub enum Toxic {
     ResetPeer,
     /// Connections stand, nothing passes in either direction; what was held back passes once the hole is gone.
     BlackHole,
+    /// What clients send passes, and no answer does; what was held back passes once this is over.
+    Mute,
     /// Everything read is held this long before it is passed on, in each direction.
     Latency(Duration),
 }
@@ -153,8 +155,8 @@ async fn connect(client: TcpStream, upstream: SocketAddr, changes: watch::Receiv
     let _ = server.set_nodelay(true);
     let (from_client, to_client) = client.into_split();
     let (from_server, to_server) = server.into_split();
-    let up = pump(from_client, to_server, changes.clone());
-    let down = pump(from_server, to_client, changes.clone());
+    let up = pump(from_client, to_server, Direction::Up, changes.clone());
+    let down = pump(from_server, to_client, Direction::Down, changes.clone());
     // An end on one side is passed on and the other direction goes on; a toxic ends both.
     let ((from_client, to_server), (from_server, to_client)) = tokio::join!(up, down);
     let reset = *changes.borrow() == Toxic::ResetPeer;
@@ -167,14 +169,24 @@ async fn connect(client: TcpStream, upstream: SocketAddr, changes: watch::Receiv
     }
 }
 
+/// Where bytes go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Direction {
+    /// To the upstream.
+    Up,
+    /// Back to the client.
+    Down,
+}
+
 /// Passes bytes on until an end, an error, or a toxic that ends connections; gives the halves back.
 async fn pump(
     mut from: OwnedReadHalf,
     mut to: OwnedWriteHalf,
+    direction: Direction,
     mut changes: watch::Receiver<Toxic>,
 ) -> (OwnedReadHalf, OwnedWriteHalf) {
     let mut buffer = vec![0; BUFFER_BYTES];
-    while open(&mut changes).await {
+    while open(direction, &mut changes).await {
         let length = tokio::select! {
             biased;
             _ = changes.changed() => continue,
@@ -191,7 +203,7 @@ async fn pump(
             tokio::time::sleep(latency).await;
         }
         // What was read before a hole opened waits here, and is lost with the connection if it is reset.
-        if !open(&mut changes).await {
+        if !open(direction, &mut changes).await {
             break;
         }
         let written = tokio::select! {
@@ -210,12 +222,13 @@ async fn pump(
 }
 
 /// Waits while nothing may pass; `false` when the connection must end.
-async fn open(changes: &mut watch::Receiver<Toxic>) -> bool {
+async fn open(direction: Direction, changes: &mut watch::Receiver<Toxic>) -> bool {
     loop {
         match *changes.borrow_and_update() {
             Toxic::None | Toxic::Latency(_) => return true,
+            Toxic::Mute if direction == Direction::Up => return true,
             Toxic::Refuse | Toxic::ResetPeer => return false,
-            Toxic::BlackHole => {}
+            Toxic::BlackHole | Toxic::Mute => {}
         }
         if changes.changed().await.is_err() {
             return false;

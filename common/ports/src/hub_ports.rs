@@ -11,7 +11,7 @@ use tokio::sync::broadcast;
 #[error("the hub is unavailable")]
 pub struct HubError(#[source] pub Box<dyn std::error::Error + Send + Sync>);
 
-/// Hints that chunks are ready. A hint may be lost, repeated or late; the store decides.
+/// Hints that chunks may be claimed. A hint may be lost, repeated or late; the store decides.
 #[async_trait]
 pub trait Queue: Send + Sync {
     /// Adds hints with their priority (larger first; first come first served within one). A chunk that is queued already keeps its place,

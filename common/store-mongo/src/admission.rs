@@ -75,8 +75,8 @@ async fn waiting(commands: &Commands, batch: BatchId, limit: u32) -> StoreResult
     Ok(waiting)
 }
 
-/// Takes as many commands for chunks of many batches as of one. A crash may leave a batch queued whose chunks are ready; it runs all the same,
-/// and whoever admits of it next, or closes it, moves it on.
+/// Takes as many commands for chunks of many batches as of one. A crash may leave a batch queued whose chunks are ready, and a single row is
+/// worked on before it is admitted; the batch runs all the same, and whoever admits of it next, or closes it, moves it on.
 async fn admit(store: &MongoStore, chunks: &[ChunkId]) -> StoreResult<Vec<ChunkId>> {
     let commands = store.commands();
     let mut unknown: HashSet<_> = chunks.iter().map(|chunk| chunk.batch).collect();
@@ -102,7 +102,7 @@ async fn admit(store: &MongoStore, chunks: &[ChunkId]) -> StoreResult<Vec<ChunkI
     moved
 }
 
-/// Makes ready what waits, and answers it. Chunks of small batches seldom have a head by then.
+/// Makes ready what waits, and answers it. Chunks of small batches seldom have a head by then, but for single rows.
 async fn move_heads(
     commands: &Commands,
     chunks: &[ChunkId],

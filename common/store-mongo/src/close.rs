@@ -5,12 +5,12 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use mongodb::bson::{Document, doc};
 use promptmill_domain::{BatchEvent, BatchId, BatchState, Counts, Head, HeadEvent, TenantId};
-use promptmill_ports::{Close, StoreError, StoreResult};
+use promptmill_ports::{Close, StoreResult};
 
 use crate::batches::put;
 use crate::close_small::Closed;
-use crate::codec::{Fields, conflict, corrupt, from_json, int, range, to_json};
-use crate::commands::{Commands, Concern, Query};
+use crate::codec::{Fields, conflict, corrupt, from_json, int, to_json};
+use crate::commands::{Concern, Query};
 use crate::heads::{self, LEASED, PARKED, READY, WAITING};
 use crate::outbox::{self, Change};
 use crate::unwritten::Small;
@@ -34,15 +34,10 @@ impl Close for MongoStore {
             let store = store.clone();
             async move { close_small::close(&store, &calls).await }
         };
-        let closed = match self.together().closes.call(call, 0, run).await {
-            Ok(Closed::Answered(counts)) => Ok(counts),
-            Ok(Closed::NotHere) => close(self, tenant, batch, now_ms).await,
-            Err(error) => Err(error),
-        };
-        if matches!(closed, Err(StoreError::NotFound)) {
-            clear_away_stray(self.commands(), tenant, batch).await?;
+        match self.together().closes.call(call, 0, run).await? {
+            Closed::Answered(counts) => Ok(counts),
+            Closed::NotHere => close(self, tenant, batch, now_ms).await,
         }
-        closed
     }
 
     async fn delete(&self, tenant: &TenantId, batch: BatchId) -> StoreResult<bool> {
@@ -51,15 +46,6 @@ impl Close for MongoStore {
         self.kept_bytes().removed(tenant);
         Ok(is_gone)
     }
-}
-
-/// Removes a head that was leased in the moment in which its batch of a single row was sealed, ended and deleted.
-async fn clear_away_stray(commands: &Commands, tenant: &TenantId, batch: BatchId) -> StoreResult<()> {
-    let head = Query::of(doc! { "_id": range(batch.as_bytes(), 20) }).limit(1);
-    if heads::ids(commands, head, Concern::Local).await?.is_empty() {
-        return Ok(());
-    }
-    delete::clear_away(commands, tenant, batch).await
 }
 
 async fn seal(
@@ -104,7 +90,7 @@ async fn seal(
             return Ok(sealed);
         }
     }
-    Err(StoreError::unavailable("the chunks of a batch are changed by too many at once"))
+    Err(promptmill_ports::StoreError::unavailable("the chunks of a batch are changed by too many at once"))
 }
 
 /// Closes one batch, however large it is.

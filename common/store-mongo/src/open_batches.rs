@@ -110,8 +110,8 @@ impl OpenBatches {
     }
 }
 
-/// Whether a session may have to hear of what became of a batch. It knows none that was not admitted, and an admission changes nothing for
-/// those that know it.
+/// Whether a session may have to hear of what became of a batch. It knows none that was not admitted, but for single rows, which are over before it
+/// matters; and an admission changes nothing for those that know it.
 fn is_news(before: Option<&Batch>, now: &Batch) -> bool {
     let state = |batch: &Batch| match &batch.state {
         BatchState::Queued => BatchState::Running,

@@ -1,5 +1,5 @@
 //! Small batches that were accepted whole: their rows stand in the document of the batch, and a chunk of theirs has no head until it is
-//! admitted. A head that is not there is one that waits.
+//! admitted, or leased if it is the only one. A head that is not there is one that waits.
 //!
 //! So such a batch is one document until something of it runs. Each of its rows is a chunk, so what a head that is not there would say
 //! follows from the batch.

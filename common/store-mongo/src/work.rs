@@ -117,7 +117,8 @@ async fn claim(
             _ => wanted.push((*chunk, *token)),
         }
     }
-    let (mut claimed, others) = heads::write_leased(commands, owner, &unwritten, now_ms).await?;
+    let (fresh, others) = heads::write_leased(commands, owner, &unwritten, now_ms).await?;
+    let mut claimed = of_batches_there(commands, fresh).await?;
     wanted.extend(others);
     let ids: Vec<_> = wanted.iter().map(|(chunk, _)| *chunk).collect();
     let lease = |at: usize, stored: &mut Stored| {
@@ -164,6 +165,25 @@ async fn claim(
         leases.push(Lease { head, token, rows });
     }
     Ok(leases)
+}
+
+/// Those whose batches are there still. A head that was not there is written after a look at its batch, which may have been sealed, ended and
+/// deleted meanwhile; nobody would remove it then.
+async fn of_batches_there(
+    commands: &Commands,
+    fresh: Vec<(Stored, LeaseToken)>,
+) -> StoreResult<Vec<(Stored, LeaseToken)>> {
+    if fresh.is_empty() {
+        return Ok(fresh);
+    }
+    let batches: Vec<_> = fresh.iter().map(|(stored, _)| stored.head.chunk.batch).collect();
+    let there = batches::those_there(commands, &batches).await?;
+    let is_there = |(stored, _): &(Stored, LeaseToken)| there.contains(&stored.head.chunk.batch);
+    let (fresh, gone): (Vec<_>, Vec<_>) = fresh.into_iter().partition(is_there);
+    for (stored, _) in gone {
+        delete::clear_away(commands, &stored.head.tenant, stored.head.chunk.batch).await?;
+    }
+    Ok(fresh)
 }
 
 fn block_key(head: &Head) -> [u8; 36] {

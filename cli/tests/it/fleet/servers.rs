@@ -1,8 +1,9 @@
 //! The MongoDB and the Redis of one fleet.
 
 use bson::{Document, doc};
-use promptmill_test_servers::{MongoDatabase, MongoReplicaSet, MongoServer, RedisServer};
+use promptmill_test_servers::{MongoDatabase, MongoReplicaSet, MongoServer, RedisSentinel, RedisServer};
 
+use crate::chaos::scene::wait_until;
 use crate::support::Desk;
 
 /// The name of the database on a server that nobody else uses.
@@ -22,6 +23,8 @@ pub(crate) enum Mongo {
 pub(crate) struct Servers {
     pub(crate) mongo: Mongo,
     pub(crate) redis: RedisServer,
+    /// A second Redis that repeats the first, and who makes it the first one's follower.
+    pub(crate) watch: Option<(RedisServer, RedisSentinel)>,
 }
 
 impl Servers {
@@ -41,7 +44,21 @@ impl Servers {
     }
 
     fn with(mongo: Mongo) -> Self {
-        Self { mongo, redis: RedisServer::start() }
+        Self { mongo, redis: RedisServer::start(), watch: None }
+    }
+
+    /// The usual ones, and a replica of Redis that Sentinel puts in its place when it is gone.
+    pub(crate) fn watched() -> Self {
+        let mut servers = Self::start();
+        let replica = RedisServer::start();
+        replica.command(&["REPLICAOF", "127.0.0.1", &servers.redis.port().to_string()]);
+        let sentinel = RedisSentinel::start(&servers.redis);
+        wait_until("the sentinel to know the replica", || {
+            let replicas = sentinel.command(&["SENTINEL", "REPLICAS", "main"]);
+            replicas.contains(&replica.port().to_string()) && replicas.contains("master-link-status\nok")
+        });
+        servers.watch = Some((replica, sentinel));
+        servers
     }
 
     /// Sets the environment of every process of the fleet.
@@ -53,7 +70,11 @@ impl Servers {
         };
         desk.set("PROMPTMILL_MONGO_URL", &uri);
         desk.set("PROMPTMILL_MONGO_DATABASE", database);
-        desk.set("PROMPTMILL_REDIS_URL", &self.redis.url());
+        let redis = match &self.watch {
+            None => self.redis.url(),
+            Some((_, sentinel)) => format!("redis+sentinel://127.0.0.1:{}/main", sentinel.port()),
+        };
+        desk.set("PROMPTMILL_REDIS_URL", &redis);
         // 32 bytes in base64, as every process of a fleet must have them.
         desk.set("PROMPTMILL_MASTER_KEY", &format!("test:{}=", "A".repeat(43)));
     }

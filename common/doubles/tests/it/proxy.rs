@@ -100,6 +100,27 @@ fn what_a_black_hole_holds_back_passes_when_it_is_gone() {
 }
 
 #[test]
+fn through_a_mute_proxy_words_arrive_and_answers_come_when_it_is_over() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let proxy = FaultProxy::start(listener.local_addr().unwrap()).unwrap();
+    let mut client = connect(&proxy);
+    let (mut server, _) = listener.accept().unwrap();
+    proxy.set(Toxic::Mute);
+    client.write_all(b"a").unwrap();
+    let mut heard = [0];
+    server.read_exact(&mut heard).unwrap();
+    assert_eq!(&heard, b"a");
+    server.write_all(b"b").unwrap();
+    client.set_read_timeout(Some(Duration::from_millis(20))).unwrap();
+    let silent = client.read(&mut [0]).unwrap_err().kind();
+    assert!(matches!(silent, ErrorKind::WouldBlock | ErrorKind::TimedOut), "{silent:?}");
+    client.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    proxy.set(Toxic::None);
+    client.read_exact(&mut heard).unwrap();
+    assert_eq!(&heard, b"b");
+}
+
+#[test]
 fn latency_delays_and_loses_nothing() {
     let proxy = FaultProxy::start(echo()).unwrap();
     proxy.set(Toxic::Latency(Duration::from_millis(2)));

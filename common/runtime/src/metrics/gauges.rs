@@ -61,7 +61,7 @@ impl Gauges {
         }
         Self {
             sessions: gauge(at, "promptmill_sessions", "Live sessions of the fleet, workers and others."),
-            queue_depth: gauge(at, "promptmill_queue_depth", "Hints of ready chunks that are queued."),
+            queue_depth: gauge(at, "promptmill_queue_depth", "Hints of chunks that are queued."),
             batches,
             items,
             oldest_seconds: gauge(
@@ -122,7 +122,7 @@ async fn count(engine: &Engine, batches: &[Batch]) -> StoreResult<OpenItems> {
     let mut counted = 0;
     for batch in batches {
         match batch.state {
-            // Nothing of it was admitted, so all of it waits, and no head need be read.
+            // Nothing of it was admitted, so all of it waits, but for a single row in its first moment; no head need be read.
             BatchState::Queued => open.waiting += u64::from(batch.total),
             BatchState::Running
             | BatchState::Paused { .. }

@@ -1,4 +1,5 @@
-//! Heads: read, apply one event, write; but for an admission, which needs no reading ([`admit`]). Nothing else in this crate changes a head.
+//! Heads: read, apply one event, write; but where it is known what stands there: an
+//! admission ([`admit`]), and heads that are not there yet ([`write_ready`], [`write_leased`]). Nothing else in this crate changes a head.
 //!
 //! A write is a compare-and-set on `ver` that leaves a random mark. Writes of several heads go in one command, which answers only how many
 //! matched; on a shortfall the marks are read again, and heads that someone else changed are tried once more from what they are now.

@@ -4,9 +4,14 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use bson::{Document, doc};
+use promptmill_doubles::{FaultProxy, Toxic};
 
 use super::{Trial, seed};
-use crate::fleet::{Servers, Size};
+use crate::chaos::scene::wait_until;
+use crate::fleet::{Program, Servers, Size};
+
+/// No worker needs longer to find out that it was taken for dead, however busy the machine is.
+const PATIENCE: Duration = Duration::from_secs(120);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_primary_that_steps_down_or_is_killed_costs_time_and_nothing_else() {
@@ -70,4 +75,41 @@ async fn a_mongod_that_stands_still_for_longer_than_a_session_lives_kills_nobody
     trial.look().await;
     load.end().await;
     trial.conclude("SIGSTOP of mongod for 9 s", last_fault).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_worker_that_is_cut_off_from_mongodb_alone_is_replaced_and_changes_nothing() {
+    let mut trial = Trial::begin(seed(1), "20..60", Servers::own(), Size::ONE);
+    let port = trial.fleet.servers.own_server().port();
+    let proxy = FaultProxy::start(([127, 0, 0, 1], port).into()).unwrap();
+    // The driver would go to where the server says it is, past the proxy.
+    let url = format!("mongodb://{}/?directConnection=true", proxy.addr());
+    trial.scene.desk.set("PROMPTMILL_MONGO_URL", &url);
+    let second = Program::start(&trial.scene.desk, "worker", 1, &["--concurrency", "16"]);
+    trial.fleet.workers.push(second);
+    let load = trial.load();
+    // Nothing passes; commands arrive and are not answered; nobody listens.
+    for toxic in [Toxic::BlackHole, Toxic::Mute, Toxic::Refuse] {
+        load.wait_for_more("batches", 6, |told| &told.acked).await;
+        trial.wait_for_calls_of_every_worker(16);
+        proxy.set(toxic);
+        trial.deaths += 1;
+        let label = format!(":{}", trial.fleet.workers[1].id());
+        wait_until("the worker to be taken for dead", || {
+            trial.fleet.schedulers[0].has_said(&["a session died", "worker@", &label])
+        });
+        trial.look().await;
+        proxy.set(Toxic::None);
+        let ends = async {
+            while !trial.fleet.workers[1].has_ended() {
+                trial.look().await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, ends).await.expect("a worker that is taken for dead ends");
+        trial.fleet.workers[1].restart(&trial.scene.desk);
+    }
+    let last_fault = Instant::now();
+    load.wait_for_more("batches", 4, |told| &told.acked).await;
+    load.end().await;
+    trial.conclude("one worker cut off from MongoDB", last_fault).await;
 }

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use promptmill_doubles::{FaultProxy, Toxic};
 
 use super::{Trial, seed};
+use crate::chaos::scene::wait_until;
 use crate::fleet::{Program, Servers, Size};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -99,4 +100,31 @@ async fn a_worker_that_is_cut_off_from_redis_alone_costs_time_and_nothing_else()
     load.wait_for_more("batches", 4, |told| &told.acked).await;
     load.end().await;
     trial.conclude("one worker cut off from Redis", last_fault).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_redis_that_sentinel_replaces_and_that_comes_back_costs_time_and_nothing_else() {
+    let size = Size { workers: 2, ..Size::ONE };
+    let mut trial = Trial::begin(seed(1), "20..60", Servers::watched(), size);
+    let load = trial.load();
+    load.wait_for_more("batches", 6, |told| &told.acked).await;
+    let first = trial.fleet.servers.redis.process_id().to_string();
+    let signal = |name: &str| assert!(Command::new("kill").args([name, &first]).status().unwrap().success());
+    signal("-STOP");
+    let (replica, _) = trial.fleet.servers.watch.as_ref().unwrap();
+    wait_until("the replica to be the master", || replica.command(&["ROLE"]).starts_with("master"));
+    load.wait_for_more("batches under the new master", 6, |told| &told.acked).await;
+    wait_until("hints to go to the new master", || {
+        replica.command(&["INFO", "commandstats"]).contains("cmdstat_zadd")
+    });
+    trial.look().await;
+    // It believes to be the master still, and Sentinel must tell it first.
+    signal("-CONT");
+    wait_until("the old master to follow the new one", || {
+        trial.fleet.servers.redis.command(&["ROLE"]).starts_with("slave")
+    });
+    let last_fault = Instant::now();
+    load.wait_for_more("batches", 6, |told| &told.acked).await;
+    load.end().await;
+    trial.conclude("SIGSTOP of Redis, Sentinel's failover, SIGCONT", last_fault).await;
 }
