@@ -120,8 +120,12 @@ async fn a_redis_that_sentinel_replaces_and_that_comes_back_costs_time_and_nothi
     trial.look().await;
     // It believes to be the master still, and Sentinel must tell it first.
     signal("-CONT");
+    // It is asked and not the old master, which drops every connection when it is told.
+    let (port, (_, sentinel)) =
+        (trial.fleet.servers.redis.port(), trial.fleet.servers.watch.as_ref().unwrap());
     wait_until("the old master to follow the new one", || {
-        trial.fleet.servers.redis.command(&["ROLE"]).starts_with("slave")
+        let replicas = sentinel.command(&["SENTINEL", "REPLICAS", "main"]);
+        replicas.contains(&port.to_string()) && replicas.contains("master-link-status\nok")
     });
     let last_fault = Instant::now();
     load.wait_for_more("batches", 6, |told| &told.acked).await;
