@@ -64,10 +64,17 @@ pub(crate) async fn close(store: &MongoStore, calls: &[Call]) -> StoreResult<Vec
             small.extend((0..total).map(|n| ChunkId { batch: call.batch, n }));
         }
     }
+    // What was settled here a moment ago is known, and has no place in the order.
+    let mut known = HashMap::new();
+    small.retain(|chunk| match store.leases().take_done(*chunk) {
+        Some(stored) => known.insert(*chunk, stored).is_some(),
+        None => true,
+    });
     let batches: Vec<_> = small.iter().filter(|chunk| chunk.n == 0).map(|chunk| chunk.batch).collect();
     let (heads, marks) =
         tokio::join!(heads::load_without_bodies(commands, &small), order::first_marks(commands, &batches));
-    let (heads, marks) = (heads?, marks?);
+    let (mut heads, marks) = (heads?, marks?);
+    heads.extend(known);
     let mut seen = HashSet::new();
     let mut plans = Vec::with_capacity(calls.len());
     let mut missing = Vec::new();

@@ -93,28 +93,36 @@ async fn claim(
     if chunks.is_empty() {
         return Ok(Vec::new());
     }
-    let asked: Vec<_> = chunks.iter().map(|(chunk, _)| *chunk).collect();
+    let (firsts, others): (Vec<_>, Vec<_>) =
+        chunks.iter().map(|(chunk, _)| *chunk).partition(|chunk| chunk.n == 0);
     let (standing, known) = tokio::join!(
-        batches::standing(commands, asked.iter().map(|chunk| chunk.batch), true),
-        heads::load(commands, &asked),
+        batches::standing(commands, chunks.iter().map(|(chunk, _)| chunk.batch), true),
+        heads::load(commands, &others),
     );
-    let (standing, known) = (standing?, known?);
+    let (standing, mut known) = (standing?, known?);
+    // The head of a single row is seldom there.
+    let lone = |chunk: &ChunkId| {
+        let batch = standing.get(&chunk.batch).filter(|batch| batch.total == 1 && chunk.n == 0)?;
+        batch.small.as_ref()
+    };
+    let firsts: Vec<_> = firsts.into_iter().filter(|chunk| lone(chunk).is_none()).collect();
+    known.extend(heads::load(commands, &firsts).await?);
     for stored in known.values().filter(|stored| stored.head.state == ChunkState::Ready) {
         if !standing.contains_key(&stored.head.chunk.batch) {
             // It was admitted in the moment in which its batch was sealed, ended and deleted.
             delete::clear_away(commands, &stored.head.tenant, stored.head.chunk.batch).await?;
         }
     }
-    let begins = |chunk: &ChunkId| standing.get(&chunk.batch).filter(|batch| batch.state.may_begin());
+    let begins = |chunk: &ChunkId| standing.get(&chunk.batch).is_some_and(|batch| batch.state.may_begin());
     let mut wanted = Vec::with_capacity(chunks.len());
     let mut unwritten = Vec::new();
     for (chunk, token) in chunks {
-        let Some(batch) = begins(chunk) else { continue };
-        match &batch.small {
-            Some(small) if batch.total == 1 && chunk.n == 0 && !known.contains_key(chunk) => {
-                unwritten.push((small, *chunk, *token));
-            }
-            _ => wanted.push((*chunk, *token)),
+        if !begins(chunk) {
+            continue;
+        }
+        match lone(chunk) {
+            Some(small) => unwritten.push((small, *chunk, *token)),
+            None => wanted.push((*chunk, *token)),
         }
     }
     let (fresh, others) = heads::write_leased(commands, owner, &unwritten, now_ms).await?;
@@ -139,6 +147,9 @@ async fn claim(
     if claimed.is_empty() {
         return Ok(Vec::new());
     }
+    // As they were asked for.
+    let places: HashMap<_, _> = chunks.iter().map(|(chunk, _)| *chunk).zip(0..).collect();
+    claimed.sort_by_key(|(stored, _)| places.get(&stored.head.chunk).copied().unwrap_or(usize::MAX));
     let own = |head: &Head| standing.get(&head.chunk.batch).is_some_and(|batch| batch.rows.is_some());
     let elsewhere = claimed.iter().map(|(stored, _)| &stored.head).filter(|head| !own(head));
     let (is_alive, blocks) = tokio::join!(sessions::lives(store, owner), load_blocks(commands, elsewhere));
