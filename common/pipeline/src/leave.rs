@@ -125,7 +125,7 @@ impl Pipeline {
             let in_line = InLine::new(line.clone());
             let permit = permit.await?;
             drop(in_line);
-            if let Some(place) = self.places.try_take() {
+            if let Some(place) = self.places.try_take(plan.batch) {
                 return Ok((place, permit));
             }
             // Both are scarce: the permit goes to someone who can use it now, and is asked for again from a place.

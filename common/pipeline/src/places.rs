@@ -1,9 +1,10 @@
-//! The places among a process's calls, handed out in turn among batches.
+//! The places among a process's calls, shared evenly among batches.
 //!
-//! First come, first served would let the batch with the longest queue of slow calls keep every other one waiting; here each batch that
-//! waits gets every n-th place that comes free.
+//! First come, first served would let the batch with the longest queue of slow calls keep every other one waiting; here a place that comes
+//! free goes to the batch that holds the fewest of them, so that one which comes beside a large one begins at once. Equals get them in turn.
 
-use std::collections::VecDeque;
+use std::collections::hash_map::Entry;
+use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use promptmill_domain::BatchId;
@@ -23,17 +24,22 @@ struct Inner(Mutex<State>);
 struct State {
     /// Nobody waits while one is free.
     free: usize,
-    /// Those who wait, by batch; the batch in front is the next to get a place.
+    /// Those who wait, by batch; of equals the one in front is the next to get a place.
     waiting: VecDeque<(BatchId, VecDeque<oneshot::Sender<Place>>)>,
+    /// How many places each batch holds that holds any.
+    held: HashMap<BatchId, usize>,
 }
 
-/// One place; handed on when dropped.
+/// One place of a batch; handed on when dropped.
 #[derive(Debug)]
-pub(crate) struct Place(Option<Arc<Inner>>);
+pub(crate) struct Place {
+    inner: Option<Arc<Inner>>,
+    batch: BatchId,
+}
 
 impl Places {
     pub(crate) fn new(count: usize) -> Self {
-        let state = State { free: count, waiting: VecDeque::new() };
+        let state = State { free: count, waiting: VecDeque::new(), held: HashMap::new() };
         Self { inner: Arc::new(Inner(Mutex::new(state))), count }
     }
 
@@ -42,20 +48,22 @@ impl Places {
         self.count.saturating_sub(self.inner.lock().free)
     }
 
-    /// A place, if one is free now.
-    pub(crate) fn try_take(&self) -> Option<Place> {
+    /// A place for the batch, if one is free now.
+    pub(crate) fn try_take(&self, batch: BatchId) -> Option<Place> {
         let mut state = self.inner.lock();
         state.free = state.free.checked_sub(1)?;
-        Some(Place(Some(self.inner.clone())))
+        state.hold(batch);
+        Some(Place { inner: Some(self.inner.clone()), batch })
     }
 
-    /// Waits for a place in the batch's turn. Dropping the future gives the turn up.
+    /// Waits for a place for the batch. Dropping the future gives the turn up.
     pub(crate) async fn take(&self, batch: BatchId) -> Place {
         let come = {
             let mut state = self.inner.lock();
             if let Some(free) = state.free.checked_sub(1) {
                 state.free = free;
-                return Place(Some(self.inner.clone()));
+                state.hold(batch);
+                return Place { inner: Some(self.inner.clone()), batch };
             }
             let (give, come) = oneshot::channel();
             match state.waiting.iter_mut().find(|(of, _)| *of == batch) {
@@ -76,9 +84,25 @@ impl Inner {
 }
 
 impl State {
-    /// Who is next; the batch goes to the end of the line.
-    fn next(&mut self) -> Option<oneshot::Sender<Place>> {
-        while let Some((batch, mut queue)) = self.waiting.pop_front() {
+    fn hold(&mut self, batch: BatchId) {
+        *self.held.entry(batch).or_default() += 1;
+    }
+
+    fn let_go(&mut self, batch: BatchId) {
+        if let Entry::Occupied(mut held) = self.held.entry(batch) {
+            *held.get_mut() -= 1;
+            if *held.get() == 0 {
+                held.remove();
+            }
+        }
+    }
+
+    /// Who is next, with the batch, which goes to the end of the line.
+    fn next(&mut self) -> Option<(BatchId, oneshot::Sender<Place>)> {
+        loop {
+            let held = |(batch, _): &(BatchId, _)| self.held.get(batch).copied().unwrap_or(0);
+            let (at, _) = self.waiting.iter().map(held).enumerate().min_by_key(|(_, held)| *held)?;
+            let (batch, mut queue) = self.waiting.remove(at)?;
             // Those who gave up are passed over.
             while let Some(give) = queue.pop_front() {
                 if give.is_closed() {
@@ -87,34 +111,31 @@ impl State {
                 if !queue.is_empty() {
                     self.waiting.push_back((batch, queue));
                 }
-                return Some(give);
+                return Some((batch, give));
             }
         }
-        None
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        let Some(inner) = self.0.take() else { return };
-        let mut place = Self(Some(inner.clone()));
+        let Some(inner) = self.inner.take() else { return };
+        let mut holder = self.batch;
         loop {
             let give = {
                 let mut state = inner.lock();
-                match state.next() {
-                    Some(give) => give,
-                    None => {
-                        state.free += 1;
-                        place.0 = None;
-                        return;
-                    }
-                }
+                state.let_go(holder);
+                let Some((batch, give)) = state.next() else {
+                    state.free += 1;
+                    return;
+                };
+                state.hold(batch);
+                holder = batch;
+                give
             };
-            match give.send(place) {
-                Ok(()) => return,
-                // It gave up in this moment.
-                Err(back) => place = back,
-            }
+            let Err(mut back) = give.send(Self { inner: Some(inner.clone()), batch: holder }) else { return };
+            // It gave up in this moment; the place is this one's still.
+            back.inner = None;
         }
     }
 }
@@ -130,8 +151,8 @@ mod tests {
     #[tokio::test]
     async fn batches_that_wait_get_places_in_turn_however_long_their_queues_are() {
         let places = Places::new(1);
-        let held = places.try_take().unwrap();
-        assert!(places.try_take().is_none());
+        let held = places.try_take(batch(9)).unwrap();
+        assert!(places.try_take(batch(9)).is_none());
         let served = Arc::new(Mutex::new(Vec::new()));
         let waits = [1, 1, 1, 1, 2, 2, 3].map(|of| {
             let (places, served) = (places.clone(), served.clone());
@@ -151,9 +172,36 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_batch_that_comes_beside_a_large_one_gets_every_place_until_it_holds_as_many() {
+        let places = Places::new(6);
+        let mut of_large: Vec<_> = (0..6).map(|_| places.try_take(batch(1)).unwrap()).collect();
+        let mut queue = tokio::task::JoinSet::new();
+        for of in [1, 1, 1, 1, 2, 2, 2, 2] {
+            let places = places.clone();
+            queue.spawn(async move { places.take(batch(of)).await });
+            // Begun one after the other, so that they queue in this order.
+            tokio::task::yield_now().await;
+        }
+        let mut came = Vec::new();
+        let mut held = Vec::new();
+        for _ in 0..5 {
+            drop(of_large.pop());
+            let place = queue.join_next().await.unwrap().unwrap();
+            came.push(place.batch);
+            held.push(place);
+        }
+        // Three each after three; then the large one is one below, and after that they are even again.
+        assert_eq!(came, [2, 2, 2, 1, 1].map(batch));
+        drop((of_large, held));
+        queue.join_all().await;
+        assert!(places.inner.lock().held.is_empty());
+        assert_eq!(places.taken(), 0);
+    }
+
+    #[tokio::test]
     async fn a_place_given_to_one_who_gave_up_goes_on_to_the_next() {
         let places = Places::new(1);
-        let held = places.try_take().unwrap();
+        let held = places.try_take(batch(9)).unwrap();
         let mut gone = Box::pin(places.take(batch(1)));
         let mut next = Box::pin(places.take(batch(2)));
         assert!(poll_once(&mut gone).await.is_none());
@@ -164,7 +212,7 @@ mod tests {
         drop(next.await);
         assert_eq!(places.taken(), 0);
         // One who gave up before is passed over.
-        let held = places.try_take().unwrap();
+        let held = places.try_take(batch(9)).unwrap();
         let mut gone = Box::pin(places.take(batch(1)));
         assert!(poll_once(&mut gone).await.is_none());
         drop(gone);
