@@ -3,7 +3,7 @@
 //! Every lookup names the tenant or is about the fleet, and leaves out batches that are being deleted or made, so that a foreign tenant and such a
 //! batch are the same as no batch. Every change of more than one field is a compare-and-set on `rev` ([`change`]).
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 
 use mongodb::bson::{Bson, Document, doc};
 use promptmill_domain::{Batch, BatchId, BatchSpec, BatchState, TenantId};
@@ -150,14 +150,6 @@ pub(crate) async fn standing(
         Ok((id, Standing { state, total, small, rows: OwnRows::of(&mut found)? }))
     };
     found.into_iter().map(standing).collect()
-}
-
-/// Those of the batches that are there.
-pub(crate) async fn those_there(commands: &Commands, batches: &[BatchId]) -> StoreResult<HashSet<BatchId>> {
-    let ids: Vec<_> = batches.iter().map(|id| binary(*id.as_bytes())).collect();
-    let query = Query::of(doc! { "_id": { "$in": ids }, "phase": there() }).fields(doc! { "_id": 1 });
-    let found = commands.find(BATCHES, query, Concern::Local).await?;
-    found.iter().map(|found| Ok(BatchId::from_bytes(Fields(found).id("_id")?))).collect()
 }
 
 /// What a state is stored as, with the version the change gives the batch.

@@ -1,6 +1,7 @@
 //! Heads of no batch that stand between the states of heads in the index of open ones.
 //!
-//! The server keeps the entries of what left a state for minutes, and whoever looks behind the last head of a state passes over all of them until it
+//! The server keeps the entries of what left a state for as long as it serves reads of the past (`minSnapshotHistoryWindowInSeconds`, 300 by
+//! default: MongoDB's manual, "Server Parameters"), and whoever looks behind the last head of a state passes over all of them until it
 //! meets one that is there: with one of these behind each state it passes over those of that state alone.
 
 use mongodb::bson::doc;

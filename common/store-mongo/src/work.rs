@@ -187,9 +187,9 @@ async fn of_batches_there(
     if fresh.is_empty() {
         return Ok(fresh);
     }
-    let batches: Vec<_> = fresh.iter().map(|(stored, _)| stored.head.chunk.batch).collect();
-    let there = batches::those_there(commands, &batches).await?;
-    let is_there = |(stored, _): &(Stored, LeaseToken)| there.contains(&stored.head.chunk.batch);
+    let batches = fresh.iter().map(|(stored, _)| stored.head.chunk.batch);
+    let there = batches::standing(commands, batches, false).await?;
+    let is_there = |(stored, _): &(Stored, LeaseToken)| there.contains_key(&stored.head.chunk.batch);
     let (fresh, gone): (Vec<_>, Vec<_>) = fresh.into_iter().partition(is_there);
     for (stored, _) in gone {
         delete::clear_away(commands, &stored.head.tenant, stored.head.chunk.batch).await?;

@@ -109,6 +109,12 @@ impl RedisSentinel {
         self.port
     }
 
+    /// Whether it knows that this server follows the master, and has what the master has.
+    pub fn has_replica(&self, server: &RedisServer) -> bool {
+        let replicas = self.command(&["SENTINEL", "REPLICAS", "main"]);
+        replicas.contains(&server.port.to_string()) && replicas.contains("master-link-status\nok")
+    }
+
     /// As [`RedisServer::command`].
     pub fn command(&self, words: &[&str]) -> String {
         match ask(self.port, None, words) {

@@ -37,8 +37,7 @@ async fn a_single_row_whose_hint_was_lost_is_hinted_again() {
         assert_eq!(scene.hints(1).await[0].batch, batch);
         scene.beat().await;
     }
-    let lease = scene.claim(&scene.hints(1).await).await.remove(0);
-    scene.finish(&lease).await;
+    scene.work_through(1).await;
     scene.ended(batch, BatchState::Completed).await;
     scheduler.stop().await;
 }
@@ -60,8 +59,7 @@ async fn a_single_row_whose_batch_was_paused_when_a_worker_took_its_hint_goes_on
         steer(BatchEvent::Pause(PauseReason::Requested)).await;
         assert!(scene.claim(&hint).await.is_empty());
         steer(BatchEvent::Resume).await;
-        let lease = scene.claim(&scene.hints(1).await).await.remove(0);
-        scene.finish(&lease).await;
+        scene.work_through(1).await;
         scene.ended(batch, BatchState::Completed).await;
         scheduler.stop().await;
     }
@@ -95,8 +93,7 @@ async fn a_single_row_that_a_worker_settled_and_did_not_end_is_ended() {
     let scene = Scene::on(MemoryHub::new()).await;
     let batch = scene.submit(1, 0).await;
     let scheduler = Scheduler::start(scene.engine.clone());
-    let lease = scene.claim(&scene.hints(1).await).await.remove(0);
-    scene.finish(&lease).await;
+    scene.work_through(1).await;
     // As if its worker had died just then.
     scene.engine.signals.publish(Signal::ChunkDone(batch)).await.unwrap();
     assert_eq!(scene.ended(batch, BatchState::Completed).await.succeeded, 1);
@@ -129,8 +126,7 @@ async fn a_single_row_that_was_let_go_of_is_hinted_again() {
     let scheduler = Scheduler::start(scene.engine.clone());
     let lease = scene.claim(&scene.hints(1).await).await.remove(0);
     scene.settle(&lease, vec![], Release::LetGo).await;
-    let lease = scene.claim(&scene.hints(1).await).await.remove(0);
-    scene.finish(&lease).await;
+    scene.work_through(1).await;
     assert_eq!(scene.ended(batch, BatchState::Completed).await.succeeded, 1);
     scheduler.stop().await;
 }

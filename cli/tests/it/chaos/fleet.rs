@@ -14,7 +14,7 @@ mod signals;
 mod stopped;
 mod workers;
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use promptmill_doubles::Config;
 use rand::SeedableRng as _;
@@ -25,6 +25,9 @@ use crate::checker::history::Allowed;
 use crate::checker::table;
 use crate::fleet::{Fleet, Servers, Size};
 use crate::server::Http;
+
+/// No worker needs longer to find out that it was taken for dead, however busy the machine is.
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// What no process may have resident at the most, KiB.
 const PEAK_KIB: u64 = 192 * 1024;
@@ -77,6 +80,26 @@ impl Trial {
     fn kill_worker(&mut self, n: usize) {
         self.fleet.workers[n].kill();
         self.deaths += 1;
+    }
+
+    /// Waits until the scheduler takes this process of a worker for dead, which counts as a death.
+    fn wait_until_worker_is_dead(&mut self, n: usize) {
+        self.deaths += 1;
+        let label = format!(":{}", self.fleet.workers[n].id());
+        wait_until("the worker to be taken for dead", || {
+            self.fleet.schedulers[0].has_said(&["a session died", "worker@", &label])
+        });
+    }
+
+    /// Waits for the end of a worker that was taken for dead, and looks meanwhile: whatever of its ends were accepted would be given out.
+    async fn wait_for_end_of_worker(&mut self, n: usize) {
+        let ends = async {
+            while !self.fleet.workers[n].has_ended() {
+                self.scene.look(&self.client).await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, ends).await.expect("a worker that is taken for dead ends");
+        assert!(self.fleet.workers[n].has_said(&["declared dead"]));
     }
 
     /// Waits for the end of all work, stops every process in order, and judges.

@@ -53,10 +53,7 @@ impl Servers {
         let replica = RedisServer::start();
         replica.command(&["REPLICAOF", "127.0.0.1", &servers.redis.port().to_string()]);
         let sentinel = RedisSentinel::start(&servers.redis);
-        wait_until("the sentinel to know the replica", || {
-            let replicas = sentinel.command(&["SENTINEL", "REPLICAS", "main"]);
-            replicas.contains(&replica.port().to_string()) && replicas.contains("master-link-status\nok")
-        });
+        wait_until("the sentinel to know the replica", || sentinel.has_replica(&replica));
         servers.watch = Some((replica, sentinel));
         servers
     }

@@ -27,6 +27,15 @@ fn connect(proxy: &FaultProxy) -> TcpStream {
     stream
 }
 
+/// Fails when anything comes within a moment.
+#[track_caller]
+fn check_silent(stream: &mut TcpStream) {
+    stream.set_read_timeout(Some(Duration::from_millis(20))).unwrap();
+    let silent = stream.read(&mut [0]).unwrap_err().kind();
+    assert!(matches!(silent, ErrorKind::WouldBlock | ErrorKind::TimedOut), "{silent:?}");
+    stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+}
+
 fn say(stream: &mut TcpStream, text: &str) -> io::Result<String> {
     stream.write_all(text.as_bytes())?;
     let mut echoed = vec![0; text.len()];
@@ -86,10 +95,7 @@ fn what_a_black_hole_holds_back_passes_when_it_is_gone() {
     let mut late = connect(&proxy);
     for stream in [&mut open, &mut late] {
         stream.write_all(b"b").unwrap();
-        stream.set_read_timeout(Some(Duration::from_millis(20))).unwrap();
-        let silent = stream.read(&mut [0]).unwrap_err().kind();
-        assert!(matches!(silent, ErrorKind::WouldBlock | ErrorKind::TimedOut), "{silent:?}");
-        stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        check_silent(stream);
     }
     proxy.set(Toxic::None);
     for stream in [&mut open, &mut late] {
@@ -111,10 +117,7 @@ fn through_a_mute_proxy_words_arrive_and_answers_come_when_it_is_over() {
     server.read_exact(&mut heard).unwrap();
     assert_eq!(&heard, b"a");
     server.write_all(b"b").unwrap();
-    client.set_read_timeout(Some(Duration::from_millis(20))).unwrap();
-    let silent = client.read(&mut [0]).unwrap_err().kind();
-    assert!(matches!(silent, ErrorKind::WouldBlock | ErrorKind::TimedOut), "{silent:?}");
-    client.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    check_silent(&mut client);
     proxy.set(Toxic::None);
     client.read_exact(&mut heard).unwrap();
     assert_eq!(&heard, b"b");

@@ -51,12 +51,7 @@ async fn a_new_master_is_found_through_sentinel() {
     let replica = RedisServer::start();
     replica.command(&["REPLICAOF", "127.0.0.1", &master.port().to_string()]);
     let sentinel = RedisSentinel::start(&master);
-    until("the sentinel to know the replica", async || {
-        let replicas = sentinel.command(&["SENTINEL", "REPLICAS", "main"]);
-        (replicas.contains(&replica.port().to_string()) && replicas.contains("master-link-status\nok"))
-            .then_some(())
-    })
-    .await;
+    until("the sentinel to know the replica", async || sentinel.has_replica(&replica).then_some(())).await;
     let url = format!("redis+sentinel://127.0.0.1:{}/main", sentinel.port());
     let hub = RedisHub::connect(&RedisHubOptions::new(url)).await.unwrap();
     hub.push(&[(chunk(1), 0)]).await.unwrap();

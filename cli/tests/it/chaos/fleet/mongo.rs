@@ -7,11 +7,7 @@ use bson::{Document, doc};
 use promptmill_doubles::{FaultProxy, Toxic};
 
 use super::{Trial, seed};
-use crate::chaos::scene::wait_until;
 use crate::fleet::{Program, Servers, Size};
-
-/// No worker needs longer to find out that it was taken for dead, however busy the machine is.
-const PATIENCE: Duration = Duration::from_secs(120);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_primary_that_steps_down_or_is_killed_costs_time_and_nothing_else() {
@@ -93,19 +89,10 @@ async fn a_worker_that_is_cut_off_from_mongodb_alone_is_replaced_and_changes_not
         load.wait_for_more("batches", 6, |told| &told.acked).await;
         trial.wait_for_calls_of_every_worker(16);
         proxy.set(toxic);
-        trial.deaths += 1;
-        let label = format!(":{}", trial.fleet.workers[1].id());
-        wait_until("the worker to be taken for dead", || {
-            trial.fleet.schedulers[0].has_said(&["a session died", "worker@", &label])
-        });
+        trial.wait_until_worker_is_dead(1);
         trial.look().await;
         proxy.set(Toxic::None);
-        let ends = async {
-            while !trial.fleet.workers[1].has_ended() {
-                trial.look().await;
-            }
-        };
-        tokio::time::timeout(PATIENCE, ends).await.expect("a worker that is taken for dead ends");
+        trial.wait_for_end_of_worker(1).await;
         trial.fleet.workers[1].restart(&trial.scene.desk);
     }
     let last_fault = Instant::now();

@@ -1,14 +1,11 @@
 //! SIGSTOP of a worker past its death, and SIGCONT while another one has its chunks.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::{Trial, seed};
 use crate::chaos::scene::wait_until;
 use crate::checker::journal::Answer;
 use crate::fleet::{Servers, Size};
-
-/// No worker needs longer to find out that it was taken for dead, however busy the machine is.
-const PATIENCE: Duration = Duration::from_secs(120);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_worker_that_wakes_up_after_it_was_taken_for_dead_changes_nothing() {
@@ -18,22 +15,12 @@ async fn a_worker_that_wakes_up_after_it_was_taken_for_dead_changes_nothing() {
     trial.wait_for_calls_of_every_worker(size.concurrency);
     let ledger = trial.scene.doubles.ledger().clone();
     trial.fleet.workers[0].signal("-STOP");
-    trial.deaths += 1;
-    let label = format!(":{}", trial.fleet.workers[0].id());
-    wait_until("the worker to be taken for dead", || {
-        trial.fleet.schedulers[0].has_said(&["a session died", "worker@", &label])
-    });
+    trial.wait_until_worker_is_dead(0);
     // The replies to its calls lie in its sockets, and the rows of these calls are now another's.
     trial.fleet.workers[0].signal("-CONT");
     let last_fault = Instant::now();
     // Whatever of its ends was accepted would be given out here, and the other worker would call for it later.
-    let ends = async {
-        while !trial.fleet.workers[0].has_ended() {
-            trial.look().await;
-        }
-    };
-    tokio::time::timeout(PATIENCE, ends).await.expect("a worker that is taken for dead ends");
-    assert!(trial.fleet.workers[0].has_said(&["declared dead"]));
+    trial.wait_for_end_of_worker(0).await;
     wait_until("the other worker to call for the same rows", || ledger.totals().calls_after_valid > 0);
     trial.fleet.workers[0].restart(&trial.scene.desk);
     trial.conclude("SIGSTOP of a worker past its death, SIGCONT", last_fault).await;
