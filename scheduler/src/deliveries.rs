@@ -82,7 +82,7 @@ impl Courier {
                 Some(over) = self.tries.join_next_with_id() => self.over(over),
                 signal = signals.recv() => match signal {
                     Ok(Signal::BatchChanged(_) | Signal::BatchEnded(_)) | Err(RecvError::Lagged(_)) => {}
-                    Ok(Signal::BatchQueued(_) | Signal::ChunkDone(_) | Signal::LanePaused { .. }) => continue,
+                    Ok(_) => continue,
                     // Signals are gone for good; the ticks go on.
                     Err(RecvError::Closed) => {
                         ticks.tick().await;

@@ -216,7 +216,7 @@ impl Loop {
                 self.ended += usize::from(is_known);
                 is_known
             }
-            Signal::LanePaused { .. } => false,
+            Signal::WorkQueued | Signal::LanePaused { .. } => false,
         }
     }
 
@@ -297,8 +297,14 @@ impl Loop {
             sweep::rehint(&self.engine, &batches, &ranks).await?;
         }
         let begun = self.admitter.admit(&self.engine, &batches).await?;
+        let mut comes_new = false;
         for batch in batches.iter_mut().filter(|batch| begun.contains(&batch.id)) {
+            comes_new |= batch.state == BatchState::Queued;
             batch.state = BatchState::Running;
+        }
+        if comes_new {
+            // A worker looks for hints by itself as well, but not at once.
+            let _ = self.engine.signals.publish(Signal::WorkQueued).await;
         }
         let waited = self.admitter.follow_up(&self.engine).await?;
         sweep::hint(&self.engine, &batches, &ranks, waited).await;

@@ -1,9 +1,13 @@
 //! Which hints the pump takes: a batch of which enough is in hand must not keep those of others from being found.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use promptmill_domain::ChunkId;
-use promptmill_ports::HubError;
+use promptmill_ports::{HubError, Signal};
+use tokio::sync::Notify;
+use tokio::sync::broadcast::Receiver;
+use tokio::sync::broadcast::error::RecvError;
 
 use crate::active::ActiveBatch;
 use crate::pump::Pump;
@@ -52,6 +56,17 @@ impl Pump {
             tracing::debug!(error = %error, "hints could not be put back; the sweep hints them again");
         }
         Ok(wanted)
+    }
+}
+
+/// Tells `queued` whenever there may be hints of batches that had none, until signals are gone for good.
+pub(crate) async fn listen(mut signals: Receiver<Signal>, queued: Arc<Notify>) {
+    loop {
+        match signals.recv().await {
+            Ok(Signal::WorkQueued) | Err(RecvError::Lagged(_)) => queued.notify_one(),
+            Ok(_) => {}
+            Err(RecvError::Closed) => return,
+        }
     }
 }
 

@@ -9,7 +9,7 @@ use promptmill_pipeline::{Gate as _, ItemContent, ItemInput};
 use promptmill_ports::Lease;
 use promptmill_rowio::{CorruptBlock, RowContent, StoredRow, decode_range};
 use promptmill_runtime::Engine;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::time::{Instant, sleep_until};
 
 use crate::active::ActiveBatch;
@@ -24,7 +24,8 @@ use crate::stock::{Claimed, Stock, Unbegun};
 /// How long the pump waits for a hint before it looks at the gate again.
 const HINT_WAIT: Duration = Duration::from_millis(500);
 
-/// How long after a look at the queue that brought nothing the pump, which has work in hand that must wait, looks again.
+/// How long after a look at the queue that brought nothing the pump, which has work in hand that must wait, looks again if it is not told of any
+/// before.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 /// Pause after a failure of the hub or the store.
@@ -42,6 +43,8 @@ pub(crate) struct Pump {
     pub(crate) slots: Arc<Slots>,
     pub(crate) settler: SettlerHandle,
     pub(crate) jobs: mpsc::Sender<Job>,
+    /// Told when hints of batches that had none were queued.
+    pub(crate) queued: Arc<Notify>,
     /// Held while an item of a quarantined chunk is tried.
     pub(crate) alone: Arc<Semaphore>,
 }
@@ -71,6 +74,7 @@ impl Pump {
                 tokio::select! {
                     () = self.slots.changed() => {}
                     () = sleep_until(look_again) => {}
+                    () = self.queued.notified() => look_at = Instant::now(),
                     () = self.gate.stopping().cancelled() => {}
                 }
                 continue;
@@ -250,6 +254,7 @@ impl Clone for Pump {
             slots: self.slots.clone(),
             settler: self.settler.clone(),
             jobs: self.jobs.clone(),
+            queued: self.queued.clone(),
             alone: self.alone.clone(),
         }
     }

@@ -79,7 +79,7 @@ async fn batch_changed(signals: &mut Receiver<Signal>) -> Changed {
             Ok(Signal::BatchChanged(batch)) => return Changed::One(batch),
             Ok(Signal::BatchEnded(batch)) => return Changed::Ended(batch),
             Err(RecvError::Lagged(_)) => return Changed::Any,
-            Ok(Signal::BatchQueued(_) | Signal::ChunkDone(_) | Signal::LanePaused { .. }) => {}
+            Ok(_) => {}
             Err(RecvError::Closed) => std::future::pending().await,
         }
     }

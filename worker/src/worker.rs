@@ -15,6 +15,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::batches::{Batches, carry_out};
 use crate::gate::SessionGate;
+use crate::hints;
 use crate::pump::Pump;
 use crate::runtime::{ItemService, JobBackend};
 use crate::session::keep_alive;
@@ -72,7 +73,7 @@ impl Worker {
         engine.store.open(session, &config.label).await?;
         let (stopping, abort) = (CancellationToken::new(), CancellationToken::new());
         let gate = Arc::new(SessionGate::new(stopping.clone()));
-        let changed = Arc::new(Notify::new());
+        let (changed, queued) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
         let (batches, orders) = Batches::new(engine.clone(), gate.clone(), changed.clone());
         let slots = Arc::new(Slots::new(config.concurrency, changed));
         let (settler, settler_handle) = Settler::new(engine.clone(), slots.clone());
@@ -92,6 +93,7 @@ impl Worker {
             slots,
             settler: settler_handle.clone(),
             jobs,
+            queued: queued.clone(),
             alone: Arc::new(Semaphore::new(1)),
         };
         let items = WorkerBuilder::new(config.label.as_str())
@@ -99,6 +101,7 @@ impl Worker {
             .build(ItemService::new(pipeline.clone(), settler_handle));
         let beats =
             keep_alive(engine.clone(), session, gate.clone(), batches, config.concurrency, slots_count);
+        let signals = engine.signals.subscribe();
         let work = tokio::spawn({
             let (stopping, abort, engine) = (stopping.clone(), abort.clone(), engine.clone());
             async move {
@@ -106,6 +109,7 @@ impl Worker {
                 let items = spawn_tied(&stopping, items.run());
                 let settler = spawn_tied(&stopping, settler.run());
                 let pump = spawn_tied(&stopping, pump.run());
+                let _listener = AbortOnDropHandle::new(tokio::spawn(hints::listen(signals, queued)));
                 let _orders = AbortOnDropHandle::new(tokio::spawn(carry_out(engine, orders)));
                 let through = async {
                     // Each ends by itself once the one before is gone: the pump when the process stops, the runtime when the

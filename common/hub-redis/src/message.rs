@@ -11,6 +11,7 @@ const PLACES_WANTED: u8 = 6;
 const LIMIT_CHANGED: u8 = 7;
 const BATCH_ENDED: u8 = 8;
 const BATCH_QUEUED: u8 = 9;
+const WORK_QUEUED: u8 = 10;
 
 /// One hub among the others, from its start to its end.
 pub(crate) type HubId = [u8; 8];
@@ -33,6 +34,7 @@ impl Message {
             Self::Signal(Signal::BatchChanged(batch)) => join(BATCH_CHANGED, batch.as_bytes(), ""),
             Self::Signal(Signal::BatchQueued(batch)) => join(BATCH_QUEUED, batch.as_bytes(), ""),
             Self::Signal(Signal::BatchEnded(batch)) => join(BATCH_ENDED, batch.as_bytes(), ""),
+            Self::Signal(Signal::WorkQueued) => join(WORK_QUEUED, &[], ""),
             Self::Signal(Signal::ChunkDone(batch)) => join(CHUNK_DONE, batch.as_bytes(), ""),
             Self::Signal(Signal::LanePaused { lane, until_ms }) => {
                 join(LANE_PAUSED, &until_ms.to_be_bytes(), lane.as_str())
@@ -51,6 +53,7 @@ impl Message {
             BATCH_CHANGED => Some(Self::Signal(Signal::BatchChanged(batch()?))),
             BATCH_QUEUED => Some(Self::Signal(Signal::BatchQueued(batch()?))),
             BATCH_ENDED => Some(Self::Signal(Signal::BatchEnded(batch()?))),
+            WORK_QUEUED => Some(Self::Signal(Signal::WorkQueued)),
             CHUNK_DONE => Some(Self::Signal(Signal::ChunkDone(batch()?))),
             LANE_PAUSED | PLACES_FREE | PLACES_WANTED | LIMIT_CHANGED => {
                 let (&eight, lane) = rest.split_first_chunk::<8>()?;
@@ -85,6 +88,7 @@ mod tests {
         for message in [
             Message::Signal(Signal::BatchChanged(batch)),
             Message::Signal(Signal::BatchQueued(batch)),
+            Message::Signal(Signal::WorkQueued),
             Message::Signal(Signal::BatchEnded(batch)),
             Message::Signal(Signal::ChunkDone(batch)),
             Message::Signal(Signal::LanePaused { lane: lane.clone(), until_ms: u64::MAX }),

@@ -82,6 +82,8 @@ pub trait Limiter: Send + Sync {
 pub enum Signal {
     /// A batch was queued: there is something to admit.
     BatchQueued(BatchId),
+    /// Hints of batches that had none were queued: whoever has work of others in hand looks for them.
+    WorkQueued,
     /// State or limits of a batch that goes on changed.
     BatchChanged(BatchId),
     /// A batch is final.

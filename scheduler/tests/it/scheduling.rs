@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use promptmill_domain::{BatchEvent, BatchLimits, BatchState, PauseReason, Release};
-use promptmill_ports::{MemoryHub, Settled};
+use promptmill_ports::{MemoryHub, Settled, Signal};
 use promptmill_scheduler::{Scheduler, SchedulerConfig};
 
-use crate::support::{Scene, eventually};
+use crate::support::{SLOTS, Scene, eventually};
 
 #[tokio::test]
 async fn a_batch_of_higher_priority_is_served_first_and_equals_in_turn() {
@@ -136,6 +136,26 @@ async fn a_submit_that_was_cut_short_is_finished() {
         }
     }
     assert_eq!(scene.ended(batch, BatchState::Completed).await.succeeded, 3);
+    scheduler.stop().await;
+}
+
+#[tokio::test]
+async fn workers_are_told_of_the_first_hints_of_a_batch_and_not_of_further_ones() {
+    let scene = Scene::on(MemoryHub::new()).await;
+    scene.beat().await;
+    let mut signals = scene.engine.signals.subscribe();
+    let scheduler = Scheduler::start(scene.engine.clone());
+    for _ in 0..2 {
+        // Four times what may be hinted at the same time.
+        let batch = scene.submit(8 * SLOTS, 0).await;
+        scene.engine.signals.publish(Signal::BatchQueued(batch)).await.unwrap();
+        while signals.recv().await.unwrap() != Signal::WorkQueued {}
+        assert!(scene.engine.queue.depth().await.unwrap() > 0, "it is told behind the hints");
+        scene.work_through(32).await;
+        scene.ended(batch, BatchState::Completed).await;
+        let later = std::iter::from_fn(|| signals.try_recv().ok());
+        assert_eq!(later.filter(|signal| *signal == Signal::WorkQueued).count(), 0);
+    }
     scheduler.stop().await;
 }
 

@@ -20,7 +20,7 @@ use tempfile::TempDir;
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Slots of the worker the test plays.
-const SLOTS: u32 = 32;
+pub(crate) const SLOTS: u32 = 32;
 
 /// The system's clock, put forward by the test.
 #[derive(Default)]
