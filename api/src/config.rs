@@ -37,6 +37,10 @@ pub struct ApiConfig {
     pub large_bodies: usize,
     /// Results that one tenant reads at the same time; each holds some megabytes.
     pub readings: usize,
+    /// Streams of events that one tenant reads at the same time.
+    pub streams_per_tenant: usize,
+    /// Streams of events at the same time. Each keeps a connection, and others need some too.
+    pub streams: usize,
     /// Immediate generations that run at the same time.
     pub generations: usize,
     /// Connections at the same time.
@@ -74,6 +78,8 @@ impl Default for ApiConfig {
             refusal_burst: 100,
             large_bodies: 32,
             readings: 256,
+            streams_per_tenant: 256,
+            streams: 512,
             generations: 256,
             connections: 1024,
             connections_per_address: 256,

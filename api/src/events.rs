@@ -3,6 +3,7 @@
 //! An event is a snapshot, so one that is missed costs nothing: whoever comes back gets the newest. The stream ends behind the
 //! snapshot of the final state, when the service stops, and when the reader's key is revoked or expires.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::State;
@@ -10,10 +11,8 @@ use axum::http::{HeaderMap, HeaderName, StatusCode};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt as _, stream};
-use promptmill_domain::{Batch, BatchId};
-use promptmill_ports::{Signal, StoreError};
-use tokio::sync::broadcast;
-use tokio::time::Instant;
+use promptmill_domain::{BatchId, TenantId};
+use tokio::time::{Instant, sleep};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
@@ -21,18 +20,22 @@ use crate::App;
 use crate::auth::{Caller, Scope, is_still_good};
 use crate::batches::view::{BatchView, view};
 use crate::extract::Path;
-use crate::problem::Problem;
-use crate::results::told_of;
+use crate::places::Place;
+use crate::problem::{Problem, ProblemId};
 use crate::shapes::EventDocument;
 use crate::sse;
+use crate::told::Listener;
 
 const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 
 /// At most five snapshots a second.
 const GAP: Duration = Duration::from_millis(200);
 
-/// How often the store is asked without a signal.
+/// How often the store is asked without a signal, at first...
 const POLL: Duration = Duration::from_millis(500);
+
+/// ...and in the end, while nothing changes.
+const SLOWEST_POLL: Duration = Duration::from_secs(2);
 
 /// The routes of this group.
 pub(crate) fn routes() -> OpenApiRouter<App> {
@@ -65,20 +68,36 @@ async fn events(
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     caller.may(Scope::BatchesRead)?;
+    let arrived = Instant::now();
     // Before the first look, so that nothing that changes after it is missed.
-    let signals = app.engine().signals.subscribe();
-    let batch = app.engine().store.batch(&caller.tenant, id).await?;
-    let first = Snapshot::of(&app, &batch).await?;
+    let listener = app.listen(id);
+    let place = app.streams().enter(caller.tenant.clone()).ok_or_else(|| {
+        Problem::new(ProblemId::TooManyRequests)
+            .detail("too many event streams are read at the same time")
+            .retry_after(5)
+    })?;
+    let first = Snapshot::newest(&app, &caller.tenant, id, arrived).await?;
     let has = headers.get(LAST_EVENT_ID).and_then(|id| id.to_str().ok());
     if first.is_final && has == Some(first.id.as_str()) {
         return Ok(StatusCode::NO_CONTENT.into_response());
     }
-    let feed = Feed { app, caller, batch: id, signals, shown: None, ended: false };
-    Ok(sse::response(feed.stream(first)))
+    let feed = Feed {
+        app,
+        caller,
+        batch: id,
+        listener,
+        looked: arrived,
+        poll: POLL,
+        shown: None,
+        ended: false,
+        _place: place,
+    };
+    Ok(sse::response(feed.stream(&first)))
 }
 
 /// What one event tells.
-struct Snapshot {
+pub(crate) struct Snapshot {
+    tenant: TenantId,
     /// Changes when what is worth telling does.
     id: String,
     is_final: bool,
@@ -86,12 +105,24 @@ struct Snapshot {
 }
 
 impl Snapshot {
-    async fn of(app: &App, batch: &Batch) -> Result<Self, Problem> {
-        let view: BatchView = view(app, batch).await?;
-        let id = format!("{}.{}", view.revision, view.counts.settled);
-        let data = serde_json::to_string(&view).map_err(Problem::internal)?;
-        let event = sse::event("batch", Some(&id), &data);
-        Ok(Self { id, is_final: batch.state.is_final(), event })
+    /// A snapshot that was begun at `since` or later: all who watch a batch share it.
+    async fn newest(app: &App, tenant: &TenantId, id: BatchId, since: Instant) -> Result<Arc<Self>, Problem> {
+        let make = async {
+            let batch = app.engine().store.batch(tenant, id).await?;
+            let view: BatchView = view(app, &batch).await?;
+            let id = format!("{}.{}", view.revision, view.counts.settled);
+            let data = serde_json::to_string(&view).map_err(Problem::internal)?;
+            let event = sse::event("batch", Some(&id), &data);
+            Ok::<_, Problem>(Arc::new(Self {
+                tenant: batch.tenant,
+                id,
+                is_final: batch.state.is_final(),
+                event,
+            }))
+        };
+        let snapshot = app.snapshots().of(id).get(|begun| begun >= since, make).await?;
+        // It may be one that was made for the batch's own tenant.
+        if snapshot.tenant == *tenant { Ok(snapshot) } else { Err(Problem::new(ProblemId::NotFound)) }
     }
 }
 
@@ -100,14 +131,19 @@ struct Feed {
     app: App,
     caller: Caller,
     batch: BatchId,
-    signals: broadcast::Receiver<Signal>,
+    listener: Listener,
+    /// What was begun later is news to the reader.
+    looked: Instant,
+    /// How long the next look waits for a signal.
+    poll: Duration,
     /// The id of the newest snapshot that was told.
     shown: Option<String>,
     ended: bool,
+    _place: Place<TenantId>,
 }
 
 impl Feed {
-    fn stream(mut self, first: Snapshot) -> impl Stream<Item = Bytes> + Send + 'static {
+    fn stream(mut self, first: &Snapshot) -> impl Stream<Item = Bytes> + Send + 'static {
         let head = self.tell(first).into_iter();
         let head = std::iter::once(sse::RETRY).chain(head);
         stream::iter(head).chain(stream::unfold(self, |mut feed| async move {
@@ -117,13 +153,13 @@ impl Feed {
     }
 
     /// The snapshot's event, unless it is what was told last.
-    fn tell(&mut self, snapshot: Snapshot) -> Option<Bytes> {
+    fn tell(&mut self, snapshot: &Snapshot) -> Option<Bytes> {
         self.ended |= snapshot.is_final;
         if self.shown.as_ref() == Some(&snapshot.id) {
             return None;
         }
-        self.shown = Some(snapshot.id);
-        Some(snapshot.event)
+        self.shown = Some(snapshot.id.clone());
+        Some(snapshot.event.clone())
     }
 
     /// The next event or ping; `None` at the end.
@@ -131,40 +167,49 @@ impl Feed {
         let begun = Instant::now();
         while !self.ended {
             let waited = async {
-                tokio::time::sleep(GAP).await;
+                sleep(GAP).await;
                 tokio::select! {
-                    () = told_of(&mut self.signals, self.batch) => {}
-                    () = tokio::time::sleep(POLL) => {}
+                    told = self.listener.told() => (told, POLL),
+                    // What stands still is looked at less and less often.
+                    () = sleep(self.poll) => (self.looked, (self.poll * 2).min(SLOWEST_POLL)),
                 }
             };
-            tokio::select! {
-                () = waited => {}
+            let since = tokio::select! {
+                (since, poll) = waited => {
+                    self.poll = poll;
+                    since
+                }
                 () = self.app.stopping().cancelled() => return None,
+            };
+            if let Some(event) = self.look(since).await {
+                self.poll = POLL;
+                return Some(event);
             }
-            match self.look().await {
-                Ok(Some(event)) => return Some(event),
-                Ok(None) if self.ended => return None,
-                Ok(None) => {}
-                // Deleted meanwhile.
-                Err(StoreError::NotFound) => return None,
-                // Away for a moment; the stream goes on when it is back.
-                Err(_) => {}
-            }
-            if begun.elapsed() >= sse::PING_EVERY {
+            if !self.ended && begun.elapsed() >= sse::PING_EVERY {
                 return Some(sse::PING);
             }
         }
         None
     }
 
-    async fn look(&mut self) -> Result<Option<Bytes>, StoreError> {
-        if !is_still_good(&self.app, &self.caller).await? {
-            self.ended = true;
-            return Ok(None);
+    /// What is new in a snapshot that was begun at `since` or later.
+    async fn look(&mut self, since: Instant) -> Option<Bytes> {
+        match is_still_good(&self.app, &self.caller).await {
+            Ok(true) => {}
+            Ok(false) => {
+                self.ended = true;
+                return None;
+            }
+            Err(_) => return None,
         }
-        let batch = self.app.engine().store.batch(&self.caller.tenant, self.batch).await?;
-        // A view that cannot be made now is made at the next look.
-        let Ok(snapshot) = Snapshot::of(&self.app, &batch).await else { return Ok(None) };
-        Ok(self.tell(snapshot))
+        self.looked = Instant::now();
+        match Snapshot::newest(&self.app, &self.caller.tenant, self.batch, since).await {
+            Ok(snapshot) => self.tell(&snapshot),
+            Err(problem) => {
+                // Deleted meanwhile. What else went wrong may not at the next look.
+                self.ended = problem.id() == ProblemId::NotFound;
+                None
+            }
+        }
     }
 }

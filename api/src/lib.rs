@@ -32,11 +32,13 @@ mod results;
 pub mod role;
 mod server;
 mod shapes;
+mod slots;
 mod sse;
 mod state;
 mod steps;
 mod templates;
 mod time;
+mod told;
 
 pub use config::ApiConfig;
 pub use generations::recover;
@@ -47,6 +49,8 @@ pub use state::App;
 use axum::Router;
 use axum::middleware::{from_fn, from_fn_with_state};
 use utoipa_axum::router::OpenApiRouter;
+
+use problem::{Problem, ProblemId};
 
 /// Every route of the service. Meant to be run by [`serve`], which tells it who is calling from where.
 pub fn router(app: App) -> Router {
@@ -59,6 +63,13 @@ pub fn router(app: App) -> Router {
         .layer(from_fn(headers::check_size))
         .layer(from_fn_with_state(app.clone(), frame::frame))
         .with_state(app)
+}
+
+/// Answers every request that there is no place for its connection, whoever asks and whatever for.
+fn no_place(app: App) -> Router {
+    let refuse =
+        async || Problem::new(ProblemId::TooManyRequests).detail("too many connections").retry_after(1);
+    Router::new().fallback(refuse).layer(from_fn_with_state(app, frame::frame))
 }
 
 /// The routes that need a key.

@@ -4,11 +4,18 @@ use std::collections::HashMap;
 use std::hash::Hash;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// Counts places by who has them, up to a limit for each.
+/// Counts places by who has them, up to a limit for each, and one for all together.
 #[derive(Debug, Clone)]
 pub(crate) struct Places<K> {
     limit: usize,
-    taken: Arc<Mutex<HashMap<K, usize>>>,
+    limit_of_all: usize,
+    taken: Arc<Mutex<Taken<K>>>,
+}
+
+#[derive(Debug)]
+struct Taken<K> {
+    by_holder: HashMap<K, usize>,
+    by_all: usize,
 }
 
 /// One place; given back when dropped.
@@ -21,23 +28,35 @@ pub(crate) struct Place<K: Hash + Eq> {
 impl<K> Places<K> {
     /// `limit` places for each.
     pub(crate) fn new(limit: usize) -> Self {
-        Self { limit, taken: Arc::default() }
+        Self::within(limit, usize::MAX)
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<K, usize>> {
+    /// `limit` places for each, of `limit_of_all`.
+    pub(crate) fn within(limit: usize, limit_of_all: usize) -> Self {
+        let taken = Taken { by_holder: HashMap::new(), by_all: 0 };
+        Self { limit, limit_of_all, taken: Arc::new(Mutex::new(taken)) }
+    }
+
+    /// Places that are taken, by whomever.
+    pub(crate) fn taken(&self) -> usize {
+        self.lock().by_all
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Taken<K>> {
         self.taken.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl<K: Hash + Eq + Clone> Places<K> {
-    /// A place, unless the holder has its share.
+    /// A place, unless the holder has its share or all are taken.
     pub(crate) fn enter(&self, holder: K) -> Option<Place<K>> {
         let mut taken = self.lock();
-        let count = taken.entry(holder.clone()).or_default();
-        if *count >= self.limit {
+        let held = taken.by_holder.get(&holder).copied().unwrap_or(0);
+        if held >= self.limit || taken.by_all >= self.limit_of_all {
             return None;
         }
-        *count += 1;
+        taken.by_holder.insert(holder.clone(), held + 1);
+        taken.by_all += 1;
         drop(taken);
         Some(Place { of: self.clone(), holder })
     }
@@ -46,10 +65,11 @@ impl<K: Hash + Eq + Clone> Places<K> {
 impl<K: Hash + Eq> Drop for Place<K> {
     fn drop(&mut self) {
         let mut taken = self.of.lock();
-        if let Some(count) = taken.get_mut(&self.holder) {
+        taken.by_all -= 1;
+        if let Some(count) = taken.by_holder.get_mut(&self.holder) {
             *count -= 1;
             if *count == 0 {
-                taken.remove(&self.holder);
+                taken.by_holder.remove(&self.holder);
             }
         }
     }
@@ -68,6 +88,17 @@ mod tests {
         assert!(places.enter("other").is_some());
         drop(held);
         assert!(places.enter("one").is_some());
-        assert!(places.lock().is_empty());
+        assert!(places.lock().by_holder.is_empty());
+        assert_eq!(places.taken(), 0);
+    }
+
+    #[test]
+    fn all_together_have_no_more_than_there_are() {
+        let places = Places::within(2, 3);
+        let held: Vec<_> = ["one", "one", "two", "three"].map(|holder| places.enter(holder)).into();
+        assert_eq!(held.iter().map(Option::is_some).collect::<Vec<_>>(), [true, true, true, false]);
+        assert_eq!(places.taken(), 3);
+        drop(held);
+        assert!(places.enter("three").is_some());
     }
 }

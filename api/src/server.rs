@@ -1,7 +1,7 @@
 //! The service behind sockets: an own loop over hyper, because `axum::serve` waits for ever for a client that sends its headers slowly.
 //!
 //! Bounded: connections, connections of one address, time for headers, size of headers, and how long a client may take nothing of what is
-//! written to it. Bodies are bounded where they are read ([`crate::extract`] and the uploads).
+//! written to it. Connections beyond that are told so. Bodies are bounded where they are read ([`crate::extract`] and the uploads).
 //!
 //! It speaks HTTP/1.1 alone: there, a client that takes nothing stops its connection, which is seen and cut, while a stream of HTTP/2 that
 //! stands still keeps its whole answer in memory for as long as the client likes.
@@ -20,7 +20,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tower_service::Service as _;
 
@@ -34,6 +34,10 @@ use patience::Patience;
 
 /// hyper refuses larger heads without a body; smaller ones that are still too large get a problem.
 const MAX_HEAD_BYTES: usize = 2 * MAX_HEADER_BYTES;
+/// Connections that have no place and are told so at the same time; what comes beyond these is closed without a word.
+const TURNED_AWAY: usize = 256;
+/// How long one of them may take for its request and the answer to it.
+const TURNED_AWAY_WITHIN: Duration = Duration::from_secs(5);
 /// How long to wait when no connection can be taken, as when the process has no file descriptors left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -45,18 +49,24 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 pub async fn serve(listener: TcpListener, app: App, stop: CancellationToken) -> std::io::Result<()> {
     let stopping = app.stopping().clone();
     let config = app.config().clone();
-    let router = crate::router(app.clone());
+    let (router, no_place) = (crate::router(app.clone()), crate::no_place(app.clone()));
     let ended = async move {
         stop.cancelled().await;
         stopping.cancel();
     };
-    tokio::join!(run(listener, router, &config, ended), generations::wind_down(&app));
+    tokio::join!(run(listener, router, no_place, &config, ended), generations::wind_down(&app));
     Ok(())
 }
 
-async fn run(listener: TcpListener, router: Router, config: &ApiConfig, ended: impl Future<Output = ()>) {
-    let places = Arc::new(Semaphore::new(config.connections));
-    let per_address = Places::new(config.connections_per_address);
+async fn run(
+    listener: TcpListener,
+    router: Router,
+    no_place: Router,
+    config: &ApiConfig,
+    ended: impl Future<Output = ()>,
+) {
+    let places = Places::within(config.connections_per_address, config.connections);
+    let turned_away = Arc::new(Semaphore::new(TURNED_AWAY));
     let builder = Arc::new(builder(config));
     let graceful = GracefulShutdown::new();
     tokio::pin!(ended);
@@ -64,13 +74,22 @@ async fn run(listener: TcpListener, router: Router, config: &ApiConfig, ended: i
         let accepted = tokio::select! {
             biased;
             () = &mut ended => break,
-            accepted = accept(&listener, &places) => accepted,
+            accepted = listener.accept() => accepted,
         };
-        let Some((stream, peer, place)) = accepted else {
-            tokio::time::sleep(ACCEPT_PAUSE).await;
-            continue;
+        let (stream, peer) = match accepted {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                tracing::warn!(error = %error, "a connection could not be accepted");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+                continue;
+            }
         };
-        let Some(address_place) = per_address.enter(address_of(peer)) else {
+        // Small answers must not wait for the acknowledgement of earlier ones.
+        let _ = stream.set_nodelay(true);
+        let Some(place) = places.enter(address_of(peer)) else {
+            if let Ok(place) = turned_away.clone().try_acquire_owned() {
+                tokio::spawn(turn_away(stream, no_place.clone(), place));
+            }
             continue;
         };
         let router = router.clone();
@@ -86,7 +105,7 @@ async fn run(listener: TcpListener, router: Router, config: &ApiConfig, ended: i
             if let Err(error) = connection.await {
                 tracing::debug!(error = crate::problem::chain(&error), "a connection ended early");
             }
-            drop((place, address_place));
+            drop(place);
         });
     }
     drop(listener);
@@ -95,23 +114,14 @@ async fn run(listener: TcpListener, router: Router, config: &ApiConfig, ended: i
     }
 }
 
-/// A connection with its place, once there is a place; `None` when the system could not give one.
-async fn accept(
-    listener: &TcpListener,
-    places: &Arc<Semaphore>,
-) -> Option<(TcpStream, SocketAddr, tokio::sync::OwnedSemaphorePermit)> {
-    let place = places.clone().acquire_owned().await.ok()?;
-    match listener.accept().await {
-        Ok((stream, peer)) => {
-            // Small answers must not wait for the acknowledgement of earlier ones.
-            let _ = stream.set_nodelay(true);
-            Some((stream, peer, place))
-        }
-        Err(error) => {
-            tracing::warn!(error = %error, "a connection could not be accepted");
-            None
-        }
-    }
+/// Answers the first request of a connection, and no further one.
+async fn turn_away(stream: TcpStream, no_place: Router, _place: OwnedSemaphorePermit) {
+    let service = service_fn(move |request: Request<Incoming>| no_place.clone().call(request));
+    let mut builder = http1::Builder::new();
+    builder.timer(TokioTimer::new()).keep_alive(false).max_buf_size(MAX_HEAD_BYTES);
+    let connection = builder.serve_connection(TokioIo::new(stream), service);
+    // Whether it was heard is the client's business.
+    let _ = tokio::time::timeout(TURNED_AWAY_WITHIN, connection).await;
 }
 
 /// An IPv4 client counts as itself also on a socket that speaks IPv6; of IPv6 the network counts, since one client has all of it.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use promptmill_domain::{SessionId, TenantId};
+use promptmill_domain::{BatchId, SessionId, TenantId};
 use promptmill_egress::UrlPolicy;
 use promptmill_ports::StoreResult;
 use promptmill_runtime::{Engine, Presence};
@@ -13,13 +13,16 @@ use crate::auth::KeyCache;
 use crate::batches;
 use crate::config::ApiConfig;
 use crate::ends::Ends;
+use crate::events::Snapshot;
 use crate::generations::Generator;
 use crate::health::Readiness;
 use crate::idempotency::Running;
 use crate::limits::Limits;
 use crate::places::Places;
 use crate::progress::ProgressCache;
+use crate::slots::Slots;
 use crate::templates::TemplateCache;
+use crate::told::{Listener, Listeners};
 
 /// The service's state. Cheap to clone.
 #[derive(Clone)]
@@ -38,10 +41,13 @@ struct Inner {
     templates: TemplateCache,
     progress: ProgressCache,
     ends: Ends,
+    listeners: Listeners,
+    snapshots: Slots<Arc<Snapshot>>,
     generator: Generator,
     batches: batches::Shared,
     large_bodies: Places<TenantId>,
     readings: Places<TenantId>,
+    streams: Places<TenantId>,
     readiness: Readiness,
 }
 
@@ -66,10 +72,13 @@ impl App {
             templates: TemplateCache::default(),
             progress: ProgressCache::default(),
             ends: Ends::default(),
+            listeners: Listeners::default(),
+            snapshots: Slots::default(),
             generator,
             batches: batches::Shared::default(),
             large_bodies: Places::new(config.large_bodies),
             readings: Places::new(config.readings),
+            streams: Places::within(config.streams_per_tenant, config.streams),
             url_policy,
             readiness: Readiness::default(),
             config,
@@ -114,6 +123,11 @@ impl App {
     /// Who reads results.
     pub(crate) fn readings(&self) -> &Places<TenantId> {
         &self.0.readings
+    }
+
+    /// Who reads events.
+    pub(crate) fn streams(&self) -> &Places<TenantId> {
+        &self.0.streams
     }
 
     /// The session of this process: what it begins is kept under it, so that what a dead one left is told from what is being done.
@@ -167,6 +181,16 @@ impl App {
     /// Who waits for batches to be final.
     pub(crate) fn ends(&self) -> &Ends {
         &self.0.ends
+    }
+
+    /// Begins to listen for changes of a batch.
+    pub(crate) fn listen(&self, batch: BatchId) -> Listener {
+        self.0.listeners.listen(self, batch)
+    }
+
+    /// The newest snapshots of batches that are watched.
+    pub(crate) fn snapshots(&self) -> &Slots<Arc<Snapshot>> {
+        &self.0.snapshots
     }
 
     /// Counts of batches.

@@ -9,7 +9,7 @@ use promptmill_domain::{Batch, ItemFilter};
 use promptmill_ports::{PageLimit, Store, StoreError, StoreResult, StoredOutcome};
 
 use super::encode::Line;
-use super::source::{PAGE, Shelf, SourcePage};
+use super::source::{Shelf, SourcePage};
 
 /// Retries of retries that are read as one. Each holds a page in memory.
 pub(crate) const MAX_CHAIN: usize = 32;
@@ -55,7 +55,8 @@ struct Level {
     taken: u32,
     page: VecDeque<StoredOutcome>,
     next: Option<u32>,
-    limit: PageLimit,
+    /// How many levels share what may be read at once.
+    shared_by: usize,
 }
 
 impl Level {
@@ -64,8 +65,10 @@ impl Level {
         while self.page.is_empty()
             && let Some(from) = self.next
         {
-            let Shelf { store, tenant, batch } = &self.shelf;
-            let page = store.outcomes(tenant, *batch, from, self.limit).await?;
+            let Shelf { store, tenant, batch, .. } = &self.shelf;
+            let limit = self.shelf.page();
+            let limit = PageLimit { bytes: limit.bytes / self.shared_by, ..limit };
+            let page = store.outcomes(tenant, *batch, from, limit).await?;
             self.page = page.outcomes.into();
             self.next = page.next;
         }
@@ -103,7 +106,6 @@ impl MergedSource {
         filter: ItemFilter,
         from: u32,
     ) -> Self {
-        let bytes = PAGE.bytes / chain.len().max(1);
         let retries =
             chain.iter().skip(1).map(|batch| batch.spec.retry_of.as_ref().map(|of| of.filter.clone()));
         let levels = chain.iter().zip(retries.chain([None])).map(|(batch, taken_by_next)| Level {
@@ -112,7 +114,7 @@ impl MergedSource {
             taken: 0,
             page: VecDeque::new(),
             next: Some(0),
-            limit: PageLimit { items: PAGE.items, bytes },
+            shared_by: chain.len(),
         });
         Self { levels: levels.collect(), filter, from }
     }
@@ -124,8 +126,9 @@ impl MergedSource {
     pub(super) async fn next(&mut self) -> StoreResult<SourcePage> {
         let mut page = SourcePage::default();
         let mut bytes = 0;
-        for _ in 0..PAGE.items {
-            if bytes >= PAGE.bytes {
+        let limit = self.levels[0].shelf.page();
+        for _ in 0..limit.items {
+            if bytes >= limit.bytes {
                 return Ok(page);
             }
             let Some((index, found)) = self.pull().await? else {

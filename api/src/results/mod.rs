@@ -18,10 +18,9 @@ use axum::extract::State;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use promptmill_domain::{Batch, BatchId};
-use promptmill_ports::{SettledCursor, Signal};
+use promptmill_ports::SettledCursor;
 use promptmill_prompt::{OutputSpec, Template};
 use promptmill_rowio::CsvColumns;
-use tokio::sync::broadcast;
 use tokio::task::spawn_blocking;
 use tokio::time::Instant;
 use utoipa_axum::router::OpenApiRouter;
@@ -166,7 +165,12 @@ pub(crate) fn invalid_cursor(error: InvalidCursor) -> Problem {
 
 impl Shelf {
     fn new(app: &App, batch: &Batch) -> Self {
-        Self { store: app.engine().store.clone(), tenant: batch.tenant.clone(), batch: batch.id }
+        Self {
+            store: app.engine().store.clone(),
+            tenant: batch.tenant.clone(),
+            batch: batch.id,
+            readings: app.readings().clone(),
+        }
     }
 }
 
@@ -180,7 +184,7 @@ async fn first_page(
 ) -> Result<(Batch, SourcePage), Problem> {
     let until = Instant::now() + wait;
     // Before the first look, so that nothing that settles after it is missed.
-    let mut signals = app.engine().signals.subscribe();
+    let mut listener = app.listen(batch.id);
     loop {
         let page = source.next().await?;
         if !page.lines.is_empty() {
@@ -194,32 +198,12 @@ async fn first_page(
             return Ok((batch, page));
         }
         tokio::select! {
-            () = told_of(&mut signals, batch.id) => {}
+            _ = listener.told() => {}
             () = tokio::time::sleep(POLL) => {}
             () = tokio::time::sleep_until(until) => {}
             () = app.stopping().cancelled() => {}
         }
         batch = app.engine().store.batch(&batch.tenant, batch.id).await?;
-    }
-}
-
-/// Waits for a signal about the batch; for ever when no more come.
-pub(crate) async fn told_of(signals: &mut broadcast::Receiver<Signal>, batch: BatchId) {
-    loop {
-        match signals.recv().await {
-            Ok(
-                Signal::BatchQueued(of)
-                | Signal::BatchChanged(of)
-                | Signal::BatchEnded(of)
-                | Signal::ChunkDone(of),
-            ) if of == batch => {
-                return;
-            }
-            Ok(_) => {}
-            // Some were lost, and this batch's may be among them.
-            Err(broadcast::error::RecvError::Lagged(_)) => return,
-            Err(broadcast::error::RecvError::Closed) => std::future::pending().await,
-        }
     }
 }
 

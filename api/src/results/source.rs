@@ -8,9 +8,19 @@ use promptmill_ports::{PageLimit, SettledCursor, Store, StoreResult};
 
 use super::encode::Line;
 use super::merged::MergedSource;
+use crate::places::Places;
 
-/// What is read from the store at once.
-pub(super) const PAGE: PageLimit = PageLimit { items: 512, bytes: 2 * 1024 * 1024 };
+/// Items read from the store at once.
+const PAGE_ITEMS: u32 = 512;
+
+/// Bytes read from the store at once by whoever reads alone...
+const PAGE_BYTES: usize = 2 * 1024 * 1024;
+
+/// ...and at least, however many read at the same time. One outcome may be longer, and comes alone then.
+const LEAST_PAGE_BYTES: usize = 64 * 1024;
+
+/// Bytes of the pages of all who read. Whoever reads slowly holds one.
+const PAGES_BYTES: usize = 64 * 1024 * 1024;
 
 /// Lines as they come, page by page.
 pub(super) enum Source {
@@ -47,12 +57,21 @@ impl Source {
     }
 }
 
-/// A batch of a tenant in a store.
+/// A batch of a tenant in a store, and who else reads there.
 #[derive(Clone)]
 pub(super) struct Shelf {
     pub(super) store: Arc<dyn Store>,
     pub(super) tenant: TenantId,
     pub(super) batch: BatchId,
+    pub(super) readings: Places<TenantId>,
+}
+
+impl Shelf {
+    /// What is to be read at once now.
+    pub(super) fn page(&self) -> PageLimit {
+        let bytes = PAGES_BYTES / self.readings.taken().max(1);
+        PageLimit { items: PAGE_ITEMS, bytes: bytes.clamp(LEAST_PAGE_BYTES, PAGE_BYTES) }
+    }
 }
 
 /// In the order of the rows.
@@ -69,8 +88,8 @@ impl IndexSource {
     }
 
     async fn next(&mut self) -> StoreResult<SourcePage> {
-        let Shelf { store, tenant, batch } = &self.shelf;
-        let page = store.outcomes(tenant, *batch, self.from, PAGE).await?;
+        let Shelf { store, tenant, batch, .. } = &self.shelf;
+        let page = store.outcomes(tenant, *batch, self.from, self.shelf.page()).await?;
         if let Some(last) = page.outcomes.last() {
             self.from = last.index.saturating_add(1);
         }
@@ -98,8 +117,8 @@ impl SettledSource {
     }
 
     async fn next(&mut self) -> StoreResult<SourcePage> {
-        let Shelf { store, tenant, batch } = &self.shelf;
-        let page = store.settled(tenant, *batch, self.after, PAGE).await?;
+        let Shelf { store, tenant, batch, .. } = &self.shelf;
+        let page = store.settled(tenant, *batch, self.after, self.shelf.page()).await?;
         self.after = page.next;
         let matching = page.outcomes.into_iter().filter(|(stored, _)| self.filter.matches(stored.code));
         let lines = matching.map(|(stored, after)| {

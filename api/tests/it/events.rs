@@ -2,8 +2,9 @@ use reqwest::Method;
 use serde_json::json;
 
 use crate::batch_steps::{rows, scripted_service, steer, submit, until_final};
+use crate::scripted::Scripted;
 use crate::sse::Events;
-use crate::support::{Service, send, wait_for};
+use crate::support::{Options, Service, send, wait_for};
 
 async fn events(service: &Service, id: &str, last: Option<&str>) -> reqwest::Response {
     let mut request = service.request(Method::GET, &format!("/v1/batches/{id}/events"));
@@ -117,4 +118,46 @@ async fn a_watcher_whose_key_is_revoked_sees_no_more() {
     // Ends although the batch does not.
     stream.rest().await;
     assert_ne!(service.get(&format!("/v1/batches/{id}")).await.json["state"], "completed");
+}
+
+#[tokio::test]
+async fn who_watches_a_batch_shares_it_with_those_of_its_tenant_alone() {
+    let (service, provider) = scripted_service().await;
+    let id = submit(&service, "scripted:held", rows(["one"])).await;
+    let other = service.key_of("acme", promptmill_ports::Role::Owner, &[]).await;
+    let path = format!("/v1/batches/{id}/events");
+    let mut streams = Vec::new();
+    for _ in 0..20 {
+        let mut stream = Events::of(events(&service, &id, None).await);
+        stream.next().await.unwrap();
+        streams.push(stream);
+        let refused = send(service.request_as(&other, Method::GET, &path)).await;
+        refused.problem(404, "not_found");
+    }
+    provider.let_go(1);
+    for stream in streams {
+        assert_eq!(stream.rest().await.last().unwrap().data["state"], "completed");
+    }
+}
+
+#[tokio::test]
+async fn streams_are_bounded_for_a_tenant_and_for_all_and_their_places_come_free() {
+    for (of_all, of_tenant) in [(10, 2), (2, 10)] {
+        let mut options = Options { providers: vec![Scripted::new()], ..Options::working() };
+        options.config.streams = of_all;
+        options.config.streams_per_tenant = of_tenant;
+        let service = Service::start_with(options).await;
+        let id = submit(&service, "scripted:held", rows(["one"])).await;
+        let held = [events(&service, &id, None).await, events(&service, &id, None).await];
+        let path = format!("/v1/batches/{id}/events");
+        let refused = service.get(&path).await;
+        refused.problem(429, "too_many_requests");
+        assert_eq!(refused.header("retry-after"), "5");
+        assert_eq!(service.get(&format!("/v1/batches/{id}")).await.status, 200);
+        drop(held);
+        wait_for("a place is free again", async || {
+            (events(&service, &id, None).await.status() == 200).then_some(())
+        })
+        .await;
+    }
 }

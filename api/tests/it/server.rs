@@ -11,30 +11,33 @@ use tokio_util::sync::CancellationToken;
 
 use crate::support::{Options, Service, send, wait_for};
 
+/// A connection that stays open behind its first answer.
+async fn kept(service: &Service) -> TcpStream {
+    let mut stream = TcpStream::connect(service.address).await.unwrap();
+    stream.write_all(b"GET /livez HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+    let mut first = [0; 12];
+    stream.read_exact(&mut first).await.unwrap();
+    assert_eq!(&first, b"HTTP/1.1 200");
+    stream
+}
+
 #[tokio::test]
-async fn an_address_has_a_bounded_number_of_connections() {
-    let config = ApiConfig { connections_per_address: 3, ..Options::default().config };
-    let service = Service::start_with(Options { config, ..Options::default() }).await;
-    let mut kept = Vec::new();
-    for _ in 0..3 {
-        let mut stream = TcpStream::connect(service.address).await.unwrap();
-        stream.write_all(b"GET /livez HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
-        let mut first = [0; 12];
-        stream.read_exact(&mut first).await.unwrap();
-        assert_eq!(&first, b"HTTP/1.1 200");
-        kept.push(stream);
+async fn a_connection_that_has_no_place_is_told_so_whether_its_address_or_the_process_has_too_many() {
+    for (of_all, of_address) in [(1_000, 3), (3, 1_000)] {
+        let config = ApiConfig {
+            connections: of_all,
+            connections_per_address: of_address,
+            ..Options::default().config
+        };
+        let service = Service::start_with(Options { config, ..Options::default() }).await;
+        let all = [kept(&service).await, kept(&service).await, kept(&service).await];
+        let refused = service.get("/v1/me").await;
+        refused.problem(429, "too_many_requests");
+        assert_eq!((refused.header("retry-after"), refused.header("connection")), ("1", "close"));
+        drop(all);
+        wait_for("a place is free again", async || (service.get("/livez").await.status == 200).then_some(()))
+            .await;
     }
-    let mut fourth = TcpStream::connect(service.address).await.unwrap();
-    let mut rest = Vec::new();
-    let _ = fourth.write_all(b"GET /livez HTTP/1.1\r\nhost: x\r\n\r\n").await;
-    let _ = fourth.read_to_end(&mut rest).await;
-    assert!(rest.is_empty());
-    drop(kept);
-    wait_for("a place is free again", async || {
-        let answer = service.client().get(format!("{}/livez", service.base)).send().await;
-        answer.is_ok().then_some(())
-    })
-    .await;
 }
 
 #[tokio::test]
