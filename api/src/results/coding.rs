@@ -7,6 +7,8 @@ use flate2::Compression;
 use flate2::write::GzEncoder;
 
 const ZSTD_LEVEL: i32 = 1;
+/// 128 KiB; with the window of the level every reading would hold a mebibyte more.
+const ZSTD_WINDOW_LOG: u32 = 17;
 
 /// A content coding we write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -133,7 +135,11 @@ impl Encoded {
         let coder = match coding {
             Coding::Identity => Coder::Identity(to),
             Coding::Gzip => Coder::Gzip(GzEncoder::new(to, Compression::fast())),
-            Coding::Zstd => Coder::Zstd(Box::new(zstd::stream::write::Encoder::new(to, ZSTD_LEVEL)?)),
+            Coding::Zstd => {
+                let mut encoder = zstd::stream::write::Encoder::new(to, ZSTD_LEVEL)?;
+                encoder.window_log(ZSTD_WINDOW_LOG)?;
+                Coder::Zstd(Box::new(encoder))
+            }
         };
         Ok(Self { pipe, coder })
     }

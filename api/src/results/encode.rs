@@ -18,7 +18,7 @@ use super::cursor::{self, Position};
 const PIECE_BYTES: usize = 64 * 1024;
 
 /// Bytes, before coding, after which a step stops, so that what it made is on its way before more is made.
-const STEP_BYTES: u64 = 128 * 1024;
+const STEP_BYTES: u64 = 64 * 1024;
 
 /// Outcomes after which a step stops all the same: a compressor may keep to itself what it was given for long.
 const STEP_LINES: usize = 256;

@@ -10,6 +10,7 @@ mod merged;
 mod query;
 mod source;
 mod stream;
+mod turns;
 
 use std::time::Duration;
 
@@ -21,7 +22,6 @@ use promptmill_domain::{Batch, BatchId};
 use promptmill_ports::SettledCursor;
 use promptmill_prompt::{OutputSpec, Template};
 use promptmill_rowio::CsvColumns;
-use tokio::task::spawn_blocking;
 use tokio::time::Instant;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -94,8 +94,7 @@ async fn results(
     let from = source.position();
     let (batch, page) = first_page(&app, batch, &mut source, Duration::from_secs(query.wait.into())).await?;
     let form = form(&query, format, columns_of).await?;
-    let encoder = spawn_blocking(move || Encoder::new(id, form, coding, from));
-    let encoder = encoder.await.map_err(Problem::internal)?.map_err(Problem::internal)?;
+    let encoder = Encoder::new(id, form, coding, from).map_err(Problem::internal)?;
     let closing =
         query.end.then(|| Closing { state: batch.state.as_str(), is_final: batch.state.is_final(), kind });
     let left = query.limit.unwrap_or(u64::MAX);
@@ -212,7 +211,7 @@ async fn form(query: &ResultsQuery, format: Format, columns_of: Vec<String>) -> 
         return Ok(Form::Jsonl { cursors: query.order == Order::Settled });
     }
     let dialect = query.dialect.unwrap_or_default().into();
-    let columns = spawn_blocking(move || columns(&columns_of)).await.map_err(Problem::internal)??;
+    let columns = turns::work(move || columns(&columns_of)).await.map_err(Problem::internal)??;
     Ok(Form::Csv(Box::new(columns), dialect))
 }
 

@@ -8,6 +8,7 @@ use promptmill_ports::{PageLimit, SettledCursor, Store, StoreResult};
 
 use super::encode::Line;
 use super::merged::MergedSource;
+use super::turns::turn;
 use crate::places::Places;
 
 /// Items read from the store at once.
@@ -20,7 +21,7 @@ const PAGE_BYTES: usize = 2 * 1024 * 1024;
 const LEAST_PAGE_BYTES: usize = 64 * 1024;
 
 /// Bytes of the pages of all who read. Whoever reads slowly holds one.
-const PAGES_BYTES: usize = 64 * 1024 * 1024;
+const PAGES_BYTES: usize = 16 * 1024 * 1024;
 
 /// Lines as they come, page by page.
 pub(super) enum Source {
@@ -40,6 +41,7 @@ pub(super) struct SourcePage {
 impl Source {
     /// The next page; after the last one, those that came meanwhile where the order is that of settling.
     pub(super) async fn next(&mut self) -> StoreResult<SourcePage> {
+        let _turn = turn().await;
         match self {
             Self::Index(source) => source.next().await,
             Self::Settled(source) => source.next().await,

@@ -21,6 +21,9 @@ const BYTES_TOGETHER: usize = 8 * 1024 * 1024;
 /// Bytes of bundles in hand from which on those are let go of that are not needed next.
 const BYTES_IN_HAND: usize = 32 * 1024 * 1024;
 
+/// Bytes of a bundle from which on a body out of it is a copy.
+const SHARED: usize = 64 * 1024;
+
 /// The number under which a body in a head is held here. No chunk has as many bundles.
 const IN_HEAD: u32 = u32::MAX - 1;
 
@@ -194,15 +197,20 @@ impl<'a> Bodies<'a> {
         self.bundles.contains_key(&place.bundle)
     }
 
-    /// Reads the bundles of the first of these places, as many as have few bytes.
-    pub(crate) async fn fetch(&mut self, places: impl Iterator<Item = &Place>) -> StoreResult<()> {
+    /// Reads the bundles of the first of these places, as many as have few bytes, and no more than it takes to have `wanted` bytes of bodies.
+    pub(crate) async fn fetch(
+        &mut self,
+        places: impl Iterator<Item = &Place>,
+        wanted: usize,
+    ) -> StoreResult<()> {
+        let most = wanted.min(BYTES_TOGETHER);
         let (mut needed, mut unread, mut bytes) = (Vec::new(), Vec::new(), 0);
         for place in places {
             if needed.contains(&place.bundle) {
                 continue;
             }
             if !self.has(place) {
-                if !unread.is_empty() && bytes + place.size > BYTES_TOGETHER {
+                if !unread.is_empty() && bytes + place.size > most {
                     break;
                 }
                 bytes += place.size;
@@ -220,7 +228,14 @@ impl<'a> Bodies<'a> {
     /// The body of an item that has its place in a bundle in hand.
     pub(crate) fn of(&self, place: &Place, base: u32, index: u32) -> Option<Body> {
         let offset = u8::try_from(index - base).ok()?;
-        self.bundles.get(&place.bundle)?.bodies.get(&offset).map(|(_, body)| body.clone())
+        let (_, body) = self.bundles.get(&place.bundle)?.bodies.get(&offset)?;
+        Some(match body {
+            // Whoever holds it would hold all of the bundle.
+            Body::Inline(body) if place.size > SHARED && body.len() < place.size / 2 => {
+                Body::Inline(Bytes::copy_from_slice(body))
+            }
+            body => body.clone(),
+        })
     }
 
     async fn find(&self, keys: &[BundleKey], fields: Document) -> StoreResult<Vec<Document>> {

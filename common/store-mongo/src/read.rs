@@ -204,7 +204,7 @@ impl<'a> Page<'a> {
                 if !self.bodies.has(place) {
                     let room = (self.limit.items as usize).saturating_sub(self.outcomes.len()).max(1);
                     let next = items[taken..].iter().take(room).filter_map(|(_, index, _)| places.get(index));
-                    self.bodies.fetch(next).await?;
+                    self.bodies.fetch(next, self.limit.bytes.saturating_sub(self.bytes)).await?;
                 }
                 body = self.bodies.of(place, *base, *index);
             }

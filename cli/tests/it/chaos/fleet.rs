@@ -7,6 +7,7 @@ mod apis;
 mod mongo;
 mod neighbours;
 mod pairs;
+mod pressure;
 mod redis;
 mod restarts;
 mod schedulers;
@@ -103,11 +104,16 @@ impl Trial {
     }
 
     /// Waits for the end of all work, stops every process in order, and judges.
-    async fn conclude(mut self, fault: &str, last_fault: Instant) {
+    async fn conclude(self, fault: &str, last_fault: Instant) {
+        self.conclude_within(PEAK_KIB, fault, last_fault).await;
+    }
+
+    /// The same where a process may have so much resident.
+    async fn conclude_within(mut self, peak_kib: u64, fault: &str, last_fault: Instant) {
         self.scene.drain(&self.client, last_fault).await;
         self.scene.history.peak_kib = self.fleet.peak_kib();
         check_log(&self.fleet.stop());
-        let allowed = Allowed { deaths: self.deaths, slots: SLOTS, peak_kib: PEAK_KIB, ..Allowed::NOTHING };
+        let allowed = Allowed { deaths: self.deaths, slots: SLOTS, peak_kib, ..Allowed::NOTHING };
         table::conclude(&format!("fleet: {fault}"), self.seed, &self.scene.history, &allowed);
     }
 }
