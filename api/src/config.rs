@@ -33,8 +33,8 @@ pub struct ApiConfig {
     pub refusals_per_second: u32,
     /// Refused keys of one address at once.
     pub refusal_burst: u32,
-    /// JSON bodies of one tenant beyond [`json_bytes`](Self::json_bytes) that are worked on at the same time.
-    pub large_bodies: usize,
+    /// Bytes of JSON bodies that are worked on at the same time; one tenant has half of them at most.
+    pub body_bytes: usize,
     /// Results that one tenant reads at the same time; each holds some megabytes.
     pub readings: usize,
     /// Streams of events that one tenant reads at the same time.
@@ -76,7 +76,7 @@ impl Default for ApiConfig {
             stored_bytes: 50 << 30,
             refusals_per_second: 10,
             refusal_burst: 100,
-            large_bodies: 32,
+            body_bytes: 64 << 20,
             readings: 256,
             streams_per_tenant: 256,
             streams: 512,

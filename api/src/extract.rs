@@ -18,7 +18,7 @@ use serde::de::DeserializeOwned;
 use sha2::{Digest as _, Sha256};
 
 use crate::auth::Caller;
-use crate::places::{Place, Places};
+use crate::body_room::Reserved;
 use crate::problem::{Problem, ProblemId};
 use crate::state::App;
 use objects::Objects;
@@ -43,8 +43,8 @@ impl Digest {
 pub(crate) struct Json<T>(pub(crate) T, pub(crate) Digest);
 
 /// A JSON body that may carry rows: at most [`inline_bytes`](crate::ApiConfig::inline_bytes).
-/// With a place among the large ones, where it is one, to be held for as long as its content is.
-pub(crate) struct LargeJson<T>(pub(crate) T, pub(crate) Digest, pub(crate) Option<Place<TenantId>>);
+/// With its room, where it needed some, to be held for as long as its content is.
+pub(crate) struct LargeJson<T>(pub(crate) T, pub(crate) Digest, pub(crate) Option<Reserved>);
 
 /// The text of a JSON body that is well-formed, of at most [`json_bytes`](crate::ApiConfig::json_bytes).
 pub(crate) struct JsonText(pub(crate) String, pub(crate) Digest);
@@ -53,7 +53,7 @@ impl<T: DeserializeOwned + Send + 'static> FromRequest<App> for Json<T> {
     type Rejection = Problem;
 
     async fn from_request(request: Request, app: &App) -> Result<Self, Problem> {
-        let (body, digest) = json_body(request, app, &mut Room::of(app.config().json_bytes)).await?;
+        let (body, digest, _room) = json_body(request, app, app.config().json_bytes).await?;
         Ok(Self(read(body, |text| value_of(&text)).await?, digest))
     }
 }
@@ -62,12 +62,8 @@ impl<T: DeserializeOwned + Send + 'static> FromRequest<App> for LargeJson<T> {
     type Rejection = Problem;
 
     async fn from_request(request: Request, app: &App) -> Result<Self, Problem> {
-        let tenant = request.extensions().get::<Caller>().map(|caller| caller.tenant.clone());
-        let mut room =
-            Room { limit: app.config().inline_bytes, small: app.config().json_bytes, ..Room::default() };
-        room.large = tenant.map(|tenant| (app.large_bodies().clone(), tenant));
-        let (body, digest) = json_body(request, app, &mut room).await?;
-        Ok(Self(read(body, |text| value_of(&text)).await?, digest, room.place))
+        let (body, digest, room) = json_body(request, app, app.config().inline_bytes).await?;
+        Ok(Self(read(body, |text| value_of(&text)).await?, digest, room))
     }
 }
 
@@ -75,53 +71,59 @@ impl FromRequest<App> for JsonText {
     type Rejection = Problem;
 
     async fn from_request(request: Request, app: &App) -> Result<Self, Problem> {
-        let (body, digest) = json_body(request, app, &mut Room::of(app.config().json_bytes)).await?;
+        let (body, digest, _room) = json_body(request, app, app.config().json_bytes).await?;
         Ok(Self(read(body, Ok).await?, digest))
     }
 }
 
-/// How large a body may be.
-#[derive(Default)]
-struct Room {
+/// Bodies up to this size need no room of their own.
+const SMALL: usize = 64 << 10;
+
+/// The room of one body, set aside once it is more than a small one.
+struct Room<'a> {
+    app: &'a App,
+    tenant: Option<TenantId>,
+    /// The most bytes it may have.
     limit: usize,
-    /// Beyond these bytes it needs a place among the large ones of its tenant...
-    small: usize,
-    /// ...of which there are these.
-    large: Option<(Places<TenantId>, TenantId)>,
-    /// The place, once it is needed.
-    place: Option<Place<TenantId>>,
+    /// Bytes it says it has.
+    declared: Option<usize>,
+    reserved: Option<Reserved>,
 }
 
-impl Room {
-    /// For bodies that are all small.
-    fn of(limit: usize) -> Self {
-        Self { limit, small: limit, ..Self::default() }
-    }
-
-    /// Whether a body of so many bytes may be held, its size being allowed.
-    fn hold(&mut self, bytes: usize) -> Result<(), Problem> {
-        if bytes > self.small
-            && self.place.is_none()
-            && let Some((places, tenant)) = &self.large
-        {
+impl Room<'_> {
+    /// Waits until so many bytes may be held; not for ever, since whoever sends waits as well.
+    async fn hold(&mut self, bytes: usize) -> Result<(), Problem> {
+        let Some(tenant) = self.tenant.as_ref().filter(|_| bytes > SMALL && self.reserved.is_none()) else {
+            return Ok(());
+        };
+        let room = self.app.body_room().reserve(tenant, self.declared.unwrap_or(self.limit));
+        let reserved = tokio::time::timeout(self.app.config().body_time / 3, room).await;
+        self.reserved = Some(reserved.map_err(|_| {
             let detail = "too many large bodies are sent at the same time";
-            let turned_away = || Problem::new(ProblemId::TooManyRequests).detail(detail).retry_after(1);
-            self.place = Some(places.enter(tenant.clone()).ok_or_else(turned_away)?);
-        }
+            Problem::new(ProblemId::TooManyRequests).detail(detail).retry_after(1)
+        })?);
         Ok(())
     }
 }
 
-async fn json_body(request: Request, app: &App, room: &mut Room) -> Result<(Bytes, Digest), Problem> {
+/// The body of a request that has one of JSON, up to `limit` bytes, with its room where it needed some.
+async fn json_body(
+    request: Request,
+    app: &App,
+    limit: usize,
+) -> Result<(Bytes, Digest, Option<Reserved>), Problem> {
     check_media_type(request.headers())?;
     let declared = request.headers().get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok());
-    if declared.and_then(|length| length.parse::<u64>().ok()).is_some_and(|length| length > room.limit as u64)
-    {
-        return Err(too_large(room.limit));
+    let declared = declared.and_then(|length| length.parse::<u64>().ok());
+    if declared.is_some_and(|length| length > limit as u64) {
+        return Err(too_large(limit));
     }
-    let reading = collect(request.into_body(), room);
+    let declared = declared.and_then(|length| usize::try_from(length).ok());
+    let tenant = request.extensions().get::<Caller>().map(|caller| caller.tenant.clone());
+    let mut room = Room { app, tenant, limit, declared, reserved: None };
+    let reading = collect(request.into_body(), &mut room);
     match tokio::time::timeout(app.config().body_time, reading).await {
-        Ok(read) => read,
+        Ok(read) => read.map(|(body, digest)| (body, digest, room.reserved)),
         Err(_) => Err(Problem::new(ProblemId::RequestTimeout)),
     }
 }
@@ -174,7 +176,7 @@ fn too_large(limit: usize) -> Problem {
 }
 
 /// The whole body, as long as there is room for it. It is digested as it comes: all at once, a large one would hold up others.
-async fn collect(mut body: Body, room: &mut Room) -> Result<(Bytes, Digest), Problem> {
+async fn collect(mut body: Body, room: &mut Room<'_>) -> Result<(Bytes, Digest), Problem> {
     let mut whole = BytesMut::new();
     let mut digest = Sha256::new();
     let (mut bytes, mut turned_away) = (0, None);
@@ -186,7 +188,7 @@ async fn collect(mut body: Body, room: &mut Room) -> Result<(Bytes, Digest), Pro
                 return Err(too_large(room.limit));
             }
             if turned_away.is_none() {
-                turned_away = room.hold(bytes).err();
+                turned_away = room.hold(bytes).await.err();
             }
             if turned_away.is_some() {
                 // Read on and dropped, so that a client which first sends everything gets to read the answer.

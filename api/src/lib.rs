@@ -6,6 +6,7 @@
 
 mod auth;
 mod batches;
+mod body_room;
 mod config;
 mod docs;
 mod ends;

@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::auth::KeyCache;
 use crate::batches;
+use crate::body_room::BodyRoom;
 use crate::config::ApiConfig;
 use crate::ends::Ends;
 use crate::events::Snapshot;
@@ -45,7 +46,7 @@ struct Inner {
     snapshots: Slots<Arc<Snapshot>>,
     generator: Generator,
     batches: batches::Shared,
-    large_bodies: Places<TenantId>,
+    body_room: BodyRoom,
     readings: Places<TenantId>,
     streams: Places<TenantId>,
     readiness: Readiness,
@@ -76,7 +77,7 @@ impl App {
             snapshots: Slots::default(),
             generator,
             batches: batches::Shared::default(),
-            large_bodies: Places::new(config.large_bodies),
+            body_room: BodyRoom::new(config.body_bytes),
             readings: Places::new(config.readings),
             streams: Places::within(config.streams_per_tenant, config.streams),
             url_policy,
@@ -115,9 +116,9 @@ impl App {
         &self.0.batches
     }
 
-    /// Who sends bodies that are large.
-    pub(crate) fn large_bodies(&self) -> &Places<TenantId> {
-        &self.0.large_bodies
+    /// Memory for the bodies of requests.
+    pub(crate) fn body_room(&self) -> &BodyRoom {
+        &self.0.body_room
     }
 
     /// Who reads results.

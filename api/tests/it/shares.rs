@@ -1,5 +1,7 @@
 //! What one tenant holds at the same time is bounded, and others are not held up by it.
 
+use std::time::Duration;
+
 use promptmill_api::ApiConfig;
 use promptmill_ports::Role;
 use reqwest::Method;
@@ -58,30 +60,63 @@ async fn a_tenant_with_all_its_uploads_under_way_keeps_no_other_from_sending() {
 }
 
 #[tokio::test]
-async fn large_bodies_of_a_tenant_are_few_at_a_time_and_small_ones_pass() {
-    let service = idle_with(with(|config| config.large_bodies = 1)).await;
+async fn large_bodies_wait_for_each_other_and_not_for_ever_and_small_ones_pass() {
     let mut large = body(json!({"rows": rows(1)})).to_string();
     large.push_str(&" ".repeat(1_500_000));
-    let create = async || {
-        let request = service.request(Method::POST, "/v1/batches").header("content-type", "application/json");
-        send(request.body(large.clone())).await
+    let change = |body_time: Duration| {
+        with(move |config| {
+            // A tenant has room for one of them.
+            config.body_bytes = 4 << 20;
+            config.body_time = body_time;
+        })
     };
-    create().await.expect(201);
     let sent = &large.as_bytes()[..1_400_000];
-    // Either of two that come together may get the place; round trips let the first one get on.
-    let (held, refused) = wait_for("another one has the place", async || {
+    // Held for long: the one that waits gives up.
+    let service = idle_with(change(Duration::from_secs(3))).await;
+    let create = |service: &Service, key: &str| {
+        let request =
+            service.request_as(key, Method::POST, "/v1/batches").header("content-type", "application/json");
+        send(request.body(large.clone()))
+    };
+    create(&service, &service.key).await.expect(201);
+    // Either of two that come together may get the room; round trips let the first one get on.
+    let (held, refused) = wait_for("another one has the room", async || {
         let held = begun(&service, "POST /v1/batches", "application/json", large.len(), sent).await;
         for _ in 0..20 {
             service.is_alive().await;
         }
-        let answer = create().await;
+        let answer = create(&service, &service.key).await;
         (answer.status == 429).then_some((held, answer))
     })
     .await;
     refused.problem(429, "too_many_requests");
-    service.post("/v1/batches", &body(json!({"rows": rows(1)}))).await.expect(201);
     drop(held);
-    wait_for("the place is free again", async || (create().await.status == 201).then_some(())).await;
+
+    // Held for a while: whoever waits gets the room then.
+    let service = idle_with(change(Duration::from_secs(300))).await;
+    let other = service.key_of("acme", Role::Member, &[]).await;
+    let (mut held, waiting) = wait_for("another one has the room", async || {
+        let held = begun(&service, "POST /v1/batches", "application/json", large.len(), sent).await;
+        for _ in 0..20 {
+            service.is_alive().await;
+        }
+        let mut waiting = Box::pin(create(&service, &service.key));
+        tokio::select! {
+            // It was the first to come.
+            answer = &mut waiting => {
+                answer.expect(201);
+                None
+            }
+            answer = create(&service, &other) => {
+                answer.expect(201);
+                Some((held, waiting))
+            }
+        }
+    })
+    .await;
+    service.post("/v1/batches", &body(json!({"rows": rows(1)}))).await.expect(201);
+    held.write_all(&large.as_bytes()[1_400_000..]).await.unwrap();
+    waiting.await.expect(201);
 }
 
 #[tokio::test]
