@@ -35,7 +35,9 @@ pub struct ApiConfig {
     pub refusal_burst: u32,
     /// Bytes of JSON bodies that are worked on at the same time; one tenant has half of them at most.
     pub body_bytes: usize,
-    /// Results that one tenant reads at the same time; each holds some megabytes.
+    /// Results that one tenant reads at the same time.
+    pub readings_per_tenant: usize,
+    /// Results that are read at the same time. Whoever reads slowly holds a page, and what was made of its first outcomes.
     pub readings: usize,
     /// Streams of events that one tenant reads at the same time.
     pub streams_per_tenant: usize,
@@ -77,6 +79,7 @@ impl Default for ApiConfig {
             refusals_per_second: 10,
             refusal_burst: 100,
             body_bytes: 64 << 20,
+            readings_per_tenant: 128,
             readings: 256,
             streams_per_tenant: 256,
             streams: 512,

@@ -68,15 +68,14 @@ async fn events(
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     caller.may(Scope::BatchesRead)?;
-    let arrived = Instant::now();
-    // Before the first look, so that nothing that changes after it is missed.
-    let listener = app.listen(id);
     let place = app.streams().enter(caller.tenant.clone()).ok_or_else(|| {
         Problem::new(ProblemId::TooManyRequests)
             .detail("too many event streams are read at the same time")
             .retry_after(5)
     })?;
-    let first = Snapshot::newest(&app, &caller.tenant, id, arrived).await?;
+    // Before the first look, so that nothing that changes after it is missed.
+    let listener = app.listen(id);
+    let first = Snapshot::newest(&app, &caller.tenant, id, Instant::now()).await?;
     let has = headers.get(LAST_EVENT_ID).and_then(|id| id.to_str().ok());
     if first.is_final && has == Some(first.id.as_str()) {
         return Ok(StatusCode::NO_CONTENT.into_response());
@@ -86,7 +85,7 @@ async fn events(
         caller,
         batch: id,
         listener,
-        looked: arrived,
+        seen: Instant::now(),
         poll: POLL,
         shown: None,
         ended: false,
@@ -132,8 +131,8 @@ struct Feed {
     caller: Caller,
     batch: BatchId,
     listener: Listener,
-    /// What was begun later is news to the reader.
-    looked: Instant,
+    /// When the reader's last look was over: what was begun later is news to it.
+    seen: Instant,
     /// How long the next look waits for a signal.
     poll: Duration,
     /// The id of the newest snapshot that was told.
@@ -171,7 +170,7 @@ impl Feed {
                 tokio::select! {
                     told = self.listener.told() => (told, POLL),
                     // What stands still is looked at less and less often.
-                    () = sleep(self.poll) => (self.looked, (self.poll * 2).min(SLOWEST_POLL)),
+                    () = sleep(self.poll) => (self.seen, (self.poll * 2).min(SLOWEST_POLL)),
                 }
             };
             let since = tokio::select! {
@@ -181,9 +180,14 @@ impl Feed {
                 }
                 () = self.app.stopping().cancelled() => return None,
             };
-            if let Some(event) = self.look(since).await {
+            let stopping = self.app.stopping().clone();
+            let news = tokio::select! {
+                news = self.look(since) => news,
+                () = stopping.cancelled() => return None,
+            };
+            if news.is_some() {
                 self.poll = POLL;
-                return Some(event);
+                return news;
             }
             if !self.ended && begun.elapsed() >= sse::PING_EVERY {
                 return Some(sse::PING);
@@ -202,8 +206,9 @@ impl Feed {
             }
             Err(_) => return None,
         }
-        self.looked = Instant::now();
-        match Snapshot::newest(&self.app, &self.caller.tenant, self.batch, since).await {
+        let newest = Snapshot::newest(&self.app, &self.caller.tenant, self.batch, since).await;
+        self.seen = Instant::now();
+        match newest {
             Ok(snapshot) => self.tell(&snapshot),
             Err(problem) => {
                 // Deleted meanwhile. What else went wrong may not at the next look.

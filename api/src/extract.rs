@@ -18,8 +18,8 @@ use serde::de::DeserializeOwned;
 use sha2::{Digest as _, Sha256};
 
 use crate::auth::Caller;
-use crate::body_room::Reserved;
 use crate::problem::{Problem, ProblemId};
+use crate::shares::Share;
 use crate::state::App;
 use objects::Objects;
 
@@ -44,7 +44,7 @@ pub(crate) struct Json<T>(pub(crate) T, pub(crate) Digest);
 
 /// A JSON body that may carry rows: at most [`inline_bytes`](crate::ApiConfig::inline_bytes).
 /// With its room, where it needed some, to be held for as long as its content is.
-pub(crate) struct LargeJson<T>(pub(crate) T, pub(crate) Digest, pub(crate) Option<Reserved>);
+pub(crate) struct LargeJson<T>(pub(crate) T, pub(crate) Digest, pub(crate) Option<Share>);
 
 /// The text of a JSON body that is well-formed, of at most [`json_bytes`](crate::ApiConfig::json_bytes).
 pub(crate) struct JsonText(pub(crate) String, pub(crate) Digest);
@@ -53,8 +53,8 @@ impl<T: DeserializeOwned + Send + 'static> FromRequest<App> for Json<T> {
     type Rejection = Problem;
 
     async fn from_request(request: Request, app: &App) -> Result<Self, Problem> {
-        let (body, digest, _room) = json_body(request, app, app.config().json_bytes).await?;
-        Ok(Self(read(body, |text| value_of(&text)).await?, digest))
+        let (body, digest, room) = json_body(request, app, app.config().json_bytes).await?;
+        Ok(Self(read(body, room, |text| value_of(&text)).await?.0, digest))
     }
 }
 
@@ -63,7 +63,8 @@ impl<T: DeserializeOwned + Send + 'static> FromRequest<App> for LargeJson<T> {
 
     async fn from_request(request: Request, app: &App) -> Result<Self, Problem> {
         let (body, digest, room) = json_body(request, app, app.config().inline_bytes).await?;
-        Ok(Self(read(body, |text| value_of(&text)).await?, digest, room))
+        let (value, room) = read(body, room, |text| value_of(&text)).await?;
+        Ok(Self(value, digest, room))
     }
 }
 
@@ -71,8 +72,8 @@ impl FromRequest<App> for JsonText {
     type Rejection = Problem;
 
     async fn from_request(request: Request, app: &App) -> Result<Self, Problem> {
-        let (body, digest, _room) = json_body(request, app, app.config().json_bytes).await?;
-        Ok(Self(read(body, Ok).await?, digest))
+        let (body, digest, room) = json_body(request, app, app.config().json_bytes).await?;
+        Ok(Self(read(body, room, Ok).await?.0, digest))
     }
 }
 
@@ -87,7 +88,7 @@ struct Room<'a> {
     limit: usize,
     /// Bytes it says it has.
     declared: Option<usize>,
-    reserved: Option<Reserved>,
+    reserved: Option<Share>,
 }
 
 impl Room<'_> {
@@ -96,7 +97,7 @@ impl Room<'_> {
         let Some(tenant) = self.tenant.as_ref().filter(|_| bytes > SMALL && self.reserved.is_none()) else {
             return Ok(());
         };
-        let room = self.app.body_room().reserve(tenant, self.declared.unwrap_or(self.limit));
+        let room = self.app.body_room().take(tenant, kib(self.declared.unwrap_or(self.limit)));
         let reserved = tokio::time::timeout(self.app.config().body_time / 3, room).await;
         self.reserved = Some(reserved.map_err(|_| {
             let detail = "too many large bodies are sent at the same time";
@@ -106,12 +107,16 @@ impl Room<'_> {
     }
 }
 
+fn kib(bytes: usize) -> usize {
+    bytes.div_ceil(1024)
+}
+
 /// The body of a request that has one of JSON, up to `limit` bytes, with its room where it needed some.
 async fn json_body(
     request: Request,
     app: &App,
     limit: usize,
-) -> Result<(Bytes, Digest, Option<Reserved>), Problem> {
+) -> Result<(Bytes, Digest, Option<Share>), Problem> {
     check_media_type(request.headers())?;
     let declared = request.headers().get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok());
     let declared = declared.and_then(|length| length.parse::<u64>().ok());
@@ -123,7 +128,13 @@ async fn json_body(
     let mut room = Room { app, tenant, limit, declared, reserved: None };
     let reading = collect(request.into_body(), &mut room);
     match tokio::time::timeout(app.config().body_time, reading).await {
-        Ok(read) => read.map(|(body, digest)| (body, digest, room.reserved)),
+        Ok(read) => {
+            let (body, digest) = read?;
+            if let Some(reserved) = &mut room.reserved {
+                reserved.keep(kib(body.len()));
+            }
+            Ok((body, digest, room.reserved))
+        }
         Err(_) => Err(Problem::new(ProblemId::RequestTimeout)),
     }
 }
@@ -131,11 +142,13 @@ async fn json_body(
 /// Bodies up to this size are read where they are; larger ones take long enough to be read beside the runtime's threads.
 const READ_IN_PLACE: usize = 128 << 10;
 
-/// Checks the text of a body and makes something of it.
+/// Checks the text of a body and makes something of it. The room is given back with what was made, and not before the work is over should nobody
+/// wait for it any more.
 async fn read<T: Send + 'static>(
     body: Bytes,
+    room: Option<Share>,
     make: impl FnOnce(String) -> Result<T, Problem> + Send + 'static,
-) -> Result<T, Problem> {
+) -> Result<(T, Option<Share>), Problem> {
     let in_place = body.len() <= READ_IN_PLACE;
     let reading = move || {
         let text = String::from_utf8(body.into()).map_err(|error| {
@@ -143,7 +156,7 @@ async fn read<T: Send + 'static>(
                 .detail(format!("not UTF-8 at byte {}", error.utf8_error().valid_up_to()))
         })?;
         strict::check(&text)?;
-        make(text)
+        Ok((make(text)?, room))
     };
     if in_place {
         return reading();

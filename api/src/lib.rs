@@ -6,7 +6,6 @@
 
 mod auth;
 mod batches;
-mod body_room;
 mod config;
 mod docs;
 mod ends;
@@ -33,6 +32,7 @@ mod results;
 pub mod role;
 mod server;
 mod shapes;
+mod shares;
 mod slots;
 mod sse;
 mod state;

@@ -1,7 +1,7 @@
 //! The service behind sockets: an own loop over hyper, because `axum::serve` waits for ever for a client that sends its headers slowly.
 //!
 //! Bounded: connections, connections of one address, time for headers, size of headers, and how long a client may take nothing of what is
-//! written to it. Connections beyond that are told so. Bodies are bounded where they are read ([`crate::extract`] and the uploads).
+//! written to it. Connections beyond that are told so, 256 at a time. Bodies are bounded where they are read ([`crate::extract`] and the uploads).
 //!
 //! It speaks HTTP/1.1 alone: there, a client that takes nothing stops its connection, which is seen and cut, while a stream of HTTP/2 that
 //! stands still keeps its whole answer in memory for as long as the client likes.

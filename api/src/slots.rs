@@ -7,8 +7,8 @@ use std::time::Duration;
 use promptmill_domain::BatchId;
 use tokio::time::Instant;
 
-/// Batches that are remembered before those nobody asked for lately are forgotten.
-const MAX_BATCHES: usize = 4096;
+/// Batches that are remembered before those nobody asked for lately are forgotten, unless it is said otherwise.
+const MOST: usize = 4096;
 
 /// What was made longer ago is of no use to anybody.
 const KEPT_FOR: Duration = Duration::from_secs(1);
@@ -49,22 +49,30 @@ impl<T: Clone> Slot<T> {
 }
 
 /// A slot for each batch.
-pub(crate) struct Slots<T>(Mutex<HashMap<BatchId, Arc<Slot<T>>>>);
+pub(crate) struct Slots<T> {
+    most: usize,
+    by_batch: Mutex<HashMap<BatchId, Arc<Slot<T>>>>,
+}
 
 impl<T> Default for Slots<T> {
     fn default() -> Self {
-        Self(Mutex::default())
+        Self { most: MOST, by_batch: Mutex::default() }
     }
 }
 
 impl<T: Clone> Slots<T> {
+    /// About so many, where values are large.
+    pub(crate) fn with_most(most: usize) -> Self {
+        Self { most, by_batch: Mutex::default() }
+    }
+
     /// That of this batch.
     pub(crate) fn of(&self, batch: BatchId) -> Arc<Slot<T>> {
-        let mut slots = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if slots.len() >= MAX_BATCHES && !slots.contains_key(&batch) {
+        let mut slots = self.by_batch.lock().unwrap_or_else(PoisonError::into_inner);
+        if slots.len() >= self.most && !slots.contains_key(&batch) {
             slots.retain(|_, slot| Arc::strong_count(slot) > 1 || !slot.is_idle());
             // So many within a second: forgetting some costs making them again.
-            if slots.len() >= MAX_BATCHES {
+            if slots.len() >= self.most {
                 slots.retain(|_, slot| Arc::strong_count(slot) > 1);
             }
         }
@@ -110,11 +118,11 @@ mod tests {
 
     #[test]
     fn batches_that_nobody_asks_for_are_forgotten_when_there_are_too_many() {
-        let slots: Slots<u32> = Slots::default();
+        let slots: Slots<u32> = Slots::with_most(100);
         let batch = |n: usize| BatchId::from_bytes((n as u128).to_be_bytes());
         let held = slots.of(batch(0));
-        (1..3 * MAX_BATCHES).for_each(|n| drop(slots.of(batch(n))));
-        assert!(slots.0.lock().unwrap().len() <= MAX_BATCHES);
+        (1..300).for_each(|n| drop(slots.of(batch(n))));
+        assert!(slots.by_batch.lock().unwrap().len() <= 100);
         assert!(Arc::ptr_eq(&held, &slots.of(batch(0))));
     }
 }

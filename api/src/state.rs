@@ -11,7 +11,6 @@ use tokio_util::sync::CancellationToken;
 
 use crate::auth::KeyCache;
 use crate::batches;
-use crate::body_room::BodyRoom;
 use crate::config::ApiConfig;
 use crate::ends::Ends;
 use crate::events::Snapshot;
@@ -21,6 +20,8 @@ use crate::idempotency::Running;
 use crate::limits::Limits;
 use crate::places::Places;
 use crate::progress::ProgressCache;
+use crate::results::Turns;
+use crate::shares::Shares;
 use crate::slots::Slots;
 use crate::templates::TemplateCache;
 use crate::told::{Listener, Listeners};
@@ -46,7 +47,8 @@ struct Inner {
     snapshots: Slots<Arc<Snapshot>>,
     generator: Generator,
     batches: batches::Shared,
-    body_room: BodyRoom,
+    body_room: Shares,
+    turns: Arc<Turns>,
     readings: Places<TenantId>,
     streams: Places<TenantId>,
     readiness: Readiness,
@@ -74,11 +76,12 @@ impl App {
             progress: ProgressCache::default(),
             ends: Ends::default(),
             listeners: Listeners::default(),
-            snapshots: Slots::default(),
+            snapshots: Slots::with_most(config.streams),
             generator,
             batches: batches::Shared::default(),
-            body_room: BodyRoom::new(config.body_bytes),
-            readings: Places::new(config.readings),
+            body_room: Shares::new(config.body_bytes / 1024),
+            turns: Arc::default(),
+            readings: Places::within(config.readings_per_tenant, config.readings),
             streams: Places::within(config.streams_per_tenant, config.streams),
             url_policy,
             readiness: Readiness::default(),
@@ -116,9 +119,14 @@ impl App {
         &self.0.batches
     }
 
-    /// Memory for the bodies of requests.
-    pub(crate) fn body_room(&self) -> &BodyRoom {
+    /// Memory for the bodies of requests, in KiB.
+    pub(crate) fn body_room(&self) -> &Shares {
         &self.0.body_room
+    }
+
+    /// Whose turn it is among those who read results.
+    pub(crate) fn turns(&self) -> &Arc<Turns> {
+        &self.0.turns
     }
 
     /// Who reads results.

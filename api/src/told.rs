@@ -53,7 +53,7 @@ impl Listeners {
             let mut by_batch = self.0.by_batch();
             by_batch.entry(batch).or_insert_with(|| watch::channel(Instant::now()).0).subscribe()
         };
-        Listener { listeners: self.0.clone(), batch, told }
+        Listener { listeners: self.0.clone(), batch, told: Some(told) }
     }
 }
 
@@ -61,24 +61,28 @@ impl Listeners {
 pub(crate) struct Listener {
     listeners: Arc<Inner>,
     batch: BatchId,
-    told: watch::Receiver<Instant>,
+    /// There until it is dropped.
+    told: Option<watch::Receiver<Instant>>,
 }
 
 impl Listener {
     /// Waits until the batch is told of, unless it was since this was asked last, and answers when that was. Never, once signals are gone for good.
     pub(crate) async fn told(&mut self) -> Instant {
-        match self.told.changed().await {
-            Ok(()) => *self.told.borrow_and_update(),
-            Err(_) => std::future::pending().await,
+        if let Some(told) = &mut self.told
+            && told.changed().await.is_ok()
+        {
+            return *told.borrow_and_update();
         }
+        std::future::pending().await
     }
 }
 
 impl Drop for Listener {
     fn drop(&mut self) {
         let mut by_batch = self.listeners.by_batch();
-        // This one still counts.
-        if by_batch.get(&self.batch).is_some_and(|listeners| listeners.receiver_count() <= 1) {
+        // Under the lock, so that of two that go at the same time one is the last.
+        self.told = None;
+        if by_batch.get(&self.batch).is_some_and(|listeners| listeners.receiver_count() == 0) {
             by_batch.remove(&self.batch);
         }
     }

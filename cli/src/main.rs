@@ -25,6 +25,7 @@ fn main() -> std::process::ExitCode {
     let env = env::load_dotenv();
     let cli = Cli::parse();
     let usual = if cli.command.is_service() { "info" } else { "error" };
+    promptmill_runtime::raise_file_limit();
     promptmill_runtime::init_telemetry(
         cli.log.as_deref().unwrap_or(usual),
         if cli.log_json { LogFormat::Json } else { LogFormat::Text },

@@ -70,7 +70,13 @@ impl Pump {
                 vec![]
             };
             if rooms.is_empty() {
-                let look_again = if free > 0 && !idle { look_at } else { Instant::now() + HINT_WAIT };
+                let now = Instant::now();
+                let look_again = match free > 0 && !idle {
+                    true if look_at > now => look_at,
+                    // There is no room for rows.
+                    true => now + LOOK_EVERY,
+                    false => now + HINT_WAIT,
+                };
                 tokio::select! {
                     () = self.slots.changed() => {}
                     () = sleep_until(look_again) => {}

@@ -33,14 +33,19 @@ use self::merged::{ChainError, MergedSource};
 use self::query::{Format, Order, ResultsQuery};
 use self::source::{IndexSource, SettledSource, Shelf, Source, SourcePage};
 use self::stream::{Answer, Closing};
+pub(crate) use self::turns::Turns;
 use crate::App;
 use crate::auth::{Caller, Scope};
 use crate::extract::{Path, Query};
+use crate::heavy::heavy;
 use crate::problem::{FieldError, Problem, ProblemId};
 use crate::{events, items};
 
-/// How often the store is asked while a client waits: a settle that is not the last of its chunk sends no signal.
+/// How often the store is asked while a client waits, at first: a settle that is not the last of its chunk sends no signal...
 const POLL: Duration = Duration::from_millis(100);
+
+/// ...and in the end, when it has waited long.
+const SLOWEST_POLL: Duration = Duration::from_millis(500);
 
 /// The routes of this group.
 pub(crate) fn routes() -> OpenApiRouter<App> {
@@ -169,6 +174,7 @@ impl Shelf {
             tenant: batch.tenant.clone(),
             batch: batch.id,
             readings: app.readings().clone(),
+            turns: app.turns().clone(),
         }
     }
 }
@@ -184,6 +190,7 @@ async fn first_page(
     let until = Instant::now() + wait;
     // Before the first look, so that nothing that settles after it is missed.
     let mut listener = app.listen(batch.id);
+    let mut poll = POLL;
     loop {
         let page = source.next().await?;
         if !page.lines.is_empty() {
@@ -198,7 +205,7 @@ async fn first_page(
         }
         tokio::select! {
             _ = listener.told() => {}
-            () = tokio::time::sleep(POLL) => {}
+            () = tokio::time::sleep(poll) => poll = (poll * 2).min(SLOWEST_POLL),
             () = tokio::time::sleep_until(until) => {}
             () = app.stopping().cancelled() => {}
         }
@@ -211,7 +218,7 @@ async fn form(query: &ResultsQuery, format: Format, columns_of: Vec<String>) -> 
         return Ok(Form::Jsonl { cursors: query.order == Order::Settled });
     }
     let dialect = query.dialect.unwrap_or_default().into();
-    let columns = turns::work(move || columns(&columns_of)).await.map_err(Problem::internal)??;
+    let columns = heavy(move || columns(&columns_of)).await??;
     Ok(Form::Csv(Box::new(columns), dialect))
 }
 

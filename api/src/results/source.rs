@@ -8,7 +8,7 @@ use promptmill_ports::{PageLimit, SettledCursor, Store, StoreResult};
 
 use super::encode::Line;
 use super::merged::MergedSource;
-use super::turns::turn;
+use super::turns::Turns;
 use crate::places::Places;
 
 /// Items read from the store at once.
@@ -18,7 +18,7 @@ const PAGE_ITEMS: u32 = 512;
 const PAGE_BYTES: usize = 2 * 1024 * 1024;
 
 /// ...and at least, however many read at the same time. One outcome may be longer, and comes alone then.
-const LEAST_PAGE_BYTES: usize = 64 * 1024;
+const LEAST_PAGE_BYTES: usize = 128 * 1024;
 
 /// Bytes of the pages of all who read. Whoever reads slowly holds one.
 const PAGES_BYTES: usize = 16 * 1024 * 1024;
@@ -41,7 +41,6 @@ pub(super) struct SourcePage {
 impl Source {
     /// The next page; after the last one, those that came meanwhile where the order is that of settling.
     pub(super) async fn next(&mut self) -> StoreResult<SourcePage> {
-        let _turn = turn().await;
         match self {
             Self::Index(source) => source.next().await,
             Self::Settled(source) => source.next().await,
@@ -66,6 +65,7 @@ pub(super) struct Shelf {
     pub(super) tenant: TenantId,
     pub(super) batch: BatchId,
     pub(super) readings: Places<TenantId>,
+    pub(super) turns: Arc<Turns>,
 }
 
 impl Shelf {
@@ -91,6 +91,7 @@ impl IndexSource {
 
     async fn next(&mut self) -> StoreResult<SourcePage> {
         let Shelf { store, tenant, batch, .. } = &self.shelf;
+        let _turn = self.shelf.turns.wait(tenant).await;
         let page = store.outcomes(tenant, *batch, self.from, self.shelf.page()).await?;
         if let Some(last) = page.outcomes.last() {
             self.from = last.index.saturating_add(1);
@@ -120,6 +121,7 @@ impl SettledSource {
 
     async fn next(&mut self) -> StoreResult<SourcePage> {
         let Shelf { store, tenant, batch, .. } = &self.shelf;
+        let _turn = self.shelf.turns.wait(tenant).await;
         let page = store.settled(tenant, *batch, self.after, self.shelf.page()).await?;
         self.after = page.next;
         let matching = page.outcomes.into_iter().filter(|(stored, _)| self.filter.matches(stored.code));

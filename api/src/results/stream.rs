@@ -12,12 +12,12 @@ use futures_util::{Stream, StreamExt as _, stream};
 use promptmill_domain::BatchId;
 use promptmill_ports::StoreError;
 use tokio::sync::mpsc;
+use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
 use super::cursor::{self, Position};
 use super::encode::{ChunkIds, EncodeError, Encoder, End, Step};
 use super::source::{Shelf, Source, SourcePage};
-use super::turns;
 use crate::problem::chain;
 
 /// What an answer is made of.
@@ -129,7 +129,8 @@ impl Producer {
                 self.answer.page = self.answer.source.next().await?;
             } else if self.answer.left == 0 || self.answer.page.lines.is_empty() {
                 let end = self.answer.end_line(&encoder);
-                self.ready = turns::work(move || encoder.finish(end.as_ref())).await??.into();
+                let Shelf { turns, tenant, .. } = &self.answer.shelf;
+                self.ready = turns.work(tenant, move || encoder.finish(end.as_ref())).await??.into();
             } else {
                 self.step(encoder).await?;
             }
@@ -141,18 +142,24 @@ impl Producer {
         let ids = std::mem::take(&mut self.ids);
         let most = self.answer.left;
         let before = encoder.written();
-        let (encoder, lines, ids, step) = turns::work(move || {
-            let step = encoder.step(&mut lines, most, &ids);
-            (encoder, lines, ids, step)
-        })
-        .await?;
+        let Shelf { store, tenant, turns, .. } = &self.answer.shelf;
+        let (encoder, lines, ids, step) = turns
+            .work(tenant, move || {
+                let step = encoder.step(&mut lines, most, &ids);
+                (encoder, lines, ids, step)
+            })
+            .await?;
         self.answer.left -= encoder.written() - before;
         self.ready.extend(encoder.pieces());
         (self.answer.page.lines, self.ids, self.encoder) = (lines, ids, Some(encoder));
         if let Step::NeedsRow { batch, index } = step? {
-            let Shelf { store, tenant, .. } = &self.answer.shelf;
+            let turn = turns.wait(tenant).await;
             let block = store.rows(tenant, batch, index).await?;
-            let read = turns::work(move || ChunkIds::read(batch, &block)).await?;
+            let read = spawn_blocking(move || {
+                let _turn = turn;
+                ChunkIds::read(batch, &block)
+            });
+            let read = read.await?;
             self.ids = read.map_err(EncodeError::from)?;
             if self.ids.get(batch, index).is_none() {
                 return Err(StoreError::Corrupt("a chunk without the row it was found by".to_owned()).into());

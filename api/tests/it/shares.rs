@@ -72,7 +72,7 @@ async fn large_bodies_wait_for_each_other_and_not_for_ever_and_small_ones_pass()
     };
     let sent = &large.as_bytes()[..1_400_000];
     // Held for long: the one that waits gives up.
-    let service = idle_with(change(Duration::from_secs(3))).await;
+    let service = idle_with(change(Duration::from_secs(9))).await;
     let create = |service: &Service, key: &str| {
         let request =
             service.request_as(key, Method::POST, "/v1/batches").header("content-type", "application/json");
@@ -121,7 +121,7 @@ async fn large_bodies_wait_for_each_other_and_not_for_ever_and_small_ones_pass()
 
 #[tokio::test]
 async fn results_are_read_by_a_bounded_number_of_readers_of_a_tenant() {
-    let service = idle_with(with(|config| config.readings = 1)).await;
+    let service = idle_with(with(|config| config.readings_per_tenant = 1)).await;
     let id = made(&service.post("/v1/batches", &body(json!({"rows": rows(1)}))).await);
     let path = format!("/v1/batches/{id}/results");
     service.get(&path).await.expect(200);

@@ -14,6 +14,7 @@ use secrecy::SecretString;
 use tokio::net::TcpListener;
 
 use crate::engine::Engine;
+use crate::files::raise_file_limit;
 use crate::providers::{ProviderSettings, Providers};
 use crate::telemetry::{LogFormat, init_telemetry};
 
@@ -185,6 +186,7 @@ where
 {
     let json = lookup("PROMPTMILL_LOG_JSON").is_some_and(|value| !matches!(value.as_str(), "0" | "false"));
     let format = if json { LogFormat::Json } else { LogFormat::Text };
+    raise_file_limit();
     init_telemetry(lookup("PROMPTMILL_LOG").as_deref().unwrap_or("info"), format);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let ended = runtime

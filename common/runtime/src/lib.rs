@@ -6,6 +6,7 @@
 mod clock;
 mod close;
 mod engine;
+mod files;
 pub mod fleet;
 mod metrics;
 mod monitor;
@@ -18,6 +19,7 @@ mod telemetry;
 pub use clock::SystemClock;
 pub use close::close_batch;
 pub use engine::{Engine, EngineError};
+pub use files::raise_file_limit;
 pub use metrics::Metrics;
 pub use monitor::Monitor;
 pub use preflight::{Asking, PreflightError, preflight};

@@ -202,6 +202,9 @@ impl<'a> Page<'a> {
             let mut body = None;
             if let Some(place) = places.get(index) {
                 if !self.bodies.has(place) {
+                    if !self.outcomes.is_empty() && self.bytes >= self.limit.bytes {
+                        return Ok(taken);
+                    }
                     let room = (self.limit.items as usize).saturating_sub(self.outcomes.len()).max(1);
                     let next = items[taken..].iter().take(room).filter_map(|(_, index, _)| places.get(index));
                     self.bodies.fetch(next, self.limit.bytes.saturating_sub(self.bytes)).await?;

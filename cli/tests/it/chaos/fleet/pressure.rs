@@ -17,7 +17,7 @@ use crate::fleet::{Fleet, Servers, Size};
 use crate::server::Http;
 
 /// Rows of each part of the upload.
-const ROWS_A_PART: u32 = 25_000;
+const ROWS_A_PART: usize = 25_000;
 
 /// Tenants that watch.
 const TENANTS: usize = 4;
@@ -26,7 +26,10 @@ const TENANTS: usize = 4;
 const STREAMS: usize = 512;
 
 /// Readings of results of one tenant.
-const READINGS: usize = 256;
+const READINGS: usize = 128;
+
+/// Readers of results.
+const READERS: usize = 356;
 
 /// Those who come at the same time.
 const AT_ONCE: usize = 200;
@@ -87,7 +90,7 @@ async fn crowd<'a>(
 async fn upload(client: Http, rows: usize) -> String {
     let draft = json!({"template": template(), "model": "openai:m"});
     let id = made(&client, &draft).await;
-    for part in 0..rows.div_ceil(ROWS_A_PART as usize) as u32 {
+    for part in 0..(rows / ROWS_A_PART) as u32 {
         let lines: String =
             (0..ROWS_A_PART).map(|n| format!("{{\"m\":\"pressure-{part}-{n}\"}}\n")).collect();
         let deadline = Instant::now() + PATIENCE;
@@ -129,8 +132,10 @@ async fn long_outcomes(client: &Http) -> String {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn more_watchers_and_slow_readers_than_there_are_places_are_told_so_and_nobody_else_waits() {
     let trial = Trial::begin(seed(1), "0..20", Servers::start(), Size::ONE);
-    let (watchers, rows) =
-        (asked("PROMPTMILL_PRESSURE_WATCHERS", 2_000), asked("PROMPTMILL_PRESSURE_ROWS", 100_000));
+    let (watchers, rows) = (
+        asked("PROMPTMILL_PRESSURE_WATCHERS", 2_000),
+        asked("PROMPTMILL_PRESSURE_ROWS", 100_000).next_multiple_of(ROWS_A_PART),
+    );
     let api = trial.fleet.apis[0].url.clone();
     let address: SocketAddr = api.strip_prefix("http://").unwrap().parse().unwrap();
     let client_of = |tenant: &str| {
@@ -151,9 +156,9 @@ async fn more_watchers_and_slow_readers_than_there_are_places_are_told_so_and_no
     let load = trial.load();
     let begun = Instant::now();
     let uploading = tokio::spawn(upload(large.clone(), rows));
-    let readers = std::iter::repeat_n((reading_key.as_str(), results.as_str()), READINGS + 100);
+    let readers = std::iter::repeat_n((reading_key.as_str(), results.as_str()), READERS);
     let (told_readers, read) = crowd(address, readers).await;
-    assert_eq!(told_readers, [(200, READINGS), (429, 100)].into());
+    assert_eq!(told_readers, [(200, READINGS), (429, READERS - READINGS)].into());
     let who = (0..watchers).map(|n| &watched[n % TENANTS]).map(|(key, path)| (key.as_str(), path.as_str()));
     let (told_watchers, watching) = crowd(address, who).await;
     assert_eq!(told_watchers, [(200, STREAMS), (429, watchers - STREAMS)].into());
@@ -163,7 +168,7 @@ async fn more_watchers_and_slow_readers_than_there_are_places_are_told_so_and_no
     let last_fault = Instant::now();
     println!(
         "pressure: {watchers} watchers were told {told_watchers:?}, {} slow readers {told_readers:?}, {rows} rows were sent meanwhile in {:.1} s; the api had at most {} MiB",
-        READINGS + 100,
+        READERS,
         took.as_secs_f64(),
         trial.fleet.apis[0].peak_kib() / 1024,
     );
