@@ -17,6 +17,9 @@ pub use jobs::{Job, Look};
 /// How long anything is waited for.
 const PATIENCE: Duration = Duration::from_secs(1_800);
 
+/// How long a connection is kept that nothing goes over: less than the service keeps it (10 s), which else closes it while a request is on its way.
+const IDLE: Duration = Duration::from_secs(5);
+
 /// A client with a key. Clones share their connections.
 #[derive(Debug, Clone)]
 pub struct Client {
@@ -49,8 +52,12 @@ impl Client {
     /// # Errors
     /// The HTTP client cannot be made.
     pub fn new(url: &str, key: &str) -> anyhow::Result<Self> {
-        let http =
-            reqwest::Client::builder().no_proxy().tcp_nodelay(true).pool_max_idle_per_host(10_000).build()?;
+        let http = reqwest::Client::builder()
+            .no_proxy()
+            .tcp_nodelay(true)
+            .pool_max_idle_per_host(10_000)
+            .pool_idle_timeout(IDLE)
+            .build()?;
         Ok(Self { http, url: url.to_owned(), key: key.to_owned() })
     }
 

@@ -297,14 +297,16 @@ impl Loop {
             sweep::rehint(&self.engine, &batches, &ranks).await?;
         }
         let begun = self.admitter.admit(&self.engine, &batches).await?;
-        let mut comes_new = false;
-        for batch in batches.iter_mut().filter(|batch| begun.contains(&batch.id)) {
-            comes_new |= batch.state == BatchState::Queued;
-            batch.state = BatchState::Running;
-        }
-        if comes_new {
+        let comes_new = batches.iter().any(|of| begun.contains(&of.id) && of.state == BatchState::Queued);
+        // Single rows that are in hand wait for nothing.
+        let has_others =
+            |of: &Batch| of.state == BatchState::Running && of.total > 1 && !begun.contains(&of.id);
+        if comes_new && batches.iter().any(has_others) {
             // A worker looks for hints by itself as well, but not at once.
             let _ = self.engine.signals.publish(Signal::WorkQueued).await;
+        }
+        for batch in batches.iter_mut().filter(|batch| begun.contains(&batch.id)) {
+            batch.state = BatchState::Running;
         }
         let waited = self.admitter.follow_up(&self.engine).await?;
         sweep::hint(&self.engine, &batches, &ranks, waited).await;

@@ -68,7 +68,7 @@ impl Level {
             let Shelf { store, tenant, batch, .. } = &self.shelf;
             let limit = self.shelf.page();
             let limit = PageLimit { bytes: limit.bytes / self.shared_by, ..limit };
-            let _turn = self.shelf.turns.wait(tenant).await;
+            let _turn = self.shelf.turns.page(tenant).await;
             let page = store.outcomes(tenant, *batch, from, limit).await?;
             self.page = page.outcomes.into();
             self.next = page.next;

@@ -91,7 +91,7 @@ impl IndexSource {
 
     async fn next(&mut self) -> StoreResult<SourcePage> {
         let Shelf { store, tenant, batch, .. } = &self.shelf;
-        let _turn = self.shelf.turns.wait(tenant).await;
+        let _turn = self.shelf.turns.page(tenant).await;
         let page = store.outcomes(tenant, *batch, self.from, self.shelf.page()).await?;
         if let Some(last) = page.outcomes.last() {
             self.from = last.index.saturating_add(1);
@@ -121,7 +121,7 @@ impl SettledSource {
 
     async fn next(&mut self) -> StoreResult<SourcePage> {
         let Shelf { store, tenant, batch, .. } = &self.shelf;
-        let _turn = self.shelf.turns.wait(tenant).await;
+        let _turn = self.shelf.turns.page(tenant).await;
         let page = store.settled(tenant, *batch, self.after, self.shelf.page()).await?;
         self.after = page.next;
         let matching = page.outcomes.into_iter().filter(|(stored, _)| self.filter.matches(stored.code));

@@ -153,7 +153,7 @@ impl Producer {
         self.ready.extend(encoder.pieces());
         (self.answer.page.lines, self.ids, self.encoder) = (lines, ids, Some(encoder));
         if let Step::NeedsRow { batch, index } = step? {
-            let turn = turns.wait(tenant).await;
+            let turn = turns.page(tenant).await;
             let block = store.rows(tenant, batch, index).await?;
             let read = spawn_blocking(move || {
                 let _turn = turn;

@@ -7,22 +7,28 @@ use tokio::task::{JoinError, spawn_blocking};
 
 use crate::shares::{Share, Shares};
 
-/// Steps at the same time; a tenant has half of them.
+/// Pages read from the store at the same time; a tenant has half of them. Most who wait for outcomes find none in theirs.
+const PAGES: usize = 32;
+
+/// Steps of encoding at the same time, of which a tenant has half too. Each keeps a processor busy.
 const STEPS: usize = 8;
 
 /// The turns of one process.
-pub(crate) struct Turns(Shares);
+pub(crate) struct Turns {
+    pages: Shares,
+    steps: Shares,
+}
 
 impl Default for Turns {
     fn default() -> Self {
-        Self(Shares::new(STEPS))
+        Self { pages: Shares::new(PAGES), steps: Shares::new(STEPS) }
     }
 }
 
 impl Turns {
-    /// Waits for a turn, which lasts until it is dropped.
-    pub(super) async fn wait(&self, tenant: &TenantId) -> Share {
-        self.0.take(tenant, 1).await
+    /// Waits for a turn to read from the store, which lasts until it is dropped.
+    pub(super) async fn page(&self, tenant: &TenantId) -> Share {
+        self.pages.take(tenant, 1).await
     }
 
     /// Does `work` in a turn of its own, beside the runtime's threads.
@@ -34,7 +40,7 @@ impl Turns {
         tenant: &TenantId,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, JoinError> {
-        let turn = self.wait(tenant).await;
+        let turn = self.steps.take(tenant, 1).await;
         spawn_blocking(move || {
             // Held to its end also when nobody waits for it any more.
             let _turn = turn;

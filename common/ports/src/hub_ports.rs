@@ -82,7 +82,7 @@ pub trait Limiter: Send + Sync {
 pub enum Signal {
     /// A batch was queued: there is something to admit.
     BatchQueued(BatchId),
-    /// Hints of batches that had none were queued: whoever has work of others in hand looks for them.
+    /// Hints of batches that had none were queued while others run: whoever has work of those in hand looks for them.
     WorkQueued,
     /// State or limits of a batch that goes on changed.
     BatchChanged(BatchId),

@@ -140,22 +140,31 @@ async fn a_submit_that_was_cut_short_is_finished() {
 }
 
 #[tokio::test]
-async fn workers_are_told_of_the_first_hints_of_a_batch_and_not_of_further_ones() {
+async fn workers_are_told_of_the_first_hints_of_a_batch_beside_others_and_not_of_further_ones() {
     let scene = Scene::on(MemoryHub::new()).await;
     scene.beat().await;
     let mut signals = scene.engine.signals.subscribe();
     let scheduler = Scheduler::start(scene.engine.clone());
-    for _ in 0..2 {
+    let submit = async || {
         // Four times what may be hinted at the same time.
         let batch = scene.submit(8 * SLOTS, 0).await;
         scene.engine.signals.publish(Signal::BatchQueued(batch)).await.unwrap();
-        while signals.recv().await.unwrap() != Signal::WorkQueued {}
-        assert!(scene.engine.queue.depth().await.unwrap() > 0, "it is told behind the hints");
-        scene.work_through(32).await;
+        batch
+    };
+    let told = |signals: &mut tokio::sync::broadcast::Receiver<Signal>| {
+        std::iter::from_fn(|| signals.try_recv().ok()).filter(|signal| *signal == Signal::WorkQueued).count()
+    };
+    let large = submit().await;
+    eventually("the first batch runs", async || scene.batch_state(large).await == BatchState::Running).await;
+    assert_eq!(told(&mut signals), 0, "an idle worker waits at the queue");
+    let other = submit().await;
+    while signals.recv().await.unwrap() != Signal::WorkQueued {}
+    assert!(scene.ready(other).await > 0, "it is told behind the hints");
+    scene.work_through(64).await;
+    for batch in [large, other] {
         scene.ended(batch, BatchState::Completed).await;
-        let later = std::iter::from_fn(|| signals.try_recv().ok());
-        assert_eq!(later.filter(|signal| *signal == Signal::WorkQueued).count(), 0);
     }
+    assert_eq!(told(&mut signals), 0);
     scheduler.stop().await;
 }
 
