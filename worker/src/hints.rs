@@ -74,3 +74,37 @@ pub(crate) async fn listen(mut signals: Receiver<Signal>, queued: Arc<Notify>) {
 fn enough(batch: &ActiveBatch, free_slots: usize) -> usize {
     batch.useful().map_or(free_slots.max(FEW_IN_HAND), |useful| useful as usize)
 }
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt as _;
+    use promptmill_domain::BatchId;
+    use tokio::sync::broadcast::channel;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn the_pump_is_told_of_queued_work_and_of_signals_that_were_lost_and_of_nothing_else() {
+        let (signals, heard) = channel(2);
+        let queued = Arc::new(Notify::new());
+        let told = || queued.notified().now_or_never().is_some();
+        let listening = tokio::spawn(listen(heard, queued.clone()));
+        let step = async || {
+            while !signals.is_empty() {
+                tokio::task::yield_now().await;
+            }
+            told()
+        };
+        let other = Signal::ChunkDone(BatchId::from_bytes([1; 16]));
+        signals.send(other.clone()).unwrap();
+        assert!(!step().await);
+        signals.send(Signal::WorkQueued).unwrap();
+        assert!(step().await);
+        for _ in 0..3 {
+            signals.send(other.clone()).unwrap();
+        }
+        assert!(step().await, "one of three was lost, and may have been that");
+        drop(signals);
+        listening.await.unwrap();
+    }
+}

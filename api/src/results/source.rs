@@ -20,7 +20,7 @@ const PAGE_BYTES: usize = 2 * 1024 * 1024;
 /// ...and at least, however many read at the same time. One outcome may be longer, and comes alone then.
 const LEAST_PAGE_BYTES: usize = 128 * 1024;
 
-/// Bytes of the pages of all who read. Whoever reads slowly holds one.
+/// Bytes that the pages of all who read come to if they came together. Whoever came earlier, and reads slowly, holds a larger one.
 const PAGES_BYTES: usize = 16 * 1024 * 1024;
 
 /// Lines as they come, page by page.

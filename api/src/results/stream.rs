@@ -12,12 +12,12 @@ use futures_util::{Stream, StreamExt as _, stream};
 use promptmill_domain::BatchId;
 use promptmill_ports::StoreError;
 use tokio::sync::mpsc;
-use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
 use super::cursor::{self, Position};
 use super::encode::{ChunkIds, EncodeError, Encoder, End, Step};
 use super::source::{Shelf, Source, SourcePage};
+use crate::heavy::holding;
 use crate::problem::chain;
 
 /// What an answer is made of.
@@ -155,11 +155,7 @@ impl Producer {
         if let Step::NeedsRow { batch, index } = step? {
             let turn = turns.page(tenant).await;
             let block = store.rows(tenant, batch, index).await?;
-            let read = spawn_blocking(move || {
-                let _turn = turn;
-                ChunkIds::read(batch, &block)
-            });
-            let read = read.await?;
+            let read = holding(turn, move || ChunkIds::read(batch, &block)).await?;
             self.ids = read.map_err(EncodeError::from)?;
             if self.ids.get(batch, index).is_none() {
                 return Err(StoreError::Corrupt("a chunk without the row it was found by".to_owned()).into());

@@ -3,8 +3,9 @@
 //! A step holds much more for a moment than what it comes to, and every thread that ever made one keeps some of it.
 
 use promptmill_domain::TenantId;
-use tokio::task::{JoinError, spawn_blocking};
+use tokio::task::JoinError;
 
+use crate::heavy::holding;
 use crate::shares::{Share, Shares};
 
 /// Pages read from the store at the same time; a tenant has half of them. Most who wait for outcomes find none in theirs.
@@ -40,12 +41,6 @@ impl Turns {
         tenant: &TenantId,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, JoinError> {
-        let turn = self.steps.take(tenant, 1).await;
-        spawn_blocking(move || {
-            // Held to its end also when nobody waits for it any more.
-            let _turn = turn;
-            work()
-        })
-        .await
+        holding(self.steps.take(tenant, 1).await, work).await
     }
 }
