@@ -299,8 +299,7 @@ impl Loop {
         let begun = self.admitter.admit(&self.engine, &batches).await?;
         let comes_new = batches.iter().any(|of| begun.contains(&of.id) && of.state == BatchState::Queued);
         // Single rows that are in hand wait for nothing.
-        let has_others =
-            |of: &Batch| of.state == BatchState::Running && of.total > 1 && !begun.contains(&of.id);
+        let has_others = |of: &Batch| of.state == BatchState::Running && of.total > 1;
         if comes_new && batches.iter().any(has_others) {
             // A worker looks for hints by itself as well, but not at once.
             let _ = self.engine.signals.publish(Signal::WorkQueued).await;

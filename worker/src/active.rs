@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use async_trait::async_trait;
+use promptmill_domain::chunk::largest_chunk;
 use promptmill_domain::{
     Batch, BatchId, BatchLimits, BatchReport, Counts, Ending, Money, PauseReason, TenantId, Totals,
 };
@@ -40,6 +41,8 @@ pub(crate) struct ActiveBatch {
     pub(crate) id: BatchId,
     /// Rows of it.
     pub(crate) rows: u32,
+    /// Items that a chunk of it has at most.
+    longest_chunk: u32,
     pub(crate) plan: BatchPlan,
     ties: Ties,
     open: AtomicBool,
@@ -69,6 +72,7 @@ impl ActiveBatch {
             tenant: batch.tenant.clone(),
             id: batch.id,
             rows: batch.total,
+            longest_chunk: largest_chunk(batch.total, batch.spec.chunk_rows),
             plan,
             ties,
             open: AtomicBool::new(false),
@@ -171,6 +175,14 @@ impl ActiveBatch {
         let (chunks, items) = (&self.claimed.0, &self.claimed.1);
         let chunks = chunks.load(Ordering::Relaxed).max(1);
         u32::try_from(items.load(Ordering::Relaxed).div_ceil(chunks)).unwrap_or(u32::MAX)
+    }
+
+    /// Items that its next chunk is expected to have: of long rows fewer are stored together, which those that were claimed tell.
+    pub(crate) fn next_chunk_items(&self) -> usize {
+        match self.chunk_items() {
+            0 => self.longest_chunk as usize,
+            items => items as usize,
+        }
     }
 
     /// Outcomes of so many items were recorded.

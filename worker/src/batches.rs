@@ -60,6 +60,11 @@ impl Batches {
         self.active.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// The batch, if it is known here.
+    pub(crate) fn known(&self, id: BatchId) -> Option<Arc<ActiveBatch>> {
+        self.active().get(&id).cloned()
+    }
+
     /// Each of the batches, compiled at first use; those that are used for the first time are read together.
     pub(crate) async fn get(&self, ids: &HashSet<BatchId>) -> HashMap<BatchId, Loaded> {
         let (mut loaded, mut unknown) = (HashMap::with_capacity(ids.len()), Vec::new());
@@ -148,8 +153,7 @@ impl Batches {
     /// Reads a batch again whose state or limits changed, where it is known here.
     pub(crate) async fn refresh(&self, id: BatchId) {
         self.told.fetch_add(1, Ordering::AcqRel);
-        let known = self.active().get(&id).cloned();
-        if let Some(known) = known {
+        if let Some(known) = self.known(id) {
             self.read_again([known]).await;
         }
     }

@@ -15,7 +15,7 @@ use tokio::time::{Instant, sleep_until};
 use crate::active::ActiveBatch;
 use crate::batches::{Batches, Loaded};
 use crate::gate::SessionGate;
-use crate::hints::FEW_IN_HAND;
+use crate::hints::{FEW_IN_HAND, HINTS_AT_A_TIME};
 use crate::runtime::Job;
 use crate::settler::{LeaseKey, SettlerHandle};
 use crate::slots::{Room, Slots};
@@ -53,7 +53,7 @@ impl Pump {
     /// Feeds until the process stops; what was claimed and not begun is let go of.
     pub(crate) async fn run(self) {
         let mut stock = Stock::default();
-        // Items of a claimed chunk as of late, so that the pump asks for as many chunks as the free slots need.
+        // Items of a claimed chunk as of late, so that the pump takes about as many hints as the free slots need.
         let mut usual_len = FEW_IN_HAND;
         let mut look_at = Instant::now();
         while !self.gate.stopping().is_cancelled() {
@@ -65,7 +65,7 @@ impl Pump {
             let free = self.slots.free();
             let idle = stock.is_empty();
             let rooms = if free > 0 && (idle || Instant::now() >= look_at) {
-                self.slots.rooms(free.div_ceil(usual_len).max(1))
+                self.slots.rooms(HINTS_AT_A_TIME)
             } else {
                 vec![]
             };
@@ -85,8 +85,11 @@ impl Pump {
                 }
                 continue;
             }
-            let fresh =
-                self.claim(&stock, rooms, usual_len, if idle { HINT_WAIT } else { Duration::ZERO }).await;
+            let (first, wait) = match idle {
+                true => (free.div_ceil(usual_len), HINT_WAIT),
+                false => (HINTS_AT_A_TIME, Duration::ZERO),
+            };
+            let fresh = self.claim(&stock, rooms, first, wait).await;
             match fresh.iter().map(|chunk| chunk.items.len()).max() {
                 Some(len) => usual_len = len.max(1),
                 None => look_at = Instant::now() + LOOK_EVERY,
@@ -132,14 +135,14 @@ impl Pump {
         self.jobs.send(job).await.is_ok()
     }
 
-    /// Claims as many hinted chunks as there are `rooms` and makes their items ready.
-    async fn claim(&self, stock: &Stock, rooms: Vec<Room>, usual_len: usize, wait: Duration) -> Vec<Claimed> {
+    /// Claims hinted chunks, as many as are of use and there are `rooms` for, and makes their items ready. Looks at `first` hints to begin with.
+    async fn claim(&self, stock: &Stock, rooms: Vec<Room>, first: usize, wait: Duration) -> Vec<Claimed> {
         if !self.gate.is_open() {
             // A hint that is taken and not used is lost to the workers that could use it.
             return self.pause().await;
         }
         let hints = tokio::select! {
-            hints = self.hints(stock, rooms.len(), usual_len, wait) => hints,
+            hints = self.hints(stock, rooms.len(), first, wait) => hints,
             () = self.gate.stopping().cancelled() => return vec![],
         };
         let hints = match hints {

@@ -51,10 +51,10 @@ impl Stock {
         self.lines.is_empty()
     }
 
-    /// The batch and how many of its items are in hand, where there are any.
-    pub(crate) fn batch(&self, id: BatchId) -> Option<(&ActiveBatch, usize)> {
-        let line = self.lines.iter().find(|line| line.batch.id == id)?;
-        Some((&line.batch, line.chunks.iter().map(|chunk| chunk.items.len()).sum()))
+    /// Items of the batch that are in hand.
+    pub(crate) fn items_of(&self, id: BatchId) -> usize {
+        let of_batch = self.lines.iter().filter(|line| line.batch.id == id);
+        of_batch.flat_map(|line| &line.chunks).map(|chunk| chunk.items.len()).sum()
     }
 
     pub(crate) fn add(&mut self, chunk: Claimed) {

@@ -93,8 +93,10 @@ async fn claim(
     if chunks.is_empty() {
         return Ok(Vec::new());
     }
+    let of_many: HashSet<_> =
+        chunks.iter().filter(|(chunk, _)| chunk.n > 0).map(|(chunk, _)| chunk.batch).collect();
     let (firsts, others): (Vec<_>, Vec<_>) =
-        chunks.iter().map(|(chunk, _)| *chunk).partition(|chunk| chunk.n == 0);
+        chunks.iter().map(|(chunk, _)| *chunk).partition(|chunk| !of_many.contains(&chunk.batch));
     let (standing, known) = tokio::join!(
         batches::standing(commands, chunks.iter().map(|(chunk, _)| chunk.batch), true),
         heads::load(commands, &others),
