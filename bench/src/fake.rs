@@ -9,12 +9,12 @@ use std::io;
 use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::{Bytes, BytesMut};
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
-use hyper::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
+use hyper::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderValue};
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
@@ -55,6 +55,9 @@ pub struct Sample {
     /// Its body.
     pub body: String,
 }
+
+/// A chat call with a body of more bytes than that is a long one: those of [`work::long_variables`] are, those of the other rows are not.
+const LONG_BYTES: u64 = 2_500;
 
 /// Serves until the process ends, and first prints where.
 ///
@@ -127,6 +130,8 @@ struct Server {
     calls: Cell<u64>,
     at_once: Cell<u64>,
     most_at_once: Cell<u64>,
+    /// When each long one came, microseconds of Unix time.
+    long_calls: RefCell<Vec<u64>>,
     sample: RefCell<Option<Sample>>,
 }
 
@@ -138,6 +143,7 @@ impl Server {
             calls: Cell::new(0),
             at_once: Cell::new(0),
             most_at_once: Cell::new(0),
+            long_calls: RefCell::default(),
             sample: RefCell::new(None),
         }
     }
@@ -151,6 +157,7 @@ impl Server {
             (&Method::GET, "/_calls") => {
                 told(&Seen { calls: self.calls.get(), most_at_once: self.most_at_once.get() })
             }
+            (&Method::GET, "/_long_calls") => told(&*self.long_calls.borrow()),
             (&Method::GET, "/_sample") => match &*self.sample.borrow() {
                 Some(sample) => told(sample),
                 None => status(StatusCode::NOT_FOUND),
@@ -162,6 +169,9 @@ impl Server {
     async fn chat(&self, request: Request<Incoming>) -> Response<Full<Bytes>> {
         self.at_once.set(self.at_once.get() + 1);
         self.most_at_once.set(self.most_at_once.get().max(self.at_once.get()));
+        if is_long(request.headers()) {
+            self.long_calls.borrow_mut().push(unix_us());
+        }
         // The deadline is set before the body is read, as by a model that begins with the first byte.
         let reply_at = (!self.latency.is_zero()).then(|| tokio::time::sleep(self.latency));
         let sampled = self.sample.borrow().is_some();
@@ -201,6 +211,17 @@ async fn skip(request: Request<Incoming>) -> bool {
         }
     }
     true
+}
+
+fn is_long(headers: &HeaderMap) -> bool {
+    let length = headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
+    length.is_some_and(|length: u64| length > LONG_BYTES)
+}
+
+/// Microseconds of Unix time.
+pub fn unix_us() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
 }
 
 fn texts(headers: &HeaderMap) -> Vec<(String, String)> {

@@ -31,6 +31,12 @@ impl Runs {
         }
     }
 
+    /// What 95 % of them do not exceed; not a number when there was no run.
+    pub fn p95(&self) -> f64 {
+        let at = (self.0.len() * 95).div_ceil(100).saturating_sub(1);
+        self.0.get(at).copied().unwrap_or(f64::NAN)
+    }
+
     /// The least and the most.
     pub fn spread(&self) -> (f64, f64) {
         let end = |figure: Option<&f64>| figure.copied().unwrap_or(f64::NAN);
@@ -101,6 +107,9 @@ mod tests {
         assert_eq!(of(&[4.0, 1.0, 100.0, 2.0]).median(), 3.0);
         assert_eq!(of(&[7.0]).median(), 7.0);
         assert!(of(&[]).median().is_nan() && of(&[]).is_empty());
+        assert_eq!(of(&(1..=20).rev().map(f64::from).collect::<Vec<_>>()).p95(), 19.0);
+        assert_eq!(of(&[3.0, 7.0]).p95(), 7.0);
+        assert!(of(&[]).p95().is_nan());
         assert_eq!(of(&[9.0, 1.0, 5.0]).spread(), (1.0, 9.0));
         assert_eq!(of(&[9.0, 1.0, 5.0]).len(), 3);
     }

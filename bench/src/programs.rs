@@ -87,6 +87,14 @@ impl Fake {
         self.get("/_calls").await
     }
 
+    /// When each of the long calls came that it got, microseconds of Unix time.
+    ///
+    /// # Errors
+    /// It does not answer.
+    pub async fn long_calls(&self) -> anyhow::Result<Vec<u64>> {
+        self.get("/_long_calls").await
+    }
+
     /// The first call it got.
     ///
     /// # Errors

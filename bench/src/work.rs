@@ -83,6 +83,13 @@ pub fn variables(n: u32) -> Value {
     json!({"n": n, "note": note})
 }
 
+/// The variables of a row like [`variables`], so long that the fake server knows its call.
+pub fn long_variables(n: u32) -> Value {
+    let mut note = String::new();
+    fill(&mut note, n, 1_900);
+    json!({"n": n, "note": note})
+}
+
 /// Rows `0..count` as NDJSON, each of exactly [`ROW_BYTES`] bytes, under a `custom_id` of its own.
 pub fn rows(count: u32) -> Bytes {
     let mut text = String::with_capacity(count as usize * ROW_BYTES);

@@ -37,7 +37,7 @@ pub(crate) struct ServeArgs {
     /// Where Prometheus finds /metrics.
     #[arg(long, value_name = "ADDR", env = "PROMPTMILL_METRICS_LISTEN", default_value = "127.0.0.1:9464")]
     pub(crate) metrics_listen: SocketAddr,
-    /// The most provider calls of batches at the same time.
+    /// The most provider calls of batches at the same time; batches that come beside a large one make up to a sixteenth more.
     #[arg(
         long,
         value_name = "N",

@@ -18,7 +18,7 @@ use crate::worker::{Worker, WorkerConfig};
 pub struct WorkerArgs {
     #[command(flatten)]
     fleet: FleetArgs,
-    /// The most provider calls of this process at the same time.
+    /// The most provider calls of this process at the same time; batches that come beside a large one make up to a sixteenth more.
     #[arg(
         long,
         value_name = "N",

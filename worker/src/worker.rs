@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use apalis_core::worker::builder::WorkerBuilder;
 use promptmill_domain::SessionId;
-use promptmill_pipeline::{Pipeline, RetryPolicy};
+use promptmill_pipeline::{Concurrency, Pipeline, RetryPolicy};
 use promptmill_ports::StoreError;
 use promptmill_runtime::Engine;
 use tokio::sync::{Notify, Semaphore, mpsc};
@@ -25,7 +25,7 @@ use crate::slots::Slots;
 /// How a worker works.
 #[derive(Debug, Clone)]
 pub struct WorkerConfig {
-    /// The most provider calls at the same time.
+    /// The most provider calls at the same time; batches that come beside a large one make up to a sixteenth more.
     pub concurrency: usize,
     /// Waits between attempts.
     pub retry: RetryPolicy,
@@ -80,7 +80,7 @@ impl Worker {
         let pipeline = Arc::new(Pipeline::new(
             engine.limiter.clone(),
             engine.clock.clone(),
-            config.concurrency,
+            Concurrency::with_reserve(config.concurrency),
             config.retry,
         ));
         let slots_count = slots.count();

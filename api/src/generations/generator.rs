@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use promptmill_domain::{Ending, FailureKind, GenerationId, Outcome, Totals};
-use promptmill_pipeline::{Gate, ItemEnd, ItemInput, Pipeline, RetryPolicy};
+use promptmill_pipeline::{Concurrency, Gate, ItemEnd, ItemInput, Pipeline, RetryPolicy};
 use promptmill_ports::{Generation, encode_outcome};
 use promptmill_provider::DeltaSink;
 use promptmill_runtime::Engine;
@@ -74,7 +74,12 @@ impl Generator {
     pub(crate) fn new(engine: &Engine, calls: usize) -> Self {
         let policy = RetryPolicy { give_up_after: GIVE_UP_AFTER, ..RetryPolicy::default() };
         Self {
-            pipeline: Pipeline::new(engine.limiter.clone(), engine.clock.clone(), calls, policy),
+            pipeline: Pipeline::new(
+                engine.limiter.clone(),
+                engine.clock.clone(),
+                Concurrency::of(calls),
+                policy,
+            ),
             under_way: Mutex::default(),
             ended: Notify::new(),
             given_up: CancellationToken::new(),

@@ -1,4 +1,4 @@
-//! What a client does with jobs of a single row, and how it looks at a batch that runs.
+//! What a client does with jobs of a single row or few, and how it looks at a batch that runs.
 
 use std::time::{Duration, Instant};
 
@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use super::{Client, PATIENCE, answered, expect};
 use crate::work;
 
-/// A batch of one row, as the answer to its POST tells of it.
+/// A batch of one row or few, as the answer to its POST tells of it.
 #[derive(Debug, Clone, Deserialize)]
 pub struct Job {
     /// The batch.
@@ -60,11 +60,22 @@ impl Client {
         Ok(())
     }
 
+    /// Hands in a batch of so many long rows, from number `n` on, for the stored template.
+    ///
+    /// # Errors
+    /// The engine refuses.
+    pub async fn post_long_rows(&self, n: u32, count: u32) -> anyhow::Result<Job> {
+        self.job(self.rows((n..n + count).map(work::long_variables))).await
+    }
+
     fn row(&self, n: u32) -> RequestBuilder {
+        self.rows([work::variables(n)])
+    }
+
+    fn rows(&self, of: impl IntoIterator<Item = Value>) -> RequestBuilder {
         let template = format!("{}@1", work::TEMPLATE);
-        let body =
-            json!({"template": template, "model": work::MODEL, "rows": [{"variables": work::variables(n)}]});
-        self.post("/v1/batches", &body)
+        let rows: Vec<_> = of.into_iter().map(|variables| json!({"variables": variables})).collect();
+        self.post("/v1/batches", &json!({"template": template, "model": work::MODEL, "rows": rows}))
     }
 
     /// Straight from the bytes of the answer: jobs are many, and the machine is busy with what is measured.

@@ -93,11 +93,6 @@ impl Ledger {
         Self { state: Arc::new(Mutex::new(State::new(0))), early_grace }
     }
 
-    /// What the times of its records count from.
-    pub fn epoch(&self) -> Instant {
-        self.lock().epoch
-    }
-
     /// Everything, with each marker's history.
     pub fn snapshot(&self) -> Snapshot {
         self.snapshot_with(true, true)

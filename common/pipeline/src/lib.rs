@@ -17,6 +17,7 @@ mod standing;
 
 pub use gate::Gate;
 pub use pipeline::{ItemContent, ItemEnd, ItemInput, Pipeline};
+pub use places::Concurrency;
 pub use plan::{BatchPlan, PlanError};
 pub use promptmill_prompt::Template;
 pub use retry::RetryPolicy;

@@ -14,7 +14,7 @@ use crate::attempt::{AttemptEnd, AttemptInput, usage_known};
 use crate::gate::Gate;
 use crate::history::{self, OUTCOME_HISTORY_BYTES, PARKED_HISTORY_BYTES};
 use crate::lane::Lanes;
-use crate::places::Places;
+use crate::places::{Concurrency, Places};
 use crate::plan::BatchPlan;
 use crate::retry::RetryPolicy;
 use crate::standing::Stage;
@@ -139,14 +139,14 @@ enum Next {
 }
 
 impl Pipeline {
-    /// A pipeline that makes at most `concurrency` calls at the same time.
+    /// A pipeline that makes so many calls at the same time.
     pub fn new(
         limiter: Arc<dyn Limiter>,
         clock: Arc<dyn Clock>,
-        concurrency: usize,
+        concurrency: Concurrency,
         policy: RetryPolicy,
     ) -> Self {
-        Self { limiter, clock, places: Places::new(concurrency.max(1)), lanes: Lanes::default(), policy }
+        Self { limiter, clock, places: Places::new(concurrency), lanes: Lanes::default(), policy }
     }
 
     /// Calls under way now.

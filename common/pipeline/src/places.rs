@@ -1,7 +1,8 @@
 //! The places among a process's calls, shared evenly among batches.
 //!
 //! First come, first served would let the batch with the longest queue of slow calls keep every other one waiting; here a place that comes
-//! free goes to the batch that holds the fewest of them, so that one which comes beside a large one begins at once. Equals get them in turn.
+//! free goes to the batch that holds the fewest of them. Equals get them in turn. So that one which comes beside a large one need not even
+//! wait until a slow call ends, there may be some more places, for batches that hold few.
 
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
@@ -10,11 +11,30 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use promptmill_domain::BatchId;
 use tokio::sync::oneshot;
 
+/// How many calls a pipeline makes at the same time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Concurrency {
+    calls: usize,
+    reserve: usize,
+}
+
+impl Concurrency {
+    /// So many at most, of whatever batches; at least one.
+    pub const fn of(calls: usize) -> Self {
+        Self { calls: if calls == 0 { 1 } else { calls }, reserve: 0 }
+    }
+
+    /// So many, and a sixteenth more for batches that make fewer calls than that sixteenth: one that comes beside a large one need not wait
+    /// until slow calls end.
+    pub const fn with_reserve(calls: usize) -> Self {
+        Self { reserve: calls / 16, ..Self::of(calls) }
+    }
+}
+
 /// All places of one process. Cheap to clone.
 #[derive(Debug, Clone)]
 pub(crate) struct Places {
     inner: Arc<Inner>,
-    count: usize,
 }
 
 #[derive(Debug)]
@@ -22,8 +42,9 @@ struct Inner(Mutex<State>);
 
 #[derive(Debug)]
 struct State {
-    /// Nobody waits while one is free.
-    free: usize,
+    /// Nobody waits while fewer places are held than there are calls, nor a batch that holds fewer than the reserve while one of that is left.
+    most: Concurrency,
+    taken: usize,
     /// Those who wait, by batch; of equals the one in front is the next to get a place.
     waiting: VecDeque<(BatchId, VecDeque<oneshot::Sender<Place>>)>,
     /// How many places each batch holds that holds any.
@@ -38,31 +59,27 @@ pub(crate) struct Place {
 }
 
 impl Places {
-    pub(crate) fn new(count: usize) -> Self {
-        let state = State { free: count, waiting: VecDeque::new(), held: HashMap::new() };
-        Self { inner: Arc::new(Inner(Mutex::new(state))), count }
+    /// A place for each call.
+    pub(crate) fn new(most: Concurrency) -> Self {
+        let state = State { most, taken: 0, waiting: VecDeque::new(), held: HashMap::new() };
+        Self { inner: Arc::new(Inner(Mutex::new(state))) }
     }
 
     /// Places that are held.
     pub(crate) fn taken(&self) -> usize {
-        self.count.saturating_sub(self.inner.lock().free)
+        self.inner.lock().taken
     }
 
     /// A place for the batch, if one is free now.
     pub(crate) fn try_take(&self, batch: BatchId) -> Option<Place> {
-        let mut state = self.inner.lock();
-        state.free = state.free.checked_sub(1)?;
-        state.hold(batch);
-        Some(Place { inner: Some(self.inner.clone()), batch })
+        self.inner.lock().try_hold(batch).then(|| Place { inner: Some(self.inner.clone()), batch })
     }
 
     /// Waits for a place for the batch. Dropping the future gives the turn up.
     pub(crate) async fn take(&self, batch: BatchId) -> Place {
         let come = {
             let mut state = self.inner.lock();
-            if let Some(free) = state.free.checked_sub(1) {
-                state.free = free;
-                state.hold(batch);
+            if state.try_hold(batch) {
                 return Place { inner: Some(self.inner.clone()), batch };
             }
             let (give, come) = oneshot::channel();
@@ -84,11 +101,31 @@ impl Inner {
 }
 
 impl State {
+    fn held(&self, batch: BatchId) -> usize {
+        self.held.get(&batch).copied().unwrap_or(0)
+    }
+
+    /// Whether there is a place for a batch that holds so many.
+    fn has_one_for(&self, held: usize) -> bool {
+        let Concurrency { calls, reserve } = self.most;
+        self.taken < calls || (held < reserve && self.taken < calls + reserve)
+    }
+
+    fn try_hold(&mut self, batch: BatchId) -> bool {
+        let there_is = self.has_one_for(self.held(batch));
+        if there_is {
+            self.hold(batch);
+        }
+        there_is
+    }
+
     fn hold(&mut self, batch: BatchId) {
+        self.taken += 1;
         *self.held.entry(batch).or_default() += 1;
     }
 
     fn let_go(&mut self, batch: BatchId) {
+        self.taken -= 1;
         if let Entry::Occupied(mut held) = self.held.entry(batch) {
             *held.get_mut() -= 1;
             if *held.get() == 0 {
@@ -97,11 +134,14 @@ impl State {
         }
     }
 
-    /// Who is next, with the batch, which goes to the end of the line.
+    /// Who is next, if there is a place, with the batch, which goes to the end of the line.
     fn next(&mut self) -> Option<(BatchId, oneshot::Sender<Place>)> {
         loop {
-            let held = |(batch, _): &(BatchId, _)| self.held.get(batch).copied().unwrap_or(0);
-            let (at, _) = self.waiting.iter().map(held).enumerate().min_by_key(|(_, held)| *held)?;
+            let held = self.waiting.iter().map(|(batch, _)| self.held(*batch));
+            let (at, held) = held.enumerate().min_by_key(|(_, held)| *held)?;
+            if !self.has_one_for(held) {
+                return None;
+            }
             let (batch, mut queue) = self.waiting.remove(at)?;
             // Those who gave up are passed over.
             while let Some(give) = queue.pop_front() {
@@ -125,10 +165,7 @@ impl Drop for Place {
             let give = {
                 let mut state = inner.lock();
                 state.let_go(holder);
-                let Some((batch, give)) = state.next() else {
-                    state.free += 1;
-                    return;
-                };
+                let Some((batch, give)) = state.next() else { return };
                 state.hold(batch);
                 holder = batch;
                 give
@@ -150,7 +187,7 @@ mod tests {
 
     #[tokio::test]
     async fn batches_that_wait_get_places_in_turn_however_long_their_queues_are() {
-        let places = Places::new(1);
+        let places = Places::new(Concurrency::of(1));
         let held = places.try_take(batch(9)).unwrap();
         assert!(places.try_take(batch(9)).is_none());
         let served = Arc::new(Mutex::new(Vec::new()));
@@ -173,7 +210,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_batch_that_comes_beside_a_large_one_gets_every_place_until_it_holds_as_many() {
-        let places = Places::new(6);
+        let places = Places::new(Concurrency::of(6));
         let mut of_large: Vec<_> = (0..6).map(|_| places.try_take(batch(1)).unwrap()).collect();
         let mut queue = tokio::task::JoinSet::new();
         for of in [1, 1, 1, 1, 2, 2, 2, 2] {
@@ -199,8 +236,34 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn one_that_comes_beside_a_large_one_gets_places_of_the_reserve_and_a_large_one_gets_none() {
+        let places = Places::new(Concurrency { calls: 4, reserve: 2 });
+        let take = |of: u8| places.try_take(batch(of));
+        let mut of_large: Vec<_> = (0..4).map(|_| take(1).unwrap()).collect();
+        assert!(take(1).is_none());
+        let mut large = Box::pin(places.take(batch(1)));
+        assert!(poll_once(&mut large).await.is_none());
+        let mut of_small: Vec<_> = (0..2).map(|_| take(2).unwrap()).collect();
+        assert!(take(2).is_none() && take(3).is_none(), "the reserve is used up");
+        let mut third = Box::pin(places.take(batch(3)));
+        assert!(poll_once(&mut third).await.is_none());
+        // The next place is for the one that holds none, and what is free of the reserve then is not for the large one.
+        drop(of_large.pop());
+        let third = poll_once(&mut third).await.unwrap();
+        drop(of_small.pop());
+        assert!(poll_once(&mut large).await.is_none());
+        assert_eq!(places.taken(), 5);
+        // One below the count it may go on.
+        drop((third, of_small.pop()));
+        let large = poll_once(&mut large).await.unwrap();
+        assert_eq!(places.taken(), 4);
+        drop((of_large, large));
+        assert_eq!(places.taken(), 0);
+    }
+
+    #[tokio::test]
     async fn a_place_given_to_one_who_gave_up_goes_on_to_the_next() {
-        let places = Places::new(1);
+        let places = Places::new(Concurrency::of(1));
         let held = places.try_take(batch(9)).unwrap();
         let mut gone = Box::pin(places.take(batch(1)));
         let mut next = Box::pin(places.take(batch(2)));

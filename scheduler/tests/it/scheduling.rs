@@ -169,6 +169,26 @@ async fn workers_are_told_of_the_first_hints_of_a_batch_beside_others_and_not_of
 }
 
 #[tokio::test]
+async fn workers_are_told_of_a_batch_that_is_let_in_together_with_further_chunks_of_the_only_other_one() {
+    let scene = Scene::on(MemoryHub::new()).await;
+    scene.beat().await;
+    let mut signals = scene.engine.signals.subscribe();
+    // Nothing is looked at that no signal tells of.
+    let config = SchedulerConfig { poll: Duration::from_secs(600), ..SchedulerConfig::default() };
+    let large = scene.submit(8 * SLOTS, 0).await;
+    let scheduler = Scheduler::with(scene.engine.clone(), config);
+    eventually("the large batch runs", async || scene.batch_state(large).await == BatchState::Running).await;
+    scene.queued(4).await;
+    assert_eq!(scene.claim(&scene.hints(2).await).await.len(), 2);
+    let other = scene.submit(8, 0).await;
+    scene.engine.signals.publish(Signal::BatchQueued(other)).await.unwrap();
+    while signals.recv().await.unwrap() != Signal::WorkQueued {}
+    assert_eq!(scene.ready(other).await, 8);
+    assert!(scene.ready(large).await > 2, "there was room for one more of it as well");
+    scheduler.stop().await;
+}
+
+#[tokio::test]
 async fn hints_that_are_lost_are_put_back() {
     let scene = Scene::on(MemoryHub::new()).await;
     let batch = scene.submit(8, 0).await;

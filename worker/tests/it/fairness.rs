@@ -1,8 +1,12 @@
 //! A batch that is limited or slow, and what it leaves to others.
 
-use promptmill_domain::{BatchEvent, BatchId, BatchLimits, BatchState, PauseReason};
-use promptmill_ports::Signal;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 
+use promptmill_domain::{BatchEvent, BatchId, BatchLimits, BatchState, PauseReason};
+use promptmill_ports::{MemoryHub, Signal};
+
+use crate::failing_store::{FailingStore, Fate};
 use crate::provider::{Does, Scripted};
 use crate::support::{Scene, eventually};
 
@@ -100,6 +104,57 @@ async fn a_batch_whose_calls_are_slow_shares_slots_and_places_with_one_that_came
     Scene::check_all_succeeded(&scene.ended(second, BatchState::Completed).await, 40);
     assert!(slow.begun() <= 54 && scene.counts(first).await.succeeded <= 50);
     scene.steer(first, BatchEvent::Pause(PauseReason::Requested)).await;
+    slow.release(10_000);
+    scene.stop(worker).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn beside_other_work_a_short_batch_is_claimed_at_once_and_of_a_long_one_no_more_than_is_of_use() {
+    let slow = Scripted::new(|_, _| Does::AnswerLater);
+    let claims = Arc::new(AtomicU32::new(0));
+    let scene = Scene::with(MemoryHub::new(), slow.clone(), |store| {
+        let claims = claims.clone();
+        Arc::new(FailingStore::new(store, move |method| {
+            claims.fetch_add(u32::from(method == "claim"), Ordering::SeqCst);
+            Fate::Works
+        }))
+    });
+    scene.submit(1_000).await;
+    scene.step().await;
+    let worker = scene.worker(4).await;
+    eventually("the first batch has every place", async || slow.now() == 4).await;
+    let settled_down = async || {
+        let before = claims.load(Ordering::SeqCst);
+        heard(&scene).await;
+        claims.load(Ordering::SeqCst) == before
+    };
+    eventually("nothing more is claimed of it", settled_down).await;
+    let begun = claims.load(Ordering::SeqCst);
+    let short = scene.submit(10).await;
+    scene.step().await;
+    eventually("all of the short one is claimed", async || scene.counts(short).await.leased == 10).await;
+    assert_eq!(claims.load(Ordering::SeqCst), begun + 1);
+    let long = scene.submit(5_000).await;
+    scene.step().await;
+    eventually("some of the long one is claimed", async || scene.counts(long).await.leased > 0).await;
+    eventually("nothing more is claimed of it", settled_down).await;
+    assert_eq!(scene.counts(long).await.leased, 5_000_u64.div_ceil(32));
+    slow.release(10_000);
+    scene.stop(worker).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_that_comes_beside_a_batch_with_every_place_need_not_wait_for_its_calls() {
+    let slow = Scripted::new(|_, _| Does::AnswerLater);
+    let quick = Scripted::named("quick", |_, _| Does::Answer);
+    let scene = Scene::among(vec![slow.clone(), quick.clone()]).schedule();
+    scene.submit(1_000).await;
+    let worker = scene.worker(16).await;
+    eventually("the first batch has every place", async || slow.now() == 16).await;
+    let other = scene.submit_to(&quick, 40, BatchLimits::default()).await;
+    Scene::check_all_succeeded(&scene.ended(other, BatchState::Completed).await, 40);
+    assert_eq!((slow.begun(), slow.take_most()), (16, 16));
+    assert_eq!(quick.take_most(), 1);
     slow.release(10_000);
     scene.stop(worker).await;
 }

@@ -109,6 +109,10 @@ async fn items_calls_tokens_and_cost_are_counted_and_nothing_a_client_wrote() {
     })
     .await;
     let metrics = scene.engine.metrics.clone();
+    eventually("what the store has is counted here too", async || {
+        metrics.gather_text().lines().any(|line| line == "promptmill_settle_duration_seconds_count 19")
+    })
+    .await;
     metrics.refresh(&scene.engine).await;
     let text = metrics.gather_text();
     for line in [

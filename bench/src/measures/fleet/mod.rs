@@ -5,6 +5,7 @@
 mod accept;
 mod counts;
 mod lone;
+mod neighbours;
 mod sizes;
 mod throughput;
 mod waiting;
@@ -31,6 +32,8 @@ pub enum Part {
     Counts,
     /// Two workers against one.
     Workers,
+    /// Ten rows of one tenant beside very many of another.
+    Neighbours,
 }
 
 impl Part {
@@ -52,6 +55,7 @@ pub async fn run(part: Part, lab: &Lab<Sizes>, table: &mut Table) -> anyhow::Res
         Part::Accept => accept::run(lab, table).await,
         Part::Counts => counts::run(lab, table).await,
         Part::Workers => workers::run(lab, table).await,
+        Part::Neighbours => neighbours::run(lab, table).await,
     }
 }
 

@@ -33,6 +33,10 @@ pub struct Sizes {
     pub workers_latency: Duration,
     /// Calls of a worker at the same time.
     pub workers_slots: u32,
+    /// Rows of the large tenant; the worker and the provider are those of one worker above.
+    pub neighbour_rows: u32,
+    /// Small batches beside them in a run, and as many alone.
+    pub neighbour_batches: u32,
 }
 
 impl Sizes {
@@ -53,6 +57,8 @@ impl Sizes {
             workers_items: 40_960,
             workers_latency: Duration::from_millis(200),
             workers_slots: 256,
+            neighbour_rows: 1_000_000,
+            neighbour_batches: 50,
         }
     }
 
@@ -74,6 +80,8 @@ impl Sizes {
             workers_items: 600,
             workers_latency: Duration::from_millis(20),
             workers_slots: 64,
+            neighbour_rows: 20_000,
+            neighbour_batches: 2,
         }
     }
 }

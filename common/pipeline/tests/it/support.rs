@@ -9,7 +9,9 @@ use promptmill_domain::{
     BatchId, BatchSpec, Ending, FailureKind, LaneId, Message, Money, Outcome, ParkedItem, Role, StoreReplies,
     Tokens, Totals,
 };
-use promptmill_pipeline::{BatchPlan, Gate, ItemContent, ItemEnd, ItemInput, Pipeline, RetryPolicy, Stage};
+use promptmill_pipeline::{
+    BatchPlan, Concurrency, Gate, ItemContent, ItemEnd, ItemInput, Pipeline, RetryPolicy, Stage,
+};
 use promptmill_ports::{Clock, Denied, HubError, Limiter, MemoryHub, Permit};
 use promptmill_provider::{CallFailure, ChatProvider, ChatReply, ChatRequest, Finish, ModelListing};
 use tokio::time::Instant;
@@ -252,7 +254,7 @@ impl Setting {
             pipeline: Arc::new(Pipeline::new(
                 limiter.clone(),
                 Arc::new(TestClock(began)),
-                self.concurrency,
+                Concurrency::of(self.concurrency),
                 self.policy,
             )),
             plan: Arc::new(plan),
