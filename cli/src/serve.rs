@@ -37,7 +37,7 @@ pub(crate) struct ServeArgs {
     /// Where Prometheus finds /metrics.
     #[arg(long, value_name = "ADDR", env = "PROMPTMILL_METRICS_LISTEN", default_value = "127.0.0.1:9464")]
     pub(crate) metrics_listen: SocketAddr,
-    /// The most provider calls of batches at the same time; batches that come beside a large one make up to a sixteenth more.
+    /// The most provider calls of batches at the same time; when all are in use, batches that make few get up to 16 more (none below 16, a sixteenth above 256).
     #[arg(
         long,
         value_name = "N",

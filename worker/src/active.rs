@@ -134,11 +134,6 @@ impl ActiveBatch {
         }
     }
 
-    /// Larger is served earlier.
-    pub(crate) fn priority(&self) -> i16 {
-        self.limits().priority
-    }
-
     /// Items that hold a slot.
     pub(crate) fn slots_held(&self) -> u32 {
         self.begun.load(Ordering::Acquire)

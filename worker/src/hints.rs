@@ -11,10 +11,11 @@ use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::RecvError;
 
 use crate::active::ActiveBatch;
+use crate::batches::Loaded;
 use crate::pump::Pump;
 use crate::stock::Stock;
 
-/// Hints that are put back in one look for some of batches of which there is not enough in hand.
+/// Once so many hints are to be put back a look ends.
 const HINTS_PUT_BACK: usize = 32;
 
 /// Hints taken from the queue at once where it is not known how many are of use.
@@ -23,42 +24,59 @@ pub(crate) const HINTS_AT_A_TIME: usize = 16;
 /// Items of one batch in hand below which a further chunk of it is welcome.
 pub(crate) const FEW_IN_HAND: usize = 64;
 
+/// How a look at the queue begins.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Look {
+    /// Hints that are taken first.
+    pub(crate) first: usize,
+    /// Items that a chunk is taken to have of whose batch nothing is known.
+    pub(crate) usual_len: usize,
+    /// How long it is waited for the first.
+    pub(crate) wait: Duration,
+}
+
+/// What a look at the queue brought.
+#[derive(Default)]
+pub(crate) struct Hints {
+    /// The chunks of use.
+    pub(crate) wanted: Vec<ChunkId>,
+    /// Their batches, those that were read for it.
+    pub(crate) batches: HashMap<BatchId, Loaded>,
+    /// Hints to be put back, with the priority they had.
+    back: Vec<(ChunkId, i16)>,
+    /// Items of each batch in hand and coming.
+    coming: HashMap<BatchId, usize>,
+    /// Items of all chunks of use.
+    items: usize,
+}
+
 impl Pump {
-    /// Hints of at most `most` chunks whose items together fill the free slots, of each batch no more than is of use; `first` are taken from
-    /// the queue to begin with. Those that are too many are put back, so that neither they nor those behind them are lost to anyone.
-    pub(crate) async fn hints(
-        &self,
-        stock: &Stock,
-        most: usize,
-        first: usize,
-        mut wait: Duration,
-    ) -> Result<Vec<ChunkId>, HubError> {
-        let (mut wanted, mut back): (Vec<ChunkId>, Vec<(ChunkId, i16)>) = (vec![], vec![]);
-        let mut coming: HashMap<BatchId, usize> = HashMap::new();
+    /// Hints of at most `most` chunks, up to the first whose items fill the free slots, of each batch no more than is of use. Those that are too many are
+    /// put back, so that neither they nor those behind them are lost to anyone, and all of them when this process stops meanwhile.
+    pub(crate) async fn hints(&self, stock: &Stock, most: usize, look: Look) -> Result<Hints, HubError> {
         let free = self.slots.free();
-        let (mut ask, mut items) = (first, 0);
-        while wanted.len() < most && back.len() < HINTS_PUT_BACK && items < free {
-            ask = ask.clamp(1, most - wanted.len());
-            let popped = match self.engine.queue.pop(ask, wait).await {
+        let (mut ask, mut wait) = (look.first, look.wait);
+        let mut hints = Hints::default();
+        while hints.wanted.len() < most && hints.back.len() < HINTS_PUT_BACK && hints.items < free {
+            ask = ask.clamp(1, most - hints.wanted.len());
+            let popped = tokio::select! {
+                popped = self.engine.queue.pop(ask, wait) => popped,
+                () = self.gate.stopping().cancelled() => break,
+            };
+            let popped = match popped {
                 Ok(popped) => popped,
-                Err(error) if wanted.is_empty() && back.is_empty() => return Err(error),
+                Err(error) if hints.wanted.is_empty() && hints.back.is_empty() => return Err(error),
                 // What was taken is still good.
                 Err(_) => break,
             };
             let was_all = popped.len() < ask;
-            self.get_to_know(&popped, &coming).await;
-            for chunk in popped {
-                let batch = self.batches.known(chunk.batch);
-                let coming = coming.entry(chunk.batch).or_insert_with(|| stock.items_of(chunk.batch));
-                match batch {
-                    Some(batch) if *coming >= enough(&batch, free) => back.push((chunk, batch.priority())),
-                    batch => {
-                        // A batch with a single hint is read when its chunk is claimed.
-                        let len = batch.map_or(1, |batch| batch.next_chunk_items());
-                        *coming += len;
-                        items += len;
-                        wanted.push(chunk);
-                    }
+            tokio::select! {
+                () = self.get_to_know(&popped, &mut hints) => {}
+                () = self.gate.stopping().cancelled() => {}
+            }
+            for (chunk, priority) in popped {
+                if !hints.wanted.contains(&chunk) {
+                    self.sort(stock, look.usual_len, free, (chunk, priority), &mut hints);
                 }
             }
             if was_all {
@@ -66,21 +84,54 @@ impl Pump {
             }
             (ask, wait) = (HINTS_AT_A_TIME, Duration::ZERO);
         }
-        if !back.is_empty()
-            && let Err(error) = self.engine.queue.push(&back).await
+        if self.gate.stopping().is_cancelled() {
+            hints.back.extend(hints.wanted.drain(..).map(|chunk| (chunk, 0)));
+        }
+        if !hints.back.is_empty()
+            && let Err(error) = self.engine.queue.push(&hints.back).await
         {
             tracing::debug!(error = %error, "hints could not be put back; the sweep hints them again");
         }
-        Ok(wanted)
+        Ok(hints)
     }
 
     /// Reads the batches that have further hints, and of which it is not known yet how long their chunks are.
-    async fn get_to_know(&self, popped: &[ChunkId], coming: &HashMap<BatchId, usize>) {
+    async fn get_to_know(&self, popped: &[(ChunkId, i16)], hints: &mut Hints) {
         let mut seen = HashSet::new();
-        let of_many = |chunk: &&ChunkId| !seen.insert(chunk.batch) || coming.contains_key(&chunk.batch);
-        let many: HashSet<BatchId> = popped.iter().filter(of_many).map(|chunk| chunk.batch).collect();
-        // One that cannot be read is found out again when its chunks were claimed.
-        drop(self.batches.get(&many).await);
+        let of_many = |batch: &BatchId| !seen.insert(*batch) || hints.coming.contains_key(batch);
+        let batches = popped.iter().map(|(chunk, _)| chunk.batch);
+        let many: HashSet<BatchId> = batches.filter(of_many).collect();
+        let unread = many.into_iter().filter(|batch| !hints.batches.contains_key(batch)).collect();
+        hints.batches.extend(self.batches.get(&unread).await);
+    }
+
+    /// Decides whether a hint is of use.
+    fn sort(
+        &self,
+        stock: &Stock,
+        usual_len: usize,
+        free: usize,
+        (chunk, priority): (ChunkId, i16),
+        hints: &mut Hints,
+    ) {
+        let known = match hints.batches.get(&chunk.batch) {
+            Some(Ok(batch)) => Some(batch.clone()),
+            Some(Err(_)) => None,
+            None => self.batches.known(chunk.batch),
+        };
+        let coming = hints.coming.entry(chunk.batch).or_insert_with(|| stock.items_of(chunk.batch));
+        let (enough, len) = match known {
+            Some(batch) => (enough(&batch, free), batch.next_chunk_items()),
+            // Of one that cannot be worked on here a single chunk is kept from the others.
+            None => (1, usual_len),
+        };
+        if hints.items >= free || *coming >= enough {
+            hints.back.push((chunk, priority));
+        } else {
+            *coming += len;
+            hints.items += len;
+            hints.wanted.push(chunk);
+        }
     }
 }
 

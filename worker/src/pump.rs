@@ -15,7 +15,7 @@ use tokio::time::{Instant, sleep_until};
 use crate::active::ActiveBatch;
 use crate::batches::{Batches, Loaded};
 use crate::gate::SessionGate;
-use crate::hints::{FEW_IN_HAND, HINTS_AT_A_TIME};
+use crate::hints::{FEW_IN_HAND, HINTS_AT_A_TIME, Look};
 use crate::runtime::Job;
 use crate::settler::{LeaseKey, SettlerHandle};
 use crate::slots::{Room, Slots};
@@ -85,11 +85,11 @@ impl Pump {
                 }
                 continue;
             }
-            let (first, wait) = match idle {
-                true => (free.div_ceil(usual_len), HINT_WAIT),
-                false => (HINTS_AT_A_TIME, Duration::ZERO),
+            let look = match idle {
+                true => Look { first: free.div_ceil(usual_len), usual_len, wait: HINT_WAIT },
+                false => Look { first: HINTS_AT_A_TIME, usual_len, wait: Duration::ZERO },
             };
-            let fresh = self.claim(&stock, rooms, first, wait).await;
+            let fresh = self.claim(&stock, rooms, look).await;
             match fresh.iter().map(|chunk| chunk.items.len()).max() {
                 Some(len) => usual_len = len.max(1),
                 None => look_at = Instant::now() + LOOK_EVERY,
@@ -135,34 +135,33 @@ impl Pump {
         self.jobs.send(job).await.is_ok()
     }
 
-    /// Claims hinted chunks, as many as are of use and there are `rooms` for, and makes their items ready. Looks at `first` hints to begin with.
-    async fn claim(&self, stock: &Stock, rooms: Vec<Room>, first: usize, wait: Duration) -> Vec<Claimed> {
+    /// Claims hinted chunks, as many as are of use and there are `rooms` for, and makes their items ready.
+    async fn claim(&self, stock: &Stock, rooms: Vec<Room>, look: Look) -> Vec<Claimed> {
         if !self.gate.is_open() {
             // A hint that is taken and not used is lost to the workers that could use it.
             return self.pause().await;
         }
-        let hints = tokio::select! {
-            hints = self.hints(stock, rooms.len(), first, wait) => hints,
-            () = self.gate.stopping().cancelled() => return vec![],
-        };
-        let hints = match hints {
+        let hints = match self.hints(stock, rooms.len(), look).await {
             Ok(hints) => hints,
             Err(error) => {
                 tracing::warn!(error = %error, "the queue gave no hints");
                 return self.pause().await;
             }
         };
-        if hints.is_empty() || !self.gate.is_open() {
+        if hints.wanted.is_empty() || !self.gate.is_open() {
             return vec![];
         }
         let wanted: Vec<(ChunkId, LeaseToken)> =
-            hints.into_iter().map(|chunk| (chunk, LeaseToken::from_bytes(rand::random()))).collect();
+            hints.wanted.into_iter().map(|chunk| (chunk, LeaseToken::from_bytes(rand::random()))).collect();
         // Of chunks that are not to be had the batches are read in vain, but seldom.
-        let ids = wanted.iter().map(|(chunk, _)| chunk.batch).collect();
-        let (claimed, batches) = tokio::join!(
+        let ids =
+            wanted.iter().map(|(chunk, _)| chunk.batch).filter(|batch| !hints.batches.contains_key(batch));
+        let ids = ids.collect();
+        let (claimed, mut batches) = tokio::join!(
             self.engine.store.claim(self.session, &wanted, self.engine.clock.now_ms()),
             self.batches.get(&ids),
         );
+        batches.extend(hints.batches);
         match claimed {
             Ok(leases) => {
                 let of_batch = |lease: Lease| Some((batches.get(&lease.head.chunk.batch)?, lease));

@@ -18,7 +18,7 @@ use crate::worker::{Worker, WorkerConfig};
 pub struct WorkerArgs {
     #[command(flatten)]
     fleet: FleetArgs,
-    /// The most provider calls of this process at the same time; batches that come beside a large one make up to a sixteenth more.
+    /// The most provider calls of this process at the same time; when all are in use, batches that make few get up to 16 more (none below 16, a sixteenth above 256).
     #[arg(
         long,
         value_name = "N",

@@ -25,7 +25,7 @@ use crate::slots::Slots;
 /// How a worker works.
 #[derive(Debug, Clone)]
 pub struct WorkerConfig {
-    /// The most provider calls at the same time; batches that come beside a large one make up to a sixteenth more.
+    /// The most provider calls at the same time; when all are in use, batches that make few get up to 16 more (none below 16, a sixteenth above 256).
     pub concurrency: usize,
     /// Waits between attempts.
     pub retry: RetryPolicy,

@@ -17,6 +17,8 @@ const HINTS_A_SCRIPT: usize = 500;
 const WAITS_AT_A_TIME: Duration = Duration::from_secs(5);
 /// What such an answer may take beyond.
 const ANSWERS_WITHIN: Duration = Duration::from_secs(3);
+/// Scores of one priority, as the script that pushes has it.
+const ARRIVALS: f64 = 137_438_953_472.0;
 /// Connections that wait for hints and are kept for the next one who waits.
 const KEPT_CONNECTIONS: usize = 8;
 
@@ -35,7 +37,7 @@ impl Queue for RedisHub {
         Ok(())
     }
 
-    async fn pop(&self, limit: usize, wait: Duration) -> Result<Vec<ChunkId>, HubError> {
+    async fn pop(&self, limit: usize, wait: Duration) -> Result<Vec<(ChunkId, i16)>, HubError> {
         let deadline = Instant::now() + wait;
         let mut taken = self.take(limit).await?;
         if !taken.is_empty() || limit == 0 || wait.is_zero() {
@@ -58,17 +60,17 @@ impl Queue for RedisHub {
 }
 
 impl RedisHub {
-    async fn take(&self, limit: usize) -> Result<Vec<ChunkId>, HubError> {
+    async fn take(&self, limit: usize) -> Result<Vec<(ChunkId, i16)>, HubError> {
         if limit == 0 {
             return Ok(Vec::new());
         }
         let taken: Vec<(Vec<u8>, f64)> =
             self.link.ask(redis::cmd("ZPOPMIN").arg(&self.keys.hints).arg(limit)).await?;
-        Ok(taken.iter().filter_map(|(member, _)| chunk(member)).collect())
+        Ok(taken.iter().filter_map(|(member, score)| hint(member, *score)).collect())
     }
 
     /// Waits on a connection of its own, which is closed when the caller no longer waits.
-    async fn wait_for_hint(&self, deadline: Instant) -> Result<Option<ChunkId>, HubError> {
+    async fn wait_for_hint(&self, deadline: Instant) -> Result<Option<(ChunkId, i16)>, HubError> {
         let mut connection = self.waiting_connection().await?;
         loop {
             // Less than a millisecond would mean to some servers that they wait for ever.
@@ -78,7 +80,7 @@ impl RedisHub {
             command.arg(&self.keys.hints).arg(format!("{:.3}", wait.as_secs_f64()));
             let answer = connection.request(&command).await.map_err(|error| self.link.unavailable(&error))?;
             let came: Option<(Vec<u8>, Vec<u8>, f64)> = self.link.read(answer)?;
-            let hint = came.and_then(|(_, member, _)| chunk(&member));
+            let hint = came.and_then(|(_, member, score)| self::hint(&member, score));
             if hint.is_some() || left <= WAITS_AT_A_TIME {
                 let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
                 if idle.len() < KEPT_CONNECTIONS {
@@ -116,6 +118,13 @@ fn chunk(member: &[u8]) -> Option<ChunkId> {
     Some(ChunkId { batch: BatchId::from_bytes(*batch), n: u32::from_be_bytes(n.try_into().ok()?) })
 }
 
+/// A hint as it stands in the set, with the priority in its score (see the script that pushes).
+fn hint(member: &[u8], score: f64) -> Option<(ChunkId, i16)> {
+    let order = (score / ARRIVALS).floor().clamp(0.0, u16::MAX.into());
+    let priority = i32::from(i16::MAX) - order as i32;
+    Some((chunk(member)?, i16::try_from(priority).unwrap_or(i16::MIN)))
+}
+
 /// Priorities from the most urgent, 0, to the least, 65535.
 fn order(priority: i16) -> u32 {
     i16::MAX.abs_diff(priority).into()
@@ -131,6 +140,18 @@ mod tests {
         assert_eq!(chunk(&member(hint)), Some(hint));
         assert_eq!(chunk(b"somebody else's"), None);
         assert_eq!(chunk(&[0; 21]), None);
+    }
+
+    #[test]
+    fn a_score_tells_the_priority_whatever_the_arrival() {
+        let chunk = ChunkId { batch: BatchId::from_bytes([7; 16]), n: 1 };
+        for priority in [i16::MAX, 100, 1, 0, -1, -5_000, i16::MIN] {
+            for arrival in [0.0, 1.0, ARRIVALS - 1.0] {
+                let score = f64::from(order(priority)) * ARRIVALS + arrival;
+                assert_eq!(hint(&member(chunk), score), Some((chunk, priority)));
+            }
+        }
+        assert_eq!(hint(b"somebody else's", 0.0), None);
     }
 
     #[test]

@@ -24,10 +24,11 @@ impl Concurrency {
         Self { calls: if calls == 0 { 1 } else { calls }, reserve: 0 }
     }
 
-    /// So many, and a sixteenth more for batches that make fewer calls than that sixteenth: one that comes beside a large one need not wait
-    /// until slow calls end.
-    pub const fn with_reserve(calls: usize) -> Self {
-        Self { reserve: calls / 16, ..Self::of(calls) }
+    /// So many, and some more for batches that make few calls, so that one which comes beside a large one need not wait until slow calls end: 16, but at
+    /// most a quarter, and above 256 a sixteenth. Fewer than 16 are all there are: who says so small a number means it.
+    pub fn with_reserve(calls: usize) -> Self {
+        let reserve = if calls < 16 { 0 } else { (calls / 16).max(16).min(calls / 4) };
+        Self { reserve, ..Self::of(calls) }
     }
 }
 
@@ -232,6 +233,30 @@ mod tests {
         drop((of_large, held));
         queue.join_all().await;
         assert!(places.inner.lock().held.is_empty());
+        assert_eq!(places.taken(), 0);
+    }
+
+    #[test]
+    fn few_calls_have_no_reserve_and_many_a_small_one() {
+        let reserves = [0, 1, 15, 16, 40, 64, 256, 512].map(|calls| Concurrency::with_reserve(calls).reserve);
+        assert_eq!(reserves, [0, 0, 0, 4, 10, 16, 16, 32]);
+    }
+
+    #[tokio::test]
+    async fn a_batch_that_waits_and_falls_below_the_reserve_goes_on() {
+        let places = Places::new(Concurrency { calls: 2, reserve: 2 });
+        let take = |of: u8| places.try_take(batch(of));
+        let mut of_one: Vec<_> = (0..2).map(|_| take(1).unwrap()).collect();
+        let of_two = take(2).unwrap();
+        let mut gone = Box::pin(places.take(batch(1)));
+        let mut next = Box::pin(places.take(batch(1)));
+        assert!(poll_once(&mut gone).await.is_none() && poll_once(&mut next).await.is_none());
+        // Three of four are held, and this batch held as many as the reserve has until now. Who gave up is passed over.
+        drop(gone);
+        drop(of_one.pop());
+        let next = poll_once(&mut next).await.unwrap();
+        assert_eq!(places.taken(), 3);
+        drop((of_one, of_two, next));
         assert_eq!(places.taken(), 0);
     }
 

@@ -18,8 +18,8 @@ pub trait Queue: Send + Sync {
     /// except that another priority moves it to where it would stand had it come with that one: who changes often falls behind nobody.
     async fn push(&self, hints: &[(ChunkId, i16)]) -> Result<(), HubError>;
 
-    /// Takes up to `limit` hints, waiting up to `wait` for the first. An empty answer means only that none came.
-    async fn pop(&self, limit: usize, wait: Duration) -> Result<Vec<ChunkId>, HubError>;
+    /// Takes up to `limit` hints with the priority each had, waiting up to `wait` for the first. An empty answer means only that none came.
+    async fn pop(&self, limit: usize, wait: Duration) -> Result<Vec<(ChunkId, i16)>, HubError>;
 
     /// How many hints are queued.
     async fn depth(&self) -> Result<usize, HubError>;

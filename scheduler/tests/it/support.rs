@@ -155,7 +155,7 @@ impl Scene {
     pub(crate) async fn hints(&self, limit: usize) -> Vec<ChunkId> {
         let hints = self.engine.queue.pop(limit, PATIENCE).await.unwrap();
         assert!(!hints.is_empty(), "no hint came");
-        hints
+        hints.into_iter().map(|(chunk, _)| chunk).collect()
     }
 
     /// Keeps the test's session alive where a test takes longer than a session lives without a beat.

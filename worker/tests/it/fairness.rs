@@ -154,7 +154,7 @@ async fn one_that_comes_beside_a_batch_with_every_place_need_not_wait_for_its_ca
     let other = scene.submit_to(&quick, 40, BatchLimits::default()).await;
     Scene::check_all_succeeded(&scene.ended(other, BatchState::Completed).await, 40);
     assert_eq!((slow.begun(), slow.take_most()), (16, 16));
-    assert_eq!(quick.take_most(), 1);
+    assert!((1..=4).contains(&quick.take_most()));
     slow.release(10_000);
     scene.stop(worker).await;
 }

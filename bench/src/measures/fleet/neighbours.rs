@@ -22,7 +22,7 @@ const FEW: u32 = 10;
 /// How often the provider is asked what came; the batch itself takes its latency.
 const ASK_EVERY: Duration = Duration::from_millis(20);
 
-/// Within so long every row is called for, and the large batch is over when it is cancelled.
+/// Within so long the rows are called for.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Milliseconds until each row of small batches was called for.
@@ -48,7 +48,11 @@ pub(super) async fn run(lab: &Lab<Sizes>, table: &mut Table) -> anyhow::Result<(
     for run in 1..=sizes.runs {
         let alone = starts(&small, &fake, sizes.neighbour_batches).await?;
         let batch = very_many(&large, &fake, sizes).await?;
+        let (begun, before) = (Instant::now(), fake.seen().await?.calls);
         let beside = starts(&small, &fake, sizes.neighbour_batches).await?;
+        let calls = (fake.seen().await?.calls - before) as f64;
+        let most = f64::from(slots) * begun.elapsed().div_duration_f64(sizes.workers_latency);
+        ensure!(2.0 * calls > most, "only {calls} calls were made beside, {most} could have been");
         let look = large.look(&batch).await?;
         ensure!(look.settled < look.rows, "the large batch was over before the small ones: {look:?}");
         large.steer(&batch, "cancel").await?;

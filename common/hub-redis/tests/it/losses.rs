@@ -18,7 +18,7 @@ async fn after_a_flush_the_queue_takes_and_gives_hints() {
     scene.server.command(&["SCRIPT", "FLUSH"]);
     assert_eq!(scene.depth().await.unwrap(), 0);
     scene.push(&[(chunk(3), 0), (chunk(4), 1)]).await.unwrap();
-    assert_eq!(scene.pop(9, Duration::ZERO).await.unwrap(), [chunk(4), chunk(3)]);
+    assert_eq!(scene.pop(9, Duration::ZERO).await.unwrap(), [(chunk(4), 1), (chunk(3), 0)]);
 }
 
 #[tokio::test]
@@ -34,7 +34,7 @@ async fn a_flush_while_somebody_waits_for_hints_costs_nothing() {
         scene.push(&[(chunk(1), 0)]).await.unwrap();
     };
     let (taken, ()) = tokio::join!(waiting, flushing);
-    assert_eq!(taken.unwrap(), [chunk(1)]);
+    assert_eq!(taken.unwrap(), [(chunk(1), 0)]);
 }
 
 #[tokio::test]
@@ -118,7 +118,7 @@ async fn a_restarted_server_is_used_again_by_every_port() {
     scene.server.restart();
 
     until("a push", async || scene.push(&[(chunk(3), 0)]).await.ok()).await;
-    assert_eq!(scene.pop(9, LONG).await.unwrap(), [chunk(3)]);
+    assert_eq!(scene.pop(9, LONG).await.unwrap(), [(chunk(3), 0)]);
     drop(permit_after_failures(&scene).await);
     let signal = Signal::BatchChanged(BatchId::from_bytes([5; 16]));
     until("a signal", async || {

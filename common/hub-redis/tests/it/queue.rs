@@ -24,7 +24,7 @@ async fn hubs_share_the_hints_and_each_is_taken_once() {
         taken.extend(some);
     }
 
-    assert_eq!(taken, hints.iter().map(|(chunk, _)| *chunk).collect::<Vec<_>>());
+    assert_eq!(taken, hints);
 }
 
 #[tokio::test]
@@ -47,7 +47,7 @@ async fn who_waits_is_woken_by_a_push_of_another_process() {
         scene.push(&[(chunk(1), 0), (chunk(2), 0), (chunk(3), 0)]).await.unwrap();
     };
     let (taken, ()) = tokio::join!(waiting, pushing);
-    assert_eq!(taken, BTreeSet::from([chunk(1), chunk(2), chunk(3)]));
+    assert_eq!(taken, BTreeSet::from([(chunk(1), 0), (chunk(2), 0), (chunk(3), 0)]));
 }
 
 #[tokio::test]
@@ -75,7 +75,8 @@ async fn priorities_at_both_ends_keep_their_order_of_arrival() {
         .unwrap();
     scene.push(&[(chunk(1), i16::MIN), (chunk(4), i16::MAX)]).await.unwrap();
     let taken = scene.pop(9, Duration::ZERO).await.unwrap();
-    assert_eq!(taken, [chunk(3), chunk(4), chunk(1), chunk(2)]);
+    let (first, last) = (i16::MAX, i16::MIN);
+    assert_eq!(taken, [(chunk(3), first), (chunk(4), first), (chunk(1), last), (chunk(2), last)]);
 }
 
 #[tokio::test]
@@ -83,5 +84,5 @@ async fn what_somebody_else_put_into_the_set_is_no_hint() {
     let scene = Scene::new().await;
     scene.server.command(&["ZADD", "promptmill:{queue}:hints", "1", "not a chunk"]);
     scene.push(&[(chunk(1), 0)]).await.unwrap();
-    assert_eq!(scene.pop(9, Duration::ZERO).await.unwrap(), [chunk(1)]);
+    assert_eq!(scene.pop(9, Duration::ZERO).await.unwrap(), [(chunk(1), 0)]);
 }

@@ -14,7 +14,7 @@ async fn a_server_behind_tls_is_a_hub_for_those_who_trust_its_certificate() {
     if let Some(url) = told_by_parent() {
         let hub = hub(&url).await;
         hub.push(&[(chunk(1), 0)]).await.unwrap();
-        assert_eq!(hub.pop(9, LONG).await.unwrap(), [chunk(1)]);
+        assert_eq!(hub.pop(9, LONG).await.unwrap(), [(chunk(1), 0)]);
         drop(permit(&hub).await);
         let mut heard = hub.subscribe();
         let signal = Signal::ChunkDone(chunk(1).batch);

@@ -69,10 +69,10 @@ pub async fn a_chunk_is_queued_once_and_again_after_it_was_taken(hub: &dyn Hub) 
     hub.push(&[(one, 0), (one, 5)]).await.unwrap();
     hub.push(&[(one, 0)]).await.unwrap();
     assert_eq!(hub.depth().await.unwrap(), 1);
-    assert_eq!(hub.pop(9, Duration::ZERO).await.unwrap(), [one]);
+    assert_eq!(hub.pop(9, Duration::ZERO).await.unwrap(), [(one, 0)]);
     assert_eq!(hub.depth().await.unwrap(), 0);
-    hub.push(&[(one, 0)]).await.unwrap();
-    assert_eq!(hub.pop(9, Duration::ZERO).await.unwrap(), [one]);
+    hub.push(&[(one, i16::MIN)]).await.unwrap();
+    assert_eq!(hub.pop(9, Duration::ZERO).await.unwrap(), [(one, i16::MIN)]);
 }
 
 /// See its name.
@@ -81,7 +81,7 @@ pub async fn hints_come_by_priority_then_arrival(hub: &dyn Hub) {
     hub.push(&[(chunks[0], 0), (chunks[1], -3)]).await.unwrap();
     hub.push(&[(chunks[2], 7), (chunks[3], 0)]).await.unwrap();
     let taken = hub.pop(9, Duration::ZERO).await.unwrap();
-    assert_eq!(taken, [chunks[2], chunks[0], chunks[3], chunks[1]]);
+    assert_eq!(taken, [(chunks[2], 7), (chunks[0], 0), (chunks[3], 0), (chunks[1], -3)]);
 }
 
 /// See its name.
@@ -90,7 +90,7 @@ pub async fn a_queued_chunk_moves_when_its_priority_changes(hub: &dyn Hub) {
     hub.push(&[(chunks[0], 0), (chunks[1], 0), (chunks[2], 0)]).await.unwrap();
     hub.push(&[(chunks[2], 1), (chunks[0], -1), (chunks[1], 0)]).await.unwrap();
     assert_eq!(hub.depth().await.unwrap(), 3);
-    assert_eq!(hub.pop(9, Duration::ZERO).await.unwrap(), [chunks[2], chunks[1], chunks[0]]);
+    assert_eq!(hub.pop(9, Duration::ZERO).await.unwrap(), [(chunks[2], 1), (chunks[1], 0), (chunks[0], -1)]);
 }
 
 /// See its name.
@@ -101,7 +101,7 @@ pub async fn a_chunk_that_moves_is_as_old_as_it_was(hub: &dyn Hub) {
     hub.push(&[(chunks[0], -2), (chunks[2], 3)]).await.unwrap();
     hub.push(&[(chunks[0], 0), (chunks[4], 0), (chunks[3], 0)]).await.unwrap();
     let taken = hub.pop(9, Duration::ZERO).await.unwrap();
-    assert_eq!(taken, [chunks[1], chunks[2], chunks[0], chunks[3], chunks[4]]);
+    assert_eq!(taken, [(chunks[1], 3), (chunks[2], 3), (chunks[0], 0), (chunks[3], 0), (chunks[4], 0)]);
 }
 
 /// See its name.
@@ -127,7 +127,7 @@ pub async fn a_waiting_pop_gets_what_is_pushed(hub: &dyn Hub) {
         hub.push(&[(one, 0)]).await.unwrap();
     };
     let (taken, ()) = tokio::join!(hub.pop(1, LONG), push);
-    assert_eq!(taken.unwrap(), [one]);
+    assert_eq!(taken.unwrap(), [(one, 0)]);
 }
 
 /// See its name.

@@ -62,16 +62,16 @@ impl Queue for FaultyHub {
         self.hub.push(&kept).await
     }
 
-    async fn pop(&self, limit: usize, wait: Duration) -> Result<Vec<ChunkId>, HubError> {
+    async fn pop(&self, limit: usize, wait: Duration) -> Result<Vec<(ChunkId, i16)>, HubError> {
         self.maybe_away()?;
         let mut given = Vec::new();
-        for chunk in self.hub.pop(limit, wait).await? {
+        for (chunk, priority) in self.hub.pop(limit, wait).await? {
             let delayed = self.happens(self.faults.delay);
             if delayed || self.happens(self.faults.repeat) {
                 self.hub.push(&[(chunk, i16::MIN)]).await?;
             }
             if !delayed {
-                given.push(chunk);
+                given.push((chunk, priority));
             }
         }
         Ok(given)

@@ -58,13 +58,14 @@ impl MemoryHub {
         self.hints.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
-    fn take(&self, limit: usize) -> Vec<ChunkId> {
+    fn take(&self, limit: usize) -> Vec<(ChunkId, i16)> {
         let mut hints = self.lock();
         let mut taken = Vec::new();
         while taken.len() < limit {
-            let Some((_, chunk)) = hints.order.pop_first() else { break };
+            let Some(((order, _), chunk)) = hints.order.pop_first() else { break };
             hints.queued.remove(&chunk);
-            taken.push(chunk);
+            // It was made of one.
+            taken.push((chunk, i16::try_from(-order).unwrap_or_default()));
         }
         taken
     }
@@ -97,7 +98,7 @@ impl Queue for MemoryHub {
         Ok(())
     }
 
-    async fn pop(&self, limit: usize, wait: Duration) -> Result<Vec<ChunkId>, HubError> {
+    async fn pop(&self, limit: usize, wait: Duration) -> Result<Vec<(ChunkId, i16)>, HubError> {
         let deadline = tokio::time::Instant::now() + wait;
         loop {
             // Registered before looking, so that a push in between is not missed.
