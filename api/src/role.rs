@@ -7,10 +7,8 @@ use std::time::Duration;
 use clap::Args;
 use ipnet::IpNet;
 use promptmill_egress::UrlPolicy;
-use promptmill_runtime::fleet::{
-    Fleet, FleetArgs, RoleError, RunningBatchesArgs, address_of, listen, lookup,
-};
-use promptmill_runtime::{Monitor, Presence, shutdown_signals};
+use promptmill_runtime::fleet::{Fleet, FleetArgs, RoleError, RunningBatchesArgs, address_of, listen};
+use promptmill_runtime::{Monitor, Presence, Settings, shutdown_signals};
 use promptmill_vault::Vault;
 use tokio_util::sync::CancellationToken;
 
@@ -53,15 +51,15 @@ pub struct ApiArgs {
 ///
 /// # Errors
 /// When it could not begin: an address, a server or the configuration cannot be used.
-pub async fn run(args: ApiArgs) -> Result<(), RoleError> {
+pub async fn run(args: ApiArgs, settings: Settings) -> Result<(), RoleError> {
     let (clean, now) =
         shutdown_signals().map_err(|error| RoleError::new("signals cannot be handled", error))?;
-    let vault = Vault::shared(lookup("PROMPTMILL_MASTER_KEY").as_deref())
+    let vault = Vault::shared(settings.get("PROMPTMILL_MASTER_KEY").as_deref())
         .map_err(|error| RoleError::new("the master key cannot be used", error))?;
     let listener = listen(args.listen, "--listen").await?;
     let metrics_listener = listen(args.fleet.metrics_listen, "--metrics-listen").await?;
     let addresses = (address_of(&listener)?, address_of(&metrics_listener)?);
-    let fleet = Fleet::connect(&args.fleet).await?;
+    let fleet = Fleet::connect(&args.fleet, &settings).await?;
     let engine = &fleet.engine;
     let presence = Presence::begin(engine, "api")
         .await

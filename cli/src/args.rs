@@ -9,6 +9,7 @@ use promptmill_scheduler::role::SchedulerArgs;
 use promptmill_worker::role::WorkerArgs;
 
 pub(crate) use crate::client::args::{BatchCommand, TemplateCommand};
+pub(crate) use crate::config::ConfigCommand;
 pub(crate) use crate::key::KeyCommand;
 pub(crate) use crate::serve::ServeArgs;
 
@@ -23,6 +24,9 @@ pub(crate) struct Cli {
     /// Log JSON, one object a line.
     #[arg(long, global = true)]
     pub(crate) log_json: bool,
+    /// The file of settings (TOML). Default: PROMPTMILL_CONFIG, or promptmill.toml of the current folder if it is there.
+    #[arg(long, global = true, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
     #[command(subcommand)]
     pub(crate) command: Command,
 }
@@ -48,6 +52,9 @@ pub(crate) enum Command {
     /// Make, list and revoke API keys.
     #[command(subcommand)]
     Key(KeyCommand),
+    /// Check, show and explain the settings of a process.
+    #[command(subcommand)]
+    Config(ConfigCommand),
     /// List the models of a provider with prices and context lengths.
     Models(ModelsArgs),
     /// Write a template, rows and a `.env` to start from.

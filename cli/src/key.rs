@@ -7,8 +7,8 @@ use clap::{Subcommand, ValueEnum};
 use promptmill_api::keys::issue;
 use promptmill_domain::{KeyId, TenantId};
 use promptmill_ports::{ApiKey, Clock as _, Records, Role, Tenant};
-use promptmill_runtime::fleet::{connect_store, lookup};
-use promptmill_runtime::{Engine, Providers, SystemClock, install_tls};
+use promptmill_runtime::fleet::connect_store;
+use promptmill_runtime::{Engine, Providers, Settings, SystemClock, install_tls};
 use serde_json::{Value, json};
 
 use crate::client::{Client, ServerArgs, print_json};
@@ -83,10 +83,10 @@ pub(crate) struct Place {
     server: ServerArgs,
 }
 
-pub(crate) async fn key(command: KeyCommand) -> Result<Exit, Failure> {
+pub(crate) async fn key(command: KeyCommand, settings: &Settings) -> Result<Exit, Failure> {
     match command {
         KeyCommand::Create { name, role, scopes, tenant, place } => {
-            let made = match open(&place).await? {
+            let made = match open(&place, settings).await? {
                 Some(records) => {
                     let now_ms = SystemClock.now_ms();
                     records
@@ -114,7 +114,7 @@ pub(crate) async fn key(command: KeyCommand) -> Result<Exit, Failure> {
             }
         }
         KeyCommand::List { tenant, place } => {
-            let keys = match open(&place).await? {
+            let keys = match open(&place, settings).await? {
                 Some(records) => records.keys(&tenant).await.map_err(unkept)?.iter().map(view).collect(),
                 None => Client::new(&place.server)?.list("/v1/keys", &[], usize::MAX).await?,
             };
@@ -134,7 +134,7 @@ pub(crate) async fn key(command: KeyCommand) -> Result<Exit, Failure> {
             }
         }
         KeyCommand::Revoke { id, tenant, place } => {
-            match open(&place).await? {
+            match open(&place, settings).await? {
                 Some(records) => {
                     records.revoke_key(&tenant, id, SystemClock.now_ms()).await.map_err(unkept)?;
                 }
@@ -147,16 +147,17 @@ pub(crate) async fn key(command: KeyCommand) -> Result<Exit, Failure> {
 }
 
 /// The records of a store that is worked on itself; `None` where a server is asked.
-async fn open(place: &Place) -> Result<Option<Arc<dyn Records>>, Failure> {
+async fn open(place: &Place, settings: &Settings) -> Result<Option<Arc<dyn Records>>, Failure> {
     if let Some(data) = &place.data {
         return open_folder(data).map(Some);
     }
     if !place.fleet {
         return Ok(None);
     }
-    let url = lookup("PROMPTMILL_MONGO_URL")
+    let url = settings
+        .get("PROMPTMILL_MONGO_URL")
         .ok_or_else(|| Failure::input("--fleet: PROMPTMILL_MONGO_URL is not set"))?;
-    let database = lookup("PROMPTMILL_MONGO_DATABASE").unwrap_or_else(|| "promptmill".to_owned());
+    let database = settings.get("PROMPTMILL_MONGO_DATABASE").unwrap_or_else(|| "promptmill".to_owned());
     install_tls();
     Ok(Some(connect_store(&url.into(), &database).await?))
 }

@@ -2,6 +2,7 @@
 
 mod args;
 mod client;
+mod config;
 mod env;
 mod exit;
 mod init;
@@ -11,9 +12,10 @@ mod progress;
 mod run;
 mod serve;
 
-use clap::{CommandFactory, Parser};
-use promptmill_runtime::LogFormat;
-use promptmill_runtime::fleet::RoleError;
+use clap::error::ErrorKind;
+use clap::{CommandFactory as _, FromArgMatches as _};
+use promptmill_runtime::fleet::{RoleError, settings_of};
+use promptmill_runtime::{LogFormat, Settings};
 
 use crate::args::{Cli, Command};
 use crate::exit::{Exit, Failure};
@@ -22,35 +24,53 @@ use crate::exit::{Exit, Failure};
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> std::process::ExitCode {
-    let env = env::load_dotenv();
-    let cli = Cli::parse();
+    let settings = env::load_dotenv().and_then(|()| {
+        settings_of(&Cli::command())
+            .map_err(|error| Failure::input(error.to_string().replace('\n', "\nerror: ")))
+    });
+    let settings = settings.unwrap_or_else(|failure| {
+        // Whoever asks for help gets it.
+        if let Err(error) = Cli::command().try_get_matches()
+            && matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion)
+        {
+            error.exit();
+        }
+        failed(&failure);
+        std::process::exit(failure.exit() as i32);
+    });
+    let matches = settings.onto(Cli::command()).get_matches();
+    let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     let usual = if cli.command.is_service() { "info" } else { "error" };
     promptmill_runtime::raise_file_limit();
     promptmill_runtime::init_telemetry(
         cli.log.as_deref().unwrap_or(usual),
-        if cli.log_json { LogFormat::Json } else { LogFormat::Text },
+        if cli.log_json || settings.is_on("PROMPTMILL_LOG_JSON") { LogFormat::Json } else { LogFormat::Text },
     );
-    let result = env.and_then(|()| dispatch(cli.command));
-    match result {
+    match dispatch(cli.command, settings) {
         Ok(exit) => exit.into(),
         Err(failure) => {
-            eprintln!("error: {failure}");
+            failed(&failure);
             failure.exit().into()
         }
     }
 }
 
-fn dispatch(command: Command) -> Result<Exit, Failure> {
+fn failed(failure: &Failure) {
+    eprintln!("error: {failure}");
+}
+
+fn dispatch(command: Command, settings: Settings) -> Result<Exit, Failure> {
     match command {
-        Command::Run(args) => block_on(run::run(*args))?,
-        Command::Serve(args) => block_on(serve::serve(args))?,
-        Command::Api(args) => role(promptmill_api::role::run(args)),
-        Command::Worker(args) => role(promptmill_worker::role::run(args)),
-        Command::Scheduler(args) => role(promptmill_scheduler::role::run(*args)),
+        Command::Run(args) => block_on(run::run(*args, &settings))?,
+        Command::Serve(args) => block_on(serve::serve(args, &settings))?,
+        Command::Api(args) => role(promptmill_api::role::run(args, settings)),
+        Command::Worker(args) => role(promptmill_worker::role::run(args, settings)),
+        Command::Scheduler(args) => role(promptmill_scheduler::role::run(*args, settings)),
         Command::Batch(command) => block_on(client::batch(command))?,
         Command::Template(command) => block_on(client::template(command))?,
-        Command::Key(command) => block_on(key::key(command))?,
-        Command::Models(args) => block_on(models::list(args))?,
+        Command::Key(command) => block_on(key::key(command, &settings))?,
+        Command::Config(command) => config::config(command, &settings),
+        Command::Models(args) => block_on(models::list(args, &settings))?,
         Command::Init(args) => init::init(&args),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "promptmill", &mut std::io::stdout());

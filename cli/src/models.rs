@@ -4,14 +4,13 @@ use std::io::Write;
 
 use promptmill_domain::Money;
 use promptmill_provider::ModelListing;
-use promptmill_runtime::fleet::lookup;
-use promptmill_runtime::{ProviderSettings, Providers};
+use promptmill_runtime::{ProviderSettings, Providers, Settings};
 
 use crate::args::ModelsArgs;
 use crate::exit::{Exit, Failure};
 
-pub(crate) async fn list(args: ModelsArgs) -> Result<Exit, Failure> {
-    let providers = Providers::new(ProviderSettings::from_env(lookup))
+pub(crate) async fn list(args: ModelsArgs, settings: &Settings) -> Result<Exit, Failure> {
+    let providers = Providers::new(ProviderSettings::from_env(|name| settings.get(name)))
         .map_err(|error| Failure::work("the providers cannot be set up", error))?;
     let Some(provider) = providers.get(&args.provider) else {
         let known: Vec<_> = providers.names().collect();

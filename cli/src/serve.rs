@@ -9,8 +9,10 @@ use clap::Args;
 use ipnet::IpNet;
 use promptmill_api::{ApiConfig, App};
 use promptmill_egress::UrlPolicy;
-use promptmill_runtime::fleet::{address_of, listen, lookup};
-use promptmill_runtime::{Engine, Monitor, Presence, ProviderSettings, Providers, shutdown_signals};
+use promptmill_runtime::fleet::{address_of, listen};
+use promptmill_runtime::{
+    Engine, Monitor, Presence, ProviderSettings, Providers, Settings, shutdown_signals,
+};
 use promptmill_scheduler::role::AdmissionArgs;
 use promptmill_scheduler::{Scheduler, SchedulerConfig};
 use promptmill_vault::Vault;
@@ -62,17 +64,17 @@ pub(crate) struct ServeArgs {
     pub(crate) webhook_subnets: Vec<IpNet>,
 }
 
-pub(crate) async fn serve(args: ServeArgs) -> Result<Exit, Failure> {
+pub(crate) async fn serve(args: ServeArgs, settings: &Settings) -> Result<Exit, Failure> {
     let (clean, now) =
         shutdown_signals().map_err(|error| Failure::work("signals cannot be handled", error))?;
-    let providers = Providers::new(ProviderSettings::from_env(lookup))
+    let providers = Providers::new(ProviderSettings::from_env(|name| settings.get(name)))
         .map_err(|error| Failure::work("the providers cannot be set up", error))?;
     let listener = listen(args.listen, "--listen").await?;
     let metrics_listener = listen(args.metrics_listen, "--metrics-listen").await?;
     let addresses = (address_of(&listener)?, address_of(&metrics_listener)?);
     let engine = Engine::embedded(&args.data, Arc::new(providers))
         .map_err(|error| Failure::work("the server cannot start", error))?;
-    let vault = open_vault(&args)?;
+    let vault = open_vault(&args, settings)?;
     let policy = url_policy(&args);
     let vault = Arc::new(vault);
     let first_key = promptmill_api::keys::bootstrap(&engine)
@@ -127,8 +129,8 @@ pub(crate) async fn serve(args: ServeArgs) -> Result<Exit, Failure> {
 }
 
 /// The keys of `PROMPTMILL_MASTER_KEY`, or those in the data folder, made when missing.
-fn open_vault(args: &ServeArgs) -> Result<Vault, Failure> {
-    match lookup("PROMPTMILL_MASTER_KEY") {
+fn open_vault(args: &ServeArgs, settings: &Settings) -> Result<Vault, Failure> {
+    match settings.get("PROMPTMILL_MASTER_KEY") {
         Some(keys) => Vault::from_keys(&keys)
             .map_err(|error| Failure::work("PROMPTMILL_MASTER_KEY cannot be used", error)),
         None => Vault::open_or_create(&args.data).map_err(|error| {

@@ -8,10 +8,8 @@ use ipnet::IpNet;
 use promptmill_domain::TenantId;
 use promptmill_domain::ids::InvalidId;
 use promptmill_egress::UrlPolicy;
-use promptmill_runtime::fleet::{
-    Fleet, FleetArgs, RoleError, RunningBatchesArgs, address_of, listen, lookup,
-};
-use promptmill_runtime::{Monitor, Presence, shutdown_signals};
+use promptmill_runtime::fleet::{Fleet, FleetArgs, RoleError, RunningBatchesArgs, address_of, listen};
+use promptmill_runtime::{Monitor, Presence, Settings, shutdown_signals};
 use promptmill_vault::Vault;
 use tokio_util::sync::CancellationToken;
 
@@ -82,14 +80,14 @@ fn weight(text: &str) -> Result<(TenantId, u32), String> {
 ///
 /// # Errors
 /// When it could not begin: an address, a server or the configuration cannot be used.
-pub async fn run(args: SchedulerArgs) -> Result<(), RoleError> {
+pub async fn run(args: SchedulerArgs, settings: Settings) -> Result<(), RoleError> {
     let (clean, _) =
         shutdown_signals().map_err(|error| RoleError::new("signals cannot be handled", error))?;
-    let vault = Vault::shared(lookup("PROMPTMILL_MASTER_KEY").as_deref())
+    let vault = Vault::shared(settings.get("PROMPTMILL_MASTER_KEY").as_deref())
         .map_err(|error| RoleError::new("the master key cannot be used", error))?;
     let listener = listen(args.fleet.metrics_listen, "--metrics-listen").await?;
     let address = address_of(&listener)?;
-    let fleet = Fleet::connect(&args.fleet).await?;
+    let fleet = Fleet::connect(&args.fleet, &settings).await?;
     let presence = Presence::begin(&fleet.engine, ROLE)
         .await
         .map_err(|error| RoleError::new("the session cannot be opened", error))?;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use clap::Args;
 use promptmill_runtime::fleet::{Fleet, FleetArgs, RoleError, address_of, listen};
-use promptmill_runtime::{Monitor, presence, shutdown_signals};
+use promptmill_runtime::{Monitor, Settings, presence, shutdown_signals};
 use tokio_util::sync::CancellationToken;
 
 use crate::worker::{Worker, WorkerConfig};
@@ -36,12 +36,12 @@ pub struct WorkerArgs {
 ///
 /// # Errors
 /// When it could not begin, or the worker ended by itself: its session was declared dead, or one of its loops broke.
-pub async fn run(args: WorkerArgs) -> Result<(), RoleError> {
+pub async fn run(args: WorkerArgs, settings: Settings) -> Result<(), RoleError> {
     let (clean, now) =
         shutdown_signals().map_err(|error| RoleError::new("signals cannot be handled", error))?;
     let listener = listen(args.fleet.metrics_listen, "--metrics-listen").await?;
     let address = address_of(&listener)?;
-    let fleet = Fleet::connect(&args.fleet).await?;
+    let fleet = Fleet::connect(&args.fleet, &settings).await?;
     let config = WorkerConfig {
         concurrency: args.concurrency as usize,
         stop_within: Duration::from_secs(args.stop_within.into()),

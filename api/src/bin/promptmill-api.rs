@@ -2,21 +2,16 @@
 
 use std::process::ExitCode;
 
-use clap::Parser;
-use promptmill_api::role::{ApiArgs, run};
+use promptmill_api::role;
+use promptmill_runtime::fleet::run_role;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// The api of a promptmill fleet.
-#[derive(Debug, Parser)]
-#[command(name = "promptmill-api", version, about, max_term_width = 110)]
-struct Command {
-    #[command(flatten)]
-    args: ApiArgs,
-}
-
 fn main() -> ExitCode {
-    let Command { args } = Command::parse();
-    promptmill_runtime::fleet::run_role(run(args))
+    let command = clap::Command::new("promptmill-api")
+        .version(env!("CARGO_PKG_VERSION"))
+        .about("The api of a promptmill fleet.")
+        .max_term_width(110);
+    run_role(command, role::run)
 }

@@ -21,8 +21,7 @@ use promptmill_domain::{
 };
 use promptmill_ports::{Progress, flow};
 use promptmill_prompt::Template;
-use promptmill_runtime::fleet::lookup;
-use promptmill_runtime::{Engine, ProviderSettings, Providers, shutdown_signals};
+use promptmill_runtime::{Engine, ProviderSettings, Providers, Settings, shutdown_signals};
 use promptmill_scheduler::Scheduler;
 use promptmill_worker::{Worker, WorkerConfig};
 use tokio::time::Instant;
@@ -37,7 +36,7 @@ use watch::Ended;
 /// A template file larger than this is refused unread.
 const MAX_TEMPLATE_BYTES: u64 = 4 * 1024 * 1024;
 
-pub(crate) async fn run(args: RunArgs) -> Result<Exit, Failure> {
+pub(crate) async fn run(args: RunArgs, settings: &Settings) -> Result<Exit, Failure> {
     let template = Arc::new(load_template(&args.template)?);
     let rows = intake::Source::new(&args.rows)?;
     if args.dry_run {
@@ -47,7 +46,7 @@ pub(crate) async fn run(args: RunArgs) -> Result<Exit, Failure> {
     let target = Target::parse(&args.out)?;
     let state = StateDir::choose(&args, &target)?;
     let providers = Arc::new(
-        Providers::new(ProviderSettings::from_env(lookup))
+        Providers::new(ProviderSettings::from_env(|name| settings.get(name)))
             .map_err(|error| Failure::work("the providers cannot be set up", error))?,
     );
     let provider = preflight::check(&providers, &model, !args.no_guard).await?;

@@ -8,6 +8,7 @@
 
 mod chaos;
 mod checker;
+mod config;
 mod edges;
 mod faults;
 mod fleet;

@@ -46,6 +46,12 @@ impl Server {
         Self::try_start(desk, key, more).unwrap_or_else(|said| panic!("the server did not start:\n{said}"))
     }
 
+    /// A start with these arguments alone; everything else is said by the desk's file of settings.
+    pub(crate) fn start_as_configured(desk: &Desk, args: &[&str]) -> Self {
+        let args: Vec<_> = ["serve"].iter().chain(args).copied().collect();
+        Self::try_with(desk, "", &args).unwrap_or_else(|said| panic!("the server did not start:\n{said}"))
+    }
+
     /// A start that may be refused; then what the process said.
     pub(crate) fn try_start(desk: &Desk, key: &str, more: &[&str]) -> Result<Self, String> {
         let mut args = vec!["serve", "--data", "data", "--metrics-listen", "127.0.0.1:0"];
@@ -53,7 +59,11 @@ impl Server {
             args.extend_from_slice(&["--listen", "127.0.0.1:0"]);
         }
         args.extend_from_slice(more);
-        let mut child = desk.start_piped(&args);
+        Self::try_with(desk, key, &args)
+    }
+
+    fn try_with(desk: &Desk, key: &str, args: &[&str]) -> Result<Self, String> {
+        let mut child = desk.start_piped(args);
         let mut stderr = BufReader::new(child.stderr.take().unwrap());
         let mut said = String::new();
         let line = loop {

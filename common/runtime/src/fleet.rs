@@ -9,6 +9,7 @@ use std::sync::Arc;
 use clap::Args;
 use promptmill_hub_redis::{ConnectError, RedisHub, RedisHubOptions};
 use promptmill_ports::StoreError;
+use promptmill_settings::{Settings, SettingsError, config_argument, config_of};
 use promptmill_store_mongo::{MongoOptions, MongoStore};
 use secrecy::SecretString;
 use tokio::net::TcpListener;
@@ -112,12 +113,12 @@ pub struct Fleet {
 }
 
 impl Fleet {
-    /// Connects to MongoDB and Redis; the providers are those of the environment.
+    /// Connects to MongoDB and Redis; the providers are those of `settings`.
     ///
     /// # Errors
-    /// When a server cannot be used or a variable of the environment is wrong. No error holds a URL.
-    pub async fn connect(args: &FleetArgs) -> Result<Self, RoleError> {
-        let providers = Providers::new(ProviderSettings::from_env(lookup))
+    /// When a server cannot be used or a setting of a provider is wrong. No error holds a URL.
+    pub async fn connect(args: &FleetArgs, settings: &Settings) -> Result<Self, RoleError> {
+        let providers = Providers::new(ProviderSettings::from_env(|name| settings.get(name)))
             .map_err(|error| RoleError::new("the providers cannot be set up", error))?;
         let store = connect_store(&args.mongo_url, &args.mongo_database);
         let options = RedisHubOptions { url: args.redis_url.clone(), prefix: args.redis_prefix.clone() };
@@ -155,11 +156,6 @@ fn no_store(error: StoreError) -> Box<dyn Error + Send + Sync> {
     }
 }
 
-/// A variable of the environment that is set and not empty.
-pub fn lookup(name: &str) -> Option<String> {
-    std::env::var(name).ok().filter(|value| !value.is_empty())
-}
-
 /// Listens where `option` says.
 ///
 /// # Errors
@@ -178,20 +174,30 @@ pub fn address_of(listener: &TcpListener) -> Result<SocketAddr, RoleError> {
     listener.local_addr().map_err(|error| RoleError::new("the address listened on is unknown", error))
 }
 
-/// The whole of a role's own binary: logs, a runtime, the role, and one sentence with exit code 1 when it could not work. The log's filter is
-/// that of `PROMPTMILL_LOG`, and its lines are JSON when `PROMPTMILL_LOG_JSON` is set to anything but `0` or `false`.
-pub fn run_role<F>(role: F) -> ExitCode
+/// The whole of a role's own binary: arguments and settings, logs, a runtime, the role, and one sentence with exit code 1 when it could not work, 2 when its
+/// settings are wrong. `command` is what the binary says of itself.
+pub fn run_role<A, F>(command: clap::Command, role: impl FnOnce(A, Settings) -> F) -> ExitCode
 where
+    A: Args,
     F: Future<Output = Result<(), RoleError>>,
 {
-    let json = lookup("PROMPTMILL_LOG_JSON").is_some_and(|value| !matches!(value.as_str(), "0" | "false"));
-    let format = if json { LogFormat::Json } else { LogFormat::Text };
+    let command = A::augment_args(command).arg(config_argument());
+    let settings = match settings_of(&command) {
+        Ok(settings) => settings,
+        Err(error) => {
+            eprintln!("error: {error}");
+            return ExitCode::from(2);
+        }
+    };
+    let matches = settings.onto(command).get_matches();
+    let args = A::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
+    let format = if settings.is_on("PROMPTMILL_LOG_JSON") { LogFormat::Json } else { LogFormat::Text };
     raise_file_limit();
-    init_telemetry(lookup("PROMPTMILL_LOG").as_deref().unwrap_or("info"), format);
+    init_telemetry(settings.get("PROMPTMILL_LOG").as_deref().unwrap_or("info"), format);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let ended = runtime
         .map_err(|error| RoleError::new("the runtime cannot be started", error))
-        .and_then(|runtime| runtime.block_on(role));
+        .and_then(|runtime| runtime.block_on(role(args, settings)));
     match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(failed) => {
@@ -205,4 +211,13 @@ where
             ExitCode::FAILURE
         }
     }
+}
+
+/// The settings of this process, which has the arguments and the environment of the system.
+///
+/// # Errors
+/// What is wrong with them, as far as the arguments of `command` say what they may be.
+pub fn settings_of(command: &clap::Command) -> Result<Settings, SettingsError> {
+    let config = config_of(std::env::args_os());
+    Settings::load(config.as_deref(), |name| std::env::var(name).ok(), command)
 }

@@ -24,6 +24,7 @@ pub use metrics::Metrics;
 pub use monitor::Monitor;
 pub use preflight::{Asking, PreflightError, preflight};
 pub use presence::Presence;
+pub use promptmill_settings::Settings;
 pub use providers::{ProviderError, ProviderSettings, Providers, install_tls};
 pub use shutdown::shutdown_signals;
 pub use telemetry::{LogFormat, init_telemetry};

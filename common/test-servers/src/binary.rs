@@ -105,6 +105,16 @@ pub fn check_role_refuses(program: &str, args: &[&str]) {
     assert_eq!(code, Some(2), "{said}");
     assert!(said.contains("--mongo-url") && said.contains("--redis-url"), "{said}");
 
+    let mut config = tempfile::NamedTempFile::new().unwrap();
+    writeln!(config, "[mongo]\nurl = \"mongodb://me:s3cret@\"\ndatabse = \"x\"").unwrap();
+    let path = config.path().to_str().unwrap();
+    let (code, said) = Binary::start(program, &["--config", path], &[]).ended();
+    assert_eq!(code, Some(2), "{said}");
+    assert_eq!(
+        said,
+        format!("error: {path}:3: there is no setting mongo.databse; is mongo.database meant?\n")
+    );
+
     let redis = RedisServer::start();
     let redis_url = redis.url();
     let env = [

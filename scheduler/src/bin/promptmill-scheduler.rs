@@ -2,21 +2,16 @@
 
 use std::process::ExitCode;
 
-use clap::Parser;
-use promptmill_scheduler::role::{SchedulerArgs, run};
+use promptmill_runtime::fleet::run_role;
+use promptmill_scheduler::role;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// The scheduler of a promptmill fleet.
-#[derive(Debug, Parser)]
-#[command(name = "promptmill-scheduler", version, about, max_term_width = 110)]
-struct Command {
-    #[command(flatten)]
-    args: SchedulerArgs,
-}
-
 fn main() -> ExitCode {
-    let Command { args } = Command::parse();
-    promptmill_runtime::fleet::run_role(run(args))
+    let command = clap::Command::new("promptmill-scheduler")
+        .version(env!("CARGO_PKG_VERSION"))
+        .about("The scheduler of a promptmill fleet.")
+        .max_term_width(110);
+    run_role(command, role::run)
 }

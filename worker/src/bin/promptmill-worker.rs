@@ -2,21 +2,16 @@
 
 use std::process::ExitCode;
 
-use clap::Parser;
-use promptmill_worker::role::{WorkerArgs, run};
+use promptmill_runtime::fleet::run_role;
+use promptmill_worker::role;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// The worker of a promptmill fleet.
-#[derive(Debug, Parser)]
-#[command(name = "promptmill-worker", version, about, max_term_width = 110)]
-struct Command {
-    #[command(flatten)]
-    args: WorkerArgs,
-}
-
 fn main() -> ExitCode {
-    let Command { args } = Command::parse();
-    promptmill_runtime::fleet::run_role(run(args))
+    let command = clap::Command::new("promptmill-worker")
+        .version(env!("CARGO_PKG_VERSION"))
+        .about("The worker of a promptmill fleet.")
+        .max_term_width(110);
+    run_role(command, role::run)
 }
