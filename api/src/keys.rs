@@ -6,7 +6,7 @@ use axum::response::{IntoResponse, Response};
 use promptmill_domain::{KeyId, TenantId};
 use promptmill_ports::{ApiKey, Records, Role, StoreError, Tenant};
 use promptmill_runtime::Engine;
-use promptmill_vault::api_key;
+use promptmill_vault::api_key::{self, InvalidKey};
 use secrecy::ExposeSecret as _;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -104,6 +104,42 @@ pub async fn bootstrap(engine: &Engine) -> Result<Option<String>, IssueError> {
     let records = engine.records.as_ref();
     let (text, _) = issue(records, now_ms, &id, "first key", Role::Owner, Vec::new(), None).await?;
     Ok(Some(text))
+}
+
+/// A key that its holder made could not be kept.
+#[derive(Debug, thiserror::Error)]
+pub enum AdoptError {
+    /// It is no key.
+    #[error("bootstrap_key is {0}; promptmill key generate prints one")]
+    NoKey(InvalidKey),
+    /// The store is away, or another tenant has it.
+    #[error("the key could not be stored")]
+    Store(#[from] StoreError),
+}
+
+/// Keeps an owner's key of the tenant `default` whose text its holder made before ([`api_key::issue`]). One that is known already stays as it is, revoked
+/// too, so every start of any process may do this.
+///
+/// # Errors
+/// When the text is no key or the store is away.
+pub async fn adopt(engine: &Engine, text: &str) -> Result<(), AdoptError> {
+    let (id, hash) = api_key::parse(text).map_err(AdoptError::NoKey)?;
+    let (tenant, now_ms) = (TenantId::default_tenant(), engine.clock.now_ms());
+    engine.records.add_tenant(&Tenant { id: tenant.clone(), created_ms: now_ms }).await?;
+    let key = ApiKey {
+        id,
+        tenant,
+        name: "bootstrap key".to_owned(),
+        role: Role::Owner,
+        scopes: Vec::new(),
+        hash,
+        hint: api_key::hint(text).to_owned(),
+        created_ms: now_ms,
+        expires_ms: None,
+        revoked_ms: None,
+        used_ms: None,
+    };
+    Ok(engine.records.add_key(&key).await?)
 }
 
 /// The routes of this group.

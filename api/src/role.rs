@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::ApiConfig;
 use crate::state::App;
-use crate::{generations, serve};
+use crate::{generations, keys, serve};
 
 /// How long a clean stop waits for answers that are under way.
 const STOP_WITHIN: Duration = Duration::from_secs(30);
@@ -61,6 +61,10 @@ pub async fn run(args: ApiArgs, settings: Settings) -> Result<(), RoleError> {
     let addresses = (address_of(&listener)?, address_of(&metrics_listener)?);
     let fleet = Fleet::connect(&args.fleet, &settings).await?;
     let engine = &fleet.engine;
+    if let Some(key) = settings.get("PROMPTMILL_BOOTSTRAP_KEY") {
+        let kept = keys::adopt(engine, &key).await;
+        kept.map_err(|error| RoleError::new("the first key cannot be kept", error))?;
+    }
     let presence = Presence::begin(engine, "api")
         .await
         .map_err(|error| RoleError::new("the session cannot be opened", error))?;

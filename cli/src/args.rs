@@ -10,6 +10,8 @@ use promptmill_worker::role::WorkerArgs;
 
 pub(crate) use crate::client::args::{BatchCommand, TemplateCommand};
 pub(crate) use crate::config::ConfigCommand;
+pub(crate) use crate::doctor::DoctorArgs;
+pub(crate) use crate::health::HealthArgs;
 pub(crate) use crate::key::KeyCommand;
 pub(crate) use crate::serve::ServeArgs;
 
@@ -55,6 +57,10 @@ pub(crate) enum Command {
     /// Check, show and explain the settings of a process.
     #[command(subcommand)]
     Config(ConfigCommand),
+    /// Look at servers, machine, settings and providers, and say what is wrong and what mends it.
+    Doctor(DoctorArgs),
+    /// Ask the process of this machine whether it lives: for health checks of containers.
+    Health(HealthArgs),
     /// List the models of a provider with prices and context lengths.
     Models(ModelsArgs),
     /// Write a template, rows and a `.env` to start from.

@@ -3,7 +3,7 @@
 use clap::{CommandFactory as _, Subcommand, ValueEnum};
 use promptmill_runtime::{ProviderError, ProviderSettings, Providers, Settings};
 use promptmill_settings::{reference, shown, strange_variables, unset};
-use promptmill_vault::Vault;
+use promptmill_vault::{Vault, api_key};
 
 use crate::args::Cli;
 use crate::exit::{Exit, Failure};
@@ -78,6 +78,12 @@ fn check(roles: &[RoleName], settings: &Settings) -> Result<Exit, Failure> {
         && let Err(error) = Vault::from_keys(&keys)
     {
         let place = settings.place("PROMPTMILL_MASTER_KEY");
+        wrong.push(Failure::work(format!("{place} cannot be used"), error).to_string());
+    }
+    if let Some(key) = settings.get("PROMPTMILL_BOOTSTRAP_KEY")
+        && let Err(error) = api_key::parse(&key)
+    {
+        let place = settings.place("PROMPTMILL_BOOTSTRAP_KEY");
         wrong.push(Failure::work(format!("{place} cannot be used"), error).to_string());
     }
     let mut needs: Vec<String> = Vec::new();

@@ -9,6 +9,8 @@ use promptmill_domain::{KeyId, TenantId};
 use promptmill_ports::{ApiKey, Clock as _, Records, Role, Tenant};
 use promptmill_runtime::fleet::connect_store;
 use promptmill_runtime::{Engine, Providers, Settings, SystemClock, install_tls};
+use promptmill_vault::api_key;
+use secrecy::ExposeSecret as _;
 use serde_json::{Value, json};
 
 use crate::client::{Client, ServerArgs, print_json};
@@ -32,6 +34,8 @@ pub(crate) enum KeyCommand {
         #[command(flatten)]
         place: Place,
     },
+    /// Print a new key that nobody knows yet: for bootstrap_key, with which a service keeps it at its start.
+    Generate,
     /// List the keys, without their secrets.
     List {
         /// With --data or --fleet: the tenant.
@@ -112,6 +116,10 @@ pub(crate) async fn key(command: KeyCommand, settings: &Settings) -> Result<Exit
                 eprintln!("{} ({}); the key is shown this once:", text(&made, "id"), text(&made, "role"));
                 println!("{}", text(&made, "key"));
             }
+        }
+        KeyCommand::Generate => {
+            let made = api_key::issue(KeyId::at(SystemClock.now_ms(), rand::random()), rand::random());
+            println!("{}", made.text.expose_secret());
         }
         KeyCommand::List { tenant, place } => {
             let keys = match open(&place, settings).await? {

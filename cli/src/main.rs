@@ -3,8 +3,10 @@
 mod args;
 mod client;
 mod config;
+mod doctor;
 mod env;
 mod exit;
+mod health;
 mod init;
 mod key;
 mod models;
@@ -12,9 +14,8 @@ mod progress;
 mod run;
 mod serve;
 
-use clap::error::ErrorKind;
 use clap::{CommandFactory as _, FromArgMatches as _};
-use promptmill_runtime::fleet::{RoleError, settings_of};
+use promptmill_runtime::fleet::{RoleError, help_or_nothing, settings_of};
 use promptmill_runtime::{LogFormat, Settings};
 
 use crate::args::{Cli, Command};
@@ -29,12 +30,7 @@ fn main() -> std::process::ExitCode {
             .map_err(|error| Failure::input(error.to_string().replace('\n', "\nerror: ")))
     });
     let settings = settings.unwrap_or_else(|failure| {
-        // Whoever asks for help gets it.
-        if let Err(error) = Cli::command().try_get_matches()
-            && matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion)
-        {
-            error.exit();
-        }
+        help_or_nothing(&Cli::command());
         failed(&failure);
         std::process::exit(failure.exit() as i32);
     });
@@ -70,6 +66,8 @@ fn dispatch(command: Command, settings: Settings) -> Result<Exit, Failure> {
         Command::Template(command) => block_on(client::template(command))?,
         Command::Key(command) => block_on(key::key(command, &settings))?,
         Command::Config(command) => config::config(command, &settings),
+        Command::Doctor(args) => block_on(doctor::doctor(args, &settings))?,
+        Command::Health(args) => block_on(health::health(args))?,
         Command::Models(args) => block_on(models::list(args, &settings))?,
         Command::Init(args) => init::init(&args),
         Command::Completions { shell } => {

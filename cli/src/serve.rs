@@ -77,6 +77,10 @@ pub(crate) async fn serve(args: ServeArgs, settings: &Settings) -> Result<Exit, 
     let vault = open_vault(&args, settings)?;
     let policy = url_policy(&args);
     let vault = Arc::new(vault);
+    if let Some(key) = settings.get("PROMPTMILL_BOOTSTRAP_KEY") {
+        let kept = promptmill_api::keys::adopt(&engine, &key).await;
+        kept.map_err(|error| Failure::work("the first key cannot be kept", error))?;
+    }
     let first_key = promptmill_api::keys::bootstrap(&engine)
         .await
         .map_err(|error| Failure::work("the first key cannot be made", error))?;

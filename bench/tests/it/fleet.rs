@@ -22,7 +22,7 @@ fn a_quick_run_fills_every_line_of_the_fleets_table() {
             "counts of a batch of 6,000, exact: p50",
             "counts of a batch of 6,000, cached: p50",
             "600 items, 20ms, 64 slots each: items/s of two workers over one's",
-            "10 rows beside 20,000 of another tenant, 20ms, 64 slots: from POST to call of a row, p95 over that alone",
+            "10 rows beside 20,000 of another tenant, 200ms, 64 slots: from POST to call of a row, p95 over that alone",
         ],
     );
     assert_eq!(folder.path().read_dir().unwrap().count(), 0, "a data folder was left behind");

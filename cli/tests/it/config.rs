@@ -7,6 +7,24 @@ use promptmill_doubles::{Config, Doubles, Provider};
 use crate::server::Server;
 use crate::support::Desk;
 
+#[test]
+fn health_asks_the_process_that_the_settings_describe() {
+    let desk = Desk::new();
+    let mut said = desk.promptmill(&["health", "--metrics-listen", "127.0.0.1:1"]).check_code(1).stderr;
+    assert!(said.contains("http://127.0.0.1:1/livez gives no answer"), "{said}");
+    let server = Server::first(&desk);
+    let address = server.metrics_url.strip_prefix("http://").unwrap();
+    desk.write(
+        "promptmill.toml",
+        &format!("metrics_listen = \"{}\"\n", address.replacen("127.0.0.1", "0.0.0.0", 1)),
+    );
+    desk.promptmill(&["health"]).check_code(0);
+    desk.promptmill(&["health", "--ready"]).check_code(0);
+    server.kill();
+    said = desk.promptmill(&["health"]).check_code(1).stderr;
+    assert!(said.contains("/livez gives no answer"), "{said}");
+}
+
 /// The page with the reference, and the marks around what the program says.
 const PAGE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/configuration.md");
 const MARKS: [&str; 2] = ["<!-- settings -->\n", "<!-- end of settings -->\n"];

@@ -9,6 +9,7 @@
 mod chaos;
 mod checker;
 mod config;
+mod doctor;
 mod edges;
 mod faults;
 mod fleet;

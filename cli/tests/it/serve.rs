@@ -187,6 +187,31 @@ fn typical_mistakes_of_the_client_are_told_in_words_and_leave_nothing_behind() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_key_that_its_holder_made_is_kept_at_the_start_and_stays_revoked_at_the_next() {
+    let mut desk = Desk::new();
+    let key = desk.promptmill(&["key", "generate"]).check_code(0).stdout.trim().to_owned();
+    desk.write("bootstrap-key", &format!("{key}\n"));
+    desk.set("PROMPTMILL_BOOTSTRAP_KEY_FILE", desk.path("bootstrap-key").to_str().unwrap());
+    let server = Server::again(&desk, &key);
+    let (_, me) = server.client().get("/v1/me").await;
+    assert_eq!((&me["tenant"], &me["role"]), (&json!("default"), &json!("owner")));
+    let (code, said) = server.stop();
+    assert!(code == Some(0) && !said.contains("First start") && !said.contains(&key), "{said}");
+    let id = format!("key_{}", key.split('_').nth(1).unwrap());
+    desk.promptmill(&["key", "revoke", &id, "--data", "data"]).check_code(0);
+    let server = Server::again(&desk, &key);
+    assert_eq!(server.client().get("/v1/me").await.0, StatusCode::UNAUTHORIZED);
+    drop(server);
+    desk.write("bootstrap-key", "pmk_mistyped");
+    let said = Server::try_start(&desk, "", &[]).err().unwrap();
+    assert!(
+        said.contains("bootstrap_key is not an API key, or mistyped; promptmill key generate prints one"),
+        "{said}"
+    );
+    assert!(!said.contains("pmk_mistyped"), "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_first_key_is_printed_once_and_keys_are_managed_with_and_without_a_server() {
     let desk = Desk::new();
     let server = Server::first(&desk);

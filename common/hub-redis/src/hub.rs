@@ -84,7 +84,7 @@ impl RedisHub {
     pub async fn connect(options: &RedisHubOptions) -> Result<Self, ConnectError> {
         let link = Arc::new(Link::new(&options.url)?);
         let unavailable = |error| ConnectError::Unavailable(link.unavailable(&error));
-        refuse_evicting(&link.target().memory_report().await.map_err(unavailable)?)?;
+        refuse_evicting(&link.target().report().await.map_err(unavailable)?)?;
 
         let prefix = &options.prefix;
         let keys = Keys {

@@ -4,6 +4,7 @@
 //! each tells it again once a second. Start at [`RedisHub`]; the contracts are those of `promptmill_ports`.
 
 mod connection;
+mod examine;
 mod hub;
 mod lane;
 mod lanes;
@@ -14,5 +15,6 @@ mod script;
 mod signals;
 mod target;
 
+pub use examine::examine;
 pub use hub::{ConnectError, RedisHub, RedisHubOptions};
 pub use target::UrlError;

@@ -50,6 +50,10 @@ impl Target {
         }
     }
 
+    pub(crate) const fn is_cluster(&self) -> bool {
+        matches!(self, Self::Cluster(..))
+    }
+
     /// A new connection. Commands on it fail when they take longer than that.
     pub(crate) async fn connect(&self, answers_within: Duration) -> RedisResult<Connection> {
         if let Self::Cluster(cluster, _) = self {
@@ -89,8 +93,8 @@ impl Target {
         Err(failure.unwrap_or_else(no_node))
     }
 
-    /// The settings of one node, `INFO` of its memory, whichever answers first.
-    pub(crate) async fn memory_report(&self) -> RedisResult<String> {
+    /// What one node tells of itself (`INFO`), whichever answers first.
+    pub(crate) async fn report(&self) -> RedisResult<String> {
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(CONNECTS_WITHIN))
             .set_response_timeout(Some(CONNECTS_WITHIN));
@@ -98,7 +102,7 @@ impl Target {
         for client in self.nodes().await? {
             let asking = async {
                 let mut connection = client.get_multiplexed_async_connection_with_config(&config).await?;
-                redis::cmd("INFO").arg("memory").query_async(&mut connection).await
+                redis::cmd("INFO").query_async(&mut connection).await
             };
             match asking.await {
                 Ok(report) => return Ok(report),

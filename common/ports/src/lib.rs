@@ -9,6 +9,7 @@ pub mod clock;
 #[cfg(feature = "conformance")]
 pub mod conformance;
 pub mod error;
+pub mod finding;
 pub mod flow;
 pub mod hub;
 pub mod hub_ports;
@@ -19,6 +20,7 @@ pub mod store;
 pub use body::{CorruptBody, decode_outcome, encode_outcome};
 pub use clock::Clock;
 pub use error::{StoreError, StoreResult};
+pub use finding::{Finding, Verdict};
 pub use hub::MemoryHub;
 pub use hub_ports::{Denied, HubError, Limiter, Permit, Queue, Signal, Signals};
 pub use reading::{

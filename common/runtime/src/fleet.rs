@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use clap::Args;
+use clap::error::ErrorKind;
 use promptmill_hub_redis::{ConnectError, RedisHub, RedisHubOptions};
 use promptmill_ports::StoreError;
 use promptmill_settings::{Settings, SettingsError, config_argument, config_of};
@@ -185,7 +186,8 @@ where
     let settings = match settings_of(&command) {
         Ok(settings) => settings,
         Err(error) => {
-            eprintln!("error: {error}");
+            help_or_nothing(&command);
+            eprintln!("error: {}", error.to_string().replace('\n', "\nerror: "));
             return ExitCode::from(2);
         }
     };
@@ -210,6 +212,15 @@ where
             eprintln!();
             ExitCode::FAILURE
         }
+    }
+}
+
+/// Prints help or version and ends, where the arguments ask for them: whoever does gets them, whatever the settings are.
+pub fn help_or_nothing(command: &clap::Command) {
+    if let Err(error) = command.clone().try_get_matches()
+        && matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion)
+    {
+        error.exit();
     }
 }
 

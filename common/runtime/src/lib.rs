@@ -5,6 +5,7 @@
 
 mod clock;
 mod close;
+pub mod doctor;
 mod engine;
 mod files;
 pub mod fleet;

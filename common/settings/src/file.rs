@@ -95,6 +95,10 @@ impl Reading<'_> {
             self.wrong.push(Wrong { line, what });
             return;
         }
+        // Nothing of a list is as if it were not said.
+        if text.is_empty() && matches!(kind, Kind::List | Kind::Shares) {
+            return;
+        }
         let says = if is_file { Says::InFile(text) } else { Says::Text(text) };
         self.entries.push(Entry { setting, line, says });
     }

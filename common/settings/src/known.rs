@@ -85,6 +85,10 @@ pub const SETTINGS: &[Setting] = &[
         "Encrypts webhook secrets, the same for every api and scheduler of a fleet: `k1:` and 32 bytes in base64 (`openssl rand -base64 32`). \
          `serve` makes one in its data folder where none is given.",
     ),
+    secret("bootstrap_key", "PROMPTMILL_BOOTSTRAP_KEY").about(
+        "An API key (`promptmill key generate` prints one) that `serve` and `api` keep at their start as that of an owner of the tenant `default`, \
+         for containers. One that is known already stays as it is, revoked too.",
+    ),
     setting("log", "PROMPTMILL_LOG", Kind::Text).about(
         "What to log to standard error, for example `info` or `warn,promptmill_worker=debug`. Without it `info` for services, `error` for other commands.",
     ),

@@ -110,11 +110,19 @@ impl Settings {
         let usual = || Some(PathBuf::from(USUAL_FILE)).filter(|usual| usual.exists());
         let mut complaints = Vec::new();
         let mut settings = Self { config: named.or_else(usual), values: BTreeMap::new() };
-        if let Some(path) = settings.config.clone() {
-            settings.read_config(&path, &mut complaints);
-        }
+        let config = settings.config.clone();
+        let unread =
+            config.as_deref().map(|path| settings.read_config(path, &mut complaints)).unwrap_or_default();
         for setting in SETTINGS {
             settings.read_environment(setting, &environment, &mut complaints);
+        }
+        for (setting, line, why) in unread {
+            // What the environment says goes before it.
+            if settings.value(setting.env).is_none() {
+                let config = settings.config().unwrap_or(Path::new("")).display();
+                let sentence = format!("{config}:{line}: the file of {}_file {why}", setting.key);
+                complaints.push(Complaint::new(Some(line), sentence));
+            }
         }
         settings.contradictions(&mut complaints);
         complaints.extend(settings.untaken(command));
@@ -125,14 +133,20 @@ impl Settings {
         Err(SettingsError(complaints))
     }
 
-    fn read_config(&mut self, path: &Path, complaints: &mut Vec<Complaint>) {
+    /// Answers the secrets whose files cannot be read, each with its line and why.
+    fn read_config(
+        &mut self,
+        path: &Path,
+        complaints: &mut Vec<Complaint>,
+    ) -> Vec<(&'static Setting, usize, String)> {
         let text = match bounded(path, MOST_CONFIG_BYTES) {
             Ok(text) => text,
             Err(why) => {
                 complaints.push(Complaint::new(None, format!("the settings file {} {why}", path.display())));
-                return;
+                return Vec::new();
             }
         };
+        let mut unread = Vec::new();
         let at = |line: usize| format!("{}:{line}", path.display());
         let (entries, wrong) = file::read(&text);
         for Wrong { line, what } in wrong {
@@ -152,13 +166,11 @@ impl Settings {
                     let origin = Origin::Config { line: entry.line, file };
                     self.values.insert(entry.setting.env, Value { text, origin });
                 }
-                Err(why) => {
-                    let file = file.unwrap_or_default();
-                    let sentence = format!("{}: {} {why}", at(entry.line), file.display());
-                    complaints.push(Complaint::new(Some(entry.line), sentence));
-                }
+                // The name is not repeated: whoever confuses it with the secret wrote that there.
+                Err(why) => unread.push((entry.setting, entry.line, why)),
             }
         }
+        unread
     }
 
     fn read_environment(
@@ -183,7 +195,7 @@ impl Settings {
                 match bounded(&file, MOST_SECRET_BYTES).and_then(|text| secret_of(&text)) {
                     Ok(text) => Value { text, origin: Origin::FileOfEnvironment(file) },
                     Err(why) => {
-                        complaints.push(Complaint::new(None, format!("{name}: {} {why}", file.display())));
+                        complaints.push(Complaint::new(None, format!("{name}: the file {why}")));
                         return;
                     }
                 }

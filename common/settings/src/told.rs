@@ -8,8 +8,15 @@ use crate::command::env_of;
 use crate::known::{Kind, SETTINGS, Setting};
 use crate::sources::Settings;
 
-/// Variables of ours that are no settings: where the file is, and what clients and the first start need.
-const OTHERS: [&str; 3] = ["PROMPTMILL_CONFIG", "PROMPTMILL_URL", "PROMPTMILL_API_KEY"];
+/// Variables of ours that are no settings: where the file is, and what clients need.
+const OTHERS: [&str; 5] = [
+    "PROMPTMILL_CONFIG",
+    "PROMPTMILL_URL",
+    "PROMPTMILL_API_KEY",
+    "PROMPTMILL_WEBHOOK_SECRET",
+    // Of docker-compose.yml.
+    "PROMPTMILL_VERSION",
+];
 
 /// What is in force, as a file of settings, each with where it comes from; defaults are those of the first of `roles` that has one. Secrets are
 /// hidden.

@@ -21,6 +21,7 @@ mod control;
 mod counts;
 mod delete;
 mod deliveries;
+mod examine;
 mod fault;
 mod fences;
 mod forget;
@@ -52,5 +53,6 @@ mod usage;
 mod versions;
 mod work;
 
+pub use examine::examine;
 pub use options::MongoOptions;
 pub use store::MongoStore;

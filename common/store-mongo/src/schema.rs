@@ -11,9 +11,9 @@ use crate::collections::META;
 use crate::commands::{Commands, Concern, Query, Update};
 
 /// The version this program writes.
-const VERSION: u64 = 1;
+pub(crate) const VERSION: u64 = 1;
 /// The document in [`META`].
-const SCHEMA: &str = "schema";
+pub(crate) const SCHEMA: &str = "schema";
 /// A lock that was not given back is taken over after this long.
 const LOCK: Duration = Duration::from_secs(60);
 /// How long a process waits for another one to bring the database forward.

@@ -45,7 +45,12 @@ pub fn issue(id: KeyId, random: [u8; 32]) -> Issued {
     text.push_str(&secret);
     let check = base62::<CHECK_DIGITS>(crc32fast::hash(text.as_bytes()).to_be_bytes());
     text.push_str(&check);
-    Issued { hint: text[KEY_LEN - HINT_DIGITS..].to_owned(), hash: hash(&secret), text: text.into() }
+    Issued { hint: hint(&text).to_owned(), hash: hash(&secret), text: text.into() }
+}
+
+/// The last characters of a key, by which its holder can tell it from others.
+pub fn hint(key: &str) -> &str {
+    key.get(key.len().saturating_sub(HINT_DIGITS)..).unwrap_or_default()
 }
 
 /// Reads a key: its id, and the SHA-256 of its secret for [`verify`].

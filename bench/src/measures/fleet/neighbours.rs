@@ -37,7 +37,7 @@ pub(super) async fn run(lab: &Lab<Sizes>, table: &mut Table) -> anyhow::Result<(
     let sizes = &lab.sizes;
     let slots = sizes.workers_slots;
     let desk = lab.desk()?;
-    let fake = lab.programs.fake(sizes.workers_latency)?;
+    let fake = lab.programs.fake(sizes.neighbour_latency)?;
     let settings = Settings { provider: Some(&fake.url), concurrency: slots, threads: sizes.threads };
     let fleet = Fleet::start(&lab.binary, desk.path(), settings).await?;
     let (small, large) = (fleet.client()?, fleet.client_of("large")?);
@@ -51,7 +51,7 @@ pub(super) async fn run(lab: &Lab<Sizes>, table: &mut Table) -> anyhow::Result<(
         let (begun, before) = (Instant::now(), fake.seen().await?.calls);
         let beside = starts(&small, &fake, sizes.neighbour_batches).await?;
         let calls = (fake.seen().await?.calls - before) as f64;
-        let most = f64::from(slots) * begun.elapsed().div_duration_f64(sizes.workers_latency);
+        let most = f64::from(slots) * begun.elapsed().div_duration_f64(sizes.neighbour_latency);
         ensure!(2.0 * calls > most, "only {calls} calls were made beside, {most} could have been");
         let look = large.look(&batch).await?;
         ensure!(look.settled < look.rows, "the large batch was over before the small ones: {look:?}");
@@ -72,7 +72,7 @@ pub(super) async fn run(lab: &Lab<Sizes>, table: &mut Table) -> anyhow::Result<(
     let rows = Number(f64::from(sizes.neighbour_rows));
     let what = format!(
         "{FEW} rows beside {rows} of another tenant, {:?}, {slots} slots: from POST to call of a row",
-        sizes.workers_latency
+        sizes.neighbour_latency
     );
     table.push(format!("{what}, p95 over that alone"), at_most(2.0), "", ratio);
     table.push("- beside them: p95", Goal::Told, " ms", beside_ms);

@@ -33,10 +33,12 @@ pub struct Sizes {
     pub workers_latency: Duration,
     /// Calls of a worker at the same time.
     pub workers_slots: u32,
-    /// Rows of the large tenant; the worker and the provider are those of one worker above.
+    /// Rows of the large tenant; the worker makes as many calls as one above.
     pub neighbour_rows: u32,
     /// Small batches beside them in a run, and as many alone.
     pub neighbour_batches: u32,
+    /// The provider's latency for both.
+    pub neighbour_latency: Duration,
 }
 
 impl Sizes {
@@ -59,6 +61,7 @@ impl Sizes {
             workers_slots: 256,
             neighbour_rows: 1_000_000,
             neighbour_batches: 50,
+            neighbour_latency: Duration::from_millis(200),
         }
     }
 
@@ -82,6 +85,8 @@ impl Sizes {
             workers_slots: 64,
             neighbour_rows: 20_000,
             neighbour_batches: 2,
+            // All slots are in use on the slowest machine too.
+            neighbour_latency: Duration::from_millis(200),
         }
     }
 }

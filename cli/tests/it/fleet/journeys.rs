@@ -51,6 +51,23 @@ async fn keys_of_a_fleet_are_made_without_a_server_and_see_their_own_tenant_alon
     fleet.stop();
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn apis_that_start_together_keep_the_key_that_they_were_given() {
+    let mut desk = Desk::new();
+    let key = desk.promptmill(&["key", "generate"]).check_code(0).stdout.trim().to_owned();
+    desk.set("PROMPTMILL_BOOTSTRAP_KEY", &key);
+    let mut fleet = Fleet::new(&mut desk, Size { apis: 2, ..Size::ONE });
+    for api in &fleet.apis {
+        let (status, me) = Http::new(&api.url, &key).get("/v1/me").await;
+        assert_eq!(
+            (status, &me["tenant"], &me["role"]),
+            (StatusCode::OK, &json!("default"), &json!("owner"))
+        );
+    }
+    let log = fleet.stop();
+    assert!(!log.contains(&key), "{log}");
+}
+
 /// Far apart: what such a poll would find would come too late for the test.
 const POLL: Duration = Duration::from_secs(60);
 

@@ -111,12 +111,21 @@ fn what_is_required_may_stand_in_the_file_and_lists_and_shares_are_taken_apart()
     let desk = Desk::of("webhooks.subnets = [\"10.0.0.0/8\", \"fd00::/8\"]\nlog_json = true");
     assert_eq!(desk.load().get("PROMPTMILL_WEBHOOK_SUBNETS").as_deref(), Some("10.0.0.0/8,fd00::/8"));
     assert!(desk.load().is_on("PROMPTMILL_LOG_JSON"));
+    let nothing = Desk::of("webhooks.subnets = []\ntenants.weights = {}").load();
+    assert!(nothing.value("PROMPTMILL_WEBHOOK_SUBNETS").or(nothing.value("PROMPTMILL_WEIGHTS")).is_none());
 }
 
 #[test]
 fn a_secret_may_stand_in_a_file_of_its_own_without_its_last_line_end() {
     let desk = Desk::of("[mongo]\nurl_file = \"secrets-url\"").file("secrets-url", "mongodb://u:p@h/\n");
     assert_eq!(desk.load().get("PROMPTMILL_MONGO_URL").as_deref(), Some("mongodb://u:p@h/"));
+    // Who takes the name of the file for the secret does not find it in an error, and the environment goes before a file that is not there.
+    let mistaken = Desk::of("mongo.url_file = \"mongodb://u:very-secret@h\"");
+    assert!(!format!("{:?}", mistaken.try_load().unwrap_err()).contains("very-secret"));
+    let mistaken = mistaken.set("PROMPTMILL_MONGO_URL_FILE", "mongodb://u:very-secret@h");
+    assert!(!format!("{:?}", mistaken.try_load().unwrap_err()).contains("very-secret"));
+    let gone = Desk::of("mongo.url_file = \"gone\"").set("PROMPTMILL_MONGO_URL", "mongodb://h");
+    assert_eq!(gone.load().get("PROMPTMILL_MONGO_URL").as_deref(), Some("mongodb://h"));
     let desk = desk.file("other", "mongodb://other");
     let other = desk.path("other");
     let desk = desk.set("PROMPTMILL_MONGO_URL_FILE", &other);
@@ -156,10 +165,10 @@ fn everything_that_is_wrong_is_said_at_once_with_its_line() {
             "p.toml:6: worker.concurrency must be a whole number without quotes",
             "p.toml:9: mongo.url_file says again what line 8 says in another way; leave one of them out",
             "p.toml:10: mongo.database must be a text in quotes",
-            "p.toml:12: nowhere cannot be read: No such file or directory (os error 2)",
+            "p.toml:12: the file of redis.url_file cannot be read: No such file or directory (os error 2)",
             "p.toml:14: tenants.weights must be a table of whole numbers, for example { acme = 3 }",
             "p.toml:15: there is no setting mongodb; is mongo meant?",
-            "p.toml:17: empty is empty",
+            "p.toml:17: the file of providers.openrouter.api_key_file is empty",
             "OPENAI_API_KEY and OPENAI_API_KEY_FILE are both set; leave one of them out",
         ]
     );
@@ -196,10 +205,13 @@ fn files_that_are_missing_too_large_or_no_text_are_refused_with_their_name() {
         "the settings file /no/such.toml cannot be read: No such file or directory (os error 2)"
     );
     let desk = Desk::of("mongo.url_file = \"large\"").file("large", &"x".repeat(65_537));
-    assert_eq!(desk.try_load().unwrap_err(), ["p.toml:1: large is larger than 65536 bytes"]);
+    assert_eq!(
+        desk.try_load().unwrap_err(),
+        ["p.toml:1: the file of mongo.url_file is larger than 65536 bytes"]
+    );
     let desk = Desk::of("mongo.url_file = \"bytes\"");
     std::fs::write(desk.path("bytes"), [0xff, 0xfe]).unwrap();
-    assert_eq!(desk.try_load().unwrap_err(), ["p.toml:1: bytes is not UTF-8"]);
+    assert_eq!(desk.try_load().unwrap_err(), ["p.toml:1: the file of mongo.url_file is not UTF-8"]);
     let endless = Settings::load(Some(Path::new("/dev/zero")), |_| None, &command()).unwrap_err().to_string();
     assert!(endless.contains("is larger than"), "{endless}");
 }

@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::io;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use bson::{Document, doc};
@@ -28,6 +29,36 @@ impl MongoServer {
     pub fn start_as_shipped(folder: &Path) -> Self {
         let folder = tempfile::Builder::new().prefix("mongod-").tempdir_in(folder).unwrap();
         Self::of(Member::start_in(folder, shipped_args))
+    }
+
+    /// Starts one that is in no replica set.
+    pub fn start_alone() -> Self {
+        Self { member: Member::start_in(tempfile::tempdir().unwrap(), alone_args) }
+    }
+
+    /// Starts one that wants a user and a password. In the database `promptmill` `reader` may read, `writer` may read and write; the password of both is `secret`.
+    pub fn start_guarded() -> Self {
+        let mut server = Self::start();
+        for (name, role) in [("reader", "read"), ("writer", "readWrite")] {
+            let roles = [doc! { "role": role, "db": "promptmill" }];
+            server.command("admin", doc! { "createUser": name, "pwd": "secret", "roles": roles });
+        }
+        // Its members would know each other by it; there is one.
+        let key = server.member.folder.path().join("key");
+        std::fs::write(&key, "c2VjcmV0IG9mIHRoZSBtZW1iZXJz").unwrap();
+        std::fs::set_permissions(&key, std::fs::Permissions::from_mode(0o600)).unwrap();
+        server.member.process.kill();
+        let Member { folder, port, .. } = &server.member;
+        let args = guarded_args(*port, &folder.path().join("data"));
+        server.member.process = Process::start(&mongod(), &args, folder.path().join("log"));
+        // It tells nobody who it is, and the port was its own.
+        wait_for("mongod to be the primary again", || wire::is_primary(server.member.port));
+        server
+    }
+
+    /// The connection string with a user.
+    pub fn uri_of(&self, user: &str, password: &str) -> String {
+        self.uri().replacen("//", &format!("//{user}:{password}@"), 1) + "&authSource=admin"
     }
 
     fn of(member: Member) -> Self {
@@ -129,6 +160,22 @@ pub(super) fn mongod_args(port: u16, data: &Path) -> Vec<OsString> {
         "enableTestCommands=1",
     ];
     args.extend(small_and_for_tests.map(OsString::from));
+    args
+}
+
+fn guarded_args(port: u16, data: &Path) -> Vec<OsString> {
+    let mut args = mongod_args(port, data);
+    args.extend(["--auth".into(), "--keyFile".into(), data.with_file_name("key").into()]);
+    args
+}
+
+fn alone_args(port: u16, data: &Path) -> Vec<OsString> {
+    let mut args = mongod_args(port, data);
+    let at = args.iter().position(|arg| arg == "--replSet").unwrap();
+    args.drain(at..at + 2);
+    // Only of a member of a set.
+    let at = args.iter().position(|arg| arg == "--oplogSize").unwrap();
+    args.drain(at..at + 2);
     args
 }
 
