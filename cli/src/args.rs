@@ -2,10 +2,11 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory as _, Parser, Subcommand};
 use promptmill_api::role::ApiArgs;
 use promptmill_domain::{ModelRef, Money};
 use promptmill_scheduler::role::SchedulerArgs;
+use promptmill_settings::config_argument;
 use promptmill_worker::role::WorkerArgs;
 
 pub(crate) use crate::client::args::{BatchCommand, TemplateCommand};
@@ -26,9 +27,6 @@ pub(crate) struct Cli {
     /// Log JSON, one object a line.
     #[arg(long, global = true)]
     pub(crate) log_json: bool,
-    /// The file of settings (TOML). Default: PROMPTMILL_CONFIG, or promptmill.toml of the current folder if it is there.
-    #[arg(long, global = true, value_name = "FILE")]
-    pub(crate) config: Option<PathBuf>,
     #[command(subcommand)]
     pub(crate) command: Command,
 }
@@ -70,6 +68,11 @@ pub(crate) enum Command {
         /// For which shell.
         shell: clap_complete::Shell,
     },
+}
+
+/// The whole command line.
+pub(crate) fn command() -> clap::Command {
+    Cli::command().arg(config_argument())
 }
 
 impl Command {

@@ -1,11 +1,11 @@
 //! `promptmill config`: what is wrong with the settings, what they are, and what there is to set.
 
-use clap::{CommandFactory as _, Subcommand, ValueEnum};
+use clap::{Subcommand, ValueEnum};
 use promptmill_runtime::{ProviderError, ProviderSettings, Providers, Settings};
 use promptmill_settings::{reference, shown, strange_variables, unset};
 use promptmill_vault::{Vault, api_key};
 
-use crate::args::Cli;
+use crate::args::command;
 use crate::exit::{Exit, Failure};
 
 /// The commands that serve, and so have settings.
@@ -59,7 +59,7 @@ pub(crate) fn config(command: ConfigCommand, settings: &Settings) -> Result<Exit
 }
 
 fn roles_of(names: &[&str]) -> Vec<clap::Command> {
-    let all = Cli::command();
+    let all = command();
     names.iter().filter_map(|name| all.find_subcommand(name).cloned()).collect()
 }
 

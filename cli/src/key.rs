@@ -7,7 +7,7 @@ use clap::{Subcommand, ValueEnum};
 use promptmill_api::keys::issue;
 use promptmill_domain::{KeyId, TenantId};
 use promptmill_ports::{ApiKey, Clock as _, Records, Role, Tenant};
-use promptmill_runtime::fleet::connect_store;
+use promptmill_runtime::fleet::{connect_store, store_of};
 use promptmill_runtime::{Engine, Providers, Settings, SystemClock, install_tls};
 use promptmill_vault::api_key;
 use secrecy::ExposeSecret as _;
@@ -162,12 +162,10 @@ async fn open(place: &Place, settings: &Settings) -> Result<Option<Arc<dyn Recor
     if !place.fleet {
         return Ok(None);
     }
-    let url = settings
-        .get("PROMPTMILL_MONGO_URL")
-        .ok_or_else(|| Failure::input("--fleet: PROMPTMILL_MONGO_URL is not set"))?;
-    let database = settings.get("PROMPTMILL_MONGO_DATABASE").unwrap_or_else(|| "promptmill".to_owned());
+    let (url, database) =
+        store_of(settings).ok_or_else(|| Failure::input("--fleet: PROMPTMILL_MONGO_URL is not set"))?;
     install_tls();
-    Ok(Some(connect_store(&url.into(), &database).await?))
+    Ok(Some(connect_store(&url, &database).await?))
 }
 
 fn open_folder(data: &std::path::Path) -> Result<Arc<dyn Records>, Failure> {

@@ -14,8 +14,8 @@ mod progress;
 mod run;
 mod serve;
 
-use clap::{CommandFactory as _, FromArgMatches as _};
-use promptmill_runtime::fleet::{RoleError, help_or_nothing, settings_of};
+use clap::FromArgMatches as _;
+use promptmill_runtime::fleet::{RoleError, print_help_if_asked, settings_of};
 use promptmill_runtime::{LogFormat, Settings};
 
 use crate::args::{Cli, Command};
@@ -26,15 +26,15 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> std::process::ExitCode {
     let settings = env::load_dotenv().and_then(|()| {
-        settings_of(&Cli::command())
+        settings_of(&args::command())
             .map_err(|error| Failure::input(error.to_string().replace('\n', "\nerror: ")))
     });
     let settings = settings.unwrap_or_else(|failure| {
-        help_or_nothing(&Cli::command());
+        print_help_if_asked(&args::command());
         failed(&failure);
         std::process::exit(failure.exit() as i32);
     });
-    let matches = settings.onto(Cli::command()).get_matches();
+    let matches = settings.onto(args::command()).get_matches();
     let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     let usual = if cli.command.is_service() { "info" } else { "error" };
     promptmill_runtime::raise_file_limit();
@@ -71,7 +71,7 @@ fn dispatch(command: Command, settings: Settings) -> Result<Exit, Failure> {
         Command::Models(args) => block_on(models::list(args, &settings))?,
         Command::Init(args) => init::init(&args),
         Command::Completions { shell } => {
-            clap_complete::generate(shell, &mut Cli::command(), "promptmill", &mut std::io::stdout());
+            clap_complete::generate(shell, &mut args::command(), "promptmill", &mut std::io::stdout());
             Ok(Exit::Success)
         }
     }

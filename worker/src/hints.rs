@@ -38,8 +38,8 @@ pub(crate) struct Look {
 /// What a look at the queue brought.
 #[derive(Default)]
 pub(crate) struct Hints {
-    /// The chunks of use.
-    pub(crate) wanted: Vec<ChunkId>,
+    /// The chunks of use, with the priority their hints had.
+    pub(crate) wanted: Vec<(ChunkId, i16)>,
     /// Their batches, those that were read for it.
     pub(crate) batches: HashMap<BatchId, Loaded>,
     /// Hints to be put back, with the priority they had.
@@ -75,7 +75,8 @@ impl Pump {
                 () = self.gate.stopping().cancelled() => {}
             }
             for (chunk, priority) in popped {
-                if !hints.wanted.contains(&chunk) {
+                // A hint may be repeated.
+                if hints.wanted.iter().all(|(other, _)| *other != chunk) {
                     self.sort(stock, look.usual_len, free, (chunk, priority), &mut hints);
                 }
             }
@@ -85,7 +86,7 @@ impl Pump {
             (ask, wait) = (HINTS_AT_A_TIME, Duration::ZERO);
         }
         if self.gate.stopping().is_cancelled() {
-            hints.back.extend(hints.wanted.drain(..).map(|chunk| (chunk, 0)));
+            hints.back.append(&mut hints.wanted);
         }
         if !hints.back.is_empty()
             && let Err(error) = self.engine.queue.push(&hints.back).await
@@ -130,7 +131,7 @@ impl Pump {
         } else {
             *coming += len;
             hints.items += len;
-            hints.wanted.push(chunk);
+            hints.wanted.push((chunk, priority));
         }
     }
 }

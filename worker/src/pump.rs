@@ -151,8 +151,11 @@ impl Pump {
         if hints.wanted.is_empty() || !self.gate.is_open() {
             return vec![];
         }
-        let wanted: Vec<(ChunkId, LeaseToken)> =
-            hints.wanted.into_iter().map(|chunk| (chunk, LeaseToken::from_bytes(rand::random()))).collect();
+        let wanted: Vec<(ChunkId, LeaseToken)> = hints
+            .wanted
+            .into_iter()
+            .map(|(chunk, _)| (chunk, LeaseToken::from_bytes(rand::random())))
+            .collect();
         // Of chunks that are not to be had the batches are read in vain, but seldom.
         let ids =
             wanted.iter().map(|(chunk, _)| chunk.batch).filter(|batch| !hints.batches.contains_key(batch));

@@ -39,6 +39,14 @@ fn the_reference_page_has_every_setting_as_the_program_tells_it() {
 }
 
 #[test]
+fn the_example_of_an_environment_has_every_setting() {
+    let example = include_str!("../../../.env.example");
+    for setting in promptmill_settings::SETTINGS {
+        assert!(example.contains(&format!("# {}=", setting.env)), "{} is not in .env.example", setting.env);
+    }
+}
+
+#[test]
 fn mistakes_in_the_file_keep_every_command_from_beginning_and_are_all_told_with_their_lines() {
     let desk = Desk::with_rows(1);
     desk.write(

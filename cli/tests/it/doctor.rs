@@ -168,27 +168,30 @@ fn a_machine_with_few_files_a_folder_that_cannot_be_written_and_mistakes_in_sett
     let desk = Desk::new();
     let few = desk.shell(&format!("ulimit -n 512; exec {} doctor", env!("CARGO_BIN_EXE_promptmill")));
     check_wrong(&few, "a process may have 512 files open", "raise it");
-    let mut desk = Desk::new();
-    desk.set("PROMPTMILL_DATA", "/proc/promptmill");
-    check_wrong(
-        &desk.promptmill(&["doctor"]),
-        "nothing can be written to /proc/promptmill",
-        "let this user own the folder",
-    );
-    let mut desk = Desk::new();
-    desk.set("PROMPTMILL_CONCURENCY", "3");
-    check_wrong(
-        &desk.promptmill(&["doctor"]),
-        "there is no variable PROMPTMILL_CONCURENCY",
-        "is PROMPTMILL_CONCURRENCY meant?",
-    );
-    let mut desk = Desk::new();
-    desk.set("PROMPTMILL_MASTER_KEY", "s3cret");
-    check_wrong(
-        &desk.promptmill(&["doctor"]),
-        "PROMPTMILL_MASTER_KEY: cannot be used",
-        "openssl rand -base64 32",
-    );
+    for (variable, value, what, mend) in [
+        (
+            "PROMPTMILL_DATA",
+            "/proc/promptmill",
+            "nothing can be written to /proc/promptmill",
+            "let this user own the folder",
+        ),
+        (
+            "PROMPTMILL_CONCURENCY",
+            "3",
+            "there is no variable PROMPTMILL_CONCURENCY",
+            "is PROMPTMILL_CONCURRENCY meant?",
+        ),
+        (
+            "PROMPTMILL_MASTER_KEY",
+            "s3cret",
+            "PROMPTMILL_MASTER_KEY: cannot be used",
+            "openssl rand -base64 32",
+        ),
+    ] {
+        let mut desk = Desk::new();
+        desk.set(variable, value);
+        check_wrong(&desk.promptmill(&["doctor"]), what, mend);
+    }
     let finished = Desk::new().promptmill(&["doctor", "fleet"]).check_code(1);
     for key in ["master_key", "mongo.url", "redis.url"] {
         assert!(finished.stdout.contains(&format!("wrong  {key} is not set")), "{finished:?}");

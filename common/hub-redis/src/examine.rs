@@ -18,13 +18,11 @@ const PROBE_ENDS_AFTER: Duration = Duration::from_secs(10);
 /// Share of its memory that Redis uses.
 const NEARLY_FULL: f64 = 0.8;
 
-/// What there is to say of the Redis of `options`: the first that makes the rest pointless is the last. Writes a key of its own that ends by itself.
-pub async fn examine(options: &RedisHubOptions, clock: &dyn Clock) -> Vec<Finding> {
-    let mut findings = Vec::new();
-    if let Err(stopped) = look(options, clock, &mut findings).await {
+/// Adds what there is to say of the Redis of `options`, as it is found; one that makes the rest pointless is the last. Writes a key of its own that ends by itself.
+pub async fn examine(options: &RedisHubOptions, clock: &dyn Clock, findings: &mut Vec<Finding>) {
+    if let Err(stopped) = look(options, clock, findings).await {
         findings.push(stopped);
     }
-    findings
 }
 
 async fn look(

@@ -9,9 +9,11 @@ use promptmill_ports::Finding;
 use promptmill_settings::Settings;
 use promptmill_store_mongo::MongoOptions;
 use rustix::process::{Resource, getrlimit};
+use tokio::time::timeout;
 
 use crate::clock::SystemClock;
 use crate::files::raise_file_limit;
+use crate::fleet::store_of;
 use crate::providers::{ProviderError, ProviderSettings, Providers, install_tls};
 
 /// How long one part may take.
@@ -28,38 +30,41 @@ const NO_SPACE: u64 = 256 * 1024 * 1024;
 /// What there is to say of MongoDB and Redis.
 pub async fn servers(settings: &Settings) -> Vec<Finding> {
     install_tls();
-    let mongo = async {
-        let Some(url) = settings.get("PROMPTMILL_MONGO_URL") else {
-            return vec![unset("mongo.url", "PROMPTMILL_MONGO_URL")];
-        };
-        let database = settings.get("PROMPTMILL_MONGO_DATABASE").unwrap_or_else(|| "promptmill".to_owned());
-        promptmill_store_mongo::examine(&MongoOptions::new(url.into(), database), &SystemClock).await
-    };
-    let redis = async {
-        let Some(url) = settings.get("PROMPTMILL_REDIS_URL") else {
-            return vec![unset("redis.url", "PROMPTMILL_REDIS_URL")];
-        };
-        let mut options = RedisHubOptions::new(url);
-        if let Some(prefix) = settings.get("PROMPTMILL_REDIS_PREFIX") {
-            options.prefix = prefix;
-        }
-        promptmill_hub_redis::examine(&options, &SystemClock).await
-    };
-    let in_time = async |name: &str, findings| {
-        let late = vec![Finding::wrong(format!(
-            "{name} does not answer for {} s; its log and the way there tell why",
-            PATIENCE.as_secs()
-        ))];
-        tokio::time::timeout(PATIENCE, findings).await.unwrap_or(late)
-    };
+    let (mut findings, mut of_redis) = (Vec::new(), Vec::new());
     let (mongo, redis) = tokio::join!(
-        in_time(
-            "MongoDB",
-            Box::pin(mongo) as std::pin::Pin<Box<dyn Future<Output = Vec<Finding>> + Send + '_>>
-        ),
-        in_time("Redis", Box::pin(redis)),
+        timeout(PATIENCE, mongo(settings, &mut findings)),
+        timeout(PATIENCE, redis(settings, &mut of_redis)),
     );
-    [mongo, redis].concat()
+    let late = |name| {
+        let seconds = PATIENCE.as_secs();
+        Finding::wrong(format!("{name} does not answer for {seconds} s; its log and the way there tell why"))
+    };
+    findings.extend(mongo.err().map(|_| late("MongoDB")));
+    findings.append(&mut of_redis);
+    findings.extend(redis.err().map(|_| late("Redis")));
+    findings
+}
+
+async fn mongo(settings: &Settings, findings: &mut Vec<Finding>) {
+    match store_of(settings) {
+        Some((url, database)) => {
+            let options = MongoOptions::new(url, database);
+            promptmill_store_mongo::examine(&options, &SystemClock, findings).await;
+        }
+        None => findings.push(unset("mongo.url", "PROMPTMILL_MONGO_URL")),
+    }
+}
+
+async fn redis(settings: &Settings, findings: &mut Vec<Finding>) {
+    let Some(url) = settings.get("PROMPTMILL_REDIS_URL") else {
+        findings.push(unset("redis.url", "PROMPTMILL_REDIS_URL"));
+        return;
+    };
+    let mut options = RedisHubOptions::new(url);
+    if let Some(prefix) = settings.get("PROMPTMILL_REDIS_PREFIX") {
+        options.prefix = prefix;
+    }
+    promptmill_hub_redis::examine(&options, &SystemClock, findings).await;
 }
 
 fn unset(key: &str, env: &str) -> Finding {
@@ -137,7 +142,7 @@ pub async fn providers(settings: &Settings) -> Vec<Finding> {
             provider.check_credential().await?;
             provider.models().await
         };
-        findings.push(match tokio::time::timeout(PATIENCE, asking).await {
+        findings.push(match timeout(PATIENCE, asking).await {
             Ok(Ok(models)) => Finding::good(format!("{name} answers and has {} models", models.len())),
             Ok(Err(failure)) if failure.kind == FailureKind::CredentialRefused => Finding::wrong(format!(
                 "{name} refuses the key; mend {}",

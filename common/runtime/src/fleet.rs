@@ -136,6 +136,12 @@ impl Fleet {
     }
 }
 
+/// Where the fleet's store is, as the settings say: its URL and database.
+pub fn store_of(settings: &Settings) -> Option<(SecretString, String)> {
+    let database = settings.get("PROMPTMILL_MONGO_DATABASE").unwrap_or_else(|| "promptmill".to_owned());
+    Some((settings.get("PROMPTMILL_MONGO_URL")?.into(), database))
+}
+
 /// The fleet's store, by itself.
 ///
 /// # Errors
@@ -186,7 +192,7 @@ where
     let settings = match settings_of(&command) {
         Ok(settings) => settings,
         Err(error) => {
-            help_or_nothing(&command);
+            print_help_if_asked(&command);
             eprintln!("error: {}", error.to_string().replace('\n', "\nerror: "));
             return ExitCode::from(2);
         }
@@ -215,8 +221,8 @@ where
     }
 }
 
-/// Prints help or version and ends, where the arguments ask for them: whoever does gets them, whatever the settings are.
-pub fn help_or_nothing(command: &clap::Command) {
+/// Prints help or version and ends the process, where its arguments ask for them: whoever does gets them, whatever the settings are.
+pub fn print_help_if_asked(command: &clap::Command) {
     if let Err(error) = command.clone().try_get_matches()
         && matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion)
     {

@@ -11,8 +11,8 @@ pub struct Setting {
     pub kind: Kind,
     /// Whether it is never shown, and may be taken from a file of its own: `mongo.url_file`, `PROMPTMILL_MONGO_URL_FILE`.
     pub secret: bool,
-    /// What it is, where no argument of a role says so.
-    pub about: &'static str,
+    /// Whose it is and what it is, where no argument of a role says so.
+    pub about: Option<(&'static str, &'static str)>,
 }
 
 /// What a value is in the file. In the environment everything is text.
@@ -44,16 +44,16 @@ impl Kind {
 }
 
 const fn setting(key: &'static str, env: &'static str, kind: Kind) -> Setting {
-    Setting { key, env, kind, secret: false, about: "" }
+    Setting { key, env, kind, secret: false, about: None }
 }
 
 const fn secret(key: &'static str, env: &'static str) -> Setting {
-    Setting { key, env, kind: Kind::Text, secret: true, about: "" }
+    Setting { key, env, kind: Kind::Text, secret: true, about: None }
 }
 
 impl Setting {
-    const fn about(self, about: &'static str) -> Self {
-        Self { about, ..self }
+    const fn about(self, of: &'static str, about: &'static str) -> Self {
+        Self { about: Some((of, about)), ..self }
     }
 
     /// Its name in the environment when it is taken from a file.
@@ -76,23 +76,29 @@ impl Setting {
     }
 }
 
+/// Of every command that does work.
+const ALL: &str = "all";
+
 /// Every setting, in the order of the reference page.
 pub const SETTINGS: &[Setting] = &[
     setting("listen", "PROMPTMILL_LISTEN", Kind::Text),
     setting("metrics_listen", "PROMPTMILL_METRICS_LISTEN", Kind::Text),
     setting("data", "PROMPTMILL_DATA", Kind::Text),
     secret("master_key", "PROMPTMILL_MASTER_KEY").about(
+        "serve, api, scheduler",
         "Encrypts webhook secrets, the same for every api and scheduler of a fleet: `k1:` and 32 bytes in base64 (`openssl rand -base64 32`). \
          `serve` makes one in its data folder where none is given.",
     ),
     secret("bootstrap_key", "PROMPTMILL_BOOTSTRAP_KEY").about(
+        "serve, api",
         "An API key (`promptmill key generate` prints one) that `serve` and `api` keep at their start as that of an owner of the tenant `default`, \
          for containers. One that is known already stays as it is, revoked too.",
     ),
     setting("log", "PROMPTMILL_LOG", Kind::Text).about(
+        ALL,
         "What to log to standard error, for example `info` or `warn,promptmill_worker=debug`. Without it `info` for services, `error` for other commands.",
     ),
-    setting("log_json", "PROMPTMILL_LOG_JSON", Kind::Switch).about("Log JSON, one object a line."),
+    setting("log_json", "PROMPTMILL_LOG_JSON", Kind::Switch).about(ALL, "Log JSON, one object a line."),
     secret("mongo.url", "PROMPTMILL_MONGO_URL"),
     setting("mongo.database", "PROMPTMILL_MONGO_DATABASE", Kind::Text),
     secret("redis.url", "PROMPTMILL_REDIS_URL"),
@@ -104,15 +110,15 @@ pub const SETTINGS: &[Setting] = &[
     setting("tenants.running_batches", "PROMPTMILL_RUNNING_BATCHES", Kind::Number),
     setting("tenants.weights", "PROMPTMILL_WEIGHTS", Kind::Shares),
     setting("webhooks.subnets", "PROMPTMILL_WEBHOOK_SUBNETS", Kind::List),
-    secret("providers.openrouter.api_key", "OPENROUTER_API_KEY").about("The key for OpenRouter."),
+    secret("providers.openrouter.api_key", "OPENROUTER_API_KEY").about(ALL, "The key for OpenRouter."),
     setting("providers.openrouter.base_url", "OPENROUTER_BASE_URL", Kind::Text)
-        .about("Where OpenRouter is, if not at `https://openrouter.ai/api/v1`."),
+        .about(ALL, "Where OpenRouter is, if not at `https://openrouter.ai/api/v1`."),
     setting("providers.ollama.host", "OLLAMA_HOST", Kind::Text)
-        .about("Where Ollama is, if not at `http://127.0.0.1:11434`."),
-    secret("providers.ollama.api_key", "OLLAMA_API_KEY").about("The key of ollama.com or of a proxy before Ollama."),
+        .about(ALL, "Where Ollama is, if not at `http://127.0.0.1:11434`."),
+    secret("providers.ollama.api_key", "OLLAMA_API_KEY").about(ALL, "The key of ollama.com or of a proxy before Ollama."),
     setting("providers.openai.base_url", "OPENAI_BASE_URL", Kind::Text)
-        .about("Where the OpenAI-compatible server is, if not at `https://api.openai.com/v1`."),
-    secret("providers.openai.api_key", "OPENAI_API_KEY").about("The key of the OpenAI-compatible server."),
+        .about(ALL, "Where the OpenAI-compatible server is, if not at `https://api.openai.com/v1`."),
+    secret("providers.openai.api_key", "OPENAI_API_KEY").about(ALL, "The key of the OpenAI-compatible server."),
 ];
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use clap::{Arg, Command};
 
 use crate::known::{Kind, SETTINGS, Setting};
 
-/// The table of all settings, in Markdown. `roles` are the commands that serve, each with its arguments; what an argument says of itself is what stands in the table.
+/// The table of all settings, in Markdown. `roles` are the commands that serve; what an argument of theirs says of itself is what stands in the table.
 pub fn reference(roles: &[Command]) -> String {
     let mut page =
         String::from("| in the file | in the environment | of | default | |\n|---|---|---|---|---|\n");
@@ -15,19 +15,19 @@ pub fn reference(roles: &[Command]) -> String {
             .iter()
             .filter_map(|role| Some((role, role.get_arguments().find(|arg| env_is(arg, setting.env))?)))
             .collect();
-        let names: Vec<_> = of.iter().map(|(role, _)| role.get_name()).collect();
-        let about = match of.first() {
-            Some((_, arg)) if setting.about.is_empty() => {
-                arg.get_help().map(ToString::to_string).unwrap_or_default()
+        let (whose, about) = match setting.about {
+            Some((whose, about)) => (whose.to_owned(), about.to_owned()),
+            None => {
+                let names: Vec<_> = of.iter().map(|(role, _)| role.get_name()).collect();
+                let help = of.first().and_then(|(_, arg)| arg.get_help());
+                (names.join(", "), help.map(ToString::to_string).unwrap_or_default())
             }
-            _ => setting.about.to_owned(),
         };
         let default = of.first().map(|(_, arg)| default_of(arg)).unwrap_or_default();
-        let of = if names.is_empty() { "all".to_owned() } else { names.join(", ") };
         // A String takes every write.
         let _ = writeln!(
             page,
-            "| `{}`{} | `{}`{} | {of} | {default} | {} |",
+            "| `{}`{} | `{}`{} | {whose} | {default} | {} |",
             setting.key,
             if setting.secret {
                 format!(", `{}_file`", setting.key.rsplit('.').next().unwrap_or_default())

@@ -31,14 +31,12 @@ const FULL: f64 = 0.95;
 const UNAUTHENTICATED: i32 = 18;
 const UNAUTHORIZED: i32 = 13;
 
-/// What there is to say of the servers at the URL of `options`: the first that makes the rest pointless is the last. Writes one document and takes
+/// Adds what there is to say of the servers at the URL of `options`, as it is found; one that makes the rest pointless is the last. Writes one document and takes
 /// it away again.
-pub async fn examine(options: &MongoOptions, clock: &dyn Clock) -> Vec<Finding> {
-    let mut findings = Vec::new();
-    if let Err(stopped) = look(options, clock, &mut findings).await {
+pub async fn examine(options: &MongoOptions, clock: &dyn Clock, findings: &mut Vec<Finding>) {
+    if let Err(stopped) = look(options, clock, findings).await {
         findings.push(stopped);
     }
-    findings
 }
 
 async fn look(options: &MongoOptions, clock: &dyn Clock, findings: &mut Vec<Finding>) -> Result<(), Finding> {

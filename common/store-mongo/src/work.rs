@@ -93,6 +93,7 @@ async fn claim(
     if chunks.is_empty() {
         return Ok(Vec::new());
     }
+    // A first chunk beside others is no single row, and its head is there.
     let of_many: HashSet<_> =
         chunks.iter().filter(|(chunk, _)| chunk.n > 0).map(|(chunk, _)| chunk.batch).collect();
     let (firsts, others): (Vec<_>, Vec<_>) =
