@@ -244,15 +244,18 @@ async fn schema_of(database: &Database) -> Option<Finding> {
 async fn disk(database: &Database) -> Option<Finding> {
     let stats = database.run_command(doc! { "dbStats": 1 }).await.ok()?;
     let bytes = |name| stats.get_f64(name).ok().filter(|bytes| *bytes > 0.0);
-    let used = bytes("fsUsedSize")? / bytes("fsTotalSize")?;
-    let percent = format!("the disk of MongoDB is {:.0} % full", used * 100.0);
-    Some(match used {
-        used if used > FULL => {
-            Finding::wrong(format!("{percent}; free some of it, or writes will be refused soon"))
-        }
-        used if used > NEARLY_FULL => Finding::note(format!("{percent}; enlarge it before it is full")),
-        _ => Finding::good(percent),
-    })
+    Some(disk_used(bytes("fsUsedSize")? / bytes("fsTotalSize")?))
+}
+
+fn disk_used(share: f64) -> Finding {
+    let percent = format!("the disk of MongoDB is {:.0} % full", share * 100.0);
+    if share > FULL {
+        Finding::wrong(format!("{percent}; free some of it, or writes will be refused soon"))
+    } else if share > NEARLY_FULL {
+        Finding::note(format!("{percent}; enlarge it before it is full"))
+    } else {
+        Finding::good(percent)
+    }
 }
 
 #[cfg(test)]
@@ -282,6 +285,19 @@ mod tests {
         assert!(of(doc! { "isreplicaset": true }).contains("rs.initiate()"));
         assert!(of(doc! { "setName": "rs1" }).contains("is rs1, and not rs0; mend replicaSet="));
         assert!(of(doc! { "setName": "rs0", "hosts": ["a:1", "b:1"] }).contains("(a:1,b:1)"));
+    }
+
+    #[test]
+    fn a_disk_is_judged_by_what_is_used_of_it() {
+        let of = |share| disk_used(share).verdict;
+        assert_eq!(
+            [0.0, 0.85, 0.9, 0.951].map(of),
+            [Verdict::Good, Verdict::Good, Verdict::Note, Verdict::Wrong]
+        );
+        assert_eq!(
+            disk_used(0.97).sentence,
+            "the disk of MongoDB is 97 % full; free some of it, or writes will be refused soon"
+        );
     }
 
     #[test]
