@@ -9,6 +9,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::worker::{Worker, WorkerConfig};
 
+/// Ends that wait to be recorded in a worker of a fleet, whose store makes each write durable on a majority of its members.
+const RECORDING: usize = 768;
+
 /// What a worker process needs to know.
 #[derive(Debug, Clone, Args)]
 #[command(
@@ -44,6 +47,7 @@ pub async fn run(args: WorkerArgs, settings: Settings) -> Result<(), RoleError> 
     let fleet = Fleet::connect(&args.fleet, &settings).await?;
     let config = WorkerConfig {
         concurrency: args.concurrency as usize,
+        recording: RECORDING,
         stop_within: Duration::from_secs(args.stop_within.into()),
         label: presence::label("worker"),
         ..WorkerConfig::default()

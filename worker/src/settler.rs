@@ -22,7 +22,7 @@ use crate::slots::{Slot, Slots};
 /// The longest an end waits for others.
 const GROUP_WAIT: Duration = Duration::from_millis(20);
 
-/// Ends in hand at which waiting for more stops.
+/// Ends in hand at which waiting for more stops; a third of those that may wait without a slot, where that is more.
 const GROUP_ENOUGH: usize = 128;
 
 /// The most ends of one write.
@@ -71,8 +71,9 @@ impl SettlerHandle {
     }
 
     pub(crate) fn ended(&self, key: LeaseKey, offset: u32, end: End, mut slot: Slot) {
-        slot.ended(end.bytes());
-        self.tell(Told::Ended { key, offset, end, at: Instant::now(), slot });
+        let at = Instant::now();
+        slot.ended(end.bytes(), at);
+        self.tell(Told::Ended { key, offset, end, at, slot });
     }
 
     pub(crate) fn dropped(&self, key: LeaseKey, items: u32) {
@@ -139,13 +140,15 @@ impl Settler {
         let Some(first) = self.told.recv().await else { return false };
         let (mut bytes, mut ended) = (first.bytes(), first.is_end());
         inbox.push(first);
+        // Two groups gather while one of them is being written.
+        let enough = GROUP_ENOUGH.max(self.slots.recording() / 3);
         let until = Instant::now() + GROUP_WAIT;
         while bytes < GROUP_BYTES && inbox.len() < GROUP_MAX {
             let told = match self.told.try_recv() {
                 Ok(told) => told,
                 Err(TryRecvError::Disconnected) => break,
-                // A slot is held from before the call until the end is recorded: when all held slots are in hand, nothing else is in flight.
-                Err(TryRecvError::Empty) if inbox.len() < GROUP_ENOUGH && ended < self.slots.taken() => {
+                // An item is among those taken from before its call until its end is recorded: when all of them are in hand, nothing else is in flight.
+                Err(TryRecvError::Empty) if inbox.len() < enough && ended < self.slots.taken() => {
                     match timeout_at(until, self.told.recv()).await {
                         Ok(Some(told)) => told,
                         Ok(None) | Err(_) => break,
@@ -199,7 +202,9 @@ impl Settler {
         if groups.is_empty() {
             return (slots, advanced);
         }
+        self.slots.writing(Some(Instant::now()));
         let results = self.settle(groups.into()).await;
+        self.slots.writing(None);
         for ((key, release, ends), result) in keys.into_iter().zip(results) {
             match result {
                 Settled::Recorded { done } => {

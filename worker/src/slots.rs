@@ -3,12 +3,14 @@
 //! Slots alone would let a few hundred rows of a mebibyte each into memory. Room is set aside before a chunk is claimed and goes
 //! with its items until they are settled, so rows that were claimed and not begun count as well.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use promptmill_domain::chunk::{MAX_BLOCK_BYTES, MAX_CHUNK_ROWS};
 use promptmill_pipeline::ItemInput;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot};
+use tokio::time::Instant;
 
 use crate::active::Begun;
 
@@ -32,11 +34,16 @@ const CHUNK_BYTES: u32 = MAX_BLOCK_BYTES as u32 + MAX_CHUNK_ROWS * ITEM_BYTES as
 /// Bytes of outcomes that wait to be recorded, from which on nothing more begins: replies may be large, and a full disk keeps them here.
 const UNRECORDED_BYTES: usize = 64 * 1024 * 1024;
 
+/// A write of outcomes that has been under way for so long says that the store is slow or away: what ends then keeps its slot, so that
+/// little would have to be called again if this process died as well.
+const SLOW_WRITE: Duration = Duration::from_millis(100);
+
 /// The slots of a worker.
 #[derive(Debug)]
 pub(crate) struct Slots {
     free: Arc<Semaphore>,
     count: usize,
+    recording: Arc<Recording>,
     room: Arc<Semaphore>,
     unrecorded: Arc<AtomicUsize>,
     changed: Arc<Notify>,
@@ -45,14 +52,47 @@ pub(crate) struct Slots {
 /// The slot of one begun item, with the room of its row.
 #[derive(Debug)]
 pub(crate) struct Slot {
-    _place: OwnedSemaphorePermit,
+    place: Place,
+    recording: Arc<Recording>,
     _room: Room,
-    _of_batch: Begun,
     outcome: OutcomeBytes,
     /// Its receiver ends with the slot, which is when the item's end is recorded.
     _watched: Option<oneshot::Sender<Never>>,
     /// Dropped last: the pump finds all of the above given back.
-    _wake: Wake,
+    wake: Wake,
+}
+
+/// What an item holds among all others.
+#[derive(Debug)]
+enum Place {
+    /// A slot, and one of its batch's.
+    Slot { _place: OwnedSemaphorePermit, _of_batch: Begun },
+    /// A place among the ends that are recorded without a slot.
+    Recording { _place: OwnedSemaphorePermit },
+}
+
+/// Ends that wait to be recorded, or are being written, and gave their slot back.
+#[derive(Debug)]
+struct Recording {
+    free: Arc<Semaphore>,
+    count: usize,
+    /// Since when outcomes are being written, if they are.
+    writing: Mutex<Option<Instant>>,
+}
+
+impl Recording {
+    fn taken(&self) -> usize {
+        self.count - self.free.available_permits()
+    }
+
+    /// A place, if one is free and the store is not slow.
+    fn try_place(&self, now: Instant) -> Option<OwnedSemaphorePermit> {
+        let since = *self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        match since.is_some_and(|since| now.duration_since(since) > SLOW_WRITE) {
+            true => None,
+            false => self.free.clone().try_acquire_owned().ok(),
+        }
+    }
 }
 
 /// Wakes the pump when dropped.
@@ -87,12 +127,18 @@ pub(crate) enum Never {}
 pub(crate) struct Room(OwnedSemaphorePermit);
 
 impl Slots {
-    /// Slots for a worker that makes so many calls at the same time. `changed` is told when one is given back.
-    pub(crate) fn new(concurrency: usize, changed: Arc<Notify>) -> Self {
+    /// Slots for a worker that makes so many calls at the same time, and in which so many more ends may wait to be recorded. `changed` is told
+    /// when a slot is given back.
+    pub(crate) fn new(concurrency: usize, recording: usize, changed: Arc<Notify>) -> Self {
         let count = (concurrency.max(1) + SETTLING_ROOM).div_ceil(SHARE_OF_FREE) * (SHARE_OF_FREE + 1);
         Self {
             free: Arc::new(Semaphore::new(count)),
             count,
+            recording: Arc::new(Recording {
+                free: Arc::new(Semaphore::new(recording)),
+                count: recording,
+                writing: Mutex::default(),
+            }),
             room: Arc::new(Semaphore::new(ROW_BYTES)),
             unrecorded: Arc::default(),
             changed,
@@ -109,9 +155,19 @@ impl Slots {
         self.free.available_permits()
     }
 
-    /// Slots that are held.
+    /// Items that are begun and unsettled.
     pub(crate) fn taken(&self) -> usize {
-        self.count.saturating_sub(self.free())
+        self.count.saturating_sub(self.free()) + self.recording.taken()
+    }
+
+    /// Ends that may wait to be recorded without a slot.
+    pub(crate) fn recording(&self) -> usize {
+        self.recording.count
+    }
+
+    /// Outcomes are being written since then, or are no more.
+    pub(crate) fn writing(&self, since: Option<Instant>) {
+        *self.recording.writing.lock().unwrap_or_else(PoisonError::into_inner) = since;
     }
 
     /// Whether a batch that holds so many slots may have one more.
@@ -148,21 +204,25 @@ impl Slots {
     /// The slot of an item that begins.
     pub(crate) fn slot(&self, place: OwnedSemaphorePermit, room: Room, of_batch: Begun) -> Slot {
         Slot {
-            _place: place,
+            place: Place::Slot { _place: place, _of_batch: of_batch },
+            recording: self.recording.clone(),
             _room: room,
-            _of_batch: of_batch,
             outcome: OutcomeBytes { bytes: 0, unrecorded: self.unrecorded.clone() },
             _watched: None,
-            _wake: Wake(self.changed.clone()),
+            wake: Wake(self.changed.clone()),
         }
     }
 }
 
 impl Slot {
-    /// Notes that the item has come to its end, and how many bytes that takes.
-    pub(crate) fn ended(&mut self, bytes: usize) {
+    /// Notes that the item has come to its end, and how many bytes that takes. It gives its slot back where it may be recorded without one.
+    pub(crate) fn ended(&mut self, bytes: usize, now: Instant) {
         self.outcome.bytes += bytes;
         self.outcome.unrecorded.fetch_add(bytes, Ordering::AcqRel);
+        if let Some(place) = self.recording.try_place(now) {
+            self.place = Place::Recording { _place: place };
+            self.wake.0.notify_one();
+        }
     }
 
     /// The same slot, and a receiver that ends when it is given back.
@@ -187,7 +247,7 @@ mod tests {
     use promptmill_pipeline::ItemContent;
 
     fn slots() -> Slots {
-        Slots::new(1, Arc::default())
+        Slots::new(1, 0, Arc::default())
     }
 
     fn item(bytes: usize) -> ItemInput {
@@ -232,9 +292,28 @@ mod tests {
     }
 
     #[test]
+    fn ends_give_their_slot_back_while_there_is_room_and_the_store_is_not_slow() {
+        let (slots, now) = (Slots::new(1, 2, Arc::default()), Instant::now());
+        let slot = slots.try_place();
+        let first = slots.recording.try_place(now);
+        assert!(first.is_some());
+        assert_eq!(slots.taken(), 2, "what waits to be recorded is unsettled");
+        slots.writing(Some(now));
+        let second = slots.recording.try_place(now + SLOW_WRITE);
+        assert!(second.is_some());
+        assert!(slots.recording.try_place(now).is_none(), "there is room for two");
+        drop((slot, second));
+        let late = now + SLOW_WRITE + Duration::from_millis(1);
+        assert!(slots.recording.try_place(late).is_none(), "the store is slow");
+        slots.writing(None);
+        assert!(slots.recording.try_place(late).is_some());
+        assert_eq!(slots.taken(), 1);
+    }
+
+    #[test]
     fn one_batch_alone_leaves_a_fifth_of_the_slots_to_others_and_still_has_room_to_settle() {
         for concurrency in [1, 16, 512] {
-            let slots = Slots::new(concurrency, Arc::default());
+            let slots = Slots::new(concurrency, 0, Arc::default());
             let mut places = vec![];
             while slots.has_one_for(u32::try_from(places.len()).unwrap()) {
                 places.push(slots.try_place().unwrap());

@@ -27,6 +27,9 @@ use crate::slots::Slots;
 pub struct WorkerConfig {
     /// The most provider calls at the same time; when all are in use, batches that make few get up to 16 more (none below 16, a sixteenth above 256).
     pub concurrency: usize,
+    /// Ends that may wait to be recorded beside those of 256 items that keep their slot: what a store needs in one write whose writes take long.
+    /// They are called again when the process dies just then, and fill only where calls end faster than they are recorded.
+    pub recording: usize,
     /// Waits between attempts.
     pub retry: RetryPolicy,
     /// How long a clean stop waits for calls that are under way.
@@ -39,6 +42,7 @@ impl Default for WorkerConfig {
     fn default() -> Self {
         Self {
             concurrency: 16,
+            recording: 0,
             retry: RetryPolicy::default(),
             stop_within: Duration::from_secs(30),
             label: "worker".to_owned(),
@@ -75,7 +79,7 @@ impl Worker {
         let gate = Arc::new(SessionGate::new(stopping.clone()));
         let (changed, queued) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
         let (batches, orders) = Batches::new(engine.clone(), gate.clone(), changed.clone());
-        let slots = Arc::new(Slots::new(config.concurrency, changed));
+        let slots = Arc::new(Slots::new(config.concurrency, config.recording, changed));
         let (settler, settler_handle) = Settler::new(engine.clone(), slots.clone());
         let pipeline = Arc::new(Pipeline::new(
             engine.limiter.clone(),
@@ -83,8 +87,8 @@ impl Worker {
             Concurrency::with_reserve(config.concurrency),
             config.retry,
         ));
-        let slots_count = slots.count();
-        let (jobs, backend) = mpsc::channel(slots_count);
+        let (jobs, backend) = mpsc::channel(slots.count());
+        let in_hand = slots.count() + slots.recording();
         let pump = Pump {
             engine: engine.clone(),
             session,
@@ -99,8 +103,7 @@ impl Worker {
         let items = WorkerBuilder::new(config.label.as_str())
             .backend(JobBackend::new(backend))
             .build(ItemService::new(pipeline.clone(), settler_handle));
-        let beats =
-            keep_alive(engine.clone(), session, gate.clone(), batches, config.concurrency, slots_count);
+        let beats = keep_alive(engine.clone(), session, gate.clone(), batches, config.concurrency, in_hand);
         let signals = engine.signals.subscribe();
         let work = tokio::spawn({
             let (stopping, abort, engine) = (stopping.clone(), abort.clone(), engine.clone());
