@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::worker::{Worker, WorkerConfig};
 
-/// Ends that wait to be recorded in a worker of a fleet, whose store makes each write durable on a majority of its members.
+/// [`WorkerConfig::recording`] over MongoDB, which makes each write durable on a majority of its members: three groups of 256.
 const RECORDING: usize = 768;
 
 /// What a worker process needs to know.

@@ -114,7 +114,7 @@ pub(crate) struct Settler {
 
 impl Settler {
     pub(crate) fn new(engine: Engine, slots: Arc<Slots>) -> (Self, SettlerHandle) {
-        // Unbounded, yet never larger than the slots plus two words a lease.
+        // Unbounded, yet never larger than what may be unsettled plus two words a lease.
         let (handle, told) = mpsc::unbounded_channel();
         (Self { engine, told, slots, held: HashMap::new() }, SettlerHandle(handle))
     }
@@ -147,8 +147,8 @@ impl Settler {
             let told = match self.told.try_recv() {
                 Ok(told) => told,
                 Err(TryRecvError::Disconnected) => break,
-                // An item is among those taken from before its call until its end is recorded: when all of them are in hand, nothing else is in flight.
-                Err(TryRecvError::Empty) if inbox.len() < enough && ended < self.slots.taken() => {
+                // When all that is begun and unsettled is in hand, nothing else is in flight.
+                Err(TryRecvError::Empty) if inbox.len() < enough && ended < self.slots.unsettled() => {
                     match timeout_at(until, self.told.recv()).await {
                         Ok(Some(told)) => told,
                         Ok(None) | Err(_) => break,

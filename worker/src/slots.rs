@@ -52,7 +52,10 @@ pub(crate) struct Slots {
 /// The slot of one begun item, with the room of its row.
 #[derive(Debug)]
 pub(crate) struct Slot {
-    place: Place,
+    /// Among the slots, or among the ends that are recorded without one.
+    place: OwnedSemaphorePermit,
+    /// As long as it has a slot.
+    of_batch: Option<Begun>,
     recording: Arc<Recording>,
     _room: Room,
     outcome: OutcomeBytes,
@@ -60,15 +63,6 @@ pub(crate) struct Slot {
     _watched: Option<oneshot::Sender<Never>>,
     /// Dropped last: the pump finds all of the above given back.
     wake: Wake,
-}
-
-/// What an item holds among all others.
-#[derive(Debug)]
-enum Place {
-    /// A slot, and one of its batch's.
-    Slot { _place: OwnedSemaphorePermit, _of_batch: Begun },
-    /// A place among the ends that are recorded without a slot.
-    Recording { _place: OwnedSemaphorePermit },
 }
 
 /// Ends that wait to be recorded, or are being written, and gave their slot back.
@@ -156,7 +150,7 @@ impl Slots {
     }
 
     /// Items that are begun and unsettled.
-    pub(crate) fn taken(&self) -> usize {
+    pub(crate) fn unsettled(&self) -> usize {
         self.count.saturating_sub(self.free()) + self.recording.taken()
     }
 
@@ -204,7 +198,8 @@ impl Slots {
     /// The slot of an item that begins.
     pub(crate) fn slot(&self, place: OwnedSemaphorePermit, room: Room, of_batch: Begun) -> Slot {
         Slot {
-            place: Place::Slot { _place: place, _of_batch: of_batch },
+            place,
+            of_batch: Some(of_batch),
             recording: self.recording.clone(),
             _room: room,
             outcome: OutcomeBytes { bytes: 0, unrecorded: self.unrecorded.clone() },
@@ -220,7 +215,8 @@ impl Slot {
         self.outcome.bytes += bytes;
         self.outcome.unrecorded.fetch_add(bytes, Ordering::AcqRel);
         if let Some(place) = self.recording.try_place(now) {
-            self.place = Place::Recording { _place: place };
+            self.place = place;
+            self.of_batch = None;
             self.wake.0.notify_one();
         }
     }
@@ -243,8 +239,10 @@ impl Room {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use futures_util::FutureExt as _;
     use promptmill_pipeline::ItemContent;
+
+    use super::*;
 
     fn slots() -> Slots {
         Slots::new(1, 0, Arc::default())
@@ -293,21 +291,35 @@ mod tests {
 
     #[test]
     fn ends_give_their_slot_back_while_there_is_room_and_the_store_is_not_slow() {
-        let (slots, now) = (Slots::new(1, 2, Arc::default()), Instant::now());
-        let slot = slots.try_place();
-        let first = slots.recording.try_place(now);
-        assert!(first.is_some());
-        assert_eq!(slots.taken(), 2, "what waits to be recorded is unsettled");
+        let changed = Arc::new(Notify::new());
+        let (slots, now) = (Slots::new(1, 2, changed.clone()), Instant::now());
+        let ended = |at| {
+            let mut slot = Slot {
+                place: slots.try_place().unwrap(),
+                of_batch: None,
+                recording: slots.recording.clone(),
+                _room: slots.rooms(1).remove(0),
+                outcome: OutcomeBytes { bytes: 0, unrecorded: slots.unrecorded.clone() },
+                _watched: None,
+                wake: Wake(changed.clone()),
+            };
+            slot.ended(10, at);
+            slot
+        };
+        let slots_held = || slots.count() - slots.free();
         slots.writing(Some(now));
-        let second = slots.recording.try_place(now + SLOW_WRITE);
-        assert!(second.is_some());
-        assert!(slots.recording.try_place(now).is_none(), "there is room for two");
-        drop((slot, second));
+        let first = ended(now);
+        assert_eq!((slots_held(), slots.unsettled()), (0, 1), "what waits to be recorded is unsettled");
+        assert!(changed.notified().now_or_never().is_some(), "the pump looks for more");
         let late = now + SLOW_WRITE + Duration::from_millis(1);
-        assert!(slots.recording.try_place(late).is_none(), "the store is slow");
+        let second = ended(late);
+        assert_eq!((slots_held(), slots.unsettled()), (1, 2), "the store is slow");
+        drop(second);
         slots.writing(None);
-        assert!(slots.recording.try_place(late).is_some());
-        assert_eq!(slots.taken(), 1);
+        let all = [first, ended(late), ended(late)];
+        assert_eq!((slots_held(), slots.unsettled()), (1, 3), "there is room for two");
+        drop(all);
+        assert_eq!((slots_held(), slots.unsettled()), (0, 0));
     }
 
     #[test]

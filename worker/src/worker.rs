@@ -27,8 +27,8 @@ use crate::slots::Slots;
 pub struct WorkerConfig {
     /// The most provider calls at the same time; when all are in use, batches that make few get up to 16 more (none below 16, a sixteenth above 256).
     pub concurrency: usize,
-    /// Ends that may wait to be recorded beside those of 256 items that keep their slot: what a store needs in one write whose writes take long.
-    /// They are called again when the process dies just then, and fill only where calls end faster than they are recorded.
+    /// Items that may wait for their end to be recorded beside the 256 that keep a slot for it; a store whose writes take long has more in each then.
+    /// They are there only where calls end faster than they are recorded, and are called again when the process dies just then.
     pub recording: usize,
     /// Waits between attempts.
     pub retry: RetryPolicy,
