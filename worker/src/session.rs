@@ -12,6 +12,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use crate::batches::Batches;
 use crate::gate::SessionGate;
+use crate::slots::Slots;
 
 const BEAT_EVERY: Duration = Duration::from_secs(1);
 
@@ -23,7 +24,7 @@ pub(crate) async fn keep_alive(
     gate: Arc<SessionGate>,
     batches: Arc<Batches>,
     concurrency: usize,
-    slots: usize,
+    slots: Arc<Slots>,
 ) {
     let mut ticks = interval(BEAT_EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -35,7 +36,7 @@ pub(crate) async fn keep_alive(
                 let sent = Instant::now();
                 beat += 1;
                 batches.forget_idle();
-                let report = batches.report(concurrency, slots, sent);
+                let report = batches.report(concurrency, slots.in_use(), sent);
                 match engine.store.beat(session, beat, Some(&report)).await {
                     Ok(BeatAnswer::Alive { changes }) => {
                         gate.beat_stored(sent);

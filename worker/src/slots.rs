@@ -70,6 +70,8 @@ pub(crate) struct Slot {
 struct Recording {
     free: Arc<Semaphore>,
     count: usize,
+    /// The most that were taken at the same time since it was asked last.
+    most: AtomicUsize,
     /// Since when outcomes are being written, if they are.
     writing: Mutex<Option<Instant>>,
 }
@@ -82,10 +84,12 @@ impl Recording {
     /// A place, if one is free and the store is not slow.
     fn try_place(&self, now: Instant) -> Option<OwnedSemaphorePermit> {
         let since = *self.writing.lock().unwrap_or_else(PoisonError::into_inner);
-        match since.is_some_and(|since| now.duration_since(since) > SLOW_WRITE) {
-            true => None,
-            false => self.free.clone().try_acquire_owned().ok(),
+        if since.is_some_and(|since| now.duration_since(since) > SLOW_WRITE) {
+            return None;
         }
+        let place = self.free.clone().try_acquire_owned().ok()?;
+        self.most.fetch_max(self.taken(), Ordering::AcqRel);
+        Some(place)
     }
 }
 
@@ -131,6 +135,7 @@ impl Slots {
             recording: Arc::new(Recording {
                 free: Arc::new(Semaphore::new(recording)),
                 count: recording,
+                most: AtomicUsize::new(0),
                 writing: Mutex::default(),
             }),
             room: Arc::new(Semaphore::new(ROW_BYTES)),
@@ -152,6 +157,12 @@ impl Slots {
     /// Items that are begun and unsettled.
     pub(crate) fn unsettled(&self) -> usize {
         self.count.saturating_sub(self.free()) + self.recording.taken()
+    }
+
+    /// Items that are of use in hand: as many as there are slots, and as many more as waited to be recorded without one since this was asked last.
+    /// Where calls are slow these are none, and work that is let in ahead of others would only stand in their way.
+    pub(crate) fn in_use(&self) -> usize {
+        self.count + self.recording.most.swap(self.recording.taken(), Ordering::AcqRel)
     }
 
     /// Ends that may wait to be recorded without a slot.
@@ -318,8 +329,10 @@ mod tests {
         slots.writing(None);
         let all = [first, ended(late), ended(late)];
         assert_eq!((slots_held(), slots.unsettled()), (1, 3), "there is room for two");
+        assert_eq!([slots.in_use(), slots.in_use()], [slots.count() + 2; 2], "they wait still");
         drop(all);
         assert_eq!((slots_held(), slots.unsettled()), (0, 0));
+        assert_eq!([slots.in_use(), slots.in_use()], [slots.count() + 2, slots.count()]);
     }
 
     #[test]

@@ -88,13 +88,12 @@ impl Worker {
             config.retry,
         ));
         let (jobs, backend) = mpsc::channel(slots.count());
-        let in_hand = slots.count() + slots.recording();
         let pump = Pump {
             engine: engine.clone(),
             session,
             gate: gate.clone(),
             batches: batches.clone(),
-            slots,
+            slots: slots.clone(),
             settler: settler_handle.clone(),
             jobs,
             queued: queued.clone(),
@@ -103,7 +102,7 @@ impl Worker {
         let items = WorkerBuilder::new(config.label.as_str())
             .backend(JobBackend::new(backend))
             .build(ItemService::new(pipeline.clone(), settler_handle));
-        let beats = keep_alive(engine.clone(), session, gate.clone(), batches, config.concurrency, in_hand);
+        let beats = keep_alive(engine.clone(), session, gate.clone(), batches, config.concurrency, slots);
         let signals = engine.signals.subscribe();
         let work = tokio::spawn({
             let (stopping, abort, engine) = (stopping.clone(), abort.clone(), engine.clone());

@@ -11,7 +11,7 @@ use crate::ids::{BatchId, LaneId};
 pub struct WorkerReport {
     /// Calls it may make at the same time.
     pub concurrency: u32,
-    /// Items it may have begun and not settled; 0 from a worker that does not tell.
+    /// Items that are of use in its hands, begun and not settled; 0 from a worker that does not tell.
     pub slots: u32,
     /// Calls under way.
     pub calls: u32,
@@ -20,7 +20,7 @@ pub struct WorkerReport {
 }
 
 impl WorkerReport {
-    /// Items it may have begun and not settled: at least as many as it makes calls.
+    /// Items that are of use in its hands: at least as many as it makes calls.
     pub fn live_slots(&self) -> u32 {
         self.slots.max(self.concurrency)
     }
