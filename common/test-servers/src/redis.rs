@@ -115,6 +115,12 @@ impl RedisSentinel {
         replicas.contains(&server.port.to_string()) && replicas.contains("master-link-status\nok")
     }
 
+    /// Whether this server is the master, and was told so.
+    pub fn has_master(&self, server: &RedisServer) -> bool {
+        let address = self.command(&["SENTINEL", "GET-MASTER-ADDR-BY-NAME", "main"]);
+        address.lines().nth(1) == Some(&server.port.to_string())
+    }
+
     /// As [`RedisServer::command`].
     pub fn command(&self, words: &[&str]) -> String {
         match ask(self.port, None, words) {

@@ -111,8 +111,9 @@ async fn a_redis_that_sentinel_replaces_and_that_comes_back_costs_time_and_nothi
     let first = trial.fleet.servers.redis.process_id().to_string();
     let signal = |name: &str| assert!(Command::new("kill").args([name, &first]).status().unwrap().success());
     signal("-STOP");
-    let (replica, _) = trial.fleet.servers.watch.as_ref().unwrap();
-    wait_until("the replica to be the master", || replica.command(&["ROLE"]).starts_with("master"));
+    let (replica, sentinel) = trial.fleet.servers.watch.as_ref().unwrap();
+    // Sentinel is asked, and not a server whose role it changes: that one drops every connection then.
+    wait_until("the replica to be the master", || sentinel.has_master(replica));
     load.wait_for_more("batches under the new master", 6, |told| &told.acked).await;
     wait_until("hints to go to the new master", || {
         replica.command(&["INFO", "commandstats"]).contains("cmdstat_zadd")
@@ -120,7 +121,6 @@ async fn a_redis_that_sentinel_replaces_and_that_comes_back_costs_time_and_nothi
     trial.look().await;
     // It believes to be the master still, and Sentinel must tell it first.
     signal("-CONT");
-    // It is asked and not the old master, which drops every connection when it is told.
     let servers = &trial.fleet.servers;
     let (_, sentinel) = servers.watch.as_ref().unwrap();
     wait_until("the old master to follow the new one", || sentinel.has_replica(&servers.redis));
