@@ -28,6 +28,10 @@ pub(crate) enum LoadError {
     Plan(#[from] PlanError),
 }
 
+/// How often changes were told of, until some moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Told(u64);
+
 /// A batch, or why it cannot be worked on here.
 pub(crate) type Loaded = Result<Arc<ActiveBatch>, Arc<LoadError>>;
 
@@ -65,8 +69,19 @@ impl Batches {
         self.active().get(&id).cloned()
     }
 
-    /// Each of the batches, compiled at first use; those that are used for the first time are read together.
-    pub(crate) async fn get(&self, ids: &HashSet<BatchId>) -> HashMap<BatchId, Loaded> {
+    /// How often changes were told of until now.
+    pub(crate) fn told(&self) -> Told {
+        Told(self.told.load(Ordering::Acquire))
+    }
+
+    /// Each of the batches, compiled at first use; those that are used for the first time are read together, but for what was `read` of them
+    /// already, `since` then.
+    pub(crate) async fn get(
+        &self,
+        ids: &HashSet<BatchId>,
+        read: Vec<Assignment>,
+        since: Told,
+    ) -> HashMap<BatchId, Loaded> {
         let (mut loaded, mut unknown) = (HashMap::with_capacity(ids.len()), Vec::new());
         {
             let active = self.active();
@@ -80,7 +95,10 @@ impl Batches {
         if unknown.is_empty() {
             return loaded;
         }
-        let told = self.told.load(Ordering::Acquire);
+        for assignment in read.iter().filter(|read| unknown.contains(&read.batch.id)) {
+            loaded.insert(assignment.batch.id, self.load(assignment).map_err(Arc::new));
+        }
+        unknown.retain(|id| !loaded.contains_key(id));
         match self.engine.store.assignments(&unknown).await {
             Ok(assignments) => loaded.extend(self.load_all(unknown, &assignments)),
             // One that is damaged, or takes too long to be counted, must not keep the others from being worked on.
@@ -97,7 +115,7 @@ impl Batches {
                 loaded.extend(unknown.into_iter().map(|id| (id, Err(error.clone()))));
             }
         }
-        if self.told.load(Ordering::Acquire) != told {
+        if self.told() != since {
             // What was told of a batch that was not known yet was heard by nobody.
             self.read_again(loaded.values().flatten().cloned().collect::<Vec<_>>()).await;
         }

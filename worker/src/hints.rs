@@ -103,7 +103,7 @@ impl Pump {
         let batches = popped.iter().map(|(chunk, _)| chunk.batch);
         let many: HashSet<BatchId> = batches.filter(of_many).collect();
         let unread = many.into_iter().filter(|batch| !hints.batches.contains_key(batch)).collect();
-        hints.batches.extend(self.batches.get(&unread).await);
+        hints.batches.extend(self.batches.get(&unread, vec![], self.batches.told()).await);
     }
 
     /// Decides whether a hint is of use.

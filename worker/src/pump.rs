@@ -156,17 +156,14 @@ impl Pump {
             .into_iter()
             .map(|(chunk, _)| (chunk, LeaseToken::from_bytes(rand::random())))
             .collect();
-        // Of chunks that are not to be had the batches are read in vain, but seldom.
-        let ids =
-            wanted.iter().map(|(chunk, _)| chunk.batch).filter(|batch| !hints.batches.contains_key(batch));
-        let ids = ids.collect();
-        let (claimed, mut batches) = tokio::join!(
-            self.engine.store.claim(self.session, &wanted, self.engine.clock.now_ms()),
-            self.batches.get(&ids),
-        );
-        batches.extend(hints.batches);
-        match claimed {
-            Ok(leases) => {
+        let since = self.batches.told();
+        match self.engine.store.claim(self.session, &wanted, self.engine.clock.now_ms()).await {
+            Ok(mut leases) => {
+                let mut batches = hints.batches;
+                let ids = leases.iter().map(|lease| lease.head.chunk.batch);
+                let ids = ids.filter(|batch| !batches.contains_key(batch)).collect();
+                let read = leases.iter_mut().filter_map(|lease| lease.batch.take()).collect();
+                batches.extend(self.batches.get(&ids, read, since).await);
                 let of_batch = |lease: Lease| Some((batches.get(&lease.head.chunk.batch)?, lease));
                 let opened = leases.into_iter().filter_map(of_batch).zip(rooms);
                 opened.filter_map(|((batch, lease), room)| self.open(batch, lease, room)).collect()

@@ -188,6 +188,8 @@ pub struct Lease {
     pub token: LeaseToken,
     /// The block that holds the chunk's rows; `head.rows.skip` and `head.len()` say which of its rows.
     pub rows: Bytes,
+    /// What [`Work::assignments`] would say of the chunk's batch, where the store knows it from leasing the chunk.
+    pub batch: Option<Assignment>,
 }
 
 /// What a worker records about one chunk in one step.

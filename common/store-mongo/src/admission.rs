@@ -8,7 +8,7 @@ use mongodb::bson::doc;
 use promptmill_domain::{Batch, BatchEvent, BatchId, BatchState, ChunkId, Head, HeadEvent};
 use promptmill_ports::{Admission, StoreResult};
 
-use crate::batches::{Phase, Standing};
+use crate::batches::{Look, Phase, Standing};
 use crate::codec::{binary, int, key, to_json};
 use crate::collections::BATCHES;
 use crate::commands::{Commands, Concern, Query, Update, fresh_mark};
@@ -84,7 +84,7 @@ async fn admit(store: &MongoStore, chunks: &[ChunkId]) -> StoreResult<Vec<ChunkI
     unknown.retain(|batch| !standing.contains_key(batch));
     if !unknown.is_empty() {
         let now = Instant::now();
-        let read = batches::standing(commands, unknown, false).await?;
+        let read = batches::standing(commands, unknown, Look::Standing).await?;
         let go_on = read.iter().filter(|(_, batch)| batch.goes_on());
         store.known_open_batches().note_standing(now, go_on.map(|(id, batch)| (*id, batch.clone())));
         standing.extend(read);

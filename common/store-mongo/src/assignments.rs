@@ -3,14 +3,12 @@
 use std::collections::HashMap;
 
 use futures_util::future::join_all;
-use mongodb::bson::{Document, doc};
+use mongodb::bson::Document;
 use promptmill_domain::chunk::SPREAD;
 use promptmill_domain::{Batch, BatchId, ChunkId, Counts};
 use promptmill_ports::{Assignment, StoreError, StoreResult};
 
-use crate::codec::binary;
-use crate::collections::BATCHES;
-use crate::commands::{Commands, Concern, Query};
+use crate::commands::Commands;
 use crate::heads::Stored;
 use crate::unwritten::Small;
 use crate::{batches, counts, heads};
@@ -25,12 +23,10 @@ pub(crate) async fn load(commands: &Commands, ids: &[BatchId]) -> StoreResult<Ve
         [batch] => (0..SPREAD).map(|n| ChunkId { batch: *batch, n }).collect(),
         _ => Vec::new(),
     };
-    let ids: Vec<_> = ids.iter().map(|id| binary(*id.as_bytes())).collect();
-    let query = Query::of(doc! { "_id": { "$in": ids }, "phase": batches::there() });
     let mut fields = batches::all_fields();
     fields.insert("lane", 1);
     let (found, heads_of_only) = tokio::join!(
-        commands.find(BATCHES, query.fields(fields), Concern::Local),
+        batches::those_there(commands, ids.iter().copied(), fields),
         heads::load_without_bodies(commands, &only),
     );
     let (found, mut heads) = (found?, heads_of_only?);

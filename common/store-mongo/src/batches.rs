@@ -3,12 +3,13 @@
 //! Every lookup names the tenant or is about the fleet, and leaves out batches that are being deleted or made, so that a foreign tenant and such a
 //! batch are the same as no batch. Every change of more than one field is a compare-and-set on `rev` ([`change`]).
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use mongodb::bson::{Bson, Document, doc};
 use promptmill_domain::{Batch, BatchId, BatchSpec, BatchState, TenantId};
 use promptmill_ports::{StoreError, StoreResult};
 
+use crate::close_small;
 use crate::codec::{Fields, binary, corrupt, from_json, int, to_json};
 use crate::collections::{BATCHES, META};
 use crate::commands::{Commands, Concern, Query, Update, fresh_mark};
@@ -118,6 +119,39 @@ pub(crate) struct Standing {
     pub(crate) small: Option<Small>,
     /// Its rows, if they were asked for and stand in its document.
     pub(crate) rows: Option<OwnRows>,
+    /// The rest of a batch of a single row, if it was asked for and is not damaged.
+    pub(crate) single: Option<Single>,
+}
+
+/// A batch of a single row as whoever claims its chunk must know it.
+#[derive(Debug, Clone)]
+pub(crate) struct Single {
+    /// For its worker.
+    pub(crate) batch: Batch,
+    /// Its document as far as whoever closes it must know it, which follows at once.
+    pub(crate) to_close: Document,
+}
+
+impl Single {
+    /// Of a document with [`all_fields`] and those a close reads.
+    fn of(mut found: Document) -> StoreResult<Self> {
+        let batch = decode(&found)?;
+        let names = close_small::fields();
+        let names = names.keys().filter_map(|name| name.split('.').next());
+        let to_close = names.filter_map(|name| Some((name.to_owned(), found.remove(name)?))).collect();
+        Ok(Self { batch, to_close })
+    }
+}
+
+/// What is read of a batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Look {
+    /// How it stands.
+    Standing,
+    /// That, and the rows in its document.
+    Rows,
+    /// That, and all of a batch of a single row.
+    Single,
 }
 
 impl Standing {
@@ -127,29 +161,56 @@ impl Standing {
     }
 }
 
-/// How those of the batches stand that exist; with the rows in their documents if `rows` says so.
+/// How those of the batches stand that exist.
 pub(crate) async fn standing(
     commands: &Commands,
     batches: impl IntoIterator<Item = BatchId>,
-    rows: bool,
+    look: Look,
 ) -> StoreResult<HashMap<BatchId, Standing>> {
+    let mut fields = Small::fields();
+    fields.insert("state", 1);
+    if look != Look::Standing {
+        fields.extend(OwnRows::fields());
+    }
+    if look == Look::Single {
+        fields.extend(all_fields());
+        fields.extend(close_small::fields());
+    }
+    let standing = |mut found: Document| {
+        let id = BatchId::from_bytes(Fields(&found).id("_id")?);
+        let (state, small, total) = (state_of(&found)?, Small::of(&found)?, Fields(&found).small("total")?);
+        let rows = OwnRows::of(&mut found)?;
+        // One that is damaged is told of by whoever reads it by itself.
+        let single = (look == Look::Single && total == 1).then(|| Single::of(found).ok()).flatten();
+        Ok((id, Standing { state, total, small, rows, single }))
+    };
+    those_there(commands, batches, fields).await?.into_iter().map(standing).collect()
+}
+
+/// Those of the batches that exist.
+pub(crate) async fn are_there(
+    commands: &Commands,
+    batches: impl IntoIterator<Item = BatchId>,
+) -> StoreResult<HashSet<BatchId>> {
+    let there = those_there(commands, batches, doc! { "_id": 1 }).await?;
+    there.iter().map(|found| Ok(BatchId::from_bytes(Fields(found).id("_id")?))).collect()
+}
+
+/// These fields of those of the batches that exist.
+pub(crate) async fn those_there(
+    commands: &Commands,
+    batches: impl IntoIterator<Item = BatchId>,
+    fields: Document,
+) -> StoreResult<Vec<Document>> {
     let mut ids: Vec<_> = batches.into_iter().collect();
+    if ids.is_empty() {
+        return Ok(Vec::new());
+    }
     ids.sort_unstable();
     ids.dedup();
     let ids: Vec<_> = ids.into_iter().map(|id| binary(*id.as_bytes())).collect();
     let filter = doc! { "_id": { "$in": ids }, "phase": there() };
-    let mut fields = Small::fields();
-    fields.insert("state", 1);
-    if rows {
-        fields.extend(OwnRows::fields());
-    }
-    let found = commands.find(BATCHES, Query::of(filter).fields(fields), Concern::Local).await?;
-    let standing = |mut found: Document| {
-        let id = BatchId::from_bytes(Fields(&found).id("_id")?);
-        let (state, small, total) = (state_of(&found)?, Small::of(&found)?, Fields(&found).small("total")?);
-        Ok((id, Standing { state, total, small, rows: OwnRows::of(&mut found)? }))
-    };
-    found.into_iter().map(standing).collect()
+    commands.find(BATCHES, Query::of(filter).fields(fields), Concern::Local).await
 }
 
 /// What a state is stored as, with the version the change gives the batch.

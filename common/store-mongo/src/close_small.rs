@@ -57,19 +57,25 @@ enum Plan {
 /// Closes those of the batches that are small; answers each.
 pub(crate) async fn close(store: &MongoStore, calls: &[Call]) -> StoreResult<Vec<StoreResult<Closed>>> {
     let commands = store.commands();
-    let found = read(commands, calls).await?;
+    // A single row that was claimed and settled here a moment ago is known: its head, which has no place in the order, and its batch. Where someone
+    // changed that meanwhile it is not written.
+    let (mut known, mut found) = (HashMap::new(), HashMap::new());
+    for Call { batch, .. } in calls {
+        let chunk = ChunkId { batch: *batch, n: 0 };
+        if let Some(stored) = store.leases().take_done(chunk) {
+            known.insert(chunk, stored);
+            found.extend(store.leases().take_batch(*batch).map(|found| (*batch, found)));
+        }
+    }
+    let unread: Vec<_> = calls.iter().map(|call| call.batch).filter(|id| !found.contains_key(id)).collect();
+    found.extend(read(commands, unread).await?);
     let mut small = Vec::new();
     for call in calls {
         if let Some(total) = found.get(&call.batch).and_then(|found| small_total(call, found)) {
             small.extend((0..total).map(|n| ChunkId { batch: call.batch, n }));
         }
     }
-    // What was settled here a moment ago is known, and has no place in the order.
-    let mut known = HashMap::new();
-    small.retain(|chunk| match store.leases().take_done(*chunk) {
-        Some(stored) => known.insert(*chunk, stored).is_some(),
-        None => true,
-    });
+    small.retain(|chunk| !known.contains_key(chunk));
     let batches: Vec<_> = small.iter().filter(|chunk| chunk.n == 0).map(|chunk| chunk.batch).collect();
     let (heads, marks) =
         tokio::join!(heads::load_without_bodies(commands, &small), order::first_marks(commands, &batches));
@@ -103,13 +109,16 @@ pub(crate) async fn close(store: &MongoStore, calls: &[Call]) -> StoreResult<Vec
     Ok(calls.iter().zip(plans).map(answer).collect())
 }
 
-async fn read(commands: &Commands, calls: &[Call]) -> StoreResult<HashMap<BatchId, Document>> {
+/// What a close must know of a batch.
+pub(crate) fn fields() -> Document {
     let mut fields = outbox::fields();
     fields
         .extend(doc! { "tenant": 1, "rev": 1, "total": 1, "lane": 1, "final_counts": 1, "retention_ms": 1 });
-    let ids: Vec<_> = calls.iter().map(|call| binary(*call.batch.as_bytes())).collect();
-    let query = Query::of(doc! { "_id": { "$in": ids }, "phase": batches::there() }).fields(fields);
-    let found = commands.find(BATCHES, query, Concern::Local).await?;
+    fields
+}
+
+async fn read(commands: &Commands, batches: Vec<BatchId>) -> StoreResult<HashMap<BatchId, Document>> {
+    let found = batches::those_there(commands, batches, fields()).await?;
     found.into_iter().map(|found| Ok((BatchId::from_bytes(Fields(&found).id("_id")?), found))).collect()
 }
 

@@ -3,13 +3,17 @@
 //! While a lease is held nobody but its holder changes the head, so whoever settles a moment later need not read it again. Where that is not so
 //! (the lease was taken away, or an answer was lost) the write finds another version than it expects, and the head is read after all.
 //!
-//! A head that is done never changes again. That of a single row is remembered for whoever closes its batch, which happens at once.
+//! A head that is done never changes again. That of a single row is remembered for whoever closes its batch, which happens at once, and so is
+//! what the batch's document was as the row was claimed.
 
 use std::collections::HashMap;
+use std::fmt;
+use std::hash::Hash;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use promptmill_domain::{ChunkId, ChunkState, LeaseToken};
+use mongodb::bson::Document;
+use promptmill_domain::{BatchId, ChunkId, ChunkState, LeaseToken};
 
 use crate::heads::Stored;
 
@@ -19,12 +23,17 @@ const REMEMBERED: usize = 4_096;
 /// How long a head is remembered: a lease that is older may well have been taken away, and what its holder has to say is not to be stored then.
 const GOOD_FOR: Duration = Duration::from_secs(2);
 
-/// By chunk, each with when it was written.
-#[derive(Debug, Default)]
+/// How long the document of a batch is remembered: one whose row takes longer is admitted meanwhile, and has another version then.
+const UNCHANGED_FOR: Duration = Duration::from_millis(200);
+
+/// Each with when it was written or read.
+#[derive(Default)]
 pub(crate) struct Leases {
     leased: Mutex<HashMap<ChunkId, (Instant, Stored)>>,
     /// Of single rows.
     done: Mutex<HashMap<ChunkId, (Instant, Stored)>>,
+    /// Those of the single rows.
+    batches: Mutex<HashMap<BatchId, (Instant, Document)>>,
 }
 
 impl Leases {
@@ -45,14 +54,12 @@ impl Leases {
         if stored.head.state == ChunkState::Done {
             stored.body = None;
         }
-        let now = Instant::now();
-        let mut heads = locked(heads);
-        if heads.len() >= REMEMBERED {
-            heads.retain(|_, (at, _)| now.duration_since(*at) < GOOD_FOR);
-        }
-        if heads.len() < REMEMBERED {
-            heads.insert(stored.head.chunk, (now, stored));
-        }
+        remember(heads, GOOD_FOR, stored.head.chunk, stored);
+    }
+
+    /// Remembers what a close must know of the batch of a single row that was just claimed.
+    pub(crate) fn note_batch(&self, batch: BatchId, to_close: Document) {
+        remember(&self.batches, UNCHANGED_FOR, batch, to_close);
     }
 
     /// Gives the head of this lease and forgets it.
@@ -66,8 +73,33 @@ impl Leases {
     pub(crate) fn take_done(&self, chunk: ChunkId) -> Option<Stored> {
         locked(&self.done).remove(&chunk).map(|(_, stored)| stored)
     }
+
+    /// Gives what a close must know of the batch of a single row, as it was when that was claimed, and forgets it.
+    pub(crate) fn take_batch(&self, batch: BatchId) -> Option<Document> {
+        let (at, to_close) = locked(&self.batches).remove(&batch)?;
+        (at.elapsed() < UNCHANGED_FOR).then_some(to_close)
+    }
 }
 
-fn locked<T>(heads: &Mutex<T>) -> MutexGuard<'_, T> {
-    heads.lock().unwrap_or_else(PoisonError::into_inner)
+impl fmt::Debug for Leases {
+    /// Shows nothing of what is remembered, which holds what tenants sent.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Leases").finish_non_exhaustive()
+    }
+}
+
+/// Where there are many already, those that are no longer good make room.
+fn remember<K: Eq + Hash, V>(all: &Mutex<HashMap<K, (Instant, V)>>, good_for: Duration, key: K, value: V) {
+    let now = Instant::now();
+    let mut all = locked(all);
+    if all.len() >= REMEMBERED {
+        all.retain(|_, (at, _)| now.duration_since(*at) < good_for);
+    }
+    if all.len() < REMEMBERED {
+        all.insert(key, (now, value));
+    }
+}
+
+fn locked<T>(all: &Mutex<T>) -> MutexGuard<'_, T> {
+    all.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -91,7 +91,7 @@ impl OpenBatches {
             let found = Document::try_from(row).map_err(|_| corrupt("a batch"))?;
             let batch = decode(&found)?;
             let (state, small) = (batch.state.clone(), Small::of(&found)?);
-            let stands = Standing { state, total: batch.total, small, rows: None };
+            let stands = Standing { state, total: batch.total, small, rows: None, single: None };
             standing.push((batch.id, stands));
             open.push(batch);
         }

@@ -257,8 +257,8 @@ async fn write_left_and(store: &MongoStore, mut more: Vec<Record>) -> StoreResul
 
 async fn of_batches_that_are(store: &MongoStore, records: &[Record]) -> StoreResult<Vec<Record>> {
     let batches: HashSet<BatchId> = records.iter().map(|record| record.chunk.batch).collect();
-    let there = batches::standing(store.commands(), batches, false).await?;
-    Ok(records.iter().filter(|record| there.contains_key(&record.chunk.batch)).cloned().collect())
+    let there = batches::are_there(store.commands(), batches).await?;
+    Ok(records.iter().filter(|record| there.contains(&record.chunk.batch)).cloned().collect())
 }
 
 /// The first changes of batches whose logs seem not to be there begin them all in one command, and changes for logs whose last document is known go

@@ -13,7 +13,7 @@ use crate::commands::{Commands, Concern, Query, Update};
 /// The document in [`META`] that numbers events.
 const EVENTS: &str = "events";
 /// Events a batch may have that were not handed on: its document has a limit.
-const MAX_PENDING: u64 = 1_000;
+const MAX_PENDING: usize = 1_000;
 
 #[async_trait]
 impl Outbox for MongoStore {
@@ -49,7 +49,7 @@ impl Outbox for MongoStore {
 
 /// What a change of a batch needs to know of it to tell.
 pub(crate) fn fields() -> Document {
-    doc! { "state": 1, "ver": 1, "tells": 1, "pending": { "$size": { "$ifNull": ["$outbox", []] } } }
+    doc! { "state": 1, "ver": 1, "tells": 1, "outbox.seq": 1 }
 }
 
 /// A change of a batch.
@@ -94,7 +94,7 @@ pub(crate) fn tell(found: &Document, operators: &mut Document, change: &Change<'
     if !Fields(found).flag("tells") {
         return Ok(());
     }
-    if Fields(found).uint("pending")? >= MAX_PENDING {
+    if Fields(found).documents("outbox")?.len() >= MAX_PENDING {
         return Err(conflict("the batch has too many events that were not handed on yet"));
     }
     let event = Event {

@@ -10,12 +10,12 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use mongodb::bson::doc;
 use promptmill_domain::{
-    BatchId, ChunkId, ChunkState, Head, HeadEvent, ItemCode, LeaseToken, Refusal, SessionId, TenantId,
+    BatchId, ChunkId, ChunkState, Counts, Head, HeadEvent, ItemCode, LeaseToken, Refusal, SessionId, TenantId,
 };
 use promptmill_ports::{Assignment, Lease, SettleGroup, Settled, StoreResult, Work};
 
 use crate::MongoStore;
-use crate::batches;
+use crate::batches::{self, Look, Single};
 use crate::bundles;
 use crate::codec::{Fields, binary, conflict, corrupt, int};
 use crate::collections::ROWS;
@@ -98,11 +98,13 @@ async fn claim(
         chunks.iter().filter(|(chunk, _)| chunk.n > 0).map(|(chunk, _)| chunk.batch).collect();
     let (firsts, others): (Vec<_>, Vec<_>) =
         chunks.iter().map(|(chunk, _)| *chunk).partition(|chunk| !of_many.contains(&chunk.batch));
-    let (standing, known) = tokio::join!(
-        batches::standing(commands, chunks.iter().map(|(chunk, _)| chunk.batch), true),
+    let (singles, standing, known) = tokio::join!(
+        batches::standing(commands, firsts.iter().map(|chunk| chunk.batch), Look::Single),
+        batches::standing(commands, others.iter().map(|chunk| chunk.batch), Look::Rows),
         heads::load(commands, &others),
     );
-    let (standing, mut known) = (standing?, known?);
+    let (mut standing, mut known) = (standing?, known?);
+    standing.extend(singles?);
     // The head of a single row is seldom there.
     let lone = |chunk: &ChunkId| {
         let batch = standing.get(&chunk.batch).filter(|batch| batch.total == 1 && chunk.n == 0)?;
@@ -176,7 +178,14 @@ async fn claim(
         let head = heads::with_histories(commands, stored).await?;
         let key = block_key(&head);
         let rows = blocks.get(&key).cloned().ok_or_else(|| corrupt("a chunk's rows are missing"))?;
-        leases.push(Lease { head, token, rows });
+        let single = standing.get_mut(&head.chunk.batch).and_then(|batch| batch.single.take());
+        let batch = single.map(|Single { batch, to_close }| {
+            store.leases().note_batch(batch.id, to_close);
+            let mut counts = Counts::default();
+            counts.add(&head);
+            Assignment { batch, counts }
+        });
+        leases.push(Lease { head, token, rows, batch });
     }
     Ok(leases)
 }
@@ -191,8 +200,8 @@ async fn of_batches_there(
         return Ok(fresh);
     }
     let batches = fresh.iter().map(|(stored, _)| stored.head.chunk.batch);
-    let there = batches::standing(commands, batches, false).await?;
-    let is_there = |(stored, _): &(Stored, LeaseToken)| there.contains_key(&stored.head.chunk.batch);
+    let there = batches::are_there(commands, batches).await?;
+    let is_there = |(stored, _): &(Stored, LeaseToken)| there.contains(&stored.head.chunk.batch);
     let (fresh, gone): (Vec<_>, Vec<_>) = fresh.into_iter().partition(is_there);
     for (stored, _) in gone {
         delete::clear_away(commands, &stored.head.tenant, stored.head.chunk.batch).await?;

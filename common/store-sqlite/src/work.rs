@@ -109,7 +109,7 @@ fn claim(
             Some(rows) => Bytes::clone(rows),
             None => blocks.entry(key).or_insert(load_block(db, num, head.rows)?).clone(),
         };
-        leases.push(Lease { head: *head, token, rows });
+        leases.push(Lease { head: *head, token, rows, batch: None });
     }
     Ok(leases)
 }

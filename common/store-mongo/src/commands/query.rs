@@ -1,6 +1,6 @@
 //! What is read: which documents, and how settled they must be.
 
-use mongodb::bson::{Document, Timestamp, doc};
+use mongodb::bson::{Bson, Document, Timestamp, doc};
 
 /// What a read may see.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -71,6 +71,7 @@ impl Query {
 
 /// The command that finds them.
 pub(super) fn find_command(collection: &str, query: Query) -> Document {
+    let by_key = names_keys(&query.filter);
     let mut command = doc! { "find": collection, "filter": query.filter };
     if !query.fields.is_empty() {
         command.insert("projection", query.fields);
@@ -80,6 +81,8 @@ pub(super) fn find_command(collection: &str, query: Query) -> Document {
     }
     if let Some(index) = query.covered_by {
         command.insert("hint", index);
+    } else if by_key {
+        command.insert("hint", doc! { "_id": 1 });
     }
     if let Some(limit) = query.limit {
         command.insert("limit", i64::from(limit));
@@ -88,4 +91,44 @@ pub(super) fn find_command(collection: &str, query: Query) -> Document {
         }
     }
     command
+}
+
+/// Whether the filter names the documents' keys and more, or several of them: the server would weigh other ways to them each time. To one document
+/// by its key alone it knows a shorter way than any that can be named.
+fn names_keys(filter: &Document) -> bool {
+    match filter.get("_id") {
+        None => false,
+        Some(Bson::Document(key)) => match key.keys().next().map(String::as_str) {
+            Some("$in") => true,
+            Some(operator) if operator.starts_with('$') => false,
+            _ => filter.len() > 1,
+        },
+        Some(_) => filter.len() > 1,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_found_by_keys_names_their_index_and_nothing_else_does() {
+        let hint = |query| find_command("c", query).get("hint").cloned();
+        let by_key = Some(Bson::from(doc! { "_id": 1 }));
+        assert_eq!(hint(Query::of(doc! { "_id": { "$in": [1, 2] } })), by_key);
+        assert_eq!(hint(Query::of(doc! { "_id": 1, "phase": { "$lt": 3 } })), by_key);
+        assert_eq!(hint(Query::of(doc! { "_id": { "tenant": "a", "key": "b" }, "mark": 1 })), by_key);
+        let others = [
+            doc! { "_id": 1 },
+            doc! { "_id": { "tenant": "a", "key": "b" } },
+            doc! { "_id": { "$gt": 1 }, "state": 1 },
+            doc! { "state": 1 },
+            doc! {},
+        ];
+        for filter in others {
+            assert_eq!(hint(Query::of(filter.clone())), None, "{filter}");
+        }
+        let covered = Query::of(doc! { "_id": { "$in": [1] } }).covered_by("sizes");
+        assert_eq!(hint(covered), Some(Bson::from("sizes")));
+    }
 }

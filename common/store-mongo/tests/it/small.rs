@@ -462,6 +462,28 @@ async fn an_outcome_that_comes_after_the_cancel_counts_for_nothing() {
     assert_eq!(store.usage(&scene.tenant, NOW).await.unwrap().bytes, rows);
 }
 
+#[tokio::test]
+async fn a_close_rests_on_nothing_that_someone_else_changed_since_the_single_row_was_claimed() {
+    let store = TemporaryStore::new().await;
+    let other = store.other().await;
+    for is_cancelled in [false, true] {
+        let scene = Scene { batch: fresh(), ..Scene::new() };
+        store.accept(&scene.tenant, one_row(scene.batch)).await.unwrap();
+        store.open(scene.session, "worker").await.unwrap();
+        let lease = scene.lease(&*store, 0).await;
+        assert!(lease.batch.is_some());
+        settle_body(&store, &lease, "body").await;
+        if is_cancelled {
+            other.steer(&scene.tenant, scene.batch, BatchEvent::Cancel, NOW).await.unwrap();
+        }
+        let counts = store.close(&scene.tenant, scene.batch, NOW).await.unwrap().unwrap();
+        assert_eq!((counts.succeeded, counts.total()), (1, 1));
+        let batch = other.batch(&scene.tenant, scene.batch).await.unwrap();
+        let state = if is_cancelled { BatchState::Cancelled } else { BatchState::Completed };
+        assert_eq!((batch.state, batch.final_counts), (state, Some(counts)));
+    }
+}
+
 /// How many documents each of the collections holds that has any.
 async fn documents(store: &TemporaryStore) -> Vec<(&'static str, u64)> {
     let database = store.raw().await;

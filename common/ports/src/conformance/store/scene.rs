@@ -226,7 +226,11 @@ impl<'a> Scene<'a> {
 
     /// Tries to claim a chunk.
     pub(super) async fn claim(&self, n: u32) -> Vec<Lease> {
-        self.store.claim(self.session, &[(self.chunk(n), fresh_token())], NOW).await.unwrap()
+        let leases = self.store.claim(self.session, &[(self.chunk(n), fresh_token())], NOW).await.unwrap();
+        for known in leases.iter().filter_map(|lease| lease.batch.as_ref()) {
+            assert_eq!(&self.store.assignments(&[self.batch]).await.unwrap()[0], known);
+        }
+        leases
     }
 
     /// Settles one group, and gives what it settled its place in the order.
