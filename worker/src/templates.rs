@@ -1,31 +1,31 @@
 //! Templates that were compiled a moment ago: many small jobs name the same one, each with a copy of its text.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 
 use promptmill_domain::BatchSpec;
-use promptmill_pipeline::{BatchPlan, PlanError, Template};
+use promptmill_pipeline::{CompiledTemplate, PlanError};
 
 /// Templates kept at the same time.
 const KEPT: usize = 64;
 
 /// By their text, each with whether it was asked for since the last look.
 #[derive(Default)]
-pub(crate) struct Templates(Mutex<HashMap<String, (Arc<Template>, bool)>>);
+pub(crate) struct Templates(Mutex<HashMap<String, (CompiledTemplate, bool)>>);
 
 impl Templates {
-    fn kept(&self) -> std::sync::MutexGuard<'_, HashMap<String, (Arc<Template>, bool)>> {
+    fn kept(&self) -> std::sync::MutexGuard<'_, HashMap<String, (CompiledTemplate, bool)>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The template of a batch.
-    pub(crate) fn of(&self, spec: &BatchSpec) -> Result<Arc<Template>, PlanError> {
+    pub(crate) fn of(&self, spec: &BatchSpec) -> Result<CompiledTemplate, PlanError> {
         if let Some((template, used)) = self.kept().get_mut(&spec.template) {
             *used = true;
             return Ok(template.clone());
         }
         // Two that need it at once compile it twice, and wait for nobody.
-        let template = Arc::new(BatchPlan::template(spec)?);
+        let template = CompiledTemplate::of(spec)?;
         let mut kept = self.kept();
         if kept.len() < KEPT {
             kept.insert(spec.template.clone(), (template.clone(), true));
@@ -57,13 +57,13 @@ mod tests {
     fn a_template_is_compiled_once_while_it_is_in_use_and_forgotten_then() {
         let templates = Templates::default();
         let first = templates.of(&spec("a")).unwrap();
-        assert!(Arc::ptr_eq(&first, &templates.of(&spec("a")).unwrap()));
-        assert!(!Arc::ptr_eq(&first, &templates.of(&spec("b")).unwrap()));
+        assert!(first.is(&templates.of(&spec("a")).unwrap()));
+        assert!(!first.is(&templates.of(&spec("b")).unwrap()));
         templates.forget_idle();
-        assert!(Arc::ptr_eq(&first, &templates.of(&spec("a")).unwrap()));
+        assert!(first.is(&templates.of(&spec("a")).unwrap()));
         templates.forget_idle();
         templates.forget_idle();
-        assert!(!Arc::ptr_eq(&first, &templates.of(&spec("a")).unwrap()));
+        assert!(!first.is(&templates.of(&spec("a")).unwrap()));
         assert!(templates.of(&BatchSpec { template: "no template".to_owned(), ..spec("a") }).is_err());
     }
 

@@ -103,7 +103,7 @@ impl Job {
             provider.ok_or_else(|| Problem::invalid("/model", "its provider is not configured any more"))?;
         // Only names the calls: a generation belongs to no batch.
         let name = BatchId::from_bytes(*begun.id.as_bytes());
-        let plan = BatchPlan::with(template, name, &spec, provider);
+        let plan = BatchPlan::with(template.into(), name, &spec, provider);
         let content = match content {
             StoredContent::Variables(variables) => ItemContent::Variables(variables),
             StoredContent::Messages(messages) => ItemContent::Messages(messages),

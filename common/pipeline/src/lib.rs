@@ -18,7 +18,6 @@ mod standing;
 pub use gate::Gate;
 pub use pipeline::{ItemContent, ItemEnd, ItemInput, Pipeline};
 pub use places::Concurrency;
-pub use plan::{BatchPlan, PlanError};
-pub use promptmill_prompt::Template;
+pub use plan::{BatchPlan, CompiledTemplate, PlanError};
 pub use retry::RetryPolicy;
 pub use standing::{Stage, Standing};

@@ -20,6 +20,44 @@ pub enum PlanError {
     NoProvider(String),
 }
 
+/// A template as plans use it: it is parsed, and its schema written out, once for all batches that name it. Cheap to clone.
+#[derive(Clone)]
+pub struct CompiledTemplate {
+    template: Arc<Template>,
+    format: ResponseFormat,
+}
+
+impl CompiledTemplate {
+    /// The template of a spec.
+    ///
+    /// # Errors
+    /// When it is not one.
+    pub fn of(spec: &BatchSpec) -> Result<Self, PlanError> {
+        let template = Template::parse(&spec.template).map_err(|problems| {
+            PlanError::Template(problems.first().map_or_else(String::new, ToString::to_string))
+        })?;
+        Ok(Arc::new(template).into())
+    }
+
+    /// Whether it is a clone of the other.
+    pub fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.template, &other.template)
+    }
+}
+
+impl From<Arc<Template>> for CompiledTemplate {
+    fn from(template: Arc<Template>) -> Self {
+        let format = match template.output() {
+            OutputSpec::Text { .. } => ResponseFormat::Text,
+            OutputSpec::Json { schema: None } => ResponseFormat::Json,
+            OutputSpec::Json { schema: Some(schema) } => ResponseFormat::Schema(Arc::new(
+                ResponseSchema::new(schema.name.clone(), schema.schema.clone()),
+            )),
+        };
+        Self { template, format }
+    }
+}
+
 /// What every item of a batch shares.
 pub struct BatchPlan {
     pub(crate) batch: BatchId,
@@ -41,34 +79,17 @@ impl BatchPlan {
     /// # Errors
     /// When the template of the spec is not one.
     pub fn new(batch: BatchId, spec: &BatchSpec, provider: Arc<dyn ChatProvider>) -> Result<Self, PlanError> {
-        Ok(Self::with(Arc::new(Self::template(spec)?), batch, spec, provider))
-    }
-
-    /// The compiled template of a spec.
-    ///
-    /// # Errors
-    /// When it is not one.
-    pub fn template(spec: &BatchSpec) -> Result<Template, PlanError> {
-        Template::parse(&spec.template).map_err(|problems| {
-            PlanError::Template(problems.first().map_or_else(String::new, ToString::to_string))
-        })
+        Ok(Self::with(CompiledTemplate::of(spec)?, batch, spec, provider))
     }
 
     /// The same with the template of the spec compiled already.
     pub fn with(
-        template: Arc<Template>,
+        CompiledTemplate { template, format }: CompiledTemplate,
         batch: BatchId,
         spec: &BatchSpec,
         provider: Arc<dyn ChatProvider>,
     ) -> Self {
         let settings = merge(template.settings(), &spec.settings);
-        let format = match template.output() {
-            OutputSpec::Text { .. } => ResponseFormat::Text,
-            OutputSpec::Json { schema: None } => ResponseFormat::Json,
-            OutputSpec::Json { schema: Some(schema) } => ResponseFormat::Schema(Arc::new(
-                ResponseSchema::new(schema.name.clone(), schema.schema.clone()),
-            )),
-        };
         Self {
             batch,
             lane: Arc::new(LaneId::new(provider.name(), provider.credential_name())),

@@ -3,6 +3,7 @@
 //! A block is one zstd frame (level 1, with its content's size and checksum) of row lines. Reading one back never
 //! makes more than 64 MiB of it, whatever its bytes claim.
 
+use std::cell::RefCell;
 use std::io::Read;
 
 use zstd::bulk::{Compressor, Decompressor};
@@ -15,6 +16,22 @@ const LEVEL: i32 = 1;
 const MAX_ROWS: u32 = 256;
 const MAX_BYTES: usize = 4 * 1024 * 1024;
 const MAX_DECODED_BYTES: usize = 64 * 1024 * 1024;
+/// Lines up to this are compressed by the thread's own context, which stays small with them.
+const SMALL_BYTES: usize = 16 * 1024;
+
+thread_local! {
+    // To make a context costs more than the few rows of a small batch cost with it.
+    static SMALL_COMPRESSOR: RefCell<Compressor<'static>> = RefCell::new(compressor());
+    static DECOMPRESSOR: RefCell<Option<Decompressor<'static>>> = const { RefCell::new(None) };
+}
+
+fn compressor() -> Compressor<'static> {
+    let mut compressor = Compressor::new(LEVEL).expect("a zstd context for level 1 needs only memory");
+    compressor
+        .set_parameter(CParameter::ChecksumFlag(true))
+        .expect("the checksum flag is known to every zstd");
+    compressor
+}
 
 /// A run of consecutive rows, compressed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,7 +50,8 @@ pub struct RowBlock {
 
 /// Collects rows into blocks of at most 256 rows and 4 MiB before compression (a longer single row is a block alone).
 pub struct BlockBuilder {
-    compressor: Compressor<'static>,
+    /// For what is not small.
+    compressor: Option<Compressor<'static>>,
     max_rows: u32,
     lines: Vec<u8>,
     /// As [`RowBlock::ids`], and shorter than the rows while none of the last had an id.
@@ -56,12 +74,8 @@ impl BlockBuilder {
 
     /// A builder with blocks of up to `max_rows` rows (held to 1..=256): a small batch is cut small to spread over a fleet.
     pub fn with_rows(max_rows: u32) -> Self {
-        let mut compressor = Compressor::new(LEVEL).expect("a zstd context for level 1 needs only memory");
-        compressor
-            .set_parameter(CParameter::ChecksumFlag(true))
-            .expect("the checksum flag is known to every zstd");
         let max_rows = max_rows.clamp(1, MAX_ROWS);
-        Self { compressor, max_rows, lines: Vec::new(), ids: Vec::new(), offset: 0, len: 0 }
+        Self { compressor: None, max_rows, lines: Vec::new(), ids: Vec::new(), offset: 0, len: 0 }
     }
 
     /// Adds the next row of the part. Gives a block when one became full, which then holds this row or ends before it.
@@ -101,7 +115,12 @@ impl BlockBuilder {
         if !self.ids.is_empty() {
             self.ids.resize(self.len as usize * ID_HASH_BYTES, 0);
         }
-        let bytes = self.compressor.compress(&self.lines).expect("the target has zstd's own worst-case size");
+        let bytes = if self.lines.len() <= SMALL_BYTES {
+            SMALL_COMPRESSOR.with_borrow_mut(|compressor| compressor.compress(&self.lines))
+        } else {
+            self.compressor.get_or_insert_with(compressor).compress(&self.lines)
+        };
+        let bytes = bytes.expect("the target has zstd's own worst-case size");
         let block = RowBlock {
             first_offset: self.offset,
             len: self.len,
@@ -153,10 +172,13 @@ fn decompress(bytes: &[u8]) -> Result<String, CorruptBlock> {
     let not_zstd = CorruptBlock("it is not a zstd frame");
     let claimed = get_frame_content_size(bytes).map_err(|_| not_zstd.clone())?;
     let lines = match claimed.map(usize::try_from) {
-        Some(Ok(size)) if size <= MAX_DECODED_BYTES => {
-            let mut decompressor = Decompressor::new().map_err(|_| not_zstd.clone())?;
-            decompressor.decompress(bytes, size).map_err(|_| not_zstd)?
-        }
+        Some(Ok(size)) if size <= MAX_DECODED_BYTES => DECOMPRESSOR.with_borrow_mut(|slot| {
+            let decompressor = match slot {
+                Some(decompressor) => decompressor,
+                None => slot.insert(Decompressor::new().map_err(|_| not_zstd.clone())?),
+            };
+            decompressor.decompress(bytes, size).map_err(|_| not_zstd)
+        })?,
         Some(_) => return Err(CorruptBlock("it is larger than a block can be")),
         // Our blocks tell their size; one that does not is read within the same bound.
         None => {
