@@ -2,7 +2,8 @@
 # Builds what is shipped: profile dist, the compiler guided by a profile of the program at work.
 # Usage: deploy/build.sh     (result: target/guided/dist/promptmill, and promptmill-bench beside it, built the same way)
 #
-# The profile comes from the benchmark on the spot: every part of it in small, then the long ones. Needs rustup's component llvm-tools.
+# The profile comes from the benchmark on the spot: every part of it in small, then the long ones; those of a fleet too where ./check servers has
+# installed its servers. Needs rustup's component llvm-tools.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -19,18 +20,23 @@ build() {
 build "-Cprofile-generate=$PWD/target/learning/raw" learning
 learning=target/learning/dist
 profile=$PWD/target/learning/profile
-# learn ARGUMENT...: a part of the benchmark. Counting makes it slow, so a measure beyond its limit is no failure here; no table is one.
+# learn TABLE ARGUMENT...: a part of the benchmark. Counting makes it slow, so a measure beyond its limit is no failure here; no table is one.
 learn() {
   local table
-  table=$("$learning/promptmill-bench" table --binary "$learning/promptmill" "$@") || [[ $table == *'| measure'* ]]
+  table=$("$learning/promptmill-bench" "$1" --binary "$learning/promptmill" "${@:2}") || [[ $table == *'| measure'* ]]
 }
 
 if [ ! "$profile" -nt "$learning/promptmill" ]; then
   rm -rf target/learning/raw
-  learn --quick
+  learn table --quick
   for part in throughput accept results; do
-    learn --only $part --runs 1
+    learn table --only $part --runs 1
   done
+  if [ -x .test-servers/mongod ]; then
+    for part in throughput lone waiting accept; do
+      learn fleet --only $part --runs 1
+    done
+  fi
   "$profdata" merge -o "$profile" target/learning/raw/*.profraw
 fi
 build "-Cprofile-use=$profile" guided
