@@ -26,13 +26,14 @@ learn() {
   table=$("$learning/promptmill-bench" "$1" --binary "$learning/promptmill" "${@:2}") || [[ $table == *'| measure'* ]]
 }
 
-if [ ! "$profile" -nt "$learning/promptmill" ]; then
+fleet=.test-servers/mongod
+if [ ! "$profile" -nt "$learning/promptmill" ] || [ "$fleet" -nt "$profile" ]; then
   rm -rf target/learning/raw
   learn table --quick
   for part in throughput accept results; do
     learn table --only $part --runs 1
   done
-  if [ -x .test-servers/mongod ]; then
+  if [ -x "$fleet" ]; then
     for part in throughput lone waiting accept; do
       learn fleet --only $part --runs 1
     done

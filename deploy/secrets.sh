@@ -21,6 +21,11 @@ keep() {
 
 master_key=$(openssl rand -base64 32)
 # PROMPTMILL="docker run --rm promptmill" where the program is not installed.
-api_key=$(${PROMPTMILL:-promptmill} key generate)
+if [[ -x ${PROMPTMILL:-} ]]; then
+    api_key=$("$PROMPTMILL" key generate)
+else
+    # shellcheck disable=SC2086 # several words, as said above
+    api_key=$(${PROMPTMILL:-promptmill} key generate)
+fi
 keep master-key "k1:$master_key"
 keep bootstrap-key "$api_key"

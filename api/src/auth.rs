@@ -145,7 +145,7 @@ impl FromRequestParts<App> for Caller {
 
 /// The layer before every route that needs a key.
 pub(crate) async fn require_key(State(app): State<App>, mut request: Request, next: Next) -> Response {
-    let from = request.extensions().get::<Peer>().map(|peer| peer.0.ip());
+    let from = request.extensions().get::<Peer>().map(|peer| peer.0);
     let caller = match authenticate(&app, request.headers(), from).await {
         Ok(caller) => caller,
         Err(problem) => return problem.into_response(),

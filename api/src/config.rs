@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::proxies::Proxies;
+
 /// Sizes, rates and patience of the service. [`ApiConfig::default`] is what `promptmill serve` uses; `GET /v1/limits` shows it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ApiConfig {
@@ -47,8 +49,10 @@ pub struct ApiConfig {
     pub generations: usize,
     /// Connections at the same time.
     pub connections: usize,
-    /// Connections of one address at the same time.
+    /// Connections of one address at the same time, unless it is that of a load balancer.
     pub connections_per_address: usize,
+    /// Load balancers before the service.
+    pub proxies: Proxies,
     /// How long a client may take for the headers of a request.
     pub header_time: Duration,
     /// How long a client may take for a whole JSON body.
@@ -57,6 +61,8 @@ pub struct ApiConfig {
     pub upload_idle: Duration,
     /// How long a client may take nothing of what is written to it.
     pub write_idle: Duration,
+    /// How long a service that is to stop still serves while `/readyz` says that it leaves, and every answer ends its connection.
+    pub leave_after: Duration,
     /// How long a stop waits for requests under way.
     pub drain: Duration,
 }
@@ -86,10 +92,12 @@ impl Default for ApiConfig {
             generations: 256,
             connections: 1024,
             connections_per_address: 256,
+            proxies: Proxies::default(),
             header_time: Duration::from_secs(10),
             body_time: Duration::from_secs(30),
             upload_idle: Duration::from_secs(30),
             write_idle: Duration::from_secs(60),
+            leave_after: Duration::ZERO,
             drain: Duration::from_secs(20),
         }
     }

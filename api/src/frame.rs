@@ -1,6 +1,6 @@
 //! What stands around every request: its id, the one shape of errors, the catching of panics, headers for safety, and counting.
 
-use std::net::SocketAddr;
+use std::net::IpAddr;
 use std::panic::AssertUnwindSafe;
 use std::time::Instant;
 
@@ -21,9 +21,9 @@ pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id"
 /// answer.
 const SKIPPED_BODY: u64 = 64 * 1024;
 
-/// Who is at the other end of the connection.
+/// Whom the request is from.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Peer(pub(crate) SocketAddr);
+pub(crate) struct Peer(pub(crate) IpAddr);
 
 /// What is known of the request that is being answered, wherever in its handling.
 #[derive(Debug, Clone, Default)]
@@ -70,7 +70,7 @@ pub(crate) async fn frame(State(app): State<App>, request: Request, next: Next) 
 
     headers::add(response.headers_mut());
     // A client that is not told would send its next request into a connection that is being closed.
-    if body_is_large && is_error(response.status()) {
+    if (body_is_large && is_error(response.status())) || app.leaving().is_cancelled() {
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     if let Ok(id) = HeaderValue::from_str(&id) {

@@ -55,7 +55,7 @@ async fn livez() -> axum::Json<HealthView> {
     responses((status = 200, description = "It can serve", body = HealthView)))]
 async fn readyz(State(app): State<App>) -> Result<axum::Json<HealthView>, Problem> {
     let not_ready = |why: &'static str| Problem::new(ProblemId::Unavailable).detail(why);
-    if app.stopping().is_cancelled() {
+    if app.leaving().is_cancelled() {
         return Err(not_ready("the service is stopping"));
     }
     let mut last = app.readiness().0.lock().await;

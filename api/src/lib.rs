@@ -27,6 +27,7 @@ mod places;
 mod prefer;
 mod problem;
 mod progress;
+mod proxies;
 mod rate;
 mod results;
 pub mod role;
@@ -44,6 +45,7 @@ mod told;
 pub use config::ApiConfig;
 pub use generations::recover;
 pub use openapi::document;
+pub use proxies::Proxies;
 pub use server::serve;
 pub use state::App;
 

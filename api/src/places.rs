@@ -50,9 +50,14 @@ impl<K> Places<K> {
 impl<K: Hash + Eq + Clone> Places<K> {
     /// A place, unless the holder has its share or all are taken.
     pub(crate) fn enter(&self, holder: K) -> Option<Place<K>> {
+        self.enter_within(self.limit, holder)
+    }
+
+    /// The same for a holder whose share are so many.
+    pub(crate) fn enter_within(&self, limit: usize, holder: K) -> Option<Place<K>> {
         let mut taken = self.lock();
         let held = taken.by_holder.get(&holder).copied().unwrap_or(0);
-        if held >= self.limit || taken.by_all >= self.limit_of_all {
+        if held >= limit || taken.by_all >= self.limit_of_all {
             return None;
         }
         taken.by_holder.insert(holder.clone(), held + 1);

@@ -13,6 +13,7 @@ use promptmill_vault::Vault;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::ApiConfig;
+use crate::proxies::Proxies;
 use crate::state::App;
 use crate::{generations, keys, serve};
 
@@ -40,6 +41,20 @@ pub struct ApiArgs {
         value_parser = clap::value_parser!(u32).range(1..=1_000_000)
     )]
     requests_per_second: u32,
+    /// Subnets of load balancers before the service, for example 10.0.0.5/32: their connections are not counted by address, and X-Forwarded-For says whom
+    /// their requests are from.
+    #[arg(long, value_name = "CIDR", env = "PROMPTMILL_PROXIES", value_delimiter = ',')]
+    proxies: Vec<IpNet>,
+    /// Seconds that a process told to stop still serves while its /readyz says that it leaves, so that a load balancer which asks for that sends
+    /// it nothing any more.
+    #[arg(
+        long,
+        value_name = "SECONDS",
+        env = "PROMPTMILL_LEAVE_AFTER",
+        default_value_t = 0,
+        value_parser = clap::value_parser!(u32).range(0..=600)
+    )]
+    leave_after: u32,
     #[command(flatten)]
     running: RunningBatchesArgs,
     /// Subnets that are not public and may receive webhooks all the same, over plain HTTP too, for example 10.0.0.0/8.
@@ -72,8 +87,11 @@ pub async fn run(args: ApiArgs, settings: Settings) -> Result<(), RoleError> {
         requests_per_second: args.requests_per_second,
         request_burst: args.requests_per_second.saturating_mul(2),
         running_batches: args.running.running_batches,
+        proxies: Proxies::new(args.proxies),
+        leave_after: Duration::from_secs(args.leave_after.into()),
         ..ApiConfig::default()
     };
+    let stop_within = config.leave_after + STOP_WITHIN;
     let policy = UrlPolicy::with_subnets(args.webhook_subnets);
     let app = App::new(engine.clone(), Arc::new(vault), config, policy, presence.clone());
     generations::recover(&app);
@@ -83,7 +101,9 @@ pub async fn run(args: ApiArgs, settings: Settings) -> Result<(), RoleError> {
         move || presence.is_fresh() && !stop.is_cancelled()
     };
     let monitor = Monitor::new(engine.clone(), ready).with_store();
-    let metrics = tokio::spawn(monitor.serve(metrics_listener, stop.clone()));
+    // It tells of the process as long as that serves.
+    let over = CancellationToken::new();
+    let metrics = tokio::spawn(monitor.serve(metrics_listener, over.clone()));
     let api = tokio::spawn(serve(listener, app, stop.clone()));
     let (api_address, metrics_address) = addresses;
     eprintln!(
@@ -94,9 +114,10 @@ pub async fn run(args: ApiArgs, settings: Settings) -> Result<(), RoleError> {
     clean.cancelled().await;
     stop.cancel();
     tokio::select! {
-        _ = tokio::time::timeout(STOP_WITHIN, api) => {}
+        _ = tokio::time::timeout(stop_within, api) => {}
         () = now.cancelled() => {}
     }
+    over.cancel();
     let _ = metrics.await;
     presence.end().await;
     fleet.leave().await;

@@ -41,17 +41,20 @@ const TURNED_AWAY_WITHIN: Duration = Duration::from_secs(5);
 /// How long to wait when no connection can be taken, as when the process has no file descriptors left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Serves the API until `stop` is cancelled; then takes no new requests, tells long answers to end, and waits for the others as long as
-/// [`ApiConfig::drain`] says.
+/// Serves the API until `stop` is cancelled, and as long after it as [`ApiConfig::leave_after`] says; then takes no new requests, tells long answers
+/// to end, and waits for the others as long as [`ApiConfig::drain`] says.
 ///
 /// # Errors
 /// None for now: a failed accept is waited out.
 pub async fn serve(listener: TcpListener, app: App, stop: CancellationToken) -> std::io::Result<()> {
-    let stopping = app.stopping().clone();
+    let (leaving, stopping) = (app.leaving().clone(), app.stopping().clone());
     let config = app.config().clone();
     let (router, no_place) = (crate::router(app.clone()), crate::no_place(app.clone()));
+    let leave_after = config.leave_after;
     let ended = async move {
         stop.cancelled().await;
+        leaving.cancel();
+        tokio::time::sleep(leave_after).await;
         stopping.cancel();
     };
     tokio::join!(run(listener, router, no_place, &config, ended), generations::wind_down(&app));
@@ -86,15 +89,21 @@ async fn run(
         };
         // Small answers must not wait for the acknowledgement of earlier ones.
         let _ = stream.set_nodelay(true);
-        let Some(place) = places.enter(address_of(peer)) else {
+        let entered = if config.proxies.contain(peer.ip()) {
+            places.enter_within(usize::MAX, address_of(peer))
+        } else {
+            places.enter(address_of(peer))
+        };
+        let Some(place) = entered else {
             if let Ok(place) = turned_away.clone().try_acquire_owned() {
                 tokio::spawn(turn_away(stream, no_place.clone(), place));
             }
             continue;
         };
-        let router = router.clone();
+        let (router, proxies) = (router.clone(), config.proxies.clone());
         let service = service_fn(move |mut request: Request<Incoming>| {
-            request.extensions_mut().insert(Peer(peer));
+            let client = proxies.client(peer.ip(), request.headers());
+            request.extensions_mut().insert(Peer(client));
             router.clone().call(request)
         });
         let io = TokioIo::new(Patience::new(stream, config.write_idle));

@@ -36,6 +36,7 @@ struct Inner {
     config: ApiConfig,
     url_policy: UrlPolicy,
     presence: Presence,
+    leaving: CancellationToken,
     stopping: CancellationToken,
     keys: KeyCache,
     limits: Limits,
@@ -68,6 +69,7 @@ impl App {
             engine,
             vault,
             presence,
+            leaving: CancellationToken::new(),
             stopping: CancellationToken::new(),
             keys: KeyCache::default(),
             limits: Limits::new(&config),
@@ -150,6 +152,11 @@ impl App {
             return Ok(true);
         }
         Ok(self.0.engine.store.sessions().await?.iter().any(|of| of.session == session))
+    }
+
+    /// Cancelled when the service is to stop: it still serves for a while, and whoever chooses between services should choose another one.
+    pub(crate) fn leaving(&self) -> &CancellationToken {
+        &self.0.leaving
     }
 
     /// Cancelled when the service stops; long answers end then.

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use clap::Args;
 use ipnet::IpNet;
-use promptmill_api::{ApiConfig, App};
+use promptmill_api::{ApiConfig, App, Proxies};
 use promptmill_egress::UrlPolicy;
 use promptmill_runtime::fleet::{address_of, listen};
 use promptmill_runtime::{
@@ -57,6 +57,10 @@ pub(crate) struct ServeArgs {
         value_parser = clap::value_parser!(u32).range(1..=1_000_000)
     )]
     pub(crate) requests_per_second: u32,
+    /// Subnets of load balancers before the service, for example 10.0.0.5/32: their connections are not counted by address, and X-Forwarded-For says whom
+    /// their requests are from.
+    #[arg(long, value_name = "CIDR", env = "PROMPTMILL_PROXIES", value_delimiter = ',')]
+    pub(crate) proxies: Vec<IpNet>,
     #[command(flatten)]
     pub(crate) admission: AdmissionArgs,
     /// Subnets that are not public and may receive webhooks all the same, over plain HTTP too, for example 10.0.0.0/8.
@@ -100,6 +104,7 @@ pub(crate) async fn serve(args: ServeArgs, settings: &Settings) -> Result<Exit, 
         requests_per_second: args.requests_per_second,
         request_burst: args.requests_per_second.saturating_mul(2),
         running_batches: args.admission.running.running_batches,
+        proxies: Proxies::new(args.proxies.clone()),
         ..ApiConfig::default()
     };
     let app = App::new(engine.clone(), vault, config, policy, Presence::shared(worker.session()));

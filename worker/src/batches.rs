@@ -1,10 +1,12 @@
 //! The registry of the batches this worker has chunks of, and the orders to the store that they give rise to.
 
 use std::collections::{HashMap, HashSet};
+use std::future::ready;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use futures_util::stream::{self, StreamExt as _};
 use promptmill_domain::{BatchEvent, BatchId, WorkerReport};
 use promptmill_pipeline::{BatchPlan, PlanError};
 use promptmill_ports::{Assignment, Signal, StoreError};
@@ -18,6 +20,9 @@ use crate::templates::Templates;
 
 /// Pause before an order that the store did not take is repeated.
 const STEER_RETRY: Duration = Duration::from_millis(200);
+
+/// Batches that are read again at the same time.
+const READ_AGAIN: usize = 16;
 
 /// A batch that cannot be worked on here.
 #[derive(Debug, thiserror::Error)]
@@ -188,19 +193,21 @@ impl Batches {
     }
 
     async fn read_again(&self, batches: impl IntoIterator<Item = Arc<ActiveBatch>>) -> bool {
-        let mut all_read = true;
-        for batch in batches {
-            match self.engine.store.batch(&batch.tenant, batch.id).await {
+        let store = &self.engine.store;
+        let read = |batch: Arc<ActiveBatch>| async move {
+            match store.batch(&batch.tenant, batch.id).await {
                 Ok(stored) => batch.refresh(&stored),
                 Err(StoreError::NotFound) => batch.close(),
                 // The next beat tries again; until then the old word holds.
                 Err(error) => {
                     tracing::warn!(batch.id = %batch.id, error = %error, "a batch could not be read again");
-                    all_read = false;
+                    return false;
                 }
             }
-        }
-        all_read
+            true
+        };
+        let read = stream::iter(batches).map(read).buffer_unordered(READ_AGAIN);
+        read.fold(true, |all, one| ready(all && one)).await
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use promptmill_api::ApiConfig;
 use promptmill_runtime::Monitor;
@@ -68,6 +69,29 @@ async fn a_stop_ends_idle_connections_and_takes_no_new_ones() {
     service.stop().await;
     let mut rest = Vec::new();
     let _ = idle.read_to_end(&mut rest).await;
+    assert!(TcpStream::connect(address).await.is_err());
+}
+
+#[tokio::test]
+async fn a_service_that_leaves_serves_on_and_says_so_until_the_time_is_over() {
+    let leaving_for = async |leave_after| {
+        let config = ApiConfig { leave_after, ..Options::default().config };
+        Service::start_with(Options { config, ..Options::default() }).await
+    };
+    let service = leaving_for(Duration::from_secs(3_600)).await;
+    assert_eq!(service.get("/readyz").await.header("connection"), "");
+    service.leave();
+    wait_for("it to say so", async || (service.get("/readyz").await.status == 503).then_some(())).await;
+    for _ in 0..3 {
+        for (path, status) in [("/readyz", 503), ("/v1/me", 200), ("/v1/none", 404)] {
+            let answer = service.get(path).await;
+            assert_eq!((answer.status.as_u16(), answer.header("connection")), (status, "close"), "{path}");
+        }
+        service.is_alive().await;
+    }
+    let service = leaving_for(Duration::from_millis(200)).await;
+    let address = service.address;
+    service.stop().await;
     assert!(TcpStream::connect(address).await.is_err());
 }
 

@@ -113,6 +113,11 @@ impl Service {
         Self { base, address, key, engine, vault, client, folder, stop, server, roles }
     }
 
+    /// Tells it to stop, and does not wait until it has.
+    pub(crate) fn leave(&self) {
+        self.stop.cancel();
+    }
+
     /// Stops cleanly and leaves the folder.
     pub(crate) async fn stop(self) -> TempDir {
         self.stop.cancel();

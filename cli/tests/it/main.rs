@@ -13,6 +13,7 @@ mod doctor;
 mod edges;
 mod faults;
 mod fleet;
+mod fleet_script;
 mod hostile;
 mod hub;
 mod journeys;
