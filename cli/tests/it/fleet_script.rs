@@ -1,25 +1,17 @@
-//! `./fleet`: the topology of docker-compose.yml as plain processes, and a restart of one after the other that nobody notices.
+//! `./fleet`: the topology of docker-compose.yml as plain processes.
 
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
 
 use promptmill_doubles::{Config, Doubles, Provider};
 use rand::Rng as _;
 use reqwest::StatusCode;
-use serde_json::{Value, json};
-use tokio::task::JoinSet;
+use serde_json::json;
 
 use crate::server::Http;
-use crate::support::{Desk, ticket_template};
+use crate::support::ticket_template;
 
-/// Requests a second while processes are restarted.
-const REQUESTS: u32 = 200;
-/// Rows of the batch that runs meanwhile.
-const ROWS: usize = 6_000;
 /// Ports that a fleet counts from the one of its entry.
 const PORTS: u16 = 70;
 
@@ -112,112 +104,12 @@ fn free_ports() -> u16 {
     }
 }
 
-/// What clients saw.
-#[derive(Debug, Default)]
-struct Seen {
-    requests: usize,
-    failed: Vec<String>,
-    jobs: Vec<String>,
-}
-
-/// Sends so many requests a second, whatever becomes of those before, until it is told to stop: looks at a batch and its results, and
-/// one in ten hands in a job of a single row.
-async fn ask(client: Http, batch: String, over: Arc<AtomicBool>) -> Seen {
-    let mut ticks = tokio::time::interval(Duration::from_secs(1) / REQUESTS);
-    let (mut seen, mut asking) = (Seen::default(), JoinSet::new());
-    let job = json!({"template": ticket_template(), "model": "openai:m", "rows": [{"variables": {"n": 1_000_000}}]}).to_string();
-    while !over.load(Ordering::Relaxed) {
-        ticks.tick().await;
-        let (client, n, job) = (client.clone(), seen.requests, job.clone());
-        let path = match n % 10 {
-            0 => None,
-            1 => Some(format!("/v1/batches/{batch}/results?limit=20")),
-            _ => Some(format!("/v1/batches/{batch}")),
-        };
-        seen.requests += 1;
-        asking.spawn(async move {
-            let request = match path {
-                Some(path) => client.request(reqwest::Method::GET, &path),
-                None => {
-                    let request = client.request(reqwest::Method::POST, "/v1/batches");
-                    request.header("content-type", "application/json").body(job)
-                }
-            };
-            let response = request.send().await.map_err(|error| format!("{n}: {error:?}"))?;
-            let (status, text) = (response.status(), response.text().await);
-            let text = text.map_err(|error| format!("{n}: {status}: {error:?}"))?;
-            if !status.is_success() {
-                return Err(format!("{n}: {status}: {text}"));
-            }
-            let made = (status == StatusCode::CREATED).then(|| serde_json::from_str::<Value>(&text).unwrap());
-            Ok(made.map(|made| made["id"].as_str().unwrap().to_owned()))
-        });
-    }
-    for answer in asking.join_all().await {
-        match answer {
-            Ok(job) => seen.jobs.extend(job),
-            Err(failed) => seen.failed.push(failed),
-        }
-    }
-    seen
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_restart_of_one_process_after_the_other_fails_no_request_and_repeats_no_call() {
-    let doubles =
-        Doubles::start(Config { latency: "100..200".parse().unwrap(), ..Config::default() }).unwrap();
-    let scripted = Scripted::new(&doubles);
-    let port = scripted.port.to_string();
-    scripted.fleet(&["up", "--apis", "2", "--workers", "2", "--schedulers", "2", "--port", &port]);
-    let names = ["scheduler-1", "scheduler-2", "worker-1", "worker-2", "api-1", "api-2"];
-    let processes = || names.map(|name| scripted.process(name).unwrap());
-    let before = processes();
-
-    let client = scripted.client();
-    let desk = Desk::with_rows(ROWS);
-    let batch = json!({"template": ticket_template(), "model": "openai:m"});
-    let (status, draft) = client.post("/v1/batches", &batch).await;
-    assert_eq!(status, StatusCode::CREATED, "{draft}");
-    let id = draft["id"].as_str().unwrap();
-    assert_eq!(client.put_rows(id, 0, desk.read("rows.jsonl")).await.0, StatusCode::OK);
-    assert_eq!(client.step(&format!("/v1/batches/{id}/submit")).await.0, StatusCode::OK);
-
-    let over = Arc::new(AtomicBool::new(false));
-    let asking = tokio::spawn(ask(client.clone(), id.to_owned(), over.clone()));
-    let begun = Instant::now();
-    let said = tokio::task::block_in_place(|| scripted.fleet(&["restart"]));
-    let took = begun.elapsed();
-    over.store(true, Ordering::Relaxed);
-    let seen = asking.await.unwrap();
-
-    assert!(names.iter().all(|name| said.contains(name)), "{said}");
-    assert!(processes().iter().zip(before).all(|(now, before)| *now != before));
-    assert!(seen.failed.is_empty(), "{} of {} failed: {:#?}", seen.failed.len(), seen.requests, seen.failed);
-    let view = client.wait_for_state(id, &["completed"]).await;
-    assert_eq!((&view["counts"]["succeeded"], &view["rows"]), (&json!(ROWS), &json!(ROWS)), "{view}");
-    for job in &seen.jobs {
-        assert_eq!(client.wait_for_state(job, &["completed"]).await["counts"]["succeeded"], 1);
-    }
-    let totals = doubles.ledger().totals();
-    let calls = (ROWS + seen.jobs.len()) as u64;
-    // Each waited for its calls.
-    assert_eq!((totals.calls, totals.undelivered), (calls, 0), "{totals:?}");
-    println!(
-        "| requests | failed | a second | rows | lost | calls repeated | s |\n| {} | {} | {:.0} | {calls} | 0 | {} | {:.1} |",
-        seen.requests,
-        seen.failed.len(),
-        seen.requests as f64 / took.as_secs_f64(),
-        totals.calls - calls,
-        took.as_secs_f64(),
-    );
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_fleet_of_the_script_starts_what_died_again_and_ends_in_order() {
     let doubles = Doubles::start(Config::default()).unwrap();
     let scripted = Scripted::new(&doubles);
     let port = scripted.port.to_string();
-    scripted.fleet(&["up", "--workers", "1", "--port", &port]);
+    scripted.fleet(&["up", "--apis", "2", "--workers", "1", "--port", &port]);
     let refused = scripted.command(&["up", "--port", &port]).output().unwrap();
     assert!(!refused.status.success());
     assert!(String::from_utf8_lossy(&refused.stderr).contains("./fleet down ends it"));
@@ -234,6 +126,15 @@ async fn a_fleet_of_the_script_starts_what_died_again_and_ends_in_order() {
     assert_eq!(status, StatusCode::CREATED, "{job}");
     client.wait_for_state(job["id"].as_str().unwrap(), &["completed"]).await;
 
+    let names = ["scheduler-1", "worker-1", "api-1", "api-2"];
+    let processes = || names.map(|name| scripted.process(name).unwrap());
+    let before = processes();
+    let said = scripted.fleet(&["restart"]);
+    assert!(names.iter().all(|name| said.contains(name)), "{said}");
+    assert!(processes().iter().zip(before).all(|(now, before)| *now != before));
+    let path = format!("/v1/batches/{}", job["id"].as_str().unwrap());
+    assert_eq!(client.get(&path).await.1["state"], "completed");
+
     scripted.fleet(&["down"]);
     assert_eq!(std::fs::read_dir(scripted.path("pids")).unwrap().count(), 0);
     for log in ["api-1", "worker-1", "scheduler-1"] {
@@ -242,7 +143,7 @@ async fn a_fleet_of_the_script_starts_what_died_again_and_ends_in_order() {
     }
     // What was stored is there again.
     scripted.fleet(&["up", "--workers", "1", "--port", &port]);
-    let view = client.get(&format!("/v1/batches/{}", job["id"].as_str().unwrap())).await;
+    let view = client.get(&path).await;
     assert_eq!((view.0, &view.1["state"]), (StatusCode::OK, &json!("completed")));
 }
 
