@@ -2,7 +2,40 @@
 
 use std::time::Duration;
 
+use clap::Args;
+use ipnet::IpNet;
+
 use crate::proxies::Proxies;
+
+/// What an operator says of the service when a process of it starts, whichever it is.
+#[derive(Debug, Clone, Args)]
+pub struct ApiConfigArgs {
+    /// Requests a second that one API key may make of a process on the long run, twice as many at once.
+    #[arg(
+        long,
+        value_name = "N",
+        env = "PROMPTMILL_REQUESTS_PER_SECOND",
+        default_value_t = 50,
+        value_parser = clap::value_parser!(u32).range(1..=1_000_000)
+    )]
+    requests_per_second: u32,
+    /// Subnets of load balancers before the service, for example 10.0.0.5/32: their connections are not counted by address, and X-Forwarded-For says whom
+    /// their requests are from.
+    #[arg(long, value_name = "CIDR", env = "PROMPTMILL_PROXIES", value_delimiter = ',')]
+    proxies: Vec<IpNet>,
+}
+
+impl ApiConfigArgs {
+    /// The usual configuration but for what they say.
+    pub fn config(&self) -> ApiConfig {
+        ApiConfig {
+            requests_per_second: self.requests_per_second,
+            request_burst: self.requests_per_second.saturating_mul(2),
+            proxies: Proxies::new(self.proxies.clone()),
+            ..ApiConfig::default()
+        }
+    }
+}
 
 /// Sizes, rates and patience of the service. [`ApiConfig::default`] is what `promptmill serve` uses; `GET /v1/limits` shows it.
 #[derive(Debug, Clone, PartialEq)]

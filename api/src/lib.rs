@@ -42,7 +42,7 @@ mod templates;
 mod time;
 mod told;
 
-pub use config::ApiConfig;
+pub use config::{ApiConfig, ApiConfigArgs};
 pub use generations::recover;
 pub use openapi::document;
 pub use proxies::Proxies;

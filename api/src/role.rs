@@ -12,8 +12,7 @@ use promptmill_runtime::{Monitor, Presence, Settings, shutdown_signals};
 use promptmill_vault::Vault;
 use tokio_util::sync::CancellationToken;
 
-use crate::config::ApiConfig;
-use crate::proxies::Proxies;
+use crate::config::{ApiConfig, ApiConfigArgs};
 use crate::state::App;
 use crate::{generations, keys, serve};
 
@@ -32,19 +31,8 @@ pub struct ApiArgs {
     /// Where the API listens.
     #[arg(long, value_name = "ADDR", env = "PROMPTMILL_LISTEN", default_value = "127.0.0.1:8080")]
     listen: SocketAddr,
-    /// Requests a second that one API key may make of this process on the long run, twice as many at once.
-    #[arg(
-        long,
-        value_name = "N",
-        env = "PROMPTMILL_REQUESTS_PER_SECOND",
-        default_value_t = 50,
-        value_parser = clap::value_parser!(u32).range(1..=1_000_000)
-    )]
-    requests_per_second: u32,
-    /// Subnets of load balancers before the service, for example 10.0.0.5/32: their connections are not counted by address, and X-Forwarded-For says whom
-    /// their requests are from.
-    #[arg(long, value_name = "CIDR", env = "PROMPTMILL_PROXIES", value_delimiter = ',')]
-    proxies: Vec<IpNet>,
+    #[command(flatten)]
+    api: ApiConfigArgs,
     /// Seconds that a process told to stop still serves while its /readyz says that it leaves, so that a load balancer which asks for that sends
     /// it nothing any more.
     #[arg(
@@ -84,12 +72,9 @@ pub async fn run(args: ApiArgs, settings: Settings) -> Result<(), RoleError> {
         .await
         .map_err(|error| RoleError::new("the session cannot be opened", error))?;
     let config = ApiConfig {
-        requests_per_second: args.requests_per_second,
-        request_burst: args.requests_per_second.saturating_mul(2),
         running_batches: args.running.running_batches,
-        proxies: Proxies::new(args.proxies),
         leave_after: Duration::from_secs(args.leave_after.into()),
-        ..ApiConfig::default()
+        ..args.api.config()
     };
     let stop_within = config.leave_after + STOP_WITHIN;
     let policy = UrlPolicy::with_subnets(args.webhook_subnets);

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use clap::Args;
 use ipnet::IpNet;
-use promptmill_api::{ApiConfig, App, Proxies};
+use promptmill_api::{ApiConfig, ApiConfigArgs, App};
 use promptmill_egress::UrlPolicy;
 use promptmill_runtime::fleet::{address_of, listen};
 use promptmill_runtime::{
@@ -48,19 +48,8 @@ pub(crate) struct ServeArgs {
         value_parser = clap::value_parser!(u32).range(1..=10_000)
     )]
     pub(crate) concurrency: u32,
-    /// Requests a second that one API key may make on the long run, twice as many at once.
-    #[arg(
-        long,
-        value_name = "N",
-        env = "PROMPTMILL_REQUESTS_PER_SECOND",
-        default_value_t = 50,
-        value_parser = clap::value_parser!(u32).range(1..=1_000_000)
-    )]
-    pub(crate) requests_per_second: u32,
-    /// Subnets of load balancers before the service, for example 10.0.0.5/32: their connections are not counted by address, and X-Forwarded-For says whom
-    /// their requests are from.
-    #[arg(long, value_name = "CIDR", env = "PROMPTMILL_PROXIES", value_delimiter = ',')]
-    pub(crate) proxies: Vec<IpNet>,
+    #[command(flatten)]
+    pub(crate) api: ApiConfigArgs,
     #[command(flatten)]
     pub(crate) admission: AdmissionArgs,
     /// Subnets that are not public and may receive webhooks all the same, over plain HTTP too, for example 10.0.0.0/8.
@@ -100,13 +89,7 @@ pub(crate) async fn serve(args: ServeArgs, settings: &Settings) -> Result<Exit, 
         .map_err(|error| Failure::work("work cannot begin", error))?;
     let config = SchedulerConfig::serving(vault.clone(), policy.clone());
     let scheduler = Scheduler::with(engine.clone(), args.admission.clone().applied_to(config));
-    let config = ApiConfig {
-        requests_per_second: args.requests_per_second,
-        request_burst: args.requests_per_second.saturating_mul(2),
-        running_batches: args.admission.running.running_batches,
-        proxies: Proxies::new(args.proxies.clone()),
-        ..ApiConfig::default()
-    };
+    let config = ApiConfig { running_batches: args.admission.running.running_batches, ..args.api.config() };
     let app = App::new(engine.clone(), vault, config, policy, Presence::shared(worker.session()));
     promptmill_api::recover(&app);
     let stop = CancellationToken::new();

@@ -143,7 +143,7 @@ impl Single {
     }
 }
 
-/// What is read of a batch.
+/// How much is read of a batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Look {
     /// How it stands.
