@@ -1,17 +1,26 @@
-//! `./fleet`: the topology of docker-compose.yml as plain processes.
+//! `./fleet`: the topology of docker-compose.yml as plain processes, and a restart of one after the other that nobody notices.
 
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use promptmill_doubles::{Config, Doubles, Provider};
 use rand::Rng as _;
 use reqwest::StatusCode;
-use serde_json::json;
+use serde_json::{Value, json};
+use tokio::task::JoinSet;
 
 use crate::server::Http;
-use crate::support::ticket_template;
+use crate::support::{Desk, ticket_template};
 
+/// Requests a second while processes are restarted, unless `PROMPTMILL_ROLLING_REQUESTS` says how many: what a program of profile `dev` answers on two
+/// cores beside everything else.
+const REQUESTS: u32 = 50;
+/// Rows of the batch that runs meanwhile.
+const ROWS: usize = 6_000;
 /// Ports that a fleet counts from the one of its entry.
 const PORTS: u16 = 70;
 
@@ -23,10 +32,12 @@ struct Scripted {
 }
 
 impl Scripted {
-    /// One that calls `doubles`; nothing runs yet.
+    /// One that calls `doubles`, of the program that `PROMPTMILL_ROLLING_PROGRAM` names or else that of the tests; nothing runs yet.
     fn new(doubles: &Doubles) -> Self {
+        let program = std::env::var("PROMPTMILL_ROLLING_PROGRAM");
+        let program = program.unwrap_or_else(|_| env!("CARGO_BIN_EXE_promptmill").to_owned());
         let env = vec![
-            ("PROMPTMILL", env!("CARGO_BIN_EXE_promptmill").to_owned()),
+            ("PROMPTMILL", program),
             ("OPENAI_BASE_URL", doubles.base_url(Provider::OpenAi)),
             ("PROMPTMILL_REQUESTS_PER_SECOND", "100000".to_owned()),
             ("PROMPTMILL_CONCURRENCY", "16".to_owned()),
@@ -102,6 +113,108 @@ fn free_ports() -> u16 {
             return first;
         }
     }
+}
+
+/// What clients saw.
+#[derive(Debug, Default)]
+struct Seen {
+    requests: usize,
+    failed: Vec<String>,
+    jobs: Vec<String>,
+}
+
+/// Sends so many requests a second, whatever becomes of those before, until it is told to stop: looks at a batch and its results, and
+/// one in ten hands in a job of a single row.
+async fn ask(client: Http, batch: String, over: Arc<AtomicBool>) -> Seen {
+    let requests = std::env::var("PROMPTMILL_ROLLING_REQUESTS");
+    let requests = requests.map_or(REQUESTS, |requests| requests.parse().unwrap());
+    let mut ticks = tokio::time::interval(Duration::from_secs(1) / requests);
+    let (mut seen, mut asking) = (Seen::default(), JoinSet::new());
+    let job = json!({"template": ticket_template(), "model": "openai:m", "rows": [{"variables": {"n": 1_000_000}}]}).to_string();
+    while !over.load(Ordering::Relaxed) {
+        ticks.tick().await;
+        let (client, n, job) = (client.clone(), seen.requests, job.clone());
+        let path = match n % 10 {
+            0 => None,
+            1 => Some(format!("/v1/batches/{batch}/results?limit=20")),
+            _ => Some(format!("/v1/batches/{batch}")),
+        };
+        seen.requests += 1;
+        asking.spawn(async move {
+            let request = match path {
+                Some(path) => client.request(reqwest::Method::GET, &path),
+                None => {
+                    let request = client.request(reqwest::Method::POST, "/v1/batches");
+                    request.header("content-type", "application/json").body(job)
+                }
+            };
+            let response = request.send().await.map_err(|error| format!("{n}: {error:?}"))?;
+            let (status, text) = (response.status(), response.text().await);
+            let text = text.map_err(|error| format!("{n}: {status}: {error:?}"))?;
+            if !status.is_success() {
+                return Err(format!("{n}: {status}: {text}"));
+            }
+            let made = (status == StatusCode::CREATED).then(|| serde_json::from_str::<Value>(&text).unwrap());
+            Ok(made.map(|made| made["id"].as_str().unwrap().to_owned()))
+        });
+    }
+    for answer in asking.join_all().await {
+        match answer {
+            Ok(job) => seen.jobs.extend(job),
+            Err(failed) => seen.failed.push(failed),
+        }
+    }
+    seen
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_restart_of_one_process_after_the_other_fails_no_request_and_repeats_no_call() {
+    let doubles =
+        Doubles::start(Config { latency: "100..200".parse().unwrap(), ..Config::default() }).unwrap();
+    let scripted = Scripted::new(&doubles);
+    let port = scripted.port.to_string();
+    scripted.fleet(&["up", "--apis", "2", "--workers", "2", "--schedulers", "2", "--port", &port]);
+    let names = ["scheduler-1", "scheduler-2", "worker-1", "worker-2", "api-1", "api-2"];
+    let processes = || names.map(|name| scripted.process(name).unwrap());
+    let before = processes();
+
+    let client = scripted.client();
+    let desk = Desk::with_rows(ROWS);
+    let batch = json!({"template": ticket_template(), "model": "openai:m"});
+    let (status, draft) = client.post("/v1/batches", &batch).await;
+    assert_eq!(status, StatusCode::CREATED, "{draft}");
+    let id = draft["id"].as_str().unwrap();
+    assert_eq!(client.put_rows(id, 0, desk.read("rows.jsonl")).await.0, StatusCode::OK);
+    assert_eq!(client.step(&format!("/v1/batches/{id}/submit")).await.0, StatusCode::OK);
+
+    let over = Arc::new(AtomicBool::new(false));
+    let asking = tokio::spawn(ask(client.clone(), id.to_owned(), over.clone()));
+    let begun = Instant::now();
+    let said = tokio::task::block_in_place(|| scripted.fleet(&["restart"]));
+    let took = begun.elapsed();
+    over.store(true, Ordering::Relaxed);
+    let seen = asking.await.unwrap();
+
+    assert!(names.iter().all(|name| said.contains(name)), "{said}");
+    assert!(processes().iter().zip(before).all(|(now, before)| *now != before));
+    assert!(seen.failed.is_empty(), "{} of {} failed: {:#?}", seen.failed.len(), seen.requests, seen.failed);
+    let view = client.wait_for_state(id, &["completed"]).await;
+    assert_eq!((&view["counts"]["succeeded"], &view["rows"]), (&json!(ROWS), &json!(ROWS)), "{view}");
+    for job in &seen.jobs {
+        assert_eq!(client.wait_for_state(job, &["completed"]).await["counts"]["succeeded"], 1);
+    }
+    let totals = doubles.ledger().totals();
+    let calls = (ROWS + seen.jobs.len()) as u64;
+    // Each waited for its calls.
+    assert_eq!((totals.calls, totals.undelivered), (calls, 0), "{totals:?}");
+    println!(
+        "| requests | failed | a second | rows | lost | calls repeated | s |\n|---|---|---|---|---|---|---|\n| {} | {} | {:.0} | {calls} | 0 | {} | {:.1} |",
+        seen.requests,
+        seen.failed.len(),
+        seen.requests as f64 / took.as_secs_f64(),
+        totals.calls - calls,
+        took.as_secs_f64(),
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
