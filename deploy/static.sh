@@ -15,7 +15,8 @@ command -v musl-gcc >/dev/null || {
 rustup target add "$target"
 CC=musl-gcc cargo build --locked --profile dist --target "$target" -p promptmill-cli
 mkdir -p "$into"
-install "target/$target/dist/promptmill" "$into/promptmill"
+# Its symbols stay beside it in target/.
+strip -o "$into/promptmill" "target/$target/dist/promptmill"
 if ldd "$into/promptmill" 2>/dev/null | grep -q '=>'; then
     printf 'static.sh: the program asks for libraries of the system\n' >&2
     exit 1

@@ -9,6 +9,7 @@ use promptmill_scheduler::role::SchedulerArgs;
 use promptmill_settings::config_argument;
 use promptmill_worker::role::WorkerArgs;
 
+pub(crate) use crate::archive::{ExportArgs, ImportArgs};
 pub(crate) use crate::client::args::{BatchCommand, TemplateCommand};
 pub(crate) use crate::config::ConfigCommand;
 pub(crate) use crate::doctor::DoctorArgs;
@@ -55,6 +56,10 @@ pub(crate) enum Command {
     /// Check, show and explain the settings of a process.
     #[command(subcommand)]
     Config(ConfigCommand),
+    /// Write an installation, or tenants of it, into one file: to move it, or to have a backup. It may go on working.
+    Export(ExportArgs),
+    /// Make an empty store what such a file holds, and check that it is.
+    Import(ImportArgs),
     /// Look at servers, machine, settings and providers, and say what is wrong and what mends it.
     Doctor(DoctorArgs),
     /// Ask the process of this machine whether it lives: for health checks of containers.

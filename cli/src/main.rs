@@ -1,5 +1,6 @@
 //! `promptmill`: the command line. This file is wiring: arguments in, exit code out.
 
+mod archive;
 mod args;
 mod client;
 mod config;
@@ -66,6 +67,8 @@ fn dispatch(command: Command, settings: Settings) -> Result<Exit, Failure> {
         Command::Template(command) => block_on(client::template(command))?,
         Command::Key(command) => block_on(key::key(command, &settings))?,
         Command::Config(command) => config::config(command, &settings),
+        Command::Export(args) => block_on(archive::export_all(args, &settings))?,
+        Command::Import(args) => block_on(archive::import_all(args, &settings))?,
         Command::Doctor(args) => block_on(doctor::doctor(args, &settings))?,
         Command::Health(args) => block_on(health::health(args))?,
         Command::Models(args) => block_on(models::list(args, &settings))?,

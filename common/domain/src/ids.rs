@@ -174,6 +174,12 @@ impl EventId {
         let id = u128::from_be_bytes(*batch.as_bytes());
         Self::from_bytes((id ^ ver as u128).to_be_bytes())
     }
+
+    /// The version that the change gave `batch`, of an id that [`of_batch`](Self::of_batch) made.
+    pub fn ver_in(self, batch: BatchId) -> Option<u64> {
+        let mixed = u128::from_be_bytes(self.0) ^ u128::from_be_bytes(*batch.as_bytes());
+        u64::try_from(mixed).ok()
+    }
 }
 
 impl DeliveryId {
@@ -269,6 +275,16 @@ mod tests {
         assert!(id.to_string().parse::<SessionId>().is_err());
         assert!("batch_00".parse::<BatchId>().is_err());
         assert!("batch_+0000000000000000000000000000001".parse::<BatchId>().is_err());
+    }
+
+    #[test]
+    fn the_id_of_a_change_tells_the_version_in_its_own_batch_alone() {
+        let (batch, other) =
+            (BatchId::at(1_790_000_000_000, [7; 10]), BatchId::at(1_790_000_000_001, [7; 10]));
+        for ver in [0, 1, u64::MAX] {
+            assert_eq!(EventId::of_batch(batch, ver).ver_in(batch), Some(ver));
+            assert_eq!(EventId::of_batch(batch, ver).ver_in(other), None);
+        }
     }
 
     #[test]

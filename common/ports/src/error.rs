@@ -22,6 +22,14 @@ impl StoreError {
     pub fn unavailable(source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
         Self::Unavailable(source.into())
     }
+
+    /// That an import into the store was begun and has not ended.
+    pub fn unfinished_import() -> Self {
+        Self::Conflict(
+            "an import into this store has not ended: let it end, or remove the store and import into a new one"
+                .to_owned(),
+        )
+    }
 }
 
 impl From<promptmill_domain::batch::BatchRefusal> for StoreError {

@@ -16,6 +16,7 @@ pub mod hub_ports;
 pub mod reading;
 pub mod records;
 pub mod store;
+pub mod transfer;
 
 pub use body::{CorruptBody, decode_outcome, encode_outcome};
 pub use clock::Clock;
@@ -37,3 +38,4 @@ pub use store::{
     PartCommit, Retention, RowBlock, SAFE_FOR, SessionBeat, Sessions, SettleGroup, Settled, Store,
     WholeBatch, Work,
 };
+pub use transfer::{Beside, Installation, KeptClaim, Transfer};

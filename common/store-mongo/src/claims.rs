@@ -160,12 +160,21 @@ fn answer_to(earlier: &Document, claim: &Claim) -> StoreResult<Claimed> {
     if fields.id("fingerprint")? != claim.fingerprint {
         return Ok(Claimed::Mismatch);
     }
+    Ok(match answer_of(earlier)? {
+        Some(answer) => Claimed::Done(answer),
+        None => Claimed::Begun { owner: fields.id("owner")?, plan: fields.id("plan")? },
+    })
+}
+
+/// The answer of a claim that has one.
+pub(crate) fn answer_of(claim: &Document) -> StoreResult<Option<StoredAnswer>> {
+    let fields = Fields(claim);
     if !fields.has("status") {
-        return Ok(Claimed::Begun { owner: fields.id("owner")?, plan: fields.id("plan")? });
+        return Ok(None);
     }
     let status = u16::try_from(fields.small("status")?)
         .map_err(|_| StoreError::Corrupt("the status of a stored answer".to_owned()))?;
     let headers = from_json(fields.text("headers")?, "the headers of a stored answer")?;
     let body = Bytes::copy_from_slice(fields.bytes("body")?);
-    Ok(Claimed::Done(StoredAnswer { status, headers, body }))
+    Ok(Some(StoredAnswer { status, headers, body }))
 }

@@ -7,6 +7,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use mongodb::bson::{Document, doc};
 use promptmill_domain::{GenerationId, SessionId, TenantId};
+use promptmill_ports::transfer::generation_size;
 use promptmill_ports::{Generation, Generations, StoreError, StoreResult};
 
 use crate::MongoStore;
@@ -28,7 +29,7 @@ impl Generations for MongoStore {
         for _ in 0..TRIES {
             let put = Update::upsert(unfinished.clone(), change(generation));
             if self.commands().update(GENERATIONS, vec![put]).await?.duplicates.is_empty() {
-                self.kept_bytes().put(&generation.tenant, bytes(generation));
+                self.kept_bytes().put(&generation.tenant, generation_size(generation));
                 return Ok(());
             }
             // It has its outcome, or is another tenant's, or was made by another put at the same moment.
@@ -82,11 +83,6 @@ impl Generations for MongoStore {
     }
 }
 
-/// What it counts for in its tenant's quota.
-fn bytes(generation: &Generation) -> usize {
-    generation.request.len() + generation.outcome.as_ref().map_or(0, Bytes::len)
-}
-
 /// Every field but those that tell which generation it is.
 fn change(generation: &Generation) -> Document {
     let Generation { request, outcome, created_ms, owner, .. } = generation;
@@ -94,7 +90,7 @@ fn change(generation: &Generation) -> Document {
         "owner": binary(*owner.as_bytes()),
         "created_ms": int(*created_ms),
         "request": binary(request.to_vec()),
-        "bytes": int(bytes(generation) as u64),
+        "bytes": int(generation_size(generation) as u64),
     };
     match outcome {
         Some(outcome) => {
@@ -108,7 +104,8 @@ fn change(generation: &Generation) -> Document {
     }
 }
 
-fn from_document(document: &Document) -> StoreResult<Generation> {
+/// Of its document.
+pub(crate) fn from_document(document: &Document) -> StoreResult<Generation> {
     let fields = Fields(document);
     let outcome = if fields.has("outcome") { Some(fields.bytes("outcome")?) } else { None };
     Ok(Generation {

@@ -47,6 +47,7 @@ mod slices;
 mod store;
 mod templates;
 mod together;
+mod transfer;
 mod unwritten;
 mod uploads;
 mod usage;

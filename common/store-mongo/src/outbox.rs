@@ -27,10 +27,7 @@ impl Outbox for MongoStore {
         let found = self.commands().find(BATCHES, query, Concern::Majority).await?;
         let mut events = Vec::new();
         for batch in &found {
-            for entry in Fields(batch).documents("outbox")? {
-                let entry = Fields(entry);
-                events.push((entry.uint("seq")?, from_json::<Event>(entry.text("event")?, "an event")?));
-            }
+            events.extend(self::events(batch)?);
         }
         events.sort_by_key(|(seq, _)| *seq);
         Ok(events.into_iter().take(limit as usize).map(|(_, event)| event).collect())
@@ -45,6 +42,21 @@ impl Outbox for MongoStore {
         let change = doc! { "$pull": { "outbox": { "id": { "$in": ids } } }, "$inc": { "rev": 1_i64 } };
         self.commands().update(BATCHES, vec![Update::many(filter, change)]).await.map(|_| ())
     }
+}
+
+/// The events of a batch that were not handed on, each with its number.
+pub(crate) fn events(batch: &Document) -> StoreResult<Vec<(u64, Event)>> {
+    let entries = Fields(batch).documents("outbox")?;
+    let event = |entry| {
+        let entry = Fields(entry);
+        Ok((entry.uint("seq")?, from_json(entry.text("event")?, "an event")?))
+    };
+    entries.into_iter().map(event).collect()
+}
+
+/// An event as it stands in its batch.
+pub(crate) fn entry(event: &Event, number: u64) -> Document {
+    doc! { "id": binary(*event.id.as_bytes()), "seq": int(number), "event": to_json(event) }
 }
 
 /// What a change of a batch needs to know of it to tell.
@@ -107,9 +119,6 @@ pub(crate) fn tell(found: &Document, operators: &mut Document, change: &Change<'
         state: change.state.clone(),
         counts: change.counts.cloned(),
     };
-    let entry = doc! {
-        "id": binary(*event.id.as_bytes()), "seq": int(change.number), "event": to_json(&event),
-    };
-    operators.insert("$push", Bson::from(doc! { "outbox": entry }));
+    operators.insert("$push", Bson::from(doc! { "outbox": entry(&event, change.number) }));
     Ok(())
 }

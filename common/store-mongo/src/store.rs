@@ -17,7 +17,7 @@ use crate::record_bytes::RecordBytes;
 use crate::retention::Disk;
 use crate::sessions::{Beats, Strays};
 use crate::together::Together;
-use crate::{accept, close_small, fences, indexes, schema, templates};
+use crate::{accept, close_small, fences, indexes, schema, templates, transfer};
 
 /// A store in one MongoDB database, for any number of processes at once. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -61,6 +61,7 @@ impl MongoStore {
         let commands = Commands::new(client.database(&options.database), options.command_time);
         check_server(&commands).await?;
         schema::migrate(&commands).await?;
+        transfer::check_import(&commands).await?;
         indexes::ensure(&commands).await?;
         fences::ensure(&commands).await?;
         templates::finish_deletions(&commands).await?;

@@ -95,15 +95,20 @@ fn keep_answer(db: &Connection, tenant: &TenantId, key: &str, answer: &StoredAns
 }
 
 /// What an earlier request with the same key left.
-struct Earlier {
-    fingerprint: [u8; 32],
-    plan: [u8; 16],
-    owner: [u8; 16],
-    answer: Option<(u16, String, Vec<u8>)>,
+pub(crate) struct Earlier {
+    /// Digest of what it asked.
+    pub(crate) fingerprint: [u8; 32],
+    /// From which its ids derive.
+    pub(crate) plan: [u8; 16],
+    /// Who runs it.
+    pub(crate) owner: [u8; 16],
+    /// Status, headers as JSON, and body.
+    pub(crate) answer: Option<(u16, String, Vec<u8>)>,
 }
 
 impl Earlier {
-    fn read(row: &Row<'_>) -> rusqlite::Result<Self> {
+    /// Of a row that begins with its fingerprint, plan, owner, status, headers and body.
+    pub(crate) fn read(row: &Row<'_>) -> rusqlite::Result<Self> {
         let answer = match row.get(3)? {
             Some(status) => Some((status, row.get(4)?, row.get(5)?)),
             None => None,

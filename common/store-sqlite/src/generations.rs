@@ -3,6 +3,7 @@
 use async_trait::async_trait;
 use bytes::Bytes;
 use promptmill_domain::{GenerationId, SessionId, TenantId};
+use promptmill_ports::transfer::generation_size;
 use promptmill_ports::{Generation, Generations, StoreError, StoreResult};
 use rusqlite::{Connection, OptionalExtension as _, Row, params};
 
@@ -18,7 +19,7 @@ const SMALL: usize = 512;
 impl Generations for SqliteStore {
     async fn put_generation(&self, generation: &Generation) -> StoreResult<()> {
         let generation = generation.clone();
-        let bytes = SMALL + generation.request.len() + generation.outcome.as_ref().map_or(0, Bytes::len);
+        let bytes = SMALL + generation_size(&generation);
         self.write(bytes, move |db| put(db, &generation)).await
     }
 
@@ -94,9 +95,11 @@ fn put(db: &Connection, generation: &Generation) -> Result<(), Fault> {
     }
 }
 
-const COLUMNS: &str = "id, tenant, created_ms, request, outcome, owner";
+/// What a generation is read from.
+pub(crate) const COLUMNS: &str = "id, tenant, created_ms, request, outcome, owner";
 
-struct RawGeneration {
+/// A generation as its row has it.
+pub(crate) struct RawGeneration {
     id: [u8; 16],
     tenant: String,
     created_ms: u64,
@@ -106,7 +109,8 @@ struct RawGeneration {
 }
 
 impl RawGeneration {
-    fn read(row: &Row<'_>) -> rusqlite::Result<Self> {
+    /// Of a row of [`COLUMNS`].
+    pub(crate) fn read(row: &Row<'_>) -> rusqlite::Result<Self> {
         Ok(Self {
             id: row.get(0)?,
             tenant: row.get(1)?,
@@ -117,7 +121,8 @@ impl RawGeneration {
         })
     }
 
-    fn decode(self) -> Result<Generation, Fault> {
+    /// The generation.
+    pub(crate) fn decode(self) -> Result<Generation, Fault> {
         Ok(Generation {
             id: GenerationId::from_bytes(self.id),
             tenant: parse_tenant(&self.tenant)?,

@@ -29,6 +29,7 @@ mod schema;
 mod sessions;
 mod store;
 mod templates;
+mod transfer;
 mod uploads;
 mod usage;
 mod work;

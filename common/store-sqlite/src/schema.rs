@@ -185,11 +185,42 @@ fn set_up(db: &Connection, cache_kib: u32) -> Result<(), Fault> {
     Ok(())
 }
 
+/// That the file is of this program's version, for those who may not bring it forward.
+///
+/// # Errors
+/// `Conflict` when an older or newer promptmill or another program wrote the file.
+pub(crate) fn check_current(db: &Connection) -> Result<(), Fault> {
+    let version = version_of(db)?;
+    if version == STEPS.len() {
+        return Ok(());
+    }
+    Err(Fault::conflict(format!(
+        "the database has schema version {version}, and this promptmill's is {}; start this promptmill on it once",
+        STEPS.len()
+    )))
+}
+
 /// Brings the file to this program's version, each step in one transaction.
 ///
 /// # Errors
 /// `Conflict` when a newer promptmill or another program wrote the file.
 pub(crate) fn migrate(db: &mut Connection) -> Result<(), Fault> {
+    let from = version_of(db)?;
+    for (step, number) in STEPS.iter().zip(1i64..).skip(from) {
+        let transaction = db.transaction()?;
+        transaction.execute_batch(step)?;
+        if number == ORDER_SINCE {
+            order::backfill(&transaction)?;
+        }
+        transaction.pragma_update(None, "application_id", APPLICATION_ID)?;
+        transaction.pragma_update(None, "user_version", number)?;
+        transaction.commit()?;
+    }
+    Ok(())
+}
+
+/// The version of a file that is ours, or new.
+fn version_of(db: &Connection) -> Result<usize, Fault> {
     let version: i64 = db.pragma_query_value(None, "user_version", |row| row.get(0))?;
     let application: i32 = db.pragma_query_value(None, "application_id", |row| row.get(0))?;
     let tables: i64 = db.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
@@ -205,15 +236,5 @@ pub(crate) fn migrate(db: &mut Connection) -> Result<(), Fault> {
             STEPS.len()
         ))));
     }
-    for (step, number) in STEPS.iter().zip(1i64..).skip(from) {
-        let transaction = db.transaction()?;
-        transaction.execute_batch(step)?;
-        if number == ORDER_SINCE {
-            order::backfill(&transaction)?;
-        }
-        transaction.pragma_update(None, "application_id", APPLICATION_ID)?;
-        transaction.pragma_update(None, "user_version", number)?;
-        transaction.commit()?;
-    }
-    Ok(())
+    Ok(from)
 }

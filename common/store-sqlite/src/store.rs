@@ -12,7 +12,7 @@ use crate::batches::{BatchNum, OpenBatches};
 use crate::engine::{Writer, WriterFile};
 use crate::fault::Fault;
 use crate::readers::Readers;
-use crate::{delete, schema, sessions};
+use crate::{delete, schema, sessions, transfer};
 
 /// The database in its folder.
 const DATABASE: &str = "promptmill.db";
@@ -43,13 +43,14 @@ impl Default for SqliteOptions {
 /// `Arc<SqliteStore>`.
 #[derive(Debug)]
 pub struct SqliteStore {
-    writer: Writer,
+    /// `None` where the store was opened to be read.
+    writer: Option<Writer>,
     readers: Readers,
     open_batches: Arc<OpenBatches>,
     folder: PathBuf,
     max_pages: Option<u32>,
     // Dropped last: the threads have ended by then.
-    _lock: File,
+    _lock: Option<File>,
 }
 
 impl SqliteStore {
@@ -68,13 +69,38 @@ impl SqliteStore {
         let writer_file = WriterFile { file: file.clone(), cache_kib, max_pages };
         let mut db = writer_file.connect()?;
         schema::migrate(&mut db)?;
+        transfer::check_import(&db)?;
         let leftovers = start_anew(&mut db)?;
         // A kill may have left there what was deleted just before.
         schema::clear_log(&db)?;
         let writer = Writer::start(db, writer_file, leftovers).map_err(StoreError::unavailable)?;
         let readers = Readers::start(&file, readers, cache_kib).map_err(StoreError::unavailable)?;
         let (open_batches, folder) = (Arc::default(), folder.to_owned());
-        Ok(Self { writer, readers, open_batches, folder, max_pages, _lock: lock })
+        Ok(Self { writer: Some(writer), readers, open_batches, folder, max_pages, _lock: Some(lock) })
+    }
+
+    /// Opens the store in `folder` to be read, beside a process that uses it too. Blocks.
+    ///
+    /// Every call that writes is a `Conflict`.
+    ///
+    /// # Errors
+    /// `Conflict` when there is none, or this program would have to bring its schema forward; others as for [`open`](Self::open).
+    pub fn open_to_read(folder: &Path, options: SqliteOptions) -> StoreResult<Self> {
+        let SqliteOptions { readers, cache_kib, max_pages } = options;
+        let file = folder.join(DATABASE);
+        if !file.is_file() {
+            return Err(StoreError::Conflict(format!("there is no store in {}", folder.display())));
+        }
+        let db = schema::connect_reader(&file, cache_kib)?;
+        schema::check_current(&db)?;
+        transfer::check_import(&db)?;
+        let readers = Readers::start(&file, readers, cache_kib).map_err(StoreError::unavailable)?;
+        let (open_batches, folder) = (Arc::default(), folder.to_owned());
+        Ok(Self { writer: None, readers, open_batches, folder, max_pages, _lock: None })
+    }
+
+    fn writer(&self) -> StoreResult<&Writer> {
+        self.writer.as_ref().ok_or_else(|| StoreError::Conflict("the store was opened to be read".to_owned()))
     }
 
     /// Runs `work` on the writer thread; answers once it is durable. `bytes` is about what it writes.
@@ -83,22 +109,22 @@ impl SqliteStore {
         bytes: usize,
         work: impl FnOnce(&Connection) -> Result<T, Fault> + Send + 'static,
     ) -> StoreResult<T> {
-        self.writer.run(bytes, work).await
+        self.writer()?.run(bytes, work).await
     }
 
     /// Empties the log, so that what was deleted is readable nowhere.
     pub(crate) async fn clear_log(&self) -> StoreResult<()> {
-        self.writer.clear_log().await
+        self.writer()?.clear_log().await
     }
 
     /// Whether the last group of writes was not committed.
     pub(crate) fn last_write_failed(&self) -> bool {
-        self.writer.last_write_failed()
+        self.writer.as_ref().is_some_and(Writer::last_write_failed)
     }
 
     /// Whether a group of writes was not committed within this time.
     pub(crate) fn write_failed_within(&self, time: Duration) -> bool {
-        self.writer.write_failed_within(time)
+        self.writer.as_ref().is_some_and(|writer| writer.write_failed_within(time))
     }
 
     /// The open batches as they were read last.
@@ -128,7 +154,9 @@ impl SqliteStore {
 impl Drop for SqliteStore {
     fn drop(&mut self) {
         self.readers.stop();
-        self.writer.stop();
+        if let Some(writer) = &mut self.writer {
+            writer.stop();
+        }
     }
 }
 

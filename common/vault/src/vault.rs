@@ -125,6 +125,11 @@ impl Vault {
         Ok(SecretSlice::from(plain))
     }
 
+    /// Whether the key of this id is in the keyring.
+    pub fn knows(&self, id: &str) -> bool {
+        MasterKeyId::parse(id).is_some_and(|id| self.keys.get(&id).is_some())
+    }
+
     /// Whether `sealed` names another key than the primary, so that sealing it anew would let an old key go.
     pub fn is_outdated(&self, sealed: &str) -> bool {
         split(sealed).is_some_and(|(id, _)| id != *self.keys.primary().0)

@@ -1,0 +1,274 @@
+//! The records of an archive, in the order in which they stand there.
+//!
+//! Tenants come by id. Behind a tenant come its keys, its templates each with its versions, its requests with an idempotency key, its generations,
+//! and its batches, newest first. Behind a batch come its blocks, each part behind those it is made of, its chunks each
+//! before its outcomes, its events and deliveries, and its end. Fields may be added; one that is left out is empty.
+
+use bytes::Bytes;
+use promptmill_domain::head::Trying;
+use promptmill_domain::{
+    BatchId, BatchLimits, BatchSpec, BatchState, Counts, DeliveryId, Event, EventId, EventKind, GenerationId,
+    KeyId, ParkedItem, TemplateId, TenantId, Totals,
+};
+use promptmill_ports::{DeliveryAttempt, DeliveryState, Role};
+use serde::{Deserialize, Serialize};
+
+use crate::bytes64;
+
+/// A line of an archive.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Record {
+    /// A tenant; what follows is its own.
+    Tenant(TenantRecord),
+    /// A key of the tenant.
+    Key(KeyRecord),
+    /// A template of the tenant; its versions follow from 1.
+    Template(TemplateRecord),
+    /// The next version of the template.
+    Version(VersionRecord),
+    /// A request with an idempotency key.
+    Claim(ClaimRecord),
+    /// An immediate generation.
+    Generation(GenerationRecord),
+    /// A batch; what follows to its end is of it.
+    Batch(Box<BatchRecord>),
+    /// The next block of rows of the part that follows.
+    Block(BlockRecord),
+    /// A part, of the blocks before it.
+    Part(PartRecord),
+    /// What is known of a chunk beside its outcomes, which follow.
+    Chunk(Box<ChunkRecord>),
+    /// An outcome.
+    Outcome(OutcomeRecord),
+    /// An event that was not handed on.
+    Event(Box<Event>),
+    /// A delivery of the batch.
+    Delivery(Box<DeliveryRecord>),
+    /// The end of the batch: how it stands.
+    End(Box<EndRecord>),
+    /// The end of the batch: it was deleted while it was read, and is none.
+    Gone,
+}
+
+/// A tenant.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TenantRecord {
+    /// Its id.
+    pub id: TenantId,
+    /// When it was made.
+    pub created_ms: u64,
+}
+
+/// An API key.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeyRecord {
+    /// Its public id.
+    pub id: KeyId,
+    /// What people call it.
+    pub name: String,
+    /// What its holder is.
+    pub role: Role,
+    /// What it may do at most.
+    pub scopes: Vec<String>,
+    /// SHA-256 of its secret.
+    #[serde(with = "bytes64")]
+    pub hash: [u8; 32],
+    /// The last characters of its secret.
+    pub hint: String,
+    /// When it was made.
+    pub created_ms: u64,
+    /// From when on it is refused.
+    pub expires_ms: Option<u64>,
+    /// When it was revoked.
+    pub revoked_ms: Option<u64>,
+    /// When it was last used.
+    pub used_ms: Option<u64>,
+}
+
+/// A template.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TemplateRecord {
+    /// Its id.
+    pub id: TemplateId,
+    /// Its name.
+    pub name: String,
+}
+
+/// A version of a template.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VersionRecord {
+    /// Its JSON text.
+    pub source: String,
+    /// When it was made.
+    pub created_ms: u64,
+}
+
+/// A request with an idempotency key.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClaimRecord {
+    /// Method and route with the client's key.
+    pub key: String,
+    /// When it was begun.
+    pub created_ms: u64,
+    /// Digest of what was asked.
+    #[serde(with = "bytes64")]
+    pub fingerprint: [u8; 32],
+    /// What the ids of what it makes derive from.
+    #[serde(with = "bytes64")]
+    pub plan: [u8; 16],
+    /// Who began it.
+    #[serde(with = "bytes64")]
+    pub owner: [u8; 16],
+    /// Its answer, where it has one.
+    pub answer: Option<AnswerRecord>,
+}
+
+/// An answer that is repeated.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AnswerRecord {
+    /// HTTP status.
+    pub status: u16,
+    /// Headers, as (name, value).
+    pub headers: Vec<(String, String)>,
+    /// The body.
+    #[serde(with = "bytes64")]
+    pub body: Bytes,
+}
+
+/// An immediate generation.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GenerationRecord {
+    /// Its id.
+    pub id: GenerationId,
+    /// When it was asked for.
+    pub created_ms: u64,
+    /// What was asked.
+    #[serde(with = "bytes64")]
+    pub request: Bytes,
+    /// Its encoded outcome; one without is run again by whoever serves the installation next.
+    #[serde(with = "bytes64::maybe")]
+    pub outcome: Option<Bytes>,
+}
+
+/// How a batch began.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct BatchRecord {
+    /// Its id.
+    pub id: BatchId,
+    /// When it was created.
+    pub created_ms: u64,
+    /// When its submit was finished.
+    pub submitted_ms: Option<u64>,
+    /// The key its client created it with.
+    pub idem_key: Option<String>,
+    /// What to do.
+    pub spec: BatchSpec,
+    /// Limits in force.
+    pub limits: BatchLimits,
+}
+
+/// A block of rows.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BlockRecord {
+    /// How many rows.
+    pub len: u32,
+    /// The rows as they are stored.
+    #[serde(with = "bytes64")]
+    pub bytes: Bytes,
+    /// Hashes of their custom ids.
+    #[serde(with = "bytes64")]
+    pub ids: Bytes,
+}
+
+/// A part of a batch's rows.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PartRecord {
+    /// Its number.
+    pub part: u32,
+    /// Digest of its rows.
+    #[serde(with = "bytes64")]
+    pub digest: [u8; 32],
+    /// How many rows.
+    pub rows: u64,
+}
+
+/// What is known of a chunk beside its outcomes.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ChunkRecord {
+    /// Its number.
+    pub n: u32,
+    /// How many holders died holding it, up to [`MOST_KILLS`](Self::MOST_KILLS).
+    pub kills: u32,
+    /// The item that was tried alone and already killed.
+    pub trying: Option<Trying>,
+    /// Offsets of the items that failed because they killed their holders. They have outcomes without a body.
+    #[serde(default)]
+    pub killers: Vec<u32>,
+    /// Calls, tokens and cost of every recorded call.
+    pub totals: Totals,
+    /// Open items that wait.
+    pub parked: Vec<ParkedItem>,
+}
+
+impl ChunkRecord {
+    /// More deaths than these say nothing more.
+    pub const MOST_KILLS: u32 = 1_000;
+
+    /// Of a chunk of which nothing is known but its outcomes.
+    pub fn of(n: u32) -> Self {
+        let (killers, parked) = (Vec::new(), Vec::new());
+        Self { n, kills: 0, trying: None, killers, totals: Totals::default(), parked }
+    }
+}
+
+/// An outcome.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OutcomeRecord {
+    /// Index of its item.
+    pub index: u32,
+    /// How it ended: the byte that heads have for it.
+    pub code: u8,
+    /// Its encoded body; an item that was closed has none.
+    #[serde(with = "bytes64::maybe")]
+    pub body: Option<Bytes>,
+}
+
+/// A delivery of a webhook.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeliveryRecord {
+    /// Its id.
+    pub id: DeliveryId,
+    /// Its event.
+    pub event: EventId,
+    /// What happened.
+    pub kind: EventKind,
+    /// Where it goes.
+    pub url: String,
+    /// The signing secret, sealed under a master key.
+    pub sealed_secret: String,
+    /// The exact body.
+    #[serde(with = "bytes64")]
+    pub body: Bytes,
+    /// Where it stands.
+    pub state: DeliveryState,
+    /// When it is to be tried next.
+    pub due_ms: u64,
+    /// Tries so far.
+    pub attempts: Vec<DeliveryAttempt>,
+    /// When it was made.
+    pub created_ms: u64,
+}
+
+/// How a batch stands.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct EndRecord {
+    /// Its state.
+    pub state: BatchState,
+    /// Its version.
+    pub ver: u64,
+    /// When it reached its final state.
+    pub finished_ms: Option<u64>,
+    /// Its counts, where its state is final.
+    pub counts: Option<Counts>,
+}

@@ -1,0 +1,82 @@
+//! What an archive holds, in numbers.
+
+use std::collections::BTreeSet;
+use std::fmt;
+
+use crate::record::Record;
+
+/// What an archive holds, in numbers.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Summary {
+    /// Tenants.
+    pub tenants: u64,
+    /// API keys.
+    pub keys: u64,
+    /// Templates.
+    pub templates: u64,
+    /// Batches, those that were deleted while they were read not counted.
+    pub batches: u64,
+    /// Outcomes.
+    pub outcomes: u64,
+    /// Immediate generations.
+    pub generations: u64,
+    /// Deliveries of webhooks.
+    pub deliveries: u64,
+    /// Ids of the master keys that secrets in it are sealed under. Whoever is to deliver its webhooks needs these keys.
+    pub master_keys: BTreeSet<String>,
+    /// SHA-256 over its records, in hexadecimal digits: the same for stores that hold the same.
+    pub digest: String,
+}
+
+impl Summary {
+    /// Counts a record.
+    pub(crate) fn count(&mut self, record: &Record) {
+        let number = match record {
+            Record::Tenant(_) => &mut self.tenants,
+            Record::Key(_) => &mut self.keys,
+            Record::Template(_) => &mut self.templates,
+            Record::End(_) => &mut self.batches,
+            Record::Outcome(_) => &mut self.outcomes,
+            Record::Generation(_) => &mut self.generations,
+            Record::Delivery(delivery) => {
+                self.note_sealed(&delivery.sealed_secret);
+                &mut self.deliveries
+            }
+            Record::Batch(batch) => {
+                if let Some(webhook) = &batch.spec.webhook {
+                    self.note_sealed(&webhook.sealed_secret);
+                }
+                return;
+            }
+            Record::Version(_)
+            | Record::Claim(_)
+            | Record::Block(_)
+            | Record::Part(_)
+            | Record::Chunk(_)
+            | Record::Event(_)
+            | Record::Gone => return,
+        };
+        *number += 1;
+    }
+
+    /// A sealed text is `pmv1.<key id>.<ciphertext>`.
+    fn note_sealed(&mut self, sealed: &str) {
+        if let Some(id) = sealed.split('.').nth(1)
+            && !self.master_keys.contains(id)
+        {
+            self.master_keys.insert(id.to_owned());
+        }
+    }
+}
+
+impl fmt::Display for Summary {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { tenants, keys, templates, batches, outcomes, generations, deliveries, .. } = self;
+        write!(
+            f,
+            "tenants {tenants}, keys {keys}, templates {templates}, batches {batches} with {outcomes} outcomes, \
+             generations {generations}, deliveries {deliveries}; sha256 {}",
+            self.digest
+        )
+    }
+}

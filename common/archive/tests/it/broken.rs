@@ -1,0 +1,177 @@
+//! What is no whole archive, and stores that take none.
+
+use std::io::Write as _;
+
+use promptmill_archive::ArchiveError;
+use promptmill_ports::{StoreError, Tenant};
+use promptmill_store_sqlite::{SqliteOptions, SqliteStore};
+
+use crate::scene::{NOW, Scene, tenant};
+use crate::stores::{Kind, Place, archive_of, import_from};
+
+fn lines_of(archive: &[u8]) -> Vec<String> {
+    let text = String::from_utf8(zstd::decode_all(archive).unwrap()).unwrap();
+    text.lines().map(|line| format!("{line}\n")).collect()
+}
+
+fn pack(lines: &[String]) -> Vec<u8> {
+    let mut packed = zstd::Encoder::new(Vec::new(), 1).unwrap();
+    lines.iter().for_each(|line| packed.write_all(line.as_bytes()).unwrap());
+    packed.finish().unwrap()
+}
+
+/// The lines of a small archive.
+async fn lines() -> Vec<String> {
+    let place = Place::new(Kind::Sqlite);
+    let store = place.open().await.unwrap();
+    store.add_tenant(&Tenant { id: tenant("acme"), created_ms: NOW }).await.unwrap();
+    lines_of(&archive_of(&*store).await.0)
+}
+
+async fn error_of(lines: &[String]) -> ArchiveError {
+    let place = Place::new(Kind::Sqlite);
+    let store = place.open().await.unwrap();
+    import_from(&*store, &pack(lines)).await.unwrap_err()
+}
+
+#[tokio::test]
+async fn what_is_no_whole_archive_is_told() {
+    let place = Place::new(Kind::Sqlite);
+    let store = place.open().await.unwrap();
+    for other in [&b""[..], b"PK\x03\x04", b"{\"promptmill_archive\":1}\n"] {
+        let error = import_from(&*store, other).await.unwrap_err();
+        assert!(matches!(error, ArchiveError::NoArchive), "{error:?}");
+    }
+    let lines = lines().await;
+    let error = error_of(&["{\"a\":1}\n".to_owned()]).await;
+    assert!(matches!(error, ArchiveError::NoArchive), "{error:?}");
+    let newer = lines[0].replace("\"promptmill_archive\":1", "\"promptmill_archive\":9");
+    let error = error_of(&[newer]).await;
+    assert_eq!(
+        error.to_string(),
+        "the archive has format 9, and this promptmill knows up to 1; use a newer promptmill"
+    );
+    let error = error_of(&lines[..2]).await;
+    assert!(matches!(error, ArchiveError::CutOff(2)), "{error:?}");
+    let renamed = [lines[0].clone(), lines[1].replace("acme", "acne"), lines[2].clone()];
+    let error = error_of(&renamed).await;
+    assert!(matches!(error, ArchiveError::Damaged), "{error:?}");
+    let unknown = [lines[0].clone(), "{\"other\":{}}\n".to_owned(), lines[2].clone()];
+    let error = error_of(&unknown).await;
+    assert_eq!(error.to_string(), "line 2 of the archive: it is no record of this format");
+}
+
+#[tokio::test]
+async fn a_record_that_stands_where_it_may_not_is_told() {
+    let lines = lines().await;
+    let (header, acme) = (&lines[0], &lines[1]);
+    let cases = [
+        (vec![header.clone(), "\"gone\"\n".to_owned()], "it is of no tenant"),
+        (vec![header.clone(), acme.clone(), "\"gone\"\n".to_owned()], "it is of no batch"),
+        (
+            vec![
+                header.clone(),
+                acme.clone(),
+                "{\"version\":{\"source\":\"{}\",\"created_ms\":1}}\n".to_owned(),
+            ],
+            "it is of no template",
+        ),
+    ];
+    for (lines, what) in cases {
+        let error = error_of(&lines).await;
+        assert_eq!(error.to_string(), format!("line {} of the archive: {what}", lines.len()));
+    }
+}
+
+#[tokio::test]
+async fn every_archive_that_is_cut_anywhere_is_refused() {
+    let place = Place::new(Kind::Sqlite);
+    let store = place.open().await.unwrap();
+    store.add_tenant(&Tenant { id: tenant("acme"), created_ms: NOW }).await.unwrap();
+    let archive = archive_of(&*store).await.0;
+    for len in 0..archive.len() - 4 {
+        let place = Place::new(Kind::Sqlite);
+        let store = place.open().await.unwrap();
+        assert!(import_from(&*store, &archive[..len]).await.is_err(), "{len} of {}", archive.len());
+    }
+}
+
+async fn only_an_empty_store_is_filled(kind: Kind) {
+    let place = Place::new(kind);
+    let store = place.open().await.unwrap();
+    Scene::small(&*store).await;
+    let archive = archive_of(&*store).await.0;
+    // The sessions of the scene are silent, so nobody works on it.
+    let error = import_from(&*store, &archive).await.unwrap_err();
+    assert!(
+        matches!(&error, ArchiveError::Store(StoreError::Conflict(words)) if words == "the store is not empty"),
+        "{error:?}"
+    );
+}
+
+async fn what_an_import_left_half_way_is_opened_by_nobody(kind: Kind) {
+    let (from, to) = (Place::new(kind), Place::new(kind));
+    let source = from.open().await.unwrap();
+    Scene::small(&*source).await;
+    let lines = lines_of(&archive_of(&*source).await.0);
+    let target = to.open().await.unwrap();
+    let error = import_from(&*target, &pack(&lines[..lines.len() / 2])).await.unwrap_err();
+    assert!(matches!(error, ArchiveError::CutOff(_)), "{error:?}");
+    drop(target);
+    let refused = to.open().await.err().unwrap();
+    assert!(refused.to_string().starts_with("an import into this store has not ended"), "{refused}");
+}
+
+async fn a_store_that_somebody_works_on_takes_no_import(kind: Kind) {
+    let (from, to) = (Place::new(Kind::Sqlite), Place::new(kind));
+    let archive = archive_of(&*from.open().await.unwrap()).await.0;
+    let store = to.open().await.unwrap();
+    let session = promptmill_domain::SessionId::at(NOW, rand::random());
+    store.open(session, "scheduler on host-1").await.unwrap();
+    let beats = async {
+        for beat in 1.. {
+            tokio::time::sleep(std::time::Duration::from_millis(500)).await;
+            store.beat(session, beat, None).await.unwrap();
+        }
+    };
+    let error = tokio::select! {
+        imported = import_from(&*store, &archive) => imported.unwrap_err(),
+        () = beats => unreachable!("it beats for ever"),
+    };
+    assert!(matches!(&error, ArchiveError::InUse(label) if label == "scheduler on host-1"), "{error:?}");
+}
+
+macro_rules! of_both {
+    ($($case:ident)*) => {
+        mod sqlite {
+            use super::*;
+            $(#[tokio::test] async fn $case() { super::$case(Kind::Sqlite).await; })*
+        }
+        mod mongo {
+            use super::*;
+            $(#[tokio::test] async fn $case() { super::$case(Kind::Mongo).await; })*
+        }
+    };
+}
+
+of_both! {
+    only_an_empty_store_is_filled
+    what_an_import_left_half_way_is_opened_by_nobody
+    a_store_that_somebody_works_on_takes_no_import
+}
+
+#[tokio::test]
+async fn a_folder_is_exported_beside_the_process_that_uses_it() {
+    let place = Place::new(Kind::Sqlite);
+    let store = place.open().await.unwrap();
+    Scene::small(&*store).await;
+    let reader = SqliteStore::open_to_read(&place.folder(), SqliteOptions::default()).unwrap();
+    assert_eq!(archive_of(&reader).await.1, archive_of(&*store).await.1);
+    let other = Tenant { id: tenant("other"), created_ms: NOW };
+    let refused = promptmill_ports::Accounts::add_tenant(&reader, &other).await;
+    assert!(matches!(refused, Err(StoreError::Conflict(_))));
+    let nowhere = tempfile::tempdir().unwrap();
+    let refused = SqliteStore::open_to_read(nowhere.path(), SqliteOptions::default()).unwrap_err();
+    assert!(matches!(refused, StoreError::Conflict(_)), "{refused:?}");
+    assert_eq!(std::fs::read_dir(nowhere.path()).unwrap().count(), 0);
+}

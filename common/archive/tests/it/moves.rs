@@ -1,0 +1,100 @@
+//! From store to store.
+
+use promptmill_domain::{BatchState, SessionId};
+use promptmill_ports::{BatchFilter, Generation, Installation, PageLimit, TemplateKey};
+
+use crate::scene::{NOW, Scene, see, tenant};
+use crate::stores::{Kind, Place, archive_of, import_from};
+
+macro_rules! from_to {
+    ($name:ident, $from:expr, $to:expr) => {
+        #[tokio::test]
+        async fn $name() {
+            check($from, $to).await;
+        }
+    };
+}
+
+from_to!(an_installation_moves_from_sqlite_to_mongodb, Kind::Sqlite, Kind::Mongo);
+from_to!(an_installation_moves_from_mongodb_to_sqlite, Kind::Mongo, Kind::Sqlite);
+from_to!(an_installation_moves_from_sqlite_to_sqlite, Kind::Sqlite, Kind::Sqlite);
+from_to!(an_installation_moves_from_mongodb_to_mongodb, Kind::Mongo, Kind::Mongo);
+
+async fn check(from: Kind, to: Kind) {
+    let (from, to) = (Place::new(from), Place::new(to));
+    let (source, target) = (from.open().await.unwrap(), to.open().await.unwrap());
+    let scene = Scene::of(&*source).await;
+    let (archive, summary) = archive_of(&*source).await;
+    let imported = import_from(&*target, &archive).await.unwrap();
+    assert_eq!(imported, summary);
+    assert_eq!((summary.tenants, summary.keys, summary.templates), (2, 4, 4));
+    assert_eq!((summary.generations, summary.deliveries), (4, 1));
+    assert_eq!(summary.batches, 3 + scene.batches.len() as u64);
+    assert_eq!(Vec::from_iter(&summary.master_keys), ["first", "second"]);
+    records_are_the_same(&*source, &*target, &scene).await;
+    for batch in &scene.batches {
+        let (then, now) =
+            (see(&*source, &scene.tenant, *batch).await, see(&*target, &scene.tenant, *batch).await);
+        assert_eq!(now, then);
+    }
+    let all = PageLimit::items(1_000);
+    let list = async |store: &dyn Installation| {
+        store.batches(&tenant("zeta"), &BatchFilter::default(), None, all).await.unwrap()
+    };
+    assert_eq!(list(&*target).await, list(&*source).await);
+    let usage = async |store: &dyn Installation| store.usage(&scene.tenant, NOW).await.unwrap();
+    assert_eq!(usage(&*target).await.rows, usage(&*source).await.rows);
+    assert_eq!(usage(&*target).await.record_bytes, usage(&*source).await.record_bytes);
+    // What is read from the copy makes the same copy again.
+    assert_eq!(archive_of(&*target).await.1, summary);
+    goes_on(&*target, &scene).await;
+}
+
+async fn records_are_the_same(source: &dyn Installation, target: &dyn Installation, scene: &Scene<'_>) {
+    let tenant = &scene.tenant;
+    assert_eq!(target.tenants().await.unwrap(), source.tenants().await.unwrap());
+    assert_eq!(target.keys(tenant).await.unwrap(), source.keys(tenant).await.unwrap());
+    let all = PageLimit::items(1_000);
+    let claims = source.claims(tenant, None, all).await.unwrap();
+    assert_eq!(claims.len(), 2);
+    assert_eq!(target.claims(tenant, None, all).await.unwrap(), claims);
+    for name in ["first", "second"] {
+        let key = TemplateKey::Name(name.to_owned());
+        let template = source.template(tenant, &key).await.unwrap();
+        assert_eq!(template.latest, 3);
+        assert_eq!(target.template(tenant, &key).await.unwrap(), template);
+        for version in 1..=3 {
+            let of = async |store: &dyn Installation| {
+                store.version(tenant, template.id, Some(version)).await.unwrap()
+            };
+            assert_eq!(of(target).await, of(source).await);
+        }
+    }
+    for id in &scene.generations {
+        let nobodys = |generation| Generation { owner: SessionId::from_bytes([0; 16]), ..generation };
+        let then = nobodys(source.generation(tenant, *id).await.unwrap());
+        assert_eq!(nobodys(target.generation(tenant, *id).await.unwrap()), then);
+    }
+}
+
+/// Every batch can be brought to its end, and no event is written a second time.
+async fn goes_on(store: &dyn Installation, scene: &Scene<'_>) {
+    assert!(store.sessions().await.unwrap().is_empty());
+    for batch in &scene.batches {
+        let was = store.batch(&scene.tenant, *batch).await.unwrap();
+        if was.state.is_final() || matches!(was.state, BatchState::Draft | BatchState::Submitting) {
+            continue;
+        }
+        let before = store.beside(&scene.tenant, *batch).await.unwrap().events;
+        if !matches!(was.state, BatchState::Cancelling) {
+            let cancel = promptmill_domain::BatchEvent::Cancel;
+            store.steer(&scene.tenant, *batch, cancel, NOW).await.unwrap();
+        }
+        while store.seal(&scene.tenant, *batch, 1_000, NOW).await.unwrap() > 0 {}
+        let counts = store.close(&scene.tenant, *batch, NOW).await.unwrap().unwrap();
+        assert_eq!((counts.open(), counts.total()), (0, u64::from(was.total)));
+        let after = store.beside(&scene.tenant, *batch).await.unwrap().events;
+        assert_eq!(after[..before.len()], before);
+        assert!(after[before.len()..].iter().all(|event| event.ver > was.ver));
+    }
+}
