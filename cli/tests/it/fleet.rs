@@ -50,6 +50,11 @@ impl Fleet {
     pub(crate) fn on(desk: &mut Desk, servers: Servers, size: Size) -> Self {
         servers.point_at(desk);
         let key = Self::new_key(desk, "default");
+        Self::with_key(desk, servers, size, &key)
+    }
+
+    /// A fleet on these servers, at which the desk points already, whose store knows the key.
+    pub(crate) fn with_key(desk: &Desk, servers: Servers, size: Size, key: &str) -> Self {
         let start = |role, count, more: &[&str]| -> Vec<_> {
             (0..count).map(|n| Program::start(desk, role, n, more)).collect()
         };
@@ -60,7 +65,7 @@ impl Fleet {
             workers: start("worker", size.workers, &["--concurrency", &concurrency]),
             schedulers: start("scheduler", size.schedulers, &receivers),
             servers,
-            key,
+            key: key.to_owned(),
         }
     }
 

@@ -6,6 +6,7 @@
     reason = "helpers of tests may fail a test like the tests themselves"
 )]
 
+mod archive;
 mod chaos;
 mod checker;
 mod config;

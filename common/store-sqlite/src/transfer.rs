@@ -114,6 +114,7 @@ impl Transfer for SqliteStore {
 
     async fn begin_import(&self) -> StoreResult<()> {
         self.write(SMALL, |db| {
+            check_import(db)?;
             let sql = "SELECT EXISTS (SELECT 1 FROM tenants) OR EXISTS (SELECT 1 FROM batches)
                 OR EXISTS (SELECT 1 FROM templates) OR EXISTS (SELECT 1 FROM generations)";
             if db.prepare_cached(sql)?.query_row([], |row| row.get(0))? {

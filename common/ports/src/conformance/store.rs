@@ -18,7 +18,7 @@ mod model;
 mod order;
 mod read;
 mod retention;
-mod scene;
+pub(super) mod scene;
 mod sessions;
 mod uploads;
 mod walk;

@@ -1,5 +1,6 @@
-//! The conformance suite of the store ports.
+//! The conformance suites of the store ports and of the transfer port.
 
 use crate::TemporaryStore;
 
 promptmill_ports::store_conformance!(TemporaryStore::new().await);
+promptmill_ports::transfer_conformance!(TemporaryStore::new().await);

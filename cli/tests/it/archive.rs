@@ -1,0 +1,245 @@
+//! `promptmill export` of an installation at work, and `promptmill import` into another kind of store, as an operator types them.
+
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt as _;
+use std::sync::{Arc, Mutex};
+
+use promptmill_doubles::{Config, Doubles};
+use reqwest::StatusCode;
+use serde_json::{Value, json};
+
+use crate::chaos::scene::template;
+use crate::fleet::{Fleet, Servers, Size};
+use crate::server::{Http, Server};
+use crate::stand::{Kind, Stand};
+use crate::support::{Desk, wait_for};
+
+/// Rows of the batch that runs while it is exported.
+const ROWS: u64 = 1_500;
+/// Rows of the batch that is paused.
+const PAUSED_ROWS: u64 = 400;
+
+/// Takes webhooks, and remembers them.
+#[derive(Clone)]
+struct Hook {
+    url: String,
+    taken: Arc<Mutex<Vec<Value>>>,
+}
+
+impl Hook {
+    fn start() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}/hook", listener.local_addr().unwrap());
+        let taken = Arc::<Mutex<Vec<_>>>::default();
+        let noted = taken.clone();
+        std::thread::spawn(move || {
+            for stream in listener.incoming() {
+                let mut stream = BufReader::new(stream.unwrap());
+                let mut length = 0;
+                loop {
+                    let mut line = String::new();
+                    stream.read_line(&mut line).unwrap();
+                    match line.trim_end().split_once(": ") {
+                        Some(("content-length", value)) => length = value.parse().unwrap(),
+                        Some(_) => {}
+                        None if line.trim_end().is_empty() => break,
+                        None => {}
+                    }
+                }
+                let mut body = vec![0; length];
+                stream.read_exact(&mut body).unwrap();
+                noted.lock().unwrap().push(serde_json::from_slice(&body).unwrap());
+                let answer = b"HTTP/1.1 204 No Content\r\nconnection: close\r\n\r\n";
+                stream.get_mut().write_all(answer).unwrap();
+            }
+        });
+        Self { url, taken }
+    }
+
+    /// The kinds of the events that were told of a batch, as often as they came.
+    fn told_of(&self, batch: &str) -> Vec<String> {
+        let taken = self.taken.lock().unwrap();
+        let mine = taken.iter().filter(|body| body["data"]["batch_id"] == batch);
+        mine.map(|body| body["type"].as_str().unwrap().to_owned()).collect()
+    }
+}
+
+fn place(kind: Kind) -> &'static [&'static str] {
+    match kind {
+        Kind::Embedded => &["--data", "data"],
+        Kind::Fleet => &["--fleet"],
+    }
+}
+
+fn start(kind: Kind, desk: &mut Desk) -> Stand {
+    match kind {
+        Kind::Embedded => Stand::Embedded(Server::start_first(desk, &["--webhook-subnets", "127.0.0.0/8"])),
+        Kind::Fleet => Stand::start(kind, desk),
+    }
+}
+
+async fn submit(client: &Http, name: &str, rows: u64, more: Value) -> String {
+    let rows: Vec<_> = (0..rows).map(|n| json!({"variables": {"m": format!("{name}-{n}")}})).collect();
+    let mut body = json!({"template": template(), "model": "openai:m", "name": name, "rows": rows});
+    body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+    let (status, view) = client.post("/v1/batches", &body).await;
+    assert_eq!(status, StatusCode::CREATED, "{view}");
+    view["id"].as_str().unwrap().to_owned()
+}
+
+async fn results(client: &Http, batch: &str) -> Vec<Value> {
+    let text = client.text(&format!("/v1/batches/{batch}/results")).await;
+    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+/// The number that stands before these words.
+fn number_before(text: &str, words: &str) -> u64 {
+    let (before, _) = text.split_once(words).unwrap_or_else(|| panic!("{words:?} is not in {text:?}"));
+    before.rsplit(' ').next().unwrap().parse().unwrap()
+}
+
+async fn an_installation_at_work_is_exported_and_goes_on_elsewhere(from: Kind, to: Kind) {
+    let doubles = Doubles::start(Config { latency: "5..10".parse().unwrap(), ..Config::default() }).unwrap();
+    let hook = Hook::start();
+    let told = || json!({"webhook_url": hook.url, "webhook_secret": format!("whsec_{}", "QUFB".repeat(8))});
+    let mut desk = Desk::new();
+    desk.point_at(&doubles);
+    let stand = start(from, &mut desk);
+    let client = stand.client();
+    let ended = submit(&client, "ended", 40, told()).await;
+    client.wait_for_state(&ended, &["completed"]).await;
+    wait_for("the webhook of the batch that ended", || hook.told_of(&ended).len() == 1);
+    let paused = submit(&client, "paused", PAUSED_ROWS, told()).await;
+    wait_for("some of its calls", || doubles.ledger().totals().calls > 100);
+    assert_eq!(client.step(&format!("/v1/batches/{paused}/pause")).await.0, StatusCode::OK);
+    wait_for("the webhook of the pause", || hook.told_of(&paused).len() == 1);
+    let running = submit(&client, "running", ROWS, json!({})).await;
+    let before = doubles.ledger().totals().calls;
+    wait_for("some of its calls", || doubles.ledger().totals().calls > before + 200);
+
+    let args = [&["export", "--all", "--out", "all.pmz"], place(from)].concat();
+    let exported = desk.promptmill(&args).check_code(0);
+    let mode = std::fs::metadata(desk.path("all.pmz")).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    assert!(!desk.path("all.pmz.partial").exists());
+    let outcomes = number_before(&exported.stderr, " outcomes");
+    client.wait_for_state(&running, &["completed"]).await;
+    assert!(outcomes > 240 && outcomes < 40 + PAUSED_ROWS + ROWS, "{outcomes} outcomes");
+    let there = results(&client, &running).await;
+    let ended_there = (client.get(&format!("/v1/batches/{ended}")).await.1, results(&client, &ended).await);
+    let key = stand.key().to_owned();
+    stand.stop();
+
+    let calls_there = doubles.ledger().totals().calls;
+    let mut elsewhere = Desk::new();
+    elsewhere.point_at(&doubles);
+    std::fs::copy(desk.path("all.pmz"), elsewhere.path("all.pmz")).unwrap();
+    let stand = moved(to, &desk, &mut elsewhere, &key, &exported.stderr);
+    let client = stand.client();
+    assert_eq!(client.step(&format!("/v1/batches/{paused}/resume")).await.0, StatusCode::OK);
+    for (batch, rows) in [(&running, ROWS), (&paused, PAUSED_ROWS)] {
+        let view = client.wait_for_state(batch, &["completed"]).await;
+        assert_eq!(view["counts"]["succeeded"], rows, "{view}");
+        let results = results(&client, batch).await;
+        assert!((0..rows).eq(results.iter().map(|line| line["index"].as_u64().unwrap())));
+    }
+    // Nothing that had its outcome in the archive was called again, and it is the outcome that it was.
+    let calls_here = doubles.ledger().totals().calls - calls_there;
+    assert_eq!(calls_here + outcomes, 40 + PAUSED_ROWS + ROWS);
+    let here = results(&client, &running).await;
+    let same = here.iter().zip(&there).filter(|(here, there)| here == there).count() as u64;
+    assert!(same + calls_here >= ROWS, "{same} outcomes of {ROWS} are the same after {calls_here} calls");
+    let ended_here = (client.get(&format!("/v1/batches/{ended}")).await.1, results(&client, &ended).await);
+    assert_eq!(ended_here.1, ended_there.1);
+    for field in ["state", "revision", "created_at", "finished_at", "counts", "name"] {
+        assert_eq!(ended_here.0[field], ended_there.0[field], "{field}");
+    }
+    // What was told is not told again, and what happens is, signed with the secret that moved.
+    wait_for("the webhook of the batch that went on", || hook.told_of(&paused).len() == 2);
+    assert_eq!(hook.told_of(&paused), ["batch.paused", "batch.completed"]);
+    assert_eq!(hook.told_of(&ended), ["batch.completed"]);
+    stand.stop();
+}
+
+/// Imports the archive of one desk at another, and starts the service there.
+fn moved(to: Kind, desk: &Desk, elsewhere: &mut Desk, key: &str, exported: &str) -> Stand {
+    let digest = |said: &str| said.split("sha256 ").nth(1).unwrap()[..64].to_owned();
+    let args = [&["import", "all.pmz"], place(to)].concat();
+    // A fleet of tests has this one.
+    let keys = std::fs::read_to_string(desk.path("data/master.key"));
+    let keys = keys.unwrap_or_else(|_| format!("test:{}=\n", "A".repeat(43)));
+    match to {
+        Kind::Embedded => {
+            let imported = elsewhere.promptmill(&args).check_code(0);
+            assert_eq!(digest(&imported.stderr), digest(exported));
+            imported.check_says("master keys that are not here").check_says("; put them into master.key");
+            elsewhere.write("data/master.key", &keys);
+            let mode = std::fs::Permissions::from_mode(0o600);
+            std::fs::set_permissions(elsewhere.path("data/master.key"), mode).unwrap();
+            elsewhere.promptmill(&args).check_code(1).check_says("the store is not empty");
+            Stand::Embedded(Server::start(elsewhere, key, &["--webhook-subnets", "127.0.0.0/8"]))
+        }
+        Kind::Fleet => {
+            let servers = Servers::start();
+            servers.point_at(elsewhere);
+            elsewhere.set("PROMPTMILL_MASTER_KEY", &keys);
+            let imported = elsewhere.promptmill(&args).check_code(0);
+            assert_eq!(digest(&imported.stderr), digest(exported));
+            assert!(!imported.stderr.contains("master keys"), "{}", imported.stderr);
+            elsewhere.promptmill(&args).check_code(1).check_says("the store is not empty");
+            Stand::Fleet(Box::new(Fleet::with_key(elsewhere, servers, Size::TWO, key)))
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn serve_is_restored_from_a_backup_of_it_at_work() {
+    an_installation_at_work_is_exported_and_goes_on_elsewhere(Kind::Embedded, Kind::Embedded).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn serve_at_work_is_exported_and_goes_on_as_a_fleet() {
+    an_installation_at_work_is_exported_and_goes_on_elsewhere(Kind::Embedded, Kind::Fleet).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_fleet_at_work_is_exported_and_goes_on_as_serve() {
+    an_installation_at_work_is_exported_and_goes_on_elsewhere(Kind::Fleet, Kind::Embedded).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_fleet_is_restored_from_a_backup_of_it_at_work() {
+    an_installation_at_work_is_exported_and_goes_on_elsewhere(Kind::Fleet, Kind::Fleet).await;
+}
+
+#[tokio::test]
+async fn what_cannot_be_exported_or_imported_is_told_in_one_sentence() {
+    let desk = Desk::new();
+    let cases: [(&[&str], i32, &str); 7] = [
+        (&["export", "--out", "a", "--data", "data"], 2, "--all"),
+        (&["export", "--all", "--out", "a"], 2, "<--data <DIR>|--fleet>"),
+        (&["export", "--all", "--out", "a", "--data", "data"], 1, "there is no store in data"),
+        (&["export", "--all", "--out", "a", "--fleet"], 2, "--fleet: PROMPTMILL_MONGO_URL is not set"),
+        (&["import", "missing", "--data", "data"], 2, "missing: cannot be read: No such file"),
+        (&["import", "other", "--data", "data"], 2, "error: this is no archive of promptmill\n"),
+        (&["import", "other", "--fleet"], 2, "error: this is no archive of promptmill\n"),
+    ];
+    desk.write("other", "{}\n");
+    for (args, code, words) in cases {
+        desk.promptmill(args).check_code(code).check_says(words);
+        assert!(!desk.path("data").exists() && !desk.path("a").exists(), "{args:?}");
+    }
+    // An archive of one tenant, through a pipe.
+    let server = Server::first(&desk);
+    desk.promptmill(&["export", "--tenant", "nobody", "--out", "a", "--data", "data"])
+        .check_code(2)
+        .check_says("there is no tenant nobody");
+    let piped = desk.shell(&format!(
+        "'{0}' export --tenant default --out - --data data | '{0}' import - --data other-data",
+        env!("CARGO_BIN_EXE_promptmill")
+    ));
+    piped.check_code(0).check_says("imported tenants 1, keys 1, templates 0, batches 0");
+    desk.promptmill(&["import", "other", "--data", "data"]).check_code(2);
+    server.stop();
+}
