@@ -15,6 +15,7 @@ mod edges;
 mod faults;
 mod fleet;
 mod fleet_script;
+mod golden;
 mod hostile;
 mod hub;
 mod journeys;

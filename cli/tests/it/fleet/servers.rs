@@ -78,13 +78,28 @@ impl Servers {
 
     /// Whether a text stands in any document of the database, or in anything that Redis holds.
     pub(crate) fn contain(&self, text: &str) -> bool {
-        let Mongo::Shared(shared) = &self.mongo else { panic!("only of a database on the shared server") };
-        let names = all(shared, doc! { "listCollections": 1, "nameOnly": true });
-        let names = names.iter().map(|collection| collection.get_str("name").unwrap());
-        let stored = names.flat_map(|name| all(shared, doc! { "find": name, "batchSize": 10_000 }));
-        let in_mongo = stored.into_iter().any(|document| holds(&document.to_vec().unwrap(), text));
+        let stored = self.documents();
+        let in_mongo = stored.iter().any(|(_, document)| holds(&document.to_vec().unwrap(), text));
         let keys = self.redis.command(&["KEYS", "*"]);
         in_mongo || keys.lines().any(|key| holds(self.redis.command(&["DUMP", key]).as_bytes(), text))
+    }
+
+    /// Every document of the database with the name of its collection, in the order of these.
+    pub(crate) fn documents(&self) -> Vec<(String, Document)> {
+        let names = all(self.database(), doc! { "listCollections": 1, "nameOnly": true });
+        let mut names: Vec<_> = names.iter().map(|found| found.get_str("name").unwrap().to_owned()).collect();
+        names.sort_unstable();
+        let of = |name: &String| all(self.database(), doc! { "find": name, "batchSize": 10_000 });
+        names.iter().flat_map(|name| of(name).into_iter().map(|found| (name.clone(), found))).collect()
+    }
+
+    /// The database on the shared server.
+    #[track_caller]
+    pub(crate) fn database(&self) -> &MongoDatabase {
+        match &self.mongo {
+            Mongo::Shared(database) => database,
+            Mongo::Own(_) | Mongo::Set(_) => panic!("only of a database on the shared server"),
+        }
     }
 
     /// The replica set.
