@@ -154,6 +154,38 @@ impl Fleet {
         })
     }
 
+    /// The process id of the worker that was started first.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn worker_id(&self) -> anyhow::Result<u32> {
+        Ok(self.workers.first().context("there is no worker")?.id())
+    }
+
+    /// Runs the binary with these arguments to its end, in the folder and the environment of the fleet.
+    ///
+    /// # Errors
+    /// It did not end well; the error holds what it said.
+    pub fn promptmill(&self, args: &[&str]) -> anyhow::Result<()> {
+        self.promptmill_on("promptmill", args)
+    }
+
+    /// The same on another database of the server.
+    ///
+    /// # Errors
+    /// It did not end well; the error holds what it said.
+    pub fn promptmill_on(&self, database: &str, args: &[&str]) -> anyhow::Result<()> {
+        let mut command = Command::new(&self.binary);
+        command.args(args).current_dir(&self.folder).stdin(Stdio::null());
+        command.env("PROMPTMILL_MONGO_URL", self.servers.mongo.uri());
+        command.env("PROMPTMILL_MONGO_DATABASE", database).env("PROMPTMILL_MASTER_KEY", MASTER_KEY);
+        let output = command.output().with_context(|| format!("{args:?} cannot be run"))?;
+        if !output.status.success() {
+            bail!("{args:?} ended with {}:\n{}", output.status, String::from_utf8_lossy(&output.stderr));
+        }
+        Ok(())
+    }
+
     /// Asks every process of ours to stop and waits until it has.
     ///
     /// # Errors

@@ -47,6 +47,15 @@ pub fn resident(pid: u32) -> anyhow::Result<Resident> {
     Ok(Resident { bytes: read("VmRSS:")?, of_files: read("RssFile:")? })
 }
 
+/// The most memory that a process had resident so far, in bytes.
+///
+/// # Errors
+/// There is no such process.
+pub fn peak(pid: u32) -> anyhow::Result<u64> {
+    let text = fs::read_to_string(format!("/proc/{pid}/status")).with_context(|| format!("process {pid}"))?;
+    Ok(1024 * kib_of(&text, "VmHWM:").with_context(|| format!("/proc/{pid}/status has no VmHWM"))?)
+}
+
 /// A size in the text of `/proc/PID/status`.
 fn kib_of(status: &str, name: &str) -> Option<u64> {
     let line = status.lines().find_map(|line| line.strip_prefix(name))?;
@@ -81,6 +90,7 @@ mod tests {
         let status = "Name:\tx\nVmHWM:\t  900 kB\nVmRSS:\t   41236 kB\nRssFile:\t   18680 kB\n";
         assert_eq!(kib_of(status, "VmRSS:"), Some(41236));
         assert_eq!(kib_of(status, "RssFile:"), Some(18680));
+        assert_eq!(kib_of(status, "VmHWM:"), Some(900));
         assert_eq!(kib_of("Name:\tkthread\n", "VmRSS:"), None);
     }
 

@@ -16,6 +16,9 @@ const MONGO_WITHOUT_WORK: [&str; 6] =
 /// How the measures read Redis' counts.
 const REDIS_OF_THE_MEASURES: &str = "info";
 
+/// The database of a fleet that is told nothing else.
+const DATABASE: &str = "promptmill";
+
 /// A replica set of one and a Redis that keeps nothing; both end with this value.
 #[derive(Debug)]
 pub struct Servers {
@@ -41,10 +44,71 @@ impl Servers {
         Ok(Asked { mongo, redis: redis_commands(&self.redis.command(&["INFO", "commandstats"])) })
     }
 
+    /// What is in MongoDB.
+    ///
+    /// # Errors
+    /// An answer is not as expected.
+    pub fn stored(&self) -> anyhow::Result<Stored> {
+        let stats = self.mongo.command(DATABASE, doc! { "dbStats": 1 });
+        let oplog = self.mongo.command("local", doc! { "collStats": "oplog.rs" });
+        let (data, oplog) = (number(&stats, "dataSize")?, number(&oplog, "size")?);
+        Ok(Stored { data, files: number(&stats, "storageSize")? + number(&stats, "indexSize")?, oplog })
+    }
+
+    /// What memory Redis takes.
+    ///
+    /// # Errors
+    /// An answer is not as expected.
+    pub fn redis_memory(&self) -> anyhow::Result<RedisMemory> {
+        let told = self.redis.command(&["INFO", "memory"]);
+        Ok(RedisMemory {
+            now: told_by_redis(&told, "used_memory")?,
+            peak: told_by_redis(&told, "used_memory_peak")?,
+        })
+    }
+
     /// Makes MongoDB write out what it holds, so that it does not do so while somebody else is measured.
     pub fn settle(&self) {
         self.mongo.command("admin", doc! { "fsync": 1 });
     }
+}
+
+/// What is in MongoDB, in bytes.
+#[derive(Debug, Clone, Copy)]
+pub struct Stored {
+    /// Documents of the fleet's database as they are.
+    pub data: u64,
+    /// Its files, of documents and of indexes.
+    pub files: u64,
+    /// What was written to the log that other members of the replica set follow.
+    pub oplog: u64,
+}
+
+/// Memory that Redis took, in bytes.
+#[derive(Debug, Clone, Copy)]
+pub struct RedisMemory {
+    /// Of this moment.
+    pub now: u64,
+    /// At most, since its start.
+    pub peak: u64,
+}
+
+/// A number of an answer of MongoDB.
+fn number(answer: &Document, name: &str) -> anyhow::Result<u64> {
+    let value = answer.get(name).with_context(|| format!("MongoDB's answer has no {name}"))?;
+    let value = value.as_i64().or_else(|| value.as_i32().map(i64::from)).or_else(|| whole(value.as_f64()?));
+    value.and_then(|value| u64::try_from(value).ok()).with_context(|| format!("{name} is no number"))
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "sizes of files are far below")]
+fn whole(value: f64) -> Option<i64> {
+    (value.fract() == 0.0).then_some(value as i64)
+}
+
+/// The line `name:N` of what Redis tells.
+fn told_by_redis(told: &str, name: &str) -> anyhow::Result<u64> {
+    let line = told.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+    Ok(line.with_context(|| format!("Redis tells no {name}"))?.trim().parse()?)
 }
 
 /// Commands by name.
@@ -142,6 +206,17 @@ mod tests {
         let told = "# Commandstats\r\ncmdstat_info:calls=4,usec=100\r\ncmdstat_zadd:calls=21,usec=175,usec_per_call=8.33\r\n\
                     cmdstat_client|setinfo:calls=2,usec=3\r\n";
         assert_eq!(redis_commands(told), kinds([("zadd", 21), ("client|setinfo", 2)]));
+    }
+
+    #[test]
+    fn numbers_are_read_in_whatever_form_they_are_told() {
+        let answer = doc! { "a": 7_i32, "b": 8_i64, "c": 9.0, "d": 9.5, "e": "9" };
+        assert_eq!(["a", "b", "c"].map(|name| number(&answer, name).unwrap()), [7, 8, 9]);
+        assert!(["d", "e", "f"].iter().all(|name| number(&answer, name).is_err()));
+        let told = "# Memory\r\nused_memory:120\r\nused_memory_peak:340\r\n";
+        assert_eq!(told_by_redis(told, "used_memory").unwrap(), 120);
+        assert_eq!(told_by_redis(told, "used_memory_peak").unwrap(), 340);
+        assert!(told_by_redis(told, "used").is_err());
     }
 
     #[test]

@@ -260,6 +260,48 @@ async fn a_fleet_of_the_script_starts_what_died_again_and_ends_in_order() {
     assert_eq!((view.0, &view.1["state"]), (StatusCode::OK, &json!("completed")));
 }
 
+/// The one fenced block behind the comment `<!-- journey: operator -->` of docs/operate.md, typed in a directory that holds what the repository does.
+#[test]
+fn the_journey_of_an_operator_works_as_written() {
+    let document = include_str!("../../../docs/operate.md");
+    let (_, behind) = document.split_once("<!-- journey: operator -->").unwrap();
+    let script = behind.split("```").nth(1).unwrap().strip_prefix("sh\n").unwrap();
+    let mut desk = Desk::new();
+    for name in ["fleet", "deploy", "templates", ".test-servers"] {
+        std::os::unix::fs::symlink(root().join(name), desk.path(name)).unwrap();
+    }
+    let program = Path::new(env!("CARGO_BIN_EXE_promptmill"));
+    desk.set("PATH", &format!("{}:{}", program.parent().unwrap().display(), std::env::var("PATH").unwrap()));
+    let up = format!("./fleet up --port {}\n", free_ports());
+    assert!(script.starts_with("./fleet up\n"));
+    let script = script.replacen("./fleet up\n", &up, 1);
+    let typed =
+        desk.shell(&format!("set -e\ntrap '[ ! -e .fleet ] || ./fleet down' EXIT\n{script}")).check_code(0);
+    for words in [
+        "the api is at http://127.0.0.1:",
+        "good   the master key can be used\n",
+        "good   a write to promptmill is in the journals of a majority",
+        "restarting api-1\n",
+    ] {
+        assert!(typed.stdout.contains(words), "{words:?} is not in\n{}", typed.stdout);
+    }
+    assert!(!typed.stdout.contains("wrong  "), "{}", typed.stdout);
+    let digests: Vec<_> = typed.stderr.split("sha256 ").skip(1).map(|behind| &behind[..64]).collect();
+    assert_eq!(digests.len(), 2, "{}", typed.stderr);
+    assert_eq!(digests[0], digests[1]);
+    typed.check_says("have an outcome").check_says("imported tenants 1, keys 1");
+    assert!(desk.path("laptop-data/promptmill.db").exists());
+}
+
+/// docker-compose, which `./check` installs, accepts its file.
+#[test]
+fn the_compose_file_is_accepted() {
+    let mut compose = Command::new("docker-compose");
+    let output = compose.args(["config", "--quiet"]).current_dir(root()).output();
+    let output = output.expect("docker-compose is there; run the tests by ./check");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
 /// The servers of the script are started as those of docker-compose.yml are.
 #[test]
 fn the_script_gives_servers_the_options_of_the_compose_file() {

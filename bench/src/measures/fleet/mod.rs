@@ -7,6 +7,7 @@ mod counts;
 mod lone;
 mod neighbours;
 mod sizes;
+mod space;
 mod throughput;
 mod waiting;
 mod workers;
@@ -34,6 +35,8 @@ pub enum Part {
     Workers,
     /// Ten rows of one tenant beside very many of another.
     Neighbours,
+    /// What an item takes in the stores, what a slot takes in memory, and how fast an installation moves.
+    Space,
 }
 
 impl Part {
@@ -56,6 +59,7 @@ pub async fn run(part: Part, lab: &Lab<Sizes>, table: &mut Table) -> anyhow::Res
         Part::Counts => counts::run(lab, table).await,
         Part::Workers => workers::run(lab, table).await,
         Part::Neighbours => neighbours::run(lab, table).await,
+        Part::Space => space::run(lab, table).await,
     }
 }
 

@@ -39,6 +39,14 @@ pub struct Sizes {
     pub neighbour_batches: u32,
     /// The provider's latency for both.
     pub neighbour_latency: Duration,
+    /// Items whose bytes are measured.
+    pub space_items: u32,
+    /// Slots of a small and of a large worker.
+    pub space_slots: (u32, u32),
+    /// Calls of each slot.
+    pub space_calls: u32,
+    /// The provider's latency for them.
+    pub space_latency: Duration,
 }
 
 impl Sizes {
@@ -62,6 +70,10 @@ impl Sizes {
             neighbour_rows: 1_000_000,
             neighbour_batches: 50,
             neighbour_latency: Duration::from_millis(200),
+            space_items: 200_000,
+            space_slots: (64, 2_048),
+            space_calls: 16,
+            space_latency: Duration::from_secs(1),
         }
     }
 
@@ -87,6 +99,10 @@ impl Sizes {
             neighbour_batches: 2,
             // All slots are in use on the slowest machine too.
             neighbour_latency: Duration::from_millis(200),
+            space_items: 4_000,
+            space_slots: (8, 64),
+            space_calls: 16,
+            space_latency: Duration::from_millis(200),
         }
     }
 }
