@@ -4,7 +4,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use promptmill_domain::{Batch, BatchId, BatchState, Counts, ItemCode, RowsRef, TenantId};
 
-use crate::StoreResult;
+use crate::{StoreError, StoreResult};
 
 /// Counts of a batch at one moment.
 #[derive(Debug, Clone, PartialEq)]
@@ -68,8 +68,30 @@ pub struct BlockRow {
 }
 
 /// Where a reading of outcomes in the order of their settling stands. Opaque but for its start.
+///
+/// It is of the epoch of its store: an import makes an order of its own, in which a place of the one before would mean something else.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct SettledCursor(pub u64);
+
+impl SettledCursor {
+    /// Behind so many items of the record of that number.
+    pub fn at(epoch: u16, record: u32, items: u16) -> Self {
+        Self(u64::from(epoch) << 48 | u64::from(record) << 16 | u64::from(items))
+    }
+
+    /// The record and how many of its items were given.
+    ///
+    /// # Errors
+    /// `Conflict` when it is of another epoch.
+    pub fn place_in(self, epoch: u16) -> StoreResult<(u32, u16)> {
+        let [e1, e0, r3, r2, r1, r0, i1, i0] = self.0.to_be_bytes();
+        if self != Self::default() && u16::from_be_bytes([e1, e0]) != epoch {
+            let words = "this place is in an order that there was before an import; begin anew";
+            return Err(StoreError::Conflict(words.to_owned()));
+        }
+        Ok((u32::from_be_bytes([r3, r2, r1, r0]), u16::from_be_bytes([i1, i0])))
+    }
+}
 
 /// A run of outcomes in the order in which they settled.
 #[derive(Debug, Clone)]
@@ -172,6 +194,9 @@ pub trait Read: Send + Sync {
 
     /// Outcomes in the order in which they settled, as far as `limit` allows. Whoever reads on from `next` of the page before gets every
     /// outcome exactly once; what an item became never changes, so one that was given is never given differently.
+    ///
+    /// # Errors
+    /// `Conflict` when `after` is of another order, which an import replaced.
     async fn settled(
         &self,
         tenant: &TenantId,

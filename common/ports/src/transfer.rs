@@ -45,7 +45,7 @@ pub trait Transfer: Send + Sync {
     async fn beside(&self, tenant: &TenantId, batch: BatchId) -> StoreResult<Beside>;
 
     /// Heads of a batch by number, those behind `after`, at most `limit`, each with the whole histories of its parked items. A head that a store
-    /// does not keep yet because its chunk waits may be left out.
+    /// does not keep yet because its chunk waits may be left out; each is as it was at some moment of the call.
     async fn heads(
         &self,
         tenant: &TenantId,
@@ -79,8 +79,8 @@ pub trait Transfer: Send + Sync {
     /// `Conflict` when the store holds something, or another import was begun.
     async fn begin_import(&self) -> StoreResult<()>;
 
-    /// Takes the mark away: everything is there. Repeatable.
-    async fn end_import(&self) -> StoreResult<()>;
+    /// Takes the mark away: everything is there. From the next opening of the store on its order of settling is of this epoch. Repeatable.
+    async fn end_import(&self, epoch: u16) -> StoreResult<()>;
 }
 
 /// Everything that an installation keeps.

@@ -7,7 +7,7 @@
 //! the next change of the head, or before its batch closes. A settle leaves its changes for [`catch_up`], which goes on beside the
 //! next one's bodies.
 //!
-//! A cursor is the number of a document and how many of its items were given, `number << 16 | items`.
+//! A cursor is the number of a document and how many of its items were given.
 
 use std::collections::{HashMap, HashSet};
 use std::ops::Range;
@@ -496,15 +496,12 @@ pub(crate) async fn complete(store: &MongoStore, batch: BatchId) -> StoreResult<
 /// The outcomes behind a cursor, as far as `limit` allows.
 pub(crate) async fn page(
     commands: &Commands,
+    epoch: u16,
     batch: BatchId,
     after: SettledCursor,
     limit: PageLimit,
 ) -> StoreResult<SettledPage> {
-    let Ok(number) = u32::try_from(after.0 >> 16) else {
-        // No log has as many documents; nothing can settle behind it.
-        return Ok(SettledPage { outcomes: Vec::new(), next: after, caught_up: true });
-    };
-    let given = after.0 & 0xffff;
+    let (number, given) = after.place_in(epoch)?;
     let behind = doc! { "$gte": binary(key(batch, number)), "$lte": binary(key(batch, u32::MAX)) };
     let query = Query::of(doc! { "_id": behind }).fields(doc! { "entries": 1 }).sort(doc! { "_id": 1 });
     let is_first = after == SettledCursor::default();
@@ -520,13 +517,13 @@ pub(crate) async fn page(
         let this = number_of(Fields(&document).bytes("_id")?);
         let skipped = if this == number { given } else { 0 };
         let mut parts = parts_of(&document)?;
-        let mut left = usize::try_from(skipped).unwrap_or(usize::MAX);
+        let mut left = usize::from(skipped);
         for part in &mut parts {
             left -= part.items.drain(..left.min(part.items.len())).len();
         }
         let taken = page.fill(&parts).await?;
         cursors.extend(
-            (skipped + 1..).take(taken).map(|position| SettledCursor((u64::from(this) << 16) | position)),
+            (skipped..=u16::MAX).skip(1).take(taken).map(|position| SettledCursor::at(epoch, this, position)),
         );
         let items: usize = parts.iter().map(|part| part.items.len()).sum();
         if taken < items {
@@ -536,7 +533,7 @@ pub(crate) async fn page(
     }
     if let Some(part) = alone {
         let taken = page.fill(&[part]).await?;
-        cursors.extend((1..).take(taken).map(SettledCursor));
+        cursors.extend((1..=u16::MAX).take(taken).map(|position| SettledCursor::at(epoch, 0, position)));
     }
     let next = cursors.last().copied().unwrap_or(after);
     let outcomes = page.outcomes.into_iter().zip(cursors).collect();

@@ -58,7 +58,7 @@ impl Read for MongoStore {
     ) -> StoreResult<SettledPage> {
         let (is_theirs, page) = tokio::join!(
             batches::check(self.commands(), tenant, batch),
-            order::page(self.commands(), batch, after, limit),
+            order::page(self.commands(), self.epoch(), batch, after, limit),
         );
         is_theirs.and(page)
     }

@@ -35,9 +35,7 @@ pub(crate) async fn migrate(commands: &Commands) -> StoreResult<()> {
         };
         let version = Fields(&found).uint("version")?;
         if version > VERSION {
-            return Err(conflict(format!(
-                "the database has schema version {version}, this promptmill knows up to {VERSION}; use a newer promptmill"
-            )));
+            return Err(newer(version));
         }
         if version == VERSION {
             return Ok(());
@@ -53,6 +51,33 @@ pub(crate) async fn migrate(commands: &Commands) -> StoreResult<()> {
             tokio::time::sleep(LOOK).await;
         }
     }
+}
+
+/// That the database is of this program's version, for those who may not bring it forward.
+///
+/// # Errors
+/// `Conflict` when there is nothing of promptmill in it, or an older or newer one wrote it.
+pub(crate) async fn check_current(commands: &Commands, name: &str) -> StoreResult<()> {
+    let Some(found) = commands.find_one(META, Query::of(doc! { "_id": SCHEMA }), Concern::Majority).await?
+    else {
+        return Err(conflict(format!("there is no store in the database {name}")));
+    };
+    let version = Fields(&found).uint("version")?;
+    if version == VERSION {
+        return Ok(());
+    }
+    if version > VERSION {
+        return Err(newer(version));
+    }
+    Err(conflict(format!(
+        "the database has schema version {version}, and this promptmill's is {VERSION}; start this promptmill on it once"
+    )))
+}
+
+fn newer(version: u64) -> StoreError {
+    conflict(format!(
+        "the database has schema version {version}, this promptmill knows up to {VERSION}; use a newer promptmill"
+    ))
 }
 
 /// Takes the database from `version` to the next. Repeatable: whoever did it last may have died before it said so.

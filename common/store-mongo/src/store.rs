@@ -34,6 +34,7 @@ struct Parts {
     record_bytes: RecordBytes,
     groups: Groups,
     disk: Disk,
+    epoch: u16,
 }
 
 /// Steps whose calls are done together.
@@ -56,15 +57,28 @@ impl MongoStore {
     /// `Conflict` when the URL cannot be used, the server is no replica set, a newer promptmill wrote the database or a unique index
     /// cannot be had; `Unavailable` when there is no primary. No error holds anything of the URL.
     pub async fn connect(options: &MongoOptions) -> StoreResult<Self> {
-        let client = Client::with_options(options.client().await?)
-            .map_err(|error| StoreError::from(Fault::of(&error)))?;
-        let commands = Commands::new(client.database(&options.database), options.command_time);
-        check_server(&commands).await?;
+        let commands = reach(options).await?;
         schema::migrate(&commands).await?;
         transfer::check_import(&commands).await?;
         indexes::ensure(&commands).await?;
         fences::ensure(&commands).await?;
         templates::finish_deletions(&commands).await?;
+        Self::over(commands).await
+    }
+
+    /// Connects to a store that there is, and changes nothing of it.
+    ///
+    /// # Errors
+    /// `Conflict` when there is none, or this program would have to bring its schema forward; others as for [`connect`](Self::connect).
+    pub async fn connect_to_read(options: &MongoOptions) -> StoreResult<Self> {
+        let commands = reach(options).await?;
+        schema::check_current(&commands, &options.database).await?;
+        transfer::check_import(&commands).await?;
+        Self::over(commands).await
+    }
+
+    async fn over(commands: Commands) -> StoreResult<Self> {
+        let epoch = transfer::epoch(&commands).await?;
         Ok(Self(Arc::new(Parts {
             commands,
             open_batches: OpenBatches::default(),
@@ -75,6 +89,7 @@ impl MongoStore {
             record_bytes: RecordBytes::default(),
             groups: Groups::default(),
             disk: Disk::default(),
+            epoch,
         })))
     }
 
@@ -123,10 +138,23 @@ impl MongoStore {
         &self.0.disk
     }
 
+    /// Which order of settling the store has.
+    pub(crate) fn epoch(&self) -> u16 {
+        self.0.epoch
+    }
+
     /// What is known of the bytes of records.
     pub(crate) fn kept_bytes(&self) -> &RecordBytes {
         &self.0.record_bytes
     }
+}
+
+async fn reach(options: &MongoOptions) -> StoreResult<Commands> {
+    let client =
+        Client::with_options(options.client().await?).map_err(|error| StoreError::from(Fault::of(&error)))?;
+    let commands = Commands::new(client.database(&options.database), options.command_time);
+    check_server(&commands).await?;
+    Ok(commands)
 }
 
 /// A server alone keeps no journal that a majority could wait for, and reads of one moment need a replica set.

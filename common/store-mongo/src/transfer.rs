@@ -10,12 +10,16 @@ use crate::MongoStore;
 use crate::claims::answer_of;
 use crate::codec::{Fields, binary, conflict, corrupt, int, key};
 use crate::collections::{BATCHES, CLAIMS, GENERATIONS, HEADS, META, TEMPLATES, TENANTS};
-use crate::commands::{Commands, Concern, Query};
+use crate::commands::{Commands, Concern, Query, Update};
 use crate::heads::{Stored, with_histories};
 use crate::{batches, generations, outbox};
 
 /// The document in [`META`] of a store that is being filled.
 const IMPORT: &str = "import";
+/// The document in [`META`] that tells the epoch.
+const EPOCH: &str = "epoch";
+/// How often a head is read anew when others change it meanwhile.
+const TRIES: u32 = 64;
 /// Documents of a page that are read at a time.
 const TOGETHER: u32 = 64;
 
@@ -47,8 +51,8 @@ impl Transfer for MongoStore {
         let query = Query::of(doc! { "_id": keys }).fields(doc! { "body": 0 }).sort(doc! { "_id": 1 });
         let found = self.commands().find(HEADS, query.limit(limit), Concern::Majority).await?;
         let mut heads = Vec::with_capacity(found.len());
-        for head in &found {
-            heads.push(with_histories(self.commands(), Stored::of(head)?).await?);
+        for head in found {
+            heads.extend(whole(self.commands(), head).await?);
         }
         Ok(heads)
     }
@@ -110,9 +114,41 @@ impl Transfer for MongoStore {
         }
     }
 
-    async fn end_import(&self) -> StoreResult<()> {
+    async fn end_import(&self, epoch: u16) -> StoreResult<()> {
+        let change = doc! { "$set": { "value": i64::from(epoch) } };
+        self.commands().update(META, vec![Update::upsert(doc! { "_id": EPOCH }, change)]).await?;
         self.commands().delete(META, doc! { "_id": IMPORT }).await.map(|_| ())
     }
+}
+
+/// Which order of settling the store has: another one after an import.
+pub(crate) async fn epoch(commands: &Commands) -> StoreResult<u16> {
+    match commands.find_one(META, Query::of(doc! { "_id": EPOCH }), Concern::Majority).await? {
+        None => Ok(0),
+        Some(found) => u16::try_from(Fields(&found).uint("value")?).map_err(|_| corrupt("the epoch")),
+    }
+}
+
+/// The head of a document with the histories that stand beside it; `None` when it is gone. Whoever changes the head meanwhile removes those it
+/// does not name any more.
+async fn whole(commands: &Commands, mut found: Document) -> StoreResult<Option<Head>> {
+    for _ in 0..TRIES {
+        let stored = Stored::of(&found)?;
+        let (chunk, ver) = (stored.head.chunk, stored.head.ver);
+        let corrupt = match with_histories(commands, stored).await {
+            Err(error @ StoreError::Corrupt(_)) => error,
+            result => return result.map(Some),
+        };
+        let again = Query::of(doc! { "_id": binary(key(chunk.batch, chunk.n)) }).fields(doc! { "body": 0 });
+        let Some(now) = commands.find_one(HEADS, again, Concern::Majority).await? else {
+            return Ok(None);
+        };
+        if Fields(&now).uint("ver")? == ver {
+            return Err(corrupt);
+        }
+        found = now;
+    }
+    Err(StoreError::unavailable("a chunk is changed all the time"))
 }
 
 /// That the store is none that an import was to fill and did not.

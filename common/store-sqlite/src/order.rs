@@ -2,15 +2,18 @@
 //!
 //! Records of a batch are numbered from 1 in the transaction of the change, and there is one writer, so their order is that of the
 //! commits and a reader that saw a number never misses a smaller one. A cursor is the number of a record and how many of its items
-//! were given, `number << 16 | items`.
+//! were given.
 
 use promptmill_domain::ItemCode;
 use promptmill_ports::{PageLimit, SettledCursor, SettledPage};
-use rusqlite::{Connection, params};
+use rusqlite::{Connection, OptionalExtension as _, params};
 
 use crate::batches::{BatchNum, low};
 use crate::fault::Fault;
 use crate::read::{Page, named_body};
+
+/// The key of the epoch in `meta`.
+const EPOCH: &str = "epoch";
 
 /// Bytes of one item in `settled.items`: its offset in the chunk, and its code. A chunk has at most 256 items.
 const ITEM: usize = 2;
@@ -50,11 +53,8 @@ pub(crate) fn page(
     after: SettledCursor,
     limit: PageLimit,
 ) -> Result<SettledPage, Fault> {
-    let Ok(number) = u32::try_from(after.0 >> 16) else {
-        // No batch has as many records; nothing can settle behind it.
-        return Ok(SettledPage { outcomes: Vec::new(), next: after, caught_up: true });
-    };
-    let given = after.0 & 0xffff;
+    let epoch = epoch(db)?;
+    let (number, given) = after.place_in(epoch)?;
     let mut page = Page::new(limit);
     let mut cursors = Vec::new();
     let mut caught_up = true;
@@ -67,7 +67,7 @@ pub(crate) fn page(
         let base: u32 = group.get(1)?;
         let items = group.get_ref(2)?.as_blob().map_err(rusqlite::Error::from)?;
         let skipped = if group_number == number { given } else { 0 };
-        for (item, position) in items.chunks_exact(ITEM).zip(1u64..) {
+        for (item, position) in items.chunks_exact(ITEM).zip(1u16..) {
             if position <= skipped {
                 continue;
             }
@@ -82,12 +82,25 @@ pub(crate) fn page(
                 caught_up = false;
                 break 'full;
             }
-            cursors.push(SettledCursor((u64::from(group_number) << 16) | position));
+            cursors.push(SettledCursor::at(epoch, group_number, position));
         }
     }
     let next = cursors.last().copied().unwrap_or(after);
     let outcomes = page.outcomes.into_iter().zip(cursors).collect();
     Ok(SettledPage { outcomes, next, caught_up })
+}
+
+/// Which order this is: another one after an import.
+fn epoch(db: &Connection) -> Result<u16, Fault> {
+    let sql = "SELECT value FROM meta WHERE key = ?1";
+    Ok(db.prepare_cached(sql)?.query_row([EPOCH], |row| row.get(0)).optional()?.unwrap_or(0))
+}
+
+/// Makes the order one of this epoch.
+pub(crate) fn begin_epoch(db: &Connection, epoch: u16) -> Result<(), Fault> {
+    let sql = "INSERT INTO meta VALUES (?1, ?2) ON CONFLICT (key) DO UPDATE SET value = excluded.value";
+    db.prepare_cached(sql)?.execute(params![EPOCH, epoch])?;
+    Ok(())
 }
 
 /// Writes an order for what settled before orders were written: that of the chunks.

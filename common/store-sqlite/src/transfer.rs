@@ -14,7 +14,7 @@ use crate::batches::{self, from_json, int, to_json};
 use crate::claims::Earlier;
 use crate::fault::Fault;
 use crate::generations::{COLUMNS, RawGeneration};
-use crate::heads;
+use crate::{heads, order};
 
 /// About what a step of these costs in a group.
 const SMALL: usize = 512;
@@ -126,8 +126,9 @@ impl Transfer for SqliteStore {
         .await
     }
 
-    async fn end_import(&self) -> StoreResult<()> {
-        self.write(SMALL, |db| {
+    async fn end_import(&self, epoch: u16) -> StoreResult<()> {
+        self.write(SMALL, move |db| {
+            order::begin_epoch(db, epoch)?;
             db.prepare_cached("DELETE FROM meta WHERE key = ?1")?.execute([IMPORT])?;
             Ok(())
         })

@@ -177,10 +177,10 @@ pub async fn generations_come_by_id_page_by_page(store: &dyn Installation) {
 pub async fn only_an_empty_store_is_filled_and_by_one_import(store: &dyn Installation) {
     store.begin_import().await.unwrap();
     check_conflict(store.begin_import().await);
-    store.end_import().await.unwrap();
-    store.end_import().await.unwrap();
+    store.end_import(7).await.unwrap();
+    store.end_import(7).await.unwrap();
     store.begin_import().await.unwrap();
-    store.end_import().await.unwrap();
+    store.end_import(7).await.unwrap();
     store.add_tenant(&Tenant { id: fresh_tenant(), created_ms: NOW }).await.unwrap();
     check_conflict(store.begin_import().await);
 }

@@ -127,9 +127,14 @@ pub async fn a_page_of_the_order_is_bounded_and_says_whether_it_caught_up(store:
         assert_eq!((page.outcomes.len(), page.caught_up), (fits, fits == 3), "{limit:?}");
     }
     // What never was a cursor is behind everything or somewhere, and no error.
-    for wild in [SettledCursor(u64::MAX), SettledCursor(u64::from(u32::MAX) << 16), SettledCursor(0xffff)] {
+    for wild in
+        [SettledCursor::at(0, u32::MAX, u16::MAX), SettledCursor::at(0, u32::MAX, 0), SettledCursor(0xffff)]
+    {
         let page = store.settled(&scene.tenant, scene.batch, wild, ALL).await.unwrap();
         assert!(page.outcomes.len() <= 3 && page.caught_up);
+    }
+    for of_another_order in [SettledCursor(u64::MAX), SettledCursor::at(1, 0, 1)] {
+        check_conflict(store.settled(&scene.tenant, scene.batch, of_another_order, ALL).await);
     }
 }
 
