@@ -1,8 +1,8 @@
 //! `promptmill export` and `promptmill import`: an installation in one file, for a move and for a backup.
 
-use std::fs::{File, OpenOptions, Permissions};
+use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -10,10 +10,11 @@ use clap::Args;
 use promptmill_archive::{ArchiveError, ArchiveReader, ArchiveWriter, Scope, Summary, export, import};
 use promptmill_domain::TenantId;
 use promptmill_ports::{Clock as _, Installation};
-use promptmill_runtime::fleet::{connect_store, store_of};
+use promptmill_runtime::fleet::{connect_store, connect_store_to_read, store_of};
 use promptmill_runtime::{Settings, SystemClock, install_tls};
 use promptmill_store_sqlite::{SqliteOptions, SqliteStore};
 use promptmill_vault::Vault;
+use secrecy::SecretString;
 
 use crate::exit::{Exit, Failure};
 
@@ -57,7 +58,10 @@ pub(crate) async fn export_all(args: ExportArgs, settings: &Settings) -> Result<
             let opened = SqliteStore::open_to_read(data, SqliteOptions::default());
             Arc::new(opened.map_err(|error| Failure::work("--data: the store cannot be read", error))?)
         }
-        None => fleet(settings).await?,
+        None => {
+            let (url, database) = fleet(settings)?;
+            connect_store_to_read(&url, &database).await?
+        }
     };
     let scope = if args.all { Scope::All } else { Scope::Tenants(args.tenants) };
     let summary = if is_standard(&args.out) {
@@ -84,7 +88,10 @@ pub(crate) async fn import_all(args: ImportArgs, settings: &Settings) -> Result<
             let opened = SqliteStore::open(data, SqliteOptions::default());
             Arc::new(opened.map_err(|error| Failure::work("--data: the store cannot be filled", error))?)
         }
-        None => fleet(settings).await?,
+        None => {
+            let (url, database) = fleet(settings)?;
+            connect_store(&url, &database).await?
+        }
     };
     let summary = import(&*store, &mut archive, SystemClock.now_ms()).await.map_err(failure)?;
     eprintln!("imported {summary}, which is what the store now holds");
@@ -92,11 +99,9 @@ pub(crate) async fn import_all(args: ImportArgs, settings: &Settings) -> Result<
     Ok(Exit::Success)
 }
 
-async fn fleet(settings: &Settings) -> Result<Arc<dyn Installation>, Failure> {
-    let (url, database) =
-        store_of(settings).ok_or_else(|| Failure::input("--fleet: PROMPTMILL_MONGO_URL is not set"))?;
+fn fleet(settings: &Settings) -> Result<(SecretString, String), Failure> {
     install_tls();
-    Ok(connect_store(&url, &database).await?)
+    store_of(settings).ok_or_else(|| Failure::input("--fleet: PROMPTMILL_MONGO_URL is not set"))
 }
 
 fn is_standard(path: &Path) -> bool {
@@ -110,24 +115,33 @@ async fn write<W: Write>(store: &dyn Installation, scope: &Scope, out: W) -> Res
     writer.finish().map_err(failure)
 }
 
-/// Puts the archive in place once it is whole and durable.
+/// Puts the archive in place once it is whole and durable. It is written beside, under a name that nobody else has.
 async fn to_file(store: &dyn Installation, scope: &Scope, path: &Path) -> Result<Summary, Failure> {
-    let mut aside = path.as_os_str().to_owned();
-    aside.push(".partial");
-    let aside = PathBuf::from(aside);
     let unwritable =
         |error: io::Error| Failure::work(format!("{}: cannot be written", path.display()), error);
-    let file = OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(&aside);
-    let file = file.map_err(unwritable)?;
-    // One that an earlier export left may be readable by others.
-    file.set_permissions(Permissions::from_mode(0o600)).map_err(unwritable)?;
+    let mut aside = path.as_os_str().to_owned();
+    aside.push(format!(".{:08x}.partial", rand::random::<u32>()));
+    let aside = Aside(PathBuf::from(aside));
+    let file =
+        OpenOptions::new().create_new(true).write(true).mode(0o600).open(&aside.0).map_err(unwritable)?;
     let (summary, file) = write(store, scope, file).await?;
     file.sync_all().map_err(unwritable)?;
-    std::fs::rename(&aside, path).map_err(unwritable)?;
+    std::fs::rename(&aside.0, path).map_err(unwritable)?;
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    File::open(folder).and_then(|folder| folder.sync_all()).map_err(unwritable)?;
     Ok(summary)
 }
 
-/// Says which master keys are missing without which webhooks of the archive cannot be signed.
+/// A file that goes unless it was put in place.
+struct Aside(PathBuf);
+
+impl Drop for Aside {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
+/// Says which master keys are missing without which webhooks of the archive cannot be signed, and answers not be repeated.
 fn tell_of_keys(summary: &Summary, place: &Place, settings: &Settings) {
     let given = settings.get("PROMPTMILL_MASTER_KEY");
     let vault = match &place.data {
@@ -144,7 +158,7 @@ fn tell_of_keys(summary: &Summary, place: &Place, settings: &Settings) {
             None => "put them into PROMPTMILL_MASTER_KEY",
         };
         eprintln!(
-            "webhook secrets are sealed under master keys that are not here ({}); {place} before it starts",
+            "webhook secrets and kept answers are sealed under master keys that are not here ({}); {place} before it starts",
             missing.join(", ")
         );
     }

@@ -1,13 +1,16 @@
 //! `promptmill export` of an installation at work, and `promptmill import` into another kind of store, as an operator types them.
 
+use std::collections::VecDeque;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt as _;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
-use promptmill_doubles::{Config, Doubles};
+use promptmill_doubles::{Config, Doubles, Fault, FaultPlan, RetryAfter, Weighted};
 use reqwest::StatusCode;
 use serde_json::{Value, json};
+use tokio::task::JoinSet;
 
 use crate::chaos::scene::template;
 use crate::fleet::{Fleet, Servers, Size};
@@ -74,7 +77,10 @@ fn place(kind: Kind) -> &'static [&'static str] {
 
 fn start(kind: Kind, desk: &mut Desk) -> Stand {
     match kind {
-        Kind::Embedded => Stand::Embedded(Server::start_first(desk, &["--webhook-subnets", "127.0.0.0/8"])),
+        Kind::Embedded => {
+            let args = ["--webhook-subnets", "127.0.0.0/8", "--requests-per-second", "100000"];
+            Stand::Embedded(Server::start_first(desk, &args))
+        }
         Kind::Fleet => Stand::start(kind, desk),
     }
 }
@@ -122,7 +128,11 @@ async fn an_installation_at_work_is_exported_and_goes_on_elsewhere(from: Kind, t
     let exported = desk.promptmill(&args).check_code(0);
     let mode = std::fs::metadata(desk.path("all.pmz")).unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o600);
-    assert!(!desk.path("all.pmz.partial").exists());
+    let left = std::fs::read_dir(desk.path(""))
+        .unwrap()
+        .flatten()
+        .filter(|entry| entry.file_name().to_string_lossy().contains(".partial"));
+    assert_eq!(left.count(), 0);
     let outcomes = number_before(&exported.stderr, " outcomes");
     client.wait_for_state(&running, &["completed"]).await;
     assert!(outcomes > 240 && outcomes < 40 + PAUSED_ROWS + ROWS, "{outcomes} outcomes");
@@ -164,7 +174,6 @@ async fn an_installation_at_work_is_exported_and_goes_on_elsewhere(from: Kind, t
 
 /// Imports the archive of one desk at another, and starts the service there.
 fn moved(to: Kind, desk: &Desk, elsewhere: &mut Desk, key: &str, exported: &str) -> Stand {
-    let digest = |said: &str| said.split("sha256 ").nth(1).unwrap()[..64].to_owned();
     let args = [&["import", "all.pmz"], place(to)].concat();
     // A fleet of tests has this one.
     let keys = std::fs::read_to_string(desk.path("data/master.key"));
@@ -211,6 +220,101 @@ async fn a_fleet_at_work_is_exported_and_goes_on_as_serve() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_fleet_is_restored_from_a_backup_of_it_at_work() {
     an_installation_at_work_is_exported_and_goes_on_elsewhere(Kind::Fleet, Kind::Fleet).await;
+}
+
+/// Every archive of an installation in which batches come, are cut off by the provider's limit, end, are deleted, and drafts get other parts all the
+/// while can be imported.
+async fn archives_of_a_busy_installation_are_all_whole(kind: Kind) {
+    let limited = Weighted { fault: Fault::RateLimited(RetryAfter::Absent), probability: 0.1 };
+    let plan = FaultPlan { faults: vec![limited], longest_run: 3, ..FaultPlan::none() };
+    let doubles =
+        Doubles::start(Config { plan, latency: "5..10".parse().unwrap(), ..Config::default() }).unwrap();
+    let mut desk = Desk::new();
+    desk.point_at(&doubles);
+    let stand = start(kind, &mut desk);
+    let over = Arc::new(AtomicBool::new(false));
+    let mut busy = JoinSet::new();
+    for n in 0..2 {
+        busy.spawn(comes_and_goes(stand.client(), n, over.clone()));
+        busy.spawn(changes_its_mind(stand.client(), n, over.clone()));
+    }
+    let client = stand.client();
+    let large = submit(&client, "large", ROWS, json!({})).await;
+    let mut archives = Vec::new();
+    while archives.len() < 5 {
+        let name = format!("{}.pmz", archives.len());
+        let args = [&["export", "--all", "--out", &name], place(kind)].concat();
+        let said = tokio::task::block_in_place(|| desk.promptmill(&args)).check_code(0).stderr;
+        archives.push((name, said));
+    }
+    over.store(true, Ordering::Relaxed);
+    busy.join_all().await;
+    client.wait_for_state(&large, &["completed"]).await;
+    stand.stop();
+    let mut gone = 0;
+    for (name, said) in archives {
+        let folder = format!("of-{name}");
+        let imported = desk.promptmill(&["import", &name, "--data", &folder]).check_code(0).stderr;
+        assert_eq!(digest(&imported), digest(&said));
+        let packed = std::fs::read(desk.path(&name)).unwrap();
+        let text = String::from_utf8(zstd::decode_all(&packed[..]).unwrap()).unwrap();
+        gone += text.lines().filter(|line| *line == "\"gone\"").count();
+    }
+    println!("{gone} batches changed or went while they were told");
+}
+
+/// Single rows, small batches and their deletion.
+async fn comes_and_goes(client: Http, n: u32, over: Arc<AtomicBool>) {
+    let mut made = VecDeque::new();
+    for round in 0.. {
+        if over.load(Ordering::Relaxed) {
+            return;
+        }
+        let rows = if round % 3 == 0 { 40 } else { 1 };
+        made.push_back(submit(&client, &format!("{n}-{round}"), rows, json!({})).await);
+        if made.len() > 20 {
+            let oldest = made.pop_front().unwrap();
+            client.wait_for_state(&oldest, &["completed"]).await;
+            let deleted = client.delete(&format!("/v1/batches/{oldest}")).await;
+            assert_eq!(deleted.0, StatusCode::NO_CONTENT, "{}", deleted.1);
+        }
+    }
+}
+
+/// Drafts whose parts are sent again with other rows, more and fewer, until one is submitted.
+async fn changes_its_mind(client: Http, n: u32, over: Arc<AtomicBool>) {
+    for round in 0.. {
+        let body = json!({"template": template(), "model": "openai:m", "name": format!("draft {n}-{round}")});
+        let (status, draft) = client.post("/v1/batches", &body).await;
+        assert_eq!(status, StatusCode::CREATED, "{draft}");
+        let draft = draft["id"].as_str().unwrap();
+        for (part, rows) in [(0, 900), (2, 300), (1, 10), (0, 20), (2, 700), (0, 600)] {
+            let row = |at: u32| {
+                format!("{}\n", json!({"variables": {"m": format!("{n}-{round}-{part}-{rows}-{at}")}}))
+            };
+            let put = client.put_rows(draft, part, (0..rows).map(row).collect()).await;
+            assert_eq!(put.0, StatusCode::OK, "{}", put.1);
+            if over.load(Ordering::Relaxed) {
+                return;
+            }
+        }
+        assert_eq!(client.step(&format!("/v1/batches/{draft}/submit")).await.0, StatusCode::OK);
+        assert!(client.step(&format!("/v1/batches/{draft}/cancel")).await.0.is_success());
+    }
+}
+
+fn digest(said: &str) -> String {
+    said.split("sha256 ").nth(1).unwrap()[..64].to_owned()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn archives_of_a_busy_serve_are_all_whole() {
+    archives_of_a_busy_installation_are_all_whole(Kind::Embedded).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn archives_of_a_busy_fleet_are_all_whole() {
+    archives_of_a_busy_installation_are_all_whole(Kind::Fleet).await;
 }
 
 #[tokio::test]

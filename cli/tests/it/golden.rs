@@ -285,9 +285,12 @@ async fn keyed(client: &Http, path: &str, key: &str, body: &Value) -> (StatusCod
     (status, serde_json::from_str(&answer.text().await.unwrap()).unwrap())
 }
 
-/// Every document of the database, each with its collection.
+/// Every index and every document of the database, each with its collection.
 fn dump(servers: &Servers) -> Vec<u8> {
     let mut data = Vec::new();
+    for (collection, index) in servers.indexes() {
+        doc! { "in": collection, "index": index }.to_writer(&mut data).unwrap();
+    }
     for (collection, document) in servers.documents() {
         doc! { "in": collection, "document": document }.to_writer(&mut data).unwrap();
     }
@@ -297,9 +300,13 @@ fn dump(servers: &Servers) -> Vec<u8> {
 fn fill(servers: &Servers, mut data: &[u8]) {
     while !data.is_empty() {
         let one = Document::from_reader(&mut data).unwrap();
+        let collection = one.get_str("in").unwrap();
+        if let Some(index) = one.get("index").cloned() {
+            servers.database().command(doc! { "createIndexes": collection, "indexes": [index] });
+            continue;
+        }
         let documents = vec![one.get("document").cloned().unwrap()];
-        let reply =
-            servers.database().command(doc! { "insert": one.get_str("in").unwrap(), "documents": documents });
+        let reply = servers.database().command(doc! { "insert": collection, "documents": documents });
         assert_eq!(reply.get("n").and_then(Bson::as_i32), Some(1), "{reply}");
     }
 }

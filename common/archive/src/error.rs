@@ -32,6 +32,9 @@ pub enum ArchiveError {
     /// The store failed.
     #[error("the store cannot be used")]
     Store(#[from] StoreError),
+    /// There is no tenant at all.
+    #[error("there is nothing to export: the store has no tenant")]
+    Empty,
     /// There is no such tenant.
     #[error("there is no tenant {0}")]
     NoTenant(TenantId),

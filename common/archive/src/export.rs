@@ -4,10 +4,16 @@
 //! chunk the outcomes are those that one version of its head names, whose bodies never change. Its events are read before its
 //! deliveries, which they become; of both, what tells of a later change of the batch is left out.
 
-use promptmill_domain::{Batch, BatchId, BatchState, FailureKind, Head, ItemCode, TenantId, Totals};
+use std::collections::VecDeque;
+
+use bytes::Bytes;
+use promptmill_domain::{Batch, BatchId, BatchState, FailureKind, Head, ItemCode, TenantId};
 use promptmill_ports::{
-    BatchFilter, Delivery, Installation, PageLimit, StoreError, StoreResult, StoredOutcome, TemplateKey,
+    BatchFilter, BlockIds, Delivery, Installation, PageLimit, Part, StoreError, StoreResult, StoredOutcome,
+    TemplateKey,
 };
+
+use sha2::{Digest as _, Sha256};
 
 use crate::error::ArchiveError;
 use crate::lines::Sink;
@@ -19,8 +25,10 @@ use crate::record::{
 
 /// How much is read at a time.
 const PAGE: PageLimit = PageLimit { items: 256, bytes: 8 * 1024 * 1024 };
-/// Heads read at a time.
-const HEADS: u32 = 64;
+/// Heads read at a time. One may have 256 parked items, each with its history.
+const HEADS: u32 = 16;
+/// How often a draft is read anew when its parts change meanwhile.
+const TRIES: u32 = 32;
 /// Deliveries of one batch; it has one for each of its events.
 const DELIVERIES: u32 = 100_000;
 
@@ -44,6 +52,9 @@ pub async fn export(
     out: &mut impl Sink,
 ) -> Result<(), ArchiveError> {
     let mut tenants = store.tenants().await?;
+    if tenants.is_empty() {
+        return Err(ArchiveError::Empty);
+    }
     tenants.sort_by(|a, b| a.id.cmp(&b.id));
     if let Scope::Tenants(wanted) = scope {
         let missing = wanted.iter().find(|id| tenants.iter().all(|tenant| tenant.id != **id));
@@ -173,28 +184,46 @@ impl<S: Sink> Export<'_, S> {
         }
     }
 
-    /// Writes a batch; one that is deleted meanwhile ends as gone.
+    /// Writes a batch. One that is deleted meanwhile ends as gone, and a draft whose parts change begins anew.
     async fn batch(&mut self, id: BatchId) -> Result<(), ArchiveError> {
-        // It may have ended since it was listed.
-        let Some(batch) = there(self.store.batch(self.tenant, id).await)? else { return Ok(()) };
-        let Some(beside) = there(self.store.beside(self.tenant, id).await)? else { return Ok(()) };
-        self.out.put(&Record::Batch(Box::new(BatchRecord {
-            id,
-            created_ms: batch.created_ms,
-            submitted_ms: batch.submitted_ms,
-            idem_key: beside.idem_key,
-            spec: batch.spec.clone(),
-            limits: batch.limits,
-        })))?;
-        match self.rest(&batch).await {
-            Err(ArchiveError::Store(StoreError::NotFound)) => self.out.put(&Record::Gone),
-            result => result,
+        for _ in 0..TRIES {
+            // It may have ended since it was listed.
+            let Some(batch) = there(self.store.batch(self.tenant, id).await)? else { return Ok(()) };
+            let Some(beside) = there(self.store.beside(self.tenant, id).await)? else { return Ok(()) };
+            // The first release did not write down when; what is past its submit was submitted.
+            let is_submitted = !is_unsubmitted(&batch.state);
+            self.out.put(&Record::Batch(Box::new(BatchRecord {
+                id,
+                created_ms: batch.created_ms,
+                submitted_ms: batch.submitted_ms.or(is_submitted.then_some(batch.created_ms)),
+                idem_key: beside.idem_key,
+                spec: batch.spec.clone(),
+                limits: batch.limits,
+            })))?;
+            match self.rest(&batch).await {
+                Ok(Told::Whole) => return Ok(()),
+                Ok(Told::Torn) | Err(ArchiveError::Store(StoreError::NotFound)) => {}
+                // What is being deleted may look damaged.
+                Err(ArchiveError::Store(corrupt @ StoreError::Corrupt(_))) => {
+                    if there(self.store.batch(self.tenant, id).await)?.is_some() {
+                        return Err(corrupt.into());
+                    }
+                }
+                Err(error) => return Err(error),
+            }
+            self.out.put(&Record::Gone)?;
         }
+        Err(StoreError::unavailable("the parts of a draft change all the time").into())
     }
 
-    async fn rest(&mut self, batch: &Batch) -> Result<(), ArchiveError> {
-        self.rows(batch.id).await?;
-        let was_worked_on = self.chunks(batch).await?;
+    async fn rest(&mut self, batch: &Batch) -> Result<Told, ArchiveError> {
+        let told = self.rows(batch.id).await?;
+        // Only a draft's can change.
+        if batch.state == BatchState::Draft && self.layout(batch.id).await? != told {
+            return Ok(Told::Torn);
+        }
+        // What a draft became meanwhile is not what it was.
+        let was_worked_on = !is_unsubmitted(&batch.state) && self.chunks(batch).await?;
         for event in self.store.beside(self.tenant, batch.id).await?.events {
             if event.ver <= batch.ver {
                 self.out.put(&Record::Event(Box::new(event)))?;
@@ -219,10 +248,13 @@ impl<S: Sink> Export<'_, S> {
             ver: batch.ver,
             finished_ms: batch.finished_ms,
             counts: batch.final_counts.clone(),
-        })))
+        })))?;
+        Ok(Told::Whole)
     }
 
-    async fn rows(&mut self, batch: BatchId) -> Result<(), ArchiveError> {
+    /// Writes the rows; answers their layout as they were read.
+    async fn rows(&mut self, batch: BatchId) -> Result<Layout, ArchiveError> {
+        let mut layout = Layout::default();
         let parts = self.store.parts(self.tenant, batch).await?;
         let mut after = None;
         let mut blocks = self.store.block_ids(self.tenant, batch, after, PAGE.items).await?.into_iter();
@@ -230,6 +262,7 @@ impl<S: Sink> Export<'_, S> {
         for part in parts {
             while let Some(block) = next.take_if(|block| block.part == part.part) {
                 after = Some((block.part, block.seq));
+                layout.block(&block);
                 let bytes = self.store.block(self.tenant, batch, block.part, block.seq).await?;
                 self.out.put(&Record::Block(BlockRecord { len: block.len, bytes, ids: block.ids }))?;
                 next = blocks.next();
@@ -238,15 +271,33 @@ impl<S: Sink> Export<'_, S> {
                     next = blocks.next();
                 }
             }
+            layout.part(&part);
             let (part, digest, rows) = (part.part, part.digest, part.rows);
             self.out.put(&Record::Part(PartRecord { part, digest, rows }))?;
         }
-        Ok(())
+        Ok(layout)
+    }
+
+    /// The layout of the rows as it is now.
+    async fn layout(&self, batch: BatchId) -> Result<Layout, ArchiveError> {
+        let mut layout = Layout::default();
+        for part in self.store.parts(self.tenant, batch).await? {
+            layout.part(&part);
+        }
+        let mut after = None;
+        loop {
+            let blocks = self.store.block_ids(self.tenant, batch, after, PAGE.items).await?;
+            let Some(last) = blocks.last() else { return Ok(layout) };
+            after = Some((last.part, last.seq));
+            blocks.iter().for_each(|block| layout.block(block));
+        }
     }
 
     /// Writes chunks and outcomes; answers whether there was anything to write.
     async fn chunks(&mut self, batch: &Batch) -> Result<bool, ArchiveError> {
         let (mut after, mut any) = (None, false);
+        let mut bodies =
+            Bodies { store: self.store, tenant: self.tenant, batch: batch.id, page: VecDeque::new() };
         loop {
             let heads = self.store.heads(self.tenant, batch.id, after, HEADS).await?;
             let Some(last) = heads.last() else { return Ok(any) };
@@ -256,40 +307,88 @@ impl<S: Sink> Export<'_, S> {
                     self.out.put(&Record::Chunk(Box::new(chunk)))?;
                     any = true;
                 }
-                any |= self.outcomes(batch, &head).await?;
+                for (index, code) in (head.base..).zip(&head.done) {
+                    let body = match ItemCode::from_byte(*code) {
+                        Some(ItemCode::Open) => continue,
+                        // What a cancel or a deadline closed has no body, and stays to be closed in a batch that is not final.
+                        Some(ItemCode::Cancelled | ItemCode::Expired) if !batch.state.is_final() => continue,
+                        Some(ItemCode::Cancelled | ItemCode::Expired) => None,
+                        _ => bodies.of(index).await?,
+                    };
+                    any = true;
+                    self.out.put(&Record::Outcome(OutcomeRecord { index, code: *code, body }))?;
+                }
             }
         }
+    }
+}
+
+/// The bodies of a batch's outcomes, read in the order of their items.
+struct Bodies<'a> {
+    store: &'a dyn Installation,
+    tenant: &'a TenantId,
+    batch: BatchId,
+    /// Those that were read and not asked for yet.
+    page: VecDeque<StoredOutcome>,
+}
+
+impl Bodies<'_> {
+    /// That of an item that has its outcome; items are asked for in their order.
+    async fn of(&mut self, index: u32) -> Result<Option<Bytes>, ArchiveError> {
+        while self.page.front().is_some_and(|outcome| outcome.index < index) {
+            self.page.pop_front();
+        }
+        if self.page.is_empty() {
+            self.page = self.store.outcomes(self.tenant, self.batch, index, PAGE).await?.outcomes.into();
+        }
+        match self.page.pop_front() {
+            Some(outcome) if outcome.index == index => Ok(outcome.body),
+            _ => Err(missing(self.store.batch(self.tenant, self.batch).await)),
+        }
+    }
+}
+
+/// What became of the telling of a batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Told {
+    /// All of it is told, as it was.
+    Whole,
+    /// Its parts changed meanwhile.
+    Torn,
+}
+
+/// Digests of parts and of blocks, to see whether they changed.
+#[derive(Debug, Clone, Default)]
+struct Layout {
+    parts: Sha256,
+    blocks: Sha256,
+}
+
+impl Layout {
+    fn part(&mut self, part: &Part) {
+        self.parts.update(part.part.to_le_bytes());
+        self.parts.update(part.rows.to_le_bytes());
+        self.parts.update(part.digest);
     }
 
-    async fn outcomes(&mut self, batch: &Batch, head: &Head) -> Result<bool, ArchiveError> {
-        // What a cancel or a deadline closed stays to be closed in a batch that is not final.
-        let is_told = |byte: u8| match ItemCode::from_byte(byte) {
-            Some(ItemCode::Open) => false,
-            Some(ItemCode::Cancelled | ItemCode::Expired) => batch.state.is_final(),
-            _ => true,
-        };
-        let told = |index: u32| {
-            let byte = index.checked_sub(head.base).and_then(|offset| head.done.get(offset as usize));
-            byte.is_some_and(|byte| is_told(*byte))
-        };
-        let behind = head.base.saturating_add(head.len());
-        let mut left = head.done.iter().filter(|byte| is_told(**byte)).count();
-        let (mut from, any) = (head.base, left > 0);
-        while left > 0 {
-            let limit = PageLimit { items: behind - from, ..PAGE };
-            let page = self.store.outcomes(self.tenant, batch.id, from, limit).await?;
-            for outcome in page.outcomes.into_iter().filter(|outcome| told(outcome.index)) {
-                left = left.saturating_sub(1);
-                self.out.put(&Record::Outcome(outcome_record(outcome)))?;
-            }
-            match page.next {
-                Some(next) if next < behind => from = next,
-                _ if left == 0 => {}
-                _ => return Err(missing(self.store.batch(self.tenant, batch.id).await)),
-            }
+    fn block(&mut self, block: &BlockIds) {
+        for number in [block.part, block.seq, block.len] {
+            self.blocks.update(number.to_le_bytes());
         }
-        Ok(any)
+        self.blocks.update((block.ids.len() as u64).to_le_bytes());
+        self.blocks.update(&block.ids);
     }
+}
+
+impl PartialEq for Layout {
+    fn eq(&self, other: &Self) -> bool {
+        let of = |layout: &Self| (layout.parts.clone().finalize(), layout.blocks.clone().finalize());
+        of(self) == of(other)
+    }
+}
+
+const fn is_unsubmitted(state: &BatchState) -> bool {
+    matches!(state, BatchState::Draft | BatchState::Submitting)
 }
 
 /// What follows from outcomes that are not there: the batch is gone, or damaged.
@@ -316,20 +415,16 @@ fn chunk_record(head: &Head) -> Option<ChunkRecord> {
     let killer = ItemCode::Failed(FailureKind::WorkerKiller).byte();
     let killers =
         (0..).zip(&head.done).filter(|(_, byte)| **byte == killer).map(|(offset, _)| offset).collect();
-    let record = ChunkRecord {
+    let mut record = ChunkRecord {
         n: head.chunk.n,
-        kills: head.kills.min(ChunkRecord::MOST_KILLS),
+        kills: head.kills,
         trying: head.trying.filter(|trying| trying.kills > 0),
         killers,
         totals: head.totals,
         parked,
     };
-    let says_nothing = record.kills == 0 && record.totals == Totals::default() && record.parked.is_empty();
-    (!says_nothing).then_some(record)
-}
-
-fn outcome_record(outcome: StoredOutcome) -> OutcomeRecord {
-    OutcomeRecord { index: outcome.index, code: outcome.code.byte(), body: outcome.body }
+    record.kills = record.kills.min(record.most_kills());
+    (record != ChunkRecord::of(record.n)).then_some(record)
 }
 
 fn delivery_record(delivery: Delivery) -> DeliveryRecord {

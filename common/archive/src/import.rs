@@ -51,7 +51,7 @@ pub async fn import<R: Read>(
     if found != expected {
         return Err(ArchiveError::NotTheSame { found, expected });
     }
-    store.end_import().await?;
+    store.end_import(rand::random_range(1..=u16::MAX)).await?;
     Ok(made)
 }
 

@@ -37,12 +37,13 @@ struct Total {
 /// What the last line begins with, and no record.
 const FOOTER: &[u8] = b"{\"archive_end\"";
 
-/// The digest and the numbers of records, as they are written or read.
+/// The digest and the numbers of what records tell, as they are written or read.
 #[derive(Clone, Default)]
 pub(crate) struct Tally {
     hash: Sha256,
-    records: u64,
     summary: Summary,
+    /// Both before the batch that is being told: one that is gone at its end was never there.
+    before_batch: Option<(Sha256, Summary)>,
 }
 
 impl Tally {
@@ -51,8 +52,18 @@ impl Tally {
         line.clear();
         serde_json::to_writer(&mut *line, record).map_err(std::io::Error::from)?;
         line.push(b'\n');
+        match record {
+            Record::Batch(_) => self.before_batch = Some((self.hash.clone(), self.summary.clone())),
+            Record::End(_) => self.before_batch = None,
+            Record::Gone => {
+                if let Some((hash, summary)) = self.before_batch.take() {
+                    (self.hash, self.summary) = (hash, summary);
+                }
+                return Ok(());
+            }
+            _ => {}
+        }
         self.hash.update(&line);
-        self.records += 1;
         self.summary.count(record);
         Ok(())
     }
@@ -96,6 +107,8 @@ impl Sink for Digesting {
 /// Writes an archive.
 pub struct ArchiveWriter<W: Write> {
     out: zstd::stream::Encoder<'static, W>,
+    hash: Sha256,
+    records: u64,
     tally: Tally,
     line: Vec<u8>,
 }
@@ -112,7 +125,7 @@ impl<W: Write> ArchiveWriter<W> {
         let header = Header { promptmill_archive: FORMAT, version: version.to_owned(), made_ms: now_ms };
         serde_json::to_writer(&mut out, &header).map_err(std::io::Error::from)?;
         out.write_all(b"\n")?;
-        Ok(Self { out, tally: Tally::default(), line: Vec::new() })
+        Ok(Self { out, hash: Sha256::new(), records: 0, tally: Tally::default(), line: Vec::new() })
     }
 
     /// Ends the archive; answers what it holds, and what it was written to.
@@ -120,9 +133,8 @@ impl<W: Write> ArchiveWriter<W> {
     /// # Errors
     /// Those of the writer.
     pub fn finish(mut self) -> Result<(Summary, W), ArchiveError> {
-        let records = self.tally.records;
         let summary = self.tally.finish();
-        let footer = Footer { archive_end: Total { records, sha256: summary.digest.clone() } };
+        let footer = Footer { archive_end: Total { records: self.records, sha256: hex(self.hash) } };
         serde_json::to_writer(&mut self.out, &footer).map_err(std::io::Error::from)?;
         self.out.write_all(b"\n")?;
         let mut out = self.out.finish()?;
@@ -134,6 +146,8 @@ impl<W: Write> ArchiveWriter<W> {
 impl<W: Write> Sink for ArchiveWriter<W> {
     fn put(&mut self, record: &Record) -> Result<(), ArchiveError> {
         self.tally.add(record, &mut self.line)?;
+        self.hash.update(&self.line);
+        self.records += 1;
         Ok(self.out.write_all(&self.line)?)
     }
 }
@@ -145,6 +159,7 @@ pub struct ArchiveReader<R: Read> {
     line: u64,
     text: Vec<u8>,
     hash: Sha256,
+    records: u64,
     /// What the records are as this program writes them: the digest of a store that holds them.
     tally: Tally,
     again: Vec<u8>,
@@ -163,6 +178,7 @@ impl<R: Read> ArchiveReader<R> {
             line: 0,
             text: Vec::new(),
             hash: Sha256::new(),
+            records: 0,
             tally: Tally::default(),
             again: Vec::new(),
             ended: false,
@@ -193,11 +209,12 @@ impl<R: Read> ArchiveReader<R> {
         if !self.text.starts_with(FOOTER) {
             let record = serde_json::from_slice(&self.text).map_err(not_ours)?;
             self.hash.update(&self.text);
+            self.records += 1;
             self.tally.add(&record, &mut self.again)?;
             return Ok(Some(record));
         }
         let Footer { archive_end } = serde_json::from_slice(&self.text).map_err(not_ours)?;
-        if archive_end.records != self.tally.records || archive_end.sha256 != hex(self.hash.clone()) {
+        if archive_end.records != self.records || archive_end.sha256 != hex(self.hash.clone()) {
             return Err(ArchiveError::Damaged);
         }
         self.ended = true;

@@ -5,7 +5,7 @@
 //! before its outcomes, its events and deliveries, and its end. Fields may be added; one that is left out is empty.
 
 use bytes::Bytes;
-use promptmill_domain::head::Trying;
+use promptmill_domain::head::{KILLER_AFTER_KILLS_ALONE, QUARANTINE_AFTER_KILLS, Trying};
 use promptmill_domain::{
     BatchId, BatchLimits, BatchSpec, BatchState, Counts, DeliveryId, Event, EventId, EventKind, GenerationId,
     KeyId, ParkedItem, TemplateId, TenantId, Totals,
@@ -14,6 +14,9 @@ use promptmill_ports::{DeliveryAttempt, DeliveryState, Role};
 use serde::{Deserialize, Serialize};
 
 use crate::bytes64;
+
+/// About the bytes of an attempt in memory; a reply in it may have more.
+const ATTEMPT: usize = 512;
 
 /// A line of an archive.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -198,7 +201,7 @@ pub struct PartRecord {
 pub struct ChunkRecord {
     /// Its number.
     pub n: u32,
-    /// How many holders died holding it, up to [`MOST_KILLS`](Self::MOST_KILLS).
+    /// How many holders died holding it, of those that have a meaning: [`most_kills`](Self::most_kills).
     pub kills: u32,
     /// The item that was tried alone and already killed.
     pub trying: Option<Trying>,
@@ -212,8 +215,17 @@ pub struct ChunkRecord {
 }
 
 impl ChunkRecord {
-    /// More deaths than these say nothing more.
-    pub const MOST_KILLS: u32 = 1_000;
+    /// More deaths than these say nothing more: those that brought the chunk into quarantine, and those during single items.
+    pub fn most_kills(&self) -> u32 {
+        let alone = KILLER_AFTER_KILLS_ALONE * u32::try_from(self.killers.len()).unwrap_or(u32::MAX >> 2);
+        QUARANTINE_AFTER_KILLS + alone + self.trying.map_or(0, |trying| trying.kills)
+    }
+
+    /// About the bytes that it takes in memory.
+    pub(crate) fn size(&self) -> usize {
+        let attempts: usize = self.parked.iter().map(|item| item.attempts.len()).sum();
+        size_of::<Self>() + self.parked.len() * size_of::<ParkedItem>() + attempts * ATTEMPT
+    }
 
     /// Of a chunk of which nothing is known but its outcomes.
     pub fn of(n: u32) -> Self {

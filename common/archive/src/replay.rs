@@ -117,9 +117,13 @@ impl Chunk {
     }
 }
 
-/// Whether it follows from the end of its batch.
-fn is_sealed(outcome: &OutcomeRecord) -> bool {
-    matches!(ItemCode::from_byte(outcome.code), Some(ItemCode::Cancelled | ItemCode::Expired))
+/// Whether it follows from something else than its being recorded.
+fn is_made_again(outcome: &OutcomeRecord) -> bool {
+    match ItemCode::from_byte(outcome.code) {
+        Some(ItemCode::Cancelled | ItemCode::Expired) => true,
+        Some(ItemCode::Failed(FailureKind::WorkerKiller)) => outcome.body.is_none(),
+        _ => false,
+    }
 }
 
 impl<'a> Replay<'a> {
@@ -146,6 +150,9 @@ impl<'a> Replay<'a> {
 
     /// Adds a block of the next part.
     pub(crate) async fn block(&mut self, block: BlockRecord) -> Result<(), ArchiveError> {
+        if !(1..=MAX_CHUNK_ROWS).contains(&block.len) {
+            return Err(self.differs(format!("a block has {} rows", block.len)));
+        }
         if let Stage::Held(held @ None) = &mut self.stage {
             *held = Some((block, None));
             return Ok(());
@@ -175,13 +182,23 @@ impl<'a> Replay<'a> {
     pub(crate) async fn chunk(&mut self, record: ChunkRecord) -> Result<(), ArchiveError> {
         let at = record.n as usize;
         let work = self.work().await?;
-        if at < work.next || at >= work.cuts.len() {
+        let Some(cut) = work.cuts.get(at).filter(|_| at >= work.next) else {
             return Err(self.differs(format!("chunk {at} stands where it should not")));
+        };
+        let len = cut.len;
+        let is_of = |offset: u32| offset < len;
+        let sensible = record.killers.is_sorted_by(|a, b| a < b)
+            && record.killers.iter().all(|offset| is_of(*offset))
+            && record.trying.is_none_or(|trying| is_of(trying.offset) && trying.kills == 1)
+            && record.kills <= record.most_kills();
+        if !sensible {
+            return Err(self.differs(format!("the deaths of chunk {at} make no sense")));
         }
-        if work.chunks.len() >= CHUNKS {
+        if work.chunks.len() >= CHUNKS || work.bytes >= BYTES {
             self.flush(false).await?;
         }
         let work = self.work().await?;
+        work.bytes += record.size();
         work.chunks.push(Chunk::new(work.cuts[at], record));
         work.next = at + 1;
         Ok(())
@@ -189,8 +206,8 @@ impl<'a> Replay<'a> {
 
     /// Adds the next outcome.
     pub(crate) async fn outcome(&mut self, outcome: OutcomeRecord) -> Result<(), ArchiveError> {
-        // A cancel or a deadline makes it again.
-        if is_sealed(&outcome) {
+        // A cancel or a deadline makes it again, or the deaths that are told with its chunk.
+        if is_made_again(&outcome) {
             return Ok(());
         }
         let index = outcome.index;
@@ -206,9 +223,7 @@ impl<'a> Replay<'a> {
         }
         let work = self.work().await?;
         work.bytes += outcome.body.as_ref().map_or(0, Bytes::len);
-        if let Some(chunk) = work.chunks.last_mut()
-            && !chunk.record.killers.contains(&(index - chunk.cut.base))
-        {
+        if let Some(chunk) = work.chunks.last_mut() {
             chunk.outcomes.push(outcome);
         }
         if work.bytes >= BYTES { self.flush(true).await } else { Ok(()) }
@@ -293,8 +308,8 @@ impl<'a> Replay<'a> {
         if self.store.batch(&self.tenant, self.batch.id).await?.state == BatchState::Running {
             return Ok(());
         }
-        let waiting = self.store.waiting(self.batch.id, 1).await?;
-        self.store.admit(&waiting, self.worker.now_ms).await?;
+        // Whether or not it waits, its batch runs then.
+        self.store.admit(&[ChunkId { batch: self.batch.id, n: 0 }], self.worker.now_ms).await?;
         Ok(())
     }
 
@@ -408,9 +423,8 @@ impl<'a> Replay<'a> {
             return Err(self.differs("it does not say when it was submitted".to_owned()));
         };
         let is_whole = submitted_ms == self.batch.created_ms;
-        if let Stage::Held(Some((block, Some(_)))) = &self.stage
+        if let Stage::Held(Some((_, Some(_)))) = &self.stage
             && is_whole
-            && (1..=MAX_CHUNK_ROWS).contains(&block.len)
         {
             return self.accept().await;
         }
@@ -502,22 +516,38 @@ impl<'a> Replay<'a> {
             self.settle(vec![group]).await?;
         }
         let suspect = chunk.record.trying.map(|trying| trying.offset);
-        // A second death during it would have failed the suspect.
         let alone = killers.iter().flat_map(|offset| [*offset; 2]).chain(suspect).map(Some);
         let alone: Vec<_> = alone.collect();
-        let kills = chunk.record.kills.min(ChunkRecord::MOST_KILLS) as usize;
+        let kills = chunk.record.kills as usize;
         let others = std::iter::repeat_n(None, kills.saturating_sub(alone.len()));
         for tried in others.chain(alone) {
             let session = SessionId::at(self.worker.now_ms, rand::random());
             self.store.open(session, LABEL).await?;
             let token = self.lease(id, session).await?;
             if let Some(offset) = tried {
+                self.park_suspect(chunk, token, offset).await?;
                 self.store.try_item(id, token, offset, self.worker.now_ms).await?;
             }
             self.store.bury(session, 0, self.worker.now_ms).await?;
         }
         chunk.left = chunk.left.saturating_sub(u32::try_from(killers.len()).unwrap_or(u32::MAX));
         Ok(())
+    }
+
+    /// Parks the item that is about to be tried, if it is one that waits: whoever parks it later clears it of suspicion.
+    async fn park_suspect(
+        &self,
+        chunk: &mut Chunk,
+        token: LeaseToken,
+        offset: u32,
+    ) -> Result<(), ArchiveError> {
+        let Some(at) = chunk.record.parked.iter().position(|item| item.offset == offset) else {
+            return Ok(());
+        };
+        let (parked, settled) = (vec![chunk.record.parked.remove(at)], Vec::new());
+        let (spent, release) = (Totals::default(), Release::Keep);
+        let chunk = chunk.id(self.batch.id);
+        self.settle(vec![SettleGroup { chunk, token, settled, parked, seq: 1, spent, release }]).await
     }
 
     fn differs(&self, how: String) -> ArchiveError {

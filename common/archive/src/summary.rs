@@ -22,7 +22,7 @@ pub struct Summary {
     pub generations: u64,
     /// Deliveries of webhooks.
     pub deliveries: u64,
-    /// Ids of the master keys that secrets in it are sealed under. Whoever is to deliver its webhooks needs these keys.
+    /// Ids of the master keys that webhook secrets and kept answers in it are sealed under. Whoever is to deliver and repeat these needs the keys.
     pub master_keys: BTreeSet<String>,
     /// SHA-256 over its records, in hexadecimal digits: the same for stores that hold the same.
     pub digest: String,
@@ -48,8 +48,12 @@ impl Summary {
                 }
                 return;
             }
+            Record::Claim(claim) => {
+                let body = claim.answer.as_ref().and_then(|answer| std::str::from_utf8(&answer.body).ok());
+                self.note_sealed(body.unwrap_or_default());
+                return;
+            }
             Record::Version(_)
-            | Record::Claim(_)
             | Record::Block(_)
             | Record::Part(_)
             | Record::Chunk(_)
@@ -59,9 +63,10 @@ impl Summary {
         *number += 1;
     }
 
-    /// A sealed text is `pmv1.<key id>.<ciphertext>`.
+    /// A sealed text is `pmv1.<key id>.<ciphertext>`; any other has no key.
     fn note_sealed(&mut self, sealed: &str) {
-        if let Some(id) = sealed.split('.').nth(1)
+        if let Some(("pmv1", behind)) = sealed.split_once('.')
+            && let Some((id, _)) = behind.split_once('.')
             && !self.master_keys.contains(id)
         {
             self.master_keys.insert(id.to_owned());

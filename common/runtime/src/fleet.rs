@@ -151,6 +151,15 @@ pub async fn connect_store(url: &SecretString, database: &str) -> Result<Arc<Mon
     store.map(Arc::new).map_err(|error| RoleError::new("the MongoDB store cannot be used", no_store(error)))
 }
 
+/// The fleet's store, to be read as it is.
+///
+/// # Errors
+/// When there is none, or it cannot be used. No error holds the URL.
+pub async fn connect_store_to_read(url: &SecretString, database: &str) -> Result<Arc<MongoStore>, RoleError> {
+    let store = MongoStore::connect_to_read(&MongoOptions::new(url.clone(), database)).await;
+    store.map(Arc::new).map_err(|error| RoleError::new("the MongoDB store cannot be read", no_store(error)))
+}
+
 fn no_hub(error: ConnectError) -> RoleError {
     RoleError::new("the Redis hub cannot be used", error)
 }

@@ -86,10 +86,21 @@ impl Servers {
 
     /// Every document of the database with the name of its collection, in the order of these.
     pub(crate) fn documents(&self) -> Vec<(String, Document)> {
+        self.of_each_collection(|name| doc! { "find": name, "batchSize": 10_000 })
+    }
+
+    /// Every index that somebody made, likewise.
+    pub(crate) fn indexes(&self) -> Vec<(String, Document)> {
+        let mut indexes = self.of_each_collection(|name| doc! { "listIndexes": name });
+        indexes.retain(|(_, index)| index.get_str("name").unwrap() != "_id_");
+        indexes
+    }
+
+    fn of_each_collection(&self, command: impl Fn(&str) -> Document) -> Vec<(String, Document)> {
         let names = all(self.database(), doc! { "listCollections": 1, "nameOnly": true });
         let mut names: Vec<_> = names.iter().map(|found| found.get_str("name").unwrap().to_owned()).collect();
         names.sort_unstable();
-        let of = |name: &String| all(self.database(), doc! { "find": name, "batchSize": 10_000 });
+        let of = |name: &String| all(self.database(), command(name));
         names.iter().flat_map(|name| of(name).into_iter().map(|found| (name.clone(), found))).collect()
     }
 

@@ -2,16 +2,26 @@
 
 use std::io::Write as _;
 
-use promptmill_archive::ArchiveError;
-use promptmill_ports::{StoreError, Tenant};
+use promptmill_archive::{ArchiveError, ArchiveReader};
+use promptmill_ports::{Generation, StoreError, Tenant};
 use promptmill_store_sqlite::{SqliteOptions, SqliteStore};
 
-use crate::scene::{NOW, Scene, tenant};
+use sha2::{Digest as _, Sha256};
+
+use crate::scene::{NOW, Scene, see, tenant};
 use crate::stores::{Kind, Place, archive_of, import_from};
 
 fn lines_of(archive: &[u8]) -> Vec<String> {
     let text = String::from_utf8(zstd::decode_all(archive).unwrap()).unwrap();
     text.lines().map(|line| format!("{line}\n")).collect()
+}
+
+/// The lines between header and end, with the end that they should have.
+fn whole(header: &str, records: &[String]) -> Vec<u8> {
+    let digest = Sha256::digest(records.concat());
+    let digest: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+    let end = format!("{{\"archive_end\":{{\"records\":{},\"sha256\":\"{digest}\"}}}}\n", records.len());
+    pack(&[&[header.to_owned()], records, &[end]].concat())
 }
 
 fn pack(lines: &[String]) -> Vec<u8> {
@@ -84,15 +94,95 @@ async fn a_record_that_stands_where_it_may_not_is_told() {
 }
 
 #[tokio::test]
-async fn every_archive_that_is_cut_anywhere_is_refused() {
-    let place = Place::new(Kind::Sqlite);
-    let store = place.open().await.unwrap();
-    store.add_tenant(&Tenant { id: tenant("acme"), created_ms: NOW }).await.unwrap();
+async fn an_archive_that_is_cut_anywhere_is_told_to_be() {
+    let from = Place::new(Kind::Sqlite);
+    let store = from.open().await.unwrap();
+    Scene::small(&*store).await;
+    // More than one block of zstd's.
+    let id = promptmill_domain::GenerationId::at(NOW, rand::random());
+    let mut noise = vec![0; 600_000];
+    rand::fill(&mut noise[..]);
+    let (tenant, request, outcome) = (tenant("zeta"), noise.into(), None);
+    let owner = promptmill_domain::SessionId::at(NOW, rand::random());
+    store.put_generation(&Generation { id, tenant, request, outcome, created_ms: NOW, owner }).await.unwrap();
     let archive = archive_of(&*store).await.0;
-    for len in 0..archive.len() - 4 {
-        let place = Place::new(Kind::Sqlite);
-        let store = place.open().await.unwrap();
-        assert!(import_from(&*store, &archive[..len]).await.is_err(), "{len} of {}", archive.len());
+    let mut cut_off = 0;
+    for len in (0..archive.len() - 4).step_by(archive.len() / 60) {
+        match ArchiveReader::new(&archive[..len]) {
+            // Not even its header is there.
+            Err(ArchiveError::NoArchive) => assert!(len < archive.len() / 3, "{len} of {}", archive.len()),
+            Err(error) => panic!("{len} of {}: {error:?}", archive.len()),
+            Ok(_) => {
+                let to = Place::new(Kind::Sqlite);
+                let error = import_from(&*to.open().await.unwrap(), &archive[..len]).await.unwrap_err();
+                assert!(matches!(error, ArchiveError::CutOff(_)), "{len} of {}: {error:?}", archive.len());
+                cut_off += 1;
+            }
+        }
+    }
+    assert!(cut_off > 10);
+}
+
+#[tokio::test]
+async fn a_batch_that_was_deleted_while_it_was_told_is_none() {
+    for kind in [Kind::Sqlite, Kind::Mongo] {
+        let (from, to) = (Place::new(Kind::Sqlite), Place::new(kind));
+        let source = from.open().await.unwrap();
+        let scene = Scene::of(&*source).await;
+        let (archive, summary) = archive_of(&*source).await;
+        let lines = lines_of(&archive);
+        let mut records = Vec::new();
+        let mut told = Vec::new();
+        for line in &lines[1..lines.len() - 1] {
+            if line.starts_with("{\"batch\"") {
+                told.clear();
+            }
+            told.push(line.clone());
+            records.push(line.clone());
+            if line.starts_with("{\"end\"") {
+                // Told before, cut at each third of its lines and at its end, and then gone each time.
+                let again = std::mem::take(&mut told);
+                let at = records.len() - again.len();
+                let before = (1..=3).flat_map(|n| {
+                    let some = again[..(again.len() - 1) * n / 3].iter().cloned();
+                    let some: Vec<_> = again[..1].iter().cloned().chain(some.skip(1)).collect();
+                    some.into_iter().chain(["\"gone\"\n".to_owned()])
+                });
+                let before: Vec<_> = before.collect();
+                records.splice(at..at, before);
+            }
+        }
+        let target = to.open().await.unwrap();
+        let imported = import_from(&*target, &whole(&lines[0], &records)).await.unwrap();
+        assert_eq!(imported, summary);
+        assert_eq!(archive_of(&*target).await.1, summary);
+        for batch in &scene.batches {
+            let (then, now) =
+                (see(&*source, &scene.tenant, *batch).await, see(&*target, &scene.tenant, *batch).await);
+            assert_eq!(now, then);
+        }
+    }
+}
+
+#[tokio::test]
+async fn deaths_that_make_no_sense_and_endless_blocks_are_refused() {
+    let from = Place::new(Kind::Sqlite);
+    let source = from.open().await.unwrap();
+    Scene::of(&*source).await;
+    let lines = lines_of(&archive_of(&*source).await.0);
+    let changes = [
+        ("\"killers\":[1]", "\"killers\":[1,1]"),
+        ("\"killers\":[1]", "\"killers\":[4000000000]"),
+        ("\"kills\":5", "\"kills\":4000000000"),
+        ("{\"block\":{\"len\":40", "{\"block\":{\"len\":4294967295"),
+        ("{\"block\":{\"len\":40", "{\"block\":{\"len\":0"),
+    ];
+    for (was, is) in changes {
+        let records: Vec<_> = lines[1..lines.len() - 1].iter().map(|line| line.replace(was, is)).collect();
+        assert_ne!(records.concat(), lines[1..lines.len() - 1].concat(), "{was}");
+        let to = Place::new(Kind::Sqlite);
+        let error = import_from(&*to.open().await.unwrap(), &whole(&lines[0], &records)).await.unwrap_err();
+        assert!(matches!(error, ArchiveError::Differs(..)), "{is}: {error:?}");
     }
 }
 
@@ -124,7 +214,9 @@ async fn what_an_import_left_half_way_is_opened_by_nobody(kind: Kind) {
 
 async fn a_store_that_somebody_works_on_takes_no_import(kind: Kind) {
     let (from, to) = (Place::new(Kind::Sqlite), Place::new(kind));
-    let archive = archive_of(&*from.open().await.unwrap()).await.0;
+    let source = from.open().await.unwrap();
+    Scene::small(&*source).await;
+    let archive = archive_of(&*source).await.0;
     let store = to.open().await.unwrap();
     let session = promptmill_domain::SessionId::at(NOW, rand::random());
     store.open(session, "scheduler on host-1").await.unwrap();
@@ -167,6 +259,24 @@ async fn a_folder_is_exported_beside_the_process_that_uses_it() {
     Scene::small(&*store).await;
     let reader = SqliteStore::open_to_read(&place.folder(), SqliteOptions::default()).unwrap();
     assert_eq!(archive_of(&reader).await.1, archive_of(&*store).await.1);
+    // What is written afterwards is read, too, and while it is.
+    let writes = async {
+        for n in 0..200 {
+            let tenant = Tenant { id: tenant(&format!("t{n}")), created_ms: NOW };
+            store.add_tenant(&tenant).await.unwrap();
+        }
+    };
+    let reads = async {
+        let (mut counted, mut reads) = (0, 0);
+        while counted < 201 {
+            let now = archive_of(&reader).await.1.tenants;
+            assert!(now >= counted);
+            (counted, reads) = (now, reads + 1);
+        }
+        reads
+    };
+    let ((), reads) = tokio::join!(writes, reads);
+    assert!(reads > 1);
     let other = Tenant { id: tenant("other"), created_ms: NOW };
     let refused = promptmill_ports::Accounts::add_tenant(&reader, &other).await;
     assert!(matches!(refused, Err(StoreError::Conflict(_))));

@@ -1,7 +1,9 @@
 //! From store to store.
 
 use promptmill_domain::{BatchState, SessionId};
-use promptmill_ports::{BatchFilter, Generation, Installation, PageLimit, TemplateKey};
+use promptmill_ports::{
+    BatchFilter, Generation, Installation, PageLimit, SettledCursor, SettledPage, StoreError, TemplateKey,
+};
 
 use crate::scene::{NOW, Scene, see, tenant};
 use crate::stores::{Kind, Place, archive_of, import_from};
@@ -47,7 +49,39 @@ async fn check(from: Kind, to: Kind) {
     assert_eq!(usage(&*target).await.record_bytes, usage(&*source).await.record_bytes);
     // What is read from the copy makes the same copy again.
     assert_eq!(archive_of(&*target).await.1, summary);
+    drop(target);
+    let target = to.open().await.unwrap();
+    an_old_place_in_the_order_is_refused(&*source, &*target, &scene).await;
     goes_on(&*target, &scene).await;
+}
+
+/// The order is another one, so a place in that of the source is none in this.
+async fn an_old_place_in_the_order_is_refused(
+    source: &dyn Installation,
+    target: &dyn Installation,
+    scene: &Scene<'_>,
+) {
+    let all = PageLimit::items(1_000_000);
+    for batch in &scene.batches {
+        let of =
+            async |store: &dyn Installation, after| store.settled(&scene.tenant, *batch, after, all).await;
+        let there = of(source, SettledCursor::default()).await.unwrap();
+        let here = of(target, SettledCursor::default()).await.unwrap();
+        let indexes = |page: &SettledPage| {
+            let mut indexes: Vec<_> = page.outcomes.iter().map(|(outcome, _)| outcome.index).collect();
+            indexes.sort_unstable();
+            indexes
+        };
+        assert!(here.caught_up);
+        let state = source.batch(&scene.tenant, *batch).await.unwrap().state;
+        if state != BatchState::Cancelling {
+            assert_eq!(indexes(&here), indexes(&there));
+        }
+        if there.next != SettledCursor::default() {
+            assert!(matches!(of(target, there.next).await, Err(StoreError::Conflict(_))));
+            assert!(of(target, here.next).await.unwrap().outcomes.is_empty());
+        }
+    }
 }
 
 async fn records_are_the_same(source: &dyn Installation, target: &dyn Installation, scene: &Scene<'_>) {

@@ -218,9 +218,15 @@ impl<'a> Scene<'a> {
         let small = self.accepted(8).await;
         self.work(small, 3, 0..1, &[]).await;
 
+        // A single row that nobody admitted, one that was and waits, and one that is done and whose batch nobody closed yet.
         let single = self.accepted(1).await;
         let lease = self.take(single, 0, self.session).await;
         self.settle(&lease, [], &[parked(0, NOW + 1_000_000)], 1, Release::LetGo).await;
+        let admitted = self.accepted(1).await;
+        let lease = self.lease(admitted, 0, self.session).await;
+        self.settle(&lease, [], &[parked(0, NOW + 1_000_000)], 1, Release::LetGo).await;
+        let done = self.accepted(1).await;
+        self.work(done, 0, 0..1, &[]).await;
 
         let paused = self.queued(true, &[&[100]]).await;
         self.work(paused, 2, 0..2, &[]).await;
@@ -232,13 +238,14 @@ impl<'a> Scene<'a> {
             self.store.steer(&self.tenant, paused, event, NOW + 50).await.unwrap();
         }
 
-        // Two died while one item was tried, which failed of it, and one while another was, which is a suspect.
+        // Two died while one item was tried, which failed of it, and one while another was, which is a suspect; and waited before.
         let killing = self.queued(false, &[&[40]]).await;
         for tried in [None, None, Some(1), Some(1), Some(0)] {
             let session = SessionId::at(NOW, rand::random());
             self.store.open(session, "worker").await.unwrap();
             let lease = self.lease(killing, 0, session).await;
-            self.settle(&lease, [], &[], 1, Release::Keep).await;
+            let waited: &[ParkedItem] = if tried == Some(0) { &[parked(0, NOW)] } else { &[] };
+            self.settle(&lease, [], waited, 1, Release::Keep).await;
             if let Some(offset) = tried {
                 let (chunk, token) = (lease.head.chunk, lease.token);
                 assert!(self.store.try_item(chunk, token, offset, NOW).await.unwrap());
@@ -289,12 +296,19 @@ impl<'a> Scene<'a> {
         self.close(killed, NOW + 9_003).await;
     }
 
-    /// A chunk whose outcomes are handed to a store in more than one step.
+    /// A chunk whose outcomes are handed to a store in more than one step, and whose last item killed its workers.
     async fn large_outcomes(&mut self) {
         let large = self.queued(false, &[&[256]]).await;
+        for _ in 0..2 {
+            let session = SessionId::at(NOW, rand::random());
+            self.store.open(session, "worker").await.unwrap();
+            let lease = self.lease(large, 3, session).await;
+            self.store.try_item(lease.head.chunk, lease.token, 7, NOW).await.unwrap();
+            self.store.bury(session, 0, NOW).await.unwrap();
+        }
         let lease = self.lease(large, 3, self.session).await;
-        let some: Vec<_> = (0..5).map(|offset| (offset, LARGE)).collect();
-        self.settle(&lease, some, &[], 8, Release::LetGo).await;
+        let all: Vec<_> = (0..7).map(|offset| (offset, if offset > 2 { LARGE } else { 9 })).collect();
+        self.settle(&lease, all, &[], 8, Release::LetGo).await;
     }
 
     async fn close(&self, batch: BatchId, now_ms: u64) {
