@@ -1,6 +1,6 @@
-//! A chat server that costs as little as possible: one thread, one reply made before the first call.
+//! A chat server that costs as little as possible: one thread, its replies made before the first call.
 //!
-//! It speaks the part of OpenAI's API that a batch needs, always answers the same after the same time, and counts. It never judges a
+//! It speaks the part of OpenAI's API that a batch needs, always answers after the same time, the same unless asked for other replies, and counts. It never judges a
 //! request: a measure that wants to know whether the right thing was sent looks at `GET /_sample`.
 
 use std::cell::{Cell, RefCell};
@@ -34,6 +34,8 @@ pub struct Config {
     pub listen: SocketAddr,
     /// From a call to its reply. The clock of the timers ticks in milliseconds.
     pub latency: Duration,
+    /// How many different replies it gives in turn.
+    pub replies: u32,
     /// End when standard input does.
     pub until_stdin_ends: bool,
 }
@@ -100,7 +102,7 @@ pub fn bind(config: &Config) -> io::Result<(SocketAddr, impl Future<Output = ()>
     socket.bind(config.listen)?;
     let listener = socket.listen(BACKLOG)?;
     let address = listener.local_addr()?;
-    let server = Rc::new(Server::new(config.latency));
+    let server = Rc::new(Server::new(config.latency, config.replies));
     Ok((address, accept(listener, server)))
 }
 
@@ -126,7 +128,7 @@ async fn serve(stream: TcpStream, server: Rc<Server>) {
 
 struct Server {
     latency: Duration,
-    reply: Bytes,
+    replies: Vec<Bytes>,
     calls: Cell<u64>,
     at_once: Cell<u64>,
     most_at_once: Cell<u64>,
@@ -136,10 +138,11 @@ struct Server {
 }
 
 impl Server {
-    fn new(latency: Duration) -> Self {
+    fn new(latency: Duration, replies: u32) -> Self {
+        let others = (1..replies).map(|seed| work::reply(&work::answer_in_words(seed)));
         Self {
             latency,
-            reply: work::reply(),
+            replies: std::iter::once(work::reply(&work::answer())).chain(others).collect(),
             calls: Cell::new(0),
             at_once: Cell::new(0),
             most_at_once: Cell::new(0),
@@ -184,7 +187,8 @@ impl Server {
             return status(StatusCode::BAD_REQUEST);
         }
         self.calls.set(self.calls.get() + 1);
-        json(self.reply.clone())
+        let turn = usize::try_from(self.calls.get()).unwrap_or(0) % self.replies.len();
+        json(self.replies[turn].clone())
     }
 
     /// Reads a body and keeps it; answers whether it was whole.

@@ -81,6 +81,9 @@ struct FakeArgs {
     /// Milliseconds from a call to its reply.
     #[arg(long, default_value_t = 0, value_name = "MS")]
     latency_ms: u64,
+    /// How many different replies are given in turn.
+    #[arg(long, default_value_t = 1, value_name = "N")]
+    replies: u32,
     /// End when standard input does, so that nothing is left behind by whoever started it.
     #[arg(long)]
     until_stdin_ends: bool,
@@ -111,6 +114,7 @@ fn main() -> ExitCode {
         Command::Fake(args) => fake::run(&fake::Config {
             listen: args.listen,
             latency: Duration::from_millis(args.latency_ms),
+            replies: args.replies,
             until_stdin_ends: args.until_stdin_ends,
         }),
         Command::Bare(args) => bare::run(args.client, &args.server, args.items, args.concurrency),

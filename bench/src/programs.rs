@@ -28,8 +28,17 @@ impl Programs {
     /// # Errors
     /// It does not start.
     pub fn fake(&self, latency: Duration) -> anyhow::Result<Fake> {
+        self.fake_of(latency, 1)
+    }
+
+    /// The same with so many different replies.
+    ///
+    /// # Errors
+    /// It does not start.
+    pub fn fake_of(&self, latency: Duration, replies: u32) -> anyhow::Result<Fake> {
         let mut child = Command::new(&self.0)
             .args(["fake", "--until-stdin-ends", "--latency-ms", &latency.as_millis().to_string()])
+            .args(["--replies", &replies.to_string()])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()

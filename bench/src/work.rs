@@ -59,8 +59,37 @@ pub fn answer() -> Value {
     })
 }
 
-/// The body of every reply of the fake server.
-pub fn reply() -> Bytes {
+/// What the model says with other words each time, as many as those of [`answer`].
+pub fn answer_in_words(seed: u32) -> Value {
+    let mut answer = answer();
+    let (words, mut dice) = (vocabulary(), Dice::new(seed));
+    for name in ["title", "summary", "tags", "steps"] {
+        reword(&mut answer[name], &words, &mut dice);
+    }
+    answer
+}
+
+/// Puts other words in the place of every text, as long as it is.
+fn reword(value: &mut Value, words: &[&str], dice: &mut Dice) {
+    match value {
+        Value::String(text) => {
+            let length = text.len();
+            text.clear();
+            fill_from(text, dice, length, words);
+        }
+        Value::Array(values) => values.iter_mut().for_each(|value| reword(value, words, dice)),
+        _ => {}
+    }
+}
+
+/// The words of a text in plain English, each as often as it stands there.
+fn vocabulary() -> Vec<&'static str> {
+    let is_word = |word: &&str| word.chars().all(|c| c.is_ascii_alphabetic() || c == ',' || c == '.');
+    include_str!("../../ARCHITECTURE.md").split_whitespace().filter(is_word).collect()
+}
+
+/// The body of a reply with that answer.
+pub fn reply(answer: &Value) -> Bytes {
     let reply = json!({
         "id": "chatcmpl-bench",
         "object": "chat.completion",
@@ -68,7 +97,7 @@ pub fn reply() -> Bytes {
         "model": "bench",
         "choices": [{
             "index": 0,
-            "message": {"role": "assistant", "content": answer().to_string()},
+            "message": {"role": "assistant", "content": answer.to_string()},
             "finish_reason": "stop",
         }],
         "usage": {"prompt_tokens": 120, "completion_tokens": 96, "total_tokens": 216},
@@ -92,6 +121,16 @@ pub fn long_variables(n: u32) -> Value {
 
 /// Rows `0..count` as NDJSON, each of exactly [`ROW_BYTES`] bytes, under a `custom_id` of its own.
 pub fn rows(count: u32) -> Bytes {
+    rows_of(count, fill)
+}
+
+/// The same of words that compress as text of people does.
+pub fn rows_in_words(count: u32) -> Bytes {
+    let words = vocabulary();
+    rows_of(count, |text, seed, length| fill_from(text, &mut Dice::new(seed), length, &words))
+}
+
+fn rows_of(count: u32, fill: impl Fn(&mut String, u32, usize)) -> Bytes {
     let mut text = String::with_capacity(count as usize * ROW_BYTES);
     for n in 0..count {
         let end = text.len() + ROW_BYTES;
@@ -123,10 +162,33 @@ fn fill(text: &mut String, seed: u32, length: usize) {
         "still ",
         "page ",
     ];
-    let mut state = u64::from(seed).wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let mut dice = Dice::new(seed);
     while text.len() < length {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        text.push_str(WORDS[(state >> 60) as usize]);
+        text.push_str(WORDS[(dice.roll() >> 60) as usize]);
     }
     text.truncate(length);
+}
+
+/// Appends words of those, which ones `dice` decide, until `text` is `length` bytes long.
+fn fill_from(text: &mut String, dice: &mut Dice, length: usize, words: &[&str]) {
+    while text.len() < length {
+        let at = (dice.roll() >> 32) as usize % words.len().max(1);
+        text.push_str(words.get(at).copied().unwrap_or("word"));
+        text.push(' ');
+    }
+    text.truncate(length);
+}
+
+/// Numbers that a seed decides.
+struct Dice(u64);
+
+impl Dice {
+    fn new(seed: u32) -> Self {
+        Self(u64::from(seed).wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
+    }
+
+    fn roll(&mut self) -> u64 {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        self.0
+    }
 }

@@ -10,7 +10,8 @@ use tokio::task::LocalSet;
 /// Runs `work` with the URL of a fake server beside it on the same thread.
 pub(crate) async fn with_fake<T>(latency: Duration, work: impl AsyncFnOnce(String) -> T) -> T {
     let _ = rustls::crypto::ring::default_provider().install_default();
-    let config = Config { listen: "127.0.0.1:0".parse().unwrap(), latency, until_stdin_ends: false };
+    let config =
+        Config { listen: "127.0.0.1:0".parse().unwrap(), latency, replies: 1, until_stdin_ends: false };
     LocalSet::new()
         .run_until(async {
             let (address, serving) = fake::bind(&config).unwrap();

@@ -15,6 +15,9 @@ use crate::procfs;
 use crate::table::{Goal, Table};
 use crate::work;
 
+/// Different replies, so that they compress as those of a model do.
+const REPLIES: u32 = 8_192;
+
 /// What the runs gave, for an item where nothing else is said.
 #[derive(Debug, Default)]
 struct Space {
@@ -74,12 +77,12 @@ async fn stored(lab: &Lab<Sizes>, space: &mut Space) -> anyhow::Result<()> {
     let items = lab.sizes.space_items;
     let of_item = |bytes: u64| bytes as f64 / f64::from(items);
     let desk = lab.desk()?;
-    let fake = lab.programs.fake(Duration::ZERO)?;
+    let fake = lab.programs.fake_of(Duration::ZERO, REPLIES)?;
     let settings = Settings { provider: Some(&fake.url), concurrency: 64, threads: lab.sizes.threads };
     let fleet = Fleet::start(&lab.binary, desk.path(), settings).await?;
     fleet.servers.settle();
     let (before, redis) = (fleet.servers.stored()?, fleet.servers.redis_memory()?);
-    watched(&fleet.client()?, &fake, items, work::rows(items), || Ok(())).await?;
+    watched(&fleet.client()?, &fake, items, work::rows_in_words(items), || Ok(())).await?;
     fleet.servers.settle();
     let after = fleet.servers.stored()?;
     space.data.push(of_item(after.data - before.data));
@@ -103,7 +106,7 @@ async fn stored(lab: &Lab<Sizes>, space: &mut Space) -> anyhow::Result<()> {
     let engine = Engine::start(&lab.binary, desk.path(), None, settings).await?;
     let file = desk.path().join("data/promptmill.db");
     let before = size(&file)?;
-    batch(&engine, &engine.client()?, &fake, items, work::rows(items)).await?;
+    batch(&engine, &engine.client()?, &fake, items, work::rows_in_words(items)).await?;
     engine.stop()?;
     space.sqlite.push(of_item(size(&file)? - before));
     Ok(())
