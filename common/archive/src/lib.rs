@@ -1,8 +1,8 @@
 //! An installation in one file: everything that a store keeps, in the words of the domain and not in those of a backend, so that it moves
 //! from SQLite to MongoDB and back, and is a backup of either.
 //!
-//! [`export`] reads a store through its ports, also while the installation works: of each batch it takes the state first, and of each chunk what one
-//! version of its head says, so no batch is torn, whenever it is read. [`import`] makes everything again by the engine's own
+//! [`export()`] reads a store through its ports, also while the installation works: of each batch it takes the state first, and of each chunk what one
+//! version of its head says, so no batch is torn, whenever it is read. [`import()`] makes everything again by the engine's own
 //! steps in a store that is empty, reads it back and compares the digests.
 //!
 //! The file is JSON lines in one zstd stream: a header, a [`Record`](record::Record) a line, and an end with the number of records and the
