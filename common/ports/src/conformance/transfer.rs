@@ -15,7 +15,7 @@ use crate::{
 };
 
 /// Makes a `#[tokio::test]` of every case. The expression makes a fresh store: anything that dereferences to an
-/// [`Installation`](crate::Installation); it may await, and is dropped at the end of the case.
+/// [`Installation`]; it may await, and is dropped at the end of the case.
 #[macro_export]
 macro_rules! transfer_conformance {
     ($make:expr) => {
