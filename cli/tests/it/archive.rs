@@ -138,6 +138,8 @@ async fn an_installation_at_work_is_exported_and_goes_on_elsewhere(from: Kind, t
     assert!(outcomes > 240 && outcomes < 40 + PAUSED_ROWS + ROWS, "{outcomes} outcomes");
     let there = results(&client, &running).await;
     let ended_there = (client.get(&format!("/v1/batches/{ended}")).await.1, results(&client, &ended).await);
+    let settled = client.text(&format!("/v1/batches/{ended}/results?order=settled&limit=1")).await;
+    let cursor = serde_json::from_str::<Value>(&settled).unwrap()["cursor"].as_str().unwrap().to_owned();
     let key = stand.key().to_owned();
     stand.stop();
 
@@ -165,6 +167,11 @@ async fn an_installation_at_work_is_exported_and_goes_on_elsewhere(from: Kind, t
     for field in ["state", "revision", "created_at", "finished_at", "counts", "name"] {
         assert_eq!(ended_here.0[field], ended_there.0[field], "{field}");
     }
+    // A place in the order of settling is one of the source alone.
+    let path = format!("/v1/batches/{ended}/results?order=settled&after={cursor}");
+    let (status, refused) = client.get(&path).await;
+    assert_eq!(status, StatusCode::CONFLICT, "{refused}");
+    assert!(refused["detail"].as_str().unwrap().ends_with("begin anew"), "{refused}");
     // What was told is not told again, and what happens is, signed with the secret that moved.
     wait_for("the webhook of the batch that went on", || hook.told_of(&paused).len() == 2);
     assert_eq!(hook.told_of(&paused), ["batch.paused", "batch.completed"]);

@@ -21,6 +21,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ("store-mongo", &["domain", "ports"]),
     ("egress", &[]),
     ("vault", &["domain"]),
+    ("archive", &["domain", "ports"]),
     ("settings", &[]),
     ("runtime", &["domain", "hub-redis", "ports", "provider", "settings", "store-mongo", "store-sqlite"]),
     ("api", &["domain", "egress", "pipeline", "ports", "prompt", "provider", "rowio", "runtime", "vault"]),
@@ -30,6 +31,7 @@ const EDGES: &[(&str, &[&str])] = &[
         "cli",
         &[
             "api",
+            "archive",
             "domain",
             "egress",
             "pipeline",

@@ -4,7 +4,7 @@
 //! chunk the outcomes are those that one version of its head names, whose bodies never change. Its events are read before its
 //! deliveries, which they become; of both, what tells of a later change of the batch is left out.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 
 use bytes::Bytes;
 use promptmill_domain::{Batch, BatchId, BatchState, FailureKind, Head, ItemCode, TenantId};
@@ -218,8 +218,8 @@ impl<S: Sink> Export<'_, S> {
 
     async fn rest(&mut self, batch: &Batch) -> Result<Told, ArchiveError> {
         let told = self.rows(batch.id).await?;
-        // Only a draft's can change.
-        if batch.state == BatchState::Draft && self.layout(batch.id).await? != told {
+        // Only a draft's can change. Parts that came meanwhile are not told.
+        if batch.state == BatchState::Draft && self.layout(batch.id, &told.numbers).await? != told {
             return Ok(Told::Torn);
         }
         // What a draft became meanwhile is not what it was.
@@ -254,17 +254,19 @@ impl<S: Sink> Export<'_, S> {
 
     /// Writes the rows; answers their layout as they were read.
     async fn rows(&mut self, batch: BatchId) -> Result<Layout, ArchiveError> {
-        let mut layout = Layout::default();
         let parts = self.store.parts(self.tenant, batch).await?;
+        let mut layout = Layout::of(parts.iter().map(|part| part.part).collect());
         let mut after = None;
         let mut blocks = self.store.block_ids(self.tenant, batch, after, PAGE.items).await?.into_iter();
         let mut next = blocks.next();
         for part in parts {
-            while let Some(block) = next.take_if(|block| block.part == part.part) {
+            while let Some(block) = next.take_if(|block| block.part <= part.part) {
                 after = Some((block.part, block.seq));
-                layout.block(&block);
-                let bytes = self.store.block(self.tenant, batch, block.part, block.seq).await?;
-                self.out.put(&Record::Block(BlockRecord { len: block.len, bytes, ids: block.ids }))?;
+                if block.part == part.part {
+                    layout.block(&block);
+                    let bytes = self.store.block(self.tenant, batch, block.part, block.seq).await?;
+                    self.out.put(&Record::Block(BlockRecord { len: block.len, bytes, ids: block.ids }))?;
+                }
                 next = blocks.next();
                 if next.is_none() {
                     blocks = self.store.block_ids(self.tenant, batch, after, PAGE.items).await?.into_iter();
@@ -278,9 +280,9 @@ impl<S: Sink> Export<'_, S> {
         Ok(layout)
     }
 
-    /// The layout of the rows as it is now.
-    async fn layout(&self, batch: BatchId) -> Result<Layout, ArchiveError> {
-        let mut layout = Layout::default();
+    /// The layout of the rows of these parts as it is now.
+    async fn layout(&self, batch: BatchId, numbers: &BTreeSet<u32>) -> Result<Layout, ArchiveError> {
+        let mut layout = Layout::of(numbers.clone());
         for part in self.store.parts(self.tenant, batch).await? {
             layout.part(&part);
         }
@@ -338,7 +340,8 @@ impl Bodies<'_> {
         while self.page.front().is_some_and(|outcome| outcome.index < index) {
             self.page.pop_front();
         }
-        if self.page.is_empty() {
+        // One that settled since the page was read is not on it.
+        if self.page.front().is_none_or(|outcome| outcome.index != index) {
             self.page = self.store.outcomes(self.tenant, self.batch, index, PAGE).await?.outcomes.into();
         }
         match self.page.pop_front() {
@@ -357,21 +360,33 @@ enum Told {
     Torn,
 }
 
-/// Digests of parts and of blocks, to see whether they changed.
+/// Digests of some parts and of their blocks, to see whether they changed.
 #[derive(Debug, Clone, Default)]
 struct Layout {
+    numbers: BTreeSet<u32>,
     parts: Sha256,
     blocks: Sha256,
 }
 
 impl Layout {
+    /// Of the parts of these numbers; others do not count.
+    fn of(numbers: BTreeSet<u32>) -> Self {
+        Self { numbers, ..Self::default() }
+    }
+
     fn part(&mut self, part: &Part) {
+        if !self.numbers.contains(&part.part) {
+            return;
+        }
         self.parts.update(part.part.to_le_bytes());
         self.parts.update(part.rows.to_le_bytes());
         self.parts.update(part.digest);
     }
 
     fn block(&mut self, block: &BlockIds) {
+        if !self.numbers.contains(&block.part) {
+            return;
+        }
         for number in [block.part, block.seq, block.len] {
             self.blocks.update(number.to_le_bytes());
         }
@@ -441,3 +456,6 @@ fn delivery_record(delivery: Delivery) -> DeliveryRecord {
         created_ms: delivery.created_ms,
     }
 }
+
+#[cfg(test)]
+mod tests;
