@@ -12,7 +12,6 @@ use promptmill_ports::{
     BatchFilter, BlockIds, Delivery, Installation, PageLimit, Part, StoreError, StoreResult, StoredOutcome,
     TemplateKey,
 };
-
 use sha2::{Digest as _, Sha256};
 
 use crate::error::ArchiveError;

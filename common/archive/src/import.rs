@@ -13,7 +13,7 @@ use crate::error::ArchiveError;
 use crate::export::{Scope, export};
 use crate::lines::{ArchiveReader, Digesting};
 use crate::record::{ClaimRecord, DeliveryRecord, GenerationRecord, KeyRecord, Record, VersionRecord};
-use crate::replay::{LABEL, Replay, Worker};
+use crate::replay::{Importer, LABEL, Replay};
 use crate::summary::Summary;
 
 /// Longer than a session that lives rests between two beats.
@@ -35,7 +35,7 @@ pub async fn import<R: Read>(
     store.begin_import().await?;
     let session = SessionId::at(now_ms, rand::random());
     store.open(session, LABEL).await?;
-    let mut import = Import { store, worker: Worker { session, now_ms }, tenant: None, template: None };
+    let mut import = Import { store, importer: Importer { session, now_ms }, tenant: None, template: None };
     let mut batch = None;
     while let Some(record) = archive.next()? {
         batch = import.record(archive, batch, record).await?;
@@ -72,7 +72,7 @@ async fn check_unused(store: &dyn Installation) -> Result<(), ArchiveError> {
 
 struct Import<'a> {
     store: &'a dyn Installation,
-    worker: Worker,
+    importer: Importer,
     tenant: Option<TenantId>,
     template: Option<(TemplateId, String, u32)>,
 }
@@ -146,7 +146,7 @@ impl<'a> Import<'a> {
             Record::Generation(generation) => {
                 self.store.put_generation(&self.generation(tenant, generation)).await?;
             }
-            Record::Batch(batch) => return Ok(Some(Replay::new(self.store, self.worker, tenant, *batch))),
+            Record::Batch(batch) => return Ok(Some(Replay::new(self.store, self.importer, tenant, *batch))),
             Record::Tenant(_)
             | Record::Block(_)
             | Record::Part(_)
@@ -192,7 +192,7 @@ impl<'a> Import<'a> {
     /// One that runs is nobody's, and run again by whoever serves the installation next.
     fn generation(&self, tenant: TenantId, record: GenerationRecord) -> Generation {
         let GenerationRecord { id, created_ms, request, outcome } = record;
-        Generation { id, tenant, request, outcome, created_ms, owner: self.worker.session }
+        Generation { id, tenant, request, outcome, created_ms, owner: self.importer.session }
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! Tenants come by id. Behind a tenant come its keys, its templates each with its versions, its requests with an idempotency key, its generations,
 //! and its batches, newest first. Behind a batch come its blocks, each part behind those it is made of, its chunks each
-//! before its outcomes, its events and deliveries, and its end. Fields may be added; one that is left out is empty.
+//! before its outcomes, its events and deliveries, and its end. A field that a later release adds is empty where it is left out.
 
 use bytes::Bytes;
 use promptmill_domain::head::{KILLER_AFTER_KILLS_ALONE, QUARANTINE_AFTER_KILLS, Trying};

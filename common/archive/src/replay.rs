@@ -1,14 +1,14 @@
 //! A batch is made again by the engine's own steps: as a client submitted it, as workers worked on it, and as it was steered.
 
 use bytes::Bytes;
-use promptmill_domain::chunk::{ChunkCut, FrozenPart, MAX_CHUNK_ROWS};
+use promptmill_domain::chunk::{ChunkCut, FrozenPart, MAX_CHUNK_ROWS, cut};
 use promptmill_domain::{
     BatchEvent, BatchId, BatchState, ChunkId, Event, FailureKind, ItemCode, LeaseToken, Release, SessionId,
     SettledItem, TenantId, Totals, UploadId,
 };
 use promptmill_ports::{
     Accepted, Created, Delivery, Installation, NewBatch, PartCommit, RowBlock, SettleGroup, Settled,
-    StoreResult, WholeBatch, flow,
+    StoreError, StoreResult, WholeBatch, Work, flow,
 };
 
 use crate::error::ArchiveError;
@@ -26,7 +26,7 @@ pub(crate) const LABEL: &str = "import";
 
 /// The session of an import, and the time by its clock.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Worker {
+pub(crate) struct Importer {
     /// Who works.
     pub(crate) session: SessionId,
     /// Now, Unix milliseconds.
@@ -36,7 +36,7 @@ pub(crate) struct Worker {
 /// A batch in the making.
 pub(crate) struct Replay<'a> {
     store: &'a dyn Installation,
-    worker: Worker,
+    importer: Importer,
     tenant: TenantId,
     batch: BatchRecord,
     stage: Stage,
@@ -50,7 +50,7 @@ enum Stage {
     /// It is a draft; these are its parts, and what comes of the next.
     Draft(Box<Draft>),
     /// It is queued or runs.
-    Queued(Box<Work>),
+    Queued(Box<Submitted>),
 }
 
 #[derive(Default)]
@@ -62,8 +62,23 @@ struct Draft {
     put: Vec<u32>,
 }
 
+impl Draft {
+    fn push(&mut self, block: BlockRecord) {
+        self.bytes += block.bytes.len() + block.ids.len();
+        self.blocks.push(block);
+    }
+}
+
+impl BlockRecord {
+    /// As number `seq` of its upload.
+    fn into_block(self, seq: u32) -> RowBlock {
+        let Self { len, bytes, ids } = self;
+        RowBlock { seq, len, bytes, ids }
+    }
+}
+
 /// What is known of the chunks that are worked on.
-struct Work {
+struct Submitted {
     cuts: Vec<ChunkCut>,
     /// The chunk that the next outcome may be of is this one or later.
     next: usize,
@@ -130,12 +145,12 @@ impl<'a> Replay<'a> {
     /// Of a batch of which nothing is made yet.
     pub(crate) fn new(
         store: &'a dyn Installation,
-        worker: Worker,
+        importer: Importer,
         tenant: TenantId,
         batch: BatchRecord,
     ) -> Self {
         let (events, deliveries) = (Vec::new(), Vec::new());
-        Self { store, worker, tenant, batch, stage: Stage::Held(None), events, deliveries }
+        Self { store, importer, tenant, batch, stage: Stage::Held(None), events, deliveries }
     }
 
     /// Whose batch.
@@ -157,13 +172,9 @@ impl<'a> Replay<'a> {
             *held = Some((block, None));
             return Ok(());
         }
-        let full = {
-            let draft = self.draft().await?;
-            draft.bytes += block.bytes.len() + block.ids.len();
-            draft.blocks.push(block);
-            draft.bytes >= BYTES
-        };
-        if full { self.put_blocks().await } else { Ok(()) }
+        let draft = self.draft().await?;
+        draft.push(block);
+        if draft.bytes >= BYTES { self.put_blocks().await } else { Ok(()) }
     }
 
     /// Makes the blocks so far a part.
@@ -247,7 +258,7 @@ impl<'a> Replay<'a> {
         if let Stage::Queued(_) = self.stage {
             self.flush(false).await?;
             self.steer(BatchEvent::Cancel).await?;
-            self.close(self.worker.now_ms).await?;
+            self.close(self.importer.now_ms).await?;
         }
         while !self.store.delete(&self.tenant, self.batch.id).await? {}
         Ok(())
@@ -284,7 +295,7 @@ impl<'a> Replay<'a> {
     }
 
     async fn steer_to(&mut self, end: &EndRecord) -> Result<(), ArchiveError> {
-        let finished_ms = end.finished_ms.unwrap_or(self.worker.now_ms);
+        let finished_ms = end.finished_ms.unwrap_or(self.importer.now_ms);
         match &end.state {
             BatchState::Draft | BatchState::Submitting | BatchState::Queued => Ok(()),
             BatchState::Running => self.run().await,
@@ -309,12 +320,12 @@ impl<'a> Replay<'a> {
             return Ok(());
         }
         // Whether or not it waits, its batch runs then.
-        self.store.admit(&[ChunkId { batch: self.batch.id, n: 0 }], self.worker.now_ms).await?;
+        self.store.admit(&[ChunkId { batch: self.batch.id, n: 0 }], self.importer.now_ms).await?;
         Ok(())
     }
 
     async fn steer(&self, event: BatchEvent) -> Result<(), ArchiveError> {
-        self.store.steer(&self.tenant, self.batch.id, event, self.worker.now_ms).await?;
+        self.store.steer(&self.tenant, self.batch.id, event, self.importer.now_ms).await?;
         Ok(())
     }
 
@@ -339,8 +350,7 @@ impl<'a> Replay<'a> {
             self.stage = Stage::Draft(Box::default());
             if let Some((block, part)) = held {
                 if let Stage::Draft(draft) = &mut self.stage {
-                    draft.bytes += block.bytes.len() + block.ids.len();
-                    draft.blocks.push(block);
+                    draft.push(block);
                 }
                 if let Some(part) = part {
                     self.commit(part).await?;
@@ -379,12 +389,12 @@ impl<'a> Replay<'a> {
         let first = u32::try_from(draft.put.len()).unwrap_or(u32::MAX);
         let blocks: Vec<_> = (first..)
             .zip(std::mem::take(&mut draft.blocks))
-            .map(|(seq, block)| RowBlock { seq, len: block.len, bytes: block.bytes, ids: block.ids })
+            .map(|(seq, block)| block.into_block(seq))
             .collect();
         draft.bytes = 0;
         draft.put.extend(blocks.iter().map(|block| block.len));
         if !blocks.is_empty() {
-            let now_ms = self.worker.now_ms;
+            let now_ms = self.importer.now_ms;
             self.store.put_rows(&self.tenant, self.batch.id, upload, blocks, now_ms).await?;
         }
         Ok(())
@@ -403,11 +413,11 @@ impl<'a> Replay<'a> {
     }
 
     /// The batch as one that was submitted.
-    async fn work(&mut self) -> Result<&mut Work, ArchiveError> {
+    async fn work(&mut self) -> Result<&mut Submitted, ArchiveError> {
         if !matches!(self.stage, Stage::Queued(_)) {
             let parts = self.submit().await?;
-            let cuts = flow::cuts(&parts, self.batch.spec.chunk_rows).collect();
-            let work = Work { cuts, next: 0, chunks: Vec::new(), bytes: 0 };
+            let cuts = cut(&parts, self.batch.spec.chunk_rows).collect();
+            let work = Submitted { cuts, next: 0, chunks: Vec::new(), bytes: 0 };
             self.stage = Stage::Queued(Box::new(work));
         }
         match &mut self.stage {
@@ -441,9 +451,9 @@ impl<'a> Replay<'a> {
     async fn accept(&mut self) -> Result<Vec<FrozenPart>, ArchiveError> {
         let Stage::Held(held) = &mut self.stage else { return Ok(Vec::new()) };
         let Some((block, Some(part))) = held.take() else { return Ok(Vec::new()) };
-        let rows = RowBlock { seq: 0, len: block.len, bytes: block.bytes, ids: block.ids };
-        let whole = WholeBatch { batch: self.new_batch(), rows, digest: part.digest };
-        let parts = vec![FrozenPart { upload: whole.upload(), blocks: vec![block.len] }];
+        let blocks = vec![block.len];
+        let whole = WholeBatch { batch: self.new_batch(), rows: block.into_block(0), digest: part.digest };
+        let parts = vec![FrozenPart { upload: whole.upload(), blocks }];
         match self.store.accept(&self.tenant, whole).await? {
             Accepted::New(_) => Ok(parts),
             Accepted::Existing(_) => Err(self.differs("there is one of its id or key already".to_owned())),
@@ -461,13 +471,13 @@ impl<'a> Replay<'a> {
             chunks.iter().filter(|chunk| chunk.lease.is_none()).map(|chunk| chunk.id(batch)).collect();
         // A single row is leased while it waits.
         if !is_single {
-            self.store.admit(&fresh, self.worker.now_ms).await?;
+            self.store.admit(&fresh, self.importer.now_ms).await?;
         }
         for chunk in chunks.iter_mut().filter(|chunk| chunk.lease.is_none()) {
             self.kill(chunk).await?;
             // One whose every item killed is done.
             if chunk.left > 0 {
-                chunk.lease = Some((self.lease(chunk.id(batch), self.worker.session).await?, 0));
+                chunk.lease = Some((self.lease(chunk.id(batch), self.importer.session).await?, 0));
             }
         }
         let last = chunks.len().saturating_sub(1);
@@ -485,7 +495,7 @@ impl<'a> Replay<'a> {
         if groups.is_empty() {
             return Ok(());
         }
-        let settled = self.store.settle(groups.into(), self.worker.now_ms).await?;
+        let settled = self.store.settle(groups.into(), self.importer.now_ms).await?;
         if settled.contains(&Settled::Fenced) {
             return Err(ArchiveError::InUse("a chunk was taken from the import".to_owned()));
         }
@@ -495,10 +505,10 @@ impl<'a> Replay<'a> {
     async fn lease(&self, chunk: ChunkId, session: SessionId) -> StoreResult<LeaseToken> {
         let token = LeaseToken::from_bytes(rand::random());
         let chunks = [(chunk, token)];
-        let leases = promptmill_ports::Work::claim(self.store, session, &chunks, self.worker.now_ms).await?;
+        let leases = Work::claim(self.store, session, &chunks, self.importer.now_ms).await?;
         match leases.len() {
             1 => Ok(token),
-            _ => Err(promptmill_ports::StoreError::Conflict(format!("chunk {chunk} cannot be leased"))),
+            _ => Err(StoreError::Conflict(format!("chunk {chunk} cannot be leased"))),
         }
     }
 
@@ -509,11 +519,9 @@ impl<'a> Replay<'a> {
         let spent = &mut chunk.record.totals;
         if !killers.is_empty() && *spent != Totals::default() {
             // Afterwards the chunk may be done, and nobody's.
-            let token = self.lease(id, self.worker.session).await?;
+            let token = self.lease(id, self.importer.session).await?;
             let (spent, release) = (std::mem::take(spent), Release::LetGo);
-            let (settled, parked) = (Vec::new(), Vec::new());
-            let group = SettleGroup { chunk: id, token, settled, parked, seq: 1, spent, release };
-            self.settle(vec![group]).await?;
+            self.settle(vec![SettleGroup { spent, release, ..first_group(id, token) }]).await?;
         }
         let suspect = chunk.record.trying.map(|trying| trying.offset);
         let alone = killers.iter().flat_map(|offset| [*offset; 2]).chain(suspect).map(Some);
@@ -521,14 +529,14 @@ impl<'a> Replay<'a> {
         let kills = chunk.record.kills as usize;
         let others = std::iter::repeat_n(None, kills.saturating_sub(alone.len()));
         for tried in others.chain(alone) {
-            let session = SessionId::at(self.worker.now_ms, rand::random());
+            let session = SessionId::at(self.importer.now_ms, rand::random());
             self.store.open(session, LABEL).await?;
             let token = self.lease(id, session).await?;
             if let Some(offset) = tried {
                 self.park_suspect(chunk, token, offset).await?;
-                self.store.try_item(id, token, offset, self.worker.now_ms).await?;
+                self.store.try_item(id, token, offset, self.importer.now_ms).await?;
             }
-            self.store.bury(session, 0, self.worker.now_ms).await?;
+            self.store.bury(session, 0, self.importer.now_ms).await?;
         }
         chunk.left = chunk.left.saturating_sub(u32::try_from(killers.len()).unwrap_or(u32::MAX));
         Ok(())
@@ -544,15 +552,20 @@ impl<'a> Replay<'a> {
         let Some(at) = chunk.record.parked.iter().position(|item| item.offset == offset) else {
             return Ok(());
         };
-        let (parked, settled) = (vec![chunk.record.parked.remove(at)], Vec::new());
-        let (spent, release) = (Totals::default(), Release::Keep);
-        let chunk = chunk.id(self.batch.id);
-        self.settle(vec![SettleGroup { chunk, token, settled, parked, seq: 1, spent, release }]).await
+        let parked = vec![chunk.record.parked.remove(at)];
+        let group = SettleGroup { parked, ..first_group(chunk.id(self.batch.id), token) };
+        self.settle(vec![group]).await
     }
 
     fn differs(&self, how: String) -> ArchiveError {
         ArchiveError::Differs(self.batch.id, how)
     }
+}
+
+/// The first group of a lease, which records nothing and goes on.
+fn first_group(chunk: ChunkId, token: LeaseToken) -> SettleGroup {
+    let (settled, parked) = (Vec::new(), Vec::new());
+    SettleGroup { chunk, token, settled, parked, seq: 1, spent: Totals::default(), release: Release::Keep }
 }
 
 /// The upload that brings the `n`-th part of a batch.

@@ -22,8 +22,9 @@ pub async fn submit(
     now_ms: u64,
 ) -> StoreResult<u32> {
     let parts = store.begin_submit(tenant, batch).await?;
+    let rows: u64 = parts.iter().flat_map(|part| &part.blocks).map(|rows| u64::from(*rows)).sum();
     // The chunks of a small batch are of one row each, whatever its spec says.
-    let most = match rows_of(&parts) > u64::from(SPREAD) {
+    let most = match rows > u64::from(SPREAD) {
         true => store.batch(tenant, batch).await?.spec.chunk_rows,
         false => MAX_CHUNK_ROWS,
     };
@@ -41,15 +42,6 @@ pub async fn submit(
     store.put_heads(tenant, batch, lane, &pending).await?;
     store.finish_submit(tenant, batch, chunks, total, now_ms).await?;
     Ok(total)
-}
-
-/// The chunks that [`submit`] makes of these parts, in a batch whose spec says `chunk_rows`.
-pub fn cuts(parts: &[FrozenPart], chunk_rows: u32) -> impl Iterator<Item = ChunkCut> {
-    cut(parts, if rows_of(parts) > u64::from(SPREAD) { chunk_rows } else { MAX_CHUNK_ROWS })
-}
-
-fn rows_of(parts: &[FrozenPart]) -> u64 {
-    parts.iter().flat_map(|part| &part.blocks).map(|rows| u64::from(*rows)).sum()
 }
 
 /// The chunks of a batch that is accepted whole: those that [`submit`] would cut.

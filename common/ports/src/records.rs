@@ -284,6 +284,13 @@ pub struct Generation {
     pub owner: SessionId,
 }
 
+impl Generation {
+    /// Bytes of its request and outcome, which quotas count and pages go by.
+    pub fn size(&self) -> usize {
+        self.request.len() + self.outcome.as_ref().map_or(0, Bytes::len)
+    }
+}
+
 /// The tenants' immediate generations.
 #[async_trait]
 pub trait Generations: Send + Sync {

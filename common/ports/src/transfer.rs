@@ -4,7 +4,6 @@
 //! are tested with. This port adds what those steps cannot say.
 
 use async_trait::async_trait;
-use bytes::Bytes;
 use promptmill_domain::{BatchId, Event, GenerationId, Head, TenantId};
 
 use crate::reading::PageLimit;
@@ -87,26 +86,3 @@ pub trait Transfer: Send + Sync {
 pub trait Installation: Store + Records + Transfer {}
 
 impl<T: Store + Records + Transfer> Installation for T {}
-
-/// Bytes of a generation, which a page goes by.
-pub fn generation_size(generation: &Generation) -> usize {
-    generation.request.len() + generation.outcome.as_ref().map_or(0, Bytes::len)
-}
-
-/// The records from the front of `records` that a page takes: as many as `limit` allows, and at least one.
-pub fn page<T, E>(
-    records: impl Iterator<Item = Result<T, E>>,
-    limit: PageLimit,
-    size: impl Fn(&T) -> usize,
-) -> Result<Vec<T>, E> {
-    let (mut page, mut bytes) = (Vec::new(), 0_usize);
-    for record in records.take(limit.items as usize) {
-        let record = record?;
-        bytes = bytes.saturating_add(size(&record));
-        if !page.is_empty() && bytes > limit.bytes {
-            break;
-        }
-        page.push(record);
-    }
-    Ok(page)
-}

@@ -7,7 +7,6 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use mongodb::bson::{Document, doc};
 use promptmill_domain::{GenerationId, SessionId, TenantId};
-use promptmill_ports::transfer::generation_size;
 use promptmill_ports::{Generation, Generations, StoreError, StoreResult};
 
 use crate::MongoStore;
@@ -29,7 +28,7 @@ impl Generations for MongoStore {
         for _ in 0..TRIES {
             let put = Update::upsert(unfinished.clone(), change(generation));
             if self.commands().update(GENERATIONS, vec![put]).await?.duplicates.is_empty() {
-                self.kept_bytes().put(&generation.tenant, generation_size(generation));
+                self.kept_bytes().put(&generation.tenant, generation.size());
                 return Ok(());
             }
             // It has its outcome, or is another tenant's, or was made by another put at the same moment.
@@ -90,7 +89,7 @@ fn change(generation: &Generation) -> Document {
         "owner": binary(*owner.as_bytes()),
         "created_ms": int(*created_ms),
         "request": binary(request.to_vec()),
-        "bytes": int(generation_size(generation) as u64),
+        "bytes": int(generation.size() as u64),
     };
     match outcome {
         Some(outcome) => {

@@ -103,7 +103,7 @@ pub(crate) struct Earlier {
     /// Who runs it.
     pub(crate) owner: [u8; 16],
     /// Status, headers as JSON, and body.
-    pub(crate) answer: Option<(u16, String, Vec<u8>)>,
+    answer: Option<(u16, String, Vec<u8>)>,
 }
 
 impl Earlier {
@@ -116,15 +116,18 @@ impl Earlier {
         Ok(Self { fingerprint: row.get(0)?, plan: row.get(1)?, owner: row.get(2)?, answer })
     }
 
+    /// The answer, where it has one.
+    pub(crate) fn answer(self) -> Result<Option<StoredAnswer>, Fault> {
+        let Some((status, headers, body)) = self.answer else { return Ok(None) };
+        let headers = from_json(&headers, "the headers of a stored answer")?;
+        Ok(Some(StoredAnswer { status, headers, body: Bytes::from(body) }))
+    }
+
     fn answer_to(self, claim: &Claim) -> Result<Claimed, Fault> {
-        let Self { fingerprint, plan, owner, answer } = self;
+        let Self { fingerprint, plan, owner, .. } = self;
         if fingerprint != claim.fingerprint {
             return Ok(Claimed::Mismatch);
         }
-        let Some((status, headers, body)) = answer else {
-            return Ok(Claimed::Begun { owner, plan });
-        };
-        let headers = from_json(&headers, "the headers of a stored answer")?;
-        Ok(Claimed::Done(StoredAnswer { status, headers, body: Bytes::from(body) }))
+        Ok(self.answer()?.map_or(Claimed::Begun { owner, plan }, Claimed::Done))
     }
 }

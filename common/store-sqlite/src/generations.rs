@@ -3,7 +3,6 @@
 use async_trait::async_trait;
 use bytes::Bytes;
 use promptmill_domain::{GenerationId, SessionId, TenantId};
-use promptmill_ports::transfer::generation_size;
 use promptmill_ports::{Generation, Generations, StoreError, StoreResult};
 use rusqlite::{Connection, OptionalExtension as _, Row, params};
 
@@ -19,7 +18,7 @@ const SMALL: usize = 512;
 impl Generations for SqliteStore {
     async fn put_generation(&self, generation: &Generation) -> StoreResult<()> {
         let generation = generation.clone();
-        let bytes = SMALL + generation_size(&generation);
+        let bytes = SMALL + generation.size();
         self.write(bytes, move |db| put(db, &generation)).await
     }
 

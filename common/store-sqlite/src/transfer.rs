@@ -1,12 +1,8 @@
 //! `Transfer`: what an export reads and an import writes beyond the engine's steps.
 
 use async_trait::async_trait;
-use bytes::Bytes;
 use promptmill_domain::{BatchId, Event, GenerationId, Head, TenantId};
-use promptmill_ports::transfer::{generation_size, page};
-use promptmill_ports::{
-    Beside, Claim, Generation, KeptClaim, PageLimit, StoreError, StoreResult, StoredAnswer, Transfer,
-};
+use promptmill_ports::{Beside, Claim, Generation, KeptClaim, PageLimit, StoreError, StoreResult, Transfer};
 use rusqlite::{Connection, Row, params};
 
 use crate::SqliteStore;
@@ -91,7 +87,7 @@ impl Transfer for SqliteStore {
             let after = after.map_or_else(Vec::new, |id| id.as_bytes().to_vec());
             let mut statement = db.prepare_cached(&sql)?;
             let generations = statement.query_map(params![after, tenant.as_str()], RawGeneration::read)?;
-            page(generations.map(|raw| raw?.decode()), limit, generation_size)
+            page(generations.map(|raw| raw?.decode()), limit, Generation::size)
         })
         .await
     }
@@ -145,6 +141,24 @@ pub(crate) fn check_import(db: &Connection) -> Result<(), Fault> {
     Ok(())
 }
 
+/// As many of the records as `limit` allows, and at least one.
+fn page<T>(
+    records: impl Iterator<Item = Result<T, Fault>>,
+    limit: PageLimit,
+    size: impl Fn(&T) -> usize,
+) -> Result<Vec<T>, Fault> {
+    let (mut page, mut bytes) = (Vec::new(), 0_usize);
+    for record in records.take(limit.items as usize) {
+        let record = record?;
+        bytes = bytes.saturating_add(size(&record));
+        if !page.is_empty() && bytes > limit.bytes {
+            break;
+        }
+        page.push(record);
+    }
+    Ok(page)
+}
+
 struct RawClaim {
     earlier: Earlier,
     key: String,
@@ -157,15 +171,51 @@ impl RawClaim {
     }
 
     fn decode(self, tenant: &TenantId) -> Result<KeptClaim, Fault> {
-        let Earlier { fingerprint, plan, owner, answer } = self.earlier;
-        let answer = match answer {
-            Some((status, headers, body)) => {
-                let headers = from_json(&headers, "the headers of a stored answer")?;
-                Some(StoredAnswer { status, headers, body: Bytes::from(body) })
-            }
-            None => None,
-        };
+        let Earlier { fingerprint, plan, owner, .. } = self.earlier;
+        let answer = self.earlier.answer()?;
         let claim = Claim { tenant: tenant.clone(), key: self.key, fingerprint, plan, owner };
         Ok(KeptClaim { claim, created_ms: self.created_ms, answer })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rusqlite::Connection;
+
+    use crate::schema;
+
+    /// What an archive takes.
+    const TAKEN: &[&str] = &[
+        "api_keys",
+        "batch_labels",
+        "batches",
+        "claims",
+        "deliveries",
+        "generations",
+        "heads",
+        "outbox",
+        "outcomes",
+        "parts",
+        "row_blocks",
+        "row_ids",
+        "template_versions",
+        "templates",
+        "tenants",
+    ];
+    /// What it does not: of the store alone, of processes, of uploads under way, an order that is made anew, and sums that follow.
+    const LEFT: &[&str] =
+        &["meta", "sessions", "settled", "sqlite_sequence", "stored_bytes", "submitted_rows", "uploads"];
+
+    #[test]
+    fn every_table_is_one_that_an_archive_takes_or_that_it_leaves_for_a_reason() {
+        let mut db = Connection::open_in_memory().unwrap();
+        schema::migrate(&mut db).unwrap();
+        let mut tables =
+            db.prepare("SELECT name FROM sqlite_schema WHERE type = 'table' ORDER BY name").unwrap();
+        let tables: Vec<String> =
+            tables.query_map([], |row| row.get(0)).unwrap().collect::<Result<_, _>>().unwrap();
+        let mut known = [TAKEN, LEFT].concat();
+        known.sort_unstable();
+        assert_eq!(tables, known);
     }
 }

@@ -27,7 +27,7 @@ const LONG: Duration = Duration::from_secs(60);
 #[macro_export]
 macro_rules! hub_conformance {
     ($make:expr) => {
-        $crate::hub_conformance! { @cases $make;
+        $crate::conformance_tests! { hub, $make;
             a_chunk_is_queued_once_and_again_after_it_was_taken
             hints_come_by_priority_then_arrival
             a_queued_chunk_moves_when_its_priority_changes
@@ -46,13 +46,6 @@ macro_rules! hub_conformance {
             a_pause_is_told_to_subscribers
         }
     };
-    (@cases $make:expr; $($case:ident)*) => {$(
-        #[tokio::test]
-        async fn $case() {
-            let hub = $make;
-            $crate::conformance::hub::$case(&*hub).await;
-        }
-    )*};
 }
 
 fn chunk(n: u32) -> ChunkId {

@@ -32,7 +32,7 @@ pub use usage::*;
 #[macro_export]
 macro_rules! records_conformance {
     ($make:expr) => {
-        $crate::records_conformance! { @cases $make;
+        $crate::conformance_tests! { records, $make;
             a_tenant_is_made_once
             a_key_is_kept_as_it_was_given
             a_key_needs_its_tenant
@@ -77,14 +77,5 @@ macro_rules! records_conformance {
             only_deliveries_that_are_over_are_forgotten
             the_bytes_of_records_are_counted_until_they_are_forgotten
         }
-    };
-    (@cases $make:expr; $($case:ident)*) => {
-        $(
-            #[tokio::test]
-            async fn $case() {
-                let store = $make;
-                $crate::conformance::records::$case(&*store).await;
-            }
-        )*
     };
 }

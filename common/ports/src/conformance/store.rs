@@ -47,7 +47,7 @@ pub use work::*;
 #[macro_export]
 macro_rules! store_conformance {
     ($make:expr) => {
-        $crate::store_conformance! { @cases $make;
+        $crate::conformance_tests! { store, $make;
             create_is_idempotent_by_id_and_by_key
             the_same_key_of_two_tenants_makes_two_batches
             rows_are_invisible_until_their_part_is_committed
@@ -137,14 +137,5 @@ macro_rules! store_conformance {
             closes_at_once_are_answered_each_for_itself_and_told_once
             random_steps_agree_with_the_model
         }
-    };
-    (@cases $make:expr; $($case:ident)*) => {
-        $(
-            #[tokio::test]
-            async fn $case() {
-                let store = $make;
-                $crate::conformance::store::$case(&*store).await;
-            }
-        )*
     };
 }

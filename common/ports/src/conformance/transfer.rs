@@ -19,7 +19,7 @@ use crate::{
 #[macro_export]
 macro_rules! transfer_conformance {
     ($make:expr) => {
-        $crate::transfer_conformance! { @cases $make;
+        $crate::conformance_tests! { transfer, $make;
             what_stands_beside_a_batch_is_its_key_and_its_events
             a_stamped_batch_has_the_version_and_the_events_it_is_given
             heads_come_by_number_with_whole_histories
@@ -27,15 +27,6 @@ macro_rules! transfer_conformance {
             generations_come_by_id_page_by_page
             only_an_empty_store_is_filled_and_by_one_import
         }
-    };
-    (@cases $make:expr; $($case:ident)*) => {
-        $(
-            #[tokio::test]
-            async fn $case() {
-                let store = $make;
-                $crate::conformance::transfer::$case(&*store).await;
-            }
-        )*
     };
 }
 
