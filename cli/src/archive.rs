@@ -11,7 +11,7 @@ use promptmill_archive::{ArchiveError, ArchiveReader, ArchiveWriter, Scope, Summ
 use promptmill_domain::TenantId;
 use promptmill_ports::{Clock as _, Installation};
 use promptmill_runtime::fleet::{connect_store, connect_store_to_read, store_of};
-use promptmill_runtime::{Settings, SystemClock, install_tls};
+use promptmill_runtime::{Settings, SystemClock, install_tls, shutdown_signals};
 use promptmill_store_sqlite::{SqliteOptions, SqliteStore};
 use promptmill_vault::Vault;
 use secrecy::SecretString;
@@ -64,13 +64,22 @@ pub(crate) async fn export_all(args: ExportArgs, settings: &Settings) -> Result<
         }
     };
     let scope = if args.all { Scope::All } else { Scope::Tenants(args.tenants) };
-    let summary = if is_standard(&args.out) {
-        write(&*store, &scope, io::stdout().lock()).await?.0
-    } else {
-        to_file(&*store, &scope, &args.out).await?
+    let (stop, _) = shutdown_signals().map_err(|error| Failure::work("signals cannot be handled", error))?;
+    let export = async {
+        if is_standard(&args.out) {
+            write(&*store, &scope, io::stdout().lock()).await.map(|(summary, _)| summary)
+        } else {
+            to_file(&*store, &scope, &args.out).await
+        }
     };
-    eprintln!("exported {summary}");
-    Ok(Exit::Success)
+    tokio::select! {
+        summary = export => {
+            eprintln!("exported {}", summary?);
+            Ok(Exit::Success)
+        }
+        // What was written aside goes with the export.
+        () = stop.cancelled() => Ok(Exit::Interrupted),
+    }
 }
 
 pub(crate) async fn import_all(args: ImportArgs, settings: &Settings) -> Result<Exit, Failure> {

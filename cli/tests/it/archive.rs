@@ -16,7 +16,7 @@ use crate::chaos::scene::template;
 use crate::fleet::{Fleet, Servers, Size};
 use crate::server::{Http, Server};
 use crate::stand::{Kind, Stand};
-use crate::support::{Desk, wait_for};
+use crate::support::{Desk, signal, wait_for};
 
 /// Rows of the batch that runs while it is exported.
 const ROWS: u64 = 1_500;
@@ -322,6 +322,35 @@ async fn archives_of_a_busy_serve_are_all_whole() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn archives_of_a_busy_fleet_are_all_whole() {
     archives_of_a_busy_installation_are_all_whole(Kind::Fleet).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_export_that_is_told_to_stop_leaves_nothing_behind() {
+    let mut desk = Desk::new();
+    let server = start(Kind::Embedded, &mut desk);
+    let rows: Vec<_> = (0..8_000).map(|n| json!({"variables": {"m": n.to_string()}})).collect();
+    let body = json!({"template": template(), "model": "demo:any", "rows": rows});
+    let (status, view) = server.client().post("/v1/batches", &body).await;
+    assert_eq!(status, StatusCode::CREATED, "{view}");
+    server.client().wait_for_state(view["id"].as_str().unwrap(), &["completed"]).await;
+    let archives = || {
+        let names = std::fs::read_dir(desk.path("")).unwrap().flatten();
+        let names = names.map(|entry| entry.file_name().into_string().unwrap());
+        names.filter(|name| name.starts_with("all.pmz")).collect::<Vec<_>>()
+    };
+    let stopped = (0..50).any(|_| {
+        let mut export = desk.start(&["export", "--all", "--data", "data", "--out", "all.pmz"]);
+        wait_for("the file beside, or the end", || !archives().is_empty());
+        signal(&export, "-TERM");
+        let code = export.wait().unwrap().code();
+        // It may have been through already.
+        assert!(archives() == if code == Some(0) { vec!["all.pmz"] } else { vec![] }, "{:?}", archives());
+        let _ = std::fs::remove_file(desk.path("all.pmz"));
+        assert!([Some(0), Some(130)].contains(&code), "{code:?}");
+        code == Some(130)
+    });
+    assert!(stopped, "none of the exports was stopped");
+    server.stop();
 }
 
 #[tokio::test]

@@ -116,7 +116,8 @@ impl<'a> Scene<'a> {
             Claims::claim(self.store, &claim, NOW + 3).await.unwrap();
             if key.ends_with('a') {
                 let headers = vec![("location".to_owned(), "/v1/batches/1".to_owned())];
-                let answer = StoredAnswer { status: 201, headers, body: Bytes::from_static(b"{\"\x00\":1}") };
+                let body = Bytes::from_static(b"pmv1.answers.AAAA");
+                let answer = StoredAnswer { status: 201, headers, body };
                 self.store.answer(&self.tenant, key, &answer).await.unwrap();
             }
         }

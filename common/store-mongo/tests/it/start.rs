@@ -110,3 +110,30 @@ async fn without_a_server_the_store_is_unavailable_and_says_nothing_of_the_passw
     assert!(matches!(error, StoreError::Unavailable(_)));
     assert!(!format!("{error:?}").contains("s3cret"));
 }
+
+#[tokio::test]
+async fn whoever_connects_to_read_changes_nothing_and_is_told_what_is_not_there() {
+    let database = MongoDatabase::create();
+    let refused = async || match MongoStore::connect_to_read(&options(&database)).await {
+        Err(StoreError::Conflict(words)) => words,
+        other => format!("{other:?}"),
+    };
+    assert_eq!(refused().await, format!("there is no store in the database {}", database.name()));
+    let raw = raw(&database).await;
+    assert!(raw.list_collection_names().await.unwrap().is_empty());
+
+    MongoStore::connect(&options(&database)).await.unwrap();
+    let before = raw.list_collection_names().await.unwrap().len();
+    MongoStore::connect_to_read(&options(&database)).await.unwrap();
+    let meta = raw.collection::<Document>("meta");
+    for (version, words) in [(0_i64, "; start this promptmill on it once"), (99, "; use a newer promptmill")]
+    {
+        let change = doc! { "$set": { "version": version } };
+        meta.update_one(doc! { "_id": "schema" }, change).await.unwrap();
+        let said = refused().await;
+        assert!(said.ends_with(words), "{said}");
+        let found = meta.find_one(doc! { "_id": "schema" }).await.unwrap().unwrap();
+        assert_eq!(found.get_i64("version").unwrap(), version);
+    }
+    assert_eq!(raw.list_collection_names().await.unwrap().len(), before);
+}
