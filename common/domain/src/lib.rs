@@ -13,6 +13,7 @@ pub mod head;
 pub mod ids;
 pub mod money;
 pub mod outcome;
+pub mod rate;
 pub mod report;
 pub mod verdict;
 

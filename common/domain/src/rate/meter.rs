@@ -1,0 +1,442 @@
+//! The calls that may begin: a bucket whose rate is told, or learned.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::estimate::Estimate;
+use super::hints::Quota;
+use super::{Learned, Moment};
+
+/// Calls a second with which a lane begins that nothing is known of. It doubles while calls wait for leave and none is refused.
+const FIRST: f64 = 10.0;
+
+/// The time in which it doubles: several times what a call takes, within these bounds.
+const SOONEST_DOUBLE: f64 = 0.05;
+const LATEST_DOUBLE: f64 = 1.0;
+const LATENCIES_TO_DOUBLE: f64 = 8.0;
+
+/// From so many calls a second on, none refused, a lane is not limited at all.
+const FREE_FROM: f64 = 2_000.0;
+
+/// What may come at once after a rest, where nothing else is known: so many seconds of the rate.
+const BURST_SECS: f64 = 2.0;
+
+/// Calls without a refusal after which the rate is tried for more: as many as the estimate rests on, within these bounds, twice.
+const FEWEST_CALM: u32 = 8;
+const MOST_CALM: u32 = 150;
+/// A slow lane is tried sooner, because a limit that was lifted would not be noticed for minutes.
+const LONG_CALM: Duration = Duration::from_secs(25);
+const MOST_CALM_IF_LONG: u32 = 90;
+
+/// By what each further call raises the rate then, and a second at most.
+const RISE: f64 = 1.03;
+const RISE_A_SECOND: f64 = 1.25;
+
+/// A rate that rose by this much since the last refusal was not the limit's noise.
+const RISEN: f64 = 1.6;
+
+/// Calls that are held back from what the provider says is left, because the way there takes now longer, now shorter.
+const WAY_DIFFERS: f64 = 0.5;
+
+/// What is left of the doubt about the provider's word after each call that was taken.
+const DOUBT_FADES: f64 = 0.99;
+
+/// How long the provider's own word is better than what was learned.
+const WORD_HOLDS: Duration = Duration::from_secs(30);
+
+/// Waits after refusals in a row without a call that was taken.
+const WAITS: [Duration; 5] = [
+    Duration::ZERO,
+    Duration::from_millis(500),
+    Duration::from_secs(1),
+    Duration::from_secs(2),
+    Duration::from_millis(4_750),
+];
+
+/// How the rate is known.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Pace {
+    /// No limit was met.
+    Free,
+    /// None was met yet; the rate is doubled while calls wait.
+    Ramp(f64),
+    /// Calls a second.
+    At(f64),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub(super) struct Meter {
+    pace: Pace,
+    /// Never above this, whatever is learned: what an operator set.
+    most: Option<f64>,
+    level: f64,
+    filled_at: Moment,
+    burst: Option<f64>,
+    /// Calls waited for leave when it was last asked for.
+    starved: bool,
+    /// They did so all the time since nothing was left.
+    is_whole: bool,
+    estimate: Estimate,
+    /// The rate after the last refusal.
+    base: f64,
+    calm: u32,
+    /// When the rate was raised last.
+    raised_at: Moment,
+    stop_until: Moment,
+    refusals_in_a_row: u32,
+    /// Calls that were let begin, and those of them that were given back or refused.
+    given: u64,
+    void: u64,
+    marks: [Mark; 4],
+    word: Option<Word>,
+    /// The rate the provider told last.
+    told_per_s: Option<f64>,
+    /// By how much its words were all better than what we counted, since that moment.
+    level_told: f64,
+    agreed_at: Moment,
+    /// Calls that are held back beside because it refused calls that it had told there was room for.
+    doubt: f64,
+}
+
+/// How many were taken before a moment.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+struct Mark {
+    at: Moment,
+    taken: u64,
+}
+
+/// The provider's last word.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+struct Word {
+    at: Moment,
+    nth: u64,
+    remaining: u64,
+    per_s: f64,
+    /// Nothing comes back before the whole limit does, then.
+    ends_at: Option<Moment>,
+}
+
+impl Default for Meter {
+    fn default() -> Self {
+        Self {
+            pace: Pace::Ramp(FIRST),
+            most: None,
+            level: 0.0,
+            filled_at: Moment::default(),
+            burst: None,
+            starved: false,
+            is_whole: false,
+            estimate: Estimate::default(),
+            base: 0.0,
+            calm: 0,
+            raised_at: Moment::default(),
+            stop_until: Moment::default(),
+            refusals_in_a_row: 0,
+            given: 0,
+            void: 0,
+            marks: [Mark::default(); 4],
+            word: None,
+            told_per_s: None,
+            level_told: f64::MAX,
+            agreed_at: Moment::default(),
+            doubt: 0.0,
+        }
+    }
+}
+
+impl Meter {
+    /// An empty bucket that knows what was learned before.
+    pub(super) fn new(now: Moment, learned: &Learned) -> Self {
+        let pace = match learned.per_s {
+            Some(per_s) => Pace::At(per_s.max(MIN_RATE)),
+            None => Pace::Ramp(FIRST),
+        };
+        let marks = [Mark { at: now, taken: 0 }; 4];
+        let base = learned.per_s.unwrap_or(0.0);
+        Self { pace, base, burst: learned.burst, filled_at: now, marks, ..Self::default() }
+    }
+
+    pub(super) fn set_most(&mut self, per_s: Option<f64>) {
+        self.most = per_s;
+    }
+
+    /// Calls a second; nothing for as many as there are.
+    pub(super) fn per_s(&self) -> Option<f64> {
+        let learned = match self.pace {
+            Pace::Free => None,
+            Pace::Ramp(rate) | Pace::At(rate) => Some(rate),
+        };
+        match (learned, self.most) {
+            // What was set by someone who knows needs no cautious beginning.
+            (_, Some(most)) if !matches!(self.pace, Pace::At(_)) => Some(most),
+            (Some(learned), Some(most)) => Some(learned.min(most)),
+            (learned, most) => learned.or(most),
+        }
+    }
+
+    pub(super) fn learned(&self) -> (Option<f64>, Option<f64>) {
+        match self.pace {
+            Pace::At(rate) => (Some(if self.base > 0.0 { self.base } else { rate }), self.burst),
+            Pace::Free | Pace::Ramp(_) => (None, None),
+        }
+    }
+
+    pub(super) fn stop_until(&self) -> Moment {
+        self.stop_until
+    }
+
+    /// Nothing begins before that moment.
+    pub(super) fn stop(&mut self, until: Moment) {
+        self.stop_until = self.stop_until.max(until);
+    }
+
+    /// What may come at once beside a steady rate; nothing to speak of where no limit is known.
+    pub(super) fn burst_now(&self) -> f64 {
+        match self.pace {
+            Pace::At(rate) => self.burst.unwrap_or(f64::INFINITY).min(rate * BURST_SECS),
+            Pace::Free | Pace::Ramp(_) => 0.0,
+        }
+    }
+
+    /// Calls that were let begin so far.
+    pub(super) fn given(&self) -> u64 {
+        self.given
+    }
+
+    fn taken(&self) -> u64 {
+        self.given.saturating_sub(self.void)
+    }
+
+    fn capacity(&self, rate: f64) -> f64 {
+        match self.pace {
+            Pace::Free => f64::INFINITY,
+            // What was not used while the rate was looked for must not come at once later.
+            Pace::Ramp(_) if self.most.is_none() => (rate * 0.1).max(1.0),
+            Pace::Ramp(_) | Pace::At(_) => self.burst.unwrap_or(rate * BURST_SECS).max(1.0),
+        }
+    }
+
+    /// Lets up to `wanted` begin, where calls take about `latency`, and keeps `keep` of what there is. Answers how many, and when it is
+    /// worth to ask for more.
+    pub(super) fn take(
+        &mut self,
+        now: Moment,
+        wanted: u32,
+        keep: f64,
+        latency: Option<Duration>,
+    ) -> (u32, Option<Moment>) {
+        self.grow(now, latency);
+        let Some(rate) = self.refill(now) else {
+            self.given += u64::from(wanted);
+            self.starved = false;
+            return (wanted, None);
+        };
+        if now < self.stop_until {
+            return (0, Some(self.stop_until));
+        }
+        let there_are = (self.level - keep).max(0.0).floor().min(f64::from(wanted));
+        self.level -= there_are;
+        let given = there_are as u32;
+        self.given += u64::from(given);
+        self.starved = given < wanted;
+        if !self.starved && self.level >= self.capacity(rate) - 1.0 {
+            self.is_whole = false;
+        }
+        let again_at = self.starved.then(|| now.after_secs((1.0 + keep - self.level).max(0.0) / rate));
+        (given, again_at)
+    }
+
+    /// Gives back what was not used.
+    pub(super) fn give_back(&mut self, unused: u32) {
+        self.level += f64::from(unused);
+        self.void += u64::from(unused);
+    }
+
+    fn refill(&mut self, now: Moment) -> Option<f64> {
+        if let Some(word) = self.word
+            && let Some(ends_at) = word.ends_at
+        {
+            if now >= ends_at {
+                // One call finds out how many there are now.
+                self.word = None;
+                self.level = self.level.max(1.0);
+            }
+            self.filled_at = self.filled_at.max(now);
+            return Some(word.per_s.max(MIN_RATE));
+        }
+        let secs = now.since(self.filled_at).as_secs_f64();
+        self.filled_at = self.filled_at.max(now);
+        if now.since(self.marks[0].at) >= Duration::from_secs(1) {
+            self.marks.rotate_right(1);
+            self.marks[0] = Mark { at: now, taken: self.taken() };
+        }
+        if let Pace::Ramp(rate) = &mut self.pace
+            && *rate >= FREE_FROM
+        {
+            self.pace = Pace::Free;
+        }
+        let rate = self.per_s()?;
+        if self.level < self.capacity(rate) {
+            self.level = (self.level + rate * secs).min(self.capacity(rate));
+        }
+        Some(rate)
+    }
+
+    /// While calls wait for leave and none is refused, a rate nothing is known of grows.
+    fn grow(&mut self, now: Moment, latency: Option<Duration>) {
+        let secs = now.since(self.filled_at).as_secs_f64().min(0.25);
+        if let Pace::Ramp(rate) = &mut self.pace
+            && self.starved
+        {
+            let double = latency.map_or(LATEST_DOUBLE, |latency| latency.as_secs_f64() * LATENCIES_TO_DOUBLE);
+            *rate *= (secs / double.clamp(SOONEST_DOUBLE, LATEST_DOUBLE)).exp2();
+        }
+    }
+
+    /// A call that began at `begun` was taken.
+    pub(super) fn accepted(&mut self, now: Moment, begun: Moment) {
+        if self.estimate.last().is_some_and(|last| begun <= last.at) {
+            return;
+        }
+        self.refusals_in_a_row = 0;
+        self.calm = self.calm.saturating_add(1);
+        self.doubt *= DOUBT_FADES;
+        let known = u32::try_from(self.estimate.weight()).unwrap_or(u32::MAX).saturating_mul(2);
+        let most = match self.estimate.last() {
+            Some(last) if begun.since(last.at) >= LONG_CALM => MOST_CALM_IF_LONG,
+            _ => MOST_CALM,
+        };
+        let has_word = self.word.is_some_and(|word| begun.since(word.at) < WORD_HOLDS);
+        if self.calm <= known.clamp(FEWEST_CALM, most) {
+            self.raised_at = now;
+            return;
+        }
+        if let Pace::At(rate) = &mut self.pace
+            && self.starved
+            && !has_word
+        {
+            let by = RISE.min(RISE_A_SECOND.powf(now.since(self.raised_at).as_secs_f64()));
+            *rate = (*rate * by).min(self.most.unwrap_or(f64::INFINITY));
+            self.raised_at = now;
+        }
+    }
+
+    /// Calls waited for something else than leave, so what was given out since the last refusal was not all used.
+    pub(super) fn was_not_used(&mut self) {
+        self.is_whole = false;
+    }
+
+    /// A call that began at `begun`, the `nth` that was let begin, was refused for the rate of calls.
+    pub(super) fn refused(&mut self, now: Moment, begun: Moment, nth: u64, retry_after: Option<Duration>) {
+        self.void += 1;
+        let known = self.estimate.last().is_some_and(|last| begun <= last.at) || begun < self.stop_until;
+        if !known {
+            let taken = nth.saturating_sub(self.void);
+            self.calm = 0;
+            if self.word.is_some() {
+                self.doubt = ((self.doubt + 1.0) * 2.0).min(self.burst.unwrap_or(0.0) / 2.0);
+            }
+            self.level = 0.0;
+            self.filled_at = now;
+            if self.refusals_in_a_row == 0 {
+                self.learn(begun, taken);
+            }
+            let nth = usize::try_from(self.refusals_in_a_row).unwrap_or(usize::MAX).min(WAITS.len() - 1);
+            self.refusals_in_a_row = self.refusals_in_a_row.saturating_add(1);
+            self.stop_until = self.stop_until.max(now.after(WAITS[nth]));
+            if nth > 0 {
+                self.filled_at = self.stop_until;
+            }
+        }
+        if let Some(retry_after) = retry_after {
+            self.stop_until = self.stop_until.max(now.after(retry_after));
+        }
+    }
+
+    fn learn(&mut self, at: Moment, taken: u64) {
+        let fastest = self.fastest(at, taken);
+        let before = match self.pace {
+            Pace::At(rate) => Some(rate),
+            Pace::Ramp(_) | Pace::Free => None,
+        };
+        let bounds = self.estimate.nothing_left(at, taken, self.is_whole);
+        self.is_whole = true;
+        let rate = match (before, bounds) {
+            // More than was taken lately it cannot be; half of that is not far off.
+            (None, _) => fastest / 2.0,
+            (Some(rate), Some(bounds)) if rate > self.base * RISEN && bounds.high < fastest * 0.7 => {
+                // The limit was lifted since the last refusal, so the time since then says too little.
+                self.estimate.begin_anew();
+                rate.min(fastest)
+            }
+            (Some(_), Some(bounds)) => bounds.nearest(self.base),
+            (Some(_), None) => self.base,
+        };
+        self.base = rate.max(MIN_RATE);
+        self.pace = Pace::At(self.base);
+    }
+
+    /// The highest rate there can be: what was taken since some moments a short while ago, with what was saved up before.
+    fn fastest(&self, at: Moment, taken: u64) -> f64 {
+        let rates = self
+            .marks
+            .iter()
+            .filter(|mark| at.since(mark.at) >= Duration::from_millis(300))
+            .map(|mark| taken.saturating_sub(mark.taken).max(1) as f64 / at.since(mark.at).as_secs_f64());
+        let least = rates.fold(f64::INFINITY, f64::min);
+        if least.is_finite() { least } else { FIRST }
+    }
+
+    /// The provider told how many calls are left, beside the reply to the `nth` call that was let begin, which began at `begun`.
+    pub(super) fn told(&mut self, now: Moment, begun: Moment, nth: u64, quota: &Quota) {
+        if self.word.is_some_and(|word| word.nth > nth) {
+            return;
+        }
+        let per_s = quota.per_s().max(MIN_RATE);
+        let mut ends_at = None;
+        let mut is_news = true;
+        if let Some(word) = self.word {
+            let secs = begun.since(word.at).as_secs_f64();
+            let due = word.per_s * secs;
+            is_news = secs >= 0.5 && due >= 10.0;
+            let came = quota.remaining.saturating_add(nth - word.nth).saturating_sub(word.remaining) as f64;
+            // A bucket that is nearly full takes nothing back either.
+            let tells = is_news && (word.remaining as f64) < self.burst.unwrap_or(0.0) / 2.0;
+            let fixed = if tells { came < due * 0.2 } else { word.ends_at.is_some() };
+            ends_at = quota.reset.filter(|_| fixed).map(|reset| now.after(reset));
+        }
+        let came_since = if ends_at.is_some() { 0.0 } else { per_s * now.since(begun).as_secs_f64() };
+        let since = self.given.saturating_sub(nth) as f64;
+        let left = quota.remaining as f64 + came_since - since - WAY_DIFFERS - self.doubt;
+        let is_other = self.told_per_s.is_none_or(|told| (told - per_s).abs() > told * 0.01);
+        // Calls do not come there in the order in which they began, so one word may be too good; several are not.
+        self.level_told = self.level_told.min(left - self.level);
+        if is_other || left < self.level {
+            self.level = left;
+        } else {
+            let secs = now.since(self.agreed_at).as_secs_f64();
+            if secs >= 0.2 && secs * per_s >= 2.0 {
+                self.level += self.level_told.clamp(0.0, quota.limit as f64);
+                (self.agreed_at, self.level_told) = (now, f64::MAX);
+            }
+        }
+        if is_news {
+            self.word = Some(Word { at: begun, nth, remaining: quota.remaining, per_s, ends_at });
+        }
+        self.burst = Some(self.burst.unwrap_or(0.0).max(quota.remaining as f64));
+        self.filled_at = now;
+        self.told_per_s = Some(per_s);
+        // Others may use the same limit: then refusals know better how much of it there is for us.
+        if is_other {
+            self.estimate.begin_anew();
+            self.base = per_s;
+            self.pace = Pace::At(per_s);
+        }
+    }
+}
+
+/// A lane that is refused for ever is asked every ten minutes.
+const MIN_RATE: f64 = 1.0 / 600.0;
