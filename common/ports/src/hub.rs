@@ -6,6 +6,7 @@
 mod faulty;
 mod limiter;
 mod memory;
+pub mod pace;
 
 pub use faulty::{Faults, FaultyHub};
 pub use memory::MemoryHub;

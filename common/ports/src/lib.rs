@@ -23,7 +23,9 @@ pub use clock::Clock;
 pub use error::{StoreError, StoreResult};
 pub use finding::{Finding, Verdict};
 pub use hub::MemoryHub;
-pub use hub_ports::{Denied, HubError, Limiter, Permit, Queue, Signal, Signals};
+pub use hub_ports::{
+    CallNeed, CallReport, Denied, HubError, LaneReport, Limiter, Permit, PermitEnd, Queue, Signal, Signals,
+};
 pub use reading::{
     BatchFilter, BatchPage, BlockIds, BlockRow, OutcomePage, PageLimit, Part, Progress, Read, Rows,
     SettledCursor, SettledPage, StoredOutcome, Usage,

@@ -63,15 +63,21 @@ impl Breaker {
         *self = Self::new(now);
     }
 
-    /// A call that began at `begun` came to nothing; calls `usually` take so long. Answers whether the provider is taken for gone now.
-    pub(super) fn failed(&mut self, now: Moment, begun: Moment, usually: Option<Duration>) -> bool {
+    /// A call that began at `begun` came to nothing after `took`; calls `usually` take so long. Answers whether the provider is taken for gone now.
+    pub(super) fn failed(
+        &mut self,
+        now: Moment,
+        begun: Moment,
+        took: Duration,
+        usually: Option<Duration>,
+    ) -> bool {
         if begun < self.well_at {
             return false;
         }
         self.failures = self.failures.saturating_add(1);
         // One that was waited for long says as much as many: nobody got through in all that time.
         let long = LONG.max(usually.unwrap_or_default().saturating_mul(4));
-        let was_long = now.since(begun) >= long;
+        let was_long = took >= long;
         let opens = self.rests == 0 && (self.failures >= FAILURES || was_long);
         if opens {
             // Trouble that lasts needs no quick second look.

@@ -45,10 +45,12 @@ pub enum CallEnd {
 /// A call that ended.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Ended {
-    /// The how-many-th call it was of those that were let begin ([`Grant::first`]).
+    /// The how-many-th call it was of those that were let begin ([`Grant::first`]); zero where it began without leave, the lane being free.
     pub nth: u64,
     /// When it began.
     pub begun: Moment,
+    /// How long it took.
+    pub took: Duration,
     /// Calls of the lane that ran when it ended, it among them.
     pub running: u32,
     /// How it came out.
@@ -86,8 +88,8 @@ pub struct Grant {
 pub struct LaneView {
     /// Calls a second that may begin; nothing where no limit is known.
     pub allowed_per_s: Option<f64>,
-    /// Calls that may run at the same time.
-    pub window: u32,
+    /// Calls that may run at the same time; nothing for as many as there are.
+    pub window: Option<u32>,
     /// Calls that were let begin.
     pub begun: u64,
     /// Calls that the provider refused for their rate or number.
@@ -143,12 +145,14 @@ impl LaneState {
         self.tokens.per_s = limits.tokens_per_minute.map(per_second);
     }
 
-    /// Calls that may run at the same time.
-    pub fn window(&self) -> u32 {
-        let learned = self.window.size();
-        self.limits
-            .concurrency
-            .map_or(learned, |most| most.min(learned.max(self.window.found().map_or(most, |_| 0))))
+    /// Calls that may run at the same time; nothing for as many as there are.
+    pub fn window(&self) -> Option<u32> {
+        match (self.limits.concurrency, self.window.found()) {
+            // What was set by someone who knows needs no cautious beginning.
+            (Some(most), None) => Some(most),
+            (Some(most), Some(found)) => Some(most.min(found)),
+            (None, _) => self.window.limit(),
+        }
     }
 
     /// Whether calls need no leave to begin: no limit is known, and the provider is there.
@@ -205,9 +209,10 @@ impl LaneState {
 
     /// Learns from a call that ended.
     pub fn ended(&mut self, now: Moment, call: &Ended) {
+        let nth = if call.nth == 0 { self.requests.began_without_leave(now) } else { call.nth };
         self.tokens.level -= call.tokens_more as f64;
         if let Some(quota) = &call.hints.requests {
-            self.requests.told(now, call.begun, call.nth, quota);
+            self.requests.told(now, call.begun, nth, quota);
             self.window.invited(quota.remaining);
         }
         match call.end {
@@ -215,31 +220,31 @@ impl LaneState {
                 self.breaker.replied(now);
                 self.requests.accepted(now, call.begun);
                 self.window.replied(now, call.begun, call.running, self.latency);
-                let took = now.since(call.begun).as_secs_f64();
+                let took = call.took.as_secs_f64();
                 self.latency = Some(self.latency.map_or(took, |latency| latency + NEWEST * (took - latency)));
             }
             CallEnd::TooOften { retry_after } => {
                 self.refused += 1;
-                self.requests.refused(now, call.begun, call.nth, retry_after);
+                self.requests.refused(now, call.begun, nth, retry_after);
             }
             CallEnd::TooMany { retry_after } => {
                 self.refused += 1;
                 if self.breaker.standing(now) == Standing::Closed {
                     self.window.overloaded(now, call.begun, call.running);
                 }
-                self.failed(now, call.begun);
+                self.failed(now, call);
                 if let Some(retry_after) = retry_after {
                     self.requests.stop(now.after(retry_after));
                 }
             }
-            CallEnd::Away => self.failed(now, call.begun),
+            CallEnd::Away => self.failed(now, call),
             CallEnd::Unknown => {}
         }
     }
 
-    fn failed(&mut self, now: Moment, begun: Moment) {
+    fn failed(&mut self, now: Moment, call: &Ended) {
         let usual = self.latency.map(Duration::from_secs_f64);
-        if self.breaker.failed(now, begun, usual) {
+        if self.breaker.failed(now, call.begun, call.took, usual) {
             // Nobody gets through, so no number of calls was too many; and nothing of what was given out was used.
             self.window.restore();
             self.requests.was_not_used();

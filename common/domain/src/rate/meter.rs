@@ -229,6 +229,7 @@ impl Meter {
         latency: Option<Duration>,
     ) -> (u32, Option<Moment>) {
         self.grow(now, latency);
+        self.mark(now);
         let Some(rate) = self.refill(now) else {
             self.given += u64::from(wanted);
             self.starved = false;
@@ -269,10 +270,6 @@ impl Meter {
         }
         let secs = now.since(self.filled_at).as_secs_f64();
         self.filled_at = self.filled_at.max(now);
-        if now.since(self.marks[0].at) >= Duration::from_secs(1) {
-            self.marks.rotate_right(1);
-            self.marks[0] = Mark { at: now, taken: self.taken() };
-        }
         if let Pace::Ramp(rate) = &mut self.pace
             && *rate >= FREE_FROM
         {
@@ -283,6 +280,20 @@ impl Meter {
             self.level = (self.level + rate * secs).min(self.capacity(rate));
         }
         Some(rate)
+    }
+
+    /// A call began without leave, and is counted now. Answers its number.
+    pub(super) fn began_without_leave(&mut self, now: Moment) -> u64 {
+        self.mark(now);
+        self.given += 1;
+        self.given
+    }
+
+    fn mark(&mut self, now: Moment) {
+        if now.since(self.marks[0].at) >= Duration::from_secs(1) {
+            self.marks.rotate_right(1);
+            self.marks[0] = Mark { at: now, taken: self.taken() };
+        }
     }
 
     /// While calls wait for leave and none is refused, a rate nothing is known of grows.

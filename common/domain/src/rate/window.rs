@@ -16,8 +16,8 @@ const FIRST: f64 = 16.0;
 /// It shrinks no further than to this for want of use.
 const LEAST: f64 = 4.0;
 
-/// So many at most are called at the same time only because the provider told that it takes as many.
-const MOST_INVITED: f64 = 512.0;
+/// From here on there is no limit, as long as no call is turned away.
+const WIDE: f64 = 512.0;
 
 /// Where it stops to grow: more than any fleet makes of one lane.
 const MOST: f64 = 1_000_000.0;
@@ -68,10 +68,14 @@ impl Window {
         Self { size: ceiling.unwrap_or(FIRST), ceiling, ..Self::default() }
     }
 
-    /// Calls that may run.
-    pub(super) fn size(&self) -> u32 {
+    fn size(&self) -> u32 {
         // Between one and a million.
         self.size as u32
+    }
+
+    /// Calls that may run; nothing for as many as there are.
+    pub(super) fn limit(&self) -> Option<u32> {
+        (self.ceiling.is_some() || self.size < WIDE).then(|| self.size())
     }
 
     /// What was found out for longer than this moment.
@@ -135,7 +139,7 @@ impl Window {
     /// The provider told that it takes so many more calls.
     pub(super) fn invited(&mut self, calls: u64) {
         if self.ceiling.is_none() {
-            self.size = self.size.max((calls as f64).min(MOST_INVITED));
+            self.size = self.size.max((calls as f64).min(WIDE));
         }
     }
 }

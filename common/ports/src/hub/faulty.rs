@@ -4,13 +4,14 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use promptmill_domain::rate::{LaneLimits, Learned};
 use promptmill_domain::{ChunkId, LaneId};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use tokio::sync::broadcast;
 
 use super::MemoryHub;
-use crate::hub_ports::{Denied, HubError, Limiter, Permit, Queue, Signal, Signals};
+use crate::hub_ports::{CallNeed, Denied, HubError, LaneReport, Limiter, Permit, Queue, Signal, Signals};
 
 /// How often what goes wrong, as probabilities from 0 to 1.
 #[derive(Debug, Clone, Copy)]
@@ -85,9 +86,9 @@ impl Queue for FaultyHub {
 
 #[async_trait]
 impl Limiter for FaultyHub {
-    async fn acquire(&self, lane: &LaneId, tokens: u32, now_ms: u64) -> Result<Permit, Denied> {
+    async fn acquire(&self, lane: &LaneId, need: &CallNeed, now_ms: u64) -> Result<Permit, Denied> {
         self.maybe_away()?;
-        self.hub.acquire(lane, tokens, now_ms).await
+        self.hub.acquire(lane, need, now_ms).await
     }
 
     async fn pause(&self, lane: &LaneId, until_ms: u64) -> Result<(), HubError> {
@@ -98,6 +99,14 @@ impl Limiter for FaultyHub {
     async fn set_concurrency(&self, lane: &LaneId, limit: Option<u32>) -> Result<(), HubError> {
         self.maybe_away()?;
         self.hub.set_concurrency(lane, limit).await
+    }
+
+    fn set_rules(&self, lane: &LaneId, limits: LaneLimits, learned: Learned) {
+        self.hub.set_rules(lane, limits, learned);
+    }
+
+    fn lanes(&self) -> Vec<LaneReport> {
+        self.hub.lanes()
     }
 }
 

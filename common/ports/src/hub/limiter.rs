@@ -1,93 +1,220 @@
 //! Lanes in memory: how many calls run on each, and until when it stands still.
 
-use std::collections::HashMap;
-use std::pin::pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
+use async_trait::async_trait;
 use promptmill_domain::LaneId;
-use tokio::sync::Notify;
+use promptmill_domain::rate::{Ask, LaneLimits, LaneState, Learned, Moment};
+use tokio::sync::oneshot;
+use tokio::time::Instant;
 
-use crate::hub_ports::{Denied, Permit};
+use super::pace::{Exchanged, Pace, PaceDesk, Told};
+use crate::hub_ports::{CallNeed, Denied, HubError, LaneReport, Permit};
 
 #[derive(Debug, Default)]
 struct Lane {
-    state: Mutex<LaneState>,
-    freed: Notify,
+    state: Mutex<Places>,
+    /// How often calls may begin, where the lane learns.
+    pace: Mutex<Option<Arc<Pace>>>,
 }
 
 #[derive(Debug, Default)]
-struct LaneState {
+struct Places {
     calls: u32,
     limit: Option<u32>,
     paused_until_ms: u64,
+    /// Interactive calls, and others.
+    waiting: [VecDeque<Waiting>; 2],
+}
+
+#[derive(Debug)]
+struct Waiting {
+    now_ms: u64,
+    answer: oneshot::Sender<Result<Place, Denied>>,
+}
+
+/// A place among the calls of a lane; goes on to the next who waits when dropped.
+#[derive(Debug)]
+struct Place(Arc<Lane>);
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let unheard = {
+            let mut places = lock(&self.0.state);
+            places.calls -= 1;
+            self.0.let_go(&mut places)
+        };
+        drop(unheard);
+    }
 }
 
 impl Lane {
-    /// A permit, or why there is none; `None` where one may come.
-    fn ask(self: &Arc<Self>, now_ms: u64) -> Option<Result<Permit, Denied>> {
-        let mut state = lock(&self.state);
-        if state.paused_until_ms > now_ms {
-            return Some(Err(Denied::Paused { until_ms: state.paused_until_ms }));
+    /// Lets those who wait go on, as far as there are places. Returns the places of those who no longer wait, to be dropped without
+    /// the lock.
+    fn let_go(self: &Arc<Self>, places: &mut Places) -> Vec<Place> {
+        let mut unheard = Vec::new();
+        while places.limit.is_none_or(|limit| places.calls < limit)
+            && let Some(waiting) = places.next()
+        {
+            places.calls += 1;
+            if let Err(Ok(place)) = waiting.answer.send(Ok(Place(self.clone()))) {
+                unheard.push(place);
+            }
         }
-        if state.limit.is_some_and(|limit| state.calls >= limit) {
-            return None;
+        unheard
+    }
+
+    async fn place(self: &Arc<Self>, need: &CallNeed, now_ms: u64) -> Result<Place, Denied> {
+        let come = {
+            let mut places = lock(&self.state);
+            if places.paused_until_ms > now_ms {
+                return Err(Denied::Paused { until_ms: places.paused_until_ms });
+            }
+            if places.limit.is_none_or(|limit| places.calls < limit) {
+                places.calls += 1;
+                return Ok(Place(self.clone()));
+            }
+            let (answer, come) = oneshot::channel();
+            places.waiting[usize::from(!need.is_interactive)].push_back(Waiting { now_ms, answer });
+            come
+        };
+        come.await.unwrap_or_else(|_| Err(HubError("the hub has ended".into()).into()))
+    }
+
+    fn set_limit(self: &Arc<Self>, limit: Option<u32>) {
+        let unheard = {
+            let mut places = lock(&self.state);
+            places.limit = limit;
+            self.let_go(&mut places)
+        };
+        drop(unheard);
+    }
+}
+
+impl Places {
+    fn next(&mut self) -> Option<Waiting> {
+        let queues = self.waiting.iter_mut();
+        queues
+            .flat_map(|queue| std::iter::from_fn(|| queue.pop_front()))
+            .find(|waiting| !waiting.answer.is_closed())
+    }
+
+    /// Those who wait and would begin before that moment.
+    fn who_is_early(&mut self, until_ms: u64) -> Vec<Waiting> {
+        let mut early = Vec::new();
+        for queue in &mut self.waiting {
+            let (before, others): (VecDeque<_>, _) =
+                queue.drain(..).partition(|waiting| waiting.now_ms < until_ms);
+            *queue = others;
+            early.extend(before);
         }
-        state.calls += 1;
-        let lane = self.clone();
-        Some(Ok(Permit::new(move || {
-            lock(&lane.state).calls -= 1;
-            lane.freed.notify_one();
-        })))
+        early
     }
 }
 
 /// Every lane this process has heard of.
-#[derive(Debug, Default)]
-pub(super) struct Lanes(Mutex<HashMap<LaneId, Arc<Lane>>>);
+#[derive(Debug)]
+pub(super) struct Lanes {
+    lanes: Mutex<HashMap<LaneId, Arc<Lane>>>,
+    begun: Instant,
+}
+
+impl Default for Lanes {
+    fn default() -> Self {
+        Self { lanes: Mutex::default(), begun: Instant::now() }
+    }
+}
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // Every critical section below leaves whole values, also when it panics.
+    // Every critical section here leaves whole values, also when it panics.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Lanes {
     fn lane(&self, id: &LaneId) -> Arc<Lane> {
-        let mut lanes = lock(&self.0);
+        let mut lanes = lock(&self.lanes);
         if let Some(lane) = lanes.get(id) {
             return lane.clone();
         }
         lanes.entry(id.clone()).or_default().clone()
     }
 
-    pub(super) async fn acquire(&self, id: &LaneId, now_ms: u64) -> Result<Permit, Denied> {
+    pub(super) async fn acquire(&self, id: &LaneId, need: &CallNeed, now_ms: u64) -> Result<Permit, Denied> {
         let lane = self.lane(id);
-        loop {
-            if let Some(answer) = lane.ask(now_ms) {
-                return answer;
-            }
-            let mut freed = pin!(lane.freed.notified());
-            // In line before looking again, so that of several places given back in between none stays unused.
-            freed.as_mut().enable();
-            if let Some(answer) = lane.ask(now_ms) {
-                return answer;
-            }
-            freed.await;
+        let place = lane.place(need, now_ms).await?;
+        let pace = lock(&lane.pace).clone();
+        match pace {
+            Some(pace) => pace.acquire(need, now_ms, place).await,
+            None => Ok(Permit::new(move |_| drop(place))),
         }
     }
 
     pub(super) fn pause(&self, id: &LaneId, until_ms: u64) {
         let lane = self.lane(id);
-        {
-            let mut state = lock(&lane.state);
-            state.paused_until_ms = state.paused_until_ms.max(until_ms);
+        let early = {
+            let mut places = lock(&lane.state);
+            places.paused_until_ms = places.paused_until_ms.max(until_ms);
+            let until_ms = places.paused_until_ms;
+            places.who_is_early(until_ms)
+        };
+        for waiting in early {
+            // Who no longer waits need not know.
+            let _ = waiting.answer.send(Err(Denied::Paused { until_ms }));
         }
-        // Those who wait for a place must learn that the lane stands still.
-        lane.freed.notify_waiters();
+        if let Some(pace) = lock(&lane.pace).as_ref() {
+            pace.pause(until_ms);
+        }
     }
 
     pub(super) fn set_concurrency(&self, id: &LaneId, limit: Option<u32>) {
+        self.lane(id).set_limit(limit);
+    }
+
+    pub(super) fn set_rules(&self, id: &LaneId, limits: LaneLimits, learned: &Learned) {
         let lane = self.lane(id);
-        lock(&lane.state).limit = limit;
-        lane.freed.notify_waiters();
+        let mut pace = lock(&lane.pace);
+        if pace.is_none() {
+            let state = LaneState::new(self.now(), limits, learned);
+            lane.set_limit(state.window());
+            let desk = Desk { begun: self.begun, state: Mutex::new(state), lane: Arc::downgrade(&lane) };
+            *pace = Some(Pace::new(id.clone(), desk));
+        }
+    }
+
+    fn now(&self) -> Moment {
+        Moment::default().after(self.begun.elapsed())
+    }
+
+    pub(super) fn reports(&self) -> Vec<LaneReport> {
+        let lanes = lock(&self.lanes);
+        lanes.values().filter_map(|lane| lock(&lane.pace).as_ref().and_then(|pace| pace.report())).collect()
+    }
+}
+
+/// The lane's state, asked by nobody else.
+struct Desk {
+    begun: Instant,
+    state: Mutex<LaneState>,
+    lane: Weak<Lane>,
+}
+
+#[async_trait]
+impl PaceDesk for Desk {
+    async fn exchange(&self, told: &Told, ask: &Ask) -> Result<Exchanged, HubError> {
+        let now = Moment::default().after(self.begun.elapsed());
+        let mut state = lock(&self.state);
+        let before = state.window();
+        for end in &told.ends {
+            state.ended(now, end);
+        }
+        state.give_back(told.unused, told.tokens_each);
+        let grant = state.grant(now, ask);
+        if state.window() != before
+            && let Some(lane) = self.lane.upgrade()
+        {
+            lane.set_limit(state.window());
+        }
+        Ok(Exchanged::of(&state, now, grant))
     }
 }

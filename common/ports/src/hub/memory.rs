@@ -5,11 +5,12 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use promptmill_domain::rate::{LaneLimits, Learned};
 use promptmill_domain::{ChunkId, LaneId};
 use tokio::sync::{Notify, broadcast};
 
 use super::limiter::Lanes;
-use crate::hub_ports::{Denied, HubError, Limiter, Permit, Queue, Signal, Signals};
+use crate::hub_ports::{CallNeed, Denied, HubError, LaneReport, Limiter, Permit, Queue, Signal, Signals};
 
 /// Signals kept for a slow subscriber before it loses the oldest.
 const SIGNAL_BUFFER: usize = 1024;
@@ -120,8 +121,8 @@ impl Queue for MemoryHub {
 
 #[async_trait]
 impl Limiter for MemoryHub {
-    async fn acquire(&self, lane: &LaneId, _tokens: u32, now_ms: u64) -> Result<Permit, Denied> {
-        self.lanes.acquire(lane, now_ms).await
+    async fn acquire(&self, lane: &LaneId, need: &CallNeed, now_ms: u64) -> Result<Permit, Denied> {
+        self.lanes.acquire(lane, need, now_ms).await
     }
 
     async fn pause(&self, lane: &LaneId, until_ms: u64) -> Result<(), HubError> {
@@ -132,6 +133,14 @@ impl Limiter for MemoryHub {
     async fn set_concurrency(&self, lane: &LaneId, limit: Option<u32>) -> Result<(), HubError> {
         self.lanes.set_concurrency(lane, limit);
         Ok(())
+    }
+
+    fn set_rules(&self, lane: &LaneId, limits: LaneLimits, learned: Learned) {
+        self.lanes.set_rules(lane, limits, &learned);
+    }
+
+    fn lanes(&self) -> Vec<LaneReport> {
+        self.lanes.reports()
     }
 }
 

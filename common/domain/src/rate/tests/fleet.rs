@@ -203,7 +203,7 @@ impl Fleet {
         if waits {
             let view = self.lanes[lane].view(now);
             let block = view.allowed_per_s.map_or(64.0, |rate| (rate * 0.1).clamp(1.0, 20.0)) as u64;
-            let room = self.lanes[lane].window().saturating_sub(self.running[lane]);
+            let room = self.lanes[lane].window().unwrap_or(u32::MAX).saturating_sub(self.running[lane]);
             let others = block.min(self.rows_left).min(u64::from(room)) as u32;
             let grant = self.lanes[lane].grant(now, &Ask { others, ..Ask::default() });
             let state = &mut self.workers[worker];
@@ -272,8 +272,15 @@ impl Fleet {
             Answer::TooMany => (CallEnd::TooMany { retry_after: None }, RateHints::default()),
             Answer::Away | Answer::Silence => (CallEnd::Away, RateHints::default()),
         };
-        let ended =
-            Ended { nth, begun: moment(begun), running: self.running[lane], end, hints, tokens_more: 0 };
+        let ended = Ended {
+            nth,
+            begun: moment(begun),
+            took: Duration::from_secs_f64(self.now - begun),
+            running: self.running[lane],
+            end,
+            hints,
+            tokens_more: 0,
+        };
         self.running[lane] -= 1;
         if end != CallEnd::Taken {
             self.rows_left += 1;

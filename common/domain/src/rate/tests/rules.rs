@@ -20,7 +20,8 @@ fn others(others: u32) -> Ask {
 
 fn taken(nth: u64, begun: f64) -> Ended {
     let hints = RateHints::default();
-    Ended { nth, begun: at(begun), running: 1, end: CallEnd::Taken, hints, tokens_more: 0 }
+    let took = Duration::from_millis(50);
+    Ended { nth, begun: at(begun), took, running: 1, end: CallEnd::Taken, hints, tokens_more: 0 }
 }
 
 #[test]
@@ -116,11 +117,11 @@ fn a_provider_that_is_gone_is_asked_by_one_call_at_a_time() {
 fn the_number_at_the_same_time_is_what_an_operator_says_or_less() {
     let limits = LaneLimits { concurrency: Some(40), ..LaneLimits::default() };
     let mut lane = lane(limits);
-    assert_eq!(lane.window(), 40, "who says a number need not wait until it is found");
+    assert_eq!(lane.window(), Some(40), "who says a number need not wait until it is found");
     lane.ended(at(1.0), &taken(1, 0.9));
     let end = CallEnd::TooMany { retry_after: None };
     lane.ended(at(1.1), &Ended { end, running: 13, ..taken(2, 1.0) });
-    assert_eq!(lane.window(), 9);
+    assert_eq!(lane.window(), Some(9));
     assert_eq!(lane.learned().concurrency, Some(9));
 }
 
@@ -129,7 +130,7 @@ fn what_was_learned_is_known_to_the_next_who_begins() {
     let learned = Learned { per_s: Some(12.5), burst: Some(20.0), concurrency: Some(7) };
     let lane = LaneState::new(at(0.0), LaneLimits::default(), &learned);
     assert_eq!(lane.learned(), learned);
-    assert_eq!(lane.window(), 7);
+    assert_eq!(lane.window(), Some(7));
     assert_eq!(lane.view(at(0.0)).allowed_per_s, Some(12.5));
 }
 
@@ -187,11 +188,12 @@ proptest! {
                     });
                     let hints = RateHints { requests: quota, tokens: None };
                     let begun = Moment::from_micros(micros.saturating_sub(nth % 10_000_000));
-                    lane.ended(now, &Ended { nth: nth % 1_000, begun, running, end, hints, tokens_more });
+                    let took = Duration::from_millis(nth % 10_000);
+                    lane.ended(now, &Ended { nth: nth % 1_000, begun, took, running, end, hints, tokens_more });
                 }
                 Step::GiveBack(calls) => lane.give_back(calls, 1),
             }
-            prop_assert!(lane.window() >= 1);
+            prop_assert!(lane.window().is_none_or(|calls| calls >= 1));
             prop_assert!(lane.view(now).allowed_per_s.is_none_or(|rate| rate > 0.0 && rate.is_finite()));
             let text = serde_json::to_string(&lane).unwrap();
             let read: LaneState = serde_json::from_str(&text).unwrap();
