@@ -5,6 +5,7 @@
 //! all there is to drive it. It keeps no clock; one lane of a fleet is one state, wherever it is kept.
 
 mod breaker;
+mod chance;
 mod estimate;
 mod hints;
 mod lane;

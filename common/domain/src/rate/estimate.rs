@@ -3,6 +3,8 @@
 //! A call that is refused says that nothing was left at that moment. Between two such moments as many calls were taken as were given
 //! out anew, give or take one: that bounds the rate from both sides, and the further the moments lie apart, the closer.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 
 use super::Moment;
@@ -12,6 +14,13 @@ const JITTER: f64 = 0.03;
 
 /// Pairs of moments further apart than this say little of the limit as it is now: seconds.
 const MEMORY: f64 = 120.0;
+
+/// Calls without a refusal after which the rate is tried for more: as many as the estimate rests on, within these bounds, twice.
+const FEWEST_CALM: u32 = 8;
+const MOST_CALM: u32 = 150;
+/// A slow lane is tried sooner, because a limit that was lifted would not be noticed for minutes.
+const LONG_CALM: Duration = Duration::from_secs(25);
+const MOST_CALM_IF_LONG: u32 = 90;
 
 /// A moment at which nothing was left.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -66,12 +75,12 @@ impl Estimate {
         self.last
     }
 
-    /// Calls that the estimate rests on.
-    pub(super) fn weight(&self) -> u64 {
-        match (self.first, self.last) {
-            (Some(first), Some(last)) => last.taken.saturating_sub(first.taken),
-            _ => 0,
-        }
+    /// How many calls in a row are taken at the rate as it is, before it is tried for more, of which the last began at `begun`.
+    pub(super) fn hold(&self, begun: Moment) -> u32 {
+        let (Some(first), Some(last)) = (self.first, self.last) else { return FEWEST_CALM };
+        let most = if begun.since(last.at) >= LONG_CALM { MOST_CALM_IF_LONG } else { MOST_CALM };
+        let weight = u32::try_from(last.taken.saturating_sub(first.taken)).unwrap_or(u32::MAX);
+        weight.saturating_mul(2).clamp(FEWEST_CALM, most)
     }
 
     /// Nothing was left at that moment, `taken` calls having been taken before. `is_whole`: since the last such moment calls were waiting all the

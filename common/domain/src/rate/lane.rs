@@ -218,7 +218,7 @@ impl LaneState {
         match call.end {
             CallEnd::Taken => {
                 self.breaker.replied(now);
-                self.requests.accepted(now, call.begun);
+                self.requests.accepted(now, call.begun, nth);
                 self.window.replied(now, call.begun, call.running, self.latency);
                 let took = call.took.as_secs_f64();
                 self.latency = Some(self.latency.map_or(took, |latency| latency + NEWEST * (took - latency)));

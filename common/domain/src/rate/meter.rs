@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::chance::{Chance, Meaning, Refused};
 use super::estimate::Estimate;
 use super::hints::Quota;
 use super::{Learned, Moment};
@@ -22,16 +23,11 @@ const FREE_FROM: f64 = 2_000.0;
 /// What may come at once after a rest, where nothing else is known: so many seconds of the rate.
 const BURST_SECS: f64 = 2.0;
 
-/// Calls without a refusal after which the rate is tried for more: as many as the estimate rests on, within these bounds, twice.
-const FEWEST_CALM: u32 = 8;
-const MOST_CALM: u32 = 150;
-/// A slow lane is tried sooner, because a limit that was lifted would not be noticed for minutes.
-const LONG_CALM: Duration = Duration::from_secs(25);
-const MOST_CALM_IF_LONG: u32 = 90;
-
 /// By what each further call raises the rate then, and a second at most.
 const RISE: f64 = 1.03;
 const RISE_A_SECOND: f64 = 1.25;
+/// The same where calls are refused by chance.
+const RISE_BY_CHANCE: f64 = 2.0;
 
 /// A rate that rose by this much since the last refusal was not the limit's noise.
 const RISEN: f64 = 1.6;
@@ -87,6 +83,7 @@ pub(super) struct Meter {
     raised_at: Moment,
     stop_until: Moment,
     refusals_in_a_row: u32,
+    chance: Chance<Known>,
     /// Calls that were let begin, and those of them that were given back or refused.
     given: u64,
     void: u64,
@@ -99,6 +96,16 @@ pub(super) struct Meter {
     agreed_at: Moment,
     /// Calls that are held back beside because it refused calls that it had told there was room for.
     doubt: f64,
+}
+
+/// What refusals change.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+struct Known {
+    pace: Pace,
+    base: f64,
+    calm: u32,
+    estimate: Estimate,
+    is_whole: bool,
 }
 
 /// How many were taken before a moment.
@@ -135,6 +142,7 @@ impl Default for Meter {
             raised_at: Moment::default(),
             stop_until: Moment::default(),
             refusals_in_a_row: 0,
+            chance: Chance::default(),
             given: 0,
             void: 0,
             marks: [Mark::default(); 4],
@@ -238,6 +246,7 @@ impl Meter {
         if now < self.stop_until {
             return (0, Some(self.stop_until));
         }
+        let keep = if self.chance.is_testing(now) { 0.0 } else { keep };
         let there_are = (self.level - keep).max(0.0).floor().min(f64::from(wanted));
         self.level -= there_are;
         let given = there_are as u32;
@@ -307,21 +316,19 @@ impl Meter {
         }
     }
 
-    /// A call that began at `begun` was taken.
-    pub(super) fn accepted(&mut self, now: Moment, begun: Moment) {
+    /// The `nth` call, which began at `begun`, was taken.
+    pub(super) fn accepted(&mut self, now: Moment, begun: Moment, nth: u64) {
+        if let Meaning::Chance(before) = self.chance.saw(begun, nth, true) {
+            self.forget_refusal(before);
+        }
         if self.estimate.last().is_some_and(|last| begun <= last.at) {
             return;
         }
         self.refusals_in_a_row = 0;
         self.calm = self.calm.saturating_add(1);
         self.doubt *= DOUBT_FADES;
-        let known = u32::try_from(self.estimate.weight()).unwrap_or(u32::MAX).saturating_mul(2);
-        let most = match self.estimate.last() {
-            Some(last) if begun.since(last.at) >= LONG_CALM => MOST_CALM_IF_LONG,
-            _ => MOST_CALM,
-        };
         let has_word = self.word.is_some_and(|word| begun.since(word.at) < WORD_HOLDS);
-        if self.calm <= known.clamp(FEWEST_CALM, most) {
+        if self.calm <= self.estimate.hold(begun) {
             self.raised_at = now;
             return;
         }
@@ -329,9 +336,13 @@ impl Meter {
             && self.starved
             && !has_word
         {
-            let by = RISE.min(RISE_A_SECOND.powf(now.since(self.raised_at).as_secs_f64()));
+            let a_second = if self.chance.refuses() { RISE_BY_CHANCE } else { RISE_A_SECOND };
+            let by = RISE.min(a_second.powf(now.since(self.raised_at).as_secs_f64()));
             *rate = (*rate * by).min(self.most.unwrap_or(f64::INFINITY));
             self.raised_at = now;
+            if *rate >= FREE_FROM {
+                self.pace = Pace::Free;
+            }
         }
     }
 
@@ -343,28 +354,64 @@ impl Meter {
     /// A call that began at `begun`, the `nth` that was let begin, was refused for the rate of calls.
     pub(super) fn refused(&mut self, now: Moment, begun: Moment, nth: u64, retry_after: Option<Duration>) {
         self.void += 1;
-        let known = self.estimate.last().is_some_and(|last| begun <= last.at) || begun < self.stop_until;
-        if !known {
-            let taken = nth.saturating_sub(self.void);
-            self.calm = 0;
-            if self.word.is_some() {
-                self.doubt = ((self.doubt + 1.0) * 2.0).min(self.burst.unwrap_or(0.0) / 2.0);
+        let is_known = self.estimate.last().is_some_and(|last| begun <= last.at) || begun < self.stop_until;
+        let before = self.known();
+        let says_nothing =
+            is_known || self.chance.is_testing(now) || (self.chance.refuses() && retry_after.is_some());
+        match self.chance.saw(begun, nth, false) {
+            Meaning::Usual if !says_nothing => {
+                let taken = nth.saturating_sub(self.void);
+                self.calm = 0;
+                if self.word.is_some() {
+                    self.doubt = ((self.doubt + 1.0) * 2.0).min(self.burst.unwrap_or(0.0) / 2.0);
+                }
+                self.level = 0.0;
+                self.filled_at = now;
+                if self.refusals_in_a_row == 0 {
+                    self.learn(begun, taken);
+                }
+                let nth = usize::try_from(self.refusals_in_a_row).unwrap_or(usize::MAX).min(WAITS.len() - 1);
+                self.refusals_in_a_row = self.refusals_in_a_row.saturating_add(1);
+                self.stop_until = self.stop_until.max(now.after(WAITS[nth]));
+                let is_told = retry_after.is_some() || self.word.is_some();
+                if nth > 0 {
+                    self.filled_at = self.stop_until;
+                } else if !is_told {
+                    let was_due = before.calm > before.estimate.hold(begun);
+                    let secs = now.since(begun).as_secs_f64();
+                    let refused = Refused { was_due, rate: self.base, secs };
+                    self.level = self.chance.test(now, self.given + 1, &refused, before).unwrap_or(0.0);
+                }
             }
-            self.level = 0.0;
-            self.filled_at = now;
-            if self.refusals_in_a_row == 0 {
-                self.learn(begun, taken);
+            Meaning::Limit => {
+                self.level = 0.0;
+                self.filled_at = now;
+                // What else began by then says no more.
+                self.stop_until = self.stop_until.max(now);
             }
-            let nth = usize::try_from(self.refusals_in_a_row).unwrap_or(usize::MAX).min(WAITS.len() - 1);
-            self.refusals_in_a_row = self.refusals_in_a_row.saturating_add(1);
-            self.stop_until = self.stop_until.max(now.after(WAITS[nth]));
-            if nth > 0 {
-                self.filled_at = self.stop_until;
-            }
+            Meaning::Chance(before) => self.forget_refusal(before),
+            Meaning::Usual | Meaning::Tested => {}
         }
         if let Some(retry_after) = retry_after {
             self.stop_until = self.stop_until.max(now.after(retry_after));
         }
+    }
+
+    fn known(&self) -> Known {
+        Known {
+            pace: self.pace,
+            base: self.base,
+            calm: self.calm,
+            estimate: self.estimate,
+            is_whole: self.is_whole,
+        }
+    }
+
+    fn forget_refusal(&mut self, before: Known) {
+        let Known { pace, base, calm, estimate, is_whole } = before;
+        (self.pace, self.base, self.calm, self.estimate, self.is_whole) =
+            (pace, base, calm, estimate, is_whole);
+        self.refusals_in_a_row = 0;
     }
 
     fn learn(&mut self, at: Moment, taken: u64) {

@@ -187,3 +187,19 @@ fn a_provider_without_limits_is_soon_called_as_often_as_there_is_work() {
     let quick = minutes(provider, 1, 0.6, 1);
     assert!(quick.calls_between(0.5, 0.6) > 15, "{}", quick.calls_between(0.5, 0.6));
 }
+
+#[test]
+fn a_provider_that_refuses_by_chance_is_not_taken_for_a_slow_one() {
+    // Without a word, and with a second to wait, for which the whole lane stands still.
+    for (chance, secs) in [((0.012, 0.0), 30.0), ((0.05, 0.0), 60.0), ((0.012, 0.005), 90.0)] {
+        for takes in [(0.0, 0.002), (0.08, 0.25)] {
+            for seed in SEEDS {
+                let mut provider = Provider::new(Limit::Free, 1e9, Hints::None);
+                (provider.takes, provider.chance) = (takes, chance);
+                let mut fleet = Fleet::new(provider, 1, 20_000, seed);
+                fleet.ends_at = secs;
+                assert_eq!(fleet.run().taken, 20_000, "{chance:?} {takes:?} seed {seed}");
+            }
+        }
+    }
+}

@@ -70,6 +70,9 @@ pub(super) struct Provider {
     /// Seconds that a call takes, at least and at most.
     pub(super) takes: (f64, f64),
     pub(super) trouble: Option<Trouble>,
+    /// The part of calls that are refused by chance, without a word and with a second to wait.
+    pub(super) chance: (f64, f64),
+    pub(super) dice: u64,
 }
 
 impl Provider {
@@ -79,7 +82,16 @@ impl Provider {
     }
 
     pub(super) fn new(limit: Limit, rpm: f64, hints: Hints) -> Self {
-        Self { limit, hints, rates: vec![(0.0, rpm / 60.0)], slots: None, takes: (0.08, 0.25), trouble: None }
+        Self {
+            limit,
+            hints,
+            rates: vec![(0.0, rpm / 60.0)],
+            slots: None,
+            takes: (0.08, 0.25),
+            trouble: None,
+            chance: (0.0, 0.0),
+            dice: 7,
+        }
     }
 
     pub(super) fn rate(&self, now: f64) -> f64 {
@@ -109,6 +121,14 @@ impl Provider {
         }
         if self.slots.is_some_and(|(slots, queue)| running > slots + queue) {
             return Answer::TooMany;
+        }
+        self.dice = self.dice.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        let roll = (self.dice >> 11) as f64 / (1u64 << 53) as f64;
+        if roll < self.chance.0 {
+            return Answer::TooOften(RateHints::default(), None);
+        }
+        if roll < self.chance.0 + self.chance.1 {
+            return Answer::TooOften(RateHints::default(), Some(Duration::from_secs(1)));
         }
         let rate = self.rate(now);
         let (limit, remaining, reset, wait) = match &mut self.limit {
