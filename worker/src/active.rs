@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use async_trait::async_trait;
 use promptmill_domain::chunk::largest_chunk;
+use promptmill_domain::fairness::INTERACTIVE;
 use promptmill_domain::{
     Batch, BatchId, BatchLimits, BatchReport, Counts, Ending, Money, PauseReason, TenantId, Totals,
 };
@@ -125,6 +126,7 @@ impl ActiveBatch {
     pub(crate) fn refresh(&self, batch: &Batch) {
         *self.limits.lock().unwrap_or_else(PoisonError::into_inner) = batch.limits;
         self.plan.set_max_concurrency(share_of(batch.limits.max_concurrency));
+        self.plan.set_interactive(batch.limits.priority >= INTERACTIVE);
         self.ties.changed.notify_one();
         let pausing = self.pausing.load(Ordering::Acquire);
         if batch.state.may_begin() && !pausing && !self.over_budget() {

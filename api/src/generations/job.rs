@@ -104,6 +104,7 @@ impl Job {
         // Only names the calls: a generation belongs to no batch.
         let name = BatchId::from_bytes(*begun.id.as_bytes());
         let plan = BatchPlan::with(template.into(), name, &spec, provider);
+        plan.set_interactive(true);
         let content = match content {
             StoredContent::Variables(variables) => ItemContent::Variables(variables),
             StoredContent::Messages(messages) => ItemContent::Messages(messages),

@@ -73,6 +73,7 @@ pub(crate) struct Scripts {
     pub(crate) sync: Script,
     pub(crate) pause: Script,
     pub(crate) limit: Script,
+    pub(crate) meter: Script,
 }
 
 impl RedisHub {
@@ -97,6 +98,7 @@ impl RedisHub {
             sync: Script::new(include_str!("sync.lua")),
             pause: Script::new(include_str!("pause.lua")),
             limit: Script::new(include_str!("limit.lua")),
+            meter: Script::new(include_str!("meter.lua")),
         });
         let lanes = Arc::new(Lanes::new(Desk {
             link: link.clone(),

@@ -8,7 +8,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use promptmill_domain::LaneId;
-use promptmill_ports::{Denied, HubError, Permit};
+use promptmill_ports::hub::pace::Pace;
+use promptmill_ports::{CallNeed, Denied, HubError, Permit};
 use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 
@@ -28,6 +29,8 @@ pub(crate) struct Lane {
     state: Mutex<State>,
     /// Wakes the keeper.
     kick: Notify,
+    /// How often calls may begin, where the lane learns.
+    pace: Mutex<Option<Arc<Pace>>>,
 }
 
 #[derive(Debug, Default)]
@@ -35,7 +38,8 @@ struct State {
     calls: u32,
     /// The most that were in use or waited for since Redis was told.
     peak: u32,
-    waiting: VecDeque<Waiting>,
+    /// Interactive calls, and others.
+    waiting: [VecDeque<Waiting>; 2],
     /// How many calls may run; none for as many as there are.
     places: Option<u32>,
     /// What Redis was told last: the places wanted, and those that count as used.
@@ -90,7 +94,11 @@ impl State {
     }
 
     fn in_use(&self) -> u32 {
-        self.calls.saturating_add(u32::try_from(self.waiting.len()).unwrap_or(u32::MAX))
+        self.calls.saturating_add(u32::try_from(self.waits()).unwrap_or(u32::MAX))
+    }
+
+    fn waits(&self) -> usize {
+        self.waiting.iter().map(VecDeque::len).sum()
     }
 
     fn is_active(&self) -> bool {
@@ -99,7 +107,7 @@ impl State {
 
     /// Whether there are places that nobody here uses and others want.
     fn hoards(&self) -> bool {
-        self.others_want && self.waiting.is_empty() && self.calls < self.told_held
+        self.others_want && self.waits() == 0 && self.calls < self.told_held
     }
 
     /// When Redis must hear of the lane again; never, while it is not in use.
@@ -117,7 +125,7 @@ impl State {
 
 impl Lane {
     pub(crate) fn new(id: LaneId) -> Self {
-        Self { id, state: Mutex::default(), kick: Notify::new() }
+        Self { id, state: Mutex::default(), kick: Notify::new(), pace: Mutex::default() }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -144,19 +152,19 @@ impl Lane {
     }
 
     /// Waits for a place. What it holds is given back when the permit, or this future, is dropped.
-    pub(crate) async fn acquire(self: &Arc<Self>, now_ms: u64) -> Result<Permit, Denied> {
+    pub(crate) async fn acquire(self: &Arc<Self>, need: CallNeed, now_ms: u64) -> Result<Permit, Denied> {
         let answer = {
             let mut state = self.lock();
             if state.paused_until_ms > now_ms {
                 return Err(Denied::Paused { until_ms: state.paused_until_ms });
             }
-            if state.waiting.is_empty() && state.may_call() {
+            if state.waits() == 0 && state.may_call() {
                 return Ok(self.begin_call(&mut state));
             }
             // The keeper sleeps while nothing is in use, and then no beat will ask.
             let keeper_sleeps = !state.is_active();
             let (answer, receiver) = oneshot::channel();
-            state.waiting.push_back(Waiting { now_ms, answer });
+            state.waiting[usize::from(!need.is_interactive)].push_back(Waiting { now_ms, answer });
             state.peak = state.peak.max(state.in_use());
             if keeper_sleeps || state.is_worth_asking() {
                 self.ask(&mut state);
@@ -169,17 +177,33 @@ impl Lane {
     /// Nobody calls before `until_ms`; a pause that is known and later stays.
     pub(crate) fn pause(&self, until_ms: u64) {
         Self::pause_locked(&mut self.lock(), until_ms);
+        if let Some(pace) = self.pace() {
+            pace.pause(until_ms);
+        }
+    }
+
+    /// How often calls may begin, where the lane learns.
+    pub(crate) fn pace(&self) -> Option<Arc<Pace>> {
+        self.pace.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Makes the lane one that learns, unless it is.
+    pub(crate) fn set_pace(self: &Arc<Self>, make: impl FnOnce(&Arc<Self>) -> Arc<Pace>) {
+        let mut pace = self.pace.lock().unwrap_or_else(PoisonError::into_inner);
+        pace.get_or_insert_with(|| make(self));
     }
 
     fn pause_locked(state: &mut State, until_ms: u64) {
         state.paused_until_ms = state.paused_until_ms.max(until_ms);
         let until_ms = state.paused_until_ms;
-        let (paused, others): (VecDeque<_>, _) =
-            state.waiting.drain(..).partition(|waiting| waiting.now_ms < until_ms);
-        state.waiting = others;
-        for waiting in paused {
-            // Who no longer waits need not know.
-            let _ = waiting.answer.send(Err(Denied::Paused { until_ms }));
+        for queue in &mut state.waiting {
+            let (paused, others): (VecDeque<_>, _) =
+                queue.drain(..).partition(|waiting| waiting.now_ms < until_ms);
+            *queue = others;
+            for waiting in paused {
+                // Who no longer waits need not know.
+                let _ = waiting.answer.send(Err(Denied::Paused { until_ms }));
+            }
         }
     }
 
@@ -209,7 +233,7 @@ impl Lane {
     /// There may be free places.
     pub(crate) fn ask_if_waiting(&self) {
         let mut state = self.lock();
-        if !state.waiting.is_empty() {
+        if state.waits() > 0 {
             self.ask(&mut state);
         }
     }
@@ -233,7 +257,9 @@ impl Lane {
 
     pub(crate) fn report(&self) -> Report {
         let mut state = self.lock();
-        state.waiting.retain(|waiting| !waiting.answer.is_closed());
+        for queue in &mut state.waiting {
+            queue.retain(|waiting| !waiting.answer.is_closed());
+        }
         let in_use = state.in_use();
         let wanted = state.peak.max(in_use);
         state.peak = in_use;
@@ -258,7 +284,7 @@ impl Lane {
         state.told_held = leave.places.unwrap_or(0).max(report.calls);
         state.holds_until = Some(asked_at + HOLDS_FOR);
         let unheard = self.let_go(&mut state);
-        if !state.waiting.is_empty() && state.is_worth_asking() {
+        if state.waits() > 0 && state.is_worth_asking() {
             self.ask(&mut state);
         }
         drop(state);
@@ -268,7 +294,7 @@ impl Lane {
 
     /// Redis did not answer: who waits is told so.
     pub(crate) fn is_away(&self, error: &HubError) {
-        let waiting = std::mem::take(&mut self.lock().waiting);
+        let waiting: Vec<_> = self.lock().waiting.iter_mut().flat_map(|queue| queue.drain(..)).collect();
         let text = error.0.to_string();
         for waiting in waiting {
             let _ = waiting.answer.send(Err(HubError(text.clone().into()).into()));
@@ -280,7 +306,7 @@ impl Lane {
     fn let_go(self: &Arc<Self>, state: &mut State) -> Vec<Permit> {
         let mut unheard = Vec::new();
         while state.may_call()
-            && let Some(waiting) = state.waiting.pop_front()
+            && let Some(waiting) = state.waiting.iter_mut().find_map(VecDeque::pop_front)
         {
             if waiting.answer.is_closed() {
                 continue;
@@ -297,7 +323,7 @@ impl Lane {
         state.calls += 1;
         state.peak = state.peak.max(state.in_use());
         let lane = self.clone();
-        Permit::new(move || lane.end_call())
+        Permit::new(move |_| lane.end_call())
     }
 
     fn end_call(self: &Arc<Self>) {
@@ -307,7 +333,7 @@ impl Lane {
             let hoarded = state.hoards();
             let belongs_to_others = state.places.is_some_and(|places| state.calls >= places);
             let unheard = self.let_go(&mut state);
-            if belongs_to_others || (!state.waiting.is_empty() && state.is_worth_asking()) {
+            if belongs_to_others || (state.waits() > 0 && state.is_worth_asking()) {
                 self.ask(&mut state);
             } else if state.hoards() && !hoarded {
                 // The next beat is another.

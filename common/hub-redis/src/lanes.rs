@@ -9,7 +9,9 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use promptmill_domain::LaneId;
-use promptmill_ports::{Denied, HubError, Limiter, Permit, Signal};
+use promptmill_domain::rate::{LaneLimits, Learned};
+use promptmill_ports::hub::pace::Pace;
+use promptmill_ports::{CallNeed, Denied, HubError, LaneReport, Limiter, Permit, Signal};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
@@ -17,13 +19,14 @@ use crate::hub::{RedisHub, Scripts};
 use crate::lane::{HOLDS_FOR, Lane, Leave, Limit, Report};
 use crate::link::Link;
 use crate::message::{HubId, Message};
+use crate::meter::Meter;
 
 /// By then every hub that lives has spoken.
 const ALL_SPEAK_WITHIN: Duration = Duration::from_millis(1_500);
 /// For how long Redis counts the calls of a hub that it hears nothing of.
 const OWNER_HOLDS_FOR: Duration = HOLDS_FOR.saturating_mul(2);
 /// For how long Redis knows a lane that nobody uses.
-const LANE_KEPT_FOR: Duration = Duration::from_secs(7 * 24 * 60 * 60);
+pub(crate) const LANE_KEPT_FOR: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 
 /// Every lane this hub has heard of.
 pub(crate) struct Lanes {
@@ -77,11 +80,12 @@ impl Lanes {
 
     /// Gives back every place that is not in use.
     pub(crate) async fn give_back(&self) {
-        let lanes = {
-            let lanes = self.lanes.lock().unwrap_or_else(PoisonError::into_inner);
-            lanes.values().map(|kept| kept.lane.clone()).collect()
-        };
-        give_back(lanes, self.desk.clone()).await;
+        give_back(self.all(), self.desk.clone()).await;
+    }
+
+    fn all(&self) -> Vec<Arc<Lane>> {
+        let lanes = self.lanes.lock().unwrap_or_else(PoisonError::into_inner);
+        lanes.values().map(|kept| kept.lane.clone()).collect()
     }
 
     /// Another hub, or this one, says something about a lane.
@@ -132,8 +136,13 @@ impl Drop for Lanes {
 
 #[async_trait]
 impl Limiter for RedisHub {
-    async fn acquire(&self, lane: &LaneId, _tokens: u32, now_ms: u64) -> Result<Permit, Denied> {
-        self.lanes.lane(lane).acquire(now_ms).await
+    async fn acquire(&self, lane: &LaneId, need: CallNeed, now_ms: u64) -> Result<Permit, Denied> {
+        let lane = self.lanes.lane(lane);
+        let place = lane.acquire(need, now_ms).await?;
+        match lane.pace() {
+            Some(pace) => pace.acquire(need, now_ms, place).await,
+            None => Ok(place),
+        }
     }
 
     async fn pause(&self, lane: &LaneId, until_ms: u64) -> Result<(), HubError> {
@@ -147,6 +156,18 @@ impl Limiter for RedisHub {
         let set_at = self.lanes.desk.set_limit(&lane, limit).await?;
         lane.limit_was_set(Limit { calls: limit, set_at });
         Ok(())
+    }
+
+    fn set_rules(&self, lane: &LaneId, limits: LaneLimits, learned: Learned) {
+        let lane = self.lanes.lane(lane);
+        lane.set_pace(|lane| {
+            let meter = Meter::new(self.lanes.desk.clone(), lane, limits, learned);
+            Pace::new(lane.id.clone(), meter)
+        });
+    }
+
+    fn lanes(&self) -> Vec<LaneReport> {
+        self.lanes.all().iter().filter_map(|lane| lane.pace()?.report()).collect()
     }
 }
 
@@ -221,7 +242,12 @@ impl Desk {
         self.scripts.pause.call(&self.link, &[&state], &args).await
     }
 
-    async fn set_limit(&self, lane: &Lane, limit: Option<u32>) -> Result<u64, HubError> {
+    /// Where the state of a lane that learns is.
+    pub(crate) fn meter_key(&self, lane: &LaneId) -> String {
+        format!("{}:{{lane:{lane}}}:meter", self.prefix)
+    }
+
+    pub(crate) async fn set_limit(&self, lane: &Lane, limit: Option<u32>) -> Result<u64, HubError> {
         let [state, _] = self.keys(&lane.id);
         let args: [Vec<u8>; 5] = [
             limit_text(limit).into(),

@@ -10,6 +10,7 @@ mod lane;
 mod lanes;
 mod link;
 mod message;
+mod meter;
 mod queue;
 mod script;
 mod signals;

@@ -9,6 +9,7 @@ use promptmill_prompt::Variables;
 use promptmill_provider::{CallFailure, ChatReply, ChatRequest, Delta, Finish, ResponseFormat};
 
 use crate::gate::Gate;
+use crate::lane;
 use crate::pipeline::Pipeline;
 use crate::plan::BatchPlan;
 
@@ -53,7 +54,7 @@ impl Pipeline {
         request.messages.truncate(asked);
         let mut repairs_left = plan.template.max_repairs();
         loop {
-            let leave = match self.leave(input, request).await {
+            let mut leave = match self.leave(input, request).await {
                 Ok(leave) => leave,
                 Err(end) => return (history, end),
             };
@@ -62,8 +63,9 @@ impl Pipeline {
             }
             let started_ms = self.clock.now_ms();
             let started = tokio::time::Instant::now();
+            leave.begin();
             let result = plan.provider.chat(request).await;
-            drop(leave);
+            leave.end(lane::report(&result));
             let mut call = record(started_ms, started.elapsed(), &result);
             input.gate.spent(&Totals { calls: 1, tokens: call.tokens, cost: call.cost.unwrap_or_default() });
             let reply = match result {

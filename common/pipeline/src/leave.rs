@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::task::Poll;
 use std::time::Duration;
 
-use promptmill_ports::{Denied, Permit};
+use promptmill_ports::{CallNeed, CallReport, Denied, Permit};
 use promptmill_provider::ChatRequest;
 use tokio::time::timeout;
 
@@ -30,9 +30,21 @@ const LANE_ANSWERS_WITHIN: Duration = Duration::from_millis(10);
 /// Leave for one call; everything is given back when it is dropped, the narrowest limit last.
 pub(crate) struct Leave<'a> {
     _stay: Stay<'a>,
-    _permit: Permit,
+    permit: Permit,
     _place: Place,
     _of_batch: BatchPlace<'a>,
+}
+
+impl Leave<'_> {
+    /// The call begins.
+    pub(crate) fn begin(&mut self) {
+        self.permit.begin();
+    }
+
+    /// The call ended: everything is given back, and the lane learns of it.
+    pub(crate) fn end(self, report: CallReport) {
+        self.permit.end(report);
+    }
 }
 
 /// One who waits for a lane without holding a place; the number of them is shared.
@@ -61,7 +73,7 @@ impl Pipeline {
         if !input.gate.is_open() {
             return Err(AttemptEnd::Stopped);
         }
-        let mut limits = pin!(self.all_limits(input, estimate_tokens(request)));
+        let mut limits = pin!(self.all_limits(input, need(input.plan, request)));
         // Mostly nothing is scarce, and then nobody needs to be told that the gate closes.
         let at_once = poll_fn(|context| Poll::Ready(limits.as_mut().poll(context))).await;
         let leave = match at_once {
@@ -84,16 +96,16 @@ impl Pipeline {
         }
     }
 
-    async fn all_limits<'a>(&self, input: &AttemptInput<'a>, tokens: u32) -> Result<Leave<'a>, Denied> {
+    async fn all_limits<'a>(&self, input: &AttemptInput<'a>, need: CallNeed) -> Result<Leave<'a>, Denied> {
         let plan = input.plan;
         let mut stay = plan.standing.enter(Stage::Batch);
         loop {
             let of_batch = plan.limit.place().await;
-            let (place, permit) = self.place_and_permit(plan, tokens, &mut stay).await?;
+            let (place, permit) = self.place_and_permit(plan, need, &mut stay).await?;
             // The limit may have been lowered while this one waited for the rest.
             if plan.limit.is_kept() {
                 stay.go_to(Stage::Call);
-                return Ok(Leave { _stay: stay, _permit: permit, _place: place, _of_batch: of_batch });
+                return Ok(Leave { _stay: stay, permit, _place: place, _of_batch: of_batch });
             }
             stay.go_to(Stage::Batch);
         }
@@ -102,7 +114,7 @@ impl Pipeline {
     async fn place_and_permit(
         &self,
         plan: &BatchPlan,
-        tokens: u32,
+        need: CallNeed,
         stay: &mut Stay<'_>,
     ) -> Result<(Place, Permit), Denied> {
         let line = self.lanes.line(&plan.lane);
@@ -116,7 +128,7 @@ impl Pipeline {
                 None
             };
             stay.go_to(Stage::Lane);
-            let mut permit = pin!(self.limiter.acquire(&plan.lane, tokens, self.clock.now_ms()));
+            let mut permit = pin!(self.limiter.acquire(&plan.lane, need, self.clock.now_ms()));
             if let Some(place) = held
                 && let Ok(permit) = timeout(LANE_ANSWERS_WITHIN, &mut permit).await
             {
@@ -132,6 +144,10 @@ impl Pipeline {
             place_first = true;
         }
     }
+}
+
+fn need(plan: &BatchPlan, request: &ChatRequest) -> CallNeed {
+    CallNeed { tokens: estimate_tokens(request), is_interactive: plan.is_interactive() }
 }
 
 /// About how many tokens a call will take: four bytes of prompt a token, and the output limit where there is one.

@@ -113,13 +113,13 @@ impl Progress {
         Totals::of(self.attempts.iter().skip(self.inherited))
     }
 
-    /// When the last call began, and when the attempt before was over (the same moment when there was none). The wait for leave
-    /// belongs to neither: what others met meanwhile says nothing about the item.
-    fn window(&self) -> (u64, u64) {
+    /// When the attempt before the last one was over, or when the last call began where there was none. The wait for leave belongs to
+    /// neither: what others met meanwhile says nothing about the item.
+    fn since(&self) -> u64 {
         let mut last_calls = self.attempts.iter().rev().filter_map(|attempt| attempt.calls.last());
         let called_ms = last_calls.next().map_or(0, |call| call.started_ms);
         let before = last_calls.next().map(|call| call.started_ms.saturating_add(call.duration_ms.into()));
-        (called_ms, before.map_or(called_ms, |over_ms| over_ms.min(called_ms)))
+        before.map_or(called_ms, |over_ms| over_ms.min(called_ms))
     }
 }
 
@@ -224,11 +224,10 @@ impl Pipeline {
         failure: CallFailure,
     ) -> Next {
         let now_ms = self.clock.now_ms();
-        let (called_ms, since_ms) = progress.window();
-        let lane = self.lanes.failed(&plan.lane, failure.kind, called_ms, since_ms);
+        let is_lanes_fault = self.lanes.is_to_blame(&plan.lane, failure.kind, progress.since());
         progress.failures = progress.failures.saturating_add(1);
         progress.last = Some(failure.kind);
-        if !lane.not_the_items_fault {
+        if !is_lanes_fault {
             progress.counted += 1;
         }
         let age = Duration::from_millis(now_ms.saturating_sub(progress.begun_ms));
@@ -236,19 +235,15 @@ impl Pipeline {
             let ending = Ending::Failed { kind: failure.kind, message: failure.message };
             return Next::End(settled(plan, input, std::mem::take(progress), ending, vec![]));
         }
-        let mut wait = self.policy.wait(progress.failures, rand::random());
+        // When calls may begin again that came too often is for the lane to say, not for each of its items.
+        let failures = if failure.kind == FailureKind::RateLimited { 1 } else { progress.failures };
+        let mut wait = self.policy.wait(failures, rand::random());
         if let Some(asked) = failure.retry_after {
             // Never before the provider's word; the jitter on top keeps the lane from coming back all at once.
             wait = asked + wait.min(asked / 4 + Duration::from_millis(250));
         }
-        let pause = match (failure.lane_wide, failure.retry_after, lane.pause_number) {
-            (true, Some(asked), _) => Some(asked),
-            (_, _, Some(number)) => Some(self.policy.ceiling(number.saturating_add(1))),
-            _ => None,
-        };
-        if let Some(pause) = pause {
+        if let Some(pause) = failure.retry_after.filter(|_| failure.lane_wide) {
             let until_ms = later(now_ms, pause);
-            self.lanes.pausing(&plan.lane, until_ms);
             if let Err(error) = self.limiter.pause(&plan.lane, until_ms).await {
                 tracing::warn!(lane = %plan.lane, error = %error, "the pause of a lane could not be told to the fleet");
             }

@@ -1,6 +1,7 @@
 //! A batch made ready to run: its template compiled, its model resolved. Built once a batch, shared by its items.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use promptmill_domain::{BatchId, BatchSpec, LaneId, ModelSettings, StoreReplies};
 use promptmill_prompt::{OutputSpec, Template};
@@ -68,6 +69,7 @@ pub struct BatchPlan {
     pub(crate) settings: Arc<ModelSettings>,
     pub(crate) format: ResponseFormat,
     pub(crate) max_attempts: u32,
+    is_interactive: AtomicBool,
     pub(crate) store_replies: StoreReplies,
     pub(crate) limit: CallLimit,
     pub(crate) standing: Standing,
@@ -97,6 +99,7 @@ impl BatchPlan {
             settings: Arc::new(settings),
             format,
             max_attempts: spec.max_attempts.max(1),
+            is_interactive: AtomicBool::new(false),
             store_replies: spec.store_replies,
             limit: CallLimit::default(),
             standing: Standing::default(),
@@ -114,6 +117,15 @@ impl BatchPlan {
     /// Holds from the next call on: calls under way end above a lower limit.
     pub fn set_max_concurrency(&self, most: Option<u32>) {
         self.limit.set(most);
+    }
+
+    /// Sets whether somebody waits for its replies: its calls go before those of others on the lane then.
+    pub fn set_interactive(&self, is_interactive: bool) {
+        self.is_interactive.store(is_interactive, Ordering::Relaxed);
+    }
+
+    pub(crate) fn is_interactive(&self) -> bool {
+        self.is_interactive.load(Ordering::Relaxed)
     }
 
     /// The limit that was set last.

@@ -138,7 +138,7 @@ pub struct LaneReport {
 #[async_trait]
 pub trait Limiter: Send + Sync {
     /// Waits for leave to make one call on the lane. Interactive calls go first.
-    async fn acquire(&self, lane: &LaneId, need: &CallNeed, now_ms: u64) -> Result<Permit, Denied>;
+    async fn acquire(&self, lane: &LaneId, need: CallNeed, now_ms: u64) -> Result<Permit, Denied>;
 
     /// Lets nobody begin a call on the lane before `until_ms`. A later pause wins over an earlier one.
     async fn pause(&self, lane: &LaneId, until_ms: u64) -> Result<(), HubError>;

@@ -5,6 +5,7 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use promptmill_domain::rate::RateHints;
 use promptmill_domain::{Flag, Message, ModelSettings, Money, Tokens};
 use serde_json::Value;
 use serde_json::value::{RawValue, to_raw_value};
@@ -139,6 +140,8 @@ pub struct ChatReply {
     pub generation: Option<String>,
     /// HTTP status.
     pub status: u16,
+    /// What the provider told of its limits beside.
+    pub limits: RateHints,
     /// What else the reader of the outcome should know.
     pub flags: Vec<Flag>,
 }

@@ -3,8 +3,10 @@
 use std::fmt;
 use std::time::Duration;
 
+use promptmill_domain::rate::RateHints;
 use promptmill_domain::{FailureKind, Money, Tokens};
 
+use crate::chat::ChatReply;
 use crate::scrub::clean;
 
 /// A call without a usable reply.
@@ -29,6 +31,8 @@ pub struct CallFailure {
     pub cost: Option<Money>,
     /// The provider's own id of the generation.
     pub generation: Option<String>,
+    /// What the provider told of its limits beside.
+    pub limits: RateHints,
 }
 
 impl CallFailure {
@@ -44,6 +48,7 @@ impl CallFailure {
             usage: None,
             cost: None,
             generation: None,
+            limits: RateHints::default(),
         }
     }
 
@@ -52,6 +57,17 @@ impl CallFailure {
     pub fn with_status(mut self, status: u16) -> Self {
         self.status = Some(status);
         self
+    }
+}
+
+/// The result of a call with what the provider told of its limits beside.
+pub(crate) fn with_limits(
+    result: Result<ChatReply, CallFailure>,
+    limits: RateHints,
+) -> Result<ChatReply, CallFailure> {
+    match result {
+        Ok(reply) => Ok(ChatReply { limits, ..reply }),
+        Err(failure) => Err(CallFailure { limits, ..failure }),
     }
 }
 

@@ -9,11 +9,12 @@ use bytes::Bytes;
 use hyper::header::{CONTENT_ENCODING, CONTENT_TYPE};
 use hyper::{Request, Response};
 use promptmill_domain::FailureKind;
+use promptmill_domain::rate::RateHints;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::client::{BrokenOff, Caller, ReplyBody};
 use crate::failure::CallFailure;
-use crate::{MAX_REPLY_WIRE_BYTES, retry_after};
+use crate::{MAX_REPLY_WIRE_BYTES, limits, retry_after};
 
 const JSON: &str = "application/json";
 
@@ -102,6 +103,11 @@ pub(crate) async fn send(
 impl Incoming {
     pub(crate) fn status(&self) -> u16 {
         self.response.status().as_u16()
+    }
+
+    /// What the headers tell of the provider's limits.
+    pub(crate) fn limits(&self) -> RateHints {
+        limits::from_headers(self.response.headers(), SystemTime::now())
     }
 
     pub(crate) fn is_success(&self) -> bool {

@@ -18,6 +18,7 @@ mod chat_stream;
 mod classify;
 mod error_body;
 mod gathered;
+mod limits;
 mod reply;
 mod request_body;
 mod retry_after;

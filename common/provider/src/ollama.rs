@@ -10,6 +10,7 @@ mod stream;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use promptmill_domain::rate::RateHints;
 use promptmill_domain::{FailureKind, Flag};
 use secrecy::SecretString;
 use serde::Deserialize;
@@ -21,7 +22,7 @@ use crate::classify::{Finding, by_status, says_context_too_long};
 use crate::client::HttpClient;
 use crate::endpoint::{Endpoint, InvalidConfig};
 use crate::error_body::ErrorFacts;
-use crate::failure::CallFailure;
+use crate::failure::{CallFailure, with_limits};
 use crate::http::{Incoming, MAX_STREAM_BYTES, Timeouts, WholeReply};
 use crate::reply;
 use stream::{Progress, StreamReader};
@@ -87,10 +88,13 @@ impl ChatProvider for Ollama {
     async fn chat(&self, request: &ChatRequest) -> Result<ChatReply, CallFailure> {
         let body = body::write(request)?;
         let incoming = self.endpoint.chat(request, body).await?;
-        if !incoming.is_success() {
-            return Err(error_reply(&incoming.read_error().await));
-        }
-        read_stream(incoming, request.deltas.clone()).await
+        let limits = incoming.limits();
+        let result = if incoming.is_success() {
+            read_stream(incoming, request.deltas.clone()).await
+        } else {
+            Err(error_reply(&incoming.read_error().await))
+        };
+        with_limits(result, limits)
     }
 
     async fn models(&self) -> Result<Vec<ModelListing>, CallFailure> {
@@ -166,7 +170,16 @@ impl stream::Whole {
             flags.push(Flag::UsageUnknown);
         }
         let Self { content, finish, usage, .. } = self;
-        Ok(ChatReply { content, finish, usage, cost: None, generation: None, status, flags })
+        Ok(ChatReply {
+            content,
+            finish,
+            usage,
+            cost: None,
+            generation: None,
+            status,
+            limits: RateHints::default(),
+            flags,
+        })
     }
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use futures_util::poll;
-use promptmill_ports::{Denied, Limiter as _, Permit, Signal, Signals as _};
+use promptmill_ports::{CallNeed, Denied, Limiter as _, Permit, Signal, Signals as _};
 use tokio::task::JoinSet;
 
 use crate::scene::{LONG, READY, Scene, hub, lane, permit, process, told_by_parent, until};
@@ -18,7 +18,7 @@ async fn hubs_together_run_no_more_calls_than_the_limit() {
     scene.set_concurrency(lane(), Some(3)).await.unwrap();
     let (first, second, _third) = (permit(&scene).await, permit(&scene).await, permit(&other).await);
 
-    let mut fourth = Box::pin(other.acquire(lane(), 1, 0));
+    let mut fourth = Box::pin(other.acquire(lane(), CallNeed::of(1), 0));
     assert!(poll!(&mut fourth).is_pending());
     // Redis told the other hub that there is no place when it took its word: one call, and one that waits.
     until("its word", async || (words_wanting(&scene, 2) == 2).then_some(())).await;
@@ -111,7 +111,7 @@ async fn a_limit_that_another_hub_sets_counts_the_calls_that_run_already() {
     other.set_concurrency(lane(), Some(2)).await.unwrap();
 
     // Who sets it is told of the places in use with its next word.
-    let mut next = Box::pin(other.acquire(lane(), 1, 0));
+    let mut next = Box::pin(other.acquire(lane(), CallNeed::of(1), 0));
     assert!(poll!(&mut next).is_pending());
     until("its word", async || (words_wanting(&scene, 2) == 2).then_some(())).await;
     assert!(poll!(&mut next).is_pending());
@@ -129,11 +129,11 @@ async fn a_pause_is_known_to_another_hub_when_it_hears_of_it() {
     scene.pause(lane(), 5_000).await.unwrap();
     let signal = tokio::time::timeout(LONG, heard.recv()).await.unwrap().unwrap();
     assert_eq!(signal, Signal::LanePaused { lane: lane().clone(), until_ms: 5_000 });
-    let denied = other.acquire(lane(), 1, 4_999).await;
+    let denied = other.acquire(lane(), CallNeed::of(1), 4_999).await;
     assert!(matches!(denied, Err(Denied::Paused { until_ms: 5_000 })), "{denied:?}");
     // And one that was not there learns of it by asking.
     let late = scene.another().await;
-    let denied = late.acquire(lane(), 1, 4_999).await;
+    let denied = late.acquire(lane(), CallNeed::of(1), 4_999).await;
     assert!(matches!(denied, Err(Denied::Paused { until_ms: 5_000 })), "{denied:?}");
 }
 
@@ -148,7 +148,7 @@ async fn the_places_of_a_killed_process_come_back() {
     let scene = Scene::new().await;
     scene.set_concurrency(lane(), Some(2)).await.unwrap();
     let mut holder = process("lanes::the_places_of_a_killed_process_come_back", &scene.server.url(), None);
-    let mut waiting = Box::pin(scene.acquire(lane(), 1, 0));
+    let mut waiting = Box::pin(scene.acquire(lane(), CallNeed::of(1), 0));
     // Longer than the word of a process holds: one that lives keeps its places.
     let kept = tokio::time::timeout(Duration::from_secs(8), &mut waiting).await;
     assert!(kept.is_err(), "a place of a living process was given away");

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use futures_util::poll;
 use promptmill_domain::BatchId;
-use promptmill_ports::{Denied, Limiter as _, Queue as _, Signal, Signals as _};
+use promptmill_ports::{CallNeed, Denied, Limiter as _, Queue as _, Signal, Signals as _};
 use promptmill_test_servers::RedisServer;
 
 use crate::scene::{LONG, Scene, chunk, lane, permit, permit_after_failures, until};
@@ -52,7 +52,7 @@ async fn after_a_flush_limits_calls_and_pauses_come_back() {
         (limit == "2").then_some(())
     })
     .await;
-    let mut third = Box::pin(other.acquire(lane(), 1, 0));
+    let mut third = Box::pin(other.acquire(lane(), CallNeed::of(1), 0));
     assert!(poll!(&mut third).is_pending());
     until("the other's word", async || {
         let owners = scene.server.command(&["HLEN", "promptmill:{lane:test/lane}:owners"]);
@@ -66,9 +66,9 @@ async fn after_a_flush_limits_calls_and_pauses_come_back() {
     // A pause that the server forgot before another hub heard of it is told by the one that knows it.
     scene.pause(lane(), 9_000).await.unwrap();
     scene.server.flush();
-    let _ = scene.acquire(lane(), 1, 9_000).await.unwrap();
+    let _ = scene.acquire(lane(), CallNeed::of(1), 9_000).await.unwrap();
     let late = scene.another().await;
-    let until_ms = until("the pause", async || match late.acquire(lane(), 1, 8_000).await {
+    let until_ms = until("the pause", async || match late.acquire(lane(), CallNeed::of(1), 8_000).await {
         Err(Denied::Paused { until_ms }) => Some(until_ms),
         _ => None,
     })
@@ -86,7 +86,7 @@ async fn after_a_flush_nobody_takes_the_place_of_a_call_that_redis_has_not_heard
 
     scene.server.flush();
     // It asks at once, the other speaks within the second.
-    let mut second = Box::pin(scene.acquire(lane(), 1, 0));
+    let mut second = Box::pin(scene.acquire(lane(), CallNeed::of(1), 0));
     assert!(poll!(&mut second).is_pending());
     until("the word of both", async || {
         let owners = scene.server.command(&["HLEN", "promptmill:{lane:test/lane}:owners"]);
@@ -112,7 +112,7 @@ async fn a_restarted_server_is_used_again_by_every_port() {
     assert!(scene.depth().await.is_err());
     assert!(scene.publish(Signal::BatchChanged(BatchId::from_bytes([4; 16]))).await.is_err());
     until("permits to end", async || {
-        matches!(scene.acquire(lane(), 1, 0).await, Err(Denied::Unavailable(_))).then_some(())
+        matches!(scene.acquire(lane(), CallNeed::of(1), 0).await, Err(Denied::Unavailable(_))).then_some(())
     })
     .await;
     scene.server.restart();

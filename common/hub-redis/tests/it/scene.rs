@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use promptmill_domain::{BatchId, ChunkId, LaneId};
 use promptmill_hub_redis::{RedisHub, RedisHubOptions};
-use promptmill_ports::{Denied, Limiter as _, Permit};
+use promptmill_ports::{CallNeed, Denied, Limiter as _, Permit};
 use promptmill_test_servers::RedisServer;
 
 /// Long enough that it never passes in a test that is right.
@@ -56,12 +56,12 @@ pub(crate) fn lane() -> &'static LaneId {
 
 /// A permit that must come.
 pub(crate) async fn permit(hub: &RedisHub) -> Permit {
-    tokio::time::timeout(LONG, hub.acquire(lane(), 1, 0)).await.unwrap().unwrap()
+    tokio::time::timeout(LONG, hub.acquire(lane(), CallNeed::of(1), 0)).await.unwrap().unwrap()
 }
 
 /// Asks until the hub answers again.
 pub(crate) async fn permit_after_failures(hub: &RedisHub) -> Permit {
-    until("a permit", async || match hub.acquire(lane(), 1, 0).await {
+    until("a permit", async || match hub.acquire(lane(), CallNeed::of(1), 0).await {
         Ok(permit) => Some(permit),
         Err(Denied::Unavailable(_)) => None,
         Err(denied @ Denied::Paused { .. }) => panic!("{denied}"),

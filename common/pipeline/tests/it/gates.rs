@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use promptmill_domain::FailureKind;
-use promptmill_ports::Limiter as _;
+use promptmill_ports::{CallNeed, Limiter as _};
 
 use crate::support::*;
 
@@ -70,7 +70,7 @@ async fn whoever_waits_for_a_place_or_for_the_lane_lets_go_when_the_gate_closes(
         let _ = calling.await;
         assert_eq!(scene.calls_in_flight(), 0, "a call that is given up frees its place");
         let lane = scene.lane();
-        let permit = scene.limiter.acquire(&lane, 0, START_MS);
+        let permit = scene.limiter.acquire(&lane, CallNeed::of(0), START_MS);
         assert!(tokio::time::timeout(Duration::from_secs(1), permit).await.is_ok(), "and its permit");
     }
 }

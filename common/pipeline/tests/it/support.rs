@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use promptmill_domain::rate::{LaneLimits, Learned};
 use promptmill_domain::{
     BatchId, BatchSpec, Ending, FailureKind, LaneId, Message, Money, Outcome, ParkedItem, Role, StoreReplies,
     Tokens, Totals,
@@ -12,7 +13,7 @@ use promptmill_domain::{
 use promptmill_pipeline::{
     BatchPlan, Concurrency, Gate, ItemContent, ItemEnd, ItemInput, Pipeline, RetryPolicy, Stage,
 };
-use promptmill_ports::{Clock, Denied, HubError, Limiter, MemoryHub, Permit};
+use promptmill_ports::{CallNeed, Clock, Denied, HubError, LaneReport, Limiter, MemoryHub, Permit};
 use promptmill_provider::{CallFailure, ChatProvider, ChatReply, ChatRequest, Finish, ModelListing};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -142,8 +143,8 @@ impl WatchedLimiter {
 
 #[async_trait]
 impl Limiter for WatchedLimiter {
-    async fn acquire(&self, lane: &LaneId, tokens: u32, now_ms: u64) -> Result<Permit, Denied> {
-        self.hub.acquire(lane, tokens, now_ms).await
+    async fn acquire(&self, lane: &LaneId, need: CallNeed, now_ms: u64) -> Result<Permit, Denied> {
+        self.hub.acquire(lane, need, now_ms).await
     }
 
     async fn pause(&self, lane: &LaneId, until_ms: u64) -> Result<(), HubError> {
@@ -153,6 +154,14 @@ impl Limiter for WatchedLimiter {
 
     async fn set_concurrency(&self, lane: &LaneId, limit: Option<u32>) -> Result<(), HubError> {
         self.hub.set_concurrency(lane, limit).await
+    }
+
+    fn set_rules(&self, lane: &LaneId, limits: LaneLimits, learned: Learned) {
+        self.hub.set_rules(lane, limits, learned);
+    }
+
+    fn lanes(&self) -> Vec<LaneReport> {
+        self.hub.lanes()
     }
 }
 
@@ -353,6 +362,7 @@ fn reply(content: &str, finish: Finish) -> ChatReply {
         cost: Some(COST),
         generation: None,
         status: 200,
+        limits: promptmill_domain::rate::RateHints::default(),
         flags: vec![],
     }
 }

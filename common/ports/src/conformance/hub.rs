@@ -10,9 +10,10 @@
 
 use std::time::Duration;
 
+use promptmill_domain::rate::{CallEnd, LaneLimits, Learned, RateHints};
 use promptmill_domain::{BatchId, ChunkId, LaneId};
 
-use crate::hub_ports::{Denied, Limiter, Queue, Signal, Signals};
+use crate::hub_ports::{CallNeed, CallReport, Denied, Limiter, Permit, Queue, Signal, Signals};
 
 /// Everything a hub must offer.
 pub trait Hub: Queue + Limiter + Signals {}
@@ -42,6 +43,12 @@ macro_rules! hub_conformance {
             the_later_of_two_pauses_holds
             who_waits_for_a_place_learns_of_a_pause
             lanes_do_not_touch_each_other
+            a_lane_with_a_rate_lets_no_more_begin_than_it_says
+            a_lane_keeps_to_what_was_learned_before
+            nobody_begins_before_the_provider_said
+            interactive_calls_go_before_others_that_wait
+            leave_that_was_not_used_is_there_for_others
+            who_waits_for_leave_learns_of_a_pause
             every_subscriber_hears_a_signal
             a_pause_is_told_to_subscribers
         }
@@ -127,9 +134,9 @@ pub async fn a_waiting_pop_gets_what_is_pushed(hub: &dyn Hub) {
 pub async fn a_lane_runs_no_more_calls_than_its_limit(hub: &dyn Hub) {
     let lane = lane();
     hub.set_concurrency(&lane, Some(2)).await.unwrap();
-    let first = hub.acquire(&lane, 1, 0).await.unwrap();
-    let _second = hub.acquire(&lane, 1, 0).await.unwrap();
-    let mut third = Box::pin(hub.acquire(&lane, 1, 0));
+    let first = hub.acquire(&lane, CallNeed::of(1), 0).await.unwrap();
+    let _second = hub.acquire(&lane, CallNeed::of(1), 0).await.unwrap();
+    let mut third = Box::pin(hub.acquire(&lane, CallNeed::of(1), 0));
     assert!(futures_util::poll!(&mut third).is_pending());
     drop(first);
     assert!(tokio::time::timeout(LONG, third).await.unwrap().is_ok());
@@ -139,8 +146,8 @@ pub async fn a_lane_runs_no_more_calls_than_its_limit(hub: &dyn Hub) {
 pub async fn a_raised_limit_lets_the_waiting_go(hub: &dyn Hub) {
     let lane = lane();
     hub.set_concurrency(&lane, Some(1)).await.unwrap();
-    let _held = hub.acquire(&lane, 1, 0).await.unwrap();
-    let mut waiting = Box::pin(hub.acquire(&lane, 1, 0));
+    let _held = hub.acquire(&lane, CallNeed::of(1), 0).await.unwrap();
+    let mut waiting = Box::pin(hub.acquire(&lane, CallNeed::of(1), 0));
     assert!(futures_util::poll!(&mut waiting).is_pending());
     hub.set_concurrency(&lane, None).await.unwrap();
     assert!(tokio::time::timeout(LONG, waiting).await.unwrap().is_ok());
@@ -151,7 +158,7 @@ pub async fn a_lane_without_a_limit_gives_every_permit(hub: &dyn Hub) {
     let lane = lane();
     let mut permits = Vec::new();
     for _ in 0..100 {
-        permits.push(hub.acquire(&lane, 1, 0).await.unwrap());
+        permits.push(hub.acquire(&lane, CallNeed::of(1), 0).await.unwrap());
     }
     assert_eq!(permits.len(), 100);
 }
@@ -161,7 +168,7 @@ pub async fn a_paused_lane_gives_no_permit_before_its_time(hub: &dyn Hub) {
     let lane = lane();
     hub.pause(&lane, 1_000).await.unwrap();
     check_paused(hub, &lane, 999, 1_000).await;
-    assert!(hub.acquire(&lane, 1, 1_000).await.is_ok());
+    assert!(hub.acquire(&lane, CallNeed::of(1), 1_000).await.is_ok());
 }
 
 /// See its name.
@@ -176,8 +183,8 @@ pub async fn the_later_of_two_pauses_holds(hub: &dyn Hub) {
 pub async fn who_waits_for_a_place_learns_of_a_pause(hub: &dyn Hub) {
     let lane = lane();
     hub.set_concurrency(&lane, Some(1)).await.unwrap();
-    let _held = hub.acquire(&lane, 1, 0).await.unwrap();
-    let mut waiting = Box::pin(hub.acquire(&lane, 1, 0));
+    let _held = hub.acquire(&lane, CallNeed::of(1), 0).await.unwrap();
+    let mut waiting = Box::pin(hub.acquire(&lane, CallNeed::of(1), 0));
     assert!(futures_util::poll!(&mut waiting).is_pending());
     hub.pause(&lane, 50).await.unwrap();
     let denied = tokio::time::timeout(LONG, waiting).await.unwrap();
@@ -189,7 +196,107 @@ pub async fn lanes_do_not_touch_each_other(hub: &dyn Hub) {
     let (still, other) = (lane(), lane());
     hub.pause(&still, u64::MAX).await.unwrap();
     hub.set_concurrency(&still, Some(1)).await.unwrap();
-    assert!(hub.acquire(&other, 1, 0).await.is_ok());
+    assert!(hub.acquire(&other, CallNeed::of(1), 0).await.is_ok());
+}
+
+const TAKEN: CallReport =
+    CallReport { end: CallEnd::Taken, hints: RateHints { requests: None, tokens: None }, tokens: None };
+
+async fn leave(hub: &dyn Hub, lane: &LaneId, is_interactive: bool) -> Permit {
+    let need = CallNeed { tokens: 1, is_interactive };
+    let mut permit = tokio::time::timeout(LONG, hub.acquire(lane, need, 0)).await.unwrap().unwrap();
+    permit.begin();
+    permit
+}
+
+/// See its name.
+pub async fn a_lane_with_a_rate_lets_no_more_begin_than_it_says(hub: &dyn Hub) {
+    let lane = lane();
+    let limits = LaneLimits { requests_per_minute: Some(6_000), ..LaneLimits::default() };
+    hub.set_rules(&lane, limits, Learned::default());
+    let begun = tokio::time::Instant::now();
+    for _ in 0..40 {
+        leave(hub, &lane, false).await.end(TAKEN);
+    }
+    // A hundred a second, and nothing was saved up.
+    assert!(begun.elapsed() >= Duration::from_millis(390), "{:?}", begun.elapsed());
+    let report = hub.lanes().into_iter().find(|report| report.lane == lane).unwrap();
+    assert_eq!(report.view.allowed_per_s, Some(100.0));
+}
+
+/// See its name.
+pub async fn a_lane_keeps_to_what_was_learned_before(hub: &dyn Hub) {
+    let lane = lane();
+    let learned = Learned { per_s: Some(50.0), burst: Some(1.0), concurrency: Some(3) };
+    hub.set_rules(&lane, LaneLimits::default(), learned);
+    let begun = tokio::time::Instant::now();
+    for _ in 0..10 {
+        leave(hub, &lane, false).await.end(TAKEN);
+    }
+    assert!(begun.elapsed() >= Duration::from_millis(180), "{:?}", begun.elapsed());
+    let report = hub.lanes().into_iter().find(|report| report.lane == lane).unwrap();
+    assert_eq!((report.learned.concurrency, report.view.window), (Some(3), Some(3)));
+}
+
+/// See its name.
+pub async fn nobody_begins_before_the_provider_said(hub: &dyn Hub) {
+    let lane = lane();
+    hub.set_rules(&lane, LaneLimits::default(), Learned::default());
+    let told = tokio::time::Instant::now();
+    let asked = Duration::from_millis(700);
+    let end = CallEnd::TooOften { retry_after: Some(asked) };
+    leave(hub, &lane, false).await.end(CallReport { end, ..TAKEN });
+    leave(hub, &lane, false).await.end(TAKEN);
+    // What is on its way to the lane's state when the call ends may be there some milliseconds later.
+    assert!(told.elapsed() >= asked, "{:?}", told.elapsed());
+}
+
+/// See its name.
+pub async fn interactive_calls_go_before_others_that_wait(hub: &dyn Hub) {
+    let lane = lane();
+    let limits = LaneLimits { requests_per_minute: Some(600), ..LaneLimits::default() };
+    hub.set_rules(&lane, limits, Learned::default());
+    leave(hub, &lane, false).await.end(TAKEN);
+    let bulk = CallNeed::of(1);
+    let mut others: Vec<_> = (0..5).map(|_| Box::pin(hub.acquire(&lane, bulk, 0))).collect();
+    for other in &mut others {
+        assert!(futures_util::poll!(other).is_pending());
+    }
+    let urgent = tokio::time::Instant::now();
+    leave(hub, &lane, true).await.end(TAKEN);
+    let waited = urgent.elapsed();
+    for other in others {
+        let mut permit = tokio::time::timeout(LONG, other).await.unwrap().unwrap();
+        permit.begin();
+        permit.end(TAKEN);
+    }
+    assert!(waited < urgent.elapsed() / 2, "{waited:?} of {:?}", urgent.elapsed());
+}
+
+/// See its name.
+pub async fn leave_that_was_not_used_is_there_for_others(hub: &dyn Hub) {
+    let lane = lane();
+    let limits = LaneLimits { requests_per_minute: Some(40), ..LaneLimits::default() };
+    hub.set_rules(&lane, limits, Learned::default());
+    let need = CallNeed::of(1);
+    let begun = tokio::time::Instant::now();
+    drop(tokio::time::timeout(LONG, hub.acquire(&lane, need, 0)).await.unwrap().unwrap());
+    let first = begun.elapsed();
+    leave(hub, &lane, false).await.end(TAKEN);
+    assert!(begun.elapsed() < first * 3 / 2, "{first:?}, then {:?}", begun.elapsed());
+}
+
+/// See its name.
+pub async fn who_waits_for_leave_learns_of_a_pause(hub: &dyn Hub) {
+    let lane = lane();
+    let limits = LaneLimits { requests_per_minute: Some(1), ..LaneLimits::default() };
+    hub.set_rules(&lane, limits, Learned::default());
+    let need = CallNeed::of(1);
+    let mut waiting = Box::pin(hub.acquire(&lane, need, 0));
+    assert!(tokio::time::timeout(Duration::from_millis(200), &mut waiting).await.is_err());
+    hub.pause(&lane, 50).await.unwrap();
+    let denied = tokio::time::timeout(LONG, waiting).await.unwrap();
+    assert!(matches!(denied, Err(Denied::Paused { until_ms: 50 })), "{denied:?}");
 }
 
 /// See its name.
@@ -214,7 +321,7 @@ pub async fn a_pause_is_told_to_subscribers(hub: &dyn Hub) {
 }
 
 async fn check_paused(hub: &dyn Hub, lane: &LaneId, now_ms: u64, until_ms: u64) {
-    match hub.acquire(lane, 1, now_ms).await {
+    match hub.acquire(lane, CallNeed::of(1), now_ms).await {
         Err(Denied::Paused { until_ms: told }) => assert_eq!(told, until_ms),
         Err(Denied::Unavailable(error)) => panic!("{error}"),
         Ok(_) => panic!("a permit of a lane that stands still"),

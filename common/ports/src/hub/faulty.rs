@@ -86,7 +86,7 @@ impl Queue for FaultyHub {
 
 #[async_trait]
 impl Limiter for FaultyHub {
-    async fn acquire(&self, lane: &LaneId, need: &CallNeed, now_ms: u64) -> Result<Permit, Denied> {
+    async fn acquire(&self, lane: &LaneId, need: CallNeed, now_ms: u64) -> Result<Permit, Denied> {
         self.maybe_away()?;
         self.hub.acquire(lane, need, now_ms).await
     }

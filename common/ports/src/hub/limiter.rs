@@ -65,7 +65,7 @@ impl Lane {
         unheard
     }
 
-    async fn place(self: &Arc<Self>, need: &CallNeed, now_ms: u64) -> Result<Place, Denied> {
+    async fn place(self: &Arc<Self>, need: CallNeed, now_ms: u64) -> Result<Place, Denied> {
         let come = {
             let mut places = lock(&self.state);
             if places.paused_until_ms > now_ms {
@@ -140,7 +140,7 @@ impl Lanes {
         lanes.entry(id.clone()).or_default().clone()
     }
 
-    pub(super) async fn acquire(&self, id: &LaneId, need: &CallNeed, now_ms: u64) -> Result<Permit, Denied> {
+    pub(super) async fn acquire(&self, id: &LaneId, need: CallNeed, now_ms: u64) -> Result<Permit, Denied> {
         let lane = self.lane(id);
         let place = lane.place(need, now_ms).await?;
         let pace = lock(&lane.pace).clone();

@@ -121,7 +121,7 @@ impl Queue for MemoryHub {
 
 #[async_trait]
 impl Limiter for MemoryHub {
-    async fn acquire(&self, lane: &LaneId, need: &CallNeed, now_ms: u64) -> Result<Permit, Denied> {
+    async fn acquire(&self, lane: &LaneId, need: CallNeed, now_ms: u64) -> Result<Permit, Denied> {
         self.lanes.acquire(lane, need, now_ms).await
     }
 

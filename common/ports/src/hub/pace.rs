@@ -247,7 +247,7 @@ impl Pace {
     /// When the lane is paused meanwhile, or the desk is away.
     pub async fn acquire(
         self: &Arc<Self>,
-        need: &CallNeed,
+        need: CallNeed,
         now_ms: u64,
         place: impl Send + Sync + 'static,
     ) -> Result<Permit, Denied> {
