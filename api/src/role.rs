@@ -8,7 +8,7 @@ use clap::Args;
 use ipnet::IpNet;
 use promptmill_egress::UrlPolicy;
 use promptmill_runtime::fleet::{Fleet, FleetArgs, RoleError, RunningBatchesArgs, address_of, listen};
-use promptmill_runtime::{Monitor, Presence, Settings, shutdown_signals};
+use promptmill_runtime::{LaneKeeper, Monitor, Presence, Settings, shutdown_signals};
 use promptmill_vault::Vault;
 use tokio_util::sync::CancellationToken;
 
@@ -68,6 +68,9 @@ pub async fn run(args: ApiArgs, settings: Settings) -> Result<(), RoleError> {
         let kept = keys::adopt(engine, &key).await;
         kept.map_err(|error| RoleError::new("the first key cannot be kept", error))?;
     }
+    let _lanes = LaneKeeper::start(engine)
+        .await
+        .map_err(|error| RoleError::new("what is kept of lanes cannot be read", error))?;
     let presence = Presence::begin(engine, "api")
         .await
         .map_err(|error| RoleError::new("the session cannot be opened", error))?;

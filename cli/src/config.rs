@@ -67,7 +67,7 @@ fn roles_of(names: &[&str]) -> Vec<clap::Command> {
 fn check(roles: &[RoleName], settings: &Settings) -> Result<Exit, Failure> {
     let mut wrong: Vec<String> =
         strange_variables(std::env::vars_os().filter_map(|(name, _)| name.into_string().ok()));
-    match Providers::new(ProviderSettings::from_env(|name| settings.get(name))) {
+    match ProviderSettings::from_env(|name| settings.get(name)).and_then(Providers::new) {
         Ok(_) => {}
         Err(ProviderError::Config { variable, source }) => {
             wrong.push(Failure::work(format!("{} is wrong", settings.place(variable)), source).to_string());

@@ -10,7 +10,8 @@ use crate::args::ModelsArgs;
 use crate::exit::{Exit, Failure};
 
 pub(crate) async fn list(args: ModelsArgs, settings: &Settings) -> Result<Exit, Failure> {
-    let providers = Providers::new(ProviderSettings::from_env(|name| settings.get(name)))
+    let providers = ProviderSettings::from_env(|name| settings.get(name))
+        .and_then(Providers::new)
         .map_err(|error| Failure::work("the providers cannot be set up", error))?;
     let Some(provider) = providers.get(&args.provider) else {
         let known: Vec<_> = providers.names().collect();

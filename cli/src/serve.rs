@@ -11,7 +11,7 @@ use promptmill_api::{ApiConfig, ApiConfigArgs, App};
 use promptmill_egress::UrlPolicy;
 use promptmill_runtime::fleet::{address_of, listen};
 use promptmill_runtime::{
-    Engine, Monitor, Presence, ProviderSettings, Providers, Settings, shutdown_signals,
+    Engine, LaneKeeper, Monitor, Presence, ProviderSettings, Providers, Settings, shutdown_signals,
 };
 use promptmill_scheduler::role::AdmissionArgs;
 use promptmill_scheduler::{Scheduler, SchedulerConfig};
@@ -60,7 +60,8 @@ pub(crate) struct ServeArgs {
 pub(crate) async fn serve(args: ServeArgs, settings: &Settings) -> Result<Exit, Failure> {
     let (clean, now) =
         shutdown_signals().map_err(|error| Failure::work("signals cannot be handled", error))?;
-    let providers = Providers::new(ProviderSettings::from_env(|name| settings.get(name)))
+    let providers = ProviderSettings::from_env(|name| settings.get(name))
+        .and_then(Providers::new)
         .map_err(|error| Failure::work("the providers cannot be set up", error))?;
     let listener = listen(args.listen, "--listen").await?;
     let metrics_listener = listen(args.metrics_listen, "--metrics-listen").await?;
@@ -84,6 +85,9 @@ pub(crate) async fn serve(args: ServeArgs, settings: &Settings) -> Result<Exit, 
         label: "serve".to_owned(),
         ..WorkerConfig::default()
     };
+    let _lanes = LaneKeeper::start(&engine)
+        .await
+        .map_err(|error| Failure::work("what is kept of lanes cannot be read", error))?;
     let mut worker = Worker::start(engine.clone(), config)
         .await
         .map_err(|error| Failure::work("work cannot begin", error))?;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use clap::Args;
 use promptmill_runtime::fleet::{Fleet, FleetArgs, RoleError, address_of, listen};
-use promptmill_runtime::{Monitor, Settings, presence, shutdown_signals};
+use promptmill_runtime::{LaneKeeper, Monitor, Settings, presence, shutdown_signals};
 use tokio_util::sync::CancellationToken;
 
 use crate::worker::{Worker, WorkerConfig};
@@ -52,6 +52,9 @@ pub async fn run(args: WorkerArgs, settings: Settings) -> Result<(), RoleError> 
         label: presence::label("worker"),
         ..WorkerConfig::default()
     };
+    let _lanes = LaneKeeper::start(&fleet.engine)
+        .await
+        .map_err(|error| RoleError::new("what is kept of lanes cannot be read", error))?;
     let mut worker = Worker::start(fleet.engine.clone(), config)
         .await
         .map_err(|error| RoleError::new("work cannot begin", error))?;

@@ -21,7 +21,7 @@ use promptmill_domain::{
 };
 use promptmill_ports::{Progress, flow};
 use promptmill_prompt::Template;
-use promptmill_runtime::{Engine, ProviderSettings, Providers, Settings, shutdown_signals};
+use promptmill_runtime::{Engine, LaneKeeper, ProviderSettings, Providers, Settings, shutdown_signals};
 use promptmill_scheduler::Scheduler;
 use promptmill_worker::{Worker, WorkerConfig};
 use tokio::time::Instant;
@@ -46,11 +46,15 @@ pub(crate) async fn run(args: RunArgs, settings: &Settings) -> Result<Exit, Fail
     let target = Target::parse(&args.out)?;
     let state = StateDir::choose(&args, &target)?;
     let providers = Arc::new(
-        Providers::new(ProviderSettings::from_env(|name| settings.get(name)))
+        ProviderSettings::from_env(|name| settings.get(name))
+            .and_then(Providers::new)
             .map_err(|error| Failure::work("the providers cannot be set up", error))?,
     );
     let provider = preflight::check(&providers, &model, !args.no_guard).await?;
     let engine = state.open(&args, &providers)?;
+    let _lanes = LaneKeeper::start(&engine)
+        .await
+        .map_err(|error| Failure::work("what is kept of lanes cannot be read", error))?;
     let (clean, now) =
         shutdown_signals().map_err(|error| Failure::work("signals cannot be handled", error))?;
 

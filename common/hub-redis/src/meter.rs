@@ -28,8 +28,8 @@ const RUNNING_HOLDS_FOR: Duration = HOLDS_FOR.saturating_mul(2);
 #[derive(Debug, Clone, Serialize, Deserialize)]
 struct Shared {
     state: LaneState,
-    /// Calls that run, by hub, and when it said so.
-    running: BTreeMap<String, (u32, Moment)>,
+    /// Calls that run, and those of them that are late, by hub, and when it said so.
+    running: BTreeMap<String, (u32, u32, Moment)>,
 }
 
 /// A hub's view of it.
@@ -106,9 +106,9 @@ impl Meter {
 
     fn step(&self, shared: &mut Shared, now: Moment, told: &Told, ask: &Ask) -> Grant {
         let me = format!("{:016x}", u64::from_be_bytes(self.desk.hub));
-        shared.running.retain(|_, (_, at)| now.since(*at) < RUNNING_HOLDS_FOR);
+        shared.running.retain(|_, (_, _, at)| now.since(*at) < RUNNING_HOLDS_FOR);
         shared.running.remove(&me);
-        let others: u32 = shared.running.values().map(|(running, _)| running).sum();
+        let others: u32 = shared.running.values().map(|(running, _, _)| running).sum();
         shared.state.set_limits(self.limits);
         for end in &told.ends {
             let mut end = *end;
@@ -116,7 +116,7 @@ impl Meter {
             shared.state.ended(now, &end);
         }
         if told.running > 0 {
-            shared.running.insert(me, (told.running, now));
+            shared.running.insert(me, (told.running, told.late, now));
         }
         shared.state.give_back(told.unused, told.tokens_each);
         shared.state.grant(now, ask)
@@ -149,7 +149,9 @@ impl PaceDesk for Meter {
             };
             let grant = self.step(&mut shared, now, told, ask);
             if self.ask(&lane, Some((&version, &shared))).await? {
-                self.set_window(&lane, shared.state.window()).await?;
+                let late: u32 = shared.running.values().map(|(_, late, _)| late).sum();
+                let window = shared.state.window().map(|window| window.saturating_add(late));
+                self.set_window(&lane, window).await?;
                 return Ok(Exchanged::of(&shared.state, now, grant));
             }
             if attempt > 1 {

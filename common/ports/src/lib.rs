@@ -13,6 +13,7 @@ pub mod finding;
 pub mod flow;
 pub mod hub;
 pub mod hub_ports;
+pub mod lanes;
 pub mod reading;
 pub mod records;
 pub mod store;
@@ -26,6 +27,7 @@ pub use hub::MemoryHub;
 pub use hub_ports::{
     CallNeed, CallReport, Denied, HubError, LaneReport, Limiter, Permit, PermitEnd, Queue, Signal, Signals,
 };
+pub use lanes::{LaneRecord, Lanes};
 pub use reading::{
     BatchFilter, BatchPage, BlockIds, BlockRow, OutcomePage, PageLimit, Part, Progress, Read, Rows,
     SettledCursor, SettledPage, StoredOutcome, Usage,

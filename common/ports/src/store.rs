@@ -19,6 +19,7 @@ use promptmill_domain::{
 };
 
 use crate::StoreResult;
+use crate::lanes::Lanes;
 use crate::reading::{Read, Rows};
 
 /// A batch to be made.
@@ -452,11 +453,11 @@ pub trait Outbox: Send + Sync {
 
 /// Everything the engine needs of a store.
 pub trait Store:
-    Intake + Work + Sessions + Admission + Close + Control + Read + Rows + Retention + Outbox
+    Intake + Work + Sessions + Admission + Close + Control + Read + Rows + Retention + Outbox + Lanes
 {
 }
 
-impl<T: Intake + Work + Sessions + Admission + Close + Control + Read + Rows + Retention + Outbox> Store
-    for T
+impl<T: Intake + Work + Sessions + Admission + Close + Control + Read + Rows + Retention + Outbox + Lanes>
+    Store for T
 {
 }

@@ -55,6 +55,13 @@ impl Timeouts {
         Self::seconds(900, 120, 3600)
     }
 
+    /// None of them is longer than this.
+    pub fn shorten(&mut self, most: Duration) {
+        for deadline in [&mut self.first_byte, &mut self.idle, &mut self.total] {
+            *deadline = most.min(*deadline);
+        }
+    }
+
     const fn seconds(first_byte: u64, idle: u64, total: u64) -> Self {
         Self {
             first_byte: Duration::from_secs(first_byte),

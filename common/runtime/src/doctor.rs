@@ -120,7 +120,7 @@ fn folder(data: &Path) -> Finding {
 
 /// What there is to say of the providers that are configured: they are asked, and nothing is generated.
 pub async fn providers(settings: &Settings) -> Vec<Finding> {
-    let providers = match Providers::new(ProviderSettings::from_env(|name| settings.get(name))) {
+    let providers = match ProviderSettings::from_env(|name| settings.get(name)).and_then(Providers::new) {
         Ok(providers) => providers,
         Err(ProviderError::Config { variable, source }) => {
             return vec![Finding::wrong(format!("{} is wrong: {source}", settings.place(variable)))];

@@ -119,7 +119,8 @@ impl Fleet {
     /// # Errors
     /// When a server cannot be used or a setting of a provider is wrong. No error holds a URL.
     pub async fn connect(args: &FleetArgs, settings: &Settings) -> Result<Self, RoleError> {
-        let providers = Providers::new(ProviderSettings::from_env(|name| settings.get(name)))
+        let providers = ProviderSettings::from_env(|name| settings.get(name))
+            .and_then(Providers::new)
             .map_err(|error| RoleError::new("the providers cannot be set up", error))?;
         let store = connect_store(&args.mongo_url, &args.mongo_database);
         let options = RedisHubOptions { url: args.redis_url.clone(), prefix: args.redis_prefix.clone() };

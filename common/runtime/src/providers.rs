@@ -2,6 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
+
+use promptmill_domain::LaneId;
+use promptmill_domain::rate::LaneLimits;
 
 use promptmill_provider::{
     ChatProvider, Demo, HttpClientError, HttpOptions, InvalidConfig, Ollama, OllamaConfig, OpenAiCompatible,
@@ -22,12 +26,18 @@ pub struct ProviderSettings {
     pub openai: OpenAiCompatibleConfig,
     /// How connections are made and kept.
     pub http: HttpOptions,
+    /// What is known of their limits, by their names; the rest is learned.
+    pub limits: BTreeMap<String, LaneLimits>,
 }
 
 impl ProviderSettings {
-    /// Reads `OPENROUTER_API_KEY`, `OPENROUTER_BASE_URL`, `OLLAMA_HOST`, `OLLAMA_API_KEY`, `OPENAI_API_KEY` and `OPENAI_BASE_URL`
-    /// through `lookup`. A variable that is unset or empty leaves its default.
-    pub fn from_env(lookup: impl Fn(&str) -> Option<String>) -> Self {
+    /// Reads `OPENROUTER_API_KEY`, `OPENROUTER_BASE_URL`, `OLLAMA_HOST`, `OLLAMA_API_KEY`, `OPENAI_API_KEY`, `OPENAI_BASE_URL`, and of each of
+    /// the three `..._REQUESTS_PER_MINUTE`, `..._TOKENS_PER_MINUTE`, `..._CONCURRENCY` and `..._TIMEOUT` (seconds), through `lookup`. A
+    /// variable that is unset or empty leaves its default.
+    ///
+    /// # Errors
+    /// When a number is none, or zero.
+    pub fn from_env(lookup: impl Fn(&str) -> Option<String>) -> Result<Self, ProviderError> {
         let get = |name: &str| lookup(name).filter(|value| !value.trim().is_empty());
         let secret = |name: &str| get(name).map(|value| SecretString::from(value.trim()));
         let mut settings = Self::default();
@@ -43,7 +53,29 @@ impl ProviderSettings {
                 *target = value.trim().to_owned();
             }
         }
-        settings
+        let number = |provider: &str, what: &str| -> Result<Option<u32>, ProviderError> {
+            let name = format!("{provider}_{what}");
+            let Some(value) = get(&name) else { return Ok(None) };
+            match value.trim().parse() {
+                Ok(number) if number > 0 => Ok(Some(number)),
+                _ => Err(ProviderError::Number { variable: name }),
+            }
+        };
+        let openrouter = ("OPENROUTER", &settings.openrouter.name, &mut settings.openrouter.timeouts);
+        let ollama = ("OLLAMA", &settings.ollama.name, &mut settings.ollama.timeouts);
+        let openai = ("OPENAI", &settings.openai.name, &mut settings.openai.timeouts);
+        for (variable, name, timeouts) in [openrouter, ollama, openai] {
+            let limits = LaneLimits {
+                requests_per_minute: number(variable, "REQUESTS_PER_MINUTE")?,
+                tokens_per_minute: number(variable, "TOKENS_PER_MINUTE")?,
+                concurrency: number(variable, "CONCURRENCY")?,
+            };
+            settings.limits.insert(name.clone(), limits);
+            if let Some(secs) = number(variable, "TIMEOUT")? {
+                timeouts.shorten(Duration::from_secs(secs.into()));
+            }
+        }
+        Ok(settings)
     }
 }
 
@@ -68,6 +100,12 @@ pub enum ProviderError {
         #[source]
         source: InvalidConfig,
     },
+    /// A number is none.
+    #[error("{variable} is wrong: it must be a whole number above zero")]
+    Number {
+        /// The environment variable to mend.
+        variable: String,
+    },
 }
 
 /// The providers by the name before the colon of a model.
@@ -75,6 +113,8 @@ pub struct Providers {
     by_name: BTreeMap<String, Arc<dyn ChatProvider>>,
     /// Providers that need a key and have none, each with the environment variable that takes it.
     without_key: BTreeMap<String, &'static str>,
+    /// What is known of the limits of those that have any, by their names.
+    limits: BTreeMap<String, LaneLimits>,
 }
 
 impl Providers {
@@ -85,6 +125,8 @@ impl Providers {
     pub fn new(settings: ProviderSettings) -> Result<Self, ProviderError> {
         install_tls();
         let client = http_client(&settings.http)?;
+        let limits = [&settings.openrouter.name, &settings.ollama.name, &settings.openai.name]
+            .map(|name| (name.clone(), settings.limits.get(name).copied().unwrap_or_default()));
         let config = |variable| move |source| ProviderError::Config { variable, source };
         let without_key = settings.openrouter.api_key.is_none();
         let without_key = without_key.then(|| (settings.openrouter.name.clone(), "OPENROUTER_API_KEY"));
@@ -98,13 +140,13 @@ impl Providers {
             Arc::new(openai),
             Arc::new(Demo::default()),
         ]);
-        Ok(Self { without_key: without_key.into_iter().collect(), ..providers })
+        Ok(Self { without_key: without_key.into_iter().collect(), limits: limits.into(), ..providers })
     }
 
     /// Exactly these providers, by their names.
     pub fn of(providers: impl IntoIterator<Item = Arc<dyn ChatProvider>>) -> Self {
         let by_name = providers.into_iter().map(|provider| (provider.name().to_owned(), provider)).collect();
-        Self { by_name, without_key: BTreeMap::new() }
+        Self { by_name, without_key: BTreeMap::new(), limits: BTreeMap::new() }
     }
 
     /// The same providers, each call of theirs counted in `metrics`.
@@ -112,7 +154,7 @@ impl Providers {
         let counted =
             |provider: &Arc<dyn ChatProvider>| CountedProvider::new(provider.clone(), metrics.clone());
         let all = self.by_name.values().map(|provider| Arc::new(counted(provider)) as Arc<dyn ChatProvider>);
-        Self { without_key: self.without_key.clone(), ..Self::of(all) }
+        Self { without_key: self.without_key.clone(), limits: self.limits.clone(), ..Self::of(all) }
     }
 
     /// The provider of that name.
@@ -123,6 +165,14 @@ impl Providers {
     /// The environment variable without which the provider of that name refuses every call, where it is not set.
     pub fn missing_credential(&self, name: &str) -> Option<&'static str> {
         self.without_key.get(name).copied()
+    }
+
+    /// The lanes of those that may limit their calls, with what is known of the limits.
+    pub fn lanes(&self) -> impl Iterator<Item = (LaneId, LaneLimits)> {
+        self.limits.iter().filter_map(|(name, limits)| {
+            let provider = self.by_name.get(name)?;
+            Some((LaneId::new(provider.name(), provider.credential_name()), *limits))
+        })
     }
 
     /// Every name, in order.

@@ -121,6 +121,30 @@ pub const SETTINGS: &[Setting] = &[
     setting("providers.openai.base_url", "OPENAI_BASE_URL", Kind::Text)
         .about(ALL, "Where the OpenAI-compatible server is, if not at `https://api.openai.com/v1`."),
     secret("providers.openai.api_key", "OPENAI_API_KEY").about(ALL, "The key of the OpenAI-compatible server."),
+    setting("providers.openrouter.requests_per_minute", "OPENROUTER_REQUESTS_PER_MINUTE", Kind::Number)
+        .about(ALL, "Calls of OpenRouter that may begin in a minute, in the whole fleet; learned where it is not set."),
+    setting("providers.openrouter.tokens_per_minute", "OPENROUTER_TOKENS_PER_MINUTE", Kind::Number)
+        .about(ALL, "Tokens of prompts and replies of OpenRouter in a minute, in the whole fleet."),
+    setting("providers.openrouter.concurrency", "OPENROUTER_CONCURRENCY", Kind::Number)
+        .about(ALL, "Calls of OpenRouter at the same time, in the whole fleet; learned where it is not set."),
+    setting("providers.openrouter.timeout", "OPENROUTER_TIMEOUT", Kind::Number)
+        .about(ALL, "Seconds after which a call of OpenRouter is given up that was not answered to its end; at most as long as by default."),
+    setting("providers.ollama.requests_per_minute", "OLLAMA_REQUESTS_PER_MINUTE", Kind::Number)
+        .about(ALL, "Calls of Ollama that may begin in a minute, in the whole fleet; learned where it is not set."),
+    setting("providers.ollama.tokens_per_minute", "OLLAMA_TOKENS_PER_MINUTE", Kind::Number)
+        .about(ALL, "Tokens of prompts and replies of Ollama in a minute, in the whole fleet."),
+    setting("providers.ollama.concurrency", "OLLAMA_CONCURRENCY", Kind::Number)
+        .about(ALL, "Calls of Ollama at the same time, in the whole fleet; learned where it is not set."),
+    setting("providers.ollama.timeout", "OLLAMA_TIMEOUT", Kind::Number)
+        .about(ALL, "Seconds after which a call of Ollama is given up that was not answered to its end; at most as long as by default."),
+    setting("providers.openai.requests_per_minute", "OPENAI_REQUESTS_PER_MINUTE", Kind::Number)
+        .about(ALL, "Calls of the OpenAI-compatible server that may begin in a minute, in the whole fleet; learned where it is not set."),
+    setting("providers.openai.tokens_per_minute", "OPENAI_TOKENS_PER_MINUTE", Kind::Number)
+        .about(ALL, "Tokens of prompts and replies of the OpenAI-compatible server in a minute, in the whole fleet."),
+    setting("providers.openai.concurrency", "OPENAI_CONCURRENCY", Kind::Number)
+        .about(ALL, "Calls of the OpenAI-compatible server at the same time, in the whole fleet; learned where it is not set."),
+    setting("providers.openai.timeout", "OPENAI_TIMEOUT", Kind::Number)
+        .about(ALL, "Seconds after which a call of the OpenAI-compatible server is given up that was not answered to its end; at most as long as by default."),
 ];
 
 #[cfg(test)]

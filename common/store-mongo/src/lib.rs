@@ -30,6 +30,7 @@ mod heads;
 mod indexes;
 mod intake;
 mod kept_usage;
+mod lanes;
 mod leases;
 mod lists;
 mod open_batches;

@@ -18,6 +18,7 @@ mod fault;
 mod generations;
 mod heads;
 mod intake;
+mod lanes;
 mod lists;
 mod order;
 mod outbox;

@@ -11,9 +11,9 @@ use promptmill_domain::{
 };
 use promptmill_ports::{
     Accepted, Admission, Assignment, BatchFilter, BatchPage, BeatAnswer, BlockIds, BlockRow, Close, Control,
-    Created, Intake, Lease, NewBatch, Outbox, OutcomePage, PageLimit, Part, PartCommit, Progress, Read,
-    Retention, RowBlock, Rows, SessionBeat, Sessions, SettleGroup, Settled, SettledCursor, SettledPage,
-    StoreError, StoreResult, Usage, WholeBatch, Work,
+    Created, Intake, LaneRecord, Lanes, Lease, NewBatch, Outbox, OutcomePage, PageLimit, Part, PartCommit,
+    Progress, Read, Retention, RowBlock, Rows, SessionBeat, Sessions, SettleGroup, Settled, SettledCursor,
+    SettledPage, StoreError, StoreResult, Usage, WholeBatch, Work,
 };
 use promptmill_store_sqlite::SqliteStore;
 
@@ -305,6 +305,17 @@ impl Rows for FailingStore {
 
     async fn block(&self, tenant: &TenantId, batch: BatchId, part: u32, seq: u32) -> StoreResult<Bytes> {
         self.fated("block", self.inner.block(tenant, batch, part, seq)).await
+    }
+}
+
+#[async_trait]
+impl Lanes for FailingStore {
+    async fn lanes(&self) -> StoreResult<Vec<LaneRecord>> {
+        self.inner.lanes().await
+    }
+
+    async fn keep_lanes(&self, lanes: &[LaneRecord]) -> StoreResult<()> {
+        self.inner.keep_lanes(lanes).await
     }
 }
 

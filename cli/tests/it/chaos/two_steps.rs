@@ -17,9 +17,9 @@ use promptmill_domain::{
 };
 use promptmill_ports::{
     Accepted, Admission, Assignment, BatchFilter, BatchPage, BeatAnswer, BlockIds, BlockRow, Close, Control,
-    Created, Intake, Lease, NewBatch, Outbox, OutcomePage, PageLimit, Part, PartCommit, Progress, Read,
-    Retention, RowBlock, Rows, SessionBeat, Sessions, SettleGroup, Settled, SettledCursor, SettledPage,
-    Store, StoreError, StoreResult, StoredOutcome, Usage, WholeBatch, Work,
+    Created, Intake, LaneRecord, Lanes, Lease, NewBatch, Outbox, OutcomePage, PageLimit, Part, PartCommit,
+    Progress, Read, Retention, RowBlock, Rows, SessionBeat, Sessions, SettleGroup, Settled, SettledCursor,
+    SettledPage, Store, StoreError, StoreResult, StoredOutcome, Usage, WholeBatch, Work,
 };
 use tokio::sync::{Semaphore, watch};
 
@@ -255,6 +255,10 @@ passes! {
     Outbox {
         fn pending(limit: u32) -> Vec<Event>;
         fn handed_on(events: &[EventId]) -> ();
+    }
+    Lanes {
+        fn lanes() -> Vec<LaneRecord>;
+        fn keep_lanes(lanes: &[LaneRecord]) -> ();
     }
 }
 

@@ -38,11 +38,13 @@ pub enum CallEnd {
     },
     /// The provider cannot be reached, fails, or does not answer in time.
     Away,
+    /// Nothing came for much longer than calls take. The call is not over, and may end otherwise yet.
+    Late,
     /// Nothing is known: the call was given up by us.
     Unknown,
 }
 
-/// A call that ended.
+/// A call that ended, or is late.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Ended {
     /// The how-many-th call it was of those that were let begin ([`Grant::first`]); zero where it began without leave, the lane being free.
@@ -98,6 +100,8 @@ pub struct LaneView {
     pub stands_still: Duration,
     /// The provider is taken for gone.
     pub is_open: bool,
+    /// How long calls take, on average, where that is known.
+    pub latency: Option<Duration>,
 }
 
 /// What a lane may do, and what it learned.
@@ -209,6 +213,9 @@ impl LaneState {
 
     /// Learns from a call that ended.
     pub fn ended(&mut self, now: Moment, call: &Ended) {
+        if call.end == CallEnd::Late {
+            return self.failed(now, call);
+        }
         let nth = if call.nth == 0 { self.requests.began_without_leave(now) } else { call.nth };
         self.tokens.level -= call.tokens_more as f64;
         if let Some(quota) = &call.hints.requests {
@@ -238,7 +245,7 @@ impl LaneState {
                 }
             }
             CallEnd::Away => self.failed(now, call),
-            CallEnd::Unknown => {}
+            CallEnd::Late | CallEnd::Unknown => {}
         }
     }
 
@@ -270,6 +277,7 @@ impl LaneState {
             refused: self.refused,
             stands_still: rests.max(self.requests.stop_until().since(now)),
             is_open: self.breaker.standing(now) != Standing::Closed,
+            latency: self.latency.map(Duration::from_secs_f64),
         }
     }
 }

@@ -12,6 +12,7 @@ mod accept;
 mod close;
 mod events;
 mod intake;
+mod lanes;
 mod lists;
 mod many;
 mod model;
@@ -28,6 +29,7 @@ pub use accept::*;
 pub use close::*;
 pub use events::*;
 pub use intake::*;
+pub use lanes::*;
 pub use lists::*;
 pub use many::*;
 pub use order::*;
@@ -48,6 +50,7 @@ pub use work::*;
 macro_rules! store_conformance {
     ($make:expr) => {
         $crate::conformance_tests! { store, $make;
+            what_is_kept_of_lanes_is_the_newest_and_the_longest_pause
             create_is_idempotent_by_id_and_by_key
             the_same_key_of_two_tenants_makes_two_batches
             rows_are_invisible_until_their_part_is_committed

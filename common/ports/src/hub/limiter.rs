@@ -85,6 +85,9 @@ impl Lane {
     fn set_limit(self: &Arc<Self>, limit: Option<u32>) {
         let unheard = {
             let mut places = lock(&self.state);
+            if places.limit == limit {
+                return;
+            }
             places.limit = limit;
             self.let_go(&mut places)
         };
@@ -204,16 +207,13 @@ impl PaceDesk for Desk {
     async fn exchange(&self, told: &Told, ask: &Ask) -> Result<Exchanged, HubError> {
         let now = Moment::default().after(self.begun.elapsed());
         let mut state = lock(&self.state);
-        let before = state.window();
         for end in &told.ends {
             state.ended(now, end);
         }
         state.give_back(told.unused, told.tokens_each);
         let grant = state.grant(now, ask);
-        if state.window() != before
-            && let Some(lane) = self.lane.upgrade()
-        {
-            lane.set_limit(state.window());
+        if let Some(lane) = self.lane.upgrade() {
+            lane.set_limit(state.window().map(|window| window.saturating_add(told.late)));
         }
         Ok(Exchanged::of(&state, now, grant))
     }

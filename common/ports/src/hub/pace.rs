@@ -3,7 +3,7 @@
 //! Leave comes in blocks from the lane's state, wherever that is kept ([`PaceDesk`]), and is good for a moment only; what calls came to
 //! goes back the same way. One task a lane speaks with the desk, so that many calls cost few words.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
@@ -36,6 +36,12 @@ const BEAT: Duration = Duration::from_millis(500);
 /// How soon the desk is asked again that was away.
 const AWAY: Duration = Duration::from_millis(200);
 
+/// A call is late that takes longer than this, and than several times what calls take on average.
+const LATE: Duration = Duration::from_secs(10);
+const LATENCIES: u32 = 8;
+/// The same where nothing is known of how long they take.
+const LATE_IF_UNKNOWN: Duration = Duration::from_secs(60);
+
 /// What is remembered of calls that ended while the desk was away.
 const MOST_ENDS: usize = 10_000;
 
@@ -60,6 +66,8 @@ pub struct Told {
     pub tokens_each: u32,
     /// Calls under way.
     pub running: u32,
+    /// Those of them of which nothing was heard for much longer than calls take: others may take their places.
+    pub late: u32,
 }
 
 /// What the desk answers.
@@ -107,11 +115,22 @@ struct State {
     known: Option<(Instant, Exchanged)>,
     ends: Vec<Ended>,
     unused: u32,
-    running: u32,
+    /// Calls under way, by when they began and the how-many-th of this process they are.
+    running: BTreeMap<(Instant, u64), Running>,
+    calls: u64,
+    late: u32,
     told_at: Option<Instant>,
     /// Something is to be told now, or after a moment.
     is_urgent: bool,
     is_news: bool,
+}
+
+/// A call under way.
+#[derive(Debug, Clone, Copy)]
+struct Running {
+    nth: u64,
+    at: Moment,
+    is_late: bool,
 }
 
 struct Waiting {
@@ -126,7 +145,7 @@ struct Begun {
     /// Zero where none was needed.
     nth: u64,
     at: Moment,
-    since: Instant,
+    call: (Instant, u64),
     tokens: u32,
 }
 
@@ -142,9 +161,41 @@ impl State {
         }
         let (at, known) = self.known.as_ref()?;
         let at = known.now.after(now.saturating_duration_since(*at));
-        self.running += 1;
         let nth = self.stock.pop_front().unwrap_or(0);
-        Some(Begun { nth, at, since: now, tokens: if nth == 0 { 0 } else { self.tokens_each } })
+        self.calls += 1;
+        self.running.insert((now, self.calls), Running { nth, at, is_late: false });
+        Some(Begun { nth, at, call: (now, self.calls), tokens: if nth == 0 { 0 } else { self.tokens_each } })
+    }
+
+    fn running(&self) -> u32 {
+        u32::try_from(self.running.len()).unwrap_or(u32::MAX)
+    }
+
+    /// The call is over, or was never made.
+    fn leaves(&mut self, begun: &Begun) {
+        if self.running.remove(&begun.call).is_some_and(|running| running.is_late) {
+            self.late -= 1;
+        }
+    }
+
+    /// Tells of calls that became late.
+    fn look_for_late(&mut self, now: Instant) {
+        let latency = self.known.as_ref().and_then(|(_, known)| known.view.latency);
+        let late = latency.map_or(LATE_IF_UNKNOWN, |latency| LATE.max(latency * LATENCIES));
+        let running = self.running();
+        let (mut found, ends) = (0, &mut self.ends);
+        for ((since, _), call) in &mut self.running {
+            let took = now.saturating_duration_since(*since);
+            if took < late {
+                break;
+            }
+            if !std::mem::replace(&mut call.is_late, true) {
+                found += 1;
+                let (hints, end) = (RateHints::default(), CallEnd::Late);
+                ends.push(Ended { nth: call.nth, begun: call.at, took, running, end, hints, tokens_more: 0 });
+            }
+        }
+        self.late += found;
     }
 
     fn forget_the_gone(&mut self) {
@@ -160,7 +211,7 @@ impl State {
     /// When the keeper should speak next.
     fn due(&self, now: Instant) -> Option<Instant> {
         let told_at = self.told_at.unwrap_or(now);
-        let mut due = (self.running > 0 || self.waits() > 0).then(|| told_at + BEAT);
+        let mut due = (!self.running.is_empty() || self.waits() > 0).then(|| told_at + BEAT);
         let mut by = |at: Instant| due = Some(due.map_or(at, |due| due.min(at)));
         if self.is_urgent {
             by(now);
@@ -183,6 +234,7 @@ impl State {
     /// What is to be said now.
     fn speak(&mut self, now: Instant) -> (Told, Ask) {
         self.forget_the_gone();
+        self.look_for_late(now);
         if self.stock_until.is_some_and(|until| until <= now) {
             self.drop_stock();
         }
@@ -192,7 +244,8 @@ impl State {
             ends: std::mem::take(&mut self.ends),
             unused: std::mem::take(&mut self.unused),
             tokens_each: self.tokens_each,
-            running: self.running,
+            running: self.running(),
+            late: self.late,
         };
         (told, self.ask(now))
     }
@@ -306,8 +359,8 @@ impl Pace {
 
     fn ended(&self, begun: Begun, end: PermitEnd) {
         let mut state = self.lock();
-        let running = state.running;
-        state.running -= 1;
+        let running = state.running();
+        state.leaves(&begun);
         let (end, hints, tokens) = match end {
             PermitEnd::Unused => {
                 if begun.nth > 0 {
@@ -326,7 +379,7 @@ impl Pace {
         });
         let is_quiet = state.ends.is_empty();
         if state.ends.len() < MOST_ENDS {
-            let took = begun.since.elapsed();
+            let took = begun.call.0.elapsed();
             state.ends.push(Ended {
                 nth: begun.nth,
                 begun: begun.at,
@@ -391,7 +444,7 @@ fn let_go(state: &mut State) {
         }
         let Some(begun) = state.begin(now) else { return };
         if waiting.answer.send(Ok(begun)).is_err() {
-            state.running -= 1;
+            state.leaves(&begun);
             if begun.nth > 0 {
                 state.stock.push_front(begun.nth);
             }

@@ -51,6 +51,12 @@ impl Update {
         Self { upsert: true, ..Self::one(filter, change) }
     }
 
+    /// Of one document that may not exist yet, by steps that see what is there (an aggregation pipeline).
+    pub(crate) fn upsert_by(filter: Document, steps: Vec<Document>) -> Self {
+        let steps: Vec<Bson> = steps.into_iter().map(Bson::from).collect();
+        Self { filter, change: steps.into(), upsert: true, many: false, by_key: false }
+    }
+
     /// Of every document that matches.
     pub(crate) fn many(filter: Document, change: Document) -> Self {
         Self { many: true, ..Self::one(filter, change) }

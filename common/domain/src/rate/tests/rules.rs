@@ -114,6 +114,22 @@ fn a_provider_that_is_gone_is_asked_by_one_call_at_a_time() {
 }
 
 #[test]
+fn calls_of_which_nothing_is_heard_say_that_the_provider_is_gone() {
+    let learned = Learned { per_s: Some(100.0), ..Learned::default() };
+    let mut lane = LaneState::new(at(0.0), LaneLimits::default(), &learned);
+    lane.ended(at(1.0), &taken(1, 0.9));
+    let late = |begun: f64| Ended {
+        end: CallEnd::Late,
+        took: Duration::from_secs_f64(20.0 - begun),
+        ..taken(2, begun)
+    };
+    lane.ended(at(20.0), &late(0.5));
+    assert!(!lane.view(at(20.0)).is_open, "others got through since it began");
+    lane.ended(at(20.0), &late(5.0));
+    assert!(lane.view(at(20.0)).is_open);
+}
+
+#[test]
 fn the_number_at_the_same_time_is_what_an_operator_says_or_less() {
     let limits = LaneLimits { concurrency: Some(40), ..LaneLimits::default() };
     let mut lane = lane(limits);
@@ -146,7 +162,7 @@ fn steps() -> impl Strategy<Value = Vec<(u32, Step)>> {
         (0..50u32, 0..50u32, 0..10_000u32).prop_map(|(a, b, c)| Step::Grant(a, b, c)),
         (
             any::<u64>(),
-            0..5u8,
+            0..6u8,
             any::<u32>(),
             proptest::option::of(any::<u64>()),
             proptest::option::of((any::<u64>(), any::<u64>(), any::<u64>())),
@@ -181,6 +197,7 @@ proptest! {
                         1 => CallEnd::TooOften { retry_after },
                         2 => CallEnd::TooMany { retry_after },
                         3 => CallEnd::Away,
+                        4 => CallEnd::Late,
                         _ => CallEnd::Unknown,
                     };
                     let quota = quota.map(|(limit, remaining, reset)| Quota {
