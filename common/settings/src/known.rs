@@ -115,12 +115,6 @@ pub const SETTINGS: &[Setting] = &[
     secret("providers.openrouter.api_key", "OPENROUTER_API_KEY").about(ALL, "The key for OpenRouter."),
     setting("providers.openrouter.base_url", "OPENROUTER_BASE_URL", Kind::Text)
         .about(ALL, "Where OpenRouter is, if not at `https://openrouter.ai/api/v1`."),
-    setting("providers.ollama.host", "OLLAMA_HOST", Kind::Text)
-        .about(ALL, "Where Ollama is, if not at `http://127.0.0.1:11434`."),
-    secret("providers.ollama.api_key", "OLLAMA_API_KEY").about(ALL, "The key of ollama.com or of a proxy before Ollama."),
-    setting("providers.openai.base_url", "OPENAI_BASE_URL", Kind::Text)
-        .about(ALL, "Where the OpenAI-compatible server is, if not at `https://api.openai.com/v1`."),
-    secret("providers.openai.api_key", "OPENAI_API_KEY").about(ALL, "The key of the OpenAI-compatible server."),
     setting("providers.openrouter.requests_per_minute", "OPENROUTER_REQUESTS_PER_MINUTE", Kind::Number)
         .about(ALL, "Calls of OpenRouter that may begin in a minute, in the whole fleet; learned where it is not set."),
     setting("providers.openrouter.tokens_per_minute", "OPENROUTER_TOKENS_PER_MINUTE", Kind::Number)
@@ -129,6 +123,9 @@ pub const SETTINGS: &[Setting] = &[
         .about(ALL, "Calls of OpenRouter at the same time, in the whole fleet; learned where it is not set."),
     setting("providers.openrouter.timeout", "OPENROUTER_TIMEOUT", Kind::Number)
         .about(ALL, "Seconds after which a call of OpenRouter is given up that was not answered to its end; at most as long as by default."),
+    setting("providers.ollama.host", "OLLAMA_HOST", Kind::Text)
+        .about(ALL, "Where Ollama is, if not at `http://127.0.0.1:11434`."),
+    secret("providers.ollama.api_key", "OLLAMA_API_KEY").about(ALL, "The key of ollama.com or of a proxy before Ollama."),
     setting("providers.ollama.requests_per_minute", "OLLAMA_REQUESTS_PER_MINUTE", Kind::Number)
         .about(ALL, "Calls of Ollama that may begin in a minute, in the whole fleet; learned where it is not set."),
     setting("providers.ollama.tokens_per_minute", "OLLAMA_TOKENS_PER_MINUTE", Kind::Number)
@@ -137,6 +134,9 @@ pub const SETTINGS: &[Setting] = &[
         .about(ALL, "Calls of Ollama at the same time, in the whole fleet; learned where it is not set."),
     setting("providers.ollama.timeout", "OLLAMA_TIMEOUT", Kind::Number)
         .about(ALL, "Seconds after which a call of Ollama is given up that was not answered to its end; at most as long as by default."),
+    setting("providers.openai.base_url", "OPENAI_BASE_URL", Kind::Text)
+        .about(ALL, "Where the OpenAI-compatible server is, if not at `https://api.openai.com/v1`."),
+    secret("providers.openai.api_key", "OPENAI_API_KEY").about(ALL, "The key of the OpenAI-compatible server."),
     setting("providers.openai.requests_per_minute", "OPENAI_REQUESTS_PER_MINUTE", Kind::Number)
         .about(ALL, "Calls of the OpenAI-compatible server that may begin in a minute, in the whole fleet; learned where it is not set."),
     setting("providers.openai.tokens_per_minute", "OPENAI_TOKENS_PER_MINUTE", Kind::Number)
