@@ -89,7 +89,15 @@ impl Client {
     /// # Errors
     /// The engine refuses.
     pub async fn draft(&self) -> anyhow::Result<String> {
-        let body = json!({"template": work::template(), "model": work::MODEL});
+        self.draft_of(work::MODEL).await
+    }
+
+    /// The same for another model than the bench's.
+    ///
+    /// # Errors
+    /// The engine refuses.
+    pub async fn draft_of(&self, model: &str) -> anyhow::Result<String> {
+        let body = json!({"template": work::template(), "model": model});
         let batch = expect(StatusCode::CREATED, self.post("/v1/batches", &body)).await?;
         Ok(batch["id"].as_str().context("a batch has an id")?.to_owned())
     }

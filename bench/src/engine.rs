@@ -17,11 +17,13 @@ pub struct Settings<'a> {
     pub concurrency: u32,
     /// Threads of the async runtime; `None` for as many as the machine has cores.
     pub threads: Option<u32>,
+    /// Seconds after which a call of the provider is given up; `None` for as many as it takes.
+    pub timeout: Option<u32>,
 }
 
 impl Default for Settings<'_> {
     fn default() -> Self {
-        Self { provider: None, concurrency: 64, threads: None }
+        Self { provider: None, concurrency: 64, threads: None, timeout: None }
     }
 }
 
@@ -31,6 +33,13 @@ impl Settings<'_> {
         command.env_clear();
         if let Some(provider) = self.provider {
             command.env("OPENAI_BASE_URL", format!("{provider}/v1"));
+            command.env("OPENROUTER_BASE_URL", format!("{provider}/v1")).env("OPENROUTER_API_KEY", "bench");
+            command.env("OLLAMA_HOST", provider);
+        }
+        if let Some(timeout) = self.timeout {
+            for provider in ["OPENAI", "OPENROUTER", "OLLAMA"] {
+                command.env(format!("{provider}_TIMEOUT"), timeout.to_string());
+            }
         }
         if let Some(threads) = self.threads {
             command.env("TOKIO_WORKER_THREADS", threads.to_string());

@@ -39,6 +39,7 @@ pub struct Fleet {
 struct OwnSettings {
     concurrency: u32,
     threads: Option<u32>,
+    timeout: Option<u32>,
 }
 
 /// CPU that each part of a fleet used.
@@ -71,7 +72,11 @@ impl Fleet {
     pub async fn start(binary: &Path, folder: &Path, settings: Settings<'_>) -> anyhow::Result<Self> {
         let servers = Servers::start(folder);
         let provider = settings.provider.map(str::to_owned);
-        let owned = OwnSettings { concurrency: settings.concurrency, threads: settings.threads };
+        let owned = OwnSettings {
+            concurrency: settings.concurrency,
+            threads: settings.threads,
+            timeout: settings.timeout,
+        };
         let command = |role: &str| command(binary, folder, &servers, settings, role);
         let key = key(&mut command("key"), TENANT)?;
         let mut api = command("api");
@@ -199,8 +204,8 @@ impl Fleet {
     }
 
     fn command(&self, role: &str) -> Command {
-        let OwnSettings { concurrency, threads } = self.settings;
-        let settings = Settings { provider: self.provider.as_deref(), concurrency, threads };
+        let OwnSettings { concurrency, threads, timeout } = self.settings;
+        let settings = Settings { provider: self.provider.as_deref(), concurrency, threads, timeout };
         command(&self.binary, &self.folder, &self.servers, settings, role)
     }
 }

@@ -12,6 +12,7 @@ pub mod engine;
 pub mod fake;
 pub mod figures;
 pub mod fleet;
+pub mod limited;
 pub mod measures;
 pub mod process;
 pub mod procfs;

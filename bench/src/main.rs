@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
-use promptmill_bench::measures::{Lab, Part, Sizes, fleet};
+use promptmill_bench::measures::{Lab, Part, Sizes, fleet, limits};
 use promptmill_bench::programs::Programs;
 use promptmill_bench::table::Table;
 use promptmill_bench::{bare, build, fake, measures, procfs};
@@ -29,6 +29,8 @@ enum Command {
     Table(TableArgs),
     /// Print the same of a fleet: an api, a worker and a scheduler over a real MongoDB and a real Redis, which are started for it.
     Fleet(FleetArgs),
+    /// Print how fully a provider's limit is used, and how rarely it is run against.
+    Limits(LimitsArgs),
     /// The chat server of the measures, on one thread; prints `listening on ADDR`.
     Fake(FakeArgs),
     /// The plainest loop of calls to a running `fake`, on one thread; prints one JSON object.
@@ -56,7 +58,16 @@ struct FleetArgs {
     how: HowArgs,
 }
 
-/// How both tables are made.
+#[derive(Debug, Args)]
+struct LimitsArgs {
+    /// Only these parts (repeatable).
+    #[arg(long, value_name = "PART")]
+    only: Vec<limits::Part>,
+    #[command(flatten)]
+    how: HowArgs,
+}
+
+/// How all tables are made.
 #[derive(Debug, Args)]
 struct HowArgs {
     /// Tiny numbers, one run: shows that everything works and says nothing about speed.
@@ -111,6 +122,7 @@ fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Command::Table(args) => table(args),
         Command::Fleet(args) => fleet_table(args),
+        Command::Limits(args) => limits_table(args),
         Command::Fake(args) => fake::run(&fake::Config {
             listen: args.listen,
             latency: Duration::from_millis(args.latency_ms),
@@ -152,6 +164,19 @@ fn fleet_table(args: FleetArgs) -> anyhow::Result<ExitCode> {
         anyhow::Ok(())
     };
     tabulate(how, sizes.runs, sizes, measure)
+}
+
+/// The table of limits.
+fn limits_table(args: LimitsArgs) -> anyhow::Result<ExitCode> {
+    let LimitsArgs { only, how } = args;
+    let sizes = if how.quick { limits::Sizes::quick() } else { limits::Sizes::full(3) };
+    let measure = async |lab: &Lab<limits::Sizes>, table: &mut Table| {
+        for part in limits::Part::chosen(&only) {
+            limits::run(part, lab, table).await?;
+        }
+        anyhow::Ok(())
+    };
+    tabulate(how, 1, sizes, measure)
 }
 
 /// Takes all measures and prints their table. The exit code is 1 when a measure is beyond its failure limit, except after `--quick`.

@@ -35,6 +35,10 @@ pub struct Look {
     pub leased: u64,
     /// Items with an outcome.
     pub settled: u64,
+    /// Those of them that succeeded.
+    pub succeeded: u64,
+    /// It is over.
+    pub finished: bool,
     /// All of them.
     pub rows: u64,
 }
@@ -139,6 +143,8 @@ impl Client {
             counted_at: view["counts"]["as_of"].as_str().context("counts have a time")?.to_owned(),
             leased: number(&view["counts"]["leased"])?,
             settled: number(&view["counts"]["settled"])?,
+            succeeded: number(&view["counts"]["succeeded"])?,
+            finished: view["finished_at"].is_string(),
             rows: number(&view["rows"])?,
         })
     }

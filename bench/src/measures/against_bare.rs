@@ -110,7 +110,7 @@ async fn compare(
 ) -> anyhow::Result<Compared> {
     let desk = lab.desk()?;
     let fake = lab.programs.fake(latency)?;
-    let settings = Settings { provider: Some(&fake.url), concurrency, threads: Some(1) };
+    let settings = Settings { provider: Some(&fake.url), concurrency, threads: Some(1), timeout: None };
     let engine = Engine::start(&lab.binary, desk.path(), None, settings).await?;
     let client = engine.client()?;
     let warm_up = WARM_UP.min(items);

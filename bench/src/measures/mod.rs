@@ -5,6 +5,7 @@ pub mod against_bare;
 pub mod fleet;
 pub mod idle;
 pub mod immediate;
+pub mod limits;
 pub mod results;
 pub mod scale;
 mod sizes;

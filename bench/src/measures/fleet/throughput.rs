@@ -36,7 +36,12 @@ pub(super) async fn run(lab: &Lab<Sizes>, table: &mut Table) -> anyhow::Result<(
     let items = sizes.throughput_items;
     let desk = lab.desk()?;
     let fake = lab.programs.fake(Duration::ZERO)?;
-    let settings = Settings { provider: Some(&fake.url), concurrency: CONCURRENCY, threads: sizes.threads };
+    let settings = Settings {
+        provider: Some(&fake.url),
+        concurrency: CONCURRENCY,
+        threads: sizes.threads,
+        timeout: None,
+    };
     let engine = Engine::start(&lab.binary, desk.path(), None, settings).await?;
     let fleet = Fleet::start(&lab.binary, desk.path(), settings).await?;
     let (embedded, distributed) = (engine.client()?, fleet.client()?);
