@@ -7,7 +7,8 @@ use async_trait::async_trait;
 use promptmill_domain::chunk::largest_chunk;
 use promptmill_domain::fairness::INTERACTIVE;
 use promptmill_domain::{
-    Batch, BatchId, BatchLimits, BatchReport, Counts, Ending, Money, PauseReason, TenantId, Totals,
+    Batch, BatchId, BatchLimits, BatchReport, Counts, Ending, FailureKind, Money, PauseReason, TenantId,
+    Totals,
 };
 use promptmill_pipeline::{BatchPlan, Gate, Stage};
 use tokio::sync::{Notify, mpsc};
@@ -279,6 +280,15 @@ impl Gate for ActiveBatch {
                 () = self.ties.session.stopping().cancelled() => return,
             }
         }
+    }
+
+    fn refused(&self, kind: FailureKind, message: &str) -> bool {
+        let guards = self.limits().guard;
+        if guards && self.open.load(Ordering::Acquire) {
+            tracing::warn!(batch.id = %self.id, kind = kind.as_str(), "the provider refuses the credential; pausing the batch");
+            self.pause(PauseReason::Suspect { kind, message: message.to_owned() });
+        }
+        guards
     }
 
     fn spent(&self, totals: &Totals) {

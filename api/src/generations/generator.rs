@@ -190,6 +190,11 @@ impl Gate for StopGate<'_> {
         self.0.cancelled().await;
     }
 
+    fn refused(&self, _: FailureKind, _: &str) -> bool {
+        // Somebody waits for the answer, and a no is one.
+        false
+    }
+
     fn spent(&self, _: &Totals) {}
 }
 

@@ -17,7 +17,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use promptmill_domain::{
-    BatchEvent, BatchId, BatchLimits, BatchSpec, BatchState, LaneId, ModelRef, PauseReason, TenantId,
+    BatchEvent, BatchId, BatchLimits, BatchSpec, BatchState, FailureKind, LaneId, ModelRef, PauseReason,
+    TenantId,
 };
 use promptmill_ports::{Progress, flow};
 use promptmill_prompt::Template;
@@ -181,11 +182,14 @@ impl Scene<'_> {
                 Ok(Exit::Budget)
             }
             Ended::Paused(PauseReason::Suspect { kind, message }) => {
-                let kind = kind.as_str();
-                eprintln!("stopped: the first items all failed alike: {kind}: {message}");
-                eprintln!(
-                    "mend the cause and begin anew with --fresh, or go on all the same with --resume --no-guard"
-                );
+                let what = if matches!(kind, FailureKind::CredentialRefused | FailureKind::PaymentRequired) {
+                    eprintln!("stopped: the provider takes no calls: {}: {message}", kind.as_str());
+                    "go on with --resume"
+                } else {
+                    eprintln!("stopped: the first items all failed alike: {}: {message}", kind.as_str());
+                    "begin anew with --fresh"
+                };
+                eprintln!("mend the cause and {what}, or go on all the same with --resume --no-guard");
                 Ok(Exit::Suspect)
             }
             Ended::Paused(PauseReason::Requested) | Ended::Interrupted => Ok(interrupted(self.args)),

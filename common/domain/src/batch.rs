@@ -162,7 +162,7 @@ pub enum PauseReason {
     Requested,
     /// Its cost limit is reached.
     Budget,
-    /// The first items all failed for this cause, which lies outside the rows.
+    /// The first items all failed for this cause, which lies outside the rows; or the provider refuses the credential.
     Suspect {
         /// The cause.
         kind: FailureKind,

@@ -27,6 +27,8 @@ pub(crate) enum AttemptEnd {
     Failed { kind: FailureKind, message: String },
     /// A further attempt may end better.
     Retry(CallFailure),
+    /// The provider refused the call for its credential, and so, as far as is known, every other one of the lane.
+    LaneRefused(CallFailure),
     /// The lane stands still until then; the attempt made no further call.
     LanePaused { until_ms: u64 },
     /// The gate closed before the next call.
@@ -70,13 +72,15 @@ impl Pipeline {
             input.gate.spent(&Totals { calls: 1, tokens: call.tokens, cost: call.cost.unwrap_or_default() });
             let reply = match result {
                 Ok(reply) => {
-                    self.lanes.succeeded(&plan.lane, self.clock.now_ms());
+                    self.lanes.succeeded(&plan.lane, started_ms, self.clock.now_ms());
                     reply
                 }
                 Err(failure) => {
                     history.calls.push(call);
                     let end = if failure.transient {
                         AttemptEnd::Retry(failure)
+                    } else if failure.lane_wide {
+                        AttemptEnd::LaneRefused(failure)
                     } else {
                         AttemptEnd::Failed { kind: failure.kind, message: failure.message }
                     };

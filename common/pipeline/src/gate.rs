@@ -1,6 +1,7 @@
 //! Whether work may begin.
 
 use async_trait::async_trait;
+use promptmill_domain::FailureKind;
 
 /// Leave to go on with a batch. It closes when the batch is paused or cancelled, its budget is spent, the session missed its
 /// beats, or the process stops.
@@ -11,6 +12,10 @@ pub trait Gate: Send + Sync {
 
     /// Waits until it is closed; may never return.
     async fn closed(&self);
+
+    /// The provider takes no call under this credential, whatever the row: the batch should stand still until somebody mended that. Answers
+    /// whether it does; where it does not, the item fails.
+    fn refused(&self, kind: FailureKind, message: &str) -> bool;
 
     /// A call of the batch is over and cost this much.
     fn spent(&self, totals: &promptmill_domain::Totals);

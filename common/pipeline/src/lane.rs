@@ -13,6 +13,8 @@ use promptmill_provider::{CallFailure, ChatReply};
 #[derive(Debug, Default)]
 struct Health {
     last_success_ms: u64,
+    /// When the latest call began that got through.
+    last_begun_ms: u64,
     /// How many wait for leave of the lane without a place among the process's calls.
     line: Arc<AtomicU32>,
 }
@@ -31,13 +33,27 @@ impl Lanes {
         lanes.entry(LaneId::clone(lane)).or_default().line.clone()
     }
 
-    pub(crate) fn succeeded(&self, lane: &Arc<LaneId>, now_ms: u64) {
+    /// A call got through that began at `begun_ms`.
+    pub(crate) fn succeeded(&self, lane: &Arc<LaneId>, begun_ms: u64, now_ms: u64) {
         let mut lanes = self.lock();
-        if let Some(health) = lanes.get_mut(lane.as_ref()) {
+        let succeeded = |health: &mut Health| {
             health.last_success_ms = now_ms;
+            health.last_begun_ms = health.last_begun_ms.max(begun_ms);
+        };
+        if let Some(health) = lanes.get_mut(lane.as_ref()) {
+            succeeded(health);
         } else {
-            lanes.insert(LaneId::clone(lane), Health { last_success_ms: now_ms, ..Health::default() });
+            succeeded(lanes.entry(LaneId::clone(lane)).or_default());
         }
+    }
+
+    /// Whether a call that began at `called_ms` was refused as every other one of the lane would be. `before_ms` is when the item was refused
+    /// so the time before: if others got through since then, or began later and got through, it is refused for itself.
+    pub(crate) fn refuses_all(&self, lane: &Arc<LaneId>, called_ms: u64, before_ms: Option<u64>) -> bool {
+        self.lock().get(lane.as_ref()).is_none_or(|health| {
+            health.last_begun_ms <= called_ms
+                && before_ms.is_none_or(|before| health.last_success_ms <= before)
+        })
     }
 
     /// Whether a failure is the lane's trouble, and must not count against the item. `since_ms` is when the item's failure before was over, or
@@ -96,13 +112,27 @@ mod tests {
         let lanes = Lanes::default();
         let lane = Arc::new(LaneId::new("openrouter", "default"));
         assert!(lanes.is_to_blame(&lane, FailureKind::ConnectionFailed, 100));
-        lanes.succeeded(&lane, 120);
+        lanes.succeeded(&lane, 60, 120);
         assert!(!lanes.is_to_blame(&lane, FailureKind::ConnectionFailed, 110));
         // A failure so quick that nobody gets through meanwhile is the row's own too, when others did since its last one.
         assert!(lanes.is_to_blame(&lane, FailureKind::ConnectionFailed, 130));
         assert!(!lanes.is_to_blame(&lane, FailureKind::ConnectionFailed, 115));
         assert!(lanes.is_to_blame(&lane, FailureKind::RateLimited, 110));
         assert!(!lanes.is_to_blame(&lane, FailureKind::EmptyReply, 200));
+    }
+
+    #[test]
+    fn a_refused_credential_is_the_lanes_unless_others_get_through_with_it() {
+        let lanes = Lanes::default();
+        let lane = Arc::new(LaneId::new("openrouter", "default"));
+        assert!(lanes.refuses_all(&lane, 100, None));
+        // It was taken a moment before, and replies of then are still on their way.
+        lanes.succeeded(&lane, 90, 130);
+        assert!(lanes.refuses_all(&lane, 100, None));
+        assert!(!lanes.refuses_all(&lane, 80, None));
+        // It was refused twice, and others were not in between.
+        assert!(!lanes.refuses_all(&lane, 200, Some(120)));
+        assert!(lanes.refuses_all(&lane, 200, Some(130)));
     }
 
     #[test]

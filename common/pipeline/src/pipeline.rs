@@ -113,6 +113,14 @@ impl Progress {
         Totals::of(self.attempts.iter().skip(self.inherited))
     }
 
+    /// When the last call began, and when an earlier one ended that failed so, where there was one.
+    fn refusals(&self, kind: FailureKind) -> (u64, Option<u64>) {
+        let mut calls = self.attempts.iter().rev().flat_map(|attempt| attempt.calls.iter().rev());
+        let called_ms = calls.next().map_or(0, |call| call.started_ms);
+        let before = calls.find(|call| call.failure == Some(kind));
+        (called_ms, before.map(|call| call.started_ms.saturating_add(call.duration_ms.into())))
+    }
+
     /// When the attempt before the last one was over, or when the last call began where there was none. The wait for leave belongs to
     /// neither: what others met meanwhile says nothing about the item.
     fn since(&self) -> u64 {
@@ -122,6 +130,10 @@ impl Progress {
         before.map_or(called_ms, |over_ms| over_ms.min(called_ms))
     }
 }
+
+/// How long a lane stands still whose credential was refused: long enough that all learn of it, and that batches which are not paused for
+/// it try it once in a while.
+const LANE_REFUSED_FOR: Duration = Duration::from_secs(15);
 
 /// What an item waits for between attempts, and until when (Unix milliseconds).
 #[derive(Clone, Copy)]
@@ -203,6 +215,9 @@ impl Pipeline {
                 AttemptEnd::Retry(failure) => {
                     self.after_failure(plan, gate, &input, &mut progress, failure).await
                 }
+                AttemptEnd::LaneRefused(failure) => {
+                    Next::End(self.after_refusal(plan, gate, &input, &mut progress, failure).await)
+                }
                 AttemptEnd::LanePaused { until_ms } => {
                     self.wait(plan, gate, &input, &mut progress, WaitFor::Lane(until_ms)).await
                 }
@@ -243,13 +258,38 @@ impl Pipeline {
             wait = asked + wait.min(asked / 4 + Duration::from_millis(250));
         }
         if let Some(pause) = failure.retry_after.filter(|_| failure.lane_wide) {
-            let until_ms = later(now_ms, pause);
-            if let Err(error) = self.limiter.pause(&plan.lane, until_ms).await {
-                tracing::warn!(lane = %plan.lane, error = %error, "the pause of a lane could not be told to the fleet");
-            }
+            self.pause_lane(plan, later(now_ms, pause)).await;
         }
         let due_ms = later(now_ms, wait);
         self.wait(plan, gate, input, progress, WaitFor::Retry(due_ms)).await
+    }
+
+    /// The credential was refused: the lane stands still for a while, and the batch until somebody resumes it, instead of every item
+    /// failing alike.
+    async fn after_refusal(
+        &self,
+        plan: &BatchPlan,
+        gate: &dyn Gate,
+        input: &ItemInput,
+        progress: &mut Progress,
+        failure: CallFailure,
+    ) -> ItemEnd {
+        let (called_ms, before_ms) = progress.refusals(failure.kind);
+        let holds_for_all = self.lanes.refuses_all(&plan.lane, called_ms, before_ms);
+        if !holds_for_all || !gate.refused(failure.kind, &failure.message) {
+            let ending = Ending::Failed { kind: failure.kind, message: failure.message };
+            return settled(plan, input, std::mem::take(progress), ending, vec![]);
+        }
+        progress.last = Some(failure.kind);
+        let until_ms = later(self.clock.now_ms(), LANE_REFUSED_FOR);
+        self.pause_lane(plan, until_ms).await;
+        parked(input, progress, until_ms)
+    }
+
+    async fn pause_lane(&self, plan: &BatchPlan, until_ms: u64) {
+        if let Err(error) = self.limiter.pause(&plan.lane, until_ms).await {
+            tracing::warn!(lane = %plan.lane, error = %error, "the pause of a lane could not be told to the fleet");
+        }
     }
 
     /// Waits a short while under the lease, or gives the item back until `due_ms`.

@@ -6,9 +6,17 @@ use promptmill_domain::FailureKind;
 use promptmill_domain::rate::{LaneLimits, Learned};
 use promptmill_pipeline::{ItemEnd, RetryPolicy};
 use promptmill_ports::Limiter as _;
+use promptmill_provider::CallFailure;
 use proptest::prelude::*;
 
 use crate::support::*;
+
+/// The credential is refused, for every call of the lane as far as is known.
+fn refused(kind: FailureKind) -> Answer {
+    let mut failure = CallFailure::new(kind, "the provider's words");
+    failure.lane_wide = true;
+    Err(failure)
+}
 
 /// Waits everything out, so that no item parks.
 fn patient() -> RetryPolicy {
@@ -46,6 +54,50 @@ async fn an_outage_counts_no_attempts_and_costs_few_calls() {
     assert!(began[10..60].windows(2).all(|pair| pair[1] - pair[0] < Duration::from_secs(6)), "{began:?}");
     // And then all others go on.
     assert!(began[99] - began[60] < Duration::from_secs(5), "{began:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refused_credential_pauses_lane_and_batch_once_and_fails_no_item() {
+    for kind in [FailureKind::CredentialRefused, FailureKind::PaymentRequired] {
+        let scene = Scene::json(move |call, _| if call < 3 { says(GOOD) } else { refused(kind) });
+        scene.gate.pause_for_refusals();
+        for index in 0..3 {
+            succeeded(scene.run_item(item(index)).await);
+        }
+        let (parked, spent) = parked(scene.run_item(item(3)).await);
+        assert_eq!((parked.reason, parked.attempts.len(), spent.calls), (kind, 1, 1));
+        assert_eq!(scene.gate.refusals(), [(kind, "the provider's words".to_owned())]);
+        assert_eq!(scene.limiter.pauses().len(), 1);
+        // Nobody else calls meanwhile.
+        assert!(matches!(
+            scene.run_item(item(4)).await,
+            ItemEnd::Untouched { lane_paused_until_ms: Some(_) }
+        ));
+        assert_eq!(scene.provider.calls(), 4);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_row_that_is_refused_for_itself_fails_alone() {
+    let scene = Scene::json(|_, request| {
+        if request.seed_hint == 1 { refused(FailureKind::CredentialRefused) } else { says(GOOD) }
+    });
+    scene.gate.pause_for_refusals();
+    let (first, _) = parked(scene.run_item(item(1)).await);
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    // Others get through with the same credential.
+    succeeded(scene.run_item(item(0)).await);
+    let again = promptmill_pipeline::ItemInput { parked: Some(first), ..item(1) };
+    let (kind, ..) = failed(scene.run_item(again).await);
+    assert_eq!(kind, FailureKind::CredentialRefused);
+    assert_eq!(scene.gate.refusals().len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn where_the_batch_does_not_stand_still_a_refused_credential_fails_the_item() {
+    let scene = Scene::json(|_, _| refused(FailureKind::CredentialRefused));
+    assert_eq!(failed(scene.run().await).0, FailureKind::CredentialRefused);
+    assert!(scene.limiter.pauses().is_empty());
 }
 
 #[tokio::test(start_paused = true)]

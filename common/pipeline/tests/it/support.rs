@@ -170,9 +170,20 @@ impl Limiter for WatchedLimiter {
 pub(crate) struct TestGate {
     closed: CancellationToken,
     spent: Mutex<Totals>,
+    /// What it was told of refused credentials, where it pauses for them.
+    refusals: Mutex<Option<Vec<(FailureKind, String)>>>,
 }
 
 impl TestGate {
+    /// From now on the batch stands still when the credential is refused.
+    pub(crate) fn pause_for_refusals(&self) {
+        *self.refusals.lock().unwrap() = Some(Vec::new());
+    }
+
+    pub(crate) fn refusals(&self) -> Vec<(FailureKind, String)> {
+        self.refusals.lock().unwrap().clone().unwrap_or_default()
+    }
+
     pub(crate) fn close(&self) {
         self.closed.cancel();
     }
@@ -190,6 +201,12 @@ impl Gate for TestGate {
 
     async fn closed(&self) {
         self.closed.cancelled().await;
+    }
+
+    fn refused(&self, kind: FailureKind, message: &str) -> bool {
+        let refusals =
+            self.refusals.lock().unwrap().as_mut().map(|told| told.push((kind, message.to_owned())));
+        refusals.is_some()
     }
 
     fn spent(&self, totals: &Totals) {
