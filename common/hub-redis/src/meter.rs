@@ -126,7 +126,7 @@ impl Meter {
     async fn set_window(&self, lane: &Arc<Lane>, window: Option<u32>) -> Result<(), HubError> {
         let known = lane.known_limit().calls;
         let is_other = match (known, window) {
-            (Some(known), Some(window)) => window < known || window - known > known / 8,
+            (Some(known), Some(window)) => window < known || window - known > known / 16,
             (known, window) => known != window,
         };
         if is_other {

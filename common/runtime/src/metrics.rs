@@ -5,6 +5,7 @@
 
 mod calls;
 mod gauges;
+mod lanes;
 
 use std::time::Duration;
 
@@ -14,9 +15,11 @@ use prometheus::{
     Registry, TextEncoder,
 };
 use promptmill_domain::{FailureKind, ItemCode, Money, Totals};
+use promptmill_ports::LaneReport;
 
 pub(crate) use calls::CountedProvider;
 use gauges::Gauges;
+use lanes::LaneGauges;
 
 /// Upper bounds of the seconds a provider call takes.
 const CALL_SECONDS: [f64; 17] =
@@ -52,6 +55,7 @@ pub struct Metrics {
     http_seconds: HistogramVec,
     webhook_attempts: IntCounterVec,
     gauges: Gauges,
+    lanes: LaneGauges,
 }
 
 impl Default for Metrics {
@@ -143,6 +147,7 @@ impl Metrics {
                 &["result"],
             ),
             gauges: Gauges::new(at),
+            lanes: LaneGauges::new(at),
             registry,
         }
     }
@@ -159,6 +164,11 @@ impl Metrics {
             tracing::error!(error = %error, "the metrics could not be written");
             String::new()
         })
+    }
+
+    /// Sets the gauges of lanes to what this process knows of them.
+    pub fn tell_lanes(&self, lanes: &[LaneReport]) {
+        self.lanes.set(lanes);
     }
 
     /// An item got its outcome; an open one counts nothing.

@@ -92,6 +92,7 @@ impl Monitor {
                 if self.tells_store {
                     self.engine.metrics.refresh(&self.engine).await;
                 }
+                self.engine.metrics.tell_lanes(&self.engine.limiter.lanes());
                 let mut answer = text(StatusCode::OK, self.engine.metrics.gather_text());
                 let version = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
                 answer.headers_mut().insert(CONTENT_TYPE, version);

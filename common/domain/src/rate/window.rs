@@ -19,6 +19,9 @@ const LEAST: f64 = 4.0;
 /// From here on there is no limit, as long as no call is turned away.
 const WIDE: f64 = 512.0;
 
+/// The part of the number that counts as used though it is not.
+const NOBODYS: f64 = 0.2;
+
 /// Where it stops to grow: more than any fleet makes of one lane.
 const MOST: f64 = 1_000_000.0;
 
@@ -96,7 +99,8 @@ impl Window {
             (self.peak, self.peak_since) = (0, now);
         }
         self.peak = self.peak.max(running);
-        if f64::from(running) + 1.0 < self.size {
+        // Processes share the number, so that some of it may be in nobody's hands at the moment.
+        if f64::from(running) + 1.0 + (self.size * NOBODYS).floor() < self.size {
             return;
         }
         match self.ceiling {
