@@ -112,6 +112,7 @@ impl Meter {
         shared.state.set_limits(self.limits);
         for end in &told.ends {
             let mut end = *end;
+            end.among = end.among.saturating_add(others);
             end.running = end.running.saturating_add(others);
             shared.state.ended(now, &end);
         }

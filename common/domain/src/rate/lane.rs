@@ -53,7 +53,9 @@ pub struct Ended {
     pub begun: Moment,
     /// How long it took.
     pub took: Duration,
-    /// Calls of the lane that ran when it ended, it among them.
+    /// Calls of the lane that ran when it began, it among them.
+    pub among: u32,
+    /// The same when it ended.
     pub running: u32,
     /// How it came out.
     pub end: CallEnd,
@@ -226,7 +228,7 @@ impl LaneState {
             CallEnd::Taken => {
                 self.breaker.replied(now);
                 self.requests.accepted(now, call.begun, nth);
-                self.window.replied(now, call.begun, call.running, self.latency);
+                self.window.taken(now, call, self.latency);
                 let took = call.took.as_secs_f64();
                 self.latency = Some(self.latency.map_or(took, |latency| latency + NEWEST * (took - latency)));
             }
@@ -236,10 +238,11 @@ impl LaneState {
             }
             CallEnd::TooMany { retry_after } => {
                 self.refused += 1;
-                if self.breaker.standing(now) == Standing::Closed {
-                    self.window.overloaded(now, call.begun, call.running);
+                let is_full = self.breaker.standing(now) == Standing::Closed
+                    && self.window.turned_away(now, call.begun, call.among);
+                if !is_full {
+                    self.failed(now, call);
                 }
-                self.failed(now, call);
                 if let Some(retry_after) = retry_after {
                     self.requests.stop(now.after(retry_after));
                 }
@@ -252,8 +255,7 @@ impl LaneState {
     fn failed(&mut self, now: Moment, call: &Ended) {
         let usual = self.latency.map(Duration::from_secs_f64);
         if self.breaker.failed(now, call.begun, call.took, usual) {
-            // Nobody gets through, so no number of calls was too many; and nothing of what was given out was used.
-            self.window.restore();
+            // Nobody gets through, so nothing of what was given out was used.
             self.requests.was_not_used();
         }
     }

@@ -99,7 +99,7 @@ fn calls_that_are_counted_by_the_minute_are_used_up_too() {
         (fixed.clone(), Hints::RetryAfter, 0.95, 0.02),
         (fixed, Hints::None, 0.90, 0.08),
         (sliding.clone(), Hints::Headers, 0.75, 0.08),
-        (sliding.clone(), Hints::RetryAfter, 0.90, 0.20),
+        (sliding.clone(), Hints::RetryAfter, 0.75, 0.20),
         (sliding, Hints::None, 0.60, 0.08),
     ];
     for (limit, hints, least, most) in cases {

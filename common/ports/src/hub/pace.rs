@@ -130,6 +130,8 @@ struct State {
 struct Running {
     nth: u64,
     at: Moment,
+    /// Calls that ran when it began, it among them.
+    among: u32,
     is_late: bool,
 }
 
@@ -145,6 +147,7 @@ struct Begun {
     /// Zero where none was needed.
     nth: u64,
     at: Moment,
+    among: u32,
     call: (Instant, u64),
     tokens: u32,
 }
@@ -163,8 +166,15 @@ impl State {
         let at = known.now.after(now.saturating_duration_since(*at));
         let nth = self.stock.pop_front().unwrap_or(0);
         self.calls += 1;
-        self.running.insert((now, self.calls), Running { nth, at, is_late: false });
-        Some(Begun { nth, at, call: (now, self.calls), tokens: if nth == 0 { 0 } else { self.tokens_each } })
+        let among = self.running().saturating_add(1);
+        self.running.insert((now, self.calls), Running { nth, at, among, is_late: false });
+        Some(Begun {
+            nth,
+            at,
+            among,
+            call: (now, self.calls),
+            tokens: if nth == 0 { 0 } else { self.tokens_each },
+        })
     }
 
     fn running(&self) -> u32 {
@@ -192,7 +202,16 @@ impl State {
             if !std::mem::replace(&mut call.is_late, true) {
                 found += 1;
                 let (hints, end) = (RateHints::default(), CallEnd::Late);
-                ends.push(Ended { nth: call.nth, begun: call.at, took, running, end, hints, tokens_more: 0 });
+                ends.push(Ended {
+                    nth: call.nth,
+                    begun: call.at,
+                    took,
+                    among: call.among,
+                    running,
+                    end,
+                    hints,
+                    tokens_more: 0,
+                });
             }
         }
         self.late += found;
@@ -384,6 +403,7 @@ impl Pace {
                 nth: begun.nth,
                 begun: begun.at,
                 took,
+                among: begun.among,
                 running,
                 end,
                 hints,

@@ -68,6 +68,7 @@ struct Call {
     worker: usize,
     nth: u64,
     begun: f64,
+    running: u32,
     answer: Option<Answer>,
 }
 
@@ -226,7 +227,8 @@ impl Fleet {
             self.workers[worker].next += 1;
             self.rows_left -= 1;
             self.running[lane] += 1;
-            self.calls.push(Call { worker, nth, begun: self.now, answer: None });
+            let running = self.running[lane];
+            self.calls.push(Call { worker, nth, begun: self.now, running, answer: None });
             let way = self.roll(0.001, 0.01);
             self.at(self.now + way, Event::Arrive(self.calls.len() - 1));
         }
@@ -264,7 +266,7 @@ impl Fleet {
 
     fn answered(&mut self, call: usize) {
         self.at_provider -= 1;
-        let Call { worker, nth, begun, answer } = self.calls[call];
+        let Call { worker, nth, begun, running, answer } = self.calls[call];
         let lane = self.lane_of(worker);
         let (end, hints) = match answer.unwrap() {
             Answer::Taken(hints) => (CallEnd::Taken, hints),
@@ -276,6 +278,7 @@ impl Fleet {
             nth,
             begun: moment(begun),
             took: Duration::from_secs_f64(self.now - begun),
+            among: running,
             running: self.running[lane],
             end,
             hints,

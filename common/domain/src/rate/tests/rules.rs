@@ -21,7 +21,7 @@ fn others(others: u32) -> Ask {
 fn taken(nth: u64, begun: f64) -> Ended {
     let hints = RateHints::default();
     let took = Duration::from_millis(50);
-    Ended { nth, begun: at(begun), took, running: 1, end: CallEnd::Taken, hints, tokens_more: 0 }
+    Ended { nth, begun: at(begun), took, among: 1, running: 1, end: CallEnd::Taken, hints, tokens_more: 0 }
 }
 
 #[test]
@@ -136,7 +136,11 @@ fn the_number_at_the_same_time_is_what_an_operator_says_or_less() {
     assert_eq!(lane.window(), Some(40), "who says a number need not wait until it is found");
     lane.ended(at(1.0), &taken(1, 0.9));
     let end = CallEnd::TooMany { retry_after: None };
-    lane.ended(at(1.1), &Ended { end, running: 13, ..taken(2, 1.0) });
+    lane.ended(at(1.1), &Ended { end, among: 13, ..taken(2, 1.0) });
+    assert_eq!(lane.window(), Some(40), "one says nothing yet");
+    for running in [15, 14] {
+        lane.ended(at(1.1), &Ended { end, among: running, ..taken(2, 1.0) });
+    }
     assert_eq!(lane.window(), Some(9));
     assert_eq!(lane.learned().concurrency, Some(9));
 }
@@ -206,7 +210,7 @@ proptest! {
                     let hints = RateHints { requests: quota, tokens: None };
                     let begun = Moment::from_micros(micros.saturating_sub(nth % 10_000_000));
                     let took = Duration::from_millis(nth % 10_000);
-                    lane.ended(now, &Ended { nth: nth % 1_000, begun, took, running, end, hints, tokens_more });
+                    lane.ended(now, &Ended { nth: nth % 1_000, begun, took, among: running, running, end, hints, tokens_more });
                 }
                 Step::GiveBack(calls) => lane.give_back(calls, 1),
             }
