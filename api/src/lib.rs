@@ -19,6 +19,7 @@ mod heavy;
 mod idempotency;
 mod items;
 pub mod keys;
+mod lanes;
 mod limits;
 mod openapi;
 mod outcome_view;
@@ -78,6 +79,7 @@ fn no_place(app: App) -> Router {
 /// The routes that need a key.
 fn keyed_routes() -> OpenApiRouter<App> {
     OpenApiRouter::new()
+        .merge(lanes::routes())
         .merge(limits::routes())
         .merge(keys::routes())
         .merge(templates::routes())

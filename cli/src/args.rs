@@ -10,6 +10,7 @@ use promptmill_settings::config_argument;
 use promptmill_worker::role::WorkerArgs;
 
 pub(crate) use crate::archive::{ExportArgs, ImportArgs};
+use crate::client::ServerArgs;
 pub(crate) use crate::client::args::{BatchCommand, TemplateCommand};
 pub(crate) use crate::config::ConfigCommand;
 pub(crate) use crate::doctor::DoctorArgs;
@@ -32,6 +33,15 @@ pub(crate) struct Cli {
     pub(crate) command: Command,
 }
 
+#[derive(Debug, Args)]
+pub(crate) struct TopArgs {
+    /// Look once, and not every second.
+    #[arg(long)]
+    pub(crate) once: bool,
+    #[command(flatten)]
+    pub(crate) server: ServerArgs,
+}
+
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Run one batch from a file of rows to validated outcomes, without a server.
@@ -47,6 +57,8 @@ pub(crate) enum Command {
     /// Submit, watch and fetch batches of a server.
     #[command(subcommand)]
     Batch(BatchCommand),
+    /// Show what an installation does at the moment: how its providers' limits are used, and the batches that are open.
+    Top(TopArgs),
     /// Push templates to a server and pull them from it.
     #[command(subcommand)]
     Template(TemplateCommand),

@@ -8,6 +8,7 @@ mod batches;
 mod results;
 mod submit;
 mod templates;
+mod top;
 mod watch;
 
 use std::io::Write;
@@ -56,6 +57,8 @@ pub(crate) async fn batch(command: BatchCommand) -> Result<Exit, Failure> {
 pub(crate) async fn template(command: TemplateCommand) -> Result<Exit, Failure> {
     templates::template(command).await
 }
+
+pub(crate) use top::top;
 
 /// A server and the key it is asked with.
 pub(crate) struct Client {

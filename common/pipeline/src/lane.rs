@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::atomic::AtomicU32;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use promptmill_domain::rate::CallEnd;
+use promptmill_domain::rate::{CallEnd, RateHints};
 use promptmill_domain::{FailureKind, LaneId, Tokens};
 use promptmill_ports::CallReport;
 use promptmill_provider::{CallFailure, ChatReply};
@@ -78,15 +78,21 @@ impl Lanes {
 /// What a call says about its lane.
 pub(crate) fn report(result: &Result<ChatReply, CallFailure>) -> CallReport {
     match result {
-        Ok(reply) => {
-            CallReport { end: CallEnd::Taken, hints: reply.limits, tokens: reply.usage.map(Tokens::total) }
-        }
+        Ok(reply) => CallReport {
+            end: CallEnd::Taken,
+            hints: told(reply.limits.as_deref()),
+            tokens: reply.usage.map(Tokens::total),
+        },
         Err(failure) => CallReport {
             end: end_of(failure),
-            hints: failure.limits,
+            hints: told(failure.limits.as_deref()),
             tokens: failure.usage.map(Tokens::total),
         },
     }
+}
+
+fn told(limits: Option<&RateHints>) -> RateHints {
+    limits.copied().unwrap_or_default()
 }
 
 fn end_of(failure: &CallFailure) -> CallEnd {

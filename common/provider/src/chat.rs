@@ -140,8 +140,8 @@ pub struct ChatReply {
     pub generation: Option<String>,
     /// HTTP status.
     pub status: u16,
-    /// What the provider told of its limits beside.
-    pub limits: RateHints,
+    /// What the provider told of its limits beside, where it did.
+    pub limits: Option<Box<RateHints>>,
     /// What else the reader of the outcome should know.
     pub flags: Vec<Flag>,
 }

@@ -15,7 +15,6 @@ mod words;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use promptmill_domain::rate::RateHints;
 use promptmill_domain::{Money, Tokens};
 use serde_json::{Value, json};
 use tokio::time::Instant;
@@ -147,7 +146,7 @@ fn reply(request: &ChatRequest, fault: Option<&Fault>, mut draw: Draw) -> ChatRe
         cost: Some(PRICE_PER_TOKEN.times(usage.total())),
         generation: Some(format!("demo-{:016x}", draw.next())),
         status: 200,
-        limits: RateHints::default(),
+        limits: None,
         flags: Vec::new(),
     }
 }

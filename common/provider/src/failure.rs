@@ -31,8 +31,8 @@ pub struct CallFailure {
     pub cost: Option<Money>,
     /// The provider's own id of the generation.
     pub generation: Option<String>,
-    /// What the provider told of its limits beside.
-    pub limits: RateHints,
+    /// What the provider told of its limits beside, where it did.
+    pub limits: Option<Box<RateHints>>,
 }
 
 impl CallFailure {
@@ -48,7 +48,7 @@ impl CallFailure {
             usage: None,
             cost: None,
             generation: None,
-            limits: RateHints::default(),
+            limits: None,
         }
     }
 
@@ -65,6 +65,7 @@ pub(crate) fn with_limits(
     result: Result<ChatReply, CallFailure>,
     limits: RateHints,
 ) -> Result<ChatReply, CallFailure> {
+    let limits = (!limits.is_empty()).then(|| Box::new(limits));
     match result {
         Ok(reply) => Ok(ChatReply { limits, ..reply }),
         Err(failure) => Err(CallFailure { limits, ..failure }),

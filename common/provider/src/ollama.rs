@@ -10,7 +10,6 @@ mod stream;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use promptmill_domain::rate::RateHints;
 use promptmill_domain::{FailureKind, Flag};
 use secrecy::SecretString;
 use serde::Deserialize;
@@ -170,16 +169,7 @@ impl stream::Whole {
             flags.push(Flag::UsageUnknown);
         }
         let Self { content, finish, usage, .. } = self;
-        Ok(ChatReply {
-            content,
-            finish,
-            usage,
-            cost: None,
-            generation: None,
-            status,
-            limits: RateHints::default(),
-            flags,
-        })
+        Ok(ChatReply { content, finish, usage, cost: None, generation: None, status, limits: None, flags })
     }
 }
 

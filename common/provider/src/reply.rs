@@ -6,7 +6,6 @@
 use std::fmt;
 use std::time::Duration;
 
-use promptmill_domain::rate::RateHints;
 use promptmill_domain::{FailureKind, Flag, Money, Tokens};
 use serde::Deserialize;
 use serde::de::{Deserializer, IgnoredAny, SeqAccess, Visitor};
@@ -158,16 +157,7 @@ impl Answered {
         if cut {
             flags.push(Flag::ReplyCut);
         }
-        Ok(ChatReply {
-            content,
-            finish,
-            usage,
-            cost,
-            generation,
-            status,
-            limits: RateHints::default(),
-            flags,
-        })
+        Ok(ChatReply { content, finish, usage, cost, generation, status, limits: None, flags })
     }
 }
 

@@ -92,6 +92,8 @@ pub struct Grant {
 pub struct LaneView {
     /// Calls a second that may begin; nothing where no limit is known.
     pub allowed_per_s: Option<f64>,
+    /// Calls that were taken a second, over the last seconds.
+    pub used_per_s: f64,
     /// Calls that may run at the same time; nothing for as many as there are.
     pub window: Option<u32>,
     /// Calls that were let begin.
@@ -274,6 +276,7 @@ impl LaneState {
         };
         LaneView {
             allowed_per_s: self.requests.per_s(),
+            used_per_s: self.requests.used_per_s(now),
             window: self.window(),
             begun: self.requests.given(),
             refused: self.refused,

@@ -298,6 +298,13 @@ impl Meter {
         self.given
     }
 
+    /// Calls that were taken a second since some seconds ago.
+    pub(super) fn used_per_s(&self, now: Moment) -> f64 {
+        let oldest = self.marks[self.marks.len() - 1];
+        let secs = now.since(oldest.at).as_secs_f64();
+        if secs > 0.0 { self.taken().saturating_sub(oldest.taken) as f64 / secs } else { 0.0 }
+    }
+
     fn mark(&mut self, now: Moment) {
         if now.since(self.marks[0].at) >= Duration::from_secs(1) {
             self.marks.rotate_right(1);

@@ -379,7 +379,7 @@ fn reply(content: &str, finish: Finish) -> ChatReply {
         cost: Some(COST),
         generation: None,
         status: 200,
-        limits: promptmill_domain::rate::RateHints::default(),
+        limits: None,
         flags: vec![],
     }
 }

@@ -33,6 +33,9 @@ const GATHERS_NEWS: Duration = Duration::from_millis(10);
 /// How often a lane in use is told of anyway.
 const BEAT: Duration = Duration::from_millis(500);
 
+/// How often it is looked at while it is not in use here: others may use it.
+const IDLE_BEAT: Duration = Duration::from_secs(1);
+
 /// How soon the desk is asked again that was away.
 const AWAY: Duration = Duration::from_millis(200);
 
@@ -53,6 +56,13 @@ pub trait PaceDesk: Send + Sync + 'static {
     /// # Errors
     /// When the desk cannot be reached; what was told counts as not told.
     async fn exchange(&self, told: &Told, ask: &Ask) -> Result<Exchanged, HubError>;
+}
+
+impl Told {
+    /// Whether there is nothing to tell.
+    pub fn is_nothing(&self) -> bool {
+        self.ends.is_empty() && self.unused == 0 && self.running == 0
+    }
 }
 
 /// What a process tells of its calls.
@@ -228,10 +238,14 @@ impl State {
     }
 
     /// When the keeper should speak next.
-    fn due(&self, now: Instant) -> Option<Instant> {
+    fn due(&self, now: Instant) -> Instant {
         let told_at = self.told_at.unwrap_or(now);
-        let mut due = (!self.running.is_empty() || self.waits() > 0).then(|| told_at + BEAT);
-        let mut by = |at: Instant| due = Some(due.map_or(at, |due| due.min(at)));
+        let is_idle = self.running.is_empty() && self.waits() == 0;
+        let mut due = match self.known {
+            Some(_) => told_at + if is_idle { IDLE_BEAT } else { BEAT },
+            None => now,
+        };
+        let mut by = |at: Instant| due = due.min(at);
         if self.is_urgent {
             by(now);
         }
@@ -491,16 +505,9 @@ async fn keep(pace: Weak<Pace>, kick: Arc<Notify>, desk: impl PaceDesk) {
     loop {
         let now = Instant::now();
         let Some(due) = pace.upgrade().map(|pace| pace.lock().due(now)) else { return };
-        match due {
-            Some(due) if due <= now => {}
-            Some(due) => {
-                let _ = tokio::time::timeout_at(due, kick.notified()).await;
-                continue;
-            }
-            None => {
-                kick.notified().await;
-                continue;
-            }
+        if due > now {
+            let _ = tokio::time::timeout_at(due, kick.notified()).await;
+            continue;
         }
         let Some(pace) = pace.upgrade() else { return };
         let (told, ask) = pace.lock().speak(now);

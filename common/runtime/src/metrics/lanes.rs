@@ -7,6 +7,7 @@ use super::{gauges_by, registered};
 
 pub(super) struct LaneGauges {
     allowed: GaugeVec,
+    used: GaugeVec,
     window: IntGaugeVec,
     begun: IntGaugeVec,
     refused: IntGaugeVec,
@@ -27,6 +28,11 @@ impl LaneGauges {
                 at,
                 "promptmill_lane_allowed_per_second",
                 "Calls of a lane that may begin a second, in the whole fleet; absent where no limit is known.",
+            ),
+            used: decimals(
+                at,
+                "promptmill_lane_used_per_second",
+                "Calls of a lane that were taken a second, over the last seconds, in the whole fleet.",
             ),
             window: whole(
                 "promptmill_lane_window",
@@ -61,6 +67,7 @@ impl LaneGauges {
                 Some(rate) => self.allowed.with_label_values(lane).set(rate),
                 None => drop(self.allowed.remove_label_values(lane)),
             }
+            self.used.with_label_values(lane).set(view.used_per_s);
             match view.window {
                 Some(window) => self.window.with_label_values(lane).set(window.into()),
                 None => drop(self.window.remove_label_values(lane)),
