@@ -6,5 +6,6 @@ mod bare;
 mod end_to_end;
 mod fake;
 mod fleet;
+mod limits;
 mod table;
 mod work;

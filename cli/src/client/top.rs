@@ -61,8 +61,8 @@ fn screen(lanes: &Value, batches: &[Value]) -> String {
             or_free(number("allowed_per_second").map(|rate| format!("{rate:.1}"))),
             number("used_per_second").unwrap_or(0.0),
             or_free(lane["window"].as_u64().map(|window| window.to_string())),
-            lane["begun"],
-            lane["refused"],
+            lane["begun"].to_string(),
+            lane["refused"].to_string(),
             lane["latency_ms"].as_u64().map_or_else(|| "-".to_owned(), |ms| format!("{ms} ms")),
         );
     }

@@ -207,6 +207,11 @@ impl Lane {
         }
     }
 
+    /// Calls that wait for a place.
+    pub(crate) fn waiting(&self) -> usize {
+        self.lock().waits()
+    }
+
     pub(crate) fn known_limit(&self) -> Limit {
         self.lock().limit
     }

@@ -167,7 +167,12 @@ impl Limiter for RedisHub {
     }
 
     fn lanes(&self) -> Vec<LaneReport> {
-        self.lanes.all().iter().filter_map(|lane| lane.pace()?.report()).collect()
+        let report = |lane: &Arc<Lane>| {
+            let mut report = lane.pace()?.report()?;
+            report.waiting += lane.waiting();
+            Some(report)
+        };
+        self.lanes.all().iter().filter_map(report).collect()
     }
 }
 

@@ -124,3 +124,60 @@ fn differs(kept: &Learned, learned: &Learned) -> bool {
         || far(kept.per_s, learned.per_s)
         || far(kept.burst, learned.burst)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::providers::{ProviderSettings, Providers};
+    use promptmill_domain::rate::{CallEnd, RateHints};
+    use promptmill_ports::{CallNeed, CallReport, Denied};
+
+    fn engine(folder: &std::path::Path) -> Engine {
+        Engine::embedded(folder, Arc::new(Providers::new(ProviderSettings::default()).unwrap())).unwrap()
+    }
+
+    fn record(lane: &LaneId, per_s: f64, paused_until_ms: u64) -> LaneRecord {
+        let learned = Learned { per_s: Some(per_s), burst: None, concurrency: Some(7) };
+        LaneRecord { lane: lane.clone(), learned, paused_until_ms, at_ms: 1 }
+    }
+
+    #[tokio::test]
+    async fn what_was_kept_of_a_lane_is_read_before_its_first_call() {
+        let folder = tempfile::tempdir().unwrap();
+        let engine = engine(folder.path());
+        let (openai, ollama) = (LaneId::new("openai", "default"), LaneId::new("ollama", "default"));
+        let until_ms = engine.clock.now_ms() + 3_600_000;
+        engine.store.keep_lanes(&[record(&openai, 12.5, 0), record(&ollama, 2.0, until_ms)]).await.unwrap();
+        let _keeper = LaneKeeper::start(&engine).await.unwrap();
+        let now_ms = engine.clock.now_ms();
+        let permit = engine.limiter.acquire(&openai, CallNeed::of(1), now_ms).await.unwrap();
+        let report = engine.limiter.lanes().into_iter().find(|report| report.lane == openai).unwrap();
+        assert_eq!((report.view.allowed_per_s, report.view.window), (Some(12.5), Some(7)));
+        drop(permit);
+        let denied = engine.limiter.acquire(&ollama, CallNeed::of(1), now_ms).await;
+        assert!(matches!(denied, Err(Denied::Paused { until_ms: until }) if until == until_ms), "{denied:?}");
+    }
+
+    #[tokio::test]
+    async fn what_a_lane_learns_and_its_pause_are_kept() {
+        let folder = tempfile::tempdir().unwrap();
+        let engine = engine(folder.path());
+        let lane = LaneId::new("openai", "default");
+        let _keeper = LaneKeeper::start(&engine).await.unwrap();
+        let now_ms = engine.clock.now_ms();
+        let mut permit = engine.limiter.acquire(&lane, CallNeed::of(1), now_ms).await.unwrap();
+        permit.begin();
+        let end = CallEnd::TooOften { retry_after: Some(Duration::from_secs(1)) };
+        permit.end(CallReport { end, hints: RateHints::default(), tokens: None });
+        let until_ms = now_ms + 60_000;
+        engine.limiter.pause(&lane, until_ms).await.unwrap();
+        loop {
+            let kept = engine.store.lanes().await.unwrap();
+            let kept = kept.iter().find(|kept| kept.lane == lane);
+            if kept.is_some_and(|kept| kept.learned.per_s.is_some() && kept.paused_until_ms == until_ms) {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+}

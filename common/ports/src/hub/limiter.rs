@@ -191,7 +191,12 @@ impl Lanes {
 
     pub(super) fn reports(&self) -> Vec<LaneReport> {
         let lanes = lock(&self.lanes);
-        lanes.values().filter_map(|lane| lock(&lane.pace).as_ref().and_then(|pace| pace.report())).collect()
+        let report = |lane: &Arc<Lane>| {
+            let mut report = lock(&lane.pace).as_ref()?.report()?;
+            report.waiting += lock(&lane.state).waiting.iter().map(VecDeque::len).sum::<usize>();
+            Some(report)
+        };
+        lanes.values().filter_map(report).collect()
     }
 }
 
