@@ -292,9 +292,14 @@ impl Lane {
         if state.waits() > 0 && state.is_worth_asking() {
             self.ask(&mut state);
         }
+        let paused_until_ms = state.paused_until_ms;
         drop(state);
         // Each gives its place to the next who waits.
         drop(unheard);
+        // Its signal may have been lost.
+        if let Some(pace) = self.pace() {
+            pace.pause(paused_until_ms);
+        }
     }
 
     /// Redis did not answer: who waits is told so.

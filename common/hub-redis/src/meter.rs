@@ -21,6 +21,9 @@ use crate::lanes::{Desk, LANE_KEPT_FOR};
 /// How often a state that others write at the same time is read again.
 const TRIES: u32 = 12;
 
+/// Hubs guess Redis's clock between its answers, which may be wrong by less than this; if it is more, the clock was set back.
+const CLOCK_WENT_BACK: Duration = Duration::from_secs(2);
+
 /// For how long the calls of a hub that says nothing count as running.
 const RUNNING_HOLDS_FOR: Duration = HOLDS_FOR.saturating_mul(2);
 
@@ -28,6 +31,9 @@ const RUNNING_HOLDS_FOR: Duration = HOLDS_FOR.saturating_mul(2);
 #[derive(Debug, Clone, Serialize, Deserialize)]
 struct Shared {
     state: LaneState,
+    /// The latest moment of Redis's clock at which it was changed.
+    #[serde(default)]
+    at: Moment,
     /// Calls that run, and those of them that are late, by hub, and when it said so.
     running: BTreeMap<String, (u32, u32, Moment)>,
 }
@@ -96,8 +102,9 @@ impl Meter {
             if !state.is_empty() {
                 tracing::warn!(lane = %lane.id, "what a lane learned could not be read and is learned anew");
             }
-            Shared { state: LaneState::new(now, self.limits, &known.learned), running: BTreeMap::new() }
+            self.anew(now, &known.learned)
         });
+        known.learned = shared.state.learned();
         known.seen = Some(Seen { version: there, shared });
         Ok(false)
     }
@@ -106,7 +113,17 @@ impl Meter {
         self.known().clock.map(|(at, moment)| moment.after(at.elapsed()))
     }
 
+    /// A state with nothing saved up.
+    fn anew(&self, now: Moment, learned: &Learned) -> Shared {
+        Shared { state: LaneState::new(now, self.limits, learned), at: now, running: BTreeMap::new() }
+    }
+
     fn step(&self, shared: &mut Shared, now: Moment, told: &Told, ask: &Ask) -> Grant {
+        if shared.at.since(now) > CLOCK_WENT_BACK {
+            // Everything it waits for would come that much later.
+            *shared = self.anew(now, &shared.state.learned());
+        }
+        shared.at = shared.at.max(now);
         let me = format!("{:016x}", u64::from_be_bytes(self.desk.hub));
         shared.running.retain(|_, (_, _, at)| now.since(*at) < RUNNING_HOLDS_FOR);
         shared.running.remove(&me);
@@ -163,7 +180,10 @@ impl PaceDesk for Meter {
                 let late: u32 = shared.running.values().map(|(_, late, _)| late).sum();
                 let window = shared.state.window().map(|window| window.saturating_add(late));
                 self.known().told_nothing = told.running == 0;
-                self.set_window(&lane, window).await?;
+                // The state is written: to say so again would count everything twice. The next exchange tells the window again.
+                if let Err(error) = self.set_window(&lane, window).await {
+                    tracing::debug!(lane = %lane.id, error = %error, "the window of a lane could not be told");
+                }
                 return Ok(Exchanged::of(&shared.state, now, grant));
             }
             if attempt > 1 {

@@ -79,7 +79,12 @@ impl Pipeline {
                     history.calls.push(call);
                     let end = if failure.transient {
                         AttemptEnd::Retry(failure)
-                    } else if failure.lane_wide {
+                    } else if failure.lane_wide
+                        && matches!(
+                            failure.kind,
+                            FailureKind::CredentialRefused | FailureKind::PaymentRequired
+                        )
+                    {
                         AttemptEnd::LaneRefused(failure)
                     } else {
                         AttemptEnd::Failed { kind: failure.kind, message: failure.message }

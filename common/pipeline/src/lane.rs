@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::atomic::AtomicU32;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use promptmill_domain::rate::{CallEnd, RateHints};
 use promptmill_domain::{FailureKind, LaneId, Tokens};
@@ -13,10 +14,28 @@ use promptmill_provider::{CallFailure, ChatReply};
 #[derive(Debug, Default)]
 struct Health {
     last_success_ms: u64,
-    /// When the latest call began that got through.
-    last_begun_ms: u64,
+    /// Calls whose credential was refused, and when the first of them began, since one got through that began later.
+    refusals: u32,
+    refused_since_ms: u64,
     /// How many wait for leave of the lane without a place among the process's calls.
     line: Arc<AtomicU32>,
+}
+
+/// So many refusals of a credential, with no call between that began later and got through, are the lane's.
+const REFUSALS: u32 = 3;
+
+/// While others got through so short a time ago, one refusal may be the item's own.
+const LATELY: Duration = Duration::from_secs(5);
+
+/// Whom a refused credential concerns.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum RefusalOf {
+    /// Every call of the lane.
+    Lane,
+    /// This item alone: others got through with the same credential since it was refused before.
+    Item,
+    /// Its next attempt will tell.
+    Unknown,
 }
 
 /// The health of every lane.
@@ -38,22 +57,15 @@ impl Lanes {
         let mut lanes = self.lock();
         let succeeded = |health: &mut Health| {
             health.last_success_ms = now_ms;
-            health.last_begun_ms = health.last_begun_ms.max(begun_ms);
+            if begun_ms > health.refused_since_ms {
+                health.refusals = 0;
+            }
         };
         if let Some(health) = lanes.get_mut(lane.as_ref()) {
             succeeded(health);
         } else {
             succeeded(lanes.entry(LaneId::clone(lane)).or_default());
         }
-    }
-
-    /// Whether a call that began at `called_ms` was refused as every other one of the lane would be. `before_ms` is when the item was refused
-    /// so the time before: if others got through since then, or began later and got through, it is refused for itself.
-    pub(crate) fn refuses_all(&self, lane: &Arc<LaneId>, called_ms: u64, before_ms: Option<u64>) -> bool {
-        self.lock().get(lane.as_ref()).is_none_or(|health| {
-            health.last_begun_ms <= called_ms
-                && before_ms.is_none_or(|before| health.last_success_ms <= before)
-        })
     }
 
     /// Whether a failure is the lane's trouble, and must not count against the item. `since_ms` is when the item's failure before was over, or
@@ -66,6 +78,33 @@ impl Lanes {
                 self.lock().get(lane.as_ref()).is_none_or(|health| health.last_success_ms <= since_ms)
             }
             _ => false,
+        }
+    }
+
+    /// What it means that the credential of a call was refused that began at `called_ms`, at `now_ms`. `before_ms` is when the item was
+    /// refused so the time before.
+    pub(crate) fn refused(
+        &self,
+        lane: &Arc<LaneId>,
+        called_ms: u64,
+        before_ms: Option<u64>,
+        now_ms: u64,
+    ) -> RefusalOf {
+        let mut lanes = self.lock();
+        let health = lanes.entry(LaneId::clone(lane)).or_default();
+        if health.refusals == 0 {
+            health.refused_since_ms = called_ms;
+        }
+        health.refusals = health.refusals.saturating_add(1);
+        let others_got_through = |since_ms: u64| health.last_success_ms > since_ms;
+        if let Some(before_ms) = before_ms {
+            return if others_got_through(before_ms) { RefusalOf::Item } else { RefusalOf::Lane };
+        }
+        let lately_ms = now_ms.saturating_sub(LATELY.as_millis() as u64);
+        if health.refusals >= REFUSALS || !others_got_through(lately_ms) {
+            RefusalOf::Lane
+        } else {
+            RefusalOf::Unknown
         }
     }
 
@@ -129,16 +168,22 @@ mod tests {
 
     #[test]
     fn a_refused_credential_is_the_lanes_unless_others_get_through_with_it() {
-        let lanes = Lanes::default();
         let lane = Arc::new(LaneId::new("openrouter", "default"));
-        assert!(lanes.refuses_all(&lane, 100, None));
-        // It was taken a moment before, and replies of then are still on their way.
+        // Nobody ever got through.
+        assert_eq!(Lanes::default().refused(&lane, 100, None, 150), RefusalOf::Lane);
+        // It was taken a moment before, and replies of then are still on their way: the third says that it is not any more.
+        let lanes = Lanes::default();
         lanes.succeeded(&lane, 90, 130);
-        assert!(lanes.refuses_all(&lane, 100, None));
-        assert!(!lanes.refuses_all(&lane, 80, None));
-        // It was refused twice, and others were not in between.
-        assert!(!lanes.refuses_all(&lane, 200, Some(120)));
-        assert!(lanes.refuses_all(&lane, 200, Some(130)));
+        assert_eq!(lanes.refused(&lane, 100, None, 140), RefusalOf::Unknown);
+        lanes.succeeded(&lane, 95, 150);
+        assert_eq!(lanes.refused(&lane, 100, None, 160), RefusalOf::Unknown);
+        assert_eq!(lanes.refused(&lane, 101, None, 170), RefusalOf::Lane);
+        // One that began later got through, so the lane works.
+        lanes.succeeded(&lane, 180, 200);
+        assert_eq!(lanes.refused(&lane, 190, None, 210), RefusalOf::Unknown);
+        // Refused twice: whether others were in between tells.
+        assert_eq!(lanes.refused(&lane, 15_000, Some(199), 15_010), RefusalOf::Item);
+        assert_eq!(lanes.refused(&lane, 15_000, Some(210), 15_010), RefusalOf::Lane);
     }
 
     #[test]

@@ -13,7 +13,7 @@ use promptmill_provider::{CallFailure, ChatRequest, DeltaSink};
 use crate::attempt::{AttemptEnd, AttemptInput, usage_known};
 use crate::gate::Gate;
 use crate::history::{self, OUTCOME_HISTORY_BYTES, PARKED_HISTORY_BYTES};
-use crate::lane::Lanes;
+use crate::lane::{Lanes, RefusalOf};
 use crate::places::{Concurrency, Places};
 use crate::plan::BatchPlan;
 use crate::retry::RetryPolicy;
@@ -275,14 +275,22 @@ impl Pipeline {
         failure: CallFailure,
     ) -> ItemEnd {
         let (called_ms, before_ms) = progress.refusals(failure.kind);
-        let holds_for_all = self.lanes.refuses_all(&plan.lane, called_ms, before_ms);
-        if !holds_for_all || !gate.refused(failure.kind, &failure.message) {
+        let now_ms = self.clock.now_ms();
+        let until_ms = later(now_ms, LANE_REFUSED_FOR);
+        let refusal = self.lanes.refused(&plan.lane, called_ms, before_ms, now_ms);
+        let waits = match refusal {
+            RefusalOf::Lane => gate.refused(failure.kind, &failure.message),
+            RefusalOf::Item => false,
+            RefusalOf::Unknown => true,
+        };
+        if !waits {
             let ending = Ending::Failed { kind: failure.kind, message: failure.message };
             return settled(plan, input, std::mem::take(progress), ending, vec![]);
         }
         progress.last = Some(failure.kind);
-        let until_ms = later(self.clock.now_ms(), LANE_REFUSED_FOR);
-        self.pause_lane(plan, until_ms).await;
+        if refusal == RefusalOf::Lane {
+            self.pause_lane(plan, until_ms).await;
+        }
         parked(input, progress, until_ms)
     }
 

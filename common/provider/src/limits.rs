@@ -59,7 +59,10 @@ fn text<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
 }
 
 fn quota(headers: &HeaderMap, [limit, remaining, reset]: &Names, now: SystemTime) -> Option<Quota> {
-    let limit = number(text(headers, limit)?)?;
+    let limit = text(headers, limit)?;
+    // The older draft tells the time behind the number: `10, 10;w=1`.
+    let window = limit.split([',', ';']).find_map(|part| number(part.trim().strip_prefix("w=")?));
+    let limit = per_minute(number(limit)?, window);
     let remaining = number(text(headers, remaining)?)?;
     let reset = text(headers, reset).and_then(|text| parse_reset(text, now));
     sensible(limit, remaining, reset)
@@ -73,9 +76,13 @@ fn combined(headers: &HeaderMap) -> Option<Quota> {
     };
     let reset = parameter("ratelimit", "t").map(Duration::from_secs);
     let (quota, window) = (parameter("ratelimit-policy", "q")?, parameter("ratelimit-policy", "w"));
-    // What is told for another time than a minute is made one of a minute: that is what a limit is taken for.
-    let per_minute = window.filter(|secs| *secs > 0).map_or(quota, |secs| quota.saturating_mul(60) / secs);
-    sensible(per_minute.max(1), parameter("ratelimit", "r")?, reset)
+    sensible(per_minute(quota, window), parameter("ratelimit", "r")?, reset)
+}
+
+/// What is told for another time than a minute is made one of a minute: that is what a limit is taken for.
+fn per_minute(limit: u64, window_secs: Option<u64>) -> u64 {
+    let per_minute = |secs: u64| (limit.saturating_mul(60) / secs).max(limit.min(1));
+    window_secs.filter(|secs| *secs > 0).map_or(limit, per_minute)
 }
 
 fn sensible(limit: u64, remaining: u64, reset: Option<Duration>) -> Option<Quota> {
@@ -201,6 +208,12 @@ mod tests {
             ("ratelimit-reset", "7"),
         ]);
         assert_eq!(old_draft.requests, quota_of(100, 50, 7_000));
+        let of_a_second = told(&[
+            ("ratelimit-limit", "10, 10;w=1"),
+            ("ratelimit-remaining", "4"),
+            ("ratelimit-reset", "1"),
+        ]);
+        assert_eq!(of_a_second.requests, quota_of(600, 4, 1_000));
         let draft =
             told(&[("ratelimit", "\"default\";r=50;t=30"), ("ratelimit-policy", "\"default\";q=10;w=1")]);
         assert_eq!(draft.requests, quota_of(600, 50, 30_000));

@@ -75,11 +75,19 @@ impl Estimate {
         self.last
     }
 
+    /// Calls that it rests on.
+    pub(super) fn weight(&self) -> u64 {
+        match (self.first, self.last) {
+            (Some(first), Some(last)) => last.taken.saturating_sub(first.taken),
+            _ => 0,
+        }
+    }
+
     /// How many calls in a row are taken at the rate as it is, before it is tried for more, of which the last began at `begun`.
     pub(super) fn hold(&self, begun: Moment) -> u32 {
-        let (Some(first), Some(last)) = (self.first, self.last) else { return FEWEST_CALM };
+        let Some(last) = self.last else { return FEWEST_CALM };
         let most = if begun.since(last.at) >= LONG_CALM { MOST_CALM_IF_LONG } else { MOST_CALM };
-        let weight = u32::try_from(last.taken.saturating_sub(first.taken)).unwrap_or(u32::MAX);
+        let weight = u32::try_from(self.weight()).unwrap_or(u32::MAX);
         weight.saturating_mul(2).clamp(FEWEST_CALM, most)
     }
 

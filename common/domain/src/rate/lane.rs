@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::breaker::{Breaker, Standing};
-use super::hints::RateHints;
+use super::hints::{Quota, RateHints};
 use super::meter::Meter;
 use super::window::Window;
 use super::{LaneLimits, Learned, Moment};
@@ -13,6 +13,11 @@ use super::{LaneLimits, Learned, Moment};
 /// The part of what may come at once that is kept for interactive work, one of so many.
 const INTERACTIVE_PART: f64 = 10.0;
 const FEW: f64 = 5.0;
+
+/// What of a limit of tokens may come at once: providers count by the minute, so half a minute's worth. And how many times that may be owed.
+const TOKEN_SECS: f64 = 30.0;
+const LARGEST_DEBT: f64 = 10.0;
+const BELIEVED: f64 = 0.2;
 
 /// How soon one who waits looks again whether the provider is back.
 const LOOKS_AGAIN: Duration = Duration::from_millis(250);
@@ -125,7 +130,9 @@ pub struct LaneState {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 struct TokenMeter {
-    per_s: Option<f64>,
+    /// What an operator set, and what the provider told.
+    set: Option<f64>,
+    told: Option<f64>,
     level: f64,
     filled_at: Moment,
 }
@@ -150,7 +157,7 @@ impl LaneState {
     pub fn set_limits(&mut self, limits: LaneLimits) {
         self.limits = limits;
         self.requests.set_most(limits.requests_per_minute.map(per_second));
-        self.tokens.per_s = limits.tokens_per_minute.map(per_second);
+        self.tokens.set(limits.tokens_per_minute.map(per_second));
     }
 
     /// Calls that may run at the same time; nothing for as many as there are.
@@ -166,7 +173,7 @@ impl LaneState {
     /// Whether calls need no leave to begin: no limit is known, and the provider is there.
     pub fn is_free(&self, now: Moment) -> bool {
         self.requests.per_s().is_none()
-            && self.tokens.per_s.is_none()
+            && self.tokens.per_s().is_none()
             && self.breaker.standing(now) == Standing::Closed
             && now >= self.requests.stop_until()
     }
@@ -191,7 +198,10 @@ impl LaneState {
         }
         let latency = self.latency.map(Duration::from_secs_f64);
         let interactive = wanted.min(ask.interactive);
-        let (mut calls, mut again_at) = self.requests.take(now, interactive, 0.0, latency);
+        let (mut calls, mut again_at) = (0, None);
+        if interactive > 0 {
+            (calls, again_at) = self.requests.take(now, interactive, 0.0, latency);
+        }
         if calls == interactive && wanted > interactive {
             let burst = self.requests.burst_now();
             // Of very few nothing can be kept: nobody else could ever begin.
@@ -199,7 +209,7 @@ impl LaneState {
             let (more, again) = self.requests.take(now, wanted - interactive, keep, latency);
             (calls, again_at) = (calls + more, again);
         }
-        self.tokens.level -= f64::from(calls) * f64::from(ask.tokens_each);
+        self.tokens.use_up(f64::from(calls) * f64::from(ask.tokens_each));
         if is_probe && calls > 0 {
             self.breaker.probing(now);
         }
@@ -212,7 +222,7 @@ impl LaneState {
     /// Takes back leave that was not used.
     pub fn give_back(&mut self, calls: u32, tokens_each: u32) {
         self.requests.give_back(calls);
-        self.tokens.level += f64::from(calls) * f64::from(tokens_each);
+        self.tokens.use_up(-f64::from(calls) * f64::from(tokens_each));
     }
 
     /// Learns from a call that ended.
@@ -221,10 +231,17 @@ impl LaneState {
             return self.failed(now, call);
         }
         let nth = if call.nth == 0 { self.requests.began_without_leave(now) } else { call.nth };
-        self.tokens.level -= call.tokens_more as f64;
+        // A state that began anew has given fewer than calls of before were numbered by.
+        let nth = nth.min(self.requests.given());
+        self.tokens.use_up(call.tokens_more as f64);
+        if let Some(quota) = &call.hints.tokens {
+            self.tokens.told(now, quota);
+        }
         if let Some(quota) = &call.hints.requests {
             self.requests.told(now, call.begun, nth, quota);
-            self.window.invited(quota.remaining);
+            if self.requests.trusts(now) {
+                self.window.invited(quota.remaining);
+            }
         }
         match call.end {
             CallEnd::Taken => {
@@ -236,6 +253,7 @@ impl LaneState {
             }
             CallEnd::TooOften { retry_after } => {
                 self.refused += 1;
+                self.breaker.replied(now);
                 self.requests.refused(now, call.begun, nth, retry_after);
             }
             CallEnd::TooMany { retry_after } => {
@@ -288,11 +306,42 @@ impl LaneState {
 }
 
 impl TokenMeter {
+    fn per_s(&self) -> Option<f64> {
+        match (self.set, self.told) {
+            (Some(set), Some(told)) => Some(set.min(told)),
+            (set, told) => set.or(told),
+        }
+    }
+
+    fn set(&mut self, per_s: Option<f64>) {
+        self.set = per_s;
+    }
+
+    /// So many more are used, or fewer below zero. Where there is no limit nothing is counted, and no debt is larger than some minutes' worth: what
+    /// a provider says that one call took may be nonsense.
+    fn use_up(&mut self, tokens: f64) {
+        if let Some(per_s) = self.per_s() {
+            let capacity = per_s * TOKEN_SECS;
+            self.level = (self.level - tokens).clamp(-LARGEST_DEBT * capacity, capacity);
+        }
+    }
+
+    /// The provider told how many are left.
+    fn told(&mut self, now: Moment, quota: &Quota) {
+        let per_s = quota.per_s();
+        if self.told.is_none() && self.set.is_none() {
+            (self.level, self.filled_at) = (0.0, now);
+        }
+        self.told = Some(per_s);
+        let left = (quota.remaining as f64).min(per_s * TOKEN_SECS);
+        // Calls under way were not counted there, so what is more than we thought is believed in part.
+        self.level = if left < self.level { left } else { self.level + (left - self.level) * BELIEVED };
+    }
+
     /// How many of `wanted` calls there are tokens for, and when there are for one more.
     fn most(&mut self, now: Moment, wanted: u32, each: u32) -> (u32, Option<Moment>) {
-        let Some(per_s) = self.per_s else { return (wanted, None) };
-        // Half a minute's worth may come at once: providers count by the minute.
-        let capacity = per_s * 30.0;
+        let Some(per_s) = self.per_s() else { return (wanted, None) };
+        let capacity = per_s * TOKEN_SECS;
         let secs = now.since(self.filled_at).as_secs_f64();
         self.filled_at = self.filled_at.max(now);
         self.level = (self.level + per_s * secs).min(capacity);

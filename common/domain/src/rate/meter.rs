@@ -20,6 +20,25 @@ const LATENCIES_TO_DOUBLE: f64 = 8.0;
 /// From so many calls a second on, none refused, a lane is not limited at all.
 const FREE_FROM: f64 = 2_000.0;
 
+/// How long ago a moment lies at least and at most that says how many calls were taken of late.
+const LATELY: (Duration, Duration) = (Duration::from_millis(300), Duration::from_secs(8));
+
+/// Calls that may be lost to a bucket that was full before what was taken says too little of the rate.
+const LOST: f64 = 0.5;
+
+/// The provider's word on calls that are left is not taken for so long after it refused one although many were left: another limit
+/// refuses, one of tokens for example.
+const WORD_RESTS: Duration = Duration::from_secs(30);
+/// Many: so many, or this part of the limit.
+const MANY: u64 = 5;
+const MANY_PART: u64 = 20;
+
+/// Who asks to wait for so long counts calls by windows.
+const WINDOW_IS_UP: Duration = Duration::from_secs(5);
+
+/// A window of which it was told that it ends later is looked into after this long all the same.
+const LONGEST_WINDOW: Duration = Duration::from_secs(60);
+
 /// What may come at once after a rest, where nothing else is known: so many seconds of the rate.
 const BURST_SECS: f64 = 2.0;
 
@@ -32,11 +51,16 @@ const RISE_BY_CHANCE: f64 = 2.0;
 /// A rate that rose by this much since the last refusal was not the limit's noise.
 const RISEN: f64 = 1.6;
 
-/// Calls that are held back from what the provider says is left, because the way there takes now longer, now shorter.
+/// What is held back from what the provider says is left, because the way there takes now longer, now shorter: seconds of the rate, and calls
+/// at most.
+const WAY_DIFFERS_SECS: f64 = 0.05;
 const WAY_DIFFERS: f64 = 0.5;
 
 /// What is left of the doubt about the provider's word after each call that was taken.
 const DOUBT_FADES: f64 = 0.99;
+
+/// So many calls an estimate must rest on before what comes back in a pause is reckoned by it.
+const SETTLED: u64 = 20;
 
 /// How long the provider's own word is better than what was learned.
 const WORD_HOLDS: Duration = Duration::from_secs(30);
@@ -75,6 +99,8 @@ pub(super) struct Meter {
     starved: bool,
     /// They did so all the time since nothing was left.
     is_whole: bool,
+    /// Calls that could not be saved up since then, because the bucket was full.
+    lost: f64,
     estimate: Estimate,
     /// The rate after the last refusal.
     base: f64,
@@ -89,6 +115,7 @@ pub(super) struct Meter {
     void: u64,
     marks: [Mark; 4],
     word: Option<Word>,
+    word_rests_until: Moment,
     /// The rate the provider told last.
     told_per_s: Option<f64>,
     /// By how much its words were all better than what we counted, since that moment.
@@ -136,6 +163,7 @@ impl Default for Meter {
             burst: None,
             starved: false,
             is_whole: false,
+            lost: 0.0,
             estimate: Estimate::default(),
             base: 0.0,
             calm: 0,
@@ -147,6 +175,7 @@ impl Default for Meter {
             void: 0,
             marks: [Mark::default(); 4],
             word: None,
+            word_rests_until: Moment::default(),
             told_per_s: None,
             level_told: f64::MAX,
             agreed_at: Moment::default(),
@@ -220,10 +249,10 @@ impl Meter {
 
     fn capacity(&self, rate: f64) -> f64 {
         match self.pace {
-            Pace::Free => f64::INFINITY,
+            Pace::Free if self.most.is_none() => f64::INFINITY,
             // What was not used while the rate was looked for must not come at once later.
             Pace::Ramp(_) if self.most.is_none() => (rate * 0.1).max(1.0),
-            Pace::Ramp(_) | Pace::At(_) => self.burst.unwrap_or(rate * BURST_SECS).max(1.0),
+            Pace::Free | Pace::Ramp(_) | Pace::At(_) => self.burst.unwrap_or(rate * BURST_SECS).max(1.0),
         }
     }
 
@@ -252,9 +281,6 @@ impl Meter {
         let given = there_are as u32;
         self.given += u64::from(given);
         self.starved = given < wanted;
-        if !self.starved && self.level >= self.capacity(rate) - 1.0 {
-            self.is_whole = false;
-        }
         let again_at = self.starved.then(|| now.after_secs((1.0 + keep - self.level).max(0.0) / rate));
         (given, again_at)
     }
@@ -278,6 +304,8 @@ impl Meter {
             return Some(word.per_s.max(MIN_RATE));
         }
         let secs = now.since(self.filled_at).as_secs_f64();
+        // While the lane stands still nothing is lost: the provider said that there is nothing.
+        let stood_still = self.filled_at < self.stop_until;
         self.filled_at = self.filled_at.max(now);
         if let Pace::Ramp(rate) = &mut self.pace
             && *rate >= FREE_FROM
@@ -285,8 +313,14 @@ impl Meter {
             self.pace = Pace::Free;
         }
         let rate = self.per_s()?;
-        if self.level < self.capacity(rate) {
-            self.level = (self.level + rate * secs).min(self.capacity(rate));
+        let capacity = self.capacity(rate);
+        let full = self.level + rate * secs;
+        if !stood_still {
+            self.lost += (full - capacity.max(self.level)).max(0.0);
+        }
+        self.level = full.min(capacity.max(self.level));
+        if self.lost > LOST {
+            self.is_whole = false;
         }
         Some(rate)
     }
@@ -317,6 +351,7 @@ impl Meter {
         let secs = now.since(self.filled_at).as_secs_f64().min(0.25);
         if let Pace::Ramp(rate) = &mut self.pace
             && self.starved
+            && self.most.is_none()
         {
             let double = latency.map_or(LATEST_DOUBLE, |latency| latency.as_secs_f64() * LATENCIES_TO_DOUBLE);
             *rate *= (secs / double.clamp(SOONEST_DOUBLE, LATEST_DOUBLE)).exp2();
@@ -369,13 +404,21 @@ impl Meter {
             Meaning::Usual if !says_nothing => {
                 let taken = nth.saturating_sub(self.void);
                 self.calm = 0;
-                if self.word.is_some() {
+                if let Some(word) = self.word {
+                    if word.remaining >= MANY.max((word.per_s * 60.0) as u64 / MANY_PART) {
+                        self.word_rests_until = now.after(WORD_RESTS);
+                        self.word = None;
+                    }
                     self.doubt = ((self.doubt + 1.0) * 2.0).min(self.burst.unwrap_or(0.0) / 2.0);
                 }
                 self.level = 0.0;
                 self.filled_at = now;
                 if self.refusals_in_a_row == 0 {
+                    // Where a window of calls is used up for long, the next one comes at once, and not bit by bit.
+                    let is_window = retry_after.is_some_and(|wait| wait >= WINDOW_IS_UP);
+                    self.is_whole &= !is_window;
                     self.learn(begun, taken);
+                    self.is_whole = !is_window;
                 }
                 let nth = usize::try_from(self.refusals_in_a_row).unwrap_or(usize::MAX).min(WAITS.len() - 1);
                 self.refusals_in_a_row = self.refusals_in_a_row.saturating_add(1);
@@ -401,6 +444,11 @@ impl Meter {
         }
         if let Some(retry_after) = retry_after {
             self.stop_until = self.stop_until.max(now.after(retry_after));
+            if self.estimate.weight() < SETTLED {
+                // A rate that is little more than a guess says nothing of what comes back meanwhile: one call finds out.
+                self.filled_at = self.stop_until;
+                self.level = self.level.max(1.0);
+            }
         }
     }
 
@@ -428,7 +476,7 @@ impl Meter {
             Pace::Ramp(_) | Pace::Free => None,
         };
         let bounds = self.estimate.nothing_left(at, taken, self.is_whole);
-        self.is_whole = true;
+        (self.is_whole, self.lost) = (true, 0.0);
         let rate = match (before, bounds) {
             // More than was taken lately it cannot be; half of that is not far off.
             (None, _) => fastest / 2.0,
@@ -449,15 +497,20 @@ impl Meter {
         let rates = self
             .marks
             .iter()
-            .filter(|mark| at.since(mark.at) >= Duration::from_millis(300))
+            .filter(|mark| (LATELY.0..LATELY.1).contains(&at.since(mark.at)))
             .map(|mark| taken.saturating_sub(mark.taken).max(1) as f64 / at.since(mark.at).as_secs_f64());
         let least = rates.fold(f64::INFINITY, f64::min);
         if least.is_finite() { least } else { FIRST }
     }
 
+    /// Whether the provider's word on how many calls are left is taken.
+    pub(super) fn trusts(&self, now: Moment) -> bool {
+        now >= self.word_rests_until
+    }
+
     /// The provider told how many calls are left, beside the reply to the `nth` call that was let begin, which began at `begun`.
     pub(super) fn told(&mut self, now: Moment, begun: Moment, nth: u64, quota: &Quota) {
-        if self.word.is_some_and(|word| word.nth > nth) {
+        if self.word.is_some_and(|word| word.nth > nth) || now < self.word_rests_until {
             return;
         }
         let per_s = quota.per_s().max(MIN_RATE);
@@ -471,11 +524,12 @@ impl Meter {
             // A bucket that is nearly full takes nothing back either.
             let tells = is_news && (word.remaining as f64) < self.burst.unwrap_or(0.0) / 2.0;
             let fixed = if tells { came < due * 0.2 } else { word.ends_at.is_some() };
-            ends_at = quota.reset.filter(|_| fixed).map(|reset| now.after(reset));
+            ends_at = quota.reset.filter(|_| fixed).map(|reset| now.after(reset.min(LONGEST_WINDOW)));
         }
         let came_since = if ends_at.is_some() { 0.0 } else { per_s * now.since(begun).as_secs_f64() };
         let since = self.given.saturating_sub(nth) as f64;
-        let left = quota.remaining as f64 + came_since - since - WAY_DIFFERS - self.doubt;
+        let held_back = (per_s * WAY_DIFFERS_SECS).min(WAY_DIFFERS);
+        let left = quota.remaining as f64 + came_since - since - held_back - self.doubt;
         let is_other = self.told_per_s.is_none_or(|told| (told - per_s).abs() > told * 0.01);
         // Calls do not come there in the order in which they began, so one word may be too good; several are not.
         self.level_told = self.level_told.min(left - self.level);

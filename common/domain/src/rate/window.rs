@@ -36,6 +36,8 @@ const FADES: f64 = 0.9995;
 const STEP_BACK: f64 = 0.75;
 const FIRST_REST: Duration = Duration::from_secs(120);
 const LONGEST_REST: Duration = Duration::from_secs(3_600);
+/// The number that is tried doubles with each rest after which none is turned away; from here on there is no ceiling any more.
+const LAST_STEP: f64 = 64.0;
 
 /// How long before the number shrinks to what was used of it, by a half at most, in seconds and in calls' lengths; and how much of it must be
 /// used to keep it.
@@ -51,6 +53,8 @@ pub(super) struct Window {
     ceiling: Option<f64>,
     rest_until: Moment,
     rest: Duration,
+    /// How many more were tried the last time.
+    step: f64,
     /// Calls begun before tell nothing of the number as it is now.
     cut_at: Moment,
     /// The largest number that was taken of late.
@@ -71,6 +75,7 @@ impl Default for Window {
             ceiling: None,
             rest_until: Moment::default(),
             rest: Duration::ZERO,
+            step: 0.5,
             cut_at: Moment::default(),
             proven: 0.0,
             last: 0,
@@ -126,9 +131,10 @@ impl Window {
             None => self.size += 1.0,
             Some(ceiling) if self.size + 1.0 < ceiling => self.size += 1.0 / self.size,
             Some(ceiling) if now >= self.rest_until => {
-                // One more is tried; what follows says whether it was one too many.
-                self.size = ceiling;
-                self.ceiling = Some(ceiling + 1.0);
+                // Some more are tried; what follows says whether that was too many. If not, it is soon as if it never was.
+                self.step = (self.step * 2.0).max(1.0);
+                self.size = ceiling - 1.0 + self.step;
+                self.ceiling = (self.step < LAST_STEP).then_some(self.size + 1.0);
                 self.rest_until = now.after(FIRST_REST);
             }
             Some(_) => {}
@@ -139,7 +145,8 @@ impl Window {
     /// A call that began at `begun`, when so many ran, it among them, was turned away because of too many. Answers whether that is believed:
     /// at a number that was taken of late it is something else.
     pub(super) fn turned_away(&mut self, now: Moment, begun: Moment, running: u32) -> bool {
-        if f64::from(running) <= self.proven.max(1.0) {
+        // Before anything was taken it may be that nothing is.
+        if self.proven < 1.0 || f64::from(running) <= self.proven {
             return false;
         }
         if begun <= self.cut_at {
@@ -156,6 +163,7 @@ impl Window {
             self.size = step.max(1.0);
             self.ceiling = Some(self.size + 1.0);
             self.rest_until = now.after(self.rest);
+            self.step = 0.5;
             self.cut_at = now;
             (self.last, self.least_refused) = (0, u32::MAX);
         }

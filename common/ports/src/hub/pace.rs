@@ -19,6 +19,8 @@ use crate::hub_ports::{CallNeed, Denied, HubError, LaneReport, Permit, PermitEnd
 /// How long leave may be used.
 const BLOCK_LIVES: Duration = Duration::from_millis(200);
 
+const BLOCK_LIVES_AT_LEAST: Duration = Duration::from_millis(50);
+
 /// The most leave that is asked for at once, and the part of a second whose worth it is.
 const LARGEST_BLOCK: f64 = 20.0;
 const BLOCK_SECS: f64 = 0.1;
@@ -348,10 +350,16 @@ impl Pace {
             let (answer, come) = oneshot::channel();
             let waiting = Waiting { now_ms, tokens: need.tokens, answer };
             state.waiting[usize::from(!need.is_interactive)].push_back(waiting);
+            if need.is_interactive {
+                // What is kept for it may be there already.
+                state.again_at = None;
+            }
             self.kick.notify_one();
             come
         };
-        let begun = come.await.unwrap_or_else(|_| Err(HubError("the hub has ended".into()).into()))?;
+        let mut turn = Turn { pace: self, come };
+        let begun =
+            (&mut turn.come).await.unwrap_or_else(|_| Err(HubError("the hub has ended".into()).into()))?;
         Ok(self.permit(begun, place))
     }
 
@@ -440,7 +448,8 @@ impl Pace {
             state.drop_stock();
             let first = exchanged.grant.first;
             state.stock = (first..first + u64::from(exchanged.grant.calls)).collect();
-            state.stock_until = Some(asked_at + BLOCK_LIVES);
+            // However long the answer took, who waits must come to use it.
+            state.stock_until = Some((asked_at + BLOCK_LIVES).max(now + BLOCK_LIVES_AT_LEAST));
             state.tokens_each = tokens_each;
         }
         state.free_until = exchanged.is_free.then(|| asked_at + FREE_FOR);
@@ -463,6 +472,21 @@ impl Pace {
         };
         for waiting in waiting {
             let _ = waiting.answer.send(Err(HubError(text.clone().into()).into()));
+        }
+    }
+}
+
+/// One who waits. Leave that comes just when it gives up is given back.
+struct Turn<'a> {
+    pace: &'a Arc<Pace>,
+    come: oneshot::Receiver<Result<Begun, Denied>>,
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        self.come.close();
+        if let Ok(Ok(begun)) = self.come.try_recv() {
+            self.pace.ended(begun, PermitEnd::Unused);
         }
     }
 }

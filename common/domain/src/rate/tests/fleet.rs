@@ -105,7 +105,7 @@ impl Fleet {
     pub(super) fn new(provider: Provider, workers: usize, rows: u64, seed: u64) -> Self {
         let lane = LaneState::new(moment(0.0), LaneLimits::default(), &Learned::default());
         let served_until = vec![0.0; provider.slots.map_or(0, |(slots, _)| slots as usize)];
-        let mut fleet = Self {
+        let fleet = Self {
             provider,
             lanes: vec![lane],
             workers: (0..workers).map(|_| Worker::default()).collect(),
@@ -123,11 +123,16 @@ impl Fleet {
             forget_at: None,
             log: Vec::new(),
         };
-        for worker in 0..workers {
-            let at = 0.002 * worker as f64;
-            fleet.at(at, Event::Look(worker));
+        fleet.begins_at(0.0)
+    }
+
+    /// The first rows come then.
+    pub(super) fn begins_at(mut self, at: f64) -> Self {
+        self.events.clear();
+        for worker in 0..self.workers.len() {
+            self.at(at + 0.002 * worker as f64, Event::Look(worker));
         }
-        fleet
+        self
     }
 
     /// The workers have a lane each in turn, of so many that share the provider.

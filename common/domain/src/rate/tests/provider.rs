@@ -77,7 +77,7 @@ pub(super) struct Provider {
 
 impl Provider {
     pub(super) fn bucket(rpm: f64, hints: Hints) -> Self {
-        let burst = 2.0 * rpm / 60.0;
+        let burst = (2.0 * rpm / 60.0).max(1.0);
         Self::new(Limit::Bucket { burst, level: burst, at: 0.0 }, rpm, hints)
     }
 
@@ -134,7 +134,7 @@ impl Provider {
         let (limit, remaining, reset, wait) = match &mut self.limit {
             Limit::Free => return Answer::Taken(RateHints::default()),
             Limit::Bucket { burst, level, at } => {
-                *burst = 2.0 * rate;
+                *burst = (2.0 * rate).max(1.0);
                 *level = (*level + (now - *at) * rate).min(*burst);
                 *at = now;
                 let is_taken = *level >= 1.0;

@@ -40,6 +40,62 @@ fn a_limit_that_was_set_is_never_passed() {
 }
 
 #[test]
+fn a_limit_that_was_set_holds_after_a_rest_as_well() {
+    let mut lane = lane(LaneLimits { requests_per_minute: Some(600), ..LaneLimits::default() });
+    for hundredth in 0..2_000 {
+        let _ = lane.grant(at(f64::from(hundredth) / 100.0), &others(100));
+    }
+    assert!(lane.grant(at(4_000.0), &others(1_000)).calls <= 20);
+}
+
+#[test]
+fn tokens_that_were_used_before_there_was_a_limit_are_not_owed() {
+    let mut lane = lane(LaneLimits::default());
+    lane.ended(at(1.0), &Ended { tokens_more: 1_000_000_000, ..taken(1, 0.9) });
+    lane.set_limits(LaneLimits { tokens_per_minute: Some(6_000), ..LaneLimits::default() });
+    let ask = Ask { others: 1, tokens_each: 10, ..Ask::default() };
+    assert_eq!(lane.grant(at(3.0), &ask).calls, 1);
+    // What a provider says may be nonsense, and costs minutes and not years.
+    lane.ended(at(4.0), &Ended { tokens_more: i64::MAX, ..taken(2, 3.0) });
+    let _ = lane.grant(at(310.0), &ask);
+    assert_eq!(lane.grant(at(320.0), &ask).calls, 1);
+}
+
+#[test]
+fn a_limit_of_tokens_that_is_told_is_kept() {
+    let mut lane = lane(LaneLimits::default());
+    let quota = |limit, remaining| Some(Quota { limit, remaining, reset: Some(Duration::from_secs(1)) });
+    let hints = RateHints { requests: quota(10_000, 9_900), tokens: quota(60_000, 500) };
+    lane.ended(at(1.0), &Ended { hints, ..taken(1, 0.9) });
+    let ask = Ask { others: 50, tokens_each: 1_000, ..Ask::default() };
+    // A thousand a second come, beside the few that are left; calls would be there for all.
+    let begun: u32 = (0..100).map(|tenth| lane.grant(at(1.0 + f64::from(tenth) / 10.0), &ask).calls).sum();
+    assert!((9..=11).contains(&begun), "{begun}");
+}
+
+#[test]
+fn an_outage_at_the_beginning_is_no_full_queue() {
+    let mut lane = lane(LaneLimits::default());
+    let end = CallEnd::TooMany { retry_after: None };
+    for among in [2, 3, 4, 2, 3, 4] {
+        lane.ended(at(1.0), &Ended { end, among, ..taken(1, 0.9) });
+    }
+    assert_eq!(lane.learned().concurrency, None);
+    assert_eq!(lane.window(), Some(16));
+}
+
+#[test]
+fn calls_of_before_a_state_was_lost_do_not_count_ahead() {
+    let mut lane = lane(LaneLimits::default());
+    let quota = |remaining| Some(Quota { limit: 600, remaining, reset: None });
+    let hints = |remaining| RateHints { requests: quota(remaining), tokens: None };
+    lane.ended(at(1.0), &Ended { hints: hints(15), ..taken(500_000, 0.5) });
+    let first = lane.grant(at(1.1), &others(1)).first;
+    lane.ended(at(2.0), &Ended { hints: hints(3), ..taken(first, 1.99) });
+    assert!(lane.grant(at(2.0), &others(20)).calls <= 4, "the newer word is heard");
+}
+
+#[test]
 fn a_new_lane_has_nothing_saved_up() {
     let mut lane = lane(LaneLimits { requests_per_minute: Some(600), ..LaneLimits::default() });
     assert_eq!(lane.grant(at(0.0), &others(100)).calls, 0);
@@ -138,8 +194,8 @@ fn the_number_at_the_same_time_is_what_an_operator_says_or_less() {
     let end = CallEnd::TooMany { retry_after: None };
     lane.ended(at(1.1), &Ended { end, among: 13, ..taken(2, 1.0) });
     assert_eq!(lane.window(), Some(40), "one says nothing yet");
-    for running in [15, 14] {
-        lane.ended(at(1.1), &Ended { end, among: running, ..taken(2, 1.0) });
+    for among in [15, 14] {
+        lane.ended(at(1.1), &Ended { end, among, ..taken(2, 1.0) });
     }
     assert_eq!(lane.window(), Some(9));
     assert_eq!(lane.learned().concurrency, Some(9));
