@@ -68,7 +68,7 @@ pub async fn run(args: ApiArgs, settings: Settings) -> Result<(), RoleError> {
         let kept = keys::adopt(engine, &key).await;
         kept.map_err(|error| RoleError::new("the first key cannot be kept", error))?;
     }
-    let _lanes = LaneKeeper::start(engine)
+    let lanes = LaneKeeper::start(engine)
         .await
         .map_err(|error| RoleError::new("what is kept of lanes cannot be read", error))?;
     let presence = Presence::begin(engine, "api")
@@ -107,6 +107,7 @@ pub async fn run(args: ApiArgs, settings: Settings) -> Result<(), RoleError> {
     }
     over.cancel();
     let _ = metrics.await;
+    lanes.stop().await;
     presence.end().await;
     fleet.leave().await;
     Ok(())

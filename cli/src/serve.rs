@@ -85,7 +85,7 @@ pub(crate) async fn serve(args: ServeArgs, settings: &Settings) -> Result<Exit, 
         label: "serve".to_owned(),
         ..WorkerConfig::default()
     };
-    let _lanes = LaneKeeper::start(&engine)
+    let lanes = LaneKeeper::start(&engine)
         .await
         .map_err(|error| Failure::work("what is kept of lanes cannot be read", error))?;
     let mut worker = Worker::start(engine.clone(), config)
@@ -118,6 +118,7 @@ pub(crate) async fn serve(args: ServeArgs, settings: &Settings) -> Result<Exit, 
     }
     worker.stop(&now).await;
     scheduler.stop().await;
+    lanes.stop().await;
     if broken {
         return Err(Failure::Work("the worker stopped by itself; the log tells why".to_owned(), None));
     }

@@ -52,7 +52,7 @@ pub async fn run(args: WorkerArgs, settings: Settings) -> Result<(), RoleError> 
         label: presence::label("worker"),
         ..WorkerConfig::default()
     };
-    let _lanes = LaneKeeper::start(&fleet.engine)
+    let lanes = LaneKeeper::start(&fleet.engine)
         .await
         .map_err(|error| RoleError::new("what is kept of lanes cannot be read", error))?;
     let mut worker = Worker::start(fleet.engine.clone(), config)
@@ -68,6 +68,7 @@ pub async fn run(args: WorkerArgs, settings: Settings) -> Result<(), RoleError> 
         () = worker.ended() => true,
     };
     worker.stop(&now).await;
+    lanes.stop().await;
     stop.cancel();
     let _ = metrics.await;
     fleet.leave().await;

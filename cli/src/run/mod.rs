@@ -53,9 +53,6 @@ pub(crate) async fn run(args: RunArgs, settings: &Settings) -> Result<Exit, Fail
     );
     let provider = preflight::check(&providers, &model, !args.no_guard).await?;
     let engine = state.open(&args, &providers)?;
-    let _lanes = LaneKeeper::start(&engine)
-        .await
-        .map_err(|error| Failure::work("what is kept of lanes cannot be read", error))?;
     let (clean, now) =
         shutdown_signals().map_err(|error| Failure::work("signals cannot be handled", error))?;
 
@@ -86,6 +83,9 @@ pub(crate) async fn run(args: RunArgs, settings: &Settings) -> Result<Exit, Fail
         label: "run".to_owned(),
         ..WorkerConfig::default()
     };
+    let lanes = LaneKeeper::start(&engine)
+        .await
+        .map_err(|error| Failure::work("what is kept of lanes cannot be read", error))?;
     let mut worker = Worker::start(engine.clone(), config)
         .await
         .map_err(|error| Failure::work("work cannot begin", error))?;
@@ -97,6 +97,7 @@ pub(crate) async fn run(args: RunArgs, settings: &Settings) -> Result<Exit, Fail
     }
     worker.stop(&now).await;
     scheduler.stop().await;
+    lanes.stop().await;
     view.finish();
     scene.finish(ended?, started.elapsed(), before).await
 }

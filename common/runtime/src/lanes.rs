@@ -9,6 +9,7 @@ use promptmill_domain::rate::Learned;
 use promptmill_ports::{Clock, LaneRecord, Limiter, Signal, Store, StoreResult};
 use tokio::sync::broadcast::error::RecvError;
 use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
 
 use crate::engine::Engine;
 
@@ -18,9 +19,12 @@ const KEEPS_EVERY: Duration = Duration::from_secs(2);
 /// A rate that changed by less than this part is not new.
 const NEWS: f64 = 0.02;
 
-/// Keeps what the lanes of a process learn, until it is dropped.
+/// Keeps what the lanes of a process learn, until it is stopped or dropped.
 #[derive(Debug)]
-pub struct LaneKeeper(JoinHandle<()>);
+pub struct LaneKeeper {
+    task: JoinHandle<()>,
+    stop: CancellationToken,
+}
 
 impl LaneKeeper {
     /// Makes the lanes of the engine's providers learn, with what an earlier process or another one of the fleet learned, and lets those
@@ -48,13 +52,22 @@ impl LaneKeeper {
             kept: kept.into_iter().map(|(lane, record)| (lane, record.learned)).collect(),
             pauses: HashMap::new(),
         };
-        Ok(Self(tokio::spawn(keeping.run(engine.signals.subscribe()))))
+        let stop = CancellationToken::new();
+        let task = tokio::spawn(keeping.run(engine.signals.subscribe(), stop.clone()));
+        Ok(Self { task, stop })
+    }
+
+    /// Keeps what is new a last time, and lets go of the store.
+    pub async fn stop(mut self) {
+        self.stop.cancel();
+        // A task that broke has let go too.
+        let _ = (&mut self.task).await;
     }
 }
 
 impl Drop for LaneKeeper {
     fn drop(&mut self) {
-        self.0.abort();
+        self.task.abort();
     }
 }
 
@@ -68,11 +81,12 @@ struct Keeping {
 }
 
 impl Keeping {
-    async fn run(mut self, mut signals: tokio::sync::broadcast::Receiver<Signal>) {
+    async fn run(mut self, mut signals: tokio::sync::broadcast::Receiver<Signal>, stop: CancellationToken) {
         let mut ticks = tokio::time::interval(KEEPS_EVERY);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             tokio::select! {
+                () = stop.cancelled() => return self.keep().await,
                 _ = ticks.tick() => self.keep().await,
                 signal = signals.recv() => match signal {
                     Ok(Signal::LanePaused { lane, until_ms }) => {
