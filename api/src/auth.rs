@@ -48,6 +48,9 @@ pub(crate) enum Scope {
     /// See deliveries.
     #[schema(rename = "webhooks:read")]
     WebhooksRead,
+    /// See how the limits of the installation's providers are used, by all tenants together.
+    #[schema(rename = "providers:read")]
+    ProvidersRead,
     /// Make and revoke keys.
     #[schema(rename = "admin:keys")]
     AdminKeys,
@@ -55,12 +58,13 @@ pub(crate) enum Scope {
 
 impl Scope {
     /// Every one.
-    pub(crate) const ALL: [Self; 6] = [
+    pub(crate) const ALL: [Self; 7] = [
         Self::BatchesRead,
         Self::BatchesWrite,
         Self::TemplatesRead,
         Self::TemplatesWrite,
         Self::WebhooksRead,
+        Self::ProvidersRead,
         Self::AdminKeys,
     ];
 
@@ -72,6 +76,7 @@ impl Scope {
             Self::TemplatesRead => "templates:read",
             Self::TemplatesWrite => "templates:write",
             Self::WebhooksRead => "webhooks:read",
+            Self::ProvidersRead => "providers:read",
             Self::AdminKeys => "admin:keys",
         }
     }
@@ -83,7 +88,7 @@ impl Scope {
             Self::BatchesWrite | Self::TemplatesWrite => {
                 matches!(role, Role::Member | Role::Admin | Role::Owner)
             }
-            Self::AdminKeys => matches!(role, Role::Admin | Role::Owner),
+            Self::ProvidersRead | Self::AdminKeys => matches!(role, Role::Admin | Role::Owner),
         }
     }
 }

@@ -7,7 +7,8 @@ use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use crate::auth::Caller;
+use crate::auth::{Caller, Scope};
+use crate::problem::Problem;
 use crate::state::App;
 
 /// A lane: what a provider limits under one credential.
@@ -72,8 +73,9 @@ pub(crate) fn routes() -> OpenApiRouter<App> {
 /// What each provider allows, as far as it is known, and what is used of it. At most a second old.
 #[utoipa::path(get, path = "/v1/lanes", tag = "service", operation_id = "listLanes",
     responses((status = 200, description = "The lanes", body = LaneList)))]
-async fn lanes(State(app): State<App>, _caller: Caller) -> axum::Json<LaneList> {
+async fn lanes(State(app): State<App>, caller: Caller) -> Result<axum::Json<LaneList>, Problem> {
+    caller.may(Scope::ProvidersRead)?;
     let mut data: Vec<_> = app.engine().limiter.lanes().iter().map(LaneView::of).collect();
     data.sort_by(|a, b| a.lane.cmp(&b.lane));
-    axum::Json(LaneList { data })
+    Ok(axum::Json(LaneList { data }))
 }

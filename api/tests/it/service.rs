@@ -1,6 +1,8 @@
 //! What every answer has in common, and what is open to anyone.
 
 use promptmill_api::ApiConfig;
+use promptmill_domain::LaneId;
+use promptmill_domain::rate::{LaneLimits, Learned};
 use promptmill_ports::Role;
 use reqwest::Method;
 use serde_json::json;
@@ -54,6 +56,29 @@ async fn limits_and_caller_are_told() {
     me.expect(200);
     assert_eq!((&me.json["tenant"], &me.json["role"]), (&json!("acme"), &json!("member")));
     assert_eq!(me.json["scopes"], json!(["batches:read"]));
+}
+
+#[tokio::test]
+async fn lanes_are_told_to_those_who_run_the_installation() {
+    let service = Service::start().await;
+    let lane = LaneId::new("openai", "default");
+    let limits = LaneLimits { requests_per_minute: Some(600), ..LaneLimits::default() };
+    service.engine.limiter.set_rules(&lane, limits, Learned { concurrency: Some(7), ..Learned::default() });
+    let lanes = wait_for("the lane", async || {
+        let lanes = service.get("/v1/lanes").await.expect(200)["data"].clone();
+        (lanes != json!([])).then_some(lanes)
+    })
+    .await;
+    assert_eq!(
+        lanes,
+        json!([{
+            "lane": "openai/default", "allowed_per_second": 10.0, "used_per_second": 0.0, "window": 7, "begun": 0,
+            "refused": 0, "stands_still_ms": 0, "breaker_open": false,
+        }])
+    );
+    // All tenants share a lane, so how it is used says something of the others.
+    let member = service.key_of("acme", Role::Member, &[]).await;
+    send(service.request_as(&member, Method::GET, "/v1/lanes")).await.problem(403, "forbidden");
 }
 
 #[tokio::test]

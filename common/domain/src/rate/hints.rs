@@ -11,7 +11,7 @@ pub struct Quota {
     pub limit: u64,
     /// How many of them are left.
     pub remaining: u64,
-    /// When there will be as many as there can be.
+    /// How long after the reply there will be as many as there can be.
     pub reset: Option<Duration>,
 }
 

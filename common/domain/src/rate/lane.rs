@@ -10,13 +10,14 @@ use super::meter::Meter;
 use super::window::Window;
 use super::{LaneLimits, Learned, Moment};
 
-/// The part of what may come at once that is kept for interactive work, one of so many.
+/// The part of what may come at once that is kept for interactive work, one of so many, where that is not too few to keep some of it.
 const INTERACTIVE_PART: f64 = 10.0;
 const FEW: f64 = 5.0;
 
 /// What of a limit of tokens may come at once: providers count by the minute, so half a minute's worth. And how many times that may be owed.
 const TOKEN_SECS: f64 = 30.0;
 const LARGEST_DEBT: f64 = 10.0;
+/// The part that is believed of what a provider tells beyond what was counted here.
 const BELIEVED: f64 = 0.2;
 
 /// How soon one who waits looks again whether the provider is back.
@@ -33,12 +34,12 @@ pub enum CallEnd {
     Taken,
     /// The provider refused it because there are too many calls a moment, and said for how long if it did.
     TooOften {
-        /// Until then.
+        /// For so long.
         retry_after: Option<Duration>,
     },
     /// The provider refused it because there is too much under way.
     TooMany {
-        /// Until then.
+        /// For so long.
         retry_after: Option<Duration>,
     },
     /// The provider cannot be reached, fails, or does not answer in time.

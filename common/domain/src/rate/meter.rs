@@ -77,7 +77,7 @@ const WAITS: [Duration; 5] = [
 /// How the rate is known.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub(super) enum Pace {
+pub(super) enum Speed {
     /// No limit was met.
     Free,
     /// None was met yet; the rate is doubled while calls wait.
@@ -89,7 +89,7 @@ pub(super) enum Pace {
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub(super) struct Meter {
-    pace: Pace,
+    speed: Speed,
     /// Never above this, whatever is learned: what an operator set.
     most: Option<f64>,
     level: f64,
@@ -128,7 +128,7 @@ pub(super) struct Meter {
 /// What refusals change.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 struct Known {
-    pace: Pace,
+    speed: Speed,
     base: f64,
     calm: u32,
     estimate: Estimate,
@@ -156,7 +156,7 @@ struct Word {
 impl Default for Meter {
     fn default() -> Self {
         Self {
-            pace: Pace::Ramp(FIRST),
+            speed: Speed::Ramp(FIRST),
             most: None,
             level: 0.0,
             filled_at: Moment::default(),
@@ -187,13 +187,13 @@ impl Default for Meter {
 impl Meter {
     /// An empty bucket that knows what was learned before.
     pub(super) fn new(now: Moment, learned: &Learned) -> Self {
-        let pace = match learned.per_s {
-            Some(per_s) => Pace::At(per_s.max(MIN_RATE)),
-            None => Pace::Ramp(FIRST),
+        let speed = match learned.per_s {
+            Some(per_s) => Speed::At(per_s.max(MIN_RATE)),
+            None => Speed::Ramp(FIRST),
         };
         let marks = [Mark { at: now, taken: 0 }; 4];
         let base = learned.per_s.unwrap_or(0.0);
-        Self { pace, base, burst: learned.burst, filled_at: now, marks, ..Self::default() }
+        Self { speed, base, burst: learned.burst, filled_at: now, marks, ..Self::default() }
     }
 
     pub(super) fn set_most(&mut self, per_s: Option<f64>) {
@@ -202,22 +202,22 @@ impl Meter {
 
     /// Calls a second; nothing for as many as there are.
     pub(super) fn per_s(&self) -> Option<f64> {
-        let learned = match self.pace {
-            Pace::Free => None,
-            Pace::Ramp(rate) | Pace::At(rate) => Some(rate),
+        let learned = match self.speed {
+            Speed::Free => None,
+            Speed::Ramp(rate) | Speed::At(rate) => Some(rate),
         };
         match (learned, self.most) {
             // What was set by someone who knows needs no cautious beginning.
-            (_, Some(most)) if !matches!(self.pace, Pace::At(_)) => Some(most),
+            (_, Some(most)) if !matches!(self.speed, Speed::At(_)) => Some(most),
             (Some(learned), Some(most)) => Some(learned.min(most)),
             (learned, most) => learned.or(most),
         }
     }
 
     pub(super) fn learned(&self) -> (Option<f64>, Option<f64>) {
-        match self.pace {
-            Pace::At(rate) => (Some(if self.base > 0.0 { self.base } else { rate }), self.burst),
-            Pace::Free | Pace::Ramp(_) => (None, None),
+        match self.speed {
+            Speed::At(rate) => (Some(if self.base > 0.0 { self.base } else { rate }), self.burst),
+            Speed::Free | Speed::Ramp(_) => (None, None),
         }
     }
 
@@ -232,9 +232,9 @@ impl Meter {
 
     /// What may come at once beside a steady rate; nothing to speak of where no limit is known.
     pub(super) fn burst_now(&self) -> f64 {
-        match self.pace {
-            Pace::At(rate) => self.burst.unwrap_or(f64::INFINITY).min(rate * BURST_SECS),
-            Pace::Free | Pace::Ramp(_) => 0.0,
+        match self.speed {
+            Speed::At(rate) => self.burst.unwrap_or(f64::INFINITY).min(rate * BURST_SECS),
+            Speed::Free | Speed::Ramp(_) => 0.0,
         }
     }
 
@@ -248,11 +248,11 @@ impl Meter {
     }
 
     fn capacity(&self, rate: f64) -> f64 {
-        match self.pace {
-            Pace::Free if self.most.is_none() => f64::INFINITY,
+        match self.speed {
+            Speed::Free if self.most.is_none() => f64::INFINITY,
             // What was not used while the rate was looked for must not come at once later.
-            Pace::Ramp(_) if self.most.is_none() => (rate * 0.1).max(1.0),
-            Pace::Free | Pace::Ramp(_) | Pace::At(_) => self.burst.unwrap_or(rate * BURST_SECS).max(1.0),
+            Speed::Ramp(_) if self.most.is_none() => (rate * 0.1).max(1.0),
+            Speed::Free | Speed::Ramp(_) | Speed::At(_) => self.burst.unwrap_or(rate * BURST_SECS).max(1.0),
         }
     }
 
@@ -307,10 +307,10 @@ impl Meter {
         // While the lane stands still nothing is lost: the provider said that there is nothing.
         let stood_still = self.filled_at < self.stop_until;
         self.filled_at = self.filled_at.max(now);
-        if let Pace::Ramp(rate) = &mut self.pace
+        if let Speed::Ramp(rate) = &mut self.speed
             && *rate >= FREE_FROM
         {
-            self.pace = Pace::Free;
+            self.speed = Speed::Free;
         }
         let rate = self.per_s()?;
         let capacity = self.capacity(rate);
@@ -349,7 +349,7 @@ impl Meter {
     /// While calls wait for leave and none is refused, a rate nothing is known of grows.
     fn grow(&mut self, now: Moment, latency: Option<Duration>) {
         let secs = now.since(self.filled_at).as_secs_f64().min(0.25);
-        if let Pace::Ramp(rate) = &mut self.pace
+        if let Speed::Ramp(rate) = &mut self.speed
             && self.starved
             && self.most.is_none()
         {
@@ -374,7 +374,7 @@ impl Meter {
             self.raised_at = now;
             return;
         }
-        if let Pace::At(rate) = &mut self.pace
+        if let Speed::At(rate) = &mut self.speed
             && self.starved
             && !has_word
         {
@@ -383,7 +383,7 @@ impl Meter {
             *rate = (*rate * by).min(self.most.unwrap_or(f64::INFINITY));
             self.raised_at = now;
             if *rate >= FREE_FROM {
-                self.pace = Pace::Free;
+                self.speed = Speed::Free;
             }
         }
     }
@@ -454,7 +454,7 @@ impl Meter {
 
     fn known(&self) -> Known {
         Known {
-            pace: self.pace,
+            speed: self.speed,
             base: self.base,
             calm: self.calm,
             estimate: self.estimate,
@@ -463,17 +463,17 @@ impl Meter {
     }
 
     fn forget_refusal(&mut self, before: Known) {
-        let Known { pace, base, calm, estimate, is_whole } = before;
-        (self.pace, self.base, self.calm, self.estimate, self.is_whole) =
-            (pace, base, calm, estimate, is_whole);
+        let Known { speed, base, calm, estimate, is_whole } = before;
+        (self.speed, self.base, self.calm, self.estimate, self.is_whole) =
+            (speed, base, calm, estimate, is_whole);
         self.refusals_in_a_row = 0;
     }
 
     fn learn(&mut self, at: Moment, taken: u64) {
         let fastest = self.fastest(at, taken);
-        let before = match self.pace {
-            Pace::At(rate) => Some(rate),
-            Pace::Ramp(_) | Pace::Free => None,
+        let before = match self.speed {
+            Speed::At(rate) => Some(rate),
+            Speed::Ramp(_) | Speed::Free => None,
         };
         let bounds = self.estimate.nothing_left(at, taken, self.is_whole);
         (self.is_whole, self.lost) = (true, 0.0);
@@ -489,7 +489,7 @@ impl Meter {
             (Some(_), None) => self.base,
         };
         self.base = rate.max(MIN_RATE);
-        self.pace = Pace::At(self.base);
+        self.speed = Speed::At(self.base);
     }
 
     /// The highest rate there can be: what was taken since some moments a short while ago, with what was saved up before.
@@ -552,7 +552,7 @@ impl Meter {
         if is_other {
             self.estimate.begin_anew();
             self.base = per_s;
-            self.pace = Pace::At(per_s);
+            self.speed = Speed::At(per_s);
         }
     }
 }

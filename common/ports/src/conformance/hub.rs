@@ -247,7 +247,6 @@ pub async fn nobody_begins_before_the_provider_said(hub: &dyn Hub) {
     let end = CallEnd::TooOften { retry_after: Some(asked) };
     leave(hub, &lane, false).await.end(CallReport { end, ..TAKEN });
     leave(hub, &lane, false).await.end(TAKEN);
-    // What is on its way to the lane's state when the call ends may be there some milliseconds later.
     assert!(told.elapsed() >= asked, "{:?}", told.elapsed());
 }
 

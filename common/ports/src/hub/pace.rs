@@ -16,9 +16,8 @@ use tokio::time::Instant;
 
 use crate::hub_ports::{CallNeed, Denied, HubError, LaneReport, Permit, PermitEnd};
 
-/// How long leave may be used.
+/// How long leave may be used since it was asked for, and since it came at least.
 const BLOCK_LIVES: Duration = Duration::from_millis(200);
-
 const BLOCK_LIVES_AT_LEAST: Duration = Duration::from_millis(50);
 
 /// The most leave that is asked for at once, and the part of a second whose worth it is.
@@ -60,13 +59,6 @@ pub trait PaceDesk: Send + Sync + 'static {
     async fn exchange(&self, told: &Told, ask: &Ask) -> Result<Exchanged, HubError>;
 }
 
-impl Told {
-    /// Whether there is nothing to tell.
-    pub fn is_nothing(&self) -> bool {
-        self.ends.is_empty() && self.unused == 0 && self.running == 0
-    }
-}
-
 /// What a process tells of its calls.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Told {
@@ -80,6 +72,13 @@ pub struct Told {
     pub running: u32,
     /// Those of them of which nothing was heard for much longer than calls take: others may take their places.
     pub late: u32,
+}
+
+impl Told {
+    /// Whether there is nothing to tell.
+    pub fn is_nothing(&self) -> bool {
+        self.ends.is_empty() && self.unused == 0 && self.running == 0
+    }
 }
 
 /// What the desk answers.
@@ -415,9 +414,14 @@ impl Pace {
             PermitEnd::GivenUp => (CallEnd::Unknown, RateHints::default(), None),
             PermitEnd::Ended(report) => (report.end, report.hints, report.tokens),
         };
-        let tokens_more = tokens.map_or(0, |tokens| {
-            i64::try_from(tokens).unwrap_or(i64::MAX).saturating_sub(i64::from(begun.tokens))
-        });
+        let reserved = i64::from(begun.tokens);
+        let tokens_more = match (end, tokens) {
+            (_, Some(tokens)) => i64::try_from(tokens).unwrap_or(i64::MAX).saturating_sub(reserved),
+            // A call that was refused took none.
+            (CallEnd::TooOften { .. } | CallEnd::TooMany { .. }, None) => -reserved,
+            // What nobody told of may have been taken all the same.
+            (CallEnd::Taken | CallEnd::Away | CallEnd::Late | CallEnd::Unknown, None) => 0,
+        };
         let is_quiet = state.ends.is_empty();
         if state.ends.len() < MOST_ENDS {
             let took = begun.call.0.elapsed();
