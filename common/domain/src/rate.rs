@@ -12,7 +12,9 @@ mod lane;
 mod limits;
 mod meter;
 mod moment;
+mod tokens;
 mod window;
+mod word;
 
 pub use hints::{Quota, RateHints};
 pub use lane::{Ask, CallEnd, Ended, Grant, LaneState, LaneView};

@@ -5,20 +5,15 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::breaker::{Breaker, Standing};
-use super::hints::{Quota, RateHints};
+use super::hints::RateHints;
 use super::meter::Meter;
+use super::tokens::TokenMeter;
 use super::window::Window;
 use super::{LaneLimits, Learned, Moment};
 
 /// The part of what may come at once that is kept for interactive work, one of so many, where that is not too few to keep some of it.
 const INTERACTIVE_PART: f64 = 10.0;
 const FEW: f64 = 5.0;
-
-/// What of a limit of tokens may come at once: providers count by the minute, so half a minute's worth. And how many times that may be owed.
-const TOKEN_SECS: f64 = 30.0;
-const LARGEST_DEBT: f64 = 10.0;
-/// The part that is believed of what a provider tells beyond what was counted here.
-const BELIEVED: f64 = 0.2;
 
 /// How soon one who waits looks again whether the provider is back.
 const LOOKS_AGAIN: Duration = Duration::from_millis(250);
@@ -127,24 +122,13 @@ pub struct LaneState {
     refused: u64,
 }
 
-/// Tokens that may be used: a bucket that may go below zero, because a call's true number is known when it ended.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default)]
-struct TokenMeter {
-    /// What an operator set, and what the provider told.
-    set: Option<f64>,
-    told: Option<f64>,
-    level: f64,
-    filled_at: Moment,
-}
-
 impl LaneState {
     /// A lane with nothing saved up, that knows what was learned before.
     pub fn new(now: Moment, limits: LaneLimits, learned: &Learned) -> Self {
         let mut state = Self {
             limits,
             requests: Meter::new(now, learned),
-            tokens: TokenMeter { filled_at: now, ..TokenMeter::default() },
+            tokens: TokenMeter::new(now),
             window: Window::learned(learned.concurrency),
             breaker: Breaker::new(now),
             latency: None,
@@ -303,54 +287,6 @@ impl LaneState {
             is_open: self.breaker.standing(now) != Standing::Closed,
             latency: self.latency.map(Duration::from_secs_f64),
         }
-    }
-}
-
-impl TokenMeter {
-    fn per_s(&self) -> Option<f64> {
-        match (self.set, self.told) {
-            (Some(set), Some(told)) => Some(set.min(told)),
-            (set, told) => set.or(told),
-        }
-    }
-
-    fn set(&mut self, per_s: Option<f64>) {
-        self.set = per_s;
-    }
-
-    /// So many more are used, or fewer below zero. Where there is no limit nothing is counted, and no debt is larger than some minutes' worth: what
-    /// a provider says that one call took may be nonsense.
-    fn use_up(&mut self, tokens: f64) {
-        if let Some(per_s) = self.per_s() {
-            let capacity = per_s * TOKEN_SECS;
-            self.level = (self.level - tokens).clamp(-LARGEST_DEBT * capacity, capacity);
-        }
-    }
-
-    /// The provider told how many are left.
-    fn told(&mut self, now: Moment, quota: &Quota) {
-        let per_s = quota.per_s();
-        if self.told.is_none() && self.set.is_none() {
-            (self.level, self.filled_at) = (0.0, now);
-        }
-        self.told = Some(per_s);
-        let left = (quota.remaining as f64).min(per_s * TOKEN_SECS);
-        // Calls under way were not counted there, so what is more than we thought is believed in part.
-        self.level = if left < self.level { left } else { self.level + (left - self.level) * BELIEVED };
-    }
-
-    /// How many of `wanted` calls there are tokens for, and when there are for one more.
-    fn most(&mut self, now: Moment, wanted: u32, each: u32) -> (u32, Option<Moment>) {
-        let Some(per_s) = self.per_s() else { return (wanted, None) };
-        let capacity = per_s * TOKEN_SECS;
-        let secs = now.since(self.filled_at).as_secs_f64();
-        self.filled_at = self.filled_at.max(now);
-        self.level = (self.level + per_s * secs).min(capacity);
-        // A call of more than there can ever be goes when there is as much as there can be.
-        let each = f64::from(each.max(1)).min(capacity);
-        let most = (self.level / each).floor().clamp(0.0, f64::from(wanted));
-        let again_at = now.after_secs(((most + 1.0) * each - self.level).max(0.0) / per_s);
-        (most as u32, Some(again_at))
     }
 }
 

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::chance::{Chance, Meaning, Refused};
 use super::estimate::Estimate;
 use super::hints::Quota;
+use super::word::{Heard, Word};
 use super::{Learned, Moment};
 
 /// Calls a second with which a lane begins that nothing is known of. It doubles while calls wait for leave and none is refused.
@@ -26,18 +27,8 @@ const LATELY: (Duration, Duration) = (Duration::from_millis(300), Duration::from
 /// Calls that may be lost to a bucket that was full before what was taken says too little of the rate.
 const LOST: f64 = 0.5;
 
-/// The provider's word on calls that are left is not taken for so long after it refused one although many were left: another limit
-/// refuses, one of tokens for example.
-const WORD_RESTS: Duration = Duration::from_secs(30);
-/// Many: so many, or this part of the limit.
-const MANY: u64 = 5;
-const MANY_PART: u64 = 20;
-
 /// Who asks to wait for so long counts calls by windows.
 const WINDOW_IS_UP: Duration = Duration::from_secs(5);
-
-/// A window of which it was told that it ends later is looked into after this long all the same.
-const LONGEST_WINDOW: Duration = Duration::from_secs(60);
 
 /// What may come at once after a rest, where nothing else is known: so many seconds of the rate.
 const BURST_SECS: f64 = 2.0;
@@ -51,19 +42,8 @@ const RISE_BY_CHANCE: f64 = 2.0;
 /// A rate that rose by this much since the last refusal was not the limit's noise.
 const RISEN: f64 = 1.6;
 
-/// What is held back from what the provider says is left, because the way there takes now longer, now shorter: seconds of the rate, and calls
-/// at most.
-const WAY_DIFFERS_SECS: f64 = 0.05;
-const WAY_DIFFERS: f64 = 0.5;
-
-/// What is left of the doubt about the provider's word after each call that was taken.
-const DOUBT_FADES: f64 = 0.99;
-
 /// So many calls an estimate must rest on before what comes back in a pause is reckoned by it.
 const SETTLED: u64 = 20;
-
-/// How long the provider's own word is better than what was learned.
-const WORD_HOLDS: Duration = Duration::from_secs(30);
 
 /// Waits after refusals in a row without a call that was taken.
 const WAITS: [Duration; 5] = [
@@ -114,15 +94,7 @@ pub(super) struct Meter {
     given: u64,
     void: u64,
     marks: [Mark; 4],
-    word: Option<Word>,
-    word_rests_until: Moment,
-    /// The rate the provider told last.
-    told_per_s: Option<f64>,
-    /// By how much its words were all better than what we counted, since that moment.
-    level_told: f64,
-    agreed_at: Moment,
-    /// Calls that are held back beside because it refused calls that it had told there was room for.
-    doubt: f64,
+    word: Word,
 }
 
 /// What refusals change.
@@ -140,17 +112,6 @@ struct Known {
 struct Mark {
     at: Moment,
     taken: u64,
-}
-
-/// The provider's last word.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-struct Word {
-    at: Moment,
-    nth: u64,
-    remaining: u64,
-    per_s: f64,
-    /// Nothing comes back before the whole limit does, then.
-    ends_at: Option<Moment>,
 }
 
 impl Default for Meter {
@@ -174,12 +135,7 @@ impl Default for Meter {
             given: 0,
             void: 0,
             marks: [Mark::default(); 4],
-            word: None,
-            word_rests_until: Moment::default(),
-            told_per_s: None,
-            level_told: f64::MAX,
-            agreed_at: Moment::default(),
-            doubt: 0.0,
+            word: Word::default(),
         }
     }
 }
@@ -292,16 +248,13 @@ impl Meter {
     }
 
     fn refill(&mut self, now: Moment) -> Option<f64> {
-        if let Some(word) = self.word
-            && let Some(ends_at) = word.ends_at
-        {
-            if now >= ends_at {
+        if let Some(window) = self.word.window(now) {
+            if window.is_over {
                 // One call finds out how many there are now.
-                self.word = None;
                 self.level = self.level.max(1.0);
             }
             self.filled_at = self.filled_at.max(now);
-            return Some(word.per_s.max(MIN_RATE));
+            return Some(window.per_s.max(MIN_RATE));
         }
         let secs = now.since(self.filled_at).as_secs_f64();
         // While the lane stands still nothing is lost: the provider said that there is nothing.
@@ -368,15 +321,14 @@ impl Meter {
         }
         self.refusals_in_a_row = 0;
         self.calm = self.calm.saturating_add(1);
-        self.doubt *= DOUBT_FADES;
-        let has_word = self.word.is_some_and(|word| begun.since(word.at) < WORD_HOLDS);
+        self.word.kept();
         if self.calm <= self.estimate.hold(begun) {
             self.raised_at = now;
             return;
         }
         if let Speed::At(rate) = &mut self.speed
             && self.starved
-            && !has_word
+            && !self.word.holds(begun)
         {
             let a_second = if self.chance.refuses() { RISE_BY_CHANCE } else { RISE_A_SECOND };
             let by = RISE.min(a_second.powf(now.since(self.raised_at).as_secs_f64()));
@@ -404,13 +356,7 @@ impl Meter {
             Meaning::Usual if !says_nothing => {
                 let taken = nth.saturating_sub(self.void);
                 self.calm = 0;
-                if let Some(word) = self.word {
-                    if word.remaining >= MANY.max((word.per_s * 60.0) as u64 / MANY_PART) {
-                        self.word_rests_until = now.after(WORD_RESTS);
-                        self.word = None;
-                    }
-                    self.doubt = ((self.doubt + 1.0) * 2.0).min(self.burst.unwrap_or(0.0) / 2.0);
-                }
+                self.word.broken(now, self.burst.unwrap_or(0.0));
                 self.level = 0.0;
                 self.filled_at = now;
                 if self.refusals_in_a_row == 0 {
@@ -423,7 +369,7 @@ impl Meter {
                 let nth = usize::try_from(self.refusals_in_a_row).unwrap_or(usize::MAX).min(WAITS.len() - 1);
                 self.refusals_in_a_row = self.refusals_in_a_row.saturating_add(1);
                 self.stop_until = self.stop_until.max(now.after(WAITS[nth]));
-                let is_told = retry_after.is_some() || self.word.is_some();
+                let is_told = retry_after.is_some() || self.word.is_there();
                 if nth > 0 {
                     self.filled_at = self.stop_until;
                 } else if !is_told {
@@ -505,54 +451,29 @@ impl Meter {
 
     /// Whether the provider's word on how many calls are left is taken.
     pub(super) fn trusts(&self, now: Moment) -> bool {
-        now >= self.word_rests_until
+        self.word.is_trusted(now)
     }
 
     /// The provider told how many calls are left, beside the reply to the `nth` call that was let begin, which began at `begun`.
     pub(super) fn told(&mut self, now: Moment, begun: Moment, nth: u64, quota: &Quota) {
-        if self.word.is_some_and(|word| word.nth > nth) || now < self.word_rests_until {
+        let heard = Heard {
+            now,
+            begun,
+            nth,
+            per_s: quota.per_s().max(MIN_RATE),
+            since: self.given.saturating_sub(nth) as f64,
+        };
+        let Some(level) = self.word.hear(&heard, quota, self.level, self.burst.unwrap_or(0.0)) else {
             return;
-        }
-        let per_s = quota.per_s().max(MIN_RATE);
-        let mut ends_at = None;
-        let mut is_news = true;
-        if let Some(word) = self.word {
-            let secs = begun.since(word.at).as_secs_f64();
-            let due = word.per_s * secs;
-            is_news = secs >= 0.5 && due >= 10.0;
-            let came = quota.remaining.saturating_add(nth - word.nth).saturating_sub(word.remaining) as f64;
-            // A bucket that is nearly full takes nothing back either.
-            let tells = is_news && (word.remaining as f64) < self.burst.unwrap_or(0.0) / 2.0;
-            let fixed = if tells { came < due * 0.2 } else { word.ends_at.is_some() };
-            ends_at = quota.reset.filter(|_| fixed).map(|reset| now.after(reset.min(LONGEST_WINDOW)));
-        }
-        let came_since = if ends_at.is_some() { 0.0 } else { per_s * now.since(begun).as_secs_f64() };
-        let since = self.given.saturating_sub(nth) as f64;
-        let held_back = (per_s * WAY_DIFFERS_SECS).min(WAY_DIFFERS);
-        let left = quota.remaining as f64 + came_since - since - held_back - self.doubt;
-        let is_other = self.told_per_s.is_none_or(|told| (told - per_s).abs() > told * 0.01);
-        // Calls do not come there in the order in which they began, so one word may be too good; several are not.
-        self.level_told = self.level_told.min(left - self.level);
-        if is_other || left < self.level {
-            self.level = left;
-        } else {
-            let secs = now.since(self.agreed_at).as_secs_f64();
-            if secs >= 0.2 && secs * per_s >= 2.0 {
-                self.level += self.level_told.clamp(0.0, quota.limit as f64);
-                (self.agreed_at, self.level_told) = (now, f64::MAX);
-            }
-        }
-        if is_news {
-            self.word = Some(Word { at: begun, nth, remaining: quota.remaining, per_s, ends_at });
-        }
+        };
+        self.level = level.calls;
         self.burst = Some(self.burst.unwrap_or(0.0).max(quota.remaining as f64));
         self.filled_at = now;
-        self.told_per_s = Some(per_s);
         // Others may use the same limit: then refusals know better how much of it there is for us.
-        if is_other {
+        if level.is_of_another_limit {
             self.estimate.begin_anew();
-            self.base = per_s;
-            self.speed = Speed::At(per_s);
+            self.base = heard.per_s;
+            self.speed = Speed::At(heard.per_s);
         }
     }
 }
