@@ -4,7 +4,6 @@
 //! request: a measure that wants to know whether the right thing was sent looks at `GET /_sample`.
 
 use std::cell::{Cell, RefCell};
-use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
 use std::process::ExitCode;
@@ -15,14 +14,12 @@ use bytes::{Bytes, BytesMut};
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
 use hyper::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderValue};
-use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
-use hyper_util::rt::TokioIo;
 use serde::{Deserialize, Serialize};
 use tokio::io::AsyncReadExt as _;
-use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::net::TcpSocket;
 
-use crate::work;
+use crate::{serving, work};
 
 /// As many connections as a measure opens at once may wait to be accepted.
 const BACKLOG: u32 = 4_096;
@@ -103,27 +100,11 @@ pub fn bind(config: &Config) -> io::Result<(SocketAddr, impl Future<Output = ()>
     let listener = socket.listen(BACKLOG)?;
     let address = listener.local_addr()?;
     let server = Rc::new(Server::new(config.latency, config.replies));
-    Ok((address, accept(listener, server)))
-}
-
-async fn accept(listener: TcpListener, server: Rc<Server>) {
-    loop {
-        match listener.accept().await {
-            Ok((stream, _)) => drop(tokio::task::spawn_local(serve(stream, server.clone()))),
-            // Out of file descriptors, mostly: those in use must be given the time to end.
-            Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
-        }
-    }
-}
-
-async fn serve(stream: TcpStream, server: Rc<Server>) {
-    let _ = stream.set_nodelay(true);
-    let service = service_fn(move |request| {
+    let answer = move |request| {
         let server = server.clone();
-        async move { Ok::<_, Infallible>(server.answer(request).await) }
-    });
-    // A connection ends with an error when its caller goes away, which is up to the caller.
-    let _ = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
+        async move { server.answer(request).await }
+    };
+    Ok((address, serving::accept(listener, answer)))
 }
 
 struct Server {

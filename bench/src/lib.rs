@@ -18,5 +18,6 @@ pub mod process;
 pub mod procfs;
 pub mod programs;
 pub mod servers;
+mod serving;
 pub mod table;
 pub mod work;

@@ -4,7 +4,6 @@
 //! seconds of the rate; the rate may change, trouble may come and go, all by the time since the first call.
 
 use std::cell::RefCell;
-use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::mpsc;
@@ -17,14 +16,12 @@ use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
 use hyper::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
-use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
-use hyper_util::rt::TokioIo;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
-use crate::work;
+use crate::{serving, work};
 
 /// What is told of the limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -133,8 +130,13 @@ impl Limited {
             tokio::task::LocalSet::new().block_on(&runtime, async move {
                 let Ok(listener) = TcpListener::bind("127.0.0.1:0").await else { return };
                 let _ = told.send(listener.local_addr());
+                let server = Rc::new(Server::new(plan_there, log_there));
+                let answer = move |request| {
+                    let server = server.clone();
+                    async move { server.answer(request).await }
+                };
                 tokio::select! {
-                    () = accept(listener, Rc::new(Server::new(plan_there, log_there))) => {}
+                    () = serving::accept(listener, answer) => {}
                     _ = stopped => {}
                 }
             });
@@ -157,24 +159,6 @@ impl Drop for Limited {
             let _ = thread.join();
         }
     }
-}
-
-async fn accept(listener: TcpListener, server: Rc<Server>) {
-    loop {
-        match listener.accept().await {
-            Ok((stream, _)) => drop(tokio::task::spawn_local(serve(stream, server.clone()))),
-            Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
-        }
-    }
-}
-
-async fn serve(stream: TcpStream, server: Rc<Server>) {
-    let _ = stream.set_nodelay(true);
-    let service = service_fn(move |request| {
-        let server = server.clone();
-        async move { Ok::<_, Infallible>(server.answer(request).await) }
-    });
-    let _ = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
 }
 
 struct Server {

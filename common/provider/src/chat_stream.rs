@@ -8,19 +8,38 @@ use promptmill_domain::{FailureKind, Flag, Money, Tokens};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use crate::chat::{ChatReply, Delta, DeltaSink, Finish};
+use crate::chat::{ChatReply, ChatRequest, Delta, DeltaSink, Finish};
+use crate::endpoint::Endpoint;
 use crate::error_body::ErrorFacts;
-use crate::failure::CallFailure;
+use crate::failure::{CallFailure, with_limits};
 use crate::gathered::Gathered;
-use crate::http::{Incoming, MAX_STREAM_BYTES};
+use crate::http::{Incoming, MAX_STREAM_BYTES, WholeReply};
 use crate::reply::{self, Answered, Classify, Content, IgnoredText};
 use crate::sse::EventReader;
 use crate::surrogates;
 
 const DONE: &[u8] = b"[DONE]";
 
+/// Makes a call of OpenAI's API and reads its reply, or the error that came instead.
+pub(crate) async fn call(
+    endpoint: &Endpoint,
+    request: &ChatRequest,
+    body: Vec<u8>,
+    classify: Classify,
+    error_reply: fn(&WholeReply) -> CallFailure,
+) -> Result<ChatReply, CallFailure> {
+    let incoming = endpoint.chat(request, body).await?;
+    let limits = incoming.limits();
+    let result = if incoming.is_success() {
+        receive(incoming, request.deltas.as_ref(), classify).await
+    } else {
+        Err(error_reply(&incoming.read_error().await))
+    };
+    with_limits(result, limits)
+}
+
 /// Reads a 2xx reply to its end: streamed to `deltas` where they are wanted, else whole.
-pub(crate) async fn receive(
+async fn receive(
     mut incoming: Incoming,
     deltas: Option<&DeltaSink>,
     classify: Classify,

@@ -17,7 +17,7 @@ use crate::classify::{Finding, by_status, says_context_too_long};
 use crate::client::HttpClient;
 use crate::endpoint::{Endpoint, InvalidConfig, parse_base_url};
 use crate::error_body::ErrorFacts;
-use crate::failure::{CallFailure, with_limits};
+use crate::failure::CallFailure;
 use crate::http::{Timeouts, WholeReply};
 use crate::reply;
 use crate::request_body::{self, Dialect};
@@ -92,14 +92,7 @@ impl ChatProvider for OpenAiCompatible {
 
     async fn chat(&self, request: &ChatRequest) -> Result<ChatReply, CallFailure> {
         let body = request_body::write(request, self.dialect)?;
-        let incoming = self.endpoint.chat(request, body).await?;
-        let limits = incoming.limits();
-        let result = if incoming.is_success() {
-            chat_stream::receive(incoming, request.deltas.as_ref(), classify).await
-        } else {
-            Err(error_reply(&incoming.read_error().await))
-        };
-        with_limits(result, limits)
+        chat_stream::call(&self.endpoint, request, body, classify, error_reply).await
     }
 
     async fn models(&self) -> Result<Vec<ModelListing>, CallFailure> {
