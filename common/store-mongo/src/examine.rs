@@ -27,6 +27,9 @@ const SLOW_WRITE: Duration = Duration::from_millis(50);
 const NEARLY_FULL: f64 = 0.85;
 const FULL: f64 = 0.95;
 
+/// Bytes that a batch of a million rows finds room in; a large disk has them left when all but a small share of it is used.
+const ROOM: f64 = 5.0 * 1024.0 * 1024.0 * 1024.0;
+
 /// Codes of the server: it does not take the credentials, or the user may not do that.
 const UNAUTHENTICATED: i32 = 18;
 const UNAUTHORIZED: i32 = 13;
@@ -244,12 +247,13 @@ async fn schema_of(database: &Database) -> Option<Finding> {
 async fn disk(database: &Database) -> Option<Finding> {
     let stats = database.run_command(doc! { "dbStats": 1 }).await.ok()?;
     let bytes = |name| stats.get_f64(name).ok().filter(|bytes| *bytes > 0.0);
-    Some(disk_used(bytes("fsUsedSize")? / bytes("fsTotalSize")?))
+    Some(disk_used(bytes("fsUsedSize")?, bytes("fsTotalSize")?))
 }
 
-fn disk_used(share: f64) -> Finding {
+fn disk_used(used: f64, total: f64) -> Finding {
+    let share = used / total;
     let percent = format!("the disk of MongoDB is {:.0} % full", share * 100.0);
-    if share > FULL {
+    if share > FULL && total - used < ROOM {
         Finding::wrong(format!("{percent}; free some of it, or writes will be refused soon"))
     } else if share > NEARLY_FULL {
         Finding::note(format!("{percent}; enlarge it before it is full"))
@@ -289,14 +293,20 @@ mod tests {
 
     #[test]
     fn a_disk_is_judged_by_what_is_used_of_it() {
-        let of = |share| disk_used(share).verdict;
+        const GIB: f64 = 1024.0 * 1024.0 * 1024.0;
+        let of = |share| disk_used(share * 100.0 * GIB, 100.0 * GIB).verdict;
         assert_eq!(
             [0.0, 0.85, 0.9, 0.951].map(of),
             [Verdict::Good, Verdict::Good, Verdict::Note, Verdict::Wrong]
         );
         assert_eq!(
-            disk_used(0.97).sentence,
+            disk_used(97.0 * GIB, 100.0 * GIB).sentence,
             "the disk of MongoDB is 97 % full; free some of it, or writes will be refused soon"
+        );
+        assert_eq!(
+            disk_used(970.0 * GIB, 1_000.0 * GIB),
+            Finding::note("the disk of MongoDB is 97 % full; enlarge it before it is full"),
+            "30 GiB are left"
         );
     }
 
