@@ -73,9 +73,11 @@ pub(crate) struct CallView {
     reply: Option<String>,
     /// Tokens, as the provider reported them.
     tokens: TokensView,
-    /// Cost in US dollars, where the provider reported it.
+    /// Cost in US dollars: as the provider reported it, or else as the tokens and the price of the model make it, where that is known.
     #[schema(value_type = Option<String>)]
     cost: Option<Money>,
+    /// Whether the provider did not report the cost.
+    cost_is_estimate: bool,
     /// The provider's own id of the reply.
     generation: Option<String>,
 }
@@ -91,6 +93,7 @@ impl From<Call> for CallView {
             reply: call.reply,
             tokens: call.tokens.into(),
             cost: call.cost,
+            cost_is_estimate: call.cost_is_estimate,
             generation: call.generation,
         }
     }

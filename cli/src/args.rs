@@ -137,6 +137,9 @@ pub(crate) struct RunArgs {
     /// Check template and rows, show the first prompt and an estimate of tokens, and call nothing.
     #[arg(long)]
     pub(crate) dry_run: bool,
+    /// Check template and rows, tell how many calls, tokens and dollars they will take at least and at most, and call nothing.
+    #[arg(long, conflicts_with = "dry_run")]
+    pub(crate) estimate: bool,
     /// Add the row's variables to each outcome.
     #[arg(long)]
     pub(crate) include_input: bool,

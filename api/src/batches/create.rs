@@ -139,7 +139,7 @@ async fn create_once(
     body: NewBatchBody,
     point: &PointOfNoReturn,
 ) -> Result<(Batch, BatchView), Problem> {
-    let Plan { spec, limits, rows_of, made_secret } = draft::plan(app, tenant, id, &body).await?;
+    let Plan { spec, limits, rows_of, made_secret, .. } = draft::plan(app, tenant, id, &body).await?;
     room_bytes(app, tenant).await?;
     let rows = match body.rows {
         None => None,
@@ -281,7 +281,7 @@ async fn check(
 }
 
 /// Each value on a line of its own. Line breaks between its tokens become blanks; within a string there are none.
-fn lines(rows: &[Box<RawValue>]) -> Vec<u8> {
+pub(crate) fn lines(rows: &[Box<RawValue>]) -> Vec<u8> {
     let mut lines = Vec::with_capacity(rows.iter().map(|row| row.get().len() + 1).sum());
     for row in rows {
         lines.extend(row.get().bytes().map(|byte| if matches!(byte, b'\n' | b'\r') { b' ' } else { byte }));
@@ -291,7 +291,7 @@ fn lines(rows: &[Box<RawValue>]) -> Vec<u8> {
 }
 
 /// Where a bad row stands in the body.
-fn place(row: &BadRow) -> FieldError {
+pub(crate) fn place(row: &BadRow) -> FieldError {
     let index = row.line.saturating_sub(1);
     FieldError::at(format!("/rows/{index}{}", row.problem.pointer), row.problem.reason.as_str())
 }

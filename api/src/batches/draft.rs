@@ -101,6 +101,8 @@ pub(crate) struct Plan {
     pub(crate) limits: BatchLimits,
     /// How its rows are read.
     pub(crate) rows_of: RowsOf,
+    /// What they are made prompts with.
+    pub(crate) template: Arc<Template>,
     /// Whether we made the webhook's signing secret, so that it is to be told once.
     pub(crate) made_secret: bool,
 }
@@ -173,7 +175,7 @@ pub(crate) async fn plan(
         webhook,
         ..BatchSpec::new(template.source().to_owned(), model, lane)
     };
-    Ok(Plan { spec, limits, rows_of, made_secret })
+    Ok(Plan { spec, limits, rows_of, template, made_secret })
 }
 
 /// The lane of a model's calls.

@@ -124,7 +124,7 @@ pub(crate) fn read_and_pack_beside<R: Read>(
 }
 
 /// Reads every row and hands the good ones to `take` until one is bad; `take` answers whether anyone still wants them.
-fn read_rows<R: Read>(
+pub(crate) fn read_rows<R: Read>(
     mut reader: RowReader<R>,
     mut take: impl FnMut(&CheckedRow) -> bool,
 ) -> Result<(), Refused> {

@@ -6,6 +6,7 @@
 mod create;
 mod deliveries;
 mod draft;
+mod estimate;
 mod feed;
 mod inflate;
 mod intake;
@@ -41,6 +42,7 @@ use crate::problem::chain;
 pub(crate) fn routes() -> OpenApiRouter<App> {
     OpenApiRouter::new()
         .routes(routes!(create::create, list::list))
+        .routes(routes!(estimate::estimate))
         .routes(routes!(list::get, patch::change, steer::delete))
         .routes(routes!(parts::put))
         .routes(routes!(parts::list))

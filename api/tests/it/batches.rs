@@ -400,3 +400,38 @@ async fn inline_rows_with_the_same_id_are_named_by_their_positions() {
         (&json!("/rows/2/custom_id"), &json!("rows 0 and 2 have the same"))
     );
 }
+
+#[tokio::test]
+async fn what_a_batch_would_take_is_told_and_nothing_is_made() {
+    let service = working(&Stage::new()).await;
+    let estimate = |query: &'static str, wish: Value| {
+        let service = &service;
+        async move {
+            send(service.request(Method::POST, &format!("/v1/batches/estimate{query}")).json(&wish)).await
+        }
+    };
+    let wish = body(json!({"rows": rows(3), "settings": {"max_tokens": 7}}));
+    let answer = estimate("", wish.clone()).await;
+    let told = answer.expect(200);
+    assert_eq!(
+        (&told["rows"], &told["price"], &told["at_least"]["cost"]),
+        (&json!(3), &Value::Null, &Value::Null)
+    );
+    assert_eq!(told["at_least"]["calls"], 3);
+    let calls = told["at_most"]["calls"].as_u64().unwrap();
+    assert!(calls >= 3 && calls.is_multiple_of(3), "{told}");
+    assert_eq!(told["at_most"]["tokens"]["completion"], calls * 7);
+    let answer = estimate("?total_rows=3000000", wish).await;
+    let scaled = answer.expect(200);
+    assert_eq!((&scaled["rows"], &scaled["at_least"]["calls"]), (&json!(3_000_000), &json!(3_000_000)));
+    for (query, wish, pointer) in [
+        ("", body(json!({})), "/rows"),
+        ("?total_rows=0", body(json!({"rows": rows(1)})), "total_rows"),
+        ("", body(json!({"rows": [{"variables": {"other": 1}}]})), "/rows/0"),
+    ] {
+        let answer = estimate(query, wish).await;
+        assert!(answer.expect(422).to_string().contains(pointer), "{}", answer.text);
+    }
+    let answer = service.get("/v1/batches").await;
+    assert_eq!(answer.expect(200)["data"], json!([]));
+}

@@ -44,13 +44,12 @@ pub(crate) async fn run(args: RunArgs, settings: &Settings) -> Result<Exit, Fail
         return dry_run::dry_run(&args, &template, rows).await;
     }
     let model = choose_model(&args, &template)?;
+    if args.estimate {
+        return dry_run::estimate(&args, &template, rows, &model, settings).await;
+    }
     let target = Target::parse(&args.out)?;
     let state = StateDir::choose(&args, &target)?;
-    let providers = Arc::new(
-        ProviderSettings::from_env(|name| settings.get(name))
-            .and_then(Providers::new)
-            .map_err(|error| Failure::work("the providers cannot be set up", error))?,
-    );
+    let providers = Arc::new(providers(settings)?);
     let provider = preflight::check(&providers, &model, !args.no_guard).await?;
     let engine = state.open(&args, &providers)?;
     let (clean, now) =
@@ -100,6 +99,12 @@ pub(crate) async fn run(args: RunArgs, settings: &Settings) -> Result<Exit, Fail
     lanes.stop().await;
     view.finish();
     scene.finish(ended?, started.elapsed(), before).await
+}
+
+fn providers(settings: &Settings) -> Result<Providers, Failure> {
+    ProviderSettings::from_env(|name| settings.get(name))
+        .and_then(Providers::new)
+        .map_err(|error| Failure::work("the providers cannot be set up", error))
 }
 
 /// Submits a batch that is not yet, and lets one that stands still go on.

@@ -196,6 +196,56 @@ fn the_cost_limit_stops_the_batch_and_a_higher_one_lets_it_go_on() {
 }
 
 #[test]
+fn a_cost_that_is_not_reported_is_the_one_of_the_tokens_and_says_so() {
+    let doubles = Doubles::start(Config::default()).unwrap();
+    let mut desk = Desk::with_rows(5);
+    desk.point_at(&doubles);
+    desk.set("PROMPTMILL_PRICES", "openai:*=1/1,openai:m=2/3");
+    desk.run("openai:m", &[]).check_code(0);
+    for outcome in desk.outcomes() {
+        let tokens = |of: &str| outcome["tokens"][of].as_u64().unwrap();
+        let cost = tokens("prompt") * 2_000_000 + tokens("completion") * 3_000_000;
+        assert!(cost > 0, "{outcome}");
+        assert_eq!(outcome["cost"], promptmill_domain::Money::from_pico(cost).to_string(), "{outcome}");
+        assert_eq!(outcome["flags"], serde_json::json!(["cost_estimated"]), "{outcome}");
+    }
+    desk.run("openrouter:a/b", &["--fresh"]).check_code(0);
+    assert!(desk.outcomes().iter().all(|outcome| outcome["flags"] == serde_json::json!([])));
+    desk.set("PROMPTMILL_PRICES", "openai:m=cheap");
+    desk.run("openai:m", &["--fresh"]).check_code(1).check_says("write PROVIDER:NAME=PROMPT/REPLY");
+}
+
+#[test]
+fn an_estimate_bounds_what_the_run_then_takes_and_calls_nothing() {
+    let doubles = Doubles::start(Config::default()).unwrap();
+    let mut desk = Desk::with_rows(40);
+    desk.point_at(&doubles);
+    desk.set("PROMPTMILL_PRICES", "openai:m=2/3");
+    let told = desk.run("openai:m", &["--estimate"]).check_code(0).stdout;
+    assert!(told.starts_with("40 rows would run on openai:m:\n"), "{told}");
+    assert!(!desk.path("out.jsonl").exists() && doubles.ledger().totals().calls == 0);
+    let numbers = |name: &str| -> Vec<f64> {
+        let line = told.lines().find(|line| line.starts_with(name)).unwrap();
+        line[name.len()..].split_whitespace().map(|number| number.parse().unwrap()).collect()
+    };
+    let (least, most) = (numbers("at least"), numbers("at most"));
+    desk.run("openai:m", &[]).check_code(0);
+    let outcomes = desk.outcomes();
+    let sum = |of: &dyn Fn(&serde_json::Value) -> f64| outcomes.iter().map(of).sum::<f64>();
+    let taken = [
+        sum(&|outcome| outcome["calls"].as_f64().unwrap()),
+        sum(&|outcome| outcome["tokens"]["prompt"].as_f64().unwrap()),
+        sum(&|outcome| outcome["tokens"]["completion"].as_f64().unwrap()),
+        sum(&|outcome| outcome["cost"].as_str().unwrap().parse().unwrap()),
+    ];
+    for ((least, most), taken) in least.iter().zip(&most).zip(taken) {
+        assert!(*least <= taken && taken <= *most, "{taken} is not within {least} and {most}");
+    }
+    let told = desk.run("openai:other", &["--estimate"]).check_code(0).stdout;
+    assert!(told.contains("No price of openai:other is known; PROMPTMILL_PRICES takes one."), "{told}");
+}
+
+#[test]
 fn limit_and_sample_choose_rows_and_a_seed_chooses_the_same_ones() {
     let desk = Desk::with_rows(100);
     desk.run("demo:any", &["--limit", "7"]).check_code(0);

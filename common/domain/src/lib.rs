@@ -6,6 +6,7 @@
 pub mod batch;
 pub mod chat;
 pub mod chunk;
+pub mod estimate;
 pub mod event;
 pub mod fairness;
 pub mod filter;
@@ -13,6 +14,7 @@ pub mod head;
 pub mod ids;
 pub mod money;
 pub mod outcome;
+pub mod price;
 pub mod rate;
 pub mod report;
 pub mod verdict;
@@ -31,5 +33,6 @@ pub use ids::{
 };
 pub use money::Money;
 pub use outcome::{Attempt, Call, Ending, FailureKind, Flag, ItemCode, Outcome, Output, Tokens, Totals};
+pub use price::{InvalidPrice, OwnPrice, Price, own_price};
 pub use report::{BatchReport, SlowReason, WorkerReport};
 pub use verdict::{Reason, Verdict};

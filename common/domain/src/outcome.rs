@@ -222,7 +222,7 @@ impl std::ops::AddAssign for Tokens {
 }
 
 /// One provider call of an attempt, as it is kept.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Call {
     /// When the call began, Unix milliseconds.
     pub started_ms: u64,
@@ -243,9 +243,12 @@ pub struct Call {
     /// Tokens as the provider reported them.
     #[serde(default)]
     pub tokens: Tokens,
-    /// Cost as the provider reported it.
+    /// Cost as the provider reported it, or else as its tokens and the price of the model make it.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub cost: Option<Money>,
+    /// Whether the cost was not reported.
+    #[serde(skip_serializing_if = "std::ops::Not::not", default)]
+    pub cost_is_estimate: bool,
     /// The provider's own id of the generation.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub generation: Option<String>,
@@ -272,6 +275,8 @@ pub enum Flag {
     HistoryCut,
     /// The provider did not report tokens.
     UsageUnknown,
+    /// The provider did not report the cost of a call; it is the one of its tokens.
+    CostEstimated,
 }
 
 impl Flag {
@@ -283,6 +288,7 @@ impl Flag {
             Self::ReplyCut => "reply_cut",
             Self::HistoryCut => "history_cut",
             Self::UsageUnknown => "usage_unknown",
+            Self::CostEstimated => "cost_estimated",
         }
     }
 }
@@ -424,9 +430,14 @@ mod tests {
         for kind in FailureKind::ALL {
             assert_eq!(serde_json::to_string(&kind).unwrap(), format!("\"{}\"", kind.as_str()));
         }
-        for flag in
-            [Flag::Mended, Flag::SurrogatesReplaced, Flag::ReplyCut, Flag::HistoryCut, Flag::UsageUnknown]
-        {
+        for flag in [
+            Flag::Mended,
+            Flag::SurrogatesReplaced,
+            Flag::ReplyCut,
+            Flag::HistoryCut,
+            Flag::UsageUnknown,
+            Flag::CostEstimated,
+        ] {
             assert_eq!(serde_json::to_string(&flag).unwrap(), format!("\"{}\"", flag.as_str()));
         }
     }

@@ -187,27 +187,30 @@ fn cut_short(mut history: Attempt, mut call: Call, reply: &ChatReply) -> (Attemp
 }
 
 fn record(started_ms: u64, took: Duration, result: &Result<ChatReply, CallFailure>) -> Call {
-    let (failure, status, problems, usage, cost, generation) = match result {
-        Ok(reply) => (None, Some(reply.status), vec![], reply.usage, reply.cost, reply.generation.clone()),
-        Err(failure) => (
-            Some(failure.kind),
-            failure.status,
-            vec![failure.message.clone()],
-            failure.usage,
-            failure.cost,
-            failure.generation.clone(),
-        ),
-    };
-    Call {
-        reply: None,
+    let begun = Call {
         started_ms,
         duration_ms: u32::try_from(took.as_millis()).unwrap_or(u32::MAX),
-        failure,
-        status,
-        problems,
-        tokens: usage.unwrap_or_default(),
-        cost,
-        generation,
+        ..Call::default()
+    };
+    match result {
+        Ok(reply) => Call {
+            status: Some(reply.status),
+            tokens: reply.usage.unwrap_or_default(),
+            cost: reply.cost,
+            cost_is_estimate: reply.cost_is_estimate,
+            generation: reply.generation.clone(),
+            ..begun
+        },
+        Err(failure) => Call {
+            failure: Some(failure.kind),
+            status: failure.status,
+            problems: vec![failure.message.clone()],
+            tokens: failure.usage.unwrap_or_default(),
+            cost: failure.cost,
+            cost_is_estimate: failure.cost_is_estimate,
+            generation: failure.generation.clone(),
+            ..begun
+        },
     }
 }
 

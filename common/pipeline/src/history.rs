@@ -54,20 +54,9 @@ fn size(attempts: &[Attempt]) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use promptmill_domain::Tokens;
 
     fn attempt(words: usize) -> Attempt {
-        let call = Call {
-            reply: None,
-            started_ms: 0,
-            duration_ms: 0,
-            failure: None,
-            status: None,
-            problems: vec!["x".repeat(words)],
-            tokens: Tokens::default(),
-            cost: None,
-            generation: None,
-        };
+        let call = Call { problems: vec!["x".repeat(words)], ..Call::default() };
         Attempt { calls: vec![call] }
     }
 

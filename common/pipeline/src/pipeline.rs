@@ -379,6 +379,9 @@ fn settled(
     if !usage_known(&progress.attempts) {
         flags.push(Flag::UsageUnknown);
     }
+    if progress.attempts.iter().flat_map(|attempt| &attempt.calls).any(|call| call.cost_is_estimate) {
+        flags.push(Flag::CostEstimated);
+    }
     let mut cut = progress.cut;
     let shortened = history::bound(&mut progress.attempts, OUTCOME_HISTORY_BYTES);
     cut += shortened.unwrap_or_default();

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use promptmill_domain::rate::RateHints;
-use promptmill_domain::{Flag, Message, ModelSettings, Money, Tokens};
+use promptmill_domain::{Flag, Message, ModelSettings, Money, Price, Tokens};
 use serde_json::Value;
 use serde_json::value::{RawValue, to_raw_value};
 
@@ -134,8 +134,10 @@ pub struct ChatReply {
     pub finish: Finish,
     /// Tokens, where the provider reported them.
     pub usage: Option<Tokens>,
-    /// Cost, where the provider reported it.
+    /// Cost, where the provider reported it, or else whoever knows the price.
     pub cost: Option<Money>,
+    /// Whether the provider did not report the cost.
+    pub cost_is_estimate: bool,
     /// The provider's own id of the generation.
     pub generation: Option<String>,
     /// HTTP status.
@@ -159,8 +161,18 @@ pub struct ModelListing {
     pub prompt_price: Option<Money>,
     /// Price of one token of the reply.
     pub completion_price: Option<Money>,
+    /// Price of a call beside its tokens, where there is one.
+    pub request_price: Option<Money>,
     /// Whether some endpoint constrains replies by a schema, where the provider says.
     pub structured_outputs: Option<bool>,
+}
+
+impl ModelListing {
+    /// The price, where the list tells it.
+    pub fn price(&self) -> Option<Price> {
+        let request = self.request_price.unwrap_or_default();
+        Some(Price { prompt: self.prompt_price?, completion: self.completion_price?, request })
+    }
 }
 
 /// A provider with one credential: what a lane is made of.
@@ -183,6 +195,11 @@ pub trait ChatProvider: Send + Sync {
     /// # Errors
     /// As for a call.
     async fn models(&self) -> Result<Vec<ModelListing>, CallFailure>;
+
+    /// Whether its list of models tells prices.
+    fn lists_prices(&self) -> bool {
+        false
+    }
 
     /// Asks whether the credential is taken, at no cost. The list of models tells, except where it is shown to anyone.
     ///

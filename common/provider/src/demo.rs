@@ -86,6 +86,10 @@ impl ChatProvider for Demo {
         };
         Ok(MODELS.map(listing).to_vec())
     }
+
+    fn lists_prices(&self) -> bool {
+        true
+    }
 }
 
 /// Takes `latency` for a reply, and tells it word by word on the way where somebody listens.
@@ -146,8 +150,7 @@ fn reply(request: &ChatRequest, fault: Option<&Fault>, mut draw: Draw) -> ChatRe
         cost: Some(PRICE_PER_TOKEN.times(usage.total())),
         generation: Some(format!("demo-{:016x}", draw.next())),
         status: 200,
-        limits: None,
-        flags: Vec::new(),
+        ..ChatReply::default()
     }
 }
 

@@ -27,8 +27,10 @@ pub struct CallFailure {
     pub transient: bool,
     /// Tokens the failed call was charged for, where the provider reported them.
     pub usage: Option<Tokens>,
-    /// Cost of the failed call, where the provider reported it.
+    /// Cost of the failed call, where the provider reported it, or else whoever knows the price.
     pub cost: Option<Money>,
+    /// Whether the provider did not report the cost.
+    pub cost_is_estimate: bool,
     /// The provider's own id of the generation.
     pub generation: Option<String>,
     /// What the provider told of its limits beside, where it did.
@@ -47,6 +49,7 @@ impl CallFailure {
             transient: kind.is_transient(),
             usage: None,
             cost: None,
+            cost_is_estimate: false,
             generation: None,
             limits: None,
         }

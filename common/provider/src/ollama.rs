@@ -169,7 +169,7 @@ impl stream::Whole {
             flags.push(Flag::UsageUnknown);
         }
         let Self { content, finish, usage, .. } = self;
-        Ok(ChatReply { content, finish, usage, cost: None, generation: None, status, limits: None, flags })
+        Ok(ChatReply { content, finish, usage, status, flags, ..ChatReply::default() })
     }
 }
 

@@ -115,6 +115,10 @@ impl ChatProvider for OpenRouter {
         Ok(list.data.into_iter().map(Model::into_listing).collect())
     }
 
+    fn lists_prices(&self) -> bool {
+        true
+    }
+
     /// The list of models is open to anyone, so the key itself is asked about.
     async fn check_credential(&self) -> Result<(), CallFailure> {
         let incoming = self.endpoint.get(&self.key).await?;
@@ -239,6 +243,8 @@ struct Pricing<'a> {
     prompt: Option<&'a RawValue>,
     #[serde(borrow, default)]
     completion: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    request: Option<&'a RawValue>,
 }
 
 #[derive(Deserialize)]
@@ -259,6 +265,7 @@ impl Model<'_> {
             ),
             prompt_price: price(self.pricing.as_ref().and_then(|pricing| pricing.prompt)),
             completion_price: price(self.pricing.as_ref().and_then(|pricing| pricing.completion)),
+            request_price: price(self.pricing.as_ref().and_then(|pricing| pricing.request)),
             structured_outputs: self
                 .supported_parameters
                 .map(|names| names.iter().any(|name| name == "structured_outputs")),

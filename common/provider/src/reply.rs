@@ -157,7 +157,7 @@ impl Answered {
         if cut {
             flags.push(Flag::ReplyCut);
         }
-        Ok(ChatReply { content, finish, usage, cost, generation, status, limits: None, flags })
+        Ok(ChatReply { content, finish, usage, cost, generation, status, flags, ..ChatReply::default() })
     }
 }
 

@@ -14,6 +14,7 @@ mod metrics;
 mod monitor;
 mod preflight;
 pub mod presence;
+mod prices;
 mod providers;
 mod shutdown;
 mod telemetry;

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use promptmill_domain::LaneId;
 use promptmill_domain::rate::LaneLimits;
+use promptmill_domain::{InvalidPrice, LaneId, ModelRef, OwnPrice, Price};
 
 use promptmill_provider::{
     ChatProvider, Demo, HttpClientError, HttpOptions, InvalidConfig, Ollama, OllamaConfig, OpenAiCompatible,
@@ -14,6 +14,7 @@ use promptmill_provider::{
 use secrecy::SecretString;
 
 use crate::metrics::{CountedProvider, Metrics};
+use crate::prices::Prices;
 
 /// Where the providers are and under which credentials they are called. Every field documents its environment variable.
 #[derive(Debug, Clone, Default)]
@@ -28,15 +29,17 @@ pub struct ProviderSettings {
     pub http: HttpOptions,
     /// What is known of their limits, by their names; the rest is learned.
     pub limits: BTreeMap<String, LaneLimits>,
+    /// What models cost, before what providers say of it.
+    pub prices: Vec<OwnPrice>,
 }
 
 impl ProviderSettings {
     /// Reads `OPENROUTER_API_KEY`, `OPENROUTER_BASE_URL`, `OLLAMA_HOST`, `OLLAMA_API_KEY`, `OPENAI_API_KEY`, `OPENAI_BASE_URL`, and of each of
-    /// the three `..._REQUESTS_PER_MINUTE`, `..._TOKENS_PER_MINUTE`, `..._CONCURRENCY` and `..._TIMEOUT` (seconds), through `lookup`. A
-    /// variable that is unset or empty leaves its default.
+    /// the three `..._REQUESTS_PER_MINUTE`, `..._TOKENS_PER_MINUTE`, `..._CONCURRENCY` and `..._TIMEOUT` (seconds), and `PROMPTMILL_PRICES`, through
+    /// `lookup`. A variable that is unset or empty leaves its default.
     ///
     /// # Errors
-    /// When a number is none, or zero.
+    /// When a number is none, or zero, or a price is none.
     pub fn from_env(lookup: impl Fn(&str) -> Option<String>) -> Result<Self, ProviderError> {
         let get = |name: &str| lookup(name).filter(|value| !value.trim().is_empty());
         let secret = |name: &str| get(name).map(|value| SecretString::from(value.trim()));
@@ -75,6 +78,10 @@ impl ProviderSettings {
                 timeouts.shorten(Duration::from_secs(secs.into()));
             }
         }
+        if let Some(prices) = get("PROMPTMILL_PRICES") {
+            let prices = prices.split(',').filter(|price| !price.trim().is_empty()).map(str::parse);
+            settings.prices = prices.collect::<Result<_, _>>()?;
+        }
         Ok(settings)
     }
 }
@@ -100,6 +107,9 @@ pub enum ProviderError {
         #[source]
         source: InvalidConfig,
     },
+    /// A price is none.
+    #[error("PROMPTMILL_PRICES is wrong")]
+    Price(#[from] InvalidPrice),
     /// A number is none.
     #[error("{variable} is wrong: it must be a whole number above zero")]
     Number {
@@ -115,6 +125,7 @@ pub struct Providers {
     without_key: BTreeMap<String, &'static str>,
     /// What is known of the limits of those that have any, by their names.
     limits: BTreeMap<String, LaneLimits>,
+    prices: Arc<Prices>,
 }
 
 impl Providers {
@@ -140,21 +151,42 @@ impl Providers {
             Arc::new(openai),
             Arc::new(Demo::default()),
         ]);
-        Ok(Self { without_key: without_key.into_iter().collect(), limits: limits.into(), ..providers })
+        Ok(Self {
+            without_key: without_key.into_iter().collect(),
+            limits: limits.into(),
+            prices: Arc::new(Prices::new(settings.prices)),
+            ..providers
+        })
     }
 
     /// Exactly these providers, by their names.
     pub fn of(providers: impl IntoIterator<Item = Arc<dyn ChatProvider>>) -> Self {
         let by_name = providers.into_iter().map(|provider| (provider.name().to_owned(), provider)).collect();
-        Self { by_name, without_key: BTreeMap::new(), limits: BTreeMap::new() }
+        Self { by_name, without_key: BTreeMap::new(), limits: BTreeMap::new(), prices: Arc::default() }
     }
 
     /// The same providers, each call of theirs counted in `metrics`.
     pub(crate) fn counted(&self, metrics: &Arc<Metrics>) -> Self {
-        let counted =
-            |provider: &Arc<dyn ChatProvider>| CountedProvider::new(provider.clone(), metrics.clone());
+        let counted = |provider: &Arc<dyn ChatProvider>| {
+            CountedProvider::new(provider.clone(), metrics.clone(), self.prices.clone())
+        };
         let all = self.by_name.values().map(|provider| Arc::new(counted(provider)) as Arc<dyn ChatProvider>);
-        Self { without_key: self.without_key.clone(), limits: self.limits.clone(), ..Self::of(all) }
+        Self {
+            without_key: self.without_key.clone(),
+            limits: self.limits.clone(),
+            prices: self.prices.clone(),
+            ..Self::of(all)
+        }
+    }
+
+    /// What the model costs, where anybody says: its provider is asked where it lists prices and was not asked within the hour.
+    pub async fn price(&self, model: &ModelRef) -> Option<Price> {
+        self.prices.ask(model, self.by_name.get(model.provider())?.as_ref()).await
+    }
+
+    /// The same, as far as it is known without asking.
+    pub fn known_price(&self, model: &ModelRef) -> Option<Price> {
+        self.prices.known(model)
     }
 
     /// The provider of that name.

@@ -99,6 +99,11 @@ pub const SETTINGS: &[Setting] = &[
         "What to log to standard error, for example `info` or `warn,promptmill_worker=debug`. Without it `info` for services, `error` for other commands.",
     ),
     setting("log_json", "PROMPTMILL_LOG_JSON", Kind::Switch).about(ALL, "Log JSON, one object a line."),
+    setting("prices", "PROMPTMILL_PRICES", Kind::List).about(
+        ALL,
+        "What models cost, before what a provider lists, each `PROVIDER:NAME=PROMPT/REPLY` in US dollars for a million tokens: \
+         `openai:gpt-4o=2.50/10`. A name may end with `*`. Used where a provider does not report what a call cost, and for estimates.",
+    ),
     secret("mongo.url", "PROMPTMILL_MONGO_URL"),
     setting("mongo.database", "PROMPTMILL_MONGO_DATABASE", Kind::Text),
     secret("redis.url", "PROMPTMILL_REDIS_URL"),

@@ -77,12 +77,9 @@ async fn an_outcomes_history_stays_within_four_mebibytes() {
         started_ms: START_MS,
         duration_ms: 1,
         failure: Some(FailureKind::ProviderError),
-        status: None,
         problems: vec!["x".repeat(100_000)],
-        reply: None,
-        tokens: Tokens::default(),
         cost: Some(COST),
-        generation: None,
+        ..Call::default()
     };
     let mut input = item(0);
     input.parked = Some(promptmill_domain::ParkedItem {

@@ -377,10 +377,8 @@ fn reply(content: &str, finish: Finish) -> ChatReply {
         finish,
         usage: Some(Tokens { prompt: 10, completion: 5 }),
         cost: Some(COST),
-        generation: None,
         status: 200,
-        limits: None,
-        flags: vec![],
+        ..ChatReply::default()
     }
 }
 

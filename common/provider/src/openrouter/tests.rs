@@ -411,7 +411,7 @@ fn json_mode_asks_for_an_object_and_text_for_nothing() {
 #[test]
 fn prices_of_models_are_read_as_written() {
     let body = r#"{"data":[{"id":"acme/model-a","context_length":131072,
-        "pricing":{"prompt":"0.0000005","completion":"0.0000015","discount":0.1},
+        "pricing":{"prompt":"0.0000005","completion":"0.0000015","request":"0","discount":0.1},
         "top_provider":{"context_length":1,"max_completion_tokens":16384},
         "supported_parameters":["response_format","structured_outputs"]},
         {"id":"acme/free","context_length":null,"pricing":{"prompt":"-1"},"top_provider":{"max_completion_tokens":null}}]}"#;
@@ -426,6 +426,7 @@ fn prices_of_models_are_read_as_written() {
                 max_completion_tokens: Some(16_384),
                 prompt_price: Some(Money::from_pico(500_000)),
                 completion_price: Some(Money::from_pico(1_500_000)),
+                request_price: Some(Money::ZERO),
                 structured_outputs: Some(true),
             },
             ModelListing { id: "acme/free".to_owned(), ..ModelListing::default() },

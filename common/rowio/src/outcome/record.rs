@@ -195,15 +195,9 @@ mod tests {
     #[test]
     fn a_cost_is_told_when_a_call_told_one() {
         let call = |cost: Option<u64>| Call {
-            started_ms: 0,
-            duration_ms: 0,
-            failure: None,
-            status: None,
-            problems: Vec::new(),
             tokens: Tokens { prompt: 2, completion: 3 },
             cost: cost.map(Money::from_pico),
-            generation: None,
-            reply: None,
+            ..Call::default()
         };
         let outcome = |calls: Vec<Call>| Outcome {
             custom_id: None,

@@ -44,13 +44,10 @@ fn call(cost: Option<&str>) -> Call {
     Call {
         started_ms: 1,
         duration_ms: 2,
-        failure: None,
         status: Some(200),
-        problems: Vec::new(),
         tokens: Tokens { prompt: 10, completion: 5 },
         cost: cost.map(|cost| cost.parse().unwrap()),
-        generation: None,
-        reply: None,
+        ..Call::default()
     }
 }
 

@@ -1,14 +1,15 @@
-//! A provider whose calls are counted.
+//! A provider whose calls are counted, with their costs.
 
 use std::sync::Arc;
 use std::time::Instant;
 
 use async_trait::async_trait;
 use prometheus::{Histogram, IntCounter};
-use promptmill_domain::{FailureKind, Totals};
+use promptmill_domain::{FailureKind, Money, Tokens, Totals};
 use promptmill_provider::{CallFailure, ChatProvider, ChatReply, ChatRequest, ModelListing};
 
 use super::Metrics;
+use crate::prices::Prices;
 
 /// The result of a call that brought a complete reply.
 pub(super) const OK: &str = "ok";
@@ -20,6 +21,7 @@ const ABANDONED: &str = "abandoned";
 pub(crate) struct CountedProvider {
     provider: Arc<dyn ChatProvider>,
     metrics: Arc<Metrics>,
+    prices: Arc<Prices>,
     ok: IntCounter,
     /// By the stored number of the kind.
     failed: Vec<IntCounter>,
@@ -28,7 +30,7 @@ pub(crate) struct CountedProvider {
 }
 
 impl CountedProvider {
-    pub(crate) fn new(provider: Arc<dyn ChatProvider>, metrics: Arc<Metrics>) -> Self {
+    pub(crate) fn new(provider: Arc<dyn ChatProvider>, metrics: Arc<Metrics>, prices: Arc<Prices>) -> Self {
         let name = provider.name();
         let calls = |result| metrics.calls.with_label_values(&[name, result]);
         Self {
@@ -37,8 +39,15 @@ impl CountedProvider {
             abandoned: calls(ABANDONED),
             seconds: metrics.call_seconds.with_label_values(&[name]),
             metrics,
+            prices,
             provider,
         }
+    }
+
+    /// What a call of so many tokens costs, where its price is known.
+    fn estimate(&self, model: &str, usage: Option<Tokens>) -> Option<Money> {
+        let model = format!("{}:{model}", self.provider.name()).parse().ok()?;
+        Some(self.prices.known(&model)?.of(usage?))
     }
 }
 
@@ -70,7 +79,15 @@ impl ChatProvider for CountedProvider {
     async fn chat(&self, request: &ChatRequest) -> Result<ChatReply, CallFailure> {
         self.metrics.calls_in_flight.inc();
         let mut call = UnderWay { of: self, result: None, began: Instant::now() };
-        let result = self.provider.chat(request).await;
+        let mut result = self.provider.chat(request).await;
+        let (usage, cost, is_estimate) = match &mut result {
+            Ok(reply) => (reply.usage, &mut reply.cost, &mut reply.cost_is_estimate),
+            Err(failure) => (failure.usage, &mut failure.cost, &mut failure.cost_is_estimate),
+        };
+        if cost.is_none() {
+            *cost = self.estimate(&request.model, usage);
+            *is_estimate = cost.is_some();
+        }
         let (counter, usage, cost) = match &result {
             Ok(reply) => (&self.ok, reply.usage, reply.cost),
             Err(failure) => (&self.failed[failure.kind as usize], failure.usage, failure.cost),
@@ -84,6 +101,10 @@ impl ChatProvider for CountedProvider {
 
     async fn models(&self) -> Result<Vec<ModelListing>, CallFailure> {
         self.provider.models().await
+    }
+
+    fn lists_prices(&self) -> bool {
+        self.provider.lists_prices()
     }
 
     async fn check_credential(&self) -> Result<(), CallFailure> {

@@ -1,6 +1,6 @@
 //! Values that fit no document: they go in slices and come back whole.
 
-use promptmill_domain::{Attempt, Call, FailureKind, ParkedItem, Release, Tokens, Totals};
+use promptmill_domain::{Attempt, Call, FailureKind, ParkedItem, Release, Totals};
 use promptmill_ports::{
     Admission as _, Close as _, Control as _, PageLimit, Read as _, SettleGroup, SettledCursor, Work as _,
 };
@@ -17,10 +17,7 @@ fn parked(bytes: usize, due_ms: u64) -> ParkedItem {
         failure: Some(FailureKind::RateLimited),
         status: Some(429),
         problems: vec!["x".repeat(bytes)],
-        reply: None,
-        tokens: Tokens::default(),
-        cost: None,
-        generation: None,
+        ..Call::default()
     };
     let attempts = vec![Attempt { calls: vec![call] }];
     let reason = FailureKind::RateLimited;
