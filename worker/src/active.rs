@@ -7,10 +7,11 @@ use async_trait::async_trait;
 use promptmill_domain::chunk::largest_chunk;
 use promptmill_domain::fairness::INTERACTIVE;
 use promptmill_domain::{
-    Batch, BatchId, BatchLimits, BatchReport, Counts, Ending, FailureKind, Money, PauseReason, TenantId,
-    Totals,
+    Batch, BatchId, BatchLimits, BatchReport, BudgetScope, Counts, Ending, FailureKind, Money, PauseReason,
+    TenantId, Tokens, Totals,
 };
-use promptmill_pipeline::{BatchPlan, Gate, Stage};
+use promptmill_pipeline::{BatchPlan, Gate, Purses, SetAside, Stage, Treasury};
+use promptmill_runtime::Providers;
 use tokio::sync::{Notify, mpsc};
 use tokio::time::Instant;
 
@@ -34,6 +35,8 @@ pub(crate) struct Ties {
     /// Wakes the pump when more of a batch may begin, or nothing may any more.
     pub(crate) changed: Arc<Notify>,
     pub(crate) steer: mpsc::UnboundedSender<Steer>,
+    pub(crate) treasury: Arc<Treasury>,
+    pub(crate) providers: Arc<Providers>,
 }
 
 /// What is shared by the items of one batch in this process.
@@ -52,7 +55,10 @@ pub(crate) struct ActiveBatch {
     pausing: AtomicBool,
     closed: Notify,
     limits: Mutex<BatchLimits>,
-    spent_pico: AtomicU64,
+    /// Picodollars spent of it at least, when that was read.
+    spent_before: AtomicU64,
+    purses: Mutex<OfDay>,
+    costs: Mutex<Costs>,
     guard: Mutex<Guard>,
     /// Items that hold a slot.
     begun: AtomicU32,
@@ -81,7 +87,9 @@ impl ActiveBatch {
             pausing: AtomicBool::new(false),
             closed: Notify::new(),
             limits: Mutex::new(batch.limits),
-            spent_pico: AtomicU64::new(counts.totals.cost.pico()),
+            spent_before: AtomicU64::new(counts.totals.cost.pico()),
+            purses: Mutex::default(),
+            costs: Mutex::default(),
             guard: Mutex::new(Guard::new(counts)),
             begun: AtomicU32::new(0),
             running: AtomicU32::new(0),
@@ -118,19 +126,68 @@ impl ActiveBatch {
         self.pausing.store(false, Ordering::Release);
     }
 
-    fn over_budget(&self) -> bool {
-        let limits = *self.limits.lock().unwrap_or_else(PoisonError::into_inner);
-        limits.max_cost.is_some_and(|max| self.spent_pico.load(Ordering::Acquire) >= max.pico())
+    /// The limits on money that its calls are within now.
+    fn purses(&self) -> Purses {
+        let mut of_day = self.purses.lock().unwrap_or_else(PoisonError::into_inner);
+        if of_day.day != self.ties.treasury.day() {
+            *of_day = self.purses_of(self.limits());
+        }
+        of_day.purses.clone()
+    }
+
+    fn purses_of(&self, limits: BatchLimits) -> OfDay {
+        let spent_before = Money::from_pico(self.spent_before.load(Ordering::Acquire));
+        let own = limits.max_cost.map(|limit| (limit, spent_before));
+        let treasury = &self.ties.treasury;
+        OfDay { day: treasury.day(), purses: treasury.of_batch(self.id, own, &self.tenant) }
+    }
+
+    /// About what a call of so many tokens costs: at the price of the model, with a reply as long as those before, or, where there is no price, as
+    /// much as those before cost.
+    fn cost_of(&self, about: Tokens) -> Money {
+        let costs = *self.costs.lock().unwrap_or_else(PoisonError::into_inner);
+        match self.ties.providers.known_price(self.plan.model()) {
+            Some(price) => {
+                let completion = costs.reply_tokens(about.completion);
+                price.of(Tokens { prompt: about.prompt, completion })
+            }
+            None => costs.per_call(),
+        }
+    }
+
+    /// Stands still where one of the limits is spent.
+    fn stop_if_spent(&self, purses: &Purses) {
+        let reason = match purses.spent() {
+            None => return,
+            Some(BudgetScope::Batch(_)) => PauseReason::Budget,
+            Some(BudgetScope::Tenant { period, name, .. }) => {
+                PauseReason::TenantBudget { period: *period, name: name.clone() }
+            }
+        };
+        if self.open.load(Ordering::Acquire) {
+            self.pause(reason);
+        }
+    }
+
+    /// Whether a limit of its own is on what it costs.
+    pub(crate) fn has_max_cost(&self) -> bool {
+        self.limits().max_cost.is_some()
+    }
+
+    /// So much is spent of it as the store has it: what was spent while there was no limit is in no account.
+    pub(crate) fn spent_before(&self, spent: Money) {
+        self.spent_before.fetch_max(spent.pico(), Ordering::AcqRel);
     }
 
     /// Takes over what the store says now.
     pub(crate) fn refresh(&self, batch: &Batch) {
         *self.limits.lock().unwrap_or_else(PoisonError::into_inner) = batch.limits;
+        *self.purses.lock().unwrap_or_else(PoisonError::into_inner) = self.purses_of(batch.limits);
         self.plan.set_max_concurrency(share_of(batch.limits.max_concurrency));
         self.plan.set_interactive(batch.limits.priority >= INTERACTIVE);
         self.ties.changed.notify_one();
         let pausing = self.pausing.load(Ordering::Acquire);
-        if batch.state.may_begin() && !pausing && !self.over_budget() {
+        if batch.state.may_begin() && !pausing {
             self.open.store(true, Ordering::Release);
         } else {
             self.close();
@@ -210,6 +267,7 @@ impl ActiveBatch {
             waiting_lane: at(Stage::Lane),
             waiting_batch: at(Stage::Batch),
             waiting_retry: at(Stage::Retry),
+            waiting_money: at(Stage::Money),
             settled_per_s: pace,
             chunk_items: self.chunk_items(),
         })
@@ -233,6 +291,39 @@ impl ActiveBatch {
 /// batch takes its part here.
 const fn share_of(max_concurrency: Option<u32>) -> Option<u32> {
     max_concurrency
+}
+
+/// The limits on money of a day.
+#[derive(Default)]
+struct OfDay {
+    /// Which day, where limits change with it.
+    day: Option<u64>,
+    purses: Purses,
+}
+
+/// What calls came to so far that took anything.
+#[derive(Debug, Clone, Copy, Default)]
+struct Costs(Totals);
+
+/// Tokens that a first reply is taken to have; how long replies are is known after a few.
+const FIRST_REPLY: u64 = 256;
+
+impl Costs {
+    fn add(&mut self, call: &Totals) {
+        if call.tokens.completion > 0 || call.cost > Money::ZERO {
+            self.0 += *call;
+        }
+    }
+
+    /// Tokens that a reply has on average, at most `limit` where it is one.
+    fn reply_tokens(self, limit: u64) -> u64 {
+        let on_average = self.0.tokens.completion.checked_div(self.0.calls).unwrap_or(FIRST_REPLY);
+        if limit == 0 { on_average } else { on_average.min(limit) }
+    }
+
+    fn per_call(self) -> Money {
+        Money::from_pico(self.0.cost.pico().checked_div(self.0.calls).unwrap_or(0))
+    }
 }
 
 /// Counts an item among those of its batch that hold a slot.
@@ -291,13 +382,23 @@ impl Gate for ActiveBatch {
         guards
     }
 
+    async fn funds(&self, about: Tokens) {
+        let purses = self.purses();
+        if !purses.is_empty() {
+            purses.funds(self.cost_of(about)).await;
+            self.stop_if_spent(&purses);
+        }
+    }
+
+    fn set_aside(&self, about: Tokens) -> Option<SetAside> {
+        let purses = self.purses();
+        if purses.is_empty() {
+            return Some(SetAside::default());
+        }
+        purses.set_aside(self.cost_of(about))
+    }
+
     fn spent(&self, totals: &Totals) {
-        if totals.cost == Money::ZERO {
-            return;
-        }
-        self.spent_pico.fetch_add(totals.cost.pico(), Ordering::AcqRel);
-        if self.over_budget() && self.open.load(Ordering::Acquire) {
-            self.pause(PauseReason::Budget);
-        }
+        self.costs.lock().unwrap_or_else(PoisonError::into_inner).add(totals);
     }
 }

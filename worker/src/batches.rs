@@ -8,11 +8,11 @@ use std::time::Duration;
 
 use futures_util::stream::{self, StreamExt as _};
 use promptmill_domain::{BatchEvent, BatchId, WorkerReport};
-use promptmill_pipeline::{BatchPlan, PlanError};
+use promptmill_pipeline::{BatchPlan, PlanError, Treasury};
 use promptmill_ports::{Assignment, Signal, StoreError};
 use promptmill_runtime::Engine;
 use tokio::sync::{Notify, mpsc};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use crate::active::{ActiveBatch, Steer, Ties};
 use crate::gate::SessionGate;
@@ -20,6 +20,9 @@ use crate::templates::Templates;
 
 /// Pause before an order that the store did not take is repeated.
 const STEER_RETRY: Duration = Duration::from_millis(200);
+
+/// How long is waited for the price of a model.
+const PRICES_WITHIN: Duration = Duration::from_secs(2);
 
 /// Batches that are read again at the same time.
 const READ_AGAIN: usize = 16;
@@ -57,9 +60,10 @@ impl Batches {
         engine: Engine,
         session: Arc<SessionGate>,
         changed: Arc<Notify>,
+        treasury: Arc<Treasury>,
     ) -> (Arc<Self>, mpsc::UnboundedReceiver<Steer>) {
         let (steer, orders) = mpsc::unbounded_channel();
-        let ties = Ties { session, changed, steer };
+        let ties = Ties { session, changed, steer, treasury, providers: engine.providers.clone() };
         let (active, templates, told) = (Mutex::default(), Templates::default(), AtomicU64::new(0));
         (Arc::new(Self { engine, active, templates, ties, told }), orders)
     }
@@ -100,12 +104,16 @@ impl Batches {
         if unknown.is_empty() {
             return loaded;
         }
+        self.ask_prices(&read).await;
         for assignment in read.iter().filter(|read| unknown.contains(&read.batch.id)) {
             loaded.insert(assignment.batch.id, self.load(assignment).map_err(Arc::new));
         }
         unknown.retain(|id| !loaded.contains_key(id));
         match self.engine.store.assignments(&unknown).await {
-            Ok(assignments) => loaded.extend(self.load_all(unknown, &assignments)),
+            Ok(assignments) => {
+                self.ask_prices(&assignments).await;
+                loaded.extend(self.load_all(unknown, &assignments));
+            }
             // One that is damaged, or takes too long to be counted, must not keep the others from being worked on.
             Err(_) if unknown.len() > 1 => {
                 for id in unknown {
@@ -125,6 +133,16 @@ impl Batches {
             self.read_again(loaded.values().flatten().cloned().collect::<Vec<_>>()).await;
         }
         loaded
+    }
+
+    /// Asks what the models cost of batches that have a limit, so that what their calls may cost can be set aside.
+    async fn ask_prices(&self, assignments: &[Assignment]) {
+        for Assignment { batch, .. } in assignments {
+            if batch.limits.max_cost.is_some() {
+                // Without an answer in time calls are taken to cost what those before did.
+                let _ = timeout(PRICES_WITHIN, self.engine.providers.price(&batch.spec.model)).await;
+            }
+        }
     }
 
     fn load_all(&self, ids: Vec<BatchId>, assignments: &[Assignment]) -> HashMap<BatchId, Loaded> {
@@ -196,7 +214,18 @@ impl Batches {
         let store = &self.engine.store;
         let read = |batch: Arc<ActiveBatch>| async move {
             match store.batch(&batch.tenant, batch.id).await {
-                Ok(stored) => batch.refresh(&stored),
+                Ok(stored) => {
+                    if stored.limits.max_cost.is_some() && !batch.has_max_cost() {
+                        match store.progress(&batch.tenant, batch.id).await {
+                            Ok(progress) => batch.spent_before(progress.counts.totals.cost),
+                            Err(error) => {
+                                tracing::warn!(batch.id = %batch.id, error = %error, "what a batch spent could not be read");
+                                return false;
+                            }
+                        }
+                    }
+                    batch.refresh(&stored);
+                }
                 Err(StoreError::NotFound) => batch.close(),
                 // The next beat tries again; until then the old word holds.
                 Err(error) => {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use apalis_core::worker::builder::WorkerBuilder;
 use promptmill_domain::SessionId;
-use promptmill_pipeline::{Concurrency, Pipeline, RetryPolicy};
+use promptmill_pipeline::{Concurrency, Pipeline, RetryPolicy, TenantCosts, Treasury};
 use promptmill_ports::StoreError;
 use promptmill_runtime::Engine;
 use tokio::sync::{Notify, Semaphore, mpsc};
@@ -36,6 +36,8 @@ pub struct WorkerConfig {
     pub stop_within: Duration,
     /// What the session is called for people: role and host.
     pub label: String,
+    /// What tenants may spend.
+    pub tenant_costs: TenantCosts,
 }
 
 impl Default for WorkerConfig {
@@ -46,6 +48,7 @@ impl Default for WorkerConfig {
             retry: RetryPolicy::default(),
             stop_within: Duration::from_secs(30),
             label: "worker".to_owned(),
+            tenant_costs: TenantCosts::default(),
         }
     }
 }
@@ -78,7 +81,9 @@ impl Worker {
         let (stopping, abort) = (CancellationToken::new(), CancellationToken::new());
         let gate = Arc::new(SessionGate::new(stopping.clone()));
         let (changed, queued) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
-        let (batches, orders) = Batches::new(engine.clone(), gate.clone(), changed.clone());
+        let treasury =
+            Treasury::new(engine.store.clone(), engine.clock.clone(), session, config.tenant_costs);
+        let (batches, orders) = Batches::new(engine.clone(), gate.clone(), changed.clone(), treasury.clone());
         let slots = Arc::new(Slots::new(config.concurrency, config.recording, changed));
         let (settler, settler_handle) = Settler::new(engine.clone(), slots.clone());
         let pipeline = Arc::new(Pipeline::new(
@@ -112,6 +117,10 @@ impl Worker {
                 let settler = spawn_tied(&stopping, settler.run());
                 let pump = spawn_tied(&stopping, pump.run());
                 let _listener = AbortOnDropHandle::new(tokio::spawn(hints::listen(signals, queued)));
+                let keeping = AbortOnDropHandle::new(tokio::spawn({
+                    let treasury = treasury.clone();
+                    async move { treasury.run().await }
+                }));
                 let _orders = AbortOnDropHandle::new(tokio::spawn(carry_out(engine, orders)));
                 let through = async {
                     // Each ends by itself once the one before is gone: the pump when the process stops, the runtime when the
@@ -127,6 +136,9 @@ impl Worker {
                     () = through => {}
                     () = abort.cancelled() => {}
                 }
+                keeping.abort();
+                let _ = keeping.await;
+                treasury.close().await;
             }
         });
         Ok(Self { engine, session, stop_within: config.stop_within, pipeline, gate, stopping, abort, work })

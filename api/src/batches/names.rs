@@ -62,7 +62,7 @@ words!(
 words!(
     /// Why a batch stands still.
     PauseNames,
-    ["requested", "budget", "suspect"]
+    ["requested", "budget", "tenant_budget", "suspect"]
 );
 words!(
     /// Where a delivery stands.

@@ -181,14 +181,14 @@ impl From<SlowReason> for LimitView {
 #[derive(Debug, Clone, Serialize, ToSchema)]
 #[schema(as = Pause)]
 pub(crate) struct PauseView {
-    /// `requested`, `budget` or `suspect`.
+    /// `requested`, `budget`, `tenant_budget` (until its day or month is over) or `suspect`.
     #[schema(value_type = PauseNames)]
     reason: &'static str,
     /// The cause all first items failed for, where it is `suspect`.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<ReasonNames>, inline)]
     kind: Option<FailureKind>,
-    /// The provider's words, where it is `suspect`.
+    /// Which limit is spent, where it is `tenant_budget`; the provider's words, where it is `suspect`.
     #[serde(skip_serializing_if = "Option::is_none")]
     message: Option<String>,
 }
@@ -199,6 +199,10 @@ impl PauseView {
         let (reason, kind, message) = match reason {
             PauseReason::Requested => ("requested", None, None),
             PauseReason::Budget => ("budget", None, None),
+            PauseReason::TenantBudget { period, name } => {
+                let message = format!("the tenant's limit of the {} {name} is spent", period.as_str());
+                ("tenant_budget", None, Some(message))
+            }
             PauseReason::Suspect { kind, message } => ("suspect", Some(*kind), Some(message.clone())),
         };
         Some(Self { reason, kind, message })

@@ -57,7 +57,7 @@ fn shown(batch: &Value) -> Shown {
 fn exit_of(batch: &Value) -> Exit {
     let counts = &batch["counts"];
     match (text(batch, "state"), text(&batch["pause"], "reason")) {
-        ("paused", "budget") => Exit::Budget,
+        ("paused", "budget" | "tenant_budget") => Exit::Budget,
         ("paused", "suspect") => Exit::Suspect,
         ("completed", _) if counts["failed"].as_u64() == Some(0) => Exit::Success,
         ("completed" | "cancelled" | "expired", _) => Exit::SomeFailed,

@@ -180,6 +180,13 @@ impl Scene<'_> {
         match ended {
             Ended::Completed if counts.all_failed() == 0 => Ok(Exit::Success),
             Ended::Completed => Ok(Exit::SomeFailed),
+            Ended::Paused(PauseReason::TenantBudget { period, name }) => {
+                eprintln!(
+                    "stopped: the limit of the {} {name} is spent; go on with --resume after it",
+                    period.as_str()
+                );
+                Ok(Exit::Budget)
+            }
             Ended::Paused(PauseReason::Budget) => {
                 let spent = counts.totals.cost;
                 eprintln!(

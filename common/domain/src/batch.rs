@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::budget::Period;
 use crate::chat::{ModelRef, ModelSettings};
 use crate::chunk::MAX_CHUNK_ROWS;
 use crate::filter::ItemFilter;
@@ -162,6 +163,13 @@ pub enum PauseReason {
     Requested,
     /// Its cost limit is reached.
     Budget,
+    /// The cost limit of its tenant is reached, for a day or a month.
+    TenantBudget {
+        /// Which of the two.
+        period: Period,
+        /// Which day or month ([`Period::of`]); after it the batch goes on.
+        name: String,
+    },
     /// The first items all failed for this cause, which lies outside the rows; or the provider refuses the credential.
     Suspect {
         /// The cause.

@@ -4,6 +4,7 @@
 //! Start at [`head::Head::apply`]: every promise about an item is a fact about that function.
 
 pub mod batch;
+pub mod budget;
 pub mod chat;
 pub mod chunk;
 pub mod estimate;
@@ -23,6 +24,7 @@ pub use batch::{
     Batch, BatchEvent, BatchLimits, BatchSpec, BatchState, Counts, PauseReason, RetryOf, StoreReplies,
     TemplateRef, Webhook,
 };
+pub use budget::{Budget, BudgetScope, Period};
 pub use chat::{Message, ModelRef, ModelSettings, Role};
 pub use event::{Event, EventKind};
 pub use filter::{ItemFilter, OutcomeName};

@@ -34,6 +34,12 @@ impl Money {
         self.0
     }
 
+    /// What is left of it without `other`, nothing where that is more.
+    #[must_use]
+    pub const fn less(self, other: Self) -> Self {
+        Self(self.0.saturating_sub(other.0))
+    }
+
     /// This price for one, times `count`, saturating.
     pub const fn times(self, count: u64) -> Self {
         Self::from_pico(self.0.saturating_mul(count))

@@ -43,6 +43,9 @@ pub struct BatchReport {
     pub waiting_batch: u32,
     /// Items that wait to be tried again.
     pub waiting_retry: u32,
+    /// Items that wait for money, because what is left of a limit is held for calls under way; 0 from a worker that does not tell.
+    #[serde(default)]
+    pub waiting_money: u32,
     /// Items settled a second, averaged over about the last ten seconds.
     pub settled_per_s: f64,
     /// Items of the chunks it claimed, on average and rounded up; 0 from a worker that does not tell.
@@ -53,7 +56,13 @@ pub struct BatchReport {
 impl BatchReport {
     /// Items in the worker's hands that wait for something or are being called for.
     pub fn in_hand(&self) -> u64 {
-        let waiting = [self.waiting_place, self.waiting_lane, self.waiting_batch, self.waiting_retry];
+        let waiting = [
+            self.waiting_place,
+            self.waiting_lane,
+            self.waiting_batch,
+            self.waiting_retry,
+            self.waiting_money,
+        ];
         u64::from(self.calling) + waiting.into_iter().map(u64::from).sum::<u64>()
     }
 
@@ -69,7 +78,7 @@ impl BatchReport {
 pub enum SlowReason {
     /// It stands still until someone resumes it.
     Paused,
-    /// It stands still because its `max_cost` is spent.
+    /// What is left of its `max_cost`, or of its tenant's limit, is held for calls under way; or it stands still because one is spent.
     Budget,
     /// It stands still because the first items all failed for one cause outside the rows.
     Suspect,
@@ -104,7 +113,7 @@ pub fn slow_reasons(
         BatchState::Paused { reason } => {
             return vec![match reason {
                 PauseReason::Requested => SlowReason::Paused,
-                PauseReason::Budget => SlowReason::Budget,
+                PauseReason::Budget | PauseReason::TenantBudget { .. } => SlowReason::Budget,
                 PauseReason::Suspect { .. } => SlowReason::Suspect,
             }];
         }
@@ -131,6 +140,7 @@ pub fn slow_reasons(
     let mut reasons: Vec<(u64, SlowReason)> = vec![
         (sum(|report| report.waiting_place), SlowReason::WorkerSlots),
         (waiting_batch, SlowReason::MaxConcurrency),
+        (sum(|report| report.waiting_money), SlowReason::Budget),
         (sum(|report| report.waiting_retry).max(counts.parked), SlowReason::RetryDelay),
     ];
     if let Some(lane) = lane {
@@ -163,6 +173,7 @@ mod tests {
             waiting_lane: 0,
             waiting_batch: 0,
             waiting_retry: 0,
+            waiting_money: 0,
             settled_per_s: 1.0,
             chunk_items: 4,
         };
@@ -180,6 +191,7 @@ mod tests {
         let free = BatchLimits::default();
         assert_eq!(reasons(&report(|_| {}), free), []);
         assert_eq!(reasons(&report(|r| r.waiting_place = 1), free), [SlowReason::WorkerSlots]);
+        assert_eq!(reasons(&report(|r| r.waiting_money = 1), free), [SlowReason::Budget]);
         let lane = SlowReason::LaneLimit { lane: LaneId::new("demo", "none") };
         assert_eq!(
             reasons(&report(|r| (r.waiting_lane, r.waiting_retry) = (2, 5)), free),

@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use promptmill_domain::{
-    Attempt, Call, FailureKind, Flag, Message, Output, Reason, Role, StoreReplies, Tokens, Totals, Verdict,
+    Attempt, Call, FailureKind, Flag, Message, Money, Output, Reason, Role, StoreReplies, Tokens, Totals,
+    Verdict,
 };
 use promptmill_prompt::Variables;
 use promptmill_provider::{CallFailure, ChatReply, ChatRequest, Delta, Finish, ResponseFormat};
@@ -12,6 +13,7 @@ use crate::gate::Gate;
 use crate::lane;
 use crate::pipeline::Pipeline;
 use crate::plan::BatchPlan;
+use crate::set_aside::CameTo;
 
 /// Reasons of an invalid reply that are kept in the history.
 const KEPT_REASONS: usize = 10;
@@ -67,8 +69,8 @@ impl Pipeline {
             let started = tokio::time::Instant::now();
             leave.begin();
             let result = plan.provider.chat(request).await;
-            leave.end(lane::report(&result));
             let mut call = record(started_ms, started.elapsed(), &result);
+            leave.end(lane::report(&result), came_to(&call));
             input.gate.spent(&Totals { calls: 1, tokens: call.tokens, cost: call.cost.unwrap_or_default() });
             let reply = match result {
                 Ok(reply) => {
@@ -211,6 +213,15 @@ fn record(started_ms: u64, took: Duration, result: &Result<ChatReply, CallFailur
             generation: failure.generation.clone(),
             ..begun
         },
+    }
+}
+
+/// What a call came to, as far as anybody knows. One that was given up, or whose reply broke off, may be charged all the same.
+fn came_to(call: &Call) -> CameTo {
+    match (call.cost, call.failure) {
+        (Some(cost), _) => CameTo::Cost(cost),
+        (None, Some(FailureKind::Timeout | FailureKind::MalformedReply)) => CameTo::Unknown,
+        (None, _) => CameTo::Cost(Money::ZERO),
     }
 }
 

@@ -1,7 +1,9 @@
 //! Whether work may begin.
 
 use async_trait::async_trait;
-use promptmill_domain::FailureKind;
+use promptmill_domain::{FailureKind, Tokens, Totals};
+
+use crate::set_aside::SetAside;
 
 /// Leave to go on with a batch. It closes when the batch is paused or cancelled, its budget is spent, the session missed its
 /// beats, or the process stops.
@@ -17,6 +19,14 @@ pub trait Gate: Send + Sync {
     /// whether it does; where it does not, the item fails.
     fn refused(&self, kind: FailureKind, message: &str) -> bool;
 
-    /// A call of the batch is over and cost this much.
-    fn spent(&self, totals: &promptmill_domain::Totals);
+    /// Waits until what a call of about so many tokens may cost can be set aside, or until it is worth asking.
+    async fn funds(&self, _about: Tokens) {}
+
+    /// Sets aside what a call of about so many tokens may cost; `None` where there is no money for it now.
+    fn set_aside(&self, _about: Tokens) -> Option<SetAside> {
+        Some(SetAside::default())
+    }
+
+    /// A call of the batch is over and took this much.
+    fn spent(&self, totals: &Totals);
 }

@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::task::Poll;
 use std::time::Duration;
 
+use promptmill_domain::Tokens;
 use promptmill_ports::{CallNeed, CallReport, Denied, Permit};
 use promptmill_provider::ChatRequest;
 use tokio::time::timeout;
@@ -19,6 +20,7 @@ use crate::limit::BatchPlace;
 use crate::pipeline::Pipeline;
 use crate::places::Place;
 use crate::plan::BatchPlan;
+use crate::set_aside::{CameTo, SetAside};
 use crate::standing::{Stage, Stay};
 
 /// How soon a permit is asked for again while the hub is away.
@@ -29,6 +31,8 @@ const LANE_ANSWERS_WITHIN: Duration = Duration::from_millis(10);
 
 /// Leave for one call; everything is given back when it is dropped, the narrowest limit last.
 pub(crate) struct Leave<'a> {
+    /// What the call may cost.
+    aside: SetAside,
     _stay: Stay<'a>,
     permit: Permit,
     _place: Place,
@@ -39,11 +43,13 @@ impl Leave<'_> {
     /// The call begins.
     pub(crate) fn begin(&mut self) {
         self.permit.begin();
+        self.aside.begin();
     }
 
-    /// The call ended: everything is given back, and the lane learns of it.
-    pub(crate) fn end(self, report: CallReport) {
+    /// The call ended and came to this: everything is given back, and the lane learns of it.
+    pub(crate) fn end(self, report: CallReport, came_to: CameTo) {
         self.permit.end(report);
+        self.aside.settle(came_to);
     }
 }
 
@@ -70,10 +76,28 @@ impl Pipeline {
         input: &AttemptInput<'a>,
         request: &ChatRequest,
     ) -> Result<Leave<'a>, AttemptEnd> {
+        let about = about(request);
+        loop {
+            let mut leave = self.leave_to_pay(input, request, about).await?;
+            // What was there before the wait for the lane may have gone to others since.
+            if let Some(aside) = input.gate.set_aside(about) {
+                leave.aside = aside;
+                return Ok(leave);
+            }
+        }
+    }
+
+    /// The same, for whoever has the money then.
+    async fn leave_to_pay<'a>(
+        &self,
+        input: &AttemptInput<'a>,
+        request: &ChatRequest,
+        about: Tokens,
+    ) -> Result<Leave<'a>, AttemptEnd> {
         if !input.gate.is_open() {
             return Err(AttemptEnd::Stopped);
         }
-        let mut limits = pin!(self.all_limits(input, need(input.plan, request)));
+        let mut limits = pin!(self.all_limits(input, need(input.plan, request), about));
         // Mostly nothing is scarce, and then nobody needs to be told that the gate closes.
         let at_once = poll_fn(|context| Poll::Ready(limits.as_mut().poll(context))).await;
         let leave = match at_once {
@@ -96,16 +120,29 @@ impl Pipeline {
         }
     }
 
-    async fn all_limits<'a>(&self, input: &AttemptInput<'a>, need: CallNeed) -> Result<Leave<'a>, Denied> {
+    async fn all_limits<'a>(
+        &self,
+        input: &AttemptInput<'a>,
+        need: CallNeed,
+        about: Tokens,
+    ) -> Result<Leave<'a>, Denied> {
         let plan = input.plan;
-        let mut stay = plan.standing.enter(Stage::Batch);
+        let mut stay = plan.standing.enter(Stage::Money);
+        input.gate.funds(about).await;
+        stay.go_to(Stage::Batch);
         loop {
             let of_batch = plan.limit.place().await;
             let (place, permit) = self.place_and_permit(plan, need, &mut stay).await?;
             // The limit may have been lowered while this one waited for the rest.
             if plan.limit.is_kept() {
                 stay.go_to(Stage::Call);
-                return Ok(Leave { _stay: stay, permit, _place: place, _of_batch: of_batch });
+                return Ok(Leave {
+                    aside: SetAside::default(),
+                    _stay: stay,
+                    permit,
+                    _place: place,
+                    _of_batch: of_batch,
+                });
             }
             stay.go_to(Stage::Batch);
         }
@@ -147,12 +184,14 @@ impl Pipeline {
 }
 
 fn need(plan: &BatchPlan, request: &ChatRequest) -> CallNeed {
-    CallNeed { tokens: estimate_tokens(request), is_interactive: plan.is_interactive() }
+    CallNeed {
+        tokens: u32::try_from(about(request).total()).unwrap_or(u32::MAX),
+        is_interactive: plan.is_interactive(),
+    }
 }
 
 /// About how many tokens a call will take: four bytes of prompt a token, and the output limit where there is one.
-fn estimate_tokens(request: &ChatRequest) -> u32 {
+fn about(request: &ChatRequest) -> Tokens {
     let prompt: usize = request.messages.iter().map(|message| message.content.len() / 4 + 4).sum();
-    let prompt = u32::try_from(prompt).unwrap_or(u32::MAX);
-    prompt.saturating_add(request.settings.max_tokens.unwrap_or(0))
+    Tokens { prompt: prompt as u64, completion: request.settings.max_tokens.unwrap_or(0).into() }
 }

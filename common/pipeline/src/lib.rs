@@ -12,12 +12,17 @@ mod limit;
 mod pipeline;
 mod places;
 mod plan;
+mod purse;
 mod retry;
+mod set_aside;
 mod standing;
+mod treasury;
 
 pub use gate::Gate;
 pub use pipeline::{ItemContent, ItemEnd, ItemInput, Pipeline};
 pub use places::Concurrency;
 pub use plan::{BatchPlan, CompiledTemplate, PlanError};
 pub use retry::RetryPolicy;
+pub use set_aside::{Account, CameTo, SetAside};
 pub use standing::{Stage, Standing};
+pub use treasury::{Purses, TenantCosts, Treasury};

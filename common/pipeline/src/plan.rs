@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use promptmill_domain::{BatchId, BatchSpec, LaneId, ModelSettings, StoreReplies};
+use promptmill_domain::{BatchId, BatchSpec, LaneId, ModelRef, ModelSettings, StoreReplies};
 use promptmill_prompt::{OutputSpec, Template};
 use promptmill_provider::{ChatProvider, ResponseFormat, ResponseSchema};
 
@@ -66,6 +66,7 @@ pub struct BatchPlan {
     pub(crate) provider: Arc<dyn ChatProvider>,
     pub(crate) lane: Arc<LaneId>,
     pub(crate) model: Arc<str>,
+    reference: ModelRef,
     pub(crate) settings: Arc<ModelSettings>,
     pub(crate) format: ResponseFormat,
     pub(crate) max_attempts: u32,
@@ -96,6 +97,7 @@ impl BatchPlan {
             batch,
             lane: Arc::new(LaneId::new(provider.name(), provider.credential_name())),
             model: spec.model.name().into(),
+            reference: spec.model.clone(),
             settings: Arc::new(settings),
             format,
             max_attempts: spec.max_attempts.max(1),
@@ -111,6 +113,11 @@ impl BatchPlan {
     /// The lane its calls go through.
     pub fn lane(&self) -> &LaneId {
         &self.lane
+    }
+
+    /// The model that answers.
+    pub fn model(&self) -> &ModelRef {
+        &self.reference
     }
 
     /// Sets how many calls of the batch this process may have under way at the same time, at least one; `None` for no limit of its own.

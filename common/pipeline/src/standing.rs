@@ -15,11 +15,13 @@ pub enum Stage {
     Batch,
     /// It waits to be tried again.
     Retry,
+    /// It waits for money: what is left of a limit is held for calls under way.
+    Money,
 }
 
 /// How many items of a batch are at each stage.
 #[derive(Debug, Default)]
-pub struct Standing([AtomicU32; 5]);
+pub struct Standing([AtomicU32; 6]);
 
 /// One item's presence at a stage; ends when dropped.
 #[derive(Debug)]

@@ -5,6 +5,7 @@
 //! ports and what one process runs on; [`conformance`] (feature `conformance`) is what every backend must pass.
 
 pub mod body;
+pub mod budgets;
 pub mod clock;
 #[cfg(feature = "conformance")]
 pub mod conformance;
@@ -20,6 +21,7 @@ pub mod store;
 pub mod transfer;
 
 pub use body::{CorruptBody, decode_outcome, encode_outcome};
+pub use budgets::{BudgetRecord, Budgets, change_budget};
 pub use clock::Clock;
 pub use error::{StoreError, StoreResult};
 pub use finding::{Finding, Verdict};

@@ -19,6 +19,7 @@ use promptmill_domain::{
 };
 
 use crate::StoreResult;
+use crate::budgets::Budgets;
 use crate::lanes::Lanes;
 use crate::reading::{Read, Rows};
 
@@ -453,11 +454,23 @@ pub trait Outbox: Send + Sync {
 
 /// Everything the engine needs of a store.
 pub trait Store:
-    Intake + Work + Sessions + Admission + Close + Control + Read + Rows + Retention + Outbox + Lanes
+    Intake + Work + Sessions + Admission + Close + Control + Read + Rows + Retention + Outbox + Lanes + Budgets
 {
 }
 
-impl<T: Intake + Work + Sessions + Admission + Close + Control + Read + Rows + Retention + Outbox + Lanes>
-    Store for T
+impl<
+    T: Intake
+        + Work
+        + Sessions
+        + Admission
+        + Close
+        + Control
+        + Read
+        + Rows
+        + Retention
+        + Outbox
+        + Lanes
+        + Budgets,
+> Store for T
 {
 }

@@ -23,6 +23,8 @@ pub(crate) const SLICES: &str = "slices";
 pub(crate) const SETTLED: &str = "settled";
 /// `_id` session.
 pub(crate) const SESSIONS: &str = "sessions";
+/// `_id` scope: an account of money.
+pub(crate) const BUDGETS: &str = "budgets";
 /// `_id` lane: what it learned, and until when it stands still.
 pub(crate) const LANES: &str = "lanes";
 /// `_id` tenant: bytes it has stored.

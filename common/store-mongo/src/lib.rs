@@ -10,6 +10,7 @@ mod admission;
 mod assignments;
 mod batches;
 mod bodies;
+mod budgets;
 mod bundles;
 mod claims;
 mod close;

@@ -7,6 +7,7 @@
 mod accounts;
 mod admission;
 mod batches;
+mod budgets;
 mod claims;
 mod close;
 mod control;

@@ -99,6 +99,7 @@ fn pause_view(state: &BatchState) -> Option<PauseView<'_>> {
     Some(match reason {
         PauseReason::Requested => PauseView { reason: "requested", kind: None, message: None },
         PauseReason::Budget => PauseView { reason: "budget", kind: None, message: None },
+        PauseReason::TenantBudget { .. } => PauseView { reason: "tenant_budget", kind: None, message: None },
         PauseReason::Suspect { kind, message } => {
             PauseView { reason: "suspect", kind: Some(*kind), message: Some(message) }
         }

@@ -6,14 +6,14 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use promptmill_domain::chunk::{ChunkCut, FrozenPart};
 use promptmill_domain::{
-    Batch, BatchEvent, BatchId, BatchLimits, BatchState, ChunkId, Counts, Event, EventId, LaneId, LeaseToken,
-    SessionId, TenantId, UploadId, WorkerReport,
+    Batch, BatchEvent, BatchId, BatchLimits, BatchState, Budget, BudgetScope, ChunkId, Counts, Event,
+    EventId, LaneId, LeaseToken, SessionId, TenantId, UploadId, WorkerReport,
 };
 use promptmill_ports::{
-    Accepted, Admission, Assignment, BatchFilter, BatchPage, BeatAnswer, BlockIds, BlockRow, Close, Control,
-    Created, Intake, LaneRecord, Lanes, Lease, NewBatch, Outbox, OutcomePage, PageLimit, Part, PartCommit,
-    Progress, Read, Retention, RowBlock, Rows, SessionBeat, Sessions, SettleGroup, Settled, SettledCursor,
-    SettledPage, StoreError, StoreResult, Usage, WholeBatch, Work,
+    Accepted, Admission, Assignment, BatchFilter, BatchPage, BeatAnswer, BlockIds, BlockRow, BudgetRecord,
+    Budgets, Close, Control, Created, Intake, LaneRecord, Lanes, Lease, NewBatch, Outbox, OutcomePage,
+    PageLimit, Part, PartCommit, Progress, Read, Retention, RowBlock, Rows, SessionBeat, Sessions,
+    SettleGroup, Settled, SettledCursor, SettledPage, StoreError, StoreResult, Usage, WholeBatch, Work,
 };
 use promptmill_store_sqlite::SqliteStore;
 
@@ -305,6 +305,31 @@ impl Rows for FailingStore {
 
     async fn block(&self, tenant: &TenantId, batch: BatchId, part: u32, seq: u32) -> StoreResult<Bytes> {
         self.fated("block", self.inner.block(tenant, batch, part, seq)).await
+    }
+}
+
+#[async_trait]
+impl Budgets for FailingStore {
+    async fn budget(&self, scope: &BudgetScope) -> StoreResult<BudgetRecord> {
+        self.inner.budget(scope).await
+    }
+
+    async fn put_budget(
+        &self,
+        scope: &BudgetScope,
+        ver: u64,
+        budget: &Budget,
+        now_ms: u64,
+    ) -> StoreResult<bool> {
+        self.inner.put_budget(scope, ver, budget, now_ms).await
+    }
+
+    async fn open_budgets(&self, after: Option<&BudgetScope>, limit: u32) -> StoreResult<Vec<BudgetScope>> {
+        self.inner.open_budgets(after, limit).await
+    }
+
+    async fn forget_budgets(&self, before_ms: u64) -> StoreResult<u32> {
+        self.inner.forget_budgets(before_ms).await
     }
 }
 

@@ -12,14 +12,15 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use promptmill_domain::chunk::{ChunkCut, FrozenPart};
 use promptmill_domain::{
-    Batch, BatchEvent, BatchId, BatchLimits, BatchState, ChunkId, Counts, Event, EventId, ItemCode, LaneId,
-    LeaseToken, SessionId, TenantId, UploadId, WorkerReport,
+    Batch, BatchEvent, BatchId, BatchLimits, BatchState, Budget, BudgetScope, ChunkId, Counts, Event,
+    EventId, ItemCode, LaneId, LeaseToken, SessionId, TenantId, UploadId, WorkerReport,
 };
 use promptmill_ports::{
-    Accepted, Admission, Assignment, BatchFilter, BatchPage, BeatAnswer, BlockIds, BlockRow, Close, Control,
-    Created, Intake, LaneRecord, Lanes, Lease, NewBatch, Outbox, OutcomePage, PageLimit, Part, PartCommit,
-    Progress, Read, Retention, RowBlock, Rows, SessionBeat, Sessions, SettleGroup, Settled, SettledCursor,
-    SettledPage, Store, StoreError, StoreResult, StoredOutcome, Usage, WholeBatch, Work,
+    Accepted, Admission, Assignment, BatchFilter, BatchPage, BeatAnswer, BlockIds, BlockRow, BudgetRecord,
+    Budgets, Close, Control, Created, Intake, LaneRecord, Lanes, Lease, NewBatch, Outbox, OutcomePage,
+    PageLimit, Part, PartCommit, Progress, Read, Retention, RowBlock, Rows, SessionBeat, Sessions,
+    SettleGroup, Settled, SettledCursor, SettledPage, Store, StoreError, StoreResult, StoredOutcome, Usage,
+    WholeBatch, Work,
 };
 use tokio::sync::{Semaphore, watch};
 
@@ -255,6 +256,12 @@ passes! {
     Outbox {
         fn pending(limit: u32) -> Vec<Event>;
         fn handed_on(events: &[EventId]) -> ();
+    }
+    Budgets {
+        fn budget(scope: &BudgetScope) -> BudgetRecord;
+        fn put_budget(scope: &BudgetScope, ver: u64, budget: &Budget, now_ms: u64) -> bool;
+        fn open_budgets(after: Option<&BudgetScope>, limit: u32) -> Vec<BudgetScope>;
+        fn forget_budgets(before_ms: u64) -> u32;
     }
     Lanes {
         fn lanes() -> Vec<LaneRecord>;

@@ -9,6 +9,7 @@
 )]
 
 mod accept;
+mod budgets;
 mod close;
 mod events;
 mod intake;
@@ -26,6 +27,7 @@ mod walk;
 mod work;
 
 pub use accept::*;
+pub use budgets::*;
 pub use close::*;
 pub use events::*;
 pub use intake::*;
@@ -50,6 +52,9 @@ pub use work::*;
 macro_rules! store_conformance {
     ($make:expr) => {
         $crate::conformance_tests! { store, $make;
+            an_account_is_replaced_only_by_who_knows_its_version
+            changes_of_an_account_at_once_all_count
+            accounts_that_may_be_spent_from_are_listed_and_others_are_forgotten_in_time
             what_is_kept_of_lanes_is_the_newest_and_the_longest_pause
             create_is_idempotent_by_id_and_by_key
             the_same_key_of_two_tenants_makes_two_batches

@@ -1,0 +1,204 @@
+//! The limits on money that this process spends from: a purse for each, kept in step with the store.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use promptmill_domain::budget::{Budget, BudgetScope, Period};
+use promptmill_domain::{BatchId, Money, SessionId, TenantId};
+use promptmill_ports::{Clock, Store, StoreResult, change_budget};
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use crate::purse::Purse;
+use crate::set_aside::SetAside;
+
+/// How often what was spent is told, and what is held too long is given back.
+const LOOKS_EVERY: Duration = Duration::from_millis(250);
+
+/// How soon the store is asked again that did not answer.
+const ASKS_AGAIN: Duration = Duration::from_millis(200);
+
+/// How long calls that were given up may take to be over when the process ends, and how often is looked.
+const GIVES_UP_WITHIN: Duration = Duration::from_secs(1);
+const LOOKS_AT_CALLS: Duration = Duration::from_millis(5);
+
+const DAY_MS: u64 = 86_400_000;
+
+/// What tenants may spend; the one that is named before the one for all others.
+#[derive(Debug, Clone, Default)]
+pub struct TenantCosts {
+    /// In a day and in a month (UTC), of a tenant by its name, or of every other.
+    pub most: HashMap<(Option<TenantId>, Period), Money>,
+}
+
+impl TenantCosts {
+    /// The limit of a tenant.
+    pub fn of(&self, tenant: &TenantId, period: Period) -> Option<Money> {
+        let of_all = || self.most.get(&(None, period));
+        self.most.get(&(Some(tenant.clone()), period)).or_else(of_all).copied()
+    }
+}
+
+/// The purses of a process.
+pub struct Treasury {
+    store: Arc<dyn Store>,
+    clock: Arc<dyn Clock>,
+    session: SessionId,
+    tenants: TenantCosts,
+    purses: Mutex<HashMap<BudgetScope, Arc<Purse>>>,
+    asks: Arc<Notify>,
+}
+
+/// The limits that calls of one batch are within. Cheap to clone.
+#[derive(Clone, Default)]
+pub struct Purses(Vec<Arc<Purse>>);
+
+impl Treasury {
+    /// One that spends under a session that beats.
+    pub fn new(
+        store: Arc<dyn Store>,
+        clock: Arc<dyn Clock>,
+        session: SessionId,
+        tenants: TenantCosts,
+    ) -> Arc<Self> {
+        let (purses, asks) = (Mutex::default(), Arc::default());
+        Arc::new(Self { store, clock, session, tenants, purses, asks })
+    }
+
+    fn purses(&self) -> MutexGuard<'_, HashMap<BudgetScope, Arc<Purse>>> {
+        // Whole entries only: a panic in between leaves a usable map.
+        self.purses.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The limits of a batch's calls now: its own, of which `floor` is known to be spent at least, and those of its tenant. Whoever asks means to go on
+    /// where one was spent.
+    pub fn of_batch(&self, batch: BatchId, limit: Option<(Money, Money)>, tenant: &TenantId) -> Purses {
+        let own = limit.map(|(limit, floor)| self.purse(BudgetScope::Batch(batch), limit, floor));
+        let now_ms = self.clock.now_ms();
+        let tenants = Period::ALL.into_iter().filter_map(|period| {
+            let limit = self.tenants.of(tenant, period)?;
+            let scope = BudgetScope::of_tenant(tenant.clone(), period, now_ms);
+            Some(self.purse(scope, limit, Money::ZERO))
+        });
+        Purses(own.into_iter().chain(tenants).collect())
+    }
+
+    /// The day of now, after which [`of_batch`](Self::of_batch) is to be asked again; `None` where no tenant has a limit.
+    pub fn day(&self) -> Option<u64> {
+        (!self.tenants.most.is_empty()).then(|| self.clock.now_ms() / DAY_MS)
+    }
+
+    fn purse(&self, scope: BudgetScope, limit: Money, floor: Money) -> Arc<Purse> {
+        let mut purses = self.purses();
+        if let Some(purse) = purses.get(&scope) {
+            purse.set_limit(limit);
+            return purse.clone();
+        }
+        let purse = Arc::new(Purse::new(scope.clone(), limit, floor, self.asks.clone()));
+        purses.insert(scope, purse.clone());
+        purse
+    }
+
+    /// Keeps purses and store in step, without end.
+    pub async fn run(&self) {
+        loop {
+            let _ = tokio::time::timeout(LOOKS_EVERY, self.asks.notified()).await;
+            let all: Vec<_> = self.purses().values().cloned().collect();
+            let mut failed = false;
+            for purse in &all {
+                failed |= self.exchange(purse).await.is_err();
+            }
+            drop(all);
+            failed |= self.close_idle().await.is_err();
+            if failed {
+                tokio::time::sleep(ASKS_AGAIN).await;
+            }
+        }
+    }
+
+    async fn exchange(&self, purse: &Purse) -> StoreResult<()> {
+        let Some(request) = purse.ask(self.session, Instant::now()) else { return Ok(()) };
+        let hold = |budget: &mut Budget| budget.hold(&request);
+        let answer = change_budget(self.store.as_ref(), purse.scope(), self.clock.now_ms(), hold).await;
+        match answer {
+            Ok(answer) => {
+                purse.told(&request, answer, Instant::now());
+                Ok(())
+            }
+            Err(error) => {
+                tracing::warn!(budget = %purse.scope(), error = %error, "a limit on money could not be asked about; no call begins meanwhile");
+                Err(error)
+            }
+        }
+    }
+
+    /// Gives up purses that nobody spends from any more.
+    async fn close_idle(&self) -> StoreResult<()> {
+        let is_idle = |purse: &&Arc<Purse>| Arc::strong_count(purse) == 1;
+        let idle: Vec<_> = self.purses().values().filter(is_idle).cloned().collect();
+        for purse in idle {
+            self.close_one(&purse).await?;
+            let mut purses = self.purses();
+            // Somebody may have taken it up again meanwhile.
+            if Arc::strong_count(&purse) == 2 {
+                purses.remove(purse.scope());
+            }
+        }
+        Ok(())
+    }
+
+    async fn close_one(&self, purse: &Purse) -> StoreResult<()> {
+        let spent = purse.close();
+        let end = |budget: &mut Budget| budget.end(self.session, spent);
+        change_budget(self.store.as_ref(), purse.scope(), self.clock.now_ms(), end).await?;
+        purse.closed(spent);
+        Ok(())
+    }
+
+    /// Tells what was spent in all, and holds nothing more: the process spends nothing from now on.
+    pub async fn close(&self) {
+        let all: Vec<_> = self.purses().drain().map(|(_, purse)| purse).collect();
+        // Calls that were given up are over in a moment.
+        let until = Instant::now() + GIVES_UP_WITHIN;
+        while all.iter().any(|purse| purse.has_aside()) && Instant::now() < until {
+            tokio::time::sleep(LOOKS_AT_CALLS).await;
+        }
+        for purse in &all {
+            if let Err(error) = self.close_one(purse).await {
+                tracing::warn!(budget = %purse.scope(), error = %error, "what is held of a limit on money could not be given back; it counts as unknown spend");
+            }
+        }
+    }
+}
+
+impl Purses {
+    /// Whether there are none, so that money is no matter.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The first limit that is spent, where one is.
+    pub fn spent(&self) -> Option<&BudgetScope> {
+        self.0.iter().find(|purse| purse.is_out()).map(|purse| purse.scope())
+    }
+
+    /// Sets so much aside of each; `None` where one has not as much now.
+    pub fn set_aside(&self, amount: Money) -> Option<SetAside> {
+        let mut aside = SetAside::default();
+        for purse in &self.0 {
+            if !purse.set_aside(amount) {
+                return None;
+            }
+            aside = aside.and(purse.clone(), amount);
+        }
+        Some(aside)
+    }
+
+    /// Waits until each may have so much, or one is spent.
+    pub async fn funds(&self, amount: Money) {
+        for purse in &self.0 {
+            purse.funds(amount).await;
+        }
+    }
+}
