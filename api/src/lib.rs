@@ -36,6 +36,7 @@ mod server;
 mod shapes;
 mod shares;
 mod slots;
+mod spend;
 mod sse;
 mod state;
 mod steps;

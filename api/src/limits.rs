@@ -6,7 +6,7 @@ use std::time::Duration;
 use axum::extract::State;
 use axum::http::{HeaderMap, HeaderName, HeaderValue};
 use axum::response::{IntoResponse, Response};
-use promptmill_domain::KeyId;
+use promptmill_domain::{BudgetScope, KeyId, Money, Period};
 use serde::Serialize;
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
@@ -16,6 +16,7 @@ use crate::auth::Caller;
 use crate::config::ApiConfig;
 use crate::problem::{Problem, ProblemId};
 use crate::rate::{Left, Rate};
+use crate::spend::SpendView;
 use crate::state::App;
 
 const POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
@@ -103,6 +104,12 @@ struct LimitsView {
     rows_per_day: u64,
     /// Bytes the tenant may have stored: rows, outcomes, templates, what batches and generations are made of, answers kept for repeated requests.
     stored_bytes: u64,
+    /// US dollars the tenant may spend on a day (UTC); null where there is no limit.
+    #[schema(value_type = Option<String>)]
+    max_cost_per_day: Option<Money>,
+    /// US dollars the tenant may spend in a month (UTC); null where there is no limit.
+    #[schema(value_type = Option<String>)]
+    max_cost_per_month: Option<Money>,
     /// What is used up.
     used: UsedView,
 }
@@ -114,6 +121,10 @@ struct UsedView {
     rows_today: u64,
     /// Bytes stored.
     stored_bytes: u64,
+    /// Spent today (UTC), with what calls under way may cost and what processes that died may have spent; null where there is no limit.
+    cost_today: Option<SpendView>,
+    /// The same of this month (UTC).
+    cost_this_month: Option<SpendView>,
 }
 
 /// Sizes, rates and quotas in force, and what is used of them.
@@ -122,6 +133,14 @@ struct UsedView {
 async fn limits(State(app): State<App>, caller: Caller) -> Result<axum::Json<LimitsView>, Problem> {
     let config = app.config();
     let usage = app.engine().store.usage(&caller.tenant, app.now_ms()).await?;
+    let most = |period| app.treasury().tenants().of(&caller.tenant, period);
+    let spend = async |period| -> Result<_, Problem> {
+        if most(period).is_none() {
+            return Ok(None);
+        }
+        let scope = BudgetScope::of_tenant(caller.tenant.clone(), period, app.now_ms());
+        Ok(Some(SpendView::from(&app.engine().store.budget(&scope).await?.budget)))
+    };
     Ok(axum::Json(LimitsView {
         row_bytes: config.row_bytes,
         reply_bytes: config.reply_bytes,
@@ -134,7 +153,14 @@ async fn limits(State(app): State<App>, caller: Caller) -> Result<axum::Json<Lim
         running_batches: config.running_batches,
         rows_per_day: config.rows_per_day,
         stored_bytes: config.stored_bytes,
-        used: UsedView { rows_today: usage.rows, stored_bytes: usage.stored_bytes() },
+        max_cost_per_day: most(Period::Day),
+        max_cost_per_month: most(Period::Month),
+        used: UsedView {
+            rows_today: usage.rows,
+            stored_bytes: usage.stored_bytes(),
+            cost_today: spend(Period::Day).await?,
+            cost_this_month: spend(Period::Month).await?,
+        },
     }))
 }
 

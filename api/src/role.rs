@@ -7,7 +7,10 @@ use std::time::Duration;
 use clap::Args;
 use ipnet::IpNet;
 use promptmill_egress::UrlPolicy;
-use promptmill_runtime::fleet::{Fleet, FleetArgs, RoleError, RunningBatchesArgs, address_of, listen};
+use promptmill_pipeline::Treasury;
+use promptmill_runtime::fleet::{
+    Fleet, FleetArgs, RoleError, RunningBatchesArgs, TenantCostArgs, address_of, listen,
+};
 use promptmill_runtime::{LaneKeeper, Monitor, Presence, Settings, shutdown_signals};
 use promptmill_vault::Vault;
 use tokio_util::sync::CancellationToken;
@@ -45,6 +48,8 @@ pub struct ApiArgs {
     leave_after: u32,
     #[command(flatten)]
     running: RunningBatchesArgs,
+    #[command(flatten)]
+    costs: TenantCostArgs,
     /// Subnets that are not public and may receive webhooks all the same, over plain HTTP too, for example 10.0.0.0/8.
     #[arg(long, value_name = "CIDR", env = "PROMPTMILL_WEBHOOK_SUBNETS", value_delimiter = ',')]
     webhook_subnets: Vec<IpNet>,
@@ -81,7 +86,16 @@ pub async fn run(args: ApiArgs, settings: Settings) -> Result<(), RoleError> {
     };
     let stop_within = config.leave_after + STOP_WITHIN;
     let policy = UrlPolicy::with_subnets(args.webhook_subnets);
-    let app = App::new(engine.clone(), Arc::new(vault), config, policy, presence.clone());
+    let session = {
+        let presence = presence.clone();
+        move || presence.session()
+    };
+    let treasury = Treasury::new(engine.store.clone(), engine.clock.clone(), session, args.costs.costs());
+    let keeping = tokio::spawn({
+        let treasury = treasury.clone();
+        async move { treasury.run().await }
+    });
+    let app = App::new(engine.clone(), Arc::new(vault), config, policy, presence.clone(), treasury.clone());
     generations::recover(&app);
     let stop = CancellationToken::new();
     let ready = {
@@ -107,6 +121,9 @@ pub async fn run(args: ApiArgs, settings: Settings) -> Result<(), RoleError> {
     }
     over.cancel();
     let _ = metrics.await;
+    keeping.abort();
+    let _ = keeping.await;
+    treasury.close().await;
     lanes.stop().await;
     presence.end().await;
     fleet.leave().await;

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use promptmill_domain::{BatchId, SessionId, TenantId};
 use promptmill_egress::UrlPolicy;
+use promptmill_pipeline::Treasury;
 use promptmill_ports::StoreResult;
 use promptmill_runtime::{Engine, Presence};
 use promptmill_vault::Vault;
@@ -47,6 +48,7 @@ struct Inner {
     listeners: Listeners,
     snapshots: Slots<Arc<Snapshot>>,
     generator: Generator,
+    treasury: Arc<Treasury>,
     batches: batches::Shared,
     body_room: Shares,
     turns: Arc<Turns>,
@@ -63,6 +65,7 @@ impl App {
         config: ApiConfig,
         url_policy: UrlPolicy,
         presence: Presence,
+        treasury: Arc<Treasury>,
     ) -> Self {
         let generator = Generator::new(&engine, config.generations);
         Self(Arc::new(Inner {
@@ -80,6 +83,7 @@ impl App {
             listeners: Listeners::default(),
             snapshots: Slots::with_most(config.streams),
             generator,
+            treasury,
             batches: batches::Shared::default(),
             body_room: Shares::new(config.body_bytes / 1024),
             turns: Arc::default(),
@@ -122,6 +126,10 @@ impl App {
     }
 
     /// Memory for the bodies of requests, in KiB.
+    pub(crate) fn treasury(&self) -> &Arc<Treasury> {
+        &self.0.treasury
+    }
+
     pub(crate) fn body_room(&self) -> &Shares {
         &self.0.body_room
     }
@@ -228,5 +236,8 @@ pub(crate) fn alone() -> (App, tempfile::TempDir) {
     let engine = Engine::embedded(folder.path(), Arc::new(promptmill_runtime::Providers::of([]))).unwrap();
     let vault = Arc::new(Vault::open_or_create(folder.path()).unwrap());
     let presence = Presence::shared(SessionId::from_bytes([1; 16]));
-    (App::new(engine, vault, ApiConfig::default(), UrlPolicy::default(), presence), folder)
+    let session = presence.session();
+    let costs = promptmill_domain::TenantCosts::default();
+    let treasury = Treasury::new(engine.store.clone(), engine.clock.clone(), move || session, costs);
+    (App::new(engine, vault, ApiConfig::default(), UrlPolicy::default(), presence, treasury), folder)
 }

@@ -9,7 +9,7 @@ use clap::Args;
 use ipnet::IpNet;
 use promptmill_api::{ApiConfig, ApiConfigArgs, App};
 use promptmill_egress::UrlPolicy;
-use promptmill_runtime::fleet::{address_of, listen};
+use promptmill_runtime::fleet::{TenantCostArgs, address_of, listen};
 use promptmill_runtime::{
     Engine, LaneKeeper, Monitor, Presence, ProviderSettings, Providers, Settings, shutdown_signals,
 };
@@ -52,6 +52,8 @@ pub(crate) struct ServeArgs {
     pub(crate) api: ApiConfigArgs,
     #[command(flatten)]
     pub(crate) admission: AdmissionArgs,
+    #[command(flatten)]
+    pub(crate) costs: TenantCostArgs,
     /// Subnets that are not public and may receive webhooks all the same, over plain HTTP too, for example 10.0.0.0/8.
     #[arg(long, value_name = "CIDR", env = "PROMPTMILL_WEBHOOK_SUBNETS", value_delimiter = ',')]
     pub(crate) webhook_subnets: Vec<IpNet>,
@@ -83,6 +85,7 @@ pub(crate) async fn serve(args: ServeArgs, settings: &Settings) -> Result<Exit, 
         concurrency: args.concurrency as usize,
         stop_within: STOP_WITHIN,
         label: "serve".to_owned(),
+        tenant_costs: args.costs.costs(),
         ..WorkerConfig::default()
     };
     let lanes = LaneKeeper::start(&engine)
@@ -94,7 +97,14 @@ pub(crate) async fn serve(args: ServeArgs, settings: &Settings) -> Result<Exit, 
     let config = SchedulerConfig::serving(vault.clone(), policy.clone());
     let scheduler = Scheduler::with(engine.clone(), args.admission.clone().applied_to(config));
     let config = ApiConfig { running_batches: args.admission.running.running_batches, ..args.api.config() };
-    let app = App::new(engine.clone(), vault, config, policy, Presence::shared(worker.session()));
+    let app = App::new(
+        engine.clone(),
+        vault,
+        config,
+        policy,
+        Presence::shared(worker.session()),
+        worker.treasury(),
+    );
     promptmill_api::recover(&app);
     let stop = CancellationToken::new();
     let monitor = Monitor::new(engine, worker.readiness()).with_store();

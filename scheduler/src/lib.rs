@@ -5,6 +5,7 @@
 //! time, of which one leads, and one that starts anew needs to know nothing. Start at [`Scheduler::with`]; [`role`] is the process.
 
 mod admit;
+mod budgets;
 mod close;
 mod config;
 mod deliveries;

@@ -19,7 +19,7 @@ use crate::config::SchedulerConfig;
 use crate::deliveries::Courier;
 use crate::lead::Lead;
 use crate::sessions::Watch;
-use crate::{close, retention, submits, sweep};
+use crate::{budgets, close, retention, submits, sweep};
 
 /// From one step to the next at least while many batches come and go: a step serves all that happened since the one before, at the same cost.
 const PACE: Duration = Duration::from_millis(8);
@@ -38,6 +38,9 @@ const CLOSING: usize = 256;
 
 /// How often is looked who is alive, and, unless the configuration says less often, at everything as if every signal had been lost.
 const SWEEP: Duration = Duration::from_secs(1);
+
+/// How often is looked whether the dead hold money.
+const BURY: Duration = Duration::from_secs(3);
 
 /// A running scheduler. Dropping it ends it in the midst of its steps, which is harmless; [`Scheduler::stop`] lets them end.
 pub struct Scheduler {
@@ -103,6 +106,8 @@ struct Loop {
     priorities: HashMap<BatchId, i16>,
     swept: Option<Instant>,
     woken: Option<Instant>,
+    /// When was looked whether the dead hold money.
+    buried: Option<Instant>,
 }
 
 impl Loop {
@@ -124,6 +129,7 @@ impl Loop {
             priorities: HashMap::new(),
             swept: None,
             woken: None,
+            buried: None,
         }
     }
 
@@ -291,6 +297,13 @@ impl Loop {
         batches.extend(read?);
         batches.sort_by_key(|batch| batch.id);
         self.expire(&batches).await?;
+        if sweep_due {
+            budgets::resume(&self.engine, &batches).await?;
+            if self.buried.is_none_or(|at| at.elapsed() >= BURY) {
+                budgets::bury_the_dead(&self.engine).await?;
+                self.buried = Some(Instant::now());
+            }
+        }
         let ranks = self.admitter.look(&self.engine, &batches).await?;
         // Hints that are queued move when they are put in again with another priority.
         if self.priorities_changed(&batches) || sweep_due {

@@ -10,7 +10,7 @@ use promptmill_domain::{
     Batch, BatchId, BatchLimits, BatchReport, BudgetScope, Counts, Ending, FailureKind, Money, PauseReason,
     TenantId, Tokens, Totals,
 };
-use promptmill_pipeline::{BatchPlan, Gate, Purses, SetAside, Stage, Treasury};
+use promptmill_pipeline::{BatchPlan, Gate, OwnLimit, Purses, SetAside, Stage, Treasury};
 use promptmill_runtime::Providers;
 use tokio::sync::{Notify, mpsc};
 use tokio::time::Instant;
@@ -137,9 +137,9 @@ impl ActiveBatch {
 
     fn purses_of(&self, limits: BatchLimits) -> OfDay {
         let spent_before = Money::from_pico(self.spent_before.load(Ordering::Acquire));
-        let own = limits.max_cost.map(|limit| (limit, spent_before));
+        let own = limits.max_cost.map(|limit| OwnLimit { batch: self.id, limit, floor: spent_before });
         let treasury = &self.ties.treasury;
-        OfDay { day: treasury.day(), purses: treasury.of_batch(self.id, own, &self.tenant) }
+        OfDay { day: treasury.day(), purses: treasury.of_batch(own, &self.tenant) }
     }
 
     /// About what a call of so many tokens costs: at the price of the model, with a reply as long as those before, or, where there is no price, as

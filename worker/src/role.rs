@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use clap::Args;
-use promptmill_runtime::fleet::{Fleet, FleetArgs, RoleError, address_of, listen};
+use promptmill_runtime::fleet::{Fleet, FleetArgs, RoleError, TenantCostArgs, address_of, listen};
 use promptmill_runtime::{LaneKeeper, Monitor, Settings, presence, shutdown_signals};
 use tokio_util::sync::CancellationToken;
 
@@ -33,6 +33,8 @@ pub struct WorkerArgs {
     /// Seconds that a stop waits for the calls under way.
     #[arg(long, value_name = "SECONDS", env = "PROMPTMILL_STOP_WITHIN", default_value_t = 30)]
     stop_within: u32,
+    #[command(flatten)]
+    costs: TenantCostArgs,
 }
 
 /// Works until the process is told to stop.
@@ -50,6 +52,7 @@ pub async fn run(args: WorkerArgs, settings: Settings) -> Result<(), RoleError> 
         recording: RECORDING,
         stop_within: Duration::from_secs(args.stop_within.into()),
         label: presence::label("worker"),
+        tenant_costs: args.costs.costs(),
         ..WorkerConfig::default()
     };
     let lanes = LaneKeeper::start(&fleet.engine)

@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use apalis_core::worker::builder::WorkerBuilder;
-use promptmill_domain::SessionId;
-use promptmill_pipeline::{Concurrency, Pipeline, RetryPolicy, TenantCosts, Treasury};
+use promptmill_domain::{SessionId, TenantCosts};
+use promptmill_pipeline::{Concurrency, Pipeline, RetryPolicy, Treasury};
 use promptmill_ports::StoreError;
 use promptmill_runtime::Engine;
 use tokio::sync::{Notify, Semaphore, mpsc};
@@ -64,6 +64,7 @@ pub struct Worker {
     session: SessionId,
     stop_within: Duration,
     pipeline: Arc<Pipeline>,
+    treasury: Arc<Treasury>,
     gate: Arc<SessionGate>,
     stopping: CancellationToken,
     abort: CancellationToken,
@@ -82,7 +83,7 @@ impl Worker {
         let gate = Arc::new(SessionGate::new(stopping.clone()));
         let (changed, queued) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
         let treasury =
-            Treasury::new(engine.store.clone(), engine.clock.clone(), session, config.tenant_costs);
+            Treasury::new(engine.store.clone(), engine.clock.clone(), move || session, config.tenant_costs);
         let (batches, orders) = Batches::new(engine.clone(), gate.clone(), changed.clone(), treasury.clone());
         let slots = Arc::new(Slots::new(config.concurrency, config.recording, changed));
         let (settler, settler_handle) = Settler::new(engine.clone(), slots.clone());
@@ -111,6 +112,7 @@ impl Worker {
         let signals = engine.signals.subscribe();
         let work = tokio::spawn({
             let (stopping, abort, engine) = (stopping.clone(), abort.clone(), engine.clone());
+            let treasury = treasury.clone();
             async move {
                 // Dropped handles end their tasks, which is what an abort is.
                 let items = spawn_tied(&stopping, items.run());
@@ -141,12 +143,27 @@ impl Worker {
                 treasury.close().await;
             }
         });
-        Ok(Self { engine, session, stop_within: config.stop_within, pipeline, gate, stopping, abort, work })
+        Ok(Self {
+            engine,
+            session,
+            stop_within: config.stop_within,
+            pipeline,
+            treasury,
+            gate,
+            stopping,
+            abort,
+            work,
+        })
     }
 
     /// The worker's session.
     pub fn session(&self) -> SessionId {
         self.session
+    }
+
+    /// The limits on money that it spends from, for whoever else of this process calls.
+    pub fn treasury(&self) -> Arc<Treasury> {
+        self.treasury.clone()
     }
 
     /// Tells whether the worker begins items: its session lives and it is not stopping.

@@ -3,6 +3,7 @@
 //! A batch begins in [`create`], takes rows by [`parts`] through [`intake`], and is queued by [`submit`]; [`retry`] makes one of what
 //! failed in another. Every change is announced to the roles, which find it in the store within a second all the same.
 
+mod budget;
 mod create;
 mod deliveries;
 mod draft;
@@ -43,6 +44,7 @@ pub(crate) fn routes() -> OpenApiRouter<App> {
     OpenApiRouter::new()
         .routes(routes!(create::create, list::list))
         .routes(routes!(estimate::estimate))
+        .routes(routes!(budget::budget))
         .routes(routes!(list::get, patch::change, steer::delete))
         .routes(routes!(parts::put))
         .routes(routes!(parts::list))

@@ -8,8 +8,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use promptmill_domain::{Ending, FailureKind, GenerationId, Outcome, Totals};
-use promptmill_pipeline::{Concurrency, Gate, ItemEnd, ItemInput, Pipeline, RetryPolicy};
+use promptmill_domain::{
+    BudgetScope, Ending, FailureKind, GenerationId, Money, Outcome, Price, Tokens, Totals,
+};
+use promptmill_pipeline::{Concurrency, Gate, ItemEnd, ItemInput, Pipeline, Purses, RetryPolicy, SetAside};
 use promptmill_ports::{Generation, encode_outcome};
 use promptmill_provider::DeltaSink;
 use promptmill_runtime::Engine;
@@ -177,22 +179,49 @@ impl Drop for Place {
     }
 }
 
-/// Open until the service stops.
-struct StopGate<'a>(&'a CancellationToken);
+/// Tokens that a reply is taken to have where no limit is set.
+const REPLY_TOKENS: u64 = 256;
+
+/// Open until the service stops; what a call may cost is set aside of the limits of its tenant.
+struct StopGate<'a> {
+    stopping: &'a CancellationToken,
+    purses: Purses,
+    price: Option<Price>,
+}
+
+impl StopGate<'_> {
+    /// About what a call costs. Without a price nobody knows before.
+    fn cost_of(&self, about: Tokens) -> Money {
+        let completion = if about.completion == 0 { REPLY_TOKENS } else { about.completion };
+        self.price.map_or(Money::ZERO, |price| price.of(Tokens { completion, ..about }))
+    }
+}
 
 #[async_trait]
 impl Gate for StopGate<'_> {
     fn is_open(&self) -> bool {
-        !self.0.is_cancelled()
+        !self.stopping.is_cancelled()
     }
 
     async fn closed(&self) {
-        self.0.cancelled().await;
+        self.stopping.cancelled().await;
     }
 
     fn refused(&self, _: FailureKind, _: &str) -> bool {
         // Somebody waits for the answer, and a no is one.
         false
+    }
+
+    async fn funds(&self, about: Tokens) {
+        self.purses.funds(self.cost_of(about)).await;
+        if self.purses.spent().is_some() {
+            // Whoever runs it is told, and ends it.
+            std::future::pending::<()>().await;
+        }
+    }
+
+    fn set_aside(&self, about: Tokens) -> Option<SetAside> {
+        self.purses.set_aside(self.cost_of(about))
     }
 
     fn spent(&self, _: &Totals) {}
@@ -201,7 +230,12 @@ impl Gate for StopGate<'_> {
 /// Works on a generation until it has its outcome; `None` when the service stops before.
 async fn run(app: &App, job: Job, deltas: Option<DeltaSink>) -> Option<Outcome> {
     let begun = Instant::now();
-    let gate = StopGate(app.stopping());
+    let tenant = &job.begun.tenant;
+    let gate = StopGate {
+        stopping: app.stopping(),
+        purses: app.treasury().of_batch(None, tenant),
+        price: app.engine().providers.known_price(job.plan.model()),
+    };
     let id = job.begun.id.as_bytes();
     let mut input = ItemInput {
         // Tells generations apart where the item is all there is to tell requests apart by (the demo provider).
@@ -213,7 +247,12 @@ async fn run(app: &App, job: Job, deltas: Option<DeltaSink>) -> Option<Outcome> 
         deltas,
     };
     loop {
-        let again_ms = match app.generator().pipeline.run(&job.plan, &gate, input.clone()).await {
+        let working = app.generator().pipeline.run(&job.plan, &gate, input.clone());
+        let end = tokio::select! {
+            end = working => end,
+            scope = gate.purses.out() => return Some(unpaid(input, &scope)),
+        };
+        let again_ms = match end {
             ItemEnd::Settled { outcome, .. } => return Some(*outcome),
             ItemEnd::Parked { item, .. } => {
                 let due_ms = item.due_ms;
@@ -242,6 +281,19 @@ fn given_up(input: ItemInput) -> Outcome {
     };
     let message = "the provider asked to wait for longer than a generation is tried".to_owned();
     Outcome { custom_id: None, ending: Ending::Failed { kind, message }, attempts, cut, flags: Vec::new() }
+}
+
+/// The outcome of a generation whose tenant may spend nothing more.
+fn unpaid(input: ItemInput, scope: &BudgetScope) -> Outcome {
+    let message = match scope {
+        BudgetScope::Tenant { period, name, .. } => {
+            format!("the tenant's limit of the {} {name} is spent", period.as_str())
+        }
+        BudgetScope::Batch(_) => "the limit is spent".to_owned(),
+    };
+    let (attempts, cut) = input.parked.map(|parked| (parked.attempts, parked.cut)).unwrap_or_default();
+    let ending = Ending::Failed { kind: FailureKind::PaymentRequired, message };
+    Outcome { custom_id: None, ending, attempts, cut, flags: Vec::new() }
 }
 
 /// Stores an outcome, again and again while the store is away; answers whether it is stored. A stop ends that.

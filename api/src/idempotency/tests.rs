@@ -102,7 +102,14 @@ async fn other(app: &App, session: SessionId, lives: bool) -> App {
         app.engine().store.open(session, "api").await.unwrap();
     }
     let (vault, policy) = (app.vault().clone(), app.url_policy().clone());
-    App::new(app.engine().clone(), vault, app.config().clone(), policy, Presence::shared(session))
+    App::new(
+        app.engine().clone(),
+        vault,
+        app.config().clone(),
+        policy,
+        Presence::shared(session),
+        app.treasury().clone(),
+    )
 }
 
 #[tokio::test]

@@ -1,11 +1,13 @@
 //! Batches from outside: made, listed, read, and kept apart by tenant.
 
+use promptmill_domain::Period;
 use promptmill_ports::Role;
 use reqwest::Method;
 use serde_json::{Value, json};
 
 use crate::desk::{Stage, body, draft, idle, in_state, lines, made, put_part, rows, template, working};
-use crate::support::{Answer, Service, send};
+use crate::scripted::Scripted;
+use crate::support::{Answer, Options, Service, send};
 
 #[tokio::test]
 async fn rows_in_the_body_are_submitted_and_run_to_their_end() {
@@ -434,4 +436,41 @@ async fn what_a_batch_would_take_is_told_and_nothing_is_made() {
     }
     let answer = service.get("/v1/batches").await;
     assert_eq!(answer.expect(200)["data"], json!([]));
+}
+
+#[tokio::test]
+async fn what_is_spent_of_limits_is_told_and_nothing_begins_beyond_the_tenants() {
+    let mut options = Options::working();
+    options.tenant_costs.set(None, Period::Day, "0.000000001".parse().unwrap());
+    let provider = Scripted::new();
+    options.providers = vec![provider.clone()];
+    let service = Service::start_with(options).await;
+    let ask = json!({"model": "scripted:echo", "rows": [{"messages": [{"role": "user", "content": "Hello."}]}], "max_cost": "5"});
+    let first = made(&service.post("/v1/batches", &ask).await);
+    in_state(&service, &first, "completed").await;
+    let second = made(&service.post("/v1/batches", &ask).await);
+    let paused = in_state(&service, &second, "paused").await;
+    assert_eq!(paused["pause"]["reason"], "tenant_budget", "{paused}");
+    assert!(paused["pause"]["message"].as_str().unwrap().contains("the tenant's limit of the day"));
+    let limits = service.get("/v1/limits").await;
+    let limits = limits.expect(200);
+    assert_eq!(
+        (&limits["max_cost_per_day"], &limits["max_cost_per_month"]),
+        (&json!("0.000000001"), &Value::Null)
+    );
+    assert_eq!(limits["used"]["cost_today"]["spent"], "0.000001");
+    assert_eq!(limits["used"]["cost_this_month"], Value::Null);
+    let budget = service.get(&format!("/v1/batches/{first}/budget")).await;
+    let budget = budget.expect(200);
+    assert_eq!((&budget["max_cost"], &budget["unknown"]), (&json!("5"), &json!("0")));
+    assert_eq!(budget["spent"], "0.000001");
+    let calls = provider.calls();
+    let generation = json!({"model": "scripted:echo", "messages": [{"role": "user", "content": "Hello."}]});
+    let refused = service.post("/v1/generations", &generation).await;
+    assert!(
+        refused.text.contains("payment_required") && refused.text.contains("the tenant's limit of the day"),
+        "{}",
+        refused.text
+    );
+    assert_eq!(provider.calls(), calls);
 }

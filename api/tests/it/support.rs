@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use promptmill_api::keys::issue;
 use promptmill_api::{ApiConfig, App};
-use promptmill_domain::{SessionId, TenantId};
+use promptmill_domain::{SessionId, TenantCosts, TenantId};
 use promptmill_egress::UrlPolicy;
+use promptmill_pipeline::Treasury;
 use promptmill_ports::{Role, Tenant};
 use promptmill_provider::{ChatProvider, Demo};
 use promptmill_runtime::{Engine, Presence, Providers, install_tls};
@@ -36,13 +37,21 @@ pub(crate) struct Options {
     pub(crate) working: bool,
     /// Calls at the same time.
     pub(crate) concurrency: usize,
+    /// What tenants may spend.
+    pub(crate) tenant_costs: TenantCosts,
 }
 
 impl Default for Options {
     /// Generous rates, the demo, nobody working.
     fn default() -> Self {
         let config = ApiConfig { requests_per_second: 10_000, request_burst: 10_000, ..ApiConfig::default() };
-        Self { config, providers: vec![Arc::new(Demo::default())], working: false, concurrency: 16 }
+        Self {
+            config,
+            providers: vec![Arc::new(Demo::default())],
+            working: false,
+            concurrency: 16,
+            tenant_costs: TenantCosts::default(),
+        }
     }
 }
 
@@ -89,19 +98,31 @@ impl Service {
         let engine = open(folder.path(), &providers).await;
         let vault = Arc::new(Vault::open_or_create(folder.path()).unwrap());
         let policy = UrlPolicy::with_loopback();
-        let presence = Presence::shared(SessionId::at(engine.clock.now_ms(), rand::random()));
-        let app = App::new(engine.clone(), vault.clone(), options.config, policy.clone(), presence);
-        let key = match promptmill_api::keys::bootstrap(&engine).await.unwrap() {
-            Some(key) => key,
-            None => make_key(&engine, &TenantId::default_tenant(), Role::Owner, &[]).await,
-        };
         let roles = if options.working {
-            let config = WorkerConfig { concurrency: options.concurrency, ..WorkerConfig::default() };
+            let config = WorkerConfig {
+                concurrency: options.concurrency,
+                tenant_costs: options.tenant_costs,
+                ..WorkerConfig::default()
+            };
             let worker = Worker::start(engine.clone(), config).await.unwrap();
-            let config = SchedulerConfig::serving(vault.clone(), policy);
+            let config = SchedulerConfig::serving(vault.clone(), policy.clone());
             Some((worker, Scheduler::with(engine.clone(), config)))
         } else {
             None
+        };
+        let (session, treasury) = match &roles {
+            Some((worker, _)) => (worker.session(), worker.treasury()),
+            None => {
+                let session = SessionId::at(engine.clock.now_ms(), rand::random());
+                let (store, clock) = (engine.store.clone(), engine.clock.clone());
+                (session, Treasury::new(store, clock, move || session, TenantCosts::default()))
+            }
+        };
+        let presence = Presence::shared(session);
+        let app = App::new(engine.clone(), vault.clone(), options.config, policy, presence, treasury);
+        let key = match promptmill_api::keys::bootstrap(&engine).await.unwrap() {
+            Some(key) => key,
+            None => make_key(&engine, &TenantId::default_tenant(), Role::Owner, &[]).await,
         };
         promptmill_api::recover(&app);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

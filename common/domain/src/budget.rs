@@ -3,7 +3,7 @@
 //! A process tells absolute values: what it spent in all under its session, and what calls under way may still cost. Whatever is told
 //! twice is counted once. What a session held that died may have been spent, and nobody knows: it stays counted as unknown spend.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 
 use jiff::Timestamp;
@@ -46,6 +46,28 @@ impl Period {
             Self::Day => date.to_string(),
             Self::Month => format!("{:04}-{:02}", date.year(), date.month()),
         }
+    }
+}
+
+/// What tenants may spend in a day and in a month; of one that is not named, what all others may.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct TenantCosts(HashMap<(Option<TenantId>, Period), Money>);
+
+impl TenantCosts {
+    /// Sets a limit of a tenant, or of every one that has none of its own.
+    pub fn set(&mut self, tenant: Option<TenantId>, period: Period, most: Money) {
+        self.0.insert((tenant, period), most);
+    }
+
+    /// The limit of a tenant.
+    pub fn of(&self, tenant: &TenantId, period: Period) -> Option<Money> {
+        let of_all = || self.0.get(&(None, period));
+        self.0.get(&(Some(tenant.clone()), period)).or_else(of_all).copied()
+    }
+
+    /// Whether nobody has a limit.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
     }
 }
 
@@ -312,6 +334,19 @@ mod tests {
         let request = HoldRequest { limit: pico(10), ..ask(1, 20, 30, 1, 10) };
         assert_eq!(budget.hold(&request).unwrap().beyond, Money::ZERO);
         assert_eq!((budget.spent(), budget.held()), (pico(20), pico(30)));
+    }
+
+    #[test]
+    fn a_tenant_that_is_named_has_its_own_limit_and_all_others_have_one() {
+        let [acme, other] = ["acme", "other"].map(|name| name.parse::<TenantId>().unwrap());
+        let mut costs = TenantCosts::default();
+        costs.set(Some(acme.clone()), Period::Day, pico(1));
+        costs.set(None, Period::Day, pico(2));
+        assert_eq!(
+            (costs.of(&acme, Period::Day), costs.of(&other, Period::Day)),
+            (Some(pico(1)), Some(pico(2)))
+        );
+        assert_eq!(costs.of(&acme, Period::Month), None);
     }
 
     #[test]

@@ -24,7 +24,7 @@ pub use batch::{
     Batch, BatchEvent, BatchLimits, BatchSpec, BatchState, Counts, PauseReason, RetryOf, StoreReplies,
     TemplateRef, Webhook,
 };
-pub use budget::{Budget, BudgetScope, Period};
+pub use budget::{Budget, BudgetScope, Period, TenantCosts};
 pub use chat::{Message, ModelRef, ModelSettings, Role};
 pub use event::{Event, EventKind};
 pub use filter::{ItemFilter, OutcomeName};

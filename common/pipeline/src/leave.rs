@@ -84,6 +84,8 @@ impl Pipeline {
                 leave.aside = aside;
                 return Ok(leave);
             }
+            drop(leave);
+            tokio::task::yield_now().await;
         }
     }
 

@@ -25,4 +25,4 @@ pub use plan::{BatchPlan, CompiledTemplate, PlanError};
 pub use retry::RetryPolicy;
 pub use set_aside::{Account, CameTo, SetAside};
 pub use standing::{Stage, Standing};
-pub use treasury::{Purses, TenantCosts, Treasury};
+pub use treasury::{OwnLimit, Purses, Treasury};

@@ -191,6 +191,13 @@ impl Purse {
         self.changed.notify_waiters();
     }
 
+    /// Another session spends from now on: what was told under the one before is told.
+    pub(crate) fn begin_anew(&self) {
+        let told = self.state().told.spent;
+        self.close();
+        self.closed(told);
+    }
+
     /// Whether money is set aside for calls.
     pub(crate) fn has_aside(&self) -> bool {
         self.state().aside > Money::ZERO

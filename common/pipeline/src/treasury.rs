@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use promptmill_domain::budget::{Budget, BudgetScope, Period};
+use promptmill_domain::budget::{Budget, BudgetScope, Period, TenantCosts};
 use promptmill_domain::{BatchId, Money, SessionId, TenantId};
 use promptmill_ports::{Clock, Store, StoreResult, change_budget};
 use tokio::sync::Notify;
@@ -25,26 +25,22 @@ const LOOKS_AT_CALLS: Duration = Duration::from_millis(5);
 
 const DAY_MS: u64 = 86_400_000;
 
-/// What tenants may spend; the one that is named before the one for all others.
-#[derive(Debug, Clone, Default)]
-pub struct TenantCosts {
-    /// In a day and in a month (UTC), of a tenant by its name, or of every other.
-    pub most: HashMap<(Option<TenantId>, Period), Money>,
-}
-
-impl TenantCosts {
-    /// The limit of a tenant.
-    pub fn of(&self, tenant: &TenantId, period: Period) -> Option<Money> {
-        let of_all = || self.most.get(&(None, period));
-        self.most.get(&(Some(tenant.clone()), period)).or_else(of_all).copied()
-    }
+/// The limit of a batch.
+#[derive(Debug, Clone, Copy)]
+pub struct OwnLimit {
+    /// Which batch.
+    pub batch: BatchId,
+    /// What it may cost.
+    pub limit: Money,
+    /// What is known to be spent of it at least.
+    pub floor: Money,
 }
 
 /// The purses of a process.
 pub struct Treasury {
     store: Arc<dyn Store>,
     clock: Arc<dyn Clock>,
-    session: SessionId,
+    session: Box<dyn Fn() -> SessionId + Send + Sync>,
     tenants: TenantCosts,
     purses: Mutex<HashMap<BudgetScope, Arc<Purse>>>,
     asks: Arc<Notify>,
@@ -55,15 +51,20 @@ pub struct Treasury {
 pub struct Purses(Vec<Arc<Purse>>);
 
 impl Treasury {
-    /// One that spends under a session that beats.
+    /// One that spends under the session which `session` tells, one that beats: another one takes its place when it is found dead.
     pub fn new(
         store: Arc<dyn Store>,
         clock: Arc<dyn Clock>,
-        session: SessionId,
+        session: impl Fn() -> SessionId + Send + Sync + 'static,
         tenants: TenantCosts,
     ) -> Arc<Self> {
         let (purses, asks) = (Mutex::default(), Arc::default());
-        Arc::new(Self { store, clock, session, tenants, purses, asks })
+        Arc::new(Self { store, clock, session: Box::new(session), tenants, purses, asks })
+    }
+
+    /// What tenants may spend.
+    pub fn tenants(&self) -> &TenantCosts {
+        &self.tenants
     }
 
     fn purses(&self) -> MutexGuard<'_, HashMap<BudgetScope, Arc<Purse>>> {
@@ -71,10 +72,10 @@ impl Treasury {
         self.purses.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The limits of a batch's calls now: its own, of which `floor` is known to be spent at least, and those of its tenant. Whoever asks means to go on
-    /// where one was spent.
-    pub fn of_batch(&self, batch: BatchId, limit: Option<(Money, Money)>, tenant: &TenantId) -> Purses {
-        let own = limit.map(|(limit, floor)| self.purse(BudgetScope::Batch(batch), limit, floor));
+    /// The limits of calls now: that of a batch, where it has one, and those of the tenant. Whoever asks means to go on where one was spent.
+    pub fn of_batch(&self, own: Option<OwnLimit>, tenant: &TenantId) -> Purses {
+        let own =
+            own.map(|OwnLimit { batch, limit, floor }| self.purse(BudgetScope::Batch(batch), limit, floor));
         let now_ms = self.clock.now_ms();
         let tenants = Period::ALL.into_iter().filter_map(|period| {
             let limit = self.tenants.of(tenant, period)?;
@@ -86,7 +87,7 @@ impl Treasury {
 
     /// The day of now, after which [`of_batch`](Self::of_batch) is to be asked again; `None` where no tenant has a limit.
     pub fn day(&self) -> Option<u64> {
-        (!self.tenants.most.is_empty()).then(|| self.clock.now_ms() / DAY_MS)
+        (!self.tenants.is_empty()).then(|| self.clock.now_ms() / DAY_MS)
     }
 
     fn purse(&self, scope: BudgetScope, limit: Money, floor: Money) -> Arc<Purse> {
@@ -102,23 +103,29 @@ impl Treasury {
 
     /// Keeps purses and store in step, without end.
     pub async fn run(&self) {
+        let mut session = (self.session)();
         loop {
             let _ = tokio::time::timeout(LOOKS_EVERY, self.asks.notified()).await;
+            let now = (self.session)();
+            if now != session {
+                self.purses().values().for_each(|purse| purse.begin_anew());
+                session = now;
+            }
             let all: Vec<_> = self.purses().values().cloned().collect();
             let mut failed = false;
             for purse in &all {
-                failed |= self.exchange(purse).await.is_err();
+                failed |= self.exchange(purse, session).await.is_err();
             }
             drop(all);
-            failed |= self.close_idle().await.is_err();
+            failed |= self.close_idle(session).await.is_err();
             if failed {
                 tokio::time::sleep(ASKS_AGAIN).await;
             }
         }
     }
 
-    async fn exchange(&self, purse: &Purse) -> StoreResult<()> {
-        let Some(request) = purse.ask(self.session, Instant::now()) else { return Ok(()) };
+    async fn exchange(&self, purse: &Purse, session: SessionId) -> StoreResult<()> {
+        let Some(request) = purse.ask(session, Instant::now()) else { return Ok(()) };
         let hold = |budget: &mut Budget| budget.hold(&request);
         let answer = change_budget(self.store.as_ref(), purse.scope(), self.clock.now_ms(), hold).await;
         match answer {
@@ -134,11 +141,11 @@ impl Treasury {
     }
 
     /// Gives up purses that nobody spends from any more.
-    async fn close_idle(&self) -> StoreResult<()> {
+    async fn close_idle(&self, session: SessionId) -> StoreResult<()> {
         let is_idle = |purse: &&Arc<Purse>| Arc::strong_count(purse) == 1;
         let idle: Vec<_> = self.purses().values().filter(is_idle).cloned().collect();
         for purse in idle {
-            self.close_one(&purse).await?;
+            self.close_one(&purse, session).await?;
             let mut purses = self.purses();
             // Somebody may have taken it up again meanwhile.
             if Arc::strong_count(&purse) == 2 {
@@ -148,9 +155,9 @@ impl Treasury {
         Ok(())
     }
 
-    async fn close_one(&self, purse: &Purse) -> StoreResult<()> {
+    async fn close_one(&self, purse: &Purse, session: SessionId) -> StoreResult<()> {
         let spent = purse.close();
-        let end = |budget: &mut Budget| budget.end(self.session, spent);
+        let end = |budget: &mut Budget| budget.end(session, spent);
         change_budget(self.store.as_ref(), purse.scope(), self.clock.now_ms(), end).await?;
         purse.closed(spent);
         Ok(())
@@ -165,7 +172,7 @@ impl Treasury {
             tokio::time::sleep(LOOKS_AT_CALLS).await;
         }
         for purse in &all {
-            if let Err(error) = self.close_one(purse).await {
+            if let Err(error) = self.close_one(purse, (self.session)()).await {
                 tracing::warn!(budget = %purse.scope(), error = %error, "what is held of a limit on money could not be given back; it counts as unknown spend");
             }
         }
@@ -193,6 +200,19 @@ impl Purses {
             aside = aside.and(purse.clone(), amount);
         }
         Some(aside)
+    }
+
+    /// Waits until one is spent; without any it never ends.
+    pub async fn out(&self) -> BudgetScope {
+        loop {
+            if let Some(scope) = self.spent() {
+                return scope.clone();
+            }
+            match self.0.first() {
+                Some(_) => tokio::time::sleep(LOOKS_EVERY).await,
+                None => std::future::pending().await,
+            }
+        }
     }
 
     /// Waits until each may have so much, or one is spent.

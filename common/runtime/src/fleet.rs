@@ -8,6 +8,9 @@ use std::sync::Arc;
 
 use clap::Args;
 use clap::error::ErrorKind;
+use promptmill_domain::ids::InvalidId;
+use promptmill_domain::money::InvalidMoney;
+use promptmill_domain::{Money, Period, TenantCosts, TenantId};
 use promptmill_hub_redis::{ConnectError, RedisHub, RedisHubOptions};
 use promptmill_ports::StoreError;
 use promptmill_settings::{Settings, SettingsError, config_argument, config_of};
@@ -64,6 +67,57 @@ pub struct RunningBatchesArgs {
         value_parser = clap::value_parser!(u32).range(1..=100_000)
     )]
     pub running_batches: u32,
+}
+
+/// What tenants may spend. In a fleet the workers go by it, and the api, which tells it at `/v1/limits`.
+#[derive(Debug, Clone, Args)]
+pub struct TenantCostArgs {
+    /// US dollars that a tenant may spend on a day (UTC), by its name or * for every other one, for example acme=50,*=5. At the limit its batches stand still
+    /// until the next day.
+    #[arg(
+        long,
+        value_name = "TENANT=USD",
+        env = "PROMPTMILL_MAX_COST_PER_DAY",
+        value_delimiter = ',',
+        value_parser = tenant_cost
+    )]
+    max_cost_per_day: Vec<TenantCost>,
+    /// US dollars that a tenant may spend in a month (UTC), written as those of a day.
+    #[arg(
+        long,
+        value_name = "TENANT=USD",
+        env = "PROMPTMILL_MAX_COST_PER_MONTH",
+        value_delimiter = ',',
+        value_parser = tenant_cost
+    )]
+    max_cost_per_month: Vec<TenantCost>,
+}
+
+/// A tenant, or every other one, and its limit.
+type TenantCost = (Option<TenantId>, Money);
+
+impl TenantCostArgs {
+    /// The limits.
+    pub fn costs(&self) -> TenantCosts {
+        let mut costs = TenantCosts::default();
+        for (period, most) in
+            [(Period::Day, &self.max_cost_per_day), (Period::Month, &self.max_cost_per_month)]
+        {
+            for (tenant, most) in most {
+                costs.set(tenant.clone(), period, *most);
+            }
+        }
+        costs
+    }
+}
+
+fn tenant_cost(text: &str) -> Result<TenantCost, String> {
+    let (tenant, most) = text.split_once('=').ok_or("must be TENANT=USD, or *=USD for all others")?;
+    let tenant = match tenant.trim() {
+        "*" => None,
+        name => Some(name.parse().map_err(|error: InvalidId| error.to_string())?),
+    };
+    Ok((tenant, most.trim().parse().map_err(|error: InvalidMoney| error.to_string())?))
 }
 
 fn secret(text: &str) -> Result<SecretString, Infallible> {

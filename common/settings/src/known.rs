@@ -116,6 +116,8 @@ pub const SETTINGS: &[Setting] = &[
     setting("scheduler.poll_ms", "PROMPTMILL_POLL_MS", Kind::Number),
     setting("tenants.running_batches", "PROMPTMILL_RUNNING_BATCHES", Kind::Number),
     setting("tenants.weights", "PROMPTMILL_WEIGHTS", Kind::Shares),
+    setting("tenants.max_cost_per_day", "PROMPTMILL_MAX_COST_PER_DAY", Kind::List),
+    setting("tenants.max_cost_per_month", "PROMPTMILL_MAX_COST_PER_MONTH", Kind::List),
     setting("webhooks.subnets", "PROMPTMILL_WEBHOOK_SUBNETS", Kind::List),
     secret("providers.openrouter.api_key", "OPENROUTER_API_KEY").about(ALL, "The key for OpenRouter."),
     setting("providers.openrouter.base_url", "OPENROUTER_BASE_URL", Kind::Text)

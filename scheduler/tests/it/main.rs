@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, clippy::panic, reason = "helpers of tests fail the test")]
 
 mod binary;
+mod budgets;
 mod deliveries;
 mod fairness;
 mod receiver;

@@ -7,6 +7,7 @@ mod deaths;
 mod ends;
 mod failing_store;
 mod fairness;
+mod money;
 mod provider;
 mod quarantine;
 mod reports;
