@@ -80,6 +80,9 @@ pub(crate) struct CallView {
     cost_is_estimate: bool,
     /// The provider's own id of the reply.
     generation: Option<String>,
+    /// The model, where it is not the batch's first.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    model: Option<String>,
 }
 
 impl From<Call> for CallView {
@@ -95,6 +98,7 @@ impl From<Call> for CallView {
             cost: call.cost,
             cost_is_estimate: call.cost_is_estimate,
             generation: call.generation,
+            model: call.model.map(|model| model.to_string()),
         }
     }
 }

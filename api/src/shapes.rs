@@ -61,6 +61,21 @@ shapes! {
         "pattern": r"^[a-z0-9_-]+:[^\s\x00-\x1f\x7f-\x9f]+$",
         "maxLength": 256,
     });
+    /// A model, or several: those behind the first are asked when those before them do not do.
+    ModelNames "ModelNames" = json!({
+        "oneOf": [
+            {"type": "string", "pattern": r"^[a-z0-9_-]+:[^\s\x00-\x1f\x7f-\x9f]+$", "maxLength": 256},
+            {
+                "type": "array",
+                "items": {"type": "string", "pattern": r"^[a-z0-9_-]+:[^\s\x00-\x1f\x7f-\x9f]+$", "maxLength": 256},
+                "minItems": 1,
+                "maxItems": 8,
+                "uniqueItems": true,
+            },
+        ],
+    });
+    /// A price: US dollars for a million tokens.
+    PriceText "PriceText" = json!({"type": "string", "pattern": "^[0-9]{1,6}([.][0-9]{1,6})?$"});
     /// What people call a batch.
     BatchName "BatchName" = json!({"type": "string", "minLength": 1, "maxLength": 200, "pattern": PRINTABLE});
     /// The labels of a batch.

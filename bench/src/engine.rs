@@ -19,11 +19,13 @@ pub struct Settings<'a> {
     pub threads: Option<u32>,
     /// Seconds after which a call of the provider is given up; `None` for as many as it takes.
     pub timeout: Option<u32>,
+    /// What models cost, as `PROMPTMILL_PRICES` says it.
+    pub prices: Option<&'static str>,
 }
 
 impl Default for Settings<'_> {
     fn default() -> Self {
-        Self { provider: None, concurrency: 64, threads: None, timeout: None }
+        Self { provider: None, concurrency: 64, threads: None, timeout: None, prices: None }
     }
 }
 
@@ -40,6 +42,9 @@ impl Settings<'_> {
             for provider in ["OPENAI", "OPENROUTER", "OLLAMA"] {
                 command.env(format!("{provider}_TIMEOUT"), timeout.to_string());
             }
+        }
+        if let Some(prices) = self.prices {
+            command.env("PROMPTMILL_PRICES", prices);
         }
         if let Some(threads) = self.threads {
             command.env("TOKIO_WORKER_THREADS", threads.to_string());

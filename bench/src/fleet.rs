@@ -40,6 +40,7 @@ struct OwnSettings {
     concurrency: u32,
     threads: Option<u32>,
     timeout: Option<u32>,
+    prices: Option<&'static str>,
 }
 
 /// CPU that each part of a fleet used.
@@ -76,6 +77,7 @@ impl Fleet {
             concurrency: settings.concurrency,
             threads: settings.threads,
             timeout: settings.timeout,
+            prices: settings.prices,
         };
         let command = |role: &str| command(binary, folder, &servers, settings, role);
         let key = key(&mut command("key"), TENANT)?;
@@ -125,6 +127,12 @@ impl Fleet {
     /// There is none, or it did not end well.
     pub fn remove_worker(&mut self) -> anyhow::Result<()> {
         self.workers.pop().context("there is no worker to stop")?.stop()
+    }
+
+    /// Kills the worker that was started last, as a machine that is gone does.
+    pub fn kill_worker(&mut self) {
+        // Dropped, it is killed.
+        drop(self.workers.pop());
     }
 
     /// A client with the key of the fleet's tenant.
@@ -204,8 +212,9 @@ impl Fleet {
     }
 
     fn command(&self, role: &str) -> Command {
-        let OwnSettings { concurrency, threads, timeout } = self.settings;
-        let settings = Settings { provider: self.provider.as_deref(), concurrency, threads, timeout };
+        let OwnSettings { concurrency, threads, timeout, prices } = self.settings;
+        let provider = self.provider.as_deref();
+        let settings = Settings { provider, concurrency, threads, timeout, prices };
         command(&self.binary, &self.folder, &self.servers, settings, role)
     }
 }

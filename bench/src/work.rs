@@ -88,8 +88,14 @@ fn vocabulary() -> Vec<&'static str> {
     include_str!("../../ARCHITECTURE.md").split_whitespace().filter(is_word).collect()
 }
 
+/// Tokens of the prompt that a reply tells, and of both together.
+const PROMPT_TOKENS: u32 = 120;
+/// See there.
+pub const REPLY_TOKENS: u32 = 216;
+
 /// The body of a reply with that answer.
 pub fn reply(answer: &Value) -> Bytes {
+    let (prompt, completion) = (PROMPT_TOKENS, REPLY_TOKENS - PROMPT_TOKENS);
     let reply = json!({
         "id": "chatcmpl-bench",
         "object": "chat.completion",
@@ -100,7 +106,7 @@ pub fn reply(answer: &Value) -> Bytes {
             "message": {"role": "assistant", "content": answer.to_string()},
             "finish_reason": "stop",
         }],
-        "usage": {"prompt_tokens": 120, "completion_tokens": 96, "total_tokens": 216},
+        "usage": {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": REPLY_TOKENS},
     });
     Bytes::from(reply.to_string())
 }

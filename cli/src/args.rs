@@ -113,9 +113,10 @@ pub(crate) struct RunArgs {
     /// The rows: a .jsonl or .csv file, or - for JSON lines on standard input.
     #[arg(long, value_name = "FILE")]
     pub(crate) rows: PathBuf,
-    /// The model as PROVIDER:NAME; providers are openrouter, ollama, openai and demo. Default: the template's.
-    #[arg(long, value_name = "PROVIDER:NAME")]
-    pub(crate) model: Option<ModelRef>,
+    /// The model as PROVIDER:NAME; providers are openrouter, ollama, openai and demo. Default: the template's. May be repeated: each further one is asked when
+    /// those before it do not do.
+    #[arg(long = "model", value_name = "PROVIDER:NAME")]
+    pub(crate) models: Vec<ModelRef>,
     /// Where the outcomes go: a .jsonl or .csv file, or - for JSON lines on standard output.
     #[arg(long, value_name = "FILE")]
     pub(crate) out: PathBuf,

@@ -7,8 +7,8 @@ use async_trait::async_trait;
 use promptmill_domain::chunk::largest_chunk;
 use promptmill_domain::fairness::INTERACTIVE;
 use promptmill_domain::{
-    Batch, BatchId, BatchLimits, BatchReport, BudgetScope, Counts, Ending, FailureKind, Money, PauseReason,
-    TenantId, Tokens, Totals,
+    Batch, BatchId, BatchLimits, BatchReport, BudgetScope, Counts, Ending, FailureKind, ModelRef, Money,
+    PauseReason, Price, TenantId, Tokens, Totals,
 };
 use promptmill_pipeline::{BatchPlan, Gate, OwnLimit, Purses, SetAside, Stage, Treasury};
 use promptmill_runtime::Providers;
@@ -144,9 +144,9 @@ impl ActiveBatch {
 
     /// About what a call of so many tokens costs: at the price of the model, with a reply as long as those before, or, where there is no price, as
     /// much as those before cost.
-    fn cost_of(&self, about: Tokens) -> Money {
+    fn cost_of(&self, model: &ModelRef, about: Tokens) -> Money {
         let costs = *self.costs.lock().unwrap_or_else(PoisonError::into_inner);
-        match self.ties.providers.known_price(self.plan.model()) {
+        match self.ties.providers.known_price(model) {
             Some(price) => {
                 let completion = costs.reply_tokens(about.completion);
                 price.of(Tokens { prompt: about.prompt, completion })
@@ -382,20 +382,24 @@ impl Gate for ActiveBatch {
         guards
     }
 
-    async fn funds(&self, about: Tokens) {
+    fn price(&self, model: &ModelRef) -> Option<Price> {
+        self.ties.providers.known_price(model)
+    }
+
+    async fn funds(&self, model: &ModelRef, about: Tokens) {
         let purses = self.purses();
         if !purses.is_empty() {
-            purses.funds(self.cost_of(about)).await;
+            purses.funds(self.cost_of(model, about)).await;
             self.stop_if_spent(&purses);
         }
     }
 
-    fn set_aside(&self, about: Tokens) -> Option<SetAside> {
+    fn set_aside(&self, model: &ModelRef, about: Tokens) -> Option<SetAside> {
         let purses = self.purses();
         if purses.is_empty() {
             return Some(SetAside::default());
         }
-        purses.set_aside(self.cost_of(about))
+        purses.set_aside(self.cost_of(model, about))
     }
 
     fn spent(&self, totals: &Totals) {

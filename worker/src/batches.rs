@@ -138,9 +138,13 @@ impl Batches {
     /// Asks what the models cost of batches that have a limit, so that what their calls may cost can be set aside.
     async fn ask_prices(&self, assignments: &[Assignment]) {
         for Assignment { batch, .. } in assignments {
-            if batch.limits.max_cost.is_some() {
-                // Without an answer in time calls are taken to cost what those before did.
-                let _ = timeout(PRICES_WITHIN, self.engine.providers.price(&batch.spec.model)).await;
+            let spec = &batch.spec;
+            if batch.limits.max_cost.is_some() || spec.fallback.max_price.is_some() {
+                let further = spec.fallback.models.iter().map(|further| &further.model);
+                for model in [&spec.model].into_iter().chain(further) {
+                    // Without an answer in time calls are taken to cost what those before did.
+                    let _ = timeout(PRICES_WITHIN, self.engine.providers.price(model)).await;
+                }
             }
         }
     }
@@ -158,7 +162,15 @@ impl Batches {
         let provider = self.engine.providers.get(batch.spec.model.provider());
         let provider =
             provider.ok_or_else(|| PlanError::NoProvider(batch.spec.model.provider().to_owned()))?;
-        let plan = BatchPlan::with(self.templates.of(&batch.spec)?, batch.id, &batch.spec, provider);
+        let mut plan = BatchPlan::with(self.templates.of(&batch.spec)?, batch.id, &batch.spec, provider);
+        for further in &batch.spec.fallback.models {
+            match self.engine.providers.get(further.model.provider()) {
+                Some(provider) => plan = plan.with_fallback(&further.model, provider),
+                None => {
+                    tracing::warn!(batch.id = %batch.id, model = %further.model, "no provider of that name is configured here; the model is passed over")
+                }
+            }
+        }
         let fresh = ActiveBatch::new(batch, counts, plan, self.ties.clone());
         Ok(self.active().entry(batch.id).or_insert(fresh).clone())
     }

@@ -144,7 +144,7 @@ async fn create_once(
     let rows = match body.rows {
         None => None,
         Some(rows) => {
-            preflight::check(app, &spec.model).await?;
+            preflight::check(app, &spec).await?;
             let checked = check(app, rows, rows_of).await?;
             may_submit(app, tenant, u64::from(checked.1.rows)).await?;
             Some(checked)

@@ -6,14 +6,15 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use promptmill_domain::{
-    BatchId, BatchLimits, BatchSpec, LaneId, ModelRef, Money, StoreReplies, TenantId, chunk,
+    BatchId, BatchLimits, BatchSpec, FallbackOn, LaneId, ModelRef, Money, StoreReplies, TenantId, chunk,
 };
 use promptmill_prompt::Template;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use utoipa::ToSchema;
 
-use super::names::RepliesNames;
+use super::models::{self, MaxPriceBody, ModelsArg};
+use super::names::{FallbackNames, RepliesNames};
 use super::rows_of::RowsOf;
 use super::settings::SettingsBody;
 use super::webhook;
@@ -21,7 +22,7 @@ use crate::App;
 use crate::heavy::heavy;
 use crate::problem::{FieldError, Problem, ProblemId};
 use crate::shapes::{
-    BatchName, Dollars, LabelMap, ModelName, OutputDocument, RowDocument, WebhookSecret, WebhookUrl,
+    BatchName, Dollars, LabelMap, ModelNames, OutputDocument, RowDocument, WebhookSecret, WebhookUrl,
 };
 use crate::templates::{self, TemplateArg};
 use crate::time::Time;
@@ -46,9 +47,16 @@ pub(crate) struct NewBatchBody {
     /// What a reply must be, as a template's `output`; only without a template.
     #[schema(value_type = Option<OutputDocument>)]
     pub(crate) output: Option<Box<RawValue>>,
-    /// `provider:name`; wins over the template's.
-    #[schema(value_type = Option<ModelName>, inline, example = "demo:any")]
-    pub(crate) model: Option<String>,
+    /// `provider:name`; wins over the template's. Several are a chain: each is asked when those before it do not do, as `fallback_on` says.
+    #[schema(value_type = Option<ModelNames>, inline, example = "demo:any")]
+    pub(crate) model: Option<ModelsArg>,
+    /// When the next model is asked, always unless told: the provider of the one before is `unavailable`, its lane is `over_rate`, or its reply is
+    /// `invalid` after every repair.
+    #[schema(value_type = Option<Vec<FallbackNames>>, inline)]
+    pub(crate) fallback_on: Option<Vec<FallbackOn>>,
+    /// Models whose price is known to be above this are passed over.
+    #[schema(inline)]
+    pub(crate) max_price: Option<MaxPriceBody>,
     /// Sampling settings; each wins over the template's.
     pub(crate) settings: Option<SettingsBody>,
     /// Attempts at an item before it fails, 5 unless told.
@@ -120,13 +128,22 @@ pub(crate) async fn plan(
     let mut errors = Vec::new();
     let limits = limits(app, body, &mut errors);
     check_names(body, &mut errors);
-    let model = body.model.as_deref().and_then(|text| match text.parse::<ModelRef>() {
-        Ok(model) => Some(model),
-        Err(error) => {
-            errors.push(FieldError::at("/model", error.to_string()));
+    let mut models = match body.model.as_ref().map(ModelsArg::parsed) {
+        None => vec![],
+        Some(Ok(models)) => models,
+        Some(Err(wrong)) => {
+            errors.push(wrong);
+            vec![]
+        }
+    };
+    let max_price = match body.max_price.as_ref().map(MaxPriceBody::parsed) {
+        None => None,
+        Some(Ok(most)) => Some(most),
+        Some(Err(wrong)) => {
+            errors.push(wrong);
             None
         }
-    });
+    };
     let settings = match body.settings.as_ref().map(|settings| settings.checked("/settings")) {
         None => Default::default(),
         Some(Ok(settings)) => settings,
@@ -155,15 +172,18 @@ pub(crate) async fn plan(
     }
 
     let Pinned { template, reference, rows_of } = pin(app, tenant, body).await?;
-    let Some(model) = model.or_else(|| template.model().cloned()) else {
+    let further = models.split_off(models.len().min(1));
+    let Some(model) = models.pop().or_else(|| template.model().cloned()) else {
         let detail = "is needed, for example \"demo:any\", where the template names none";
         return Err(Problem::invalid("/model", detail));
     };
-    let lane = lane_of(app, &model)?;
+    let lane = lane_of(app, &model, "/model")?;
+    let fallback = models::fallback(app, &further, body.fallback_on.as_deref(), max_price)?;
     let made_secret = named.as_ref().is_some_and(|(_, _, made)| *made);
     let webhook = named.map(|(url, secret, _)| webhook::sealed(app, tenant, id, url, &secret)).transpose()?;
     let spec = BatchSpec {
         template_ref: reference,
+        fallback,
         settings,
         max_attempts,
         chunk_rows: chunk::rows_for(limits.max_concurrency),
@@ -181,13 +201,13 @@ pub(crate) async fn plan(
 /// The lane of a model's calls.
 ///
 /// # Errors
-/// `invalid` at `/model` when its provider is not configured.
-pub(crate) fn lane_of(app: &App, model: &ModelRef) -> Result<LaneId, Problem> {
+/// `invalid` at `pointer` when its provider is not configured.
+pub(crate) fn lane_of(app: &App, model: &ModelRef, pointer: &str) -> Result<LaneId, Problem> {
     let providers = &app.engine().providers;
     let Some(provider) = providers.get(model.provider()) else {
         let known: Vec<_> = providers.names().collect();
         let detail = format!("there is no provider {:?}; use one of {}", model.provider(), known.join(", "));
-        return Err(Problem::invalid("/model", detail));
+        return Err(Problem::invalid(pointer, detail));
     };
     Ok(LaneId::new(provider.name(), provider.credential_name()))
 }

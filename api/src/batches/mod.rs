@@ -12,6 +12,7 @@ mod feed;
 mod inflate;
 mod intake;
 mod list;
+mod models;
 mod names;
 mod parts;
 mod patch;

@@ -45,6 +45,11 @@ words!(
     ["none", "failed", "all"]
 );
 words!(
+    /// When the next model is asked.
+    FallbackNames,
+    ["unavailable", "over_rate", "invalid"]
+);
+words!(
     /// Why a batch is not faster.
     LimitNames,
     [

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use promptmill_domain::ModelRef;
+use promptmill_domain::{BatchSpec, ModelRef};
 use promptmill_runtime::{Asking, PreflightError};
 use tokio::time::{Instant, timeout};
 
@@ -50,12 +50,23 @@ impl PreflightCache {
     }
 }
 
-/// Whether calls to the model have a chance: its provider is configured and has its key, takes the key and knows the model.
-/// A provider that cannot be asked is no reason against it.
+/// Whether calls to one of a batch's models have a chance.
 ///
 /// # Errors
-/// `invalid` at `/model`.
-pub(crate) async fn check(app: &App, model: &ModelRef) -> Result<(), Problem> {
+/// `invalid` at `/model`: what speaks against the first one.
+pub(crate) async fn check(app: &App, spec: &BatchSpec) -> Result<(), Problem> {
+    let first = check_one(app, &spec.model).await;
+    for further in &spec.fallback.models {
+        if first.is_ok() || check_one(app, &further.model).await.is_ok() {
+            return Ok(());
+        }
+    }
+    first
+}
+
+/// Whether calls to the model have a chance: its provider is configured and has its key, takes the key and knows the model.
+/// A provider that cannot be asked is no reason against it.
+async fn check_one(app: &App, model: &ModelRef) -> Result<(), Problem> {
     let cache = &app.batches().preflights;
     let answer = match cache.lately(model) {
         Some(answer) => answer,

@@ -42,7 +42,7 @@ pub(crate) struct RetryBody {
     /// Failed items with one of these reasons only.
     #[schema(value_type = Option<Vec<ReasonNames>>, inline)]
     reasons: Option<BTreeSet<FailureKind>>,
-    /// Another model.
+    /// Another model, without those that were to follow the one before.
     #[schema(value_type = Option<ModelName>, inline)]
     model: Option<String>,
     /// Another version of the stored template.
@@ -119,7 +119,7 @@ async fn retry_once(
         true => Some(templates::parse(spec.template.clone(), "/template_version").await?),
         false => None,
     };
-    preflight::check(app, &spec.model).await?;
+    preflight::check(app, &spec).await?;
     may_submit(app, tenant, rows).await?;
     room_bytes(app, tenant).await?;
     let now_ms = app.now_ms();
@@ -175,8 +175,9 @@ async fn spec(
         let model: ModelRef =
             model.parse().map_err(|error| Problem::invalid("/model", format!("{error}")))?;
         spec.model = model;
+        spec.fallback.models.clear();
     }
-    spec.lane = lane_of(app, &spec.model)?;
+    spec.lane = lane_of(app, &spec.model, "/model")?;
     if let Some(version) = body.template_version {
         let Some(reference) = &source.spec.template_ref else {
             let detail = "the batch has no stored template";

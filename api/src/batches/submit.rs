@@ -62,7 +62,7 @@ async fn submit_once(app: &App, tenant: &TenantId, id: BatchId) -> Result<Respon
 /// What the checks find: `conflict` without rows, `payload_too_large`, `too_many_requests`, `invalid_rows`, `invalid` at `/model`.
 pub(crate) async fn submit(app: &App, batch: &Batch) -> Result<(), Problem> {
     if batch.state == BatchState::Draft {
-        preflight::check(app, &batch.spec.model).await?;
+        preflight::check(app, &batch.spec).await?;
     }
     let (store, tenant) = (&app.engine().store, &batch.tenant);
     let _alone = app.batches().alone(batch.id).await;

@@ -14,7 +14,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use utoipa::ToSchema;
 
-use super::names::{LimitNames, PauseNames, RepliesNames, StateNames};
+use super::models::MaxPriceBody;
+use super::names::{FallbackNames, LimitNames, PauseNames, RepliesNames, StateNames};
 use crate::App;
 use crate::outcome_view::{OutcomeNames, ReasonNames, TokensView};
 use crate::problem::Problem;
@@ -42,8 +43,15 @@ pub(crate) struct BatchView {
     pub(crate) template: Option<TemplateRefView>,
     /// The template's name; null where the rows bring messages.
     pub(crate) template_name: Option<String>,
-    /// `provider:name`.
+    /// `provider:name`, the one that is asked first.
     pub(crate) model: String,
+    /// Those that are asked when it does not do, in that order.
+    pub(crate) fallbacks: Vec<String>,
+    /// When the next one is asked.
+    #[schema(value_type = Vec<FallbackNames>, inline)]
+    pub(crate) fallback_on: Vec<&'static str>,
+    /// Models whose price is known to be above this are passed over.
+    pub(crate) max_price: Option<MaxPriceBody>,
     /// When it was created.
     pub(crate) created_at: Time,
     /// When its submit was finished.
@@ -281,6 +289,9 @@ fn of(
         template: spec.template_ref.as_ref().map(Into::into),
         template_name: template_name(&spec.template),
         model: spec.model.to_string(),
+        fallbacks: spec.fallback.models.iter().map(|further| further.model.to_string()).collect(),
+        fallback_on: spec.fallback.on.iter().map(|on| on.as_str()).collect(),
+        max_price: spec.fallback.max_price.map(Into::into),
         created_at: Time(batch.created_ms),
         submitted_at: batch.submitted_ms.map(Time),
         finished_at: batch.finished_ms.map(Time),

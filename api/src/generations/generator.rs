@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use promptmill_domain::{
-    BudgetScope, Ending, FailureKind, GenerationId, Money, Outcome, Price, Tokens, Totals,
+    BudgetScope, Ending, FailureKind, GenerationId, ModelRef, Money, Outcome, Price, Tokens, Totals,
 };
 use promptmill_pipeline::{Concurrency, Gate, ItemEnd, ItemInput, Pipeline, Purses, RetryPolicy, SetAside};
 use promptmill_ports::{Generation, encode_outcome};
@@ -212,7 +212,7 @@ impl Gate for StopGate<'_> {
         false
     }
 
-    async fn funds(&self, about: Tokens) {
+    async fn funds(&self, _: &ModelRef, about: Tokens) {
         self.purses.funds(self.cost_of(about)).await;
         if self.purses.spent().is_some() {
             // Whoever runs it is told, and ends it.
@@ -220,7 +220,7 @@ impl Gate for StopGate<'_> {
         }
     }
 
-    fn set_aside(&self, about: Tokens) -> Option<SetAside> {
+    fn set_aside(&self, _: &ModelRef, about: Tokens) -> Option<SetAside> {
         self.purses.set_aside(self.cost_of(about))
     }
 

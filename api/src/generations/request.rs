@@ -69,7 +69,7 @@ pub(super) async fn check(
         let detail = "is needed, for example \"demo:any\", where the template names none";
         return Err(Problem::invalid("/model", detail));
     };
-    let lane = lane_of(app, &model)?;
+    let lane = lane_of(app, &model, "/model")?;
     let spec = BatchSpec {
         template_ref,
         settings,

@@ -474,3 +474,42 @@ async fn what_is_spent_of_limits_is_told_and_nothing_begins_beyond_the_tenants()
     );
     assert_eq!(provider.calls(), calls);
 }
+
+#[tokio::test]
+async fn a_chain_of_models_is_told_and_the_outcome_says_which_one_answered() {
+    let service = working(&Stage::new()).await;
+    let wish = body(json!({
+        "model": ["stage:broken", "stage:quick"], "fallback_on": ["invalid"], "max_price": {"prompt": "2.50", "completion": "10"},
+        "rows": rows(2)
+    }));
+    let id = made(&service.post("/v1/batches", &wish).await);
+    let batch = in_state(&service, &id, "completed").await;
+    assert_eq!((&batch["model"], &batch["fallbacks"]), (&json!("stage:broken"), &json!(["stage:quick"])));
+    assert_eq!(batch["fallback_on"], json!(["invalid"]));
+    assert_eq!(batch["max_price"], json!({"prompt": "2.5", "completion": "10"}));
+    let results = service.get(&format!("/v1/batches/{id}/results")).await;
+    for line in results.text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap()) {
+        assert_eq!(
+            (&line["outcome"], &line["model"], &line["calls"]),
+            (&json!("succeeded"), &json!("stage:quick"), &json!(2))
+        );
+        assert_eq!(line["flags"], json!(["fallback"]));
+    }
+    let item = service.get(&format!("/v1/batches/{id}/items/0")).await;
+    let item = item.expect(200);
+    let model = |attempt: usize| item["attempts"][attempt]["calls"][0]["model"].clone();
+    assert_eq!((model(0), model(1)), (Value::Null, json!("stage:quick")));
+    for (change, pointer) in [
+        (json!({"model": []}), "/model"),
+        (json!({"model": ["stage:quick", "nobody:x"]}), "/model/1"),
+        (json!({"model": ["stage:quick", "none"]}), "/model/1"),
+        (json!({"model": ["stage:quick", "stage:quick"]}), "/model/1"),
+        (json!({"max_price": {"prompt": "cheap", "completion": "1"}}), "/max_price/prompt"),
+    ] {
+        let mut wish = body(json!({"rows": rows(1)}));
+        wish.as_object_mut().unwrap().extend(change.as_object().unwrap().clone());
+        let refused = service.post("/v1/batches", &wish).await;
+        let found = refused.expect(422)["errors"][0]["pointer"].clone();
+        assert_eq!(found, pointer, "{}", refused.text);
+    }
+}

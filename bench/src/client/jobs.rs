@@ -158,6 +158,47 @@ impl Client {
         expect(StatusCode::OK, self.request(Method::POST, &path)).await.map(drop)
     }
 
+    /// Gives a batch another limit of US dollars.
+    ///
+    /// # Errors
+    /// The engine refuses.
+    pub async fn set_max_cost(&self, batch: &str, dollars: f64) -> anyhow::Result<()> {
+        let body = json!({"max_cost": format!("{dollars:.12}")});
+        let request = self.request(Method::PATCH, &format!("/v1/batches/{batch}")).json(&body);
+        expect(StatusCode::OK, request).await.map(drop)
+    }
+
+    /// Waits until a batch stands still for its limit of money, and nothing of it is under way.
+    ///
+    /// # Errors
+    /// It does not within half an hour.
+    pub async fn out_of_money(&self, batch: &str) -> anyhow::Result<()> {
+        let begun = Instant::now();
+        loop {
+            let view = self.view(batch).await?;
+            if view["pause"]["reason"] == "budget" && view["counts"]["leased"] == 0 {
+                return Ok(());
+            }
+            if begun.elapsed() > PATIENCE || view["finished_at"].is_string() {
+                bail!("the limit does not stop the batch: {view}");
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    /// What a batch spent, and what nobody knows of a process that died: US dollars.
+    ///
+    /// # Errors
+    /// The engine refuses.
+    pub async fn spend(&self, batch: &str) -> anyhow::Result<(f64, f64)> {
+        let path = format!("/v1/batches/{batch}/budget");
+        let budget = expect(StatusCode::OK, self.request(Method::GET, &path)).await?;
+        let dollars = |name: &str| -> anyhow::Result<f64> {
+            Ok(budget[name].as_str().context("a budget tells amounts")?.parse()?)
+        };
+        Ok((dollars("spent")?, dollars("unknown")?))
+    }
+
     async fn view(&self, batch: &str) -> anyhow::Result<Value> {
         expect(StatusCode::OK, self.request(Method::GET, &format!("/v1/batches/{batch}"))).await
     }

@@ -110,7 +110,8 @@ async fn compare(
 ) -> anyhow::Result<Compared> {
     let desk = lab.desk()?;
     let fake = lab.programs.fake(latency)?;
-    let settings = Settings { provider: Some(&fake.url), concurrency, threads: Some(1), timeout: None };
+    let settings =
+        Settings { provider: Some(&fake.url), concurrency, threads: Some(1), timeout: None, prices: None };
     let engine = Engine::start(&lab.binary, desk.path(), None, settings).await?;
     let client = engine.client()?;
     let warm_up = WARM_UP.min(items);

@@ -85,9 +85,9 @@ pub(crate) struct SubmitArgs {
     /// The rows: a .jsonl or .csv file, also with .gz or .zst behind; - for JSON lines on standard input.
     #[arg(long, value_name = "FILE")]
     pub(crate) rows: PathBuf,
-    /// The model as PROVIDER:NAME. Default: the template's.
-    #[arg(long, value_name = "PROVIDER:NAME")]
-    pub(crate) model: Option<ModelRef>,
+    /// The model as PROVIDER:NAME. Default: the template's. May be repeated: each further one is asked when those before it do not do.
+    #[arg(long = "model", value_name = "PROVIDER:NAME")]
+    pub(crate) models: Vec<ModelRef>,
     /// What people call the batch.
     #[arg(long)]
     pub(crate) name: Option<String>,

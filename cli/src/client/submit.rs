@@ -50,7 +50,14 @@ fn request(args: &SubmitArgs) -> Result<Value, Failure> {
         }
     };
     put("template", args.template.as_deref().map(template).transpose()?);
-    put("model", args.model.as_ref().map(|model| model.to_string().into()));
+    put(
+        "model",
+        match args.models.as_slice() {
+            [] => None,
+            [model] => Some(model.to_string().into()),
+            models => Some(models.iter().map(ToString::to_string).collect()),
+        },
+    );
     put("name", args.name.clone().map(Value::from));
     put("labels", (!args.labels.is_empty()).then(|| json!(labels(&args.labels))));
     put("metadata", args.metadata.as_deref().map(metadata).transpose()?);

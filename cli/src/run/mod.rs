@@ -17,8 +17,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use promptmill_domain::{
-    BatchEvent, BatchId, BatchLimits, BatchSpec, BatchState, FailureKind, LaneId, ModelRef, PauseReason,
-    TenantId,
+    BatchEvent, BatchId, BatchLimits, BatchSpec, BatchState, FailureKind, Fallback, FallbackModel,
+    FallbackOn, LaneId, ModelRef, PauseReason, TenantId,
 };
 use promptmill_ports::{Progress, flow};
 use promptmill_prompt::Template;
@@ -50,7 +50,16 @@ pub(crate) async fn run(args: RunArgs, settings: &Settings) -> Result<Exit, Fail
     let target = Target::parse(&args.out)?;
     let state = StateDir::choose(&args, &target)?;
     let providers = Arc::new(providers(settings)?);
-    let provider = preflight::check(&providers, &model, !args.no_guard).await?;
+    let further = args.models.get(1..).unwrap_or_default();
+    // A chain goes on where its first model is away.
+    let provider = preflight::check(&providers, &model, !args.no_guard && further.is_empty()).await?;
+    let mut fallback = Fallback::default();
+    for model in further {
+        let provider = preflight::check(&providers, model, false).await?;
+        let lane = LaneId::new(provider.name(), provider.credential_name());
+        fallback.models.push(FallbackModel { model: model.clone(), lane });
+        fallback.on = FallbackOn::ALL.to_vec();
+    }
     let engine = state.open(&args, &providers)?;
     let (clean, now) =
         shutdown_signals().map_err(|error| Failure::work("signals cannot be handled", error))?;
@@ -58,6 +67,7 @@ pub(crate) async fn run(args: RunArgs, settings: &Settings) -> Result<Exit, Fail
     let tenant = TenantId::default_tenant();
     let lane = LaneId::new(provider.name(), provider.credential_name());
     let spec = BatchSpec::new(template.source().to_owned(), model.clone(), lane.clone());
+    let spec = BatchSpec { fallback, ..spec };
     let limits = BatchLimits { max_cost: args.max_cost, guard: !args.no_guard, ..BatchLimits::default() };
     let batch = match state.look(&engine, &tenant, args.resume).await? {
         Found::Nothing => tokio::select! {
@@ -242,7 +252,7 @@ fn load_template(path: &Path) -> Result<Template, Failure> {
 }
 
 fn choose_model(args: &RunArgs, template: &Template) -> Result<ModelRef, Failure> {
-    args.model.clone().or_else(|| template.model().cloned()).ok_or_else(|| {
+    args.models.first().cloned().or_else(|| template.model().cloned()).ok_or_else(|| {
         Failure::input("no model: give --model PROVIDER:NAME (for example --model demo:any) or put model.name into the template")
     })
 }

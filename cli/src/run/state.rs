@@ -126,7 +126,7 @@ pub(crate) async fn must_be_same(
     if earlier.spec.template != wanted.template {
         changed.push("the template");
     }
-    if earlier.spec.model != wanted.model {
+    if (&earlier.spec.model, &earlier.spec.fallback) != (&wanted.model, &wanted.fallback) {
         changed.push("the model");
     }
     if parts.iter().map(|part| part.digest).ne([digest]) {

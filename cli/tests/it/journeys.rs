@@ -246,6 +246,20 @@ fn an_estimate_bounds_what_the_run_then_takes_and_calls_nothing() {
 }
 
 #[test]
+fn a_further_model_answers_what_the_first_one_does_not_and_a_resume_keeps_the_chain() {
+    let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let mut desk = Desk::with_rows(30);
+    desk.set("OPENAI_BASE_URL", &format!("http://{nobody}/v1"));
+    desk.run("openai:away", &["--model", "demo:any"]).check_code(0);
+    let outcomes = desk.outcomes();
+    check_all_succeeded(&outcomes, 30);
+    assert!(outcomes.iter().all(|outcome| outcome["model"] == "demo:any"), "{}", outcomes[0]);
+    desk.run("openai:away", &["--model", "demo:other", "--resume"])
+        .check_code(2)
+        .check_says("the model changed since the run began");
+}
+
+#[test]
 fn limit_and_sample_choose_rows_and_a_seed_chooses_the_same_ones() {
     let desk = Desk::with_rows(100);
     desk.run("demo:any", &["--limit", "7"]).check_code(0);

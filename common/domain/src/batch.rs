@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::budget::Period;
 use crate::chat::{ModelRef, ModelSettings};
 use crate::chunk::MAX_CHUNK_ROWS;
+use crate::fallback::Fallback;
 use crate::filter::ItemFilter;
 use crate::head::{ChunkState, Head};
 use crate::ids::{BatchId, LaneId, TemplateId, TenantId};
@@ -25,6 +26,9 @@ pub struct BatchSpec {
     pub model: ModelRef,
     /// The lane its calls go through.
     pub lane: LaneId,
+    /// What is asked when that model does not do.
+    #[serde(default, skip_serializing_if = "Fallback::is_empty")]
+    pub fallback: Fallback,
     /// Settings that win over the template's, field by field.
     #[serde(default)]
     pub settings: ModelSettings,
@@ -65,6 +69,7 @@ impl BatchSpec {
             template_ref: None,
             model,
             lane,
+            fallback: Fallback::default(),
             settings: ModelSettings::default(),
             max_attempts: Self::default_max_attempts(),
             chunk_rows: Self::default_chunk_rows(),

@@ -10,6 +10,7 @@ pub mod chunk;
 pub mod estimate;
 pub mod event;
 pub mod fairness;
+pub mod fallback;
 pub mod filter;
 pub mod head;
 pub mod ids;
@@ -27,6 +28,7 @@ pub use batch::{
 pub use budget::{Budget, BudgetScope, Period, TenantCosts};
 pub use chat::{Message, ModelRef, ModelSettings, Role};
 pub use event::{Event, EventKind};
+pub use fallback::{Chain, Fallback, FallbackModel, FallbackOn, MaxPrice};
 pub use filter::{ItemFilter, OutcomeName};
 pub use head::{ChunkState, Head, HeadEvent, ParkedItem, Refusal, Release, RowsRef, SettledItem};
 pub use ids::{

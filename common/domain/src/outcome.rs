@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
+use crate::chat::ModelRef;
 use crate::money::Money;
 
 /// Why an item failed, by its cause and not by what stood on the wire.
@@ -252,6 +253,9 @@ pub struct Call {
     /// The provider's own id of the generation.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub generation: Option<String>,
+    /// The model, where it is not the batch's first.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub model: Option<ModelRef>,
 }
 
 /// One attempt at an item: a first call and the repairs that followed it.
@@ -277,6 +281,8 @@ pub enum Flag {
     UsageUnknown,
     /// The provider did not report the cost of a call; it is the one of its tokens.
     CostEstimated,
+    /// Another model than the batch's first answered.
+    Fallback,
 }
 
 impl Flag {
@@ -289,6 +295,7 @@ impl Flag {
             Self::HistoryCut => "history_cut",
             Self::UsageUnknown => "usage_unknown",
             Self::CostEstimated => "cost_estimated",
+            Self::Fallback => "fallback",
         }
     }
 }
@@ -349,6 +356,13 @@ pub struct Outcome {
     /// What else the reader should know.
     #[serde(skip_serializing_if = "Vec::is_empty", default)]
     pub flags: Vec<Flag>,
+}
+
+impl Outcome {
+    /// The model that answered, where it is not the batch's first: that of the last call.
+    pub fn fallback_model(&self) -> Option<&ModelRef> {
+        self.attempts.last()?.calls.last()?.model.as_ref()
+    }
 }
 
 impl Outcome {
@@ -437,6 +451,7 @@ mod tests {
             Flag::HistoryCut,
             Flag::UsageUnknown,
             Flag::CostEstimated,
+            Flag::Fallback,
         ] {
             assert_eq!(serde_json::to_string(&flag).unwrap(), format!("\"{}\"", flag.as_str()));
         }

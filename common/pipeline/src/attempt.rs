@@ -12,7 +12,7 @@ use promptmill_provider::{CallFailure, ChatReply, ChatRequest, Delta, Finish, Re
 use crate::gate::Gate;
 use crate::lane;
 use crate::pipeline::Pipeline;
-use crate::plan::BatchPlan;
+use crate::plan::{BatchPlan, Target};
 use crate::set_aside::CameTo;
 
 /// Reasons of an invalid reply that are kept in the history.
@@ -40,6 +40,10 @@ pub(crate) enum AttemptEnd {
 /// What an attempt works on.
 pub(crate) struct AttemptInput<'a> {
     pub(crate) plan: &'a BatchPlan,
+    /// The model that is asked.
+    pub(crate) target: &'a Target,
+    /// Whether another one is asked where its lane is full.
+    pub(crate) has_next: bool,
     pub(crate) gate: &'a dyn Gate,
     pub(crate) variables: &'a Variables,
 }
@@ -68,13 +72,16 @@ impl Pipeline {
             let started_ms = self.clock.now_ms();
             let started = tokio::time::Instant::now();
             leave.begin();
-            let result = plan.provider.chat(request).await;
+            let result = input.target.provider.chat(request).await;
             let mut call = record(started_ms, started.elapsed(), &result);
+            if !std::ptr::eq(input.target, &plan.targets[0]) {
+                call.model = Some(input.target.reference.clone());
+            }
             leave.end(lane::report(&result), came_to(&call));
             input.gate.spent(&Totals { calls: 1, tokens: call.tokens, cost: call.cost.unwrap_or_default() });
             let reply = match result {
                 Ok(reply) => {
-                    self.lanes.succeeded(&plan.lane, started_ms, self.clock.now_ms());
+                    self.lanes.succeeded(&input.target.lane, started_ms, self.clock.now_ms());
                     reply
                 }
                 Err(failure) => {

@@ -1,7 +1,7 @@
 //! Whether work may begin.
 
 use async_trait::async_trait;
-use promptmill_domain::{FailureKind, Tokens, Totals};
+use promptmill_domain::{FailureKind, ModelRef, Price, Tokens, Totals};
 
 use crate::set_aside::SetAside;
 
@@ -19,11 +19,16 @@ pub trait Gate: Send + Sync {
     /// whether it does; where it does not, the item fails.
     fn refused(&self, kind: FailureKind, message: &str) -> bool;
 
-    /// Waits until what a call of about so many tokens may cost can be set aside, or until it is worth asking.
-    async fn funds(&self, _about: Tokens) {}
+    /// What a model costs, where that is known.
+    fn price(&self, _model: &ModelRef) -> Option<Price> {
+        None
+    }
 
-    /// Sets aside what a call of about so many tokens may cost; `None` where there is no money for it now.
-    fn set_aside(&self, _about: Tokens) -> Option<SetAside> {
+    /// Waits until what a call of a model and of about so many tokens may cost can be set aside, or until it is worth asking.
+    async fn funds(&self, _model: &ModelRef, _about: Tokens) {}
+
+    /// Sets aside what a call of a model and of about so many tokens may cost; `None` where there is no money for it now.
+    fn set_aside(&self, _model: &ModelRef, _about: Tokens) -> Option<SetAside> {
         Some(SetAside::default())
     }
 

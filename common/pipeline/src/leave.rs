@@ -17,7 +17,7 @@ use tokio::time::timeout;
 
 use crate::attempt::{AttemptEnd, AttemptInput};
 use crate::limit::BatchPlace;
-use crate::pipeline::Pipeline;
+use crate::pipeline::{Pipeline, later};
 use crate::places::Place;
 use crate::plan::BatchPlan;
 use crate::set_aside::{CameTo, SetAside};
@@ -28,6 +28,9 @@ const HUB_RETRY: Duration = Duration::from_millis(200);
 
 /// How long a place is held while the lane is asked: longer than a hub takes to answer, short beside a call.
 const LANE_ANSWERS_WITHIN: Duration = Duration::from_millis(10);
+
+/// How long a call waits for a lane when another model may answer.
+const GOES_ELSEWHERE_AFTER: Duration = Duration::from_secs(1);
 
 /// Leave for one call; everything is given back when it is dropped, the narrowest limit last.
 pub(crate) struct Leave<'a> {
@@ -80,7 +83,7 @@ impl Pipeline {
         loop {
             let mut leave = self.leave_to_pay(input, request, about).await?;
             // What was there before the wait for the lane may have gone to others since.
-            if let Some(aside) = input.gate.set_aside(about) {
+            if let Some(aside) = input.gate.set_aside(&input.target.reference, about) {
                 leave.aside = aside;
                 return Ok(leave);
             }
@@ -130,11 +133,11 @@ impl Pipeline {
     ) -> Result<Leave<'a>, Denied> {
         let plan = input.plan;
         let mut stay = plan.standing.enter(Stage::Money);
-        input.gate.funds(about).await;
+        input.gate.funds(&input.target.reference, about).await;
         stay.go_to(Stage::Batch);
         loop {
             let of_batch = plan.limit.place().await;
-            let (place, permit) = self.place_and_permit(plan, need, &mut stay).await?;
+            let (place, permit) = self.place_and_permit(input, need, &mut stay).await?;
             // The limit may have been lowered while this one waited for the rest.
             if plan.limit.is_kept() {
                 stay.go_to(Stage::Call);
@@ -152,11 +155,12 @@ impl Pipeline {
 
     async fn place_and_permit(
         &self,
-        plan: &BatchPlan,
+        input: &AttemptInput<'_>,
         need: CallNeed,
         stay: &mut Stay<'_>,
     ) -> Result<(Place, Permit), Denied> {
-        let line = self.lanes.line(&plan.lane);
+        let (plan, lane) = (input.plan, &input.target.lane);
+        let line = self.lanes.line(lane);
         // Where others wait for the lane already, a place would only be held in vain.
         let mut place_first = line.load(Ordering::Relaxed) == 0;
         loop {
@@ -167,14 +171,19 @@ impl Pipeline {
                 None
             };
             stay.go_to(Stage::Lane);
-            let mut permit = pin!(self.limiter.acquire(&plan.lane, need, self.clock.now_ms()));
+            let mut permit = pin!(self.limiter.acquire(lane, need, self.clock.now_ms()));
             if let Some(place) = held
                 && let Ok(permit) = timeout(LANE_ANSWERS_WITHIN, &mut permit).await
             {
                 return Ok((place, permit?));
             }
             let in_line = InLine::new(line.clone());
-            let permit = permit.await?;
+            let permit = match input.has_next {
+                false => permit.await,
+                true => timeout(GOES_ELSEWHERE_AFTER, permit).await.unwrap_or_else(|_| {
+                    Err(Denied::Paused { until_ms: later(self.clock.now_ms(), GOES_ELSEWHERE_AFTER) })
+                }),
+            }?;
             drop(in_line);
             if let Some(place) = self.places.try_take(plan.batch) {
                 return Ok((place, permit));

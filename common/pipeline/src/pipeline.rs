@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use promptmill_domain::{
-    Attempt, Ending, FailureKind, Flag, Message, Outcome, ParkedItem, StoreReplies, Totals,
+    Attempt, Chain, Ending, FailureKind, FallbackOn, Flag, LaneId, Message, Outcome, ParkedItem,
+    StoreReplies, Totals,
 };
 use promptmill_ports::{Clock, Limiter};
 use promptmill_prompt::Variables;
@@ -94,7 +95,6 @@ pub struct Pipeline {
 }
 
 /// The work on one item so far.
-#[derive(Default)]
 struct Progress {
     attempts: Vec<Attempt>,
     /// Calls of attempts that are no longer in the history.
@@ -106,6 +106,25 @@ struct Progress {
     failures: u32,
     begun_ms: u64,
     last: Option<FailureKind>,
+    chain: Chain,
+    /// The earliest end of the pauses of lanes that were passed over.
+    lanes_until_ms: Option<u64>,
+}
+
+impl Default for Progress {
+    fn default() -> Self {
+        Self {
+            attempts: Vec::new(),
+            cut: Totals::default(),
+            inherited: 0,
+            counted: 0,
+            failures: 0,
+            begun_ms: 0,
+            last: None,
+            chain: Chain::new(1),
+            lanes_until_ms: None,
+        }
+    }
 }
 
 impl Progress {
@@ -177,6 +196,7 @@ impl Pipeline {
                 counted: parked.counted,
                 begun_ms: parked.begun_ms,
                 last: Some(parked.reason),
+                ..Progress::default()
             },
             None => Progress { begun_ms: self.clock.now_ms(), ..Progress::default() },
         };
@@ -187,9 +207,15 @@ impl Pipeline {
                 return settled(plan, &input, progress, Ending::Failed { kind, message }, vec![]);
             }
         };
+        let Some(chain) = plan.chain(|model| gate.price(model)) else {
+            let message = "every model costs more than max_price".to_owned();
+            let ending = Ending::Failed { kind: FailureKind::ModelUnavailable, message };
+            return settled(plan, &input, progress, ending, vec![]);
+        };
+        progress.chain = chain;
         let asked = messages.len();
         let mut request = ChatRequest {
-            model: plan.model.clone(),
+            model: plan.targets[0].model.clone(),
             messages,
             settings: plan.settings.clone(),
             format: plan.format.clone(),
@@ -198,8 +224,11 @@ impl Pipeline {
             attempt: 0,
             deltas: input.deltas.take(),
         };
-        let attempt = AttemptInput { plan, gate, variables: &variables };
         loop {
+            let target = &plan.targets[progress.chain.at()];
+            request.model = target.model.clone();
+            let has_next = plan.on.contains(&FallbackOn::OverRate) && progress.chain.has_next();
+            let attempt = AttemptInput { plan, target, has_next, gate, variables: &variables };
             request.attempt = u32::try_from(progress.attempts.len()).unwrap_or(u32::MAX);
             let (history, end) = self.attempt(&attempt, &mut request, asked).await;
             if !history.calls.is_empty() {
@@ -210,15 +239,24 @@ impl Pipeline {
                     return settled(plan, &input, progress, Ending::Succeeded { output, repaired }, flags);
                 }
                 AttemptEnd::Failed { kind, message } => {
-                    return settled(plan, &input, progress, Ending::Failed { kind, message }, vec![]);
+                    if !plan.goes_on(kind) || !progress.chain.give_up_on_it() {
+                        return settled(plan, &input, progress, Ending::Failed { kind, message }, vec![]);
+                    }
+                    progress.last = Some(kind);
+                    Next::Again
                 }
                 AttemptEnd::Retry(failure) => {
                     self.after_failure(plan, gate, &input, &mut progress, failure).await
                 }
                 AttemptEnd::LaneRefused(failure) => {
-                    Next::End(self.after_refusal(plan, gate, &input, &mut progress, failure).await)
+                    self.after_refusal(plan, gate, &input, &mut progress, failure).await
                 }
                 AttemptEnd::LanePaused { until_ms } => {
+                    let until_ms = progress.lanes_until_ms.map_or(until_ms, |other| other.min(until_ms));
+                    if plan.passes_over_lanes() && progress.chain.go_on() {
+                        progress.lanes_until_ms = Some(until_ms);
+                        continue;
+                    }
                     self.wait(plan, gate, &input, &mut progress, WaitFor::Lane(until_ms)).await
                 }
                 AttemptEnd::Stopped => Next::End(self.stopped(&input, &mut progress)),
@@ -239,7 +277,8 @@ impl Pipeline {
         failure: CallFailure,
     ) -> Next {
         let now_ms = self.clock.now_ms();
-        let is_lanes_fault = self.lanes.is_to_blame(&plan.lane, failure.kind, progress.since());
+        let lane = &plan.targets[progress.chain.at()].lane;
+        let is_lanes_fault = self.lanes.is_to_blame(lane, failure.kind, progress.since());
         progress.failures = progress.failures.saturating_add(1);
         progress.last = Some(failure.kind);
         if !is_lanes_fault {
@@ -250,15 +289,18 @@ impl Pipeline {
             let ending = Ending::Failed { kind: failure.kind, message: failure.message };
             return Next::End(settled(plan, input, std::mem::take(progress), ending, vec![]));
         }
+        if let Some(pause) = failure.retry_after.filter(|_| failure.lane_wide) {
+            self.pause_lane(lane, later(now_ms, pause)).await;
+        }
+        if plan.goes_on(failure.kind) && progress.chain.go_on() {
+            return Next::Again;
+        }
         // When calls may begin again that came too often is for the lane to say, not for each of its items.
         let failures = if failure.kind == FailureKind::RateLimited { 1 } else { progress.failures };
         let mut wait = self.policy.wait(failures, rand::random());
         if let Some(asked) = failure.retry_after {
             // Never before the provider's word; the jitter on top keeps the lane from coming back all at once.
             wait = asked + wait.min(asked / 4 + Duration::from_millis(250));
-        }
-        if let Some(pause) = failure.retry_after.filter(|_| failure.lane_wide) {
-            self.pause_lane(plan, later(now_ms, pause)).await;
         }
         let due_ms = later(now_ms, wait);
         self.wait(plan, gate, input, progress, WaitFor::Retry(due_ms)).await
@@ -273,11 +315,20 @@ impl Pipeline {
         input: &ItemInput,
         progress: &mut Progress,
         failure: CallFailure,
-    ) -> ItemEnd {
+    ) -> Next {
         let (called_ms, before_ms) = progress.refusals(failure.kind);
         let now_ms = self.clock.now_ms();
         let until_ms = later(now_ms, LANE_REFUSED_FOR);
-        let refusal = self.lanes.refused(&plan.lane, called_ms, before_ms, now_ms);
+        let lane = &plan.targets[progress.chain.at()].lane;
+        let refusal = self.lanes.refused(lane, called_ms, before_ms, now_ms);
+        progress.last = Some(failure.kind);
+        if plan.goes_on(failure.kind) && progress.chain.has_next() {
+            if refusal == RefusalOf::Lane {
+                self.pause_lane(lane, until_ms).await;
+            }
+            progress.chain.go_on();
+            return Next::Again;
+        }
         let waits = match refusal {
             RefusalOf::Lane => gate.refused(failure.kind, &failure.message),
             RefusalOf::Item => false,
@@ -285,18 +336,17 @@ impl Pipeline {
         };
         if !waits {
             let ending = Ending::Failed { kind: failure.kind, message: failure.message };
-            return settled(plan, input, std::mem::take(progress), ending, vec![]);
+            return Next::End(settled(plan, input, std::mem::take(progress), ending, vec![]));
         }
-        progress.last = Some(failure.kind);
         if refusal == RefusalOf::Lane {
-            self.pause_lane(plan, until_ms).await;
+            self.pause_lane(lane, until_ms).await;
         }
-        parked(input, progress, until_ms)
+        Next::End(parked(input, progress, until_ms))
     }
 
-    async fn pause_lane(&self, plan: &BatchPlan, until_ms: u64) {
-        if let Err(error) = self.limiter.pause(&plan.lane, until_ms).await {
-            tracing::warn!(lane = %plan.lane, error = %error, "the pause of a lane could not be told to the fleet");
+    async fn pause_lane(&self, lane: &LaneId, until_ms: u64) {
+        if let Err(error) = self.limiter.pause(lane, until_ms).await {
+            tracing::warn!(lane = %lane, error = %error, "the pause of a lane could not be told to the fleet");
         }
     }
 
@@ -313,6 +363,8 @@ impl Pipeline {
             WaitFor::Lane(until_ms) => (until_ms, true),
             WaitFor::Retry(due_ms) => (due_ms, false),
         };
+        progress.chain.begin_anew();
+        progress.lanes_until_ms = None;
         let wait = Duration::from_millis(due_ms.saturating_sub(self.clock.now_ms()));
         if wait > self.policy.patience_under_lease {
             let untouched = for_lane && progress.attempts.is_empty();
@@ -343,7 +395,7 @@ impl Pipeline {
 }
 
 /// The first millisecond of the clock at which `wait` is surely over: both the clock and the wait may have lost a part of one.
-fn later(now_ms: u64, wait: Duration) -> u64 {
+pub(crate) fn later(now_ms: u64, wait: Duration) -> u64 {
     let wait_ms = u64::try_from(wait.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX);
     now_ms.saturating_add(wait_ms).saturating_add(u64::from(wait_ms > 0))
 }
@@ -387,6 +439,14 @@ fn settled(
     cut += shortened.unwrap_or_default();
     if shortened.is_some() || parked_without || !cut.is_zero() {
         flags.push(Flag::HistoryCut);
+    }
+    if progress
+        .attempts
+        .last()
+        .and_then(|attempt| attempt.calls.last())
+        .is_some_and(|call| call.model.is_some())
+    {
+        flags.push(Flag::Fallback);
     }
     flags.sort_unstable();
     flags.dedup();

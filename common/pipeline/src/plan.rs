@@ -3,7 +3,10 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use promptmill_domain::{BatchId, BatchSpec, LaneId, ModelRef, ModelSettings, StoreReplies};
+use promptmill_domain::{
+    BatchId, BatchSpec, Chain, FailureKind, FallbackOn, LaneId, MaxPrice, ModelRef, ModelSettings, Price,
+    StoreReplies,
+};
 use promptmill_prompt::{OutputSpec, Template};
 use promptmill_provider::{ChatProvider, ResponseFormat, ResponseSchema};
 
@@ -59,14 +62,34 @@ impl From<Arc<Template>> for CompiledTemplate {
     }
 }
 
+/// A model and the way to it.
+pub(crate) struct Target {
+    pub(crate) provider: Arc<dyn ChatProvider>,
+    pub(crate) lane: Arc<LaneId>,
+    /// The name the provider knows it by.
+    pub(crate) model: Arc<str>,
+    pub(crate) reference: ModelRef,
+}
+
+impl Target {
+    fn new(model: &ModelRef, provider: Arc<dyn ChatProvider>) -> Self {
+        Self {
+            lane: Arc::new(LaneId::new(provider.name(), provider.credential_name())),
+            model: model.name().into(),
+            reference: model.clone(),
+            provider,
+        }
+    }
+}
+
 /// What every item of a batch shares.
 pub struct BatchPlan {
     pub(crate) batch: BatchId,
     pub(crate) template: Arc<Template>,
-    pub(crate) provider: Arc<dyn ChatProvider>,
-    pub(crate) lane: Arc<LaneId>,
-    pub(crate) model: Arc<str>,
-    reference: ModelRef,
+    /// The models, the one of the spec first.
+    pub(crate) targets: Vec<Target>,
+    pub(crate) on: Vec<FallbackOn>,
+    max_price: Option<MaxPrice>,
     pub(crate) settings: Arc<ModelSettings>,
     pub(crate) format: ResponseFormat,
     pub(crate) max_attempts: u32,
@@ -95,9 +118,9 @@ impl BatchPlan {
         let settings = merge(template.settings(), &spec.settings);
         Self {
             batch,
-            lane: Arc::new(LaneId::new(provider.name(), provider.credential_name())),
-            model: spec.model.name().into(),
-            reference: spec.model.clone(),
+            targets: vec![Target::new(&spec.model, provider)],
+            on: spec.fallback.on.clone(),
+            max_price: spec.fallback.max_price,
             settings: Arc::new(settings),
             format,
             max_attempts: spec.max_attempts.max(1),
@@ -106,18 +129,44 @@ impl BatchPlan {
             limit: CallLimit::default(),
             standing: Standing::default(),
             template,
-            provider,
         }
     }
 
-    /// The lane its calls go through.
-    pub fn lane(&self) -> &LaneId {
-        &self.lane
+    /// The same with a model that is asked when those before it do not do.
+    #[must_use]
+    pub fn with_fallback(mut self, model: &ModelRef, provider: Arc<dyn ChatProvider>) -> Self {
+        self.targets.push(Target::new(model, provider));
+        self
     }
 
-    /// The model that answers.
+    /// The models of an item, but for those that are dearer than the batch allows by what `price` knows; `None` when every one is.
+    pub(crate) fn chain(&self, price: impl Fn(&ModelRef) -> Option<Price>) -> Option<Chain> {
+        let chain = Chain::new(self.targets.len());
+        let Some(most) = self.max_price else { return Some(chain) };
+        chain.without(|at| {
+            let price = self.targets.get(at).and_then(|target| price(&target.reference));
+            price.is_some_and(|price| !most.allows(price))
+        })
+    }
+
+    /// Whether another model is asked after such a failure.
+    pub(crate) fn goes_on(&self, kind: FailureKind) -> bool {
+        FallbackOn::of(kind).is_some_and(|case| self.on.contains(&case))
+    }
+
+    /// Whether another model is asked while a lane stands still: for being told to wait, or for being gone.
+    pub(crate) fn passes_over_lanes(&self) -> bool {
+        self.on.contains(&FallbackOn::OverRate) || self.on.contains(&FallbackOn::Unavailable)
+    }
+
+    /// The lane of the calls of its first model.
+    pub fn lane(&self) -> &LaneId {
+        &self.targets[0].lane
+    }
+
+    /// The model that is asked first.
     pub fn model(&self) -> &ModelRef {
-        &self.reference
+        &self.targets[0].reference
     }
 
     /// Sets how many calls of the batch this process may have under way at the same time, at least one; `None` for no limit of its own.

@@ -38,8 +38,13 @@ pub(super) async fn run(lab: &Lab<Sizes>, table: &mut Table) -> anyhow::Result<(
     let slots = sizes.workers_slots;
     let desk = lab.desk()?;
     let fake = lab.programs.fake(sizes.neighbour_latency)?;
-    let settings =
-        Settings { provider: Some(&fake.url), concurrency: slots, threads: sizes.threads, timeout: None };
+    let settings = Settings {
+        provider: Some(&fake.url),
+        concurrency: slots,
+        threads: sizes.threads,
+        timeout: None,
+        prices: None,
+    };
     let fleet = Fleet::start(&lab.binary, desk.path(), settings).await?;
     let (small, large) = (fleet.client()?, fleet.client_of("large")?);
     small.store_template().await?;

@@ -78,8 +78,13 @@ async fn stored(lab: &Lab<Sizes>, space: &mut Space) -> anyhow::Result<()> {
     let of_item = |bytes: u64| bytes as f64 / f64::from(items);
     let desk = lab.desk()?;
     let fake = lab.programs.fake_of(Duration::ZERO, REPLIES)?;
-    let settings =
-        Settings { provider: Some(&fake.url), concurrency: 64, threads: lab.sizes.threads, timeout: None };
+    let settings = Settings {
+        provider: Some(&fake.url),
+        concurrency: 64,
+        threads: lab.sizes.threads,
+        timeout: None,
+        prices: None,
+    };
     let fleet = Fleet::start(&lab.binary, desk.path(), settings).await?;
     fleet.servers.settle();
     let (before, redis) = (fleet.servers.stored()?, fleet.servers.redis_memory()?);
@@ -122,8 +127,13 @@ async fn peak(lab: &Lab<Sizes>, slots: u32) -> anyhow::Result<u64> {
     let sizes = &lab.sizes;
     let desk = lab.desk()?;
     let fake = lab.programs.fake(sizes.space_latency)?;
-    let settings =
-        Settings { provider: Some(&fake.url), concurrency: slots, threads: sizes.threads, timeout: None };
+    let settings = Settings {
+        provider: Some(&fake.url),
+        concurrency: slots,
+        threads: sizes.threads,
+        timeout: None,
+        prices: None,
+    };
     let fleet = Fleet::start(&lab.binary, desk.path(), settings).await?;
     let items = sizes.space_calls * slots;
     watched(&fleet.client()?, &fake, items, work::rows(items), || Ok(())).await?;

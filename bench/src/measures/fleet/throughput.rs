@@ -41,6 +41,7 @@ pub(super) async fn run(lab: &Lab<Sizes>, table: &mut Table) -> anyhow::Result<(
         concurrency: CONCURRENCY,
         threads: sizes.threads,
         timeout: None,
+        prices: None,
     };
     let engine = Engine::start(&lab.binary, desk.path(), None, settings).await?;
     let fleet = Fleet::start(&lab.binary, desk.path(), settings).await?;

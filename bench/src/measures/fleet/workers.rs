@@ -19,8 +19,13 @@ pub(super) async fn run(lab: &Lab<Sizes>, table: &mut Table) -> anyhow::Result<(
     let (items, slots) = (sizes.workers_items, sizes.workers_slots);
     let desk = lab.desk()?;
     let fake = lab.programs.fake(sizes.workers_latency)?;
-    let settings =
-        Settings { provider: Some(&fake.url), concurrency: slots, threads: sizes.threads, timeout: None };
+    let settings = Settings {
+        provider: Some(&fake.url),
+        concurrency: slots,
+        threads: sizes.threads,
+        timeout: None,
+        prices: None,
+    };
     let mut fleet = Fleet::start(&lab.binary, desk.path(), settings).await?;
     let client = fleet.client()?;
     let (mut ratio, mut of_one, mut of_two) = (Runs::default(), Runs::default(), Runs::default());

@@ -1,7 +1,7 @@
 //! The cells of the table.
 
 use super::Sizes;
-use super::desk::{Desk, Engines, Story};
+use super::desk::{CALL_COSTS, Desk, Engines, Story};
 use crate::figures::{Number, Runs};
 use crate::limited::{Hints, Plan, Trouble};
 use crate::measures::Lab;
@@ -228,6 +228,46 @@ pub(super) async fn flush(lab: &Lab<Sizes>, table: &mut Table) -> anyhow::Result
         );
         table.push("- refused over all", below(goals(hints).1), " %", Runs::from_iter([story.refused()]));
     }
+    Ok(())
+}
+
+/// Half of the batch is paid for. What the dead worker held may have been spent and counts, so as many calls fewer are made.
+pub(super) async fn money(lab: &Lab<Sizes>, table: &mut Table) -> anyhow::Result<()> {
+    let rows = lab.sizes.rows[1];
+    let takes = (0.08, 0.25);
+    let plan = Plan { rates: vec![], takes, ..Plan::of(0.0, Hints::None, 1) };
+    let mut desk = Desk::new(lab, plan, 3).await?;
+    let client = desk.client()?;
+    let half = f64::from(rows / 2);
+    let batch = desk.draft(work::MODEL, rows).await?;
+    client.set_max_cost(&batch, half * CALL_COSTS).await?;
+    client.submit(&batch).await?;
+    while (desk.provider.calls().len() as f64) < half / 2.0 {
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    }
+    if let Engines::Fleet(fleet) = &mut desk.engines {
+        fleet.kill_worker();
+    }
+    client.out_of_money(&batch).await?;
+    let calls = desk.provider.calls().len() as f64;
+    let (_, unknown) = client.spend(&batch).await?;
+    client.set_max_cost(&batch, 10.0 * f64::from(rows) * CALL_COSTS).await?;
+    client.steer(&batch, "resume").await?;
+    desk.succeeded(&batch, rows).await?;
+    let repeated = desk.provider.calls().len() as f64 - f64::from(rows);
+    desk.stop().await?;
+    let (over, unknown) = (calls - half, unknown / CALL_COSTS);
+    let what = format!("max_cost at half of {rows} rows, 3 workers, one killed");
+    eprintln!("{what}: {over} calls above it, {unknown} unknown, {repeated} repeated");
+    table.push(format!("{what}: calls above it"), below(0.0), "", Runs::from_iter([over.max(0.0)]));
+    table.push(
+        "- calls below it, those unknown not counted",
+        below(64.0),
+        "",
+        Runs::from_iter([(-over - unknown).max(0.0)]),
+    );
+    table.push("- calls of the dead that nobody knows of", Goal::Told, "", Runs::from_iter([unknown]));
+    table.push("- calls that were repeated", Goal::Told, "", Runs::from_iter([repeated]));
     Ok(())
 }
 

@@ -19,6 +19,12 @@ const PATIENCE: Duration = Duration::from_secs(2 * 3_600);
 /// Seconds after which a call is given up.
 const TIMEOUT: u32 = 8;
 
+/// A millionth of a dollar a token.
+const PRICES: &str = "openai:*=1/1";
+
+/// What a call costs at these prices: US dollars.
+pub(super) const CALL_COSTS: f64 = work::REPLY_TOKENS as f64 / 1e6;
+
 /// A limited server with engines that call it.
 pub(super) struct Desk {
     pub(super) provider: Limited,
@@ -36,8 +42,12 @@ impl Desk {
     pub(super) async fn new(lab: &Lab<Sizes>, plan: Plan, workers: u32) -> anyhow::Result<Self> {
         let folder = lab.desk()?;
         let provider = Limited::start(plan)?;
-        let settings =
-            Settings { provider: Some(&provider.url), timeout: Some(TIMEOUT), ..Settings::default() };
+        let settings = Settings {
+            provider: Some(&provider.url),
+            timeout: Some(TIMEOUT),
+            prices: Some(PRICES),
+            ..Settings::default()
+        };
         let engines = if workers == 0 {
             Engines::Serve(Engine::start(&lab.binary, folder.path(), None, settings).await?)
         } else {
@@ -59,11 +69,16 @@ impl Desk {
 
     /// Submits a batch of so many rows to a model.
     pub(super) async fn submit(&self, model: &str, rows: u32) -> anyhow::Result<String> {
+        let batch = self.draft(model, rows).await?;
+        self.client()?.submit(&batch).await?;
+        Ok(batch)
+    }
+
+    /// The same, without the submit.
+    pub(super) async fn draft(&self, model: &str, rows: u32) -> anyhow::Result<String> {
         let client = self.client()?;
         let batch = client.draft_of(model).await?;
-        let body = work::rows(rows);
-        client.put_rows(&batch, rows.into(), body, crate::client::Coding::Plain).await?;
-        client.submit(&batch).await?;
+        client.put_rows(&batch, rows.into(), work::rows(rows), crate::client::Coding::Plain).await?;
         Ok(batch)
     }
 

@@ -30,6 +30,8 @@ pub enum Part {
     Slots,
     /// Redis loses all it knows in the midst of it.
     Flush,
+    /// A limit of money at half the batch, three workers, one of them killed.
+    Money,
 }
 
 impl Part {
@@ -82,5 +84,6 @@ pub async fn run(part: Part, lab: &Lab<Sizes>, table: &mut Table) -> anyhow::Res
         Part::Trouble => cells::trouble(lab, table).await,
         Part::Slots => cells::slots(lab, table).await,
         Part::Flush => cells::flush(lab, table).await,
+        Part::Money => cells::money(lab, table).await,
     }
 }

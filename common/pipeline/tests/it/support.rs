@@ -1,5 +1,6 @@
 //! One item, its provider, and everything around it, as far as a test wants to choose it.
 
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -7,8 +8,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use promptmill_domain::rate::{LaneLimits, Learned};
 use promptmill_domain::{
-    BatchId, BatchSpec, Ending, FailureKind, LaneId, Message, Money, Outcome, ParkedItem, Role, StoreReplies,
-    Tokens, Totals,
+    BatchId, BatchSpec, Ending, FailureKind, Fallback, LaneId, Message, ModelRef, Money, Outcome, OwnPrice,
+    ParkedItem, Price, Role, StoreReplies, Tokens, Totals, own_price,
 };
 use promptmill_pipeline::{
     BatchPlan, Concurrency, Gate, ItemContent, ItemEnd, ItemInput, Pipeline, RetryPolicy, Stage,
@@ -172,9 +173,18 @@ pub(crate) struct TestGate {
     spent: Mutex<Totals>,
     /// What it was told of refused credentials, where it pauses for them.
     refusals: Mutex<Option<Vec<(FailureKind, String)>>>,
+    /// What models cost, by their names.
+    prices: Mutex<HashMap<String, Price>>,
 }
 
 impl TestGate {
+    /// The model costs so much.
+    pub(crate) fn set_price(&self, model: &str, price: &str) {
+        let own: OwnPrice = format!("{model}={price}").parse().unwrap();
+        let price = own_price(&[own], &model.parse().unwrap()).unwrap();
+        self.prices.lock().unwrap().insert(model.to_owned(), price);
+    }
+
     /// From now on the batch stands still when the credential is refused.
     pub(crate) fn pause_for_refusals(&self) {
         *self.refusals.lock().unwrap() = Some(Vec::new());
@@ -207,6 +217,10 @@ impl Gate for TestGate {
         let refusals =
             self.refusals.lock().unwrap().as_mut().map(|told| told.push((kind, message.to_owned())));
         refusals.is_some()
+    }
+
+    fn price(&self, model: &ModelRef) -> Option<Price> {
+        self.prices.lock().unwrap().get(&model.to_string()).copied()
     }
 
     fn spent(&self, totals: &Totals) {
@@ -315,6 +329,20 @@ impl Scene {
     pub(crate) fn spawn(&self, input: ItemInput) -> tokio::task::JoinHandle<ItemEnd> {
         let scene = self.clone();
         tokio::spawn(async move { scene.run_item(input).await })
+    }
+
+    /// The same with a second model, `scripted:other`, on the lane of another credential.
+    pub(crate) fn followed_by(
+        &self,
+        fallback: Fallback,
+        script: impl Fn(usize, &ChatRequest) -> Answer + Send + Sync + 'static,
+    ) -> (Self, Arc<ScriptedProvider>) {
+        let takes = self.provider.takes;
+        let other = Arc::new(ScriptedProvider::new("other", self.provider.began, takes, script));
+        let spec = BatchSpec { fallback, ..self.spec.clone() };
+        let plan = BatchPlan::new(BatchId::from_bytes([7; 16]), &spec, self.provider.clone()).unwrap();
+        let plan = plan.with_fallback(&"scripted:other".parse().unwrap(), other.clone());
+        (Self { plan: Arc::new(plan), spec, ..self.clone() }, other)
     }
 
     /// Another batch in the same process, on the lane of this credential.

@@ -2,7 +2,9 @@
 
 use std::borrow::Cow;
 
-use promptmill_domain::{FailureKind, Flag, ItemCode, Money, Outcome, Output, Tokens, outcome::Ending};
+use promptmill_domain::{
+    FailureKind, Flag, ItemCode, ModelRef, Money, Outcome, Output, Tokens, outcome::Ending,
+};
 use serde::ser::Error as _;
 use serde::{Serialize, Serializer};
 use serde_json::value::RawValue;
@@ -40,6 +42,9 @@ pub struct OutcomeRecord<'a> {
     pub cost: Option<Money>,
     /// What else is to be known about the outcome.
     pub flags: &'a [Flag],
+    /// The model that answered last, where it is not the batch's first. JSON Lines alone has it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub model: Option<&'a ModelRef>,
     /// The row's variables as a JSON object, or its messages as an array, where they are to be handed out with the outcome.
     #[serde(skip_serializing_if = "Option::is_none", serialize_with = "input")]
     pub input: Option<&'a str>,
@@ -77,6 +82,7 @@ impl<'a> OutcomeRecord<'a> {
             tokens: totals.tokens,
             cost: (totals.cost > Money::ZERO || calls.any(|call| call.cost.is_some())).then_some(totals.cost),
             flags: &outcome.flags,
+            model: outcome.fallback_model(),
             input: None,
             cursor: None,
         }
@@ -104,6 +110,7 @@ impl<'a> OutcomeRecord<'a> {
             tokens: Tokens::default(),
             cost: None,
             flags: &[],
+            model: None,
             input: None,
             cursor: None,
         }
