@@ -164,7 +164,8 @@ impl Client {
     /// The engine refuses.
     pub async fn set_max_cost(&self, batch: &str, dollars: f64) -> anyhow::Result<()> {
         let body = json!({"max_cost": format!("{dollars:.12}")});
-        let request = self.request(Method::PATCH, &format!("/v1/batches/{batch}")).json(&body);
+        let request = self.request(Method::PATCH, &format!("/v1/batches/{batch}"));
+        let request = request.header("content-type", "application/json").body(body.to_string());
         expect(StatusCode::OK, request).await.map(drop)
     }
 

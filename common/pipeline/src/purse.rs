@@ -11,7 +11,7 @@ use tokio::time::{Instant, timeout};
 use crate::set_aside::{Account, CameTo};
 
 /// So much is asked for ahead: what is spent in this time.
-const AHEAD: Duration = Duration::from_secs(1);
+const AHEAD: Duration = Duration::from_millis(500);
 
 /// How often what was spent is told while nobody waits for money.
 const TELLS_EVERY: Duration = Duration::from_millis(250);
@@ -303,8 +303,8 @@ mod tests {
         purse.settle(pico(10), CameTo::Cost(pico(6)));
         tokio::time::advance(TELLS_EVERY).await;
         assert!(exchange(&purse, SESSION, &mut budget));
-        // At six a quarter of a second twenty-four are wanted for the next.
-        assert_eq!((budget.spent(), budget.held()), (pico(6), pico(24)));
+        // At six a quarter of a second twelve are wanted for the next half.
+        assert_eq!((budget.spent(), budget.held()), (pico(6), pico(12)));
         tokio::time::advance(TELLS_EVERY).await;
         assert!(exchange(&purse, SESSION, &mut budget));
         assert_eq!((budget.spent(), budget.held()), (pico(6), Money::ZERO));

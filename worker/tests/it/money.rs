@@ -1,5 +1,7 @@
 //! Limits on money: shared by workers, of tenants, and what the dead held.
 
+use std::sync::atomic::{AtomicU32, Ordering};
+
 use promptmill_domain::{
     BatchEvent, BatchLimits, BatchState, BudgetScope, Money, PauseReason, Period, TenantCosts,
 };
@@ -49,7 +51,11 @@ async fn three_workers_spend_one_limit_together_and_the_rest_with_a_higher_one()
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_was_spent_without_a_limit_counts_when_there_is_one() {
-    let provider = Scripted::new(|row, _| if row < 100 { Does::Answer } else { Does::AnswerLater });
+    // By the order of the calls and not by the row: items of a worker begin in no particular order.
+    let calls = AtomicU32::new(0);
+    let provider = Scripted::new(move |_, _| {
+        if calls.fetch_add(1, Ordering::SeqCst) < 100 { Does::Answer } else { Does::AnswerLater }
+    });
     let scene = Scene::new(provider.clone()).schedule();
     let batch =
         scene.submit_with(400, BatchLimits { max_concurrency: Some(4), ..BatchLimits::default() }).await;
