@@ -9,7 +9,7 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use promptmill_domain::chunk::largest_chunk;
-use promptmill_domain::fairness::{Applicant, Lane, Turns};
+use promptmill_domain::fairness::{Applicant, Lane, Turns, urgent_from};
 use promptmill_domain::{Batch, BatchId, BatchState, ChunkId, LaneId, TenantId};
 use promptmill_ports::StoreResult;
 use promptmill_runtime::Engine;
@@ -135,6 +135,10 @@ impl Admitter {
             weight: self.weights.get(&batch.tenant).copied().unwrap_or(1),
             priority: batch.limits.priority,
             waits_since_ms: self.waits_since.get(&batch.id).copied().unwrap_or(u64::MAX),
+            urgent_from_ms: batch
+                .submitted_ms
+                .zip(batch.limits.deadline_ms)
+                .map(|(submitted_ms, deadline_ms)| urgent_from(submitted_ms, deadline_ms)),
             leased: in_hand.items,
             waiting: if self.waiting.has_some(batch.id) { u32::MAX } else { 0 },
             queued: self.ready.of(batch.id),

@@ -35,6 +35,8 @@ const MAX_METADATA_BYTES: usize = 16 << 10;
 const ATTEMPTS: std::ops::RangeInclusive<u32> = 1..=20;
 const PRIORITIES: std::ops::RangeInclusive<i64> = -100..=100;
 const CONCURRENCIES: std::ops::RangeInclusive<u64> = 1..=10_000;
+const WINDOW_S: std::ops::RangeInclusive<u64> = 60..=31_536_000;
+const GIVE_UP_S: std::ops::RangeInclusive<u64> = 60..=2_592_000;
 const RETENTION_S: std::ops::RangeInclusive<u64> = 3_600..=31_536_000;
 
 /// A batch to be made. Without rows it stays a draft that takes parts; with rows it is submitted at once.
@@ -80,8 +82,15 @@ pub(crate) struct NewBatchBody {
     /// No call begins once this much is spent, US dollars.
     #[schema(value_type = Option<Dollars>, inline, example = "2.50")]
     pub(crate) max_cost: Option<String>,
-    /// When what is still open expires; in the future.
+    /// When what is still open expires; in the future. In the last fifth of the time from its submit on the batch is served before all that is not
+    /// interactive.
     pub(crate) deadline: Option<Time>,
+    /// Seconds from its submit to its deadline, instead of that.
+    #[schema(minimum = 60, maximum = 31536000)]
+    pub(crate) completion_window: Option<u64>,
+    /// Seconds after its first attempt that an item is given up whose provider stays in trouble, 86400 unless told.
+    #[schema(minimum = 60, maximum = 2592000)]
+    pub(crate) give_up_after: Option<u64>,
     /// Seconds it is kept after its end.
     #[schema(minimum = 3600, maximum = 31536000)]
     pub(crate) retention: Option<u64>,
@@ -159,6 +168,14 @@ pub(crate) async fn plan(
     if body.retention.is_some_and(|seconds| !RETENTION_S.contains(&seconds)) {
         errors.push(FieldError::at("/retention", "must be 3600 to 31536000 seconds"));
     }
+    if body.completion_window.is_some_and(|seconds| !WINDOW_S.contains(&seconds)) {
+        errors.push(FieldError::at("/completion_window", "must be 60 to 31536000 seconds"));
+    } else if body.completion_window.is_some() && body.deadline.is_some() {
+        errors.push(FieldError::at("/completion_window", "says what deadline says; leave one of them out"));
+    }
+    if body.give_up_after.is_some_and(|seconds| !GIVE_UP_S.contains(&seconds)) {
+        errors.push(FieldError::at("/give_up_after", "must be 60 to 2592000 seconds"));
+    }
     if body.rows.as_ref().is_some_and(Vec::is_empty) {
         errors
             .push(FieldError::at("/rows", "must hold at least one row; leave it out to send rows in parts"));
@@ -186,6 +203,8 @@ pub(crate) async fn plan(
         fallback,
         settings,
         max_attempts,
+        give_up_after_ms: body.give_up_after.map(|seconds| seconds * 1000),
+        completion_window_ms: body.completion_window.map(|seconds| seconds * 1000),
         chunk_rows: chunk::rows_for(limits.max_concurrency),
         store_replies: body.store_replies.unwrap_or(StoreReplies::Failed),
         name: body.name.clone(),
@@ -254,6 +273,10 @@ fn limits(app: &App, body: &NewBatchBody, errors: &mut Vec<FieldError>) -> Batch
     }
     if let Some(deadline) = body.deadline {
         noted(deadline_of(deadline, app.now_ms()).map(|deadline| limits.deadline_ms = Some(deadline)));
+    }
+    // Of a draft it begins with the submit.
+    if let (Some(seconds), Some(_)) = (body.completion_window, &body.rows) {
+        limits.deadline_ms = Some(app.now_ms() + seconds.min(*WINDOW_S.end()) * 1000);
     }
     limits
 }

@@ -2,7 +2,7 @@
 
 use axum::extract::State;
 use axum::response::{IntoResponse as _, Response};
-use promptmill_domain::{Batch, BatchId, BatchState, TenantId};
+use promptmill_domain::{Batch, BatchId, BatchLimits, BatchState, TenantId};
 use promptmill_ports::{Signal, StoreError, flow};
 
 use super::shared::LeaveToSubmit;
@@ -88,6 +88,10 @@ pub(crate) async fn submit(app: &App, batch: &Batch) -> Result<(), Problem> {
         return Err(too_many_rows(most));
     }
     check_deadline(app, &batch)?;
+    if let (Some(window_ms), None) = (batch.spec.completion_window_ms, batch.limits.deadline_ms) {
+        let limits = BatchLimits { deadline_ms: Some(app.now_ms() + window_ms), ..batch.limits };
+        store.set_limits(tenant, batch.id, limits).await?;
+    }
     may_submit(app, tenant, rows).await?;
     unique::check(app, tenant, batch.id, &parts).await?;
     // The check of the ids may have taken long, and other batches were submitted meanwhile.

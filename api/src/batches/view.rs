@@ -69,6 +69,10 @@ pub(crate) struct BatchView {
     pub(crate) max_cost: Option<Money>,
     /// Attempts at an item before it fails.
     pub(crate) max_attempts: u32,
+    /// Seconds after its first attempt that an item is given up whose provider stays in trouble; null is the installation's default.
+    pub(crate) give_up_after: Option<u64>,
+    /// Seconds from its submit to its deadline, where that was said so.
+    pub(crate) completion_window: Option<u64>,
     /// Whether it is paused when its first items all fail for one cause outside the rows.
     pub(crate) guard: bool,
     /// Which raw replies are kept: `none`, `failed` or `all`.
@@ -300,6 +304,8 @@ fn of(
         max_concurrency: limits.max_concurrency,
         max_cost: limits.max_cost,
         max_attempts: spec.max_attempts,
+        give_up_after: spec.give_up_after_ms.map(|ms| ms / 1000),
+        completion_window: spec.completion_window_ms.map(|ms| ms / 1000),
         guard: limits.guard,
         store_replies: spec.store_replies,
         retention: spec.retention_ms.map(|ms| ms / 1000),

@@ -513,3 +513,33 @@ async fn a_chain_of_models_is_told_and_the_outcome_says_which_one_answered() {
         assert_eq!(found, pointer, "{}", refused.text);
     }
 }
+
+#[tokio::test]
+async fn a_completion_window_becomes_the_deadline_with_the_submit() {
+    let service = working(&Stage::new()).await;
+    let at = |batch: &Value, name: &str| batch[name].as_str().unwrap().parse::<jiff::Timestamp>().unwrap();
+    let whole = service
+        .post("/v1/batches", &body(json!({"rows": rows(1), "completion_window": 600, "give_up_after": 60})))
+        .await;
+    let whole = in_state(&service, &made(&whole), "completed").await;
+    assert_eq!((&whole["completion_window"], &whole["give_up_after"]), (&json!(600), &json!(60)));
+    let wait = at(&whole, "deadline").duration_since(at(&whole, "created_at"));
+    assert!((599..=600).contains(&wait.as_secs()), "{wait:?}");
+    let id = made(&service.post("/v1/batches", &body(json!({"completion_window": 600}))).await);
+    assert_eq!(service.get(&format!("/v1/batches/{id}")).await.expect(200)["deadline"], Value::Null);
+    put_part(&service, &id, 0, lines(1)).await;
+    service.post(&format!("/v1/batches/{id}/submit"), &Value::Null).await.expect(200);
+    let drafted = in_state(&service, &id, "completed").await;
+    let wait = at(&drafted, "deadline").duration_since(at(&drafted, "submitted_at"));
+    assert!((590..=600).contains(&wait.as_secs()), "{wait:?}");
+    for (change, pointer) in [
+        (json!({"completion_window": 59}), "/completion_window"),
+        (json!({"completion_window": 60, "deadline": "2126-01-01T00:00:00Z"}), "/completion_window"),
+        (json!({"give_up_after": 1}), "/give_up_after"),
+    ] {
+        let mut wish = body(json!({"rows": rows(1)}));
+        wish.as_object_mut().unwrap().extend(change.as_object().unwrap().clone());
+        let refused = service.post("/v1/batches", &wish).await;
+        assert_eq!(refused.expect(422)["errors"][0]["pointer"], pointer, "{}", refused.text);
+    }
+}

@@ -35,6 +35,12 @@ pub struct BatchSpec {
     /// Attempts at an item before it fails, those not counted that failed for the whole lane's trouble.
     #[serde(default = "BatchSpec::default_max_attempts")]
     pub max_attempts: u32,
+    /// How long after its first attempt an item is given up whose provider stays in trouble, milliseconds; `None` is the worker's default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub give_up_after_ms: Option<u64>,
+    /// How long after its submit the batch is due, milliseconds, where that was said instead of a deadline.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub completion_window_ms: Option<u64>,
     /// The most rows of one of its chunks; fixed here, so that a submit that is repeated cuts the same.
     #[serde(default = "BatchSpec::default_chunk_rows")]
     pub chunk_rows: u32,
@@ -72,6 +78,8 @@ impl BatchSpec {
             fallback: Fallback::default(),
             settings: ModelSettings::default(),
             max_attempts: Self::default_max_attempts(),
+            give_up_after_ms: None,
+            completion_window_ms: None,
             chunk_rows: Self::default_chunk_rows(),
             store_replies: StoreReplies::None,
             name: None,

@@ -16,6 +16,17 @@ pub const INTERACTIVE: i16 = 100;
 /// Down from this priority a batch is bulk; smaller ones count as this one. What lies between is normal.
 pub const BULK: i16 = -100;
 
+/// What a batch is served at whose deadline is near, where its own priority is lower: before all that is not interactive.
+pub const URGENT: i16 = INTERACTIVE - 1;
+
+/// The last part, one of so many, of the time between submit and deadline, in which a batch is urgent.
+const URGENT_PART: u64 = 5;
+
+/// From when on a batch is urgent that was submitted and is due then: Unix milliseconds.
+pub const fn urgent_from(submitted_ms: u64, deadline_ms: u64) -> u64 {
+    deadline_ms - deadline_ms.saturating_sub(submitted_ms) / URGENT_PART
+}
+
 /// How long a batch waits until it counts as one of the class above: milliseconds.
 pub const AGING_MS: u64 = 60_000;
 
@@ -51,6 +62,8 @@ pub struct Applicant {
     pub priority: i16,
     /// Since when nothing of it was worked on, Unix milliseconds.
     pub waits_since_ms: u64,
+    /// From when on its deadline is near, Unix milliseconds ([`urgent_from`]); `None` where it has none.
+    pub urgent_from_ms: Option<u64>,
     /// Items of it that workers have in hand; while there are any it does not wait.
     pub leased: u64,
     /// Its chunks that were not admitted; [`u32::MAX`] where that is not known.
@@ -92,12 +105,14 @@ pub struct Turns {
 }
 
 impl Applicant {
-    /// The priority that counts now: a class more for each [`AGING_MS`] the batch waits, up to [`INTERACTIVE`].
+    /// The priority that counts now: a class more for each [`AGING_MS`] the batch waits, up to [`INTERACTIVE`], and [`URGENT`] at least when
+    /// its deadline is near.
     pub fn effective_priority(&self, now_ms: u64) -> i16 {
         let waited = if self.leased > 0 { 0 } else { now_ms.saturating_sub(self.waits_since_ms) };
         // From bulk to interactive it is two classes.
         let classes = if waited >= 2 * AGING_MS { 2 } else { i16::from(waited >= AGING_MS) };
-        (self.priority.clamp(BULK, INTERACTIVE) + classes * CLASS).min(INTERACTIVE)
+        let aged = (self.priority.clamp(BULK, INTERACTIVE) + classes * CLASS).min(INTERACTIVE);
+        if self.urgent_from_ms.is_some_and(|from_ms| from_ms <= now_ms) { aged.max(URGENT) } else { aged }
     }
 
     const fn has_work(&self) -> bool {

@@ -285,7 +285,8 @@ impl Pipeline {
             progress.counted += 1;
         }
         let age = Duration::from_millis(now_ms.saturating_sub(progress.begun_ms));
-        if progress.counted >= plan.max_attempts || age >= self.policy.give_up_after {
+        let give_up_after = plan.give_up_after.unwrap_or(self.policy.give_up_after);
+        if progress.counted >= plan.max_attempts || age >= give_up_after {
             let ending = Ending::Failed { kind: failure.kind, message: failure.message };
             return Next::End(settled(plan, input, std::mem::take(progress), ending, vec![]));
         }

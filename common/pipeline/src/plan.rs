@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use promptmill_domain::{
     BatchId, BatchSpec, Chain, FailureKind, FallbackOn, LaneId, MaxPrice, ModelRef, ModelSettings, Price,
@@ -93,6 +94,7 @@ pub struct BatchPlan {
     pub(crate) settings: Arc<ModelSettings>,
     pub(crate) format: ResponseFormat,
     pub(crate) max_attempts: u32,
+    pub(crate) give_up_after: Option<Duration>,
     is_interactive: AtomicBool,
     pub(crate) store_replies: StoreReplies,
     pub(crate) limit: CallLimit,
@@ -124,6 +126,7 @@ impl BatchPlan {
             settings: Arc::new(settings),
             format,
             max_attempts: spec.max_attempts.max(1),
+            give_up_after: spec.give_up_after_ms.map(Duration::from_millis),
             is_interactive: AtomicBool::new(false),
             store_replies: spec.store_replies,
             limit: CallLimit::default(),

@@ -16,6 +16,7 @@ fn batch(n: u8, of: usize, chunk_items: u32) -> Applicant {
         weight: 1,
         priority: 0,
         waits_since_ms: 0,
+        urgent_from_ms: None,
         leased: 0,
         waiting: u32::MAX,
         queued: 0,
@@ -143,6 +144,20 @@ impl World {
         let mine = self.batches.iter().zip(&self.taken).filter(|(batch, _)| batch.tenant == tenant(of));
         mine.map(|(_, taken)| *taken).sum()
     }
+}
+
+#[test]
+fn a_batch_whose_deadline_is_near_comes_before_all_that_is_not_interactive() {
+    let from_ms = urgent_from(1_000, 11_000);
+    assert_eq!(from_ms, 9_000);
+    for (priority, now_ms, effective) in
+        [(-100, 8_999, -100), (-100, 9_000, URGENT), (50, 9_000, URGENT), (100, 9_000, INTERACTIVE)]
+    {
+        let due = Applicant { priority, leased: 1, urgent_from_ms: Some(from_ms), ..batch(1, 1, 1) };
+        assert_eq!(due.effective_priority(now_ms), effective, "{priority} at {now_ms}");
+    }
+    // A deadline that had passed before the submit.
+    assert_eq!(urgent_from(5, 3), 3);
 }
 
 #[test]

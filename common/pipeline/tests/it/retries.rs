@@ -136,8 +136,15 @@ async fn a_parked_item_goes_on_where_it_was() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_item_whose_lane_stays_in_trouble_is_given_up_after_a_day() {
-    let scene = Scene::json(|_, _| fails(FailureKind::ConnectionFailed));
+async fn an_item_whose_lane_stays_in_trouble_is_given_up_after_a_day_or_when_its_batch_says() {
+    let day = Duration::from_secs(24 * 60 * 60);
+    for (give_up_after, when) in [(None, day), (Some(Duration::from_secs(600)), Duration::from_secs(600))] {
+        let setting = Setting { give_up_after, ..Setting::default() };
+        check_given_up(setting.scene(|_, _| fails(FailureKind::ConnectionFailed)), when).await;
+    }
+}
+
+async fn check_given_up(scene: Scene, when: Duration) {
     let mut input = item(0);
     let end = loop {
         match scene.run_item(input.clone()).await {
@@ -152,8 +159,7 @@ async fn an_item_whose_lane_stays_in_trouble_is_given_up_after_a_day() {
     let (kind, _, outcome) = failed(end);
     assert_eq!(kind, FailureKind::ConnectionFailed);
     let last = scene.provider.seen().last().map(|seen| seen.at).unwrap();
-    let day = Duration::from_secs(24 * 60 * 60);
-    assert!(last >= day && last < day + Duration::from_secs(180), "{last:?}");
-    assert!(outcome.flags.contains(&Flag::HistoryCut));
+    assert!(last >= when && last < when + Duration::from_secs(180), "{last:?}");
+    assert_eq!(outcome.flags.contains(&Flag::HistoryCut), when > Duration::from_secs(3_600));
     assert_eq!(outcome.totals().calls, scene.provider.calls() as u64, "what was cut still counts");
 }

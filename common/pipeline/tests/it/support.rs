@@ -244,6 +244,7 @@ pub(crate) struct Setting {
     pub(crate) output: &'static str,
     pub(crate) rules: &'static str,
     pub(crate) max_attempts: u32,
+    pub(crate) give_up_after: Option<Duration>,
     pub(crate) max_repairs: u32,
     pub(crate) concurrency: usize,
     pub(crate) takes: Duration,
@@ -257,6 +258,7 @@ impl Default for Setting {
             output: r#"{"format":"json","schema":{"type":"object","required":["word"],"properties":{"word":{"type":"string"}}}}"#,
             rules: "[]",
             max_attempts: 5,
+            give_up_after: None,
             max_repairs: 2,
             concurrency: 4,
             takes: Duration::from_millis(10),
@@ -283,6 +285,7 @@ impl Setting {
         let lane = LaneId::new("scripted", "none");
         let spec = BatchSpec {
             max_attempts: self.max_attempts,
+            give_up_after_ms: self.give_up_after.map(|after| u64::try_from(after.as_millis()).unwrap()),
             store_replies: self.store_replies,
             ..BatchSpec::new(template, "scripted:any".parse().unwrap(), lane)
         };
