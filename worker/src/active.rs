@@ -58,6 +58,7 @@ pub(crate) struct ActiveBatch {
     /// Picodollars spent of it at least, when that was read.
     spent_before: AtomicU64,
     purses: Mutex<OfDay>,
+    has_limit: AtomicBool,
     costs: Mutex<Costs>,
     guard: Mutex<Guard>,
     /// Items that hold a slot.
@@ -89,6 +90,7 @@ impl ActiveBatch {
             limits: Mutex::new(batch.limits),
             spent_before: AtomicU64::new(counts.totals.cost.pico()),
             purses: Mutex::default(),
+            has_limit: AtomicBool::new(false),
             costs: Mutex::default(),
             guard: Mutex::new(Guard::new(counts)),
             begun: AtomicU32::new(0),
@@ -182,7 +184,9 @@ impl ActiveBatch {
     /// Takes over what the store says now.
     pub(crate) fn refresh(&self, batch: &Batch) {
         *self.limits.lock().unwrap_or_else(PoisonError::into_inner) = batch.limits;
-        *self.purses.lock().unwrap_or_else(PoisonError::into_inner) = self.purses_of(batch.limits);
+        let of_day = self.purses_of(batch.limits);
+        self.has_limit.store(!of_day.purses.is_empty(), Ordering::Release);
+        *self.purses.lock().unwrap_or_else(PoisonError::into_inner) = of_day;
         self.plan.set_max_concurrency(share_of(batch.limits.max_concurrency));
         self.plan.set_interactive(batch.limits.priority >= INTERACTIVE);
         self.ties.changed.notify_one();
@@ -386,20 +390,18 @@ impl Gate for ActiveBatch {
         self.ties.providers.known_price(model)
     }
 
+    fn has_limit(&self) -> bool {
+        self.has_limit.load(Ordering::Acquire)
+    }
+
     async fn funds(&self, model: &ModelRef, about: Tokens) {
         let purses = self.purses();
-        if !purses.is_empty() {
-            purses.funds(self.cost_of(model, about)).await;
-            self.stop_if_spent(&purses);
-        }
+        purses.funds(self.cost_of(model, about)).await;
+        self.stop_if_spent(&purses);
     }
 
     fn set_aside(&self, model: &ModelRef, about: Tokens) -> Option<SetAside> {
-        let purses = self.purses();
-        if purses.is_empty() {
-            return Some(SetAside::default());
-        }
-        purses.set_aside(self.cost_of(model, about))
+        self.purses().set_aside(self.cost_of(model, about))
     }
 
     fn spent(&self, totals: &Totals) {

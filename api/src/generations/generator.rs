@@ -212,6 +212,10 @@ impl Gate for StopGate<'_> {
         false
     }
 
+    fn has_limit(&self) -> bool {
+        !self.purses.is_empty()
+    }
+
     async fn funds(&self, _: &ModelRef, about: Tokens) {
         self.purses.funds(self.cost_of(about)).await;
         if self.purses.spent().is_some() {

@@ -24,6 +24,11 @@ pub trait Gate: Send + Sync {
         None
     }
 
+    /// Whether money is a matter: without a limit nothing is waited for or set aside.
+    fn has_limit(&self) -> bool {
+        false
+    }
+
     /// Waits until what a call of a model and of about so many tokens may cost can be set aside, or until it is worth asking.
     async fn funds(&self, _model: &ModelRef, _about: Tokens) {}
 

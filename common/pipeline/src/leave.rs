@@ -82,6 +82,9 @@ impl Pipeline {
         let about = about(request);
         loop {
             let mut leave = self.leave_to_pay(input, request, about).await?;
+            if !input.gate.has_limit() {
+                return Ok(leave);
+            }
             // What was there before the wait for the lane may have gone to others since.
             if let Some(aside) = input.gate.set_aside(&input.target.reference, about) {
                 leave.aside = aside;
@@ -132,9 +135,12 @@ impl Pipeline {
         about: Tokens,
     ) -> Result<Leave<'a>, Denied> {
         let plan = input.plan;
-        let mut stay = plan.standing.enter(Stage::Money);
-        input.gate.funds(&input.target.reference, about).await;
-        stay.go_to(Stage::Batch);
+        let mut stay = plan.standing.enter(Stage::Batch);
+        if input.gate.has_limit() {
+            stay.go_to(Stage::Money);
+            input.gate.funds(&input.target.reference, about).await;
+            stay.go_to(Stage::Batch);
+        }
         loop {
             let of_batch = plan.limit.place().await;
             let (place, permit) = self.place_and_permit(input, need, &mut stay).await?;

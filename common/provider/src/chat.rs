@@ -175,6 +175,13 @@ impl ModelListing {
     }
 }
 
+/// What a provider tells of a credential that it takes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Credential {
+    /// What may still be spent with it; `None` where that has no limit, or is not told.
+    pub left: Option<Money>,
+}
+
 /// A provider with one credential: what a lane is made of.
 #[async_trait]
 pub trait ChatProvider: Send + Sync {
@@ -205,7 +212,7 @@ pub trait ChatProvider: Send + Sync {
     ///
     /// # Errors
     /// As for a call.
-    async fn check_credential(&self) -> Result<(), CallFailure> {
-        self.models().await.map(drop)
+    async fn check_credential(&self) -> Result<Credential, CallFailure> {
+        self.models().await.map(|_| Credential::default())
     }
 }

@@ -29,7 +29,7 @@ mod surrogates;
 mod tests_support;
 
 pub use chat::{
-    ChatProvider, ChatReply, ChatRequest, Delta, DeltaSink, Finish, ModelListing, ResponseFormat,
+    ChatProvider, ChatReply, ChatRequest, Credential, Delta, DeltaSink, Finish, ModelListing, ResponseFormat,
     ResponseSchema,
 };
 pub use client::{HttpClient, HttpClientError, HttpOptions, http_client};

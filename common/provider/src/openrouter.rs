@@ -6,13 +6,13 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use hyper::Uri;
-use promptmill_domain::FailureKind;
+use promptmill_domain::{FailureKind, Money};
 use secrecy::SecretString;
 use serde::Deserialize;
 use serde_json::Value;
 use serde_json::value::RawValue;
 
-use crate::chat::{ChatProvider, ChatReply, ChatRequest, ModelListing};
+use crate::chat::{ChatProvider, ChatReply, ChatRequest, Credential, ModelListing};
 use crate::chat_stream;
 use crate::classify::{Finding, by_status, says_context_too_long};
 use crate::client::HttpClient;
@@ -120,10 +120,34 @@ impl ChatProvider for OpenRouter {
     }
 
     /// The list of models is open to anyone, so the key itself is asked about.
-    async fn check_credential(&self) -> Result<(), CallFailure> {
+    async fn check_credential(&self) -> Result<Credential, CallFailure> {
         let incoming = self.endpoint.get(&self.key).await?;
-        if incoming.is_success() { Ok(()) } else { Err(error_reply(&incoming.read_error().await)) }
+        if !incoming.is_success() {
+            return Err(error_reply(&incoming.read_error().await));
+        }
+        Ok(credential(&incoming.read_whole().await?.body))
     }
+}
+
+/// What `GET /key` tells; what it does not, or tells in a way we do not know, is left out.
+fn credential(body: &[u8]) -> Credential {
+    #[derive(Deserialize)]
+    struct Key<'a> {
+        #[serde(borrow)]
+        data: KeyData<'a>,
+    }
+    #[derive(Deserialize)]
+    struct KeyData<'a> {
+        #[serde(borrow, default)]
+        limit_remaining: Option<&'a RawValue>,
+    }
+    let left = |raw: &RawValue| match raw.get() {
+        // One that is overdrawn has nothing left.
+        text if text.starts_with('-') => Some(Money::ZERO),
+        text => reply::money(text),
+    };
+    let told = serde_json::from_slice::<Key<'_>>(body).ok();
+    Credential { left: told.and_then(|key| key.data.limit_remaining).and_then(left) }
 }
 
 fn error_reply(reply: &WholeReply) -> CallFailure {

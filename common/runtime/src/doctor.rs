@@ -3,9 +3,10 @@
 use std::path::Path;
 use std::time::Duration;
 
-use promptmill_domain::FailureKind;
+use promptmill_domain::{FailureKind, Money};
 use promptmill_hub_redis::RedisHubOptions;
 use promptmill_ports::Finding;
+use promptmill_provider::{CallFailure, Credential};
 use promptmill_settings::Settings;
 use promptmill_store_mongo::MongoOptions;
 use rustix::process::{Resource, getrlimit};
@@ -118,6 +119,18 @@ fn folder(data: &Path) -> Finding {
     }
 }
 
+/// A provider that takes the key.
+fn answers(name: &str, credential: Credential, models: usize) -> Finding {
+    let answers = format!("{name} answers and has {models} models");
+    match credential.left {
+        None => Finding::good(answers),
+        Some(Money::ZERO) => Finding::wrong(format!(
+            "{name} answers, but nothing is left of the limit of the key; raise it, or wait until it begins anew"
+        )),
+        Some(left) => Finding::good(format!("{answers}; ${left} are left of the limit of the key")),
+    }
+}
+
 /// What there is to say of the providers that are configured: they are asked, and nothing is generated.
 pub async fn providers(settings: &Settings) -> Vec<Finding> {
     let providers = match ProviderSettings::from_env(|name| settings.get(name)).and_then(Providers::new) {
@@ -139,11 +152,11 @@ pub async fn providers(settings: &Settings) -> Vec<Finding> {
         }
         let Some(provider) = providers.get(name) else { continue };
         let asking = async {
-            provider.check_credential().await?;
-            provider.models().await
+            let credential = provider.check_credential().await?;
+            Ok::<_, CallFailure>((credential, provider.models().await?))
         };
         findings.push(match timeout(PATIENCE, asking).await {
-            Ok(Ok(models)) => Finding::good(format!("{name} answers and has {} models", models.len())),
+            Ok(Ok((credential, models))) => answers(name, credential, models.len()),
             Ok(Err(failure)) if failure.kind == FailureKind::CredentialRefused => Finding::wrong(format!(
                 "{name} refuses the key; mend {}",
                 settings.place(key).trim_end_matches(':')
@@ -169,4 +182,25 @@ pub async fn providers(settings: &Settings) -> Vec<Finding> {
         ));
     }
     findings
+}
+
+#[cfg(test)]
+mod tests {
+    use promptmill_ports::Verdict;
+
+    use super::*;
+
+    #[test]
+    fn a_key_of_which_nothing_is_left_is_told() {
+        let of = |left: Option<&str>| {
+            let finding =
+                answers("openrouter", Credential { left: left.map(|left| left.parse().unwrap()) }, 3);
+            (finding.verdict, finding.sentence)
+        };
+        assert_eq!(of(None), (Verdict::Good, "openrouter answers and has 3 models".to_owned()));
+        let some = "openrouter answers and has 3 models; $4.25 are left of the limit of the key";
+        assert_eq!(of(Some("4.25")), (Verdict::Good, some.to_owned()));
+        let (verdict, sentence) = of(Some("0"));
+        assert!(verdict == Verdict::Wrong && sentence.contains("raise it"), "{sentence}");
+    }
 }

@@ -84,7 +84,7 @@ pub async fn preflight(
     }
     let exact = asking == Asking::Everything;
     if exact {
-        provider.check_credential().await.or_else(|failure| failed(name, failure))?;
+        provider.check_credential().await.map(drop).or_else(|failure| failed(name, failure))?;
     }
     match provider.models().await {
         Ok(models) if lacks(&models, model, exact) => {

@@ -433,3 +433,17 @@ fn prices_of_models_are_read_as_written() {
         ]
     );
 }
+
+#[test]
+fn what_is_left_of_a_key_is_read_as_far_as_it_is_told() {
+    for (body, left) in [
+        (r#"{"data":{"label":"x","limit":10,"limit_remaining":4.25}}"#, Some("4.25")),
+        (r#"{"data":{"limit_remaining":-0.01}}"#, Some("0")),
+        (r#"{"data":{"limit_remaining":null}}"#, None),
+        (r#"{"data":{}}"#, None),
+        ("no json", None),
+    ] {
+        let left = left.map(|left| left.parse().unwrap());
+        assert_eq!(credential(body.as_bytes()), Credential { left }, "{body}");
+    }
+}

@@ -6,7 +6,7 @@ use std::time::Instant;
 use async_trait::async_trait;
 use prometheus::{Histogram, IntCounter};
 use promptmill_domain::{FailureKind, Money, Tokens, Totals};
-use promptmill_provider::{CallFailure, ChatProvider, ChatReply, ChatRequest, ModelListing};
+use promptmill_provider::{CallFailure, ChatProvider, ChatReply, ChatRequest, Credential, ModelListing};
 
 use super::Metrics;
 use crate::prices::Prices;
@@ -107,7 +107,7 @@ impl ChatProvider for CountedProvider {
         self.provider.lists_prices()
     }
 
-    async fn check_credential(&self) -> Result<(), CallFailure> {
+    async fn check_credential(&self) -> Result<Credential, CallFailure> {
         self.provider.check_credential().await
     }
 }
