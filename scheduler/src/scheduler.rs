@@ -39,9 +39,6 @@ const CLOSING: usize = 256;
 /// How often is looked who is alive, and, unless the configuration says less often, at everything as if every signal had been lost.
 const SWEEP: Duration = Duration::from_secs(1);
 
-/// How often is looked whether the dead hold money.
-const BURY: Duration = Duration::from_secs(3);
-
 /// A running scheduler. Dropping it ends it in the midst of its steps, which is harmless; [`Scheduler::stop`] lets them end.
 pub struct Scheduler {
     stopping: CancellationToken,
@@ -70,6 +67,7 @@ impl Scheduler {
         if let Some(keeping) = config.keeping {
             work.spawn(retention::run(engine.clone(), keeping, lead.clone(), stopping.clone()));
         }
+        work.spawn(budgets::run(engine.clone(), lead.clone(), stopping.clone()));
         work.spawn(submits::run(engine, config.finish_submit_after, lead, stopping.clone()));
         Self { stopping, work }
     }
@@ -106,8 +104,6 @@ struct Loop {
     priorities: HashMap<BatchId, i16>,
     swept: Option<Instant>,
     woken: Option<Instant>,
-    /// When was looked whether the dead hold money.
-    buried: Option<Instant>,
 }
 
 impl Loop {
@@ -129,7 +125,6 @@ impl Loop {
             priorities: HashMap::new(),
             swept: None,
             woken: None,
-            buried: None,
         }
     }
 
@@ -299,10 +294,6 @@ impl Loop {
         self.expire(&batches).await?;
         if sweep_due {
             budgets::resume(&self.engine, &batches).await?;
-            if self.buried.is_none_or(|at| at.elapsed() >= BURY) {
-                budgets::bury_the_dead(&self.engine).await?;
-                self.buried = Some(Instant::now());
-            }
         }
         let ranks = self.admitter.look(&self.engine, &batches).await?;
         // Hints that are queued move when they are put in again with another priority.

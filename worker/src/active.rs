@@ -2,6 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use promptmill_domain::chunk::largest_chunk;
@@ -18,6 +19,9 @@ use tokio::time::Instant;
 use crate::gate::SessionGate;
 use crate::guard::Guard;
 use crate::pace::Pace;
+
+/// How soon a limit that is spent is looked at again by whoever was not sent away meanwhile.
+const SPENT_LOOKS_AGAIN: Duration = Duration::from_millis(50);
 
 /// Items settled a second below which a batch that has nothing in hand is not told of.
 const NO_PACE: f64 = 0.01;
@@ -157,14 +161,11 @@ impl ActiveBatch {
         }
     }
 
-    /// Stands still where one of the limits is spent.
-    fn stop_if_spent(&self, purses: &Purses) {
-        let reason = match purses.spent() {
-            None => return,
-            Some(BudgetScope::Batch(_)) => PauseReason::Budget,
-            Some(BudgetScope::Tenant { period, name, .. }) => {
-                PauseReason::TenantBudget { period: *period, name: name.clone() }
-            }
+    /// Stands still, because this limit is spent.
+    fn stop_at(&self, spent: BudgetScope) {
+        let reason = match spent {
+            BudgetScope::Batch(_) => PauseReason::Budget,
+            BudgetScope::Tenant { period, name, .. } => PauseReason::TenantBudget { period, name },
         };
         if self.open.load(Ordering::Acquire) {
             self.pause(reason);
@@ -394,14 +395,19 @@ impl Gate for ActiveBatch {
         self.has_limit.load(Ordering::Acquire)
     }
 
-    async fn funds(&self, model: &ModelRef, about: Tokens) {
-        let purses = self.purses();
-        purses.funds(self.cost_of(model, about)).await;
-        self.stop_if_spent(&purses);
+    async fn set_aside(&self, model: &ModelRef, about: Tokens) -> SetAside {
+        loop {
+            match self.purses().set_aside(self.cost_of(model, about)).await {
+                Ok(aside) => return aside,
+                // The gate closes, and whoever waits here goes, unless a higher limit opens it again in the same moment.
+                Err(spent) => self.stop_at(spent),
+            }
+            tokio::time::sleep(SPENT_LOOKS_AGAIN).await;
+        }
     }
 
-    fn set_aside(&self, model: &ModelRef, about: Tokens) -> Option<SetAside> {
-        self.purses().set_aside(self.cost_of(model, about))
+    fn covers(&self, aside: &SetAside, model: &ModelRef, about: Tokens) -> bool {
+        !self.has_limit() || aside.amount() > Money::ZERO || self.cost_of(model, about) == Money::ZERO
     }
 
     fn spent(&self, totals: &Totals) {

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures_util::stream::{self, StreamExt as _};
-use promptmill_domain::{BatchEvent, BatchId, WorkerReport};
+use promptmill_domain::{Batch, BatchEvent, BatchId, WorkerReport};
 use promptmill_pipeline::{BatchPlan, PlanError, Treasury};
 use promptmill_ports::{Assignment, Signal, StoreError};
 use promptmill_runtime::Engine;
@@ -135,18 +135,25 @@ impl Batches {
         loaded
     }
 
-    /// Asks what the models cost of batches that have a limit, so that what their calls may cost can be set aside.
+    /// Asks what the models cost of batches that are within a limit, so that what their calls may cost can be set aside.
     async fn ask_prices(&self, assignments: &[Assignment]) {
-        for Assignment { batch, .. } in assignments {
-            let spec = &batch.spec;
-            if batch.limits.max_cost.is_some() || spec.fallback.max_price.is_some() {
-                let further = spec.fallback.models.iter().map(|further| &further.model);
-                for model in [&spec.model].into_iter().chain(further) {
-                    // Without an answer in time calls are taken to cost what those before did.
-                    let _ = timeout(PRICES_WITHIN, self.engine.providers.price(model)).await;
-                }
-            }
+        let has_limit = |batch: &Batch| {
+            let own = batch.limits.max_cost.is_some() || batch.spec.fallback.max_price.is_some();
+            own || self.ties.treasury.day().is_some()
+        };
+        let limited = assignments.iter().map(|assignment| &assignment.batch).filter(|batch| has_limit(batch));
+        let models: HashSet<_> = limited.flat_map(|batch| batch.spec.models().cloned()).collect();
+        if models.is_empty() {
+            return;
         }
+        let providers = self.engine.providers.clone();
+        let asking = tokio::spawn(async move {
+            for model in models {
+                providers.price(&model).await;
+            }
+        });
+        // Without an answer in time calls are taken to cost what those before did, until it comes.
+        let _ = timeout(PRICES_WITHIN, asking).await;
     }
 
     fn load_all(&self, ids: Vec<BatchId>, assignments: &[Assignment]) -> HashMap<BatchId, Loaded> {
@@ -228,6 +235,12 @@ impl Batches {
             match store.batch(&batch.tenant, batch.id).await {
                 Ok(stored) => {
                     if stored.limits.max_cost.is_some() && !batch.has_max_cost() {
+                        let (providers, models) = (self.engine.providers.clone(), stored.spec.clone());
+                        tokio::spawn(async move {
+                            for model in models.models() {
+                                providers.price(model).await;
+                            }
+                        });
                         match store.progress(&batch.tenant, batch.id).await {
                             Ok(progress) => batch.spent_before(progress.counts.totals.cost),
                             Err(error) => {

@@ -1,6 +1,6 @@
 //! The models of a batch: the one that is asked first, and those that are asked when it does not do.
 
-use promptmill_domain::fallback::MOST_MODELS;
+use promptmill_domain::fallback::check_models;
 use promptmill_domain::{Fallback, FallbackModel, FallbackOn, MaxPrice, ModelRef, Money};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -25,8 +25,8 @@ impl ModelsArg {
             Self::One(text) => std::slice::from_ref(text),
             Self::Several(texts) => texts.as_slice(),
         };
-        if !(1..=MOST_MODELS).contains(&texts.len()) {
-            return Err(FieldError::at("/model", format!("must be a model, or 1 to {MOST_MODELS} of them")));
+        if texts.is_empty() {
+            return Err(FieldError::at("/model", "must be a model, or several"));
         }
         let parse = |(at, text): (usize, &String)| {
             let pointer = match self {
@@ -36,12 +36,8 @@ impl ModelsArg {
             text.parse::<ModelRef>().map_err(|error| FieldError::at(pointer, error.to_string()))
         };
         let models: Vec<_> = texts.iter().enumerate().map(parse).collect::<Result<_, _>>()?;
-        match models.iter().enumerate().find(|(at, model)| models[..*at].contains(model)) {
-            Some((at, model)) => {
-                Err(FieldError::at(format!("/model/{at}"), format!("names {model} again; leave it out")))
-            }
-            None => Ok(models),
-        }
+        check_models(&models).map_err(|(at, wrong)| FieldError::at(format!("/model/{at}"), wrong))?;
+        Ok(models)
     }
 }
 
@@ -63,7 +59,10 @@ impl MaxPriceBody {
     pub(crate) fn parsed(&self) -> Result<MaxPrice, FieldError> {
         let money = |name: &str, text: &str| {
             let wrong = "must be US dollars for a million tokens, written like \"2.50\"";
-            text.parse::<Money>().map_err(|_| FieldError::at(format!("/max_price/{name}"), wrong))
+            // An exponent is a number's business, and not a price's.
+            let plain = text.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.').then_some(text);
+            let money = plain.and_then(|text| text.parse::<Money>().ok());
+            money.ok_or_else(|| FieldError::at(format!("/max_price/{name}"), wrong))
         };
         Ok(MaxPrice {
             prompt: money("prompt", &self.prompt)?,

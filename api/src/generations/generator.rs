@@ -4,19 +4,20 @@
 //! told. One that a stop interrupts stays without an outcome, and where it was promised the next process finishes it.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use promptmill_domain::{
-    BudgetScope, Ending, FailureKind, GenerationId, ModelRef, Money, Outcome, Price, Tokens, Totals,
+    BudgetScope, Ending, FailureKind, GenerationId, ModelRef, Money, Outcome, ParkedItem, Price, Tokens,
+    Totals,
 };
 use promptmill_pipeline::{Concurrency, Gate, ItemEnd, ItemInput, Pipeline, Purses, RetryPolicy, SetAside};
 use promptmill_ports::{Generation, encode_outcome};
 use promptmill_provider::DeltaSink;
 use promptmill_runtime::Engine;
 use tokio::sync::{Notify, watch};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::job::Job;
@@ -155,7 +156,7 @@ impl Generator {
 pub(crate) async fn wind_down(app: &App) {
     app.stopping().cancelled().await;
     let generator = app.generator();
-    if tokio::time::timeout(app.config().drain, generator.all_ended()).await.is_err() {
+    if timeout(app.config().drain, generator.all_ended()).await.is_err() {
         tracing::warn!(
             "generations were given up because they did not end in time; the next start goes on with them"
         );
@@ -179,14 +180,20 @@ impl Drop for Place {
     }
 }
 
+/// How long is waited for the price of a model.
+const PRICE_WITHIN: Duration = Duration::from_secs(2);
+
 /// Tokens that a reply is taken to have where no limit is set.
 const REPLY_TOKENS: u64 = 256;
 
-/// Open until the service stops; what a call may cost is set aside of the limits of its tenant.
+/// Open until the service stops or a limit of the tenant is spent, of which what a call may cost is set aside.
 struct StopGate<'a> {
     stopping: &'a CancellationToken,
     purses: Purses,
     price: Option<Price>,
+    /// The limit that is spent.
+    spent: OnceLock<BudgetScope>,
+    closed: CancellationToken,
 }
 
 impl StopGate<'_> {
@@ -200,11 +207,14 @@ impl StopGate<'_> {
 #[async_trait]
 impl Gate for StopGate<'_> {
     fn is_open(&self) -> bool {
-        !self.stopping.is_cancelled()
+        !self.stopping.is_cancelled() && !self.closed.is_cancelled()
     }
 
     async fn closed(&self) {
-        self.stopping.cancelled().await;
+        tokio::select! {
+            () = self.stopping.cancelled() => {}
+            () = self.closed.cancelled() => {}
+        }
     }
 
     fn refused(&self, _: FailureKind, _: &str) -> bool {
@@ -216,16 +226,16 @@ impl Gate for StopGate<'_> {
         !self.purses.is_empty()
     }
 
-    async fn funds(&self, _: &ModelRef, about: Tokens) {
-        self.purses.funds(self.cost_of(about)).await;
-        if self.purses.spent().is_some() {
-            // Whoever runs it is told, and ends it.
-            std::future::pending::<()>().await;
+    async fn set_aside(&self, _: &ModelRef, about: Tokens) -> SetAside {
+        match self.purses.set_aside(self.cost_of(about)).await {
+            Ok(aside) => aside,
+            Err(spent) => {
+                // Only the first word counts; a call that waits beside this one is told the same.
+                let _ = self.spent.set(spent);
+                self.closed.cancel();
+                std::future::pending().await
+            }
         }
-    }
-
-    fn set_aside(&self, _: &ModelRef, about: Tokens) -> Option<SetAside> {
-        self.purses.set_aside(self.cost_of(about))
     }
 
     fn spent(&self, _: &Totals) {}
@@ -234,11 +244,20 @@ impl Gate for StopGate<'_> {
 /// Works on a generation until it has its outcome; `None` when the service stops before.
 async fn run(app: &App, job: Job, deltas: Option<DeltaSink>) -> Option<Outcome> {
     let begun = Instant::now();
-    let tenant = &job.begun.tenant;
+    let purses = app.treasury().of_batch(None, &job.begun.tenant);
+    let price = match purses.is_empty() {
+        true => None,
+        // Without an answer in time it is called all the same.
+        false => {
+            timeout(PRICE_WITHIN, app.engine().providers.price(job.plan.model())).await.unwrap_or_default()
+        }
+    };
     let gate = StopGate {
         stopping: app.stopping(),
-        purses: app.treasury().of_batch(None, tenant),
-        price: app.engine().providers.known_price(job.plan.model()),
+        purses,
+        price,
+        spent: OnceLock::new(),
+        closed: CancellationToken::new(),
     };
     let id = job.begun.id.as_bytes();
     let mut input = ItemInput {
@@ -251,11 +270,13 @@ async fn run(app: &App, job: Job, deltas: Option<DeltaSink>) -> Option<Outcome> 
         deltas,
     };
     loop {
-        let working = app.generator().pipeline.run(&job.plan, &gate, input.clone());
-        let end = tokio::select! {
-            end = working => end,
-            scope = gate.purses.out() => return Some(unpaid(input, &scope)),
-        };
+        let end = app.generator().pipeline.run(&job.plan, &gate, input.clone()).await;
+        if let Some(spent) = gate.spent.get()
+            && !matches!(end, ItemEnd::Settled { .. })
+        {
+            let parked = if let ItemEnd::Parked { item, .. } = end { Some(item) } else { input.parked };
+            return Some(unpaid(parked, spent));
+        }
         let again_ms = match end {
             ItemEnd::Settled { outcome, .. } => return Some(*outcome),
             ItemEnd::Parked { item, .. } => {
@@ -288,14 +309,14 @@ fn given_up(input: ItemInput) -> Outcome {
 }
 
 /// The outcome of a generation whose tenant may spend nothing more.
-fn unpaid(input: ItemInput, scope: &BudgetScope) -> Outcome {
+fn unpaid(parked: Option<ParkedItem>, scope: &BudgetScope) -> Outcome {
     let message = match scope {
         BudgetScope::Tenant { period, name, .. } => {
             format!("the tenant's limit of the {} {name} is spent", period.as_str())
         }
         BudgetScope::Batch(_) => "the limit is spent".to_owned(),
     };
-    let (attempts, cut) = input.parked.map(|parked| (parked.attempts, parked.cut)).unwrap_or_default();
+    let (attempts, cut) = parked.map(|parked| (parked.attempts, parked.cut)).unwrap_or_default();
     let ending = Ending::Failed { kind: FailureKind::PaymentRequired, message };
     Outcome { custom_id: None, ending, attempts, cut, flags: Vec::new() }
 }

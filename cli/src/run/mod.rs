@@ -16,6 +16,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use promptmill_domain::fallback::check_models;
 use promptmill_domain::{
     BatchEvent, BatchId, BatchLimits, BatchSpec, BatchState, FailureKind, Fallback, FallbackModel,
     FallbackOn, LaneId, ModelRef, PauseReason, TenantId,
@@ -50,6 +51,8 @@ pub(crate) async fn run(args: RunArgs, settings: &Settings) -> Result<Exit, Fail
     let target = Target::parse(&args.out)?;
     let state = StateDir::choose(&args, &target)?;
     let providers = Arc::new(providers(settings)?);
+    check_models(&args.models)
+        .map_err(|(at, wrong)| Failure::input(format!("--model {}: {wrong}", at + 1)))?;
     let further = args.models.get(1..).unwrap_or_default();
     // A chain goes on where its first model is away.
     let provider = preflight::check(&providers, &model, !args.no_guard && further.is_empty()).await?;

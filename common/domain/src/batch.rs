@@ -91,6 +91,11 @@ impl BatchSpec {
         }
     }
 
+    /// Every model, the one that is asked first before those that follow.
+    pub fn models(&self) -> impl Iterator<Item = &ModelRef> {
+        [&self.model].into_iter().chain(self.fallback.models.iter().map(|further| &further.model))
+    }
+
     /// As many as a chunk may have.
     pub const fn default_chunk_rows() -> u32 {
         MAX_CHUNK_ROWS
@@ -283,6 +288,8 @@ impl BatchState {
             (Self::Submitting, E::FinishSubmit) => Ok(Self::Queued),
             (Self::Queued | Self::Running, E::FinishSubmit) => Ok(self.clone()),
             (Self::Queued | Self::Running, E::Admit) => Ok(Self::Running),
+            // What was paused is not paused again for a cause of our own: whoever did may mean it.
+            (Self::Paused { .. }, E::Pause(reason)) if *reason != PauseReason::Requested => Ok(self.clone()),
             (Self::Queued | Self::Running | Self::Paused { .. }, E::Pause(reason)) => {
                 Ok(Self::Paused { reason: reason.clone() })
             }

@@ -223,7 +223,7 @@ impl Budget {
         let hold = self.open.entry(request.session).or_default();
         hold.spent = hold.spent.max(request.spent);
         hold.held = request.reserved;
-        self.settled += request.floor.less(self.spent());
+        self.settled += request.floor.less(self.spent() + self.held() + self.unknown());
         let room = request.limit.less(self.spent() + self.held() + self.unknown());
         let fits = room > Money::ZERO && room >= request.least;
         let beyond = if fits { room.min(request.wants.max(request.least)) } else { Money::ZERO };

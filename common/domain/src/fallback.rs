@@ -62,6 +62,20 @@ impl FallbackOn {
     }
 }
 
+/// Whether these may be the models of one batch, the first one first.
+///
+/// # Errors
+/// The position of the one that is wrong, and why in words.
+pub fn check_models(models: &[ModelRef]) -> Result<(), (usize, String)> {
+    if models.len() > MOST_MODELS {
+        return Err((MOST_MODELS, format!("a batch has at most {MOST_MODELS} models")));
+    }
+    match models.iter().enumerate().find(|(at, model)| models[..*at].contains(model)) {
+        Some((at, model)) => Err((at, format!("names {model} again; leave it out"))),
+        None => Ok(()),
+    }
+}
+
 /// A further model.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FallbackModel {
@@ -128,8 +142,8 @@ impl Chain {
 
     /// The same without those that are not to be asked; `None` when none is left.
     pub fn without(self, is_out: impl Fn(usize) -> bool) -> Option<Self> {
-        let done_with =
-            (0..self.models).filter(|model| is_out(*model as usize)).fold(0, |out, model| out | 1 << model);
+        let out = (0..self.models).filter(|model| is_out(*model as usize));
+        let done_with = out.fold(self.done_with, |done, model| done | 1 << model);
         let mut chain = Self { asked: 0, done_with, ..self };
         chain.go_on().then_some(chain)
     }

@@ -42,8 +42,8 @@ pub(crate) struct AttemptInput<'a> {
     pub(crate) plan: &'a BatchPlan,
     /// The model that is asked.
     pub(crate) target: &'a Target,
-    /// Whether another one is asked where its lane is full.
-    pub(crate) has_next: bool,
+    /// How long its lane is waited for before another one is asked; `None` where none is.
+    pub(crate) patience: Option<Duration>,
     pub(crate) gate: &'a dyn Gate,
     pub(crate) variables: &'a Variables,
 }
@@ -225,10 +225,15 @@ fn record(started_ms: u64, took: Duration, result: &Result<ChatReply, CallFailur
 
 /// What a call came to, as far as anybody knows. One that was given up, or whose reply broke off, may be charged all the same.
 fn came_to(call: &Call) -> CameTo {
-    match (call.cost, call.failure) {
-        (Some(cost), _) => CameTo::Cost(cost),
-        (None, Some(FailureKind::Timeout | FailureKind::MalformedReply)) => CameTo::Unknown,
-        (None, _) => CameTo::Cost(Money::ZERO),
+    let generated = call.failure.is_none_or(|kind| {
+        let broke_off =
+            matches!(kind, FailureKind::Timeout | FailureKind::MalformedReply | FailureKind::ReplyTooLarge);
+        broke_off || call.status == Some(200)
+    });
+    match call.cost {
+        Some(cost) => CameTo::Cost(cost),
+        None if generated => CameTo::Unknown,
+        None => CameTo::Cost(Money::ZERO),
     }
 }
 

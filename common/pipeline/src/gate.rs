@@ -24,17 +24,20 @@ pub trait Gate: Send + Sync {
         None
     }
 
-    /// Whether money is a matter: without a limit nothing is waited for or set aside.
+    /// Whether money is a matter: without a limit nothing is set aside.
     fn has_limit(&self) -> bool {
         false
     }
 
-    /// Waits until what a call of a model and of about so many tokens may cost can be set aside, or until it is worth asking.
-    async fn funds(&self, _model: &ModelRef, _about: Tokens) {}
+    /// Sets aside what a call of a model and of about so many tokens may cost, as soon as there is money for it; never returns where a limit is
+    /// spent, and then the gate closes.
+    async fn set_aside(&self, _model: &ModelRef, _about: Tokens) -> SetAside {
+        SetAside::default()
+    }
 
-    /// Sets aside what a call of a model and of about so many tokens may cost; `None` where there is no money for it now.
-    fn set_aside(&self, _model: &ModelRef, _about: Tokens) -> Option<SetAside> {
-        Some(SetAside::default())
+    /// Whether what was set aside is as much as would be now: before the first calls are over nobody may know what they cost.
+    fn covers(&self, _aside: &SetAside, _model: &ModelRef, _about: Tokens) -> bool {
+        true
     }
 
     /// A call of the batch is over and took this much.

@@ -29,9 +29,6 @@ const HUB_RETRY: Duration = Duration::from_millis(200);
 /// How long a place is held while the lane is asked: longer than a hub takes to answer, short beside a call.
 const LANE_ANSWERS_WITHIN: Duration = Duration::from_millis(10);
 
-/// How long a call waits for a lane when another model may answer.
-const GOES_ELSEWHERE_AFTER: Duration = Duration::from_secs(1);
-
 /// Leave for one call; everything is given back when it is dropped, the narrowest limit last.
 pub(crate) struct Leave<'a> {
     /// What the call may cost.
@@ -79,33 +76,10 @@ impl Pipeline {
         input: &AttemptInput<'a>,
         request: &ChatRequest,
     ) -> Result<Leave<'a>, AttemptEnd> {
-        let about = about(request);
-        loop {
-            let mut leave = self.leave_to_pay(input, request, about).await?;
-            if !input.gate.has_limit() {
-                return Ok(leave);
-            }
-            // What was there before the wait for the lane may have gone to others since.
-            if let Some(aside) = input.gate.set_aside(&input.target.reference, about) {
-                leave.aside = aside;
-                return Ok(leave);
-            }
-            drop(leave);
-            tokio::task::yield_now().await;
-        }
-    }
-
-    /// The same, for whoever has the money then.
-    async fn leave_to_pay<'a>(
-        &self,
-        input: &AttemptInput<'a>,
-        request: &ChatRequest,
-        about: Tokens,
-    ) -> Result<Leave<'a>, AttemptEnd> {
         if !input.gate.is_open() {
             return Err(AttemptEnd::Stopped);
         }
-        let mut limits = pin!(self.all_limits(input, need(input.plan, request), about));
+        let mut limits = pin!(self.all_limits(input, about(request)));
         // Mostly nothing is scarce, and then nobody needs to be told that the gate closes.
         let at_once = poll_fn(|context| Poll::Ready(limits.as_mut().poll(context))).await;
         let leave = match at_once {
@@ -128,32 +102,24 @@ impl Pipeline {
         }
     }
 
-    async fn all_limits<'a>(
-        &self,
-        input: &AttemptInput<'a>,
-        need: CallNeed,
-        about: Tokens,
-    ) -> Result<Leave<'a>, Denied> {
+    async fn all_limits<'a>(&self, input: &AttemptInput<'a>, about: Tokens) -> Result<Leave<'a>, Denied> {
         let plan = input.plan;
+        let need = need(plan, about);
         let mut stay = plan.standing.enter(Stage::Batch);
-        if input.gate.has_limit() {
-            stay.go_to(Stage::Money);
-            input.gate.funds(&input.target.reference, about).await;
-            stay.go_to(Stage::Batch);
-        }
         loop {
             let of_batch = plan.limit.place().await;
+            // Before the wait for the lane: what is held for a call that waits is not held in vain, and nobody waits there without.
+            let aside = if input.gate.has_limit() {
+                stay.go_to(Stage::Money);
+                input.gate.set_aside(&input.target.reference, about).await
+            } else {
+                SetAside::default()
+            };
             let (place, permit) = self.place_and_permit(input, need, &mut stay).await?;
-            // The limit may have been lowered while this one waited for the rest.
-            if plan.limit.is_kept() {
+            // The limit may have been lowered, and a cost become known, while this one waited for the rest.
+            if plan.limit.is_kept() && input.gate.covers(&aside, &input.target.reference, about) {
                 stay.go_to(Stage::Call);
-                return Ok(Leave {
-                    aside: SetAside::default(),
-                    _stay: stay,
-                    permit,
-                    _place: place,
-                    _of_batch: of_batch,
-                });
+                return Ok(Leave { aside, _stay: stay, permit, _place: place, _of_batch: of_batch });
             }
             stay.go_to(Stage::Batch);
         }
@@ -184,10 +150,10 @@ impl Pipeline {
                 return Ok((place, permit?));
             }
             let in_line = InLine::new(line.clone());
-            let permit = match input.has_next {
-                false => permit.await,
-                true => timeout(GOES_ELSEWHERE_AFTER, permit).await.unwrap_or_else(|_| {
-                    Err(Denied::Paused { until_ms: later(self.clock.now_ms(), GOES_ELSEWHERE_AFTER) })
+            let permit = match input.patience {
+                None => permit.await,
+                Some(patience) => timeout(patience, permit).await.unwrap_or_else(|_| {
+                    Err(Denied::Paused { until_ms: later(self.clock.now_ms(), patience) })
                 }),
             }?;
             drop(in_line);
@@ -200,11 +166,9 @@ impl Pipeline {
     }
 }
 
-fn need(plan: &BatchPlan, request: &ChatRequest) -> CallNeed {
-    CallNeed {
-        tokens: u32::try_from(about(request).total()).unwrap_or(u32::MAX),
-        is_interactive: plan.is_interactive(),
-    }
+fn need(plan: &BatchPlan, about: Tokens) -> CallNeed {
+    let tokens = u32::try_from(about.total()).unwrap_or(u32::MAX);
+    CallNeed { tokens, is_interactive: plan.is_interactive() }
 }
 
 /// About how many tokens a call will take: four bytes of prompt a token, and the output limit where there is one.

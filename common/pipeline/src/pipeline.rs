@@ -16,7 +16,7 @@ use crate::gate::Gate;
 use crate::history::{self, OUTCOME_HISTORY_BYTES, PARKED_HISTORY_BYTES};
 use crate::lane::{Lanes, RefusalOf};
 use crate::places::{Concurrency, Places};
-use crate::plan::BatchPlan;
+use crate::plan::{BatchPlan, Target};
 use crate::retry::RetryPolicy;
 use crate::standing::Stage;
 
@@ -132,11 +132,13 @@ impl Progress {
         Totals::of(self.attempts.iter().skip(self.inherited))
     }
 
-    /// When the last call began, and when an earlier one ended that failed so, where there was one.
+    /// When the last call began, and when an earlier one of the same model ended that failed so, where there was one.
     fn refusals(&self, kind: FailureKind) -> (u64, Option<u64>) {
         let mut calls = self.attempts.iter().rev().flat_map(|attempt| attempt.calls.iter().rev());
-        let called_ms = calls.next().map_or(0, |call| call.started_ms);
-        let before = calls.find(|call| call.failure == Some(kind));
+        let last = calls.next();
+        let called_ms = last.map_or(0, |call| call.started_ms);
+        let model = last.and_then(|call| call.model.as_ref());
+        let before = calls.find(|call| call.failure == Some(kind) && call.model.as_ref() == model);
         (called_ms, before.map(|call| call.started_ms.saturating_add(call.duration_ms.into())))
     }
 
@@ -149,6 +151,12 @@ impl Progress {
         before.map_or(called_ms, |over_ms| over_ms.min(called_ms))
     }
 }
+
+/// How long a call waits for a lane when another model may answer.
+const GOES_ELSEWHERE_AFTER: Duration = Duration::from_secs(1);
+
+/// The same for one that is taken for gone: long enough that the call asks whether it is back, where that is due.
+const ASKS_THE_GONE_FOR: Duration = Duration::from_millis(20);
 
 /// How long a lane stands still whose credential was refused: long enough that all learn of it, and that batches which are not paused for
 /// it try it once in a while.
@@ -212,7 +220,10 @@ impl Pipeline {
             let ending = Ending::Failed { kind: FailureKind::ModelUnavailable, message };
             return settled(plan, &input, progress, ending, vec![]);
         };
-        progress.chain = chain;
+        progress.chain = match plan.done_with(&progress.attempts) {
+            0 => chain,
+            done_with => chain.without(|at| done_with & (1 << at) != 0).unwrap_or(chain),
+        };
         let asked = messages.len();
         let mut request = ChatRequest {
             model: plan.targets[0].model.clone(),
@@ -227,8 +238,8 @@ impl Pipeline {
         loop {
             let target = &plan.targets[progress.chain.at()];
             request.model = target.model.clone();
-            let has_next = plan.on.contains(&FallbackOn::OverRate) && progress.chain.has_next();
-            let attempt = AttemptInput { plan, target, has_next, gate, variables: &variables };
+            let patience = self.patience(plan, target, progress.chain);
+            let attempt = AttemptInput { plan, target, patience, gate, variables: &variables };
             request.attempt = u32::try_from(progress.attempts.len()).unwrap_or(u32::MAX);
             let (history, end) = self.attempt(&attempt, &mut request, asked).await;
             if !history.calls.is_empty() {
@@ -268,6 +279,19 @@ impl Pipeline {
         }
     }
 
+    /// How long the lane of a model is waited for before the next one is asked.
+    fn patience(&self, plan: &BatchPlan, target: &Target, chain: Chain) -> Option<Duration> {
+        if !chain.has_next() {
+            return None;
+        }
+        let is_gone =
+            || self.limiter.lanes().iter().any(|told| told.lane == *target.lane && told.view.is_open);
+        if plan.on.contains(&FallbackOn::Unavailable) && is_gone() {
+            return Some(ASKS_THE_GONE_FOR);
+        }
+        plan.on.contains(&FallbackOn::OverRate).then_some(GOES_ELSEWHERE_AFTER)
+    }
+
     async fn after_failure(
         &self,
         plan: &BatchPlan,
@@ -284,17 +308,17 @@ impl Pipeline {
         if !is_lanes_fault {
             progress.counted += 1;
         }
-        let age = Duration::from_millis(now_ms.saturating_sub(progress.begun_ms));
-        let give_up_after = plan.give_up_after.unwrap_or(self.policy.give_up_after);
-        if progress.counted >= plan.max_attempts || age >= give_up_after {
-            let ending = Ending::Failed { kind: failure.kind, message: failure.message };
-            return Next::End(settled(plan, input, std::mem::take(progress), ending, vec![]));
-        }
         if let Some(pause) = failure.retry_after.filter(|_| failure.lane_wide) {
             self.pause_lane(lane, later(now_ms, pause)).await;
         }
         if plan.goes_on(failure.kind) && progress.chain.go_on() {
             return Next::Again;
+        }
+        let age = Duration::from_millis(now_ms.saturating_sub(progress.begun_ms));
+        let give_up_after = plan.give_up_after.unwrap_or(self.policy.give_up_after);
+        if progress.counted >= plan.max_attempts || age >= give_up_after {
+            let ending = Ending::Failed { kind: failure.kind, message: failure.message };
+            return Next::End(settled(plan, input, std::mem::take(progress), ending, vec![]));
         }
         // When calls may begin again that came too often is for the lane to say, not for each of its items.
         let failures = if failure.kind == FailureKind::RateLimited { 1 } else { progress.failures };
@@ -323,11 +347,11 @@ impl Pipeline {
         let lane = &plan.targets[progress.chain.at()].lane;
         let refusal = self.lanes.refused(lane, called_ms, before_ms, now_ms);
         progress.last = Some(failure.kind);
-        if plan.goes_on(failure.kind) && progress.chain.has_next() {
+        // The batch stands still only when every model of it is refused: another one that is busy now is waited for.
+        if plan.goes_on(failure.kind) && progress.chain.give_up_on_it() {
             if refusal == RefusalOf::Lane {
                 self.pause_lane(lane, until_ms).await;
             }
-            progress.chain.go_on();
             return Next::Again;
         }
         let waits = match refusal {

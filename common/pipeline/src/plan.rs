@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use promptmill_domain::{
-    BatchId, BatchSpec, Chain, FailureKind, FallbackOn, LaneId, MaxPrice, ModelRef, ModelSettings, Price,
-    StoreReplies,
+    Attempt, BatchId, BatchSpec, Chain, FailureKind, FallbackOn, LaneId, MaxPrice, ModelRef, ModelSettings,
+    Price, StoreReplies,
 };
 use promptmill_prompt::{OutputSpec, Template};
 use promptmill_provider::{ChatProvider, ResponseFormat, ResponseSchema};
@@ -149,6 +149,24 @@ impl BatchPlan {
         chain.without(|at| {
             let price = self.targets.get(at).and_then(|target| price(&target.reference));
             price.is_some_and(|price| !most.allows(price))
+        })
+    }
+
+    /// The models whose reply was no good, by what is kept of earlier attempts: a bit each. They are not asked again.
+    pub(crate) fn done_with(&self, attempts: &[Attempt]) -> u32 {
+        let is_over = |kind: FailureKind| {
+            // What was refused for its credential may be mended meanwhile.
+            let may_be_mended = matches!(kind, FailureKind::CredentialRefused | FailureKind::PaymentRequired);
+            !kind.is_transient() && !may_be_mended && self.goes_on(kind)
+        };
+        let last_calls = attempts.iter().filter_map(|attempt| attempt.calls.last());
+        let over = last_calls.filter(|call| call.failure.is_some_and(is_over));
+        over.fold(0, |done, call| {
+            let at = self.targets.iter().position(|target| match &call.model {
+                Some(model) => target.reference == *model,
+                None => std::ptr::eq(target, &self.targets[0]),
+            });
+            at.map_or(done, |at| done | 1 << at)
         })
     }
 

@@ -37,6 +37,11 @@ impl SetAside {
         self
     }
 
+    /// What is set aside of each account.
+    pub fn amount(&self) -> Money {
+        self.of.iter().map(|(_, aside)| *aside).max().unwrap_or_default()
+    }
+
     /// The call begins.
     pub(crate) fn begin(&mut self) {
         self.begun = true;

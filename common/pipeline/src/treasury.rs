@@ -8,9 +8,9 @@ use promptmill_domain::budget::{Budget, BudgetScope, Period, TenantCosts};
 use promptmill_domain::{BatchId, Money, SessionId, TenantId};
 use promptmill_ports::{Clock, Store, StoreResult, change_budget};
 use tokio::sync::Notify;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
-use crate::purse::Purse;
+use crate::purse::{Out, Purse};
 use crate::set_aside::SetAside;
 
 /// How often what was spent is told, and what is held too long is given back.
@@ -22,6 +22,9 @@ const ASKS_AGAIN: Duration = Duration::from_millis(200);
 /// How long calls that were given up may take to be over when the process ends, and how often is looked.
 const GIVES_UP_WITHIN: Duration = Duration::from_secs(1);
 const LOOKS_AT_CALLS: Duration = Duration::from_millis(5);
+
+/// How long the store may take to be told when the process ends.
+const CLOSES_WITHIN: Duration = Duration::from_secs(5);
 
 const DAY_MS: u64 = 86_400_000;
 
@@ -93,7 +96,7 @@ impl Treasury {
     fn purse(&self, scope: BudgetScope, limit: Money, floor: Money) -> Arc<Purse> {
         let mut purses = self.purses();
         if let Some(purse) = purses.get(&scope) {
-            purse.set_limit(limit);
+            purse.set_limit(limit, floor);
             return purse.clone();
         }
         let purse = Arc::new(Purse::new(scope.clone(), limit, floor, self.asks.clone()));
@@ -105,7 +108,7 @@ impl Treasury {
     pub async fn run(&self) {
         let mut session = (self.session)();
         loop {
-            let _ = tokio::time::timeout(LOOKS_EVERY, self.asks.notified()).await;
+            let _ = timeout(LOOKS_EVERY, self.asks.notified()).await;
             let now = (self.session)();
             if now != session {
                 self.purses().values().for_each(|purse| purse.begin_anew());
@@ -113,11 +116,14 @@ impl Treasury {
             }
             let all: Vec<_> = self.purses().values().cloned().collect();
             let mut failed = false;
-            for purse in &all {
-                failed |= self.exchange(purse, session).await.is_err();
+            for purse in all {
+                failed |= match purse.is_closing() {
+                    true => self.close_one(&purse, session).await,
+                    false => self.exchange(&purse, session).await,
+                }
+                .is_err();
             }
-            drop(all);
-            failed |= self.close_idle(session).await.is_err();
+            self.close_idle(session).await;
             if failed {
                 tokio::time::sleep(ASKS_AGAIN).await;
             }
@@ -140,19 +146,19 @@ impl Treasury {
         }
     }
 
-    /// Gives up purses that nobody spends from any more.
-    async fn close_idle(&self, session: SessionId) -> StoreResult<()> {
+    /// Gives up purses that nobody spends from any more. One whose account cannot be written is tried again with the next look.
+    async fn close_idle(&self, session: SessionId) {
         let is_idle = |purse: &&Arc<Purse>| Arc::strong_count(purse) == 1;
         let idle: Vec<_> = self.purses().values().filter(is_idle).cloned().collect();
         for purse in idle {
-            self.close_one(&purse, session).await?;
-            let mut purses = self.purses();
-            // Somebody may have taken it up again meanwhile.
-            if Arc::strong_count(&purse) == 2 {
-                purses.remove(purse.scope());
+            if self.close_one(&purse, session).await.is_ok() {
+                let mut purses = self.purses();
+                // Somebody may have taken it up again meanwhile.
+                if Arc::strong_count(&purse) == 2 {
+                    purses.remove(purse.scope());
+                }
             }
         }
-        Ok(())
     }
 
     async fn close_one(&self, purse: &Purse, session: SessionId) -> StoreResult<()> {
@@ -163,7 +169,8 @@ impl Treasury {
         Ok(())
     }
 
-    /// Tells what was spent in all, and holds nothing more: the process spends nothing from now on.
+    /// Tells what was spent in all, and holds nothing more: the process spends nothing from now on. What calls cost that are not over in a second counts
+    /// as what was set aside. A store that is away is not waited for.
     pub async fn close(&self) {
         let all: Vec<_> = self.purses().drain().map(|(_, purse)| purse).collect();
         // Calls that were given up are over in a moment.
@@ -171,11 +178,16 @@ impl Treasury {
         while all.iter().any(|purse| purse.has_aside()) && Instant::now() < until {
             tokio::time::sleep(LOOKS_AT_CALLS).await;
         }
-        for purse in &all {
-            if let Err(error) = self.close_one(purse, (self.session)()).await {
-                tracing::warn!(budget = %purse.scope(), error = %error, "what is held of a limit on money could not be given back; it counts as unknown spend");
+        let session = (self.session)();
+        let closing = all.iter().map(|purse| async move {
+            let spent = purse.spent_at_most();
+            let end = |budget: &mut Budget| budget.end(session, spent);
+            let told = change_budget(self.store.as_ref(), purse.scope(), self.clock.now_ms(), end);
+            if !matches!(timeout(CLOSES_WITHIN, told).await, Ok(Ok(()))) {
+                tracing::warn!(budget = %purse.scope(), "what is held of a limit on money could not be given back; it counts as unknown spend");
             }
-        }
+        });
+        futures_util::future::join_all(closing).await;
     }
 }
 
@@ -185,40 +197,17 @@ impl Purses {
         self.0.is_empty()
     }
 
-    /// The first limit that is spent, where one is.
-    pub fn spent(&self) -> Option<&BudgetScope> {
-        self.0.iter().find(|purse| purse.is_out()).map(|purse| purse.scope())
-    }
-
-    /// Sets so much aside of each; `None` where one has not as much now.
-    pub fn set_aside(&self, amount: Money) -> Option<SetAside> {
+    /// Sets so much aside of each, as soon as it is there.
+    ///
+    /// # Errors
+    /// A limit that is spent.
+    pub async fn set_aside(&self, amount: Money) -> Result<SetAside, BudgetScope> {
         let mut aside = SetAside::default();
+        // What is there of one is kept while another is waited for, always in the same order.
         for purse in &self.0 {
-            if !purse.set_aside(amount) {
-                return None;
-            }
+            purse.take(amount).await.map_err(|Out| purse.scope().clone())?;
             aside = aside.and(purse.clone(), amount);
         }
-        Some(aside)
-    }
-
-    /// Waits until one is spent; without any it never ends.
-    pub async fn out(&self) -> BudgetScope {
-        loop {
-            if let Some(scope) = self.spent() {
-                return scope.clone();
-            }
-            match self.0.first() {
-                Some(_) => tokio::time::sleep(LOOKS_EVERY).await,
-                None => std::future::pending().await,
-            }
-        }
-    }
-
-    /// Waits until each may have so much, or one is spent.
-    pub async fn funds(&self, amount: Money) {
-        for purse in &self.0 {
-            purse.funds(amount).await;
-        }
+        Ok(aside)
     }
 }

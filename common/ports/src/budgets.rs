@@ -40,8 +40,8 @@ pub trait Budgets: Send + Sync {
 /// How often a change is tried that others come before.
 const TRIES: u32 = 100;
 
-/// Changes an account by `change`, which is asked again when somebody else changed it meanwhile, or when it is not known whether it was written: so
-/// it must come to the same when it was applied before. An account that comes out as it was is not written.
+/// Changes an account by `change`, which is asked again when somebody else changed it meanwhile. After an error it is not known whether it was
+/// written, and the caller repeats it: so it must come to the same when it was applied before. An account that comes out as it was is not written.
 ///
 /// # Errors
 /// As the store's, and `Unavailable` when others came before all the time.

@@ -59,6 +59,8 @@ impl Prices {
         if asks_at.get(provider.name()).is_some_and(|at| *at > Instant::now()) {
             return;
         }
+        // Whoever asked may go away, and the next one rests all the same.
+        asks_at.insert(provider.name().to_owned(), Instant::now() + ASKS_AGAIN_AFTER);
         let holds_for = match timeout(LISTS_WITHIN, provider.models()).await {
             Ok(Ok(models)) => {
                 let prices = models.into_iter().filter_map(|model| Some((model.price()?, model.id)));

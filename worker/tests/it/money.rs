@@ -118,3 +118,21 @@ async fn what_another_worker_held_when_it_died_is_not_spent_again() {
     assert!((68..=74).contains(&begun), "{begun} calls where 70 are left");
     scene.stop(worker).await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_batch_within_a_limit_shares_a_full_lane_with_one_that_has_none() {
+    let provider = Scripted::new(|_, _| Does::Answer);
+    let scene = Scene::new(provider.clone()).schedule();
+    let unlimited = scene.submit(300).await;
+    let limited = scene.submit_with(300, within(1_000)).await;
+    scene.engine.limiter.set_concurrency(&scene.lane(), Some(2)).await.unwrap();
+    let worker = scene.worker(8).await;
+    Scene::check_all_succeeded(&scene.ended(limited, BatchState::Completed).await, 300);
+    Scene::check_all_succeeded(&scene.ended(unlimited, BatchState::Completed).await, 300);
+    scene.stop(worker).await;
+    let account = scene.engine.store.budget(&BudgetScope::Batch(limited)).await.unwrap().budget;
+    assert_eq!(
+        (account.spent(), account.held(), account.unknown()),
+        (COST.times(300), Money::ZERO, Money::ZERO)
+    );
+}

@@ -80,3 +80,12 @@ fn the_stored_name_of_a_state_is_its_name() {
         assert_eq!(serde_json::from_value::<BatchState>(json).unwrap(), state);
     }
 }
+
+#[test]
+fn a_pause_of_our_own_does_not_replace_one_that_is_there_and_a_requested_one_does() {
+    let paused = |reason: PauseReason| BatchState::Paused { reason };
+    let requested = paused(PauseReason::Requested);
+    let budget = BatchEvent::Pause(PauseReason::Budget);
+    assert_eq!(requested.decide(&budget), Ok(requested.clone()));
+    assert_eq!(paused(PauseReason::Budget).decide(&BatchEvent::Pause(PauseReason::Requested)), Ok(requested));
+}

@@ -139,3 +139,67 @@ async fn models_that_cost_too_much_are_passed_over() {
     );
     assert_eq!((scene.provider.calls(), other.calls()), (1, 1));
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_model_whose_reply_was_no_good_is_not_asked_again_after_the_item_was_parked() {
+    let scene = Scene::json(|_, _| says("no json"));
+    let (scene, other) = scene.followed_by(always(), in_turn(vec![slow_down(Duration::from_secs(60))]));
+    let (item_left, _) = parked(scene.run().await);
+    assert_eq!((scene.provider.calls(), other.calls()), (3, 1));
+    tokio::time::sleep(Duration::from_secs(90)).await;
+    let mut input = item(0);
+    input.parked = Some(item_left);
+    let (_, outcome) = succeeded(scene.run_item(input).await);
+    assert_eq!(outcome.fallback_model().map(ToString::to_string).as_deref(), Some("scripted:other"));
+    assert_eq!((scene.provider.calls(), other.calls()), (3, 2));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_key_that_is_refused_of_one_model_stops_nothing_while_another_is_only_busy() {
+    let refused = || {
+        let mut failure = CallFailure::new(FailureKind::CredentialRefused, "no such key").with_status(401);
+        failure.lane_wide = true;
+        Err(failure)
+    };
+    let (scene, other) = Scene::of(vec![]).followed_by(always(), move |_, _| refused());
+    scene.gate.pause_for_refusals();
+    scene.limiter.set_concurrency(&scene.lane(), Some(1)).await.unwrap();
+    let full = scene.limiter.acquire(&scene.lane(), CallNeed::of(1), START_MS).await.unwrap();
+    let running = scene.spawn(item(0));
+    while other.calls() == 0 {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    drop(full);
+    let (_, outcome) = succeeded(running.await.unwrap());
+    assert_eq!((outcome.fallback_model(), scene.gate.refusals().len()), (None, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_provider_that_is_taken_for_gone_is_passed_over_at_once_and_still_asked_now_and_then() {
+    let (scene, other) = Scene::json(|_, _| fails(FailureKind::ConnectionFailed))
+        .followed_by(on(&[FallbackOn::Unavailable]), |_, _| says(GOOD));
+    scene.limiter.set_rules(&scene.lane(), Default::default(), Default::default());
+    for _ in 0..10 {
+        succeeded(scene.run().await);
+    }
+    let (asked, began) = (scene.provider.calls(), tokio::time::Instant::now());
+    for _ in 0..20 {
+        let (_, outcome) = succeeded(scene.run().await);
+        check_by_the_other(&outcome);
+    }
+    assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
+    assert!(scene.provider.calls() - asked <= 3, "{asked} calls, then {}", scene.provider.calls());
+    tokio::time::sleep(Duration::from_secs(30)).await;
+    let asked = scene.provider.calls();
+    succeeded(scene.run().await);
+    assert_eq!((scene.provider.calls() - asked, other.calls()), (1, 31), "it is asked whether it is back");
+}
+
+#[tokio::test(start_paused = true)]
+async fn every_model_is_asked_before_attempts_are_counted_out() {
+    let setting = Setting { max_attempts: 1, ..Setting::default() };
+    let (scene, other) =
+        setting.scene(|_, _| fails(FailureKind::ProviderError)).followed_by(always(), |_, _| says(GOOD));
+    succeeded(scene.run().await);
+    assert_eq!((scene.provider.calls(), other.calls()), (1, 1));
+}
