@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::desk::{Stage, body, draft, idle, in_state, lines, made, put_part, rows, template, working};
 use crate::scripted::Scripted;
-use crate::support::{Answer, Options, Service, send};
+use crate::support::{Answer, Options, Service, send, wait_for};
 
 #[tokio::test]
 async fn rows_in_the_body_are_submitted_and_run_to_their_end() {
@@ -460,10 +460,13 @@ async fn what_is_spent_of_limits_is_told_and_nothing_begins_beyond_the_tenants()
     );
     assert_eq!(limits["used"]["cost_today"]["spent"], "0.000001");
     assert_eq!(limits["used"]["cost_this_month"], Value::Null);
-    let budget = service.get(&format!("/v1/batches/{first}/budget")).await;
-    let budget = budget.expect(200);
+    // What was spent is told a moment later.
+    let budget = wait_for("the account says what was spent", async || {
+        let budget = service.get(&format!("/v1/batches/{first}/budget")).await.expect(200).clone();
+        (budget["spent"] == "0.000001").then_some(budget)
+    })
+    .await;
     assert_eq!((&budget["max_cost"], &budget["unknown"]), (&json!("5"), &json!("0")));
-    assert_eq!(budget["spent"], "0.000001");
     let calls = provider.calls();
     let generation = json!({"model": "scripted:echo", "messages": [{"role": "user", "content": "Hello."}]});
     let refused = service.post("/v1/generations", &generation).await;
