@@ -92,7 +92,7 @@ impl From<Bound> for BoundView {
 
 /// Estimate a batch
 ///
-/// Takes what [creating a batch](createBatch) takes, with rows, and tells what it would take: nothing is stored, and nothing is called but
+/// Takes what creating a batch takes, with rows, and tells what it would take: nothing is stored, and nothing is called but
 /// the provider's list of prices. With `total_rows` the rows of the body are a sample that stands for so many.
 #[utoipa::path(
     post,

@@ -10,9 +10,39 @@ use promptmill_domain::{FailureKind, LaneId, Tokens};
 use promptmill_ports::CallReport;
 use promptmill_provider::{CallFailure, ChatReply};
 
+/// Retries of a lane that may be made at once without any success, and the part of one that each success gives for later ones: where more than a third of
+/// all calls fail, retries would else be most of what a provider in trouble has to answer.
+const RETRIES_AT_ONCE: f64 = 100.0;
+const RETRY_PER_SUCCESS: f64 = 0.5;
+
+/// Retries that a lane may make.
+#[derive(Debug)]
+struct RetryBudget(f64);
+
+impl Default for RetryBudget {
+    fn default() -> Self {
+        Self(RETRIES_AT_ONCE)
+    }
+}
+
+impl RetryBudget {
+    fn earn(&mut self) {
+        self.0 = (self.0 + RETRY_PER_SUCCESS).min(RETRIES_AT_ONCE);
+    }
+
+    fn spend(&mut self) -> bool {
+        let is_there = self.0 >= 1.0;
+        if is_there {
+            self.0 -= 1.0;
+        }
+        is_there
+    }
+}
+
 /// What the calls of one lane came to lately.
 #[derive(Debug, Default)]
 struct Health {
+    retries: RetryBudget,
     last_success_ms: u64,
     /// Calls whose credential was refused, and when the first of them began, since one got through that began later.
     refusals: u32,
@@ -57,6 +87,7 @@ impl Lanes {
         let mut lanes = self.lock();
         let succeeded = |health: &mut Health| {
             health.last_success_ms = now_ms;
+            health.retries.earn();
             if begun_ms > health.refused_since_ms {
                 health.refusals = 0;
             }
@@ -65,6 +96,15 @@ impl Lanes {
             succeeded(health);
         } else {
             succeeded(lanes.entry(LaneId::clone(lane)).or_default());
+        }
+    }
+
+    /// Whether the lane has a retry left; it is spent then.
+    pub(crate) fn may_retry(&self, lane: &Arc<LaneId>) -> bool {
+        let mut lanes = self.lock();
+        match lanes.get_mut(lane.as_ref()) {
+            Some(health) => health.retries.spend(),
+            None => lanes.entry(LaneId::clone(lane)).or_default().retries.spend(),
         }
     }
 
@@ -164,6 +204,15 @@ mod tests {
         assert!(!lanes.is_to_blame(&lane, FailureKind::ConnectionFailed, 115));
         assert!(lanes.is_to_blame(&lane, FailureKind::RateLimited, 110));
         assert!(!lanes.is_to_blame(&lane, FailureKind::EmptyReply, 200));
+    }
+
+    #[test]
+    fn a_lane_on_which_nothing_succeeds_has_a_hundred_retries_and_each_success_earns_half_of_one() {
+        let lanes = Lanes::default();
+        let lane = Arc::new(LaneId::new("openai", "default"));
+        assert_eq!((0..200).filter(|_| lanes.may_retry(&lane)).count(), 100);
+        (0..10).for_each(|n| lanes.succeeded(&lane, n, n));
+        assert_eq!((0..200).filter(|_| lanes.may_retry(&lane)).count(), 5);
     }
 
     #[test]

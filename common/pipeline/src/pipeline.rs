@@ -152,6 +152,9 @@ impl Progress {
     }
 }
 
+/// How long a retry waits at least whose lane has made as many as it may: about as long as an outage is looked at again.
+const WITHOUT_RETRIES: Duration = Duration::from_secs(15);
+
 /// How long a call waits for a lane when another model may answer.
 const GOES_ELSEWHERE_AFTER: Duration = Duration::from_secs(1);
 
@@ -326,6 +329,10 @@ impl Pipeline {
         if let Some(asked) = failure.retry_after {
             // Never before the provider's word; the jitter on top keeps the lane from coming back all at once.
             wait = asked + wait.min(asked / 4 + Duration::from_millis(250));
+        }
+        // Being told to wait is the lane's own measure.
+        if failure.kind != FailureKind::RateLimited && !self.lanes.may_retry(lane) {
+            wait = wait.max(WITHOUT_RETRIES);
         }
         let due_ms = later(now_ms, wait);
         self.wait(plan, gate, input, progress, WaitFor::Retry(due_ms)).await
