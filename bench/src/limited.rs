@@ -60,13 +60,15 @@ pub struct Plan {
     pub slots: Option<(u32, u32)>,
     /// Trouble between two seconds after the first call.
     pub trouble: Option<(f64, f64, Trouble)>,
+    /// Tokens that a reply tells in all, at least and at most; as many as [`work::REPLY_TOKENS`] where it is not said.
+    pub tokens: Option<(u32, u32)>,
 }
 
 impl Plan {
     /// A limit of so many calls a minute.
     pub fn of(rpm: f64, hints: Hints, seed: u64) -> Self {
         let takes = (0.08, 0.25);
-        Self { rates: vec![(0.0, rpm)], hints, takes, seed, slots: None, trouble: None }
+        Self { rates: vec![(0.0, rpm)], hints, takes, seed, slots: None, trouble: None, tokens: None }
     }
 
     /// Calls a second at that second.
@@ -100,6 +102,8 @@ pub struct Came {
     pub taken: bool,
     /// Calls that were worked on when it came, it not among them.
     pub busy: u32,
+    /// Tokens that its reply tells, if it has one.
+    pub tokens: u32,
 }
 
 /// A running server; ends with this value.
@@ -227,7 +231,9 @@ impl Server {
             }
             _ => return refusal(StatusCode::NOT_FOUND, HeaderMap::new()),
         };
-        let fate = self.decide();
+        let tokens = self.tokens();
+        let body = if tokens == work::REPLY_TOKENS { body } else { work::reply_of(&work::answer(), tokens) };
+        let fate = self.decide(tokens);
         let _ = request.into_body().collect().await;
         match fate {
             Fate::Taken(headers) => {
@@ -245,17 +251,26 @@ impl Server {
         }
     }
 
+    fn tokens(&self) -> u32 {
+        let Some((least, most)) = self.plan.tokens else { return work::REPLY_TOKENS };
+        least + (f64::from(most - least) * self.part()) as u32
+    }
+
     fn roll(&self) -> f64 {
+        let (least, most) = self.plan.takes;
+        least + (most - least) * self.part()
+    }
+
+    /// From 0 to 1.
+    fn part(&self) -> f64 {
         let mut state = self.state.borrow_mut();
         state.dice ^= state.dice << 13;
         state.dice ^= state.dice >> 7;
         state.dice ^= state.dice << 17;
-        let part = (state.dice >> 11) as f64 / (1_u64 << 53) as f64;
-        let (least, most) = self.plan.takes;
-        least + (most - least) * part
+        (state.dice >> 11) as f64 / (1_u64 << 53) as f64
     }
 
-    fn decide(&self) -> Fate {
+    fn decide(&self, tokens: u32) -> Fate {
         let mut state = self.state.borrow_mut();
         let at = state.begun.get_or_insert_with(Instant::now).elapsed().as_secs_f64();
         let (fate, busy) = (self.fate(&mut state, at), state.busy);
@@ -263,7 +278,7 @@ impl Server {
         if taken {
             state.busy += 1;
         }
-        self.log.lock().unwrap_or_else(PoisonError::into_inner).push(Came { at, taken, busy });
+        self.log.lock().unwrap_or_else(PoisonError::into_inner).push(Came { at, taken, busy, tokens });
         fate
     }
 

@@ -95,7 +95,12 @@ pub const REPLY_TOKENS: u32 = 216;
 
 /// The body of a reply with that answer.
 pub fn reply(answer: &Value) -> Bytes {
-    let (prompt, completion) = (PROMPT_TOKENS, REPLY_TOKENS - PROMPT_TOKENS);
+    reply_of(answer, REPLY_TOKENS)
+}
+
+/// The same with so many tokens in all.
+pub fn reply_of(answer: &Value, tokens: u32) -> Bytes {
+    let (prompt, completion) = (PROMPT_TOKENS.min(tokens), tokens.saturating_sub(PROMPT_TOKENS));
     let reply = json!({
         "id": "chatcmpl-bench",
         "object": "chat.completion",
@@ -106,7 +111,7 @@ pub fn reply(answer: &Value) -> Bytes {
             "message": {"role": "assistant", "content": answer.to_string()},
             "finish_reason": "stop",
         }],
-        "usage": {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": REPLY_TOKENS},
+        "usage": {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": tokens},
     });
     Bytes::from(reply.to_string())
 }

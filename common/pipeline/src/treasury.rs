@@ -1,9 +1,11 @@
 //! The limits on money that this process spends from: a purse for each, kept in step with the store.
 
 use std::collections::HashMap;
+use std::future::ready;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use futures_util::stream::{self, StreamExt as _};
 use promptmill_domain::budget::{Budget, BudgetScope, Period, TenantCosts};
 use promptmill_domain::{BatchId, Money, SessionId, TenantId};
 use promptmill_ports::{Clock, Store, StoreResult, change_budget};
@@ -15,6 +17,9 @@ use crate::set_aside::SetAside;
 
 /// How often what was spent is told, and what is held too long is given back.
 const LOOKS_EVERY: Duration = Duration::from_millis(250);
+
+/// Accounts that are written at the same time.
+const AT_ONCE: usize = 16;
 
 /// How soon the store is asked again that did not answer.
 const ASKS_AGAIN: Duration = Duration::from_millis(200);
@@ -115,14 +120,14 @@ impl Treasury {
                 session = now;
             }
             let all: Vec<_> = self.purses().values().cloned().collect();
-            let mut failed = false;
-            for purse in all {
-                failed |= match purse.is_closing() {
-                    true => self.close_one(&purse, session).await,
-                    false => self.exchange(&purse, session).await,
+            let look = |purse: Arc<Purse>| async move {
+                match purse.is_closing() {
+                    true => self.close_one(&purse, session).await.is_err(),
+                    false => self.exchange(&purse, session).await.is_err(),
                 }
-                .is_err();
-            }
+            };
+            let looks = stream::iter(all).map(look).buffer_unordered(AT_ONCE);
+            let failed = looks.fold(false, |any, failed| ready(any || failed)).await;
             self.close_idle(session).await;
             if failed {
                 tokio::time::sleep(ASKS_AGAIN).await;

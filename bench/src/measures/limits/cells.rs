@@ -1,7 +1,7 @@
 //! The cells of the table.
 
 use super::Sizes;
-use super::desk::{CALL_COSTS, Desk, Engines, Story};
+use super::desk::{Desk, Engines, Story, TOKEN_COSTS};
 use crate::figures::{Number, Runs};
 use crate::limited::{Hints, Plan, Trouble};
 use crate::measures::Lab;
@@ -231,16 +231,19 @@ pub(super) async fn flush(lab: &Lab<Sizes>, table: &mut Table) -> anyhow::Result
     Ok(())
 }
 
-/// Half of the batch is paid for. What the dead worker held may have been spent and counts, so as many calls fewer are made.
+/// What replies of the cell of money tell.
+const TOKENS: (u32, u32) = (140, 600);
+
+/// Half of the batch is paid for, and no two calls cost the same. What the dead worker held may have been spent and counts, so as many calls fewer are made.
 pub(super) async fn money(lab: &Lab<Sizes>, table: &mut Table) -> anyhow::Result<()> {
     let rows = lab.sizes.rows[1];
-    let takes = (0.08, 0.25);
-    let plan = Plan { rates: vec![], takes, ..Plan::of(0.0, Hints::None, 1) };
+    let plan = Plan { rates: vec![], tokens: Some(TOKENS), ..Plan::of(0.0, Hints::None, 1) };
     let mut desk = Desk::new(lab, plan, 3).await?;
     let client = desk.client()?;
     let half = f64::from(rows / 2);
+    let average = f64::from(TOKENS.0 + TOKENS.1) / 2.0 * TOKEN_COSTS;
     let batch = desk.draft(work::MODEL, rows).await?;
-    client.set_max_cost(&batch, half * CALL_COSTS).await?;
+    client.set_max_cost(&batch, half * average).await?;
     client.submit(&batch).await?;
     while (desk.provider.calls().len() as f64) < half / 2.0 {
         tokio::time::sleep(std::time::Duration::from_millis(5)).await;
@@ -249,25 +252,29 @@ pub(super) async fn money(lab: &Lab<Sizes>, table: &mut Table) -> anyhow::Result
         fleet.kill_worker();
     }
     client.out_of_money(&batch).await?;
-    let calls = desk.provider.calls().len() as f64;
+    let spent = desk.provider.calls().iter().map(|call| f64::from(call.tokens) * TOKEN_COSTS).sum::<f64>();
     let (_, unknown) = client.spend(&batch).await?;
-    client.set_max_cost(&batch, 10.0 * f64::from(rows) * CALL_COSTS).await?;
+    client.set_max_cost(&batch, 10.0 * f64::from(rows) * average).await?;
     client.steer(&batch, "resume").await?;
     desk.succeeded(&batch, rows).await?;
     let repeated = desk.provider.calls().len() as f64 - f64::from(rows);
     desk.stop().await?;
-    let (over, unknown) = (calls - half, unknown / CALL_COSTS);
+    let (over, unknown) = (spent / average - half, unknown / average);
     let what = format!("max_cost at half of {rows} rows, 3 workers, one killed");
-    eprintln!("{what}: {over} calls above it, {unknown} unknown, {repeated} repeated");
-    table.push(format!("{what}: calls above it"), below(0.0), "", Runs::from_iter([over.max(0.0)]));
+    eprintln!("{what}: {over:.1} calls above it, {unknown:.1} unknown, {repeated} repeated");
+    // Calls under way when it is reached: each costs what it costs, and not what was set aside.
+    let in_flight = 3.0 * 64.0;
+    let dearer = f64::from(TOKENS.1 - TOKENS.0) / f64::from(TOKENS.0 + TOKENS.1);
+    let runs = |figure: f64| Runs::from_iter([figure]);
     table.push(
-        "- calls below it, those unknown not counted",
-        below(64.0),
+        format!("{what}: above it, in calls"),
+        below(in_flight * dearer / 8.0),
         "",
-        Runs::from_iter([(-over - unknown).max(0.0)]),
+        runs(over.max(0.0)),
     );
-    table.push("- calls of the dead that nobody knows of", Goal::Told, "", Runs::from_iter([unknown]));
-    table.push("- calls that were repeated", Goal::Told, "", Runs::from_iter([repeated]));
+    table.push("- below it, but for what is unknown", below(64.0), "", runs((-over - unknown).max(0.0)));
+    table.push("- unknown of the dead", Goal::Told, "", runs(unknown));
+    table.push("- calls that were repeated", Goal::Told, "", runs(repeated));
     Ok(())
 }
 

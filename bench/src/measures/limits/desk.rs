@@ -22,8 +22,8 @@ const TIMEOUT: u32 = 8;
 /// A millionth of a dollar a token.
 const PRICES: &str = "openai:*=1/1";
 
-/// What a call costs at these prices: US dollars.
-pub(super) const CALL_COSTS: f64 = work::REPLY_TOKENS as f64 / 1e6;
+/// What a token costs at these prices: US dollars.
+pub(super) const TOKEN_COSTS: f64 = 1e-6;
 
 /// A limited server with engines that call it.
 pub(super) struct Desk {

@@ -32,9 +32,11 @@ pub async fn each_change_that_is_told_writes_one_event(store: &dyn Store) {
     scene.settle(settling(&lease, [0])).await;
     let suspect = PauseReason::Suspect { kind: FailureKind::Timeout, message: "slow".to_owned() };
     let steps = [
-        BatchEvent::Pause(PauseReason::Requested),
-        BatchEvent::Pause(PauseReason::Requested),
         BatchEvent::Pause(suspect.clone()),
+        BatchEvent::Pause(suspect.clone()),
+        BatchEvent::Pause(PauseReason::Requested),
+        // Whoever asked for it is not overruled by a cause of our own.
+        BatchEvent::Pause(PauseReason::Budget),
         BatchEvent::Resume,
         BatchEvent::Resume,
         BatchEvent::Cancel,
@@ -57,8 +59,8 @@ pub async fn each_change_that_is_told_writes_one_event(store: &dyn Store) {
     assert_eq!(
         what,
         [
-            (EventKind::BatchPaused, 1, paused(PauseReason::Requested)),
-            (EventKind::BatchPaused, 3, paused(suspect)),
+            (EventKind::BatchPaused, 1, paused(suspect)),
+            (EventKind::BatchPaused, 3, paused(PauseReason::Requested)),
             (EventKind::BatchCancelled, 20, BatchState::Cancelled),
         ]
     );
