@@ -16,7 +16,7 @@ mod run;
 mod serve;
 
 use clap::FromArgMatches as _;
-use promptmill_runtime::fleet::{RoleError, print_help_if_asked, settings_of};
+use promptmill_runtime::fleet::{RoleError, print_help_if_asked, run_to_its_end, settings_of};
 use promptmill_runtime::{LogFormat, Settings};
 
 use crate::args::{Cli, Command};
@@ -82,7 +82,7 @@ fn dispatch(command: Command, settings: Settings) -> Result<Exit, Failure> {
 }
 
 fn role(role: impl Future<Output = Result<(), RoleError>>) -> Result<Exit, Failure> {
-    block_on(role)??;
+    run_to_its_end(role)?;
     Ok(Exit::Success)
 }
 

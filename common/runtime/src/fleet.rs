@@ -266,11 +266,7 @@ where
     let format = if settings.is_on("PROMPTMILL_LOG_JSON") { LogFormat::Json } else { LogFormat::Text };
     raise_file_limit();
     init_telemetry(settings.get("PROMPTMILL_LOG").as_deref().unwrap_or("info"), format);
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
-    let ended = runtime
-        .map_err(|error| RoleError::new("the runtime cannot be started", error))
-        .and_then(|runtime| runtime.block_on(role(args, settings)));
-    match ended {
+    match run_to_its_end(role(args, settings)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failed) => {
             eprint!("error: {failed}");
@@ -283,6 +279,20 @@ where
             ExitCode::FAILURE
         }
     }
+}
+
+/// Runs a role, after which the process ends.
+///
+/// # Errors
+/// The role's, or that there is no runtime.
+pub fn run_to_its_end(role: impl Future<Output = Result<(), RoleError>>) -> Result<(), RoleError> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let runtime = runtime.map_err(|error| RoleError::new("the runtime cannot be started", error))?;
+    let ended = runtime.block_on(role);
+    // All that matters is over. Torn down in any order, a task that still reads something finds the driver of MongoDB without its own
+    // tasks, which makes it panic.
+    std::mem::forget(runtime);
+    ended
 }
 
 /// Prints help or version and ends the process, where its arguments ask for them: whoever does gets them, whatever the settings are.
