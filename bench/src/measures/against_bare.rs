@@ -111,7 +111,7 @@ async fn compare(
     let desk = lab.desk()?;
     let fake = lab.programs.fake(latency)?;
     let settings =
-        Settings { provider: Some(&fake.url), concurrency, threads: Some(1), timeout: None, prices: None };
+        Settings { provider: Some(&fake.url), concurrency, threads: Some(1), ..Settings::default() };
     let engine = Engine::start(&lab.binary, desk.path(), None, settings).await?;
     let client = engine.client()?;
     let warm_up = WARM_UP.min(items);

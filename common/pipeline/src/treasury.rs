@@ -175,7 +175,7 @@ impl Treasury {
     }
 
     /// Tells what was spent in all, and holds nothing more: the process spends nothing from now on. What calls cost that are not over in a second counts
-    /// as what was set aside. A store that is away is not waited for.
+    /// as what was set aside. A store that is away is waited for five seconds.
     pub async fn close(&self) {
         let all: Vec<_> = self.purses().drain().map(|(_, purse)| purse).collect();
         // Calls that were given up are over in a moment.

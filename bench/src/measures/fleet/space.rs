@@ -82,8 +82,7 @@ async fn stored(lab: &Lab<Sizes>, space: &mut Space) -> anyhow::Result<()> {
         provider: Some(&fake.url),
         concurrency: 64,
         threads: lab.sizes.threads,
-        timeout: None,
-        prices: None,
+        ..Settings::default()
     };
     let fleet = Fleet::start(&lab.binary, desk.path(), settings).await?;
     fleet.servers.settle();
@@ -131,8 +130,7 @@ async fn peak(lab: &Lab<Sizes>, slots: u32) -> anyhow::Result<u64> {
         provider: Some(&fake.url),
         concurrency: slots,
         threads: sizes.threads,
-        timeout: None,
-        prices: None,
+        ..Settings::default()
     };
     let fleet = Fleet::start(&lab.binary, desk.path(), settings).await?;
     let items = sizes.space_calls * slots;

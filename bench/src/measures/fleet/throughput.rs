@@ -40,8 +40,7 @@ pub(super) async fn run(lab: &Lab<Sizes>, table: &mut Table) -> anyhow::Result<(
         provider: Some(&fake.url),
         concurrency: CONCURRENCY,
         threads: sizes.threads,
-        timeout: None,
-        prices: None,
+        ..Settings::default()
     };
     let engine = Engine::start(&lab.binary, desk.path(), None, settings).await?;
     let fleet = Fleet::start(&lab.binary, desk.path(), settings).await?;

@@ -23,8 +23,7 @@ pub(super) async fn run(lab: &Lab<Sizes>, table: &mut Table) -> anyhow::Result<(
         provider: Some(&fake.url),
         concurrency: slots,
         threads: sizes.threads,
-        timeout: None,
-        prices: None,
+        ..Settings::default()
     };
     let mut fleet = Fleet::start(&lab.binary, desk.path(), settings).await?;
     let client = fleet.client()?;
