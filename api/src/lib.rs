@@ -6,6 +6,7 @@
 
 mod auth;
 mod batches;
+mod cache;
 mod config;
 mod docs;
 mod ends;
@@ -80,6 +81,7 @@ fn no_place(app: App) -> Router {
 /// The routes that need a key.
 fn keyed_routes() -> OpenApiRouter<App> {
     OpenApiRouter::new()
+        .merge(cache::routes())
         .merge(lanes::routes())
         .merge(limits::routes())
         .merge(keys::routes())

@@ -102,7 +102,7 @@ struct LimitsView {
     running_batches: u32,
     /// Rows the tenant may submit on a day (UTC).
     rows_per_day: u64,
-    /// Bytes the tenant may have stored: rows, outcomes, templates, what batches and generations are made of, answers kept for repeated requests.
+    /// Bytes the tenant may have stored: rows, outcomes, shared replies, templates, what batches and generations are made of, answers kept for repeated requests.
     stored_bytes: u64,
     /// US dollars the tenant may spend on a day (UTC); null where there is no limit.
     #[schema(value_type = Option<String>)]

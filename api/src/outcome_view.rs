@@ -83,6 +83,8 @@ pub(crate) struct CallView {
     /// The model, where it is not the batch's first.
     #[serde(skip_serializing_if = "Option::is_none")]
     model: Option<String>,
+    /// Whether nobody was called: the cache had the reply.
+    cached: bool,
 }
 
 impl From<Call> for CallView {
@@ -99,6 +101,7 @@ impl From<Call> for CallView {
             cost_is_estimate: call.cost_is_estimate,
             generation: call.generation,
             model: call.model.map(|model| model.to_string()),
+            cached: call.is_cached,
         }
     }
 }

@@ -141,6 +141,9 @@ pub(crate) struct RunArgs {
     /// Check template and rows, tell how many calls, tokens and dollars they will take at least and at most, and call nothing.
     #[arg(long, conflicts_with = "dry_run")]
     pub(crate) estimate: bool,
+    /// Make one call for rows that ask the same.
+    #[arg(long)]
+    pub(crate) cache: bool,
     /// Add the row's variables to each outcome.
     #[arg(long)]
     pub(crate) include_input: bool,

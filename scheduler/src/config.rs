@@ -126,6 +126,8 @@ pub struct Keeping {
     pub deliveries: Duration,
     /// Accounts of money after their last change. Default 62 days, so that the one of a month outlives it.
     pub budgets: Duration,
+    /// Replies of the cache after their call. Default 30 days.
+    pub replies: Duration,
     /// How often is looked for what was kept long enough. Default 10 s.
     pub every: Duration,
     /// The rest after each step of about 1,000 records, which is other writers' time. Default 20 ms.
@@ -140,6 +142,7 @@ impl Default for Keeping {
             uploads: Duration::from_secs(600),
             claims: DAY,
             budgets: 62 * DAY,
+            replies: 30 * DAY,
             generations: 30 * DAY,
             deliveries: 30 * DAY,
             every: Duration::from_secs(10),

@@ -43,6 +43,7 @@ async fn run_once(engine: &Engine, keeping: &Keeping, stopping: &CancellationTok
     let (store, records) = (&engine.store, &engine.records);
     while pace.again(store.drop_stale_uploads(before(keeping.uploads)).await? > 0).await {}
     while pace.again(store.forget_budgets(before(keeping.budgets)).await? > 0).await {}
+    while pace.again(store.forget_replies(None, before(keeping.replies)).await? > 0).await {}
     batches(engine, keeping, now_ms, &pace).await?;
     while pace.again(records.forget_claims(before(keeping.claims), STEP).await? == STEP).await {}
     while pace.again(records.forget_generations(before(keeping.generations), STEP).await? == STEP).await {}

@@ -178,6 +178,7 @@ impl Batches {
                 }
             }
         }
+        let plan = plan.sharing(&batch.tenant, &batch.spec);
         let fresh = ActiveBatch::new(batch, counts, plan, self.ties.clone());
         Ok(self.active().entry(batch.id).or_insert(fresh).clone())
     }

@@ -262,6 +262,7 @@ impl Settler {
                 let group = gathered.entry(key).or_default();
                 match end {
                     End::Settled { code, body, spent } => {
+                        self.engine.metrics.cached(spent.cached);
                         group.settled.push((SettledItem { offset, code }, body));
                         group.ends.push((code, at));
                         group.spent += spent;

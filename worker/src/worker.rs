@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use apalis_core::worker::builder::WorkerBuilder;
 use promptmill_domain::{SessionId, TenantCosts};
-use promptmill_pipeline::{Concurrency, Pipeline, RetryPolicy, Treasury};
+use promptmill_pipeline::{Concurrency, Pipeline, ReplyCache, RetryPolicy, Treasury};
 use promptmill_ports::StoreError;
 use promptmill_runtime::Engine;
 use tokio::sync::{Notify, Semaphore, mpsc};
@@ -87,12 +87,14 @@ impl Worker {
         let (batches, orders) = Batches::new(engine.clone(), gate.clone(), changed.clone(), treasury.clone());
         let slots = Arc::new(Slots::new(config.concurrency, config.recording, changed));
         let (settler, settler_handle) = Settler::new(engine.clone(), slots.clone());
-        let pipeline = Arc::new(Pipeline::new(
+        let cache = Arc::new(ReplyCache::new(engine.store.clone(), engine.clock.clone()));
+        let pipeline = Pipeline::new(
             engine.limiter.clone(),
             engine.clock.clone(),
             Concurrency::with_reserve(config.concurrency),
             config.retry,
-        ));
+        );
+        let pipeline = Arc::new(pipeline.with_cache(cache.clone()));
         let (jobs, backend) = mpsc::channel(slots.count());
         let pump = Pump {
             engine: engine.clone(),
@@ -120,8 +122,8 @@ impl Worker {
                 let pump = spawn_tied(&stopping, pump.run());
                 let _listener = AbortOnDropHandle::new(tokio::spawn(hints::listen(signals, queued)));
                 let keeping = AbortOnDropHandle::new(tokio::spawn({
-                    let treasury = treasury.clone();
-                    async move { treasury.run().await }
+                    let (treasury, cache) = (treasury.clone(), cache.clone());
+                    async move { tokio::join!(treasury.run(), cache.run()) }
                 }));
                 let _orders = AbortOnDropHandle::new(tokio::spawn(carry_out(engine, orders)));
                 let through = async {
@@ -140,7 +142,7 @@ impl Worker {
                 }
                 keeping.abort();
                 let _ = keeping.await;
-                treasury.close().await;
+                tokio::join!(treasury.close(), cache.close());
             }
         });
         Ok(Self {

@@ -6,7 +6,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use promptmill_domain::{
-    BatchId, BatchLimits, BatchSpec, FallbackOn, LaneId, ModelRef, Money, StoreReplies, TenantId, chunk,
+    BatchId, BatchLimits, BatchSpec, CacheScope, FallbackOn, LaneId, ModelRef, Money, StoreReplies, TenantId,
+    chunk,
 };
 use promptmill_prompt::Template;
 use serde::Deserialize;
@@ -14,7 +15,7 @@ use serde_json::value::RawValue;
 use utoipa::ToSchema;
 
 use super::models::{self, MaxPriceBody, ModelsArg};
-use super::names::{FallbackNames, RepliesNames};
+use super::names::{CacheNames, FallbackNames, RepliesNames};
 use super::rows_of::RowsOf;
 use super::settings::SettingsBody;
 use super::webhook;
@@ -97,6 +98,10 @@ pub(crate) struct NewBatchBody {
     /// Which raw replies are kept, `failed` unless told.
     #[schema(value_type = Option<RepliesNames>, inline)]
     pub(crate) store_replies: Option<StoreReplies>,
+    /// Gives an accepted reply again, without a call, to rows that ask the same: same model, messages, settings and format. Those of this `batch`, or
+    /// of every batch of the `tenant` that says so, for 30 days.
+    #[schema(value_type = Option<CacheNames>, inline)]
+    pub(crate) cache: Option<CacheScope>,
     /// Whether it is paused when its first items all fail for one cause outside the rows; true unless told.
     pub(crate) guard: Option<bool>,
     /// Where its events are posted.
@@ -207,6 +212,7 @@ pub(crate) async fn plan(
         completion_window_ms: body.completion_window.map(|seconds| seconds * 1000),
         chunk_rows: chunk::rows_for(limits.max_concurrency),
         store_replies: body.store_replies.unwrap_or(StoreReplies::Failed),
+        cache: body.cache,
         name: body.name.clone(),
         labels: body.labels.clone().unwrap_or_default(),
         metadata: body.metadata.as_ref().map(|metadata| metadata.get().to_owned()),

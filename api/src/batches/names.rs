@@ -45,6 +45,11 @@ words!(
     ["none", "failed", "all"]
 );
 words!(
+    /// Among whose rows a reply is given again to a request that is the same.
+    CacheNames,
+    ["batch", "tenant"]
+);
+words!(
     /// When the next model is asked.
     FallbackNames,
     ["unavailable", "over_rate", "invalid"]

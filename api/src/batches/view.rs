@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use promptmill_domain::report::slow_reasons;
 use promptmill_domain::{
-    Batch, BatchState, Counts, FailureKind, Money, OutcomeName, PauseReason, RetryOf, SlowReason,
+    Batch, BatchState, CacheScope, Counts, FailureKind, Money, OutcomeName, PauseReason, RetryOf, SlowReason,
     StoreReplies, WorkerReport,
 };
 use promptmill_prompt::Template;
@@ -15,7 +15,7 @@ use serde_json::value::RawValue;
 use utoipa::ToSchema;
 
 use super::models::MaxPriceBody;
-use super::names::{FallbackNames, LimitNames, PauseNames, RepliesNames, StateNames};
+use super::names::{CacheNames, FallbackNames, LimitNames, PauseNames, RepliesNames, StateNames};
 use crate::App;
 use crate::outcome_view::{OutcomeNames, ReasonNames, TokensView};
 use crate::problem::Problem;
@@ -78,6 +78,9 @@ pub(crate) struct BatchView {
     /// Which raw replies are kept: `none`, `failed` or `all`.
     #[schema(value_type = RepliesNames)]
     pub(crate) store_replies: StoreReplies,
+    /// Among whose rows replies are given again: `batch` or `tenant`; null where each row is a call of its own.
+    #[schema(value_type = Option<CacheNames>, inline)]
+    pub(crate) cache: Option<CacheScope>,
     /// Seconds it is kept after its end; null is the installation's default.
     pub(crate) retention: Option<u64>,
     /// Where its events are posted.
@@ -91,6 +94,8 @@ pub(crate) struct BatchView {
     pub(crate) counts: CountsView,
     /// Calls so far.
     pub(crate) calls: u64,
+    /// Items whose reply the cache gave, without a call.
+    pub(crate) cached: u64,
     /// Tokens so far.
     pub(crate) tokens: TokensView,
     /// US dollars so far.
@@ -308,12 +313,14 @@ fn of(
         completion_window: spec.completion_window_ms.map(|ms| ms / 1000),
         guard: limits.guard,
         store_replies: spec.store_replies,
+        cache: spec.cache,
         retention: spec.retention_ms.map(|ms| ms / 1000),
         webhook_url: spec.webhook.as_ref().map(|webhook| webhook.url.clone()),
         webhook_secret: None,
         rows,
         counts: CountsView::of(counts, as_of_ms),
         calls: counts.totals.calls,
+        cached: counts.totals.cached,
         tokens: counts.totals.tokens.into(),
         cost: counts.totals.cost,
         rate,

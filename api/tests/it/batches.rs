@@ -518,6 +518,55 @@ async fn a_chain_of_models_is_told_and_the_outcome_says_which_one_answered() {
 }
 
 #[tokio::test]
+async fn rows_that_ask_the_same_share_a_reply_where_the_batch_says_so_until_it_is_forgotten() {
+    let service = working(&Stage::new()).await;
+    let row = |n: usize| json!({"variables": {"topic": format!("topic {}", n % 2)}});
+    let wish = |cache: Value| body(json!({"cache": cache, "rows": (0..10).map(row).collect::<Value>()}));
+    let run = async |cache: Value| {
+        let id = made(&service.post("/v1/batches", &wish(cache)).await);
+        in_state(&service, &id, "completed").await
+    };
+    let told = |batch: &Value| (batch["cache"].clone(), batch["calls"].clone(), batch["cached"].clone());
+    assert_eq!(told(&run(Value::Null).await), (Value::Null, json!(10), json!(0)));
+    assert_eq!(told(&run(json!("batch")).await), (json!("batch"), json!(2), json!(8)));
+    let first = run(json!("tenant")).await;
+    assert_eq!(told(&first), (json!("tenant"), json!(2), json!(8)));
+    let id = first["id"].as_str().unwrap();
+    let results = service.get(&format!("/v1/batches/{id}/results")).await;
+    let lines: Vec<Value> = results.text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let cached: Vec<_> = lines.iter().filter(|line| line["flags"] == json!(["cached"])).collect();
+    assert_eq!((lines.len(), cached.len()), (10, 8));
+    assert!(cached.iter().all(|line| line["calls"] == 0 && line["attempts"] == 1 && line["cost"].is_null()));
+    let index = &cached[0]["index"];
+    let item = service.get(&format!("/v1/batches/{id}/items/{index}")).await;
+    assert_eq!(item.expect(200)["attempts"][0]["calls"][0]["cached"], true);
+
+    let forget = async |key: Option<&str>| {
+        let request = match key {
+            Some(key) => service.request_as(key, Method::DELETE, "/v1/cache"),
+            None => service.request(Method::DELETE, "/v1/cache"),
+        };
+        send(request).await
+    };
+    let viewer = service.key_of("default", Role::Viewer, &[]).await;
+    forget(Some(&viewer)).await.problem(403, "forbidden");
+    let stranger = service.key_of("acme", Role::Member, &[]).await;
+    assert_eq!(forget(Some(&stranger)).await.expect(200), &json!({"forgotten": 0, "more": false}));
+    // What was called a moment ago is kept a moment later: two replies of the batch, and two of the tenant.
+    let mut left = 4;
+    wait_for("all are forgotten", async || {
+        left -= forget(None).await.expect(200)["forgotten"].as_u64().unwrap();
+        (left == 0).then_some(())
+    })
+    .await;
+    assert_eq!(told(&run(json!("tenant")).await).1, 2);
+    assert_eq!(told(&run(json!("tenant")).await).1, 0);
+    let refused = service.post("/v1/batches", &wish(json!("all"))).await;
+    assert!(refused.status == 400 || refused.status == 422, "{}", refused.text);
+    assert!(refused.text.contains("batch") && refused.text.contains("tenant"), "{}", refused.text);
+}
+
+#[tokio::test]
 async fn a_completion_window_becomes_the_deadline_with_the_submit() {
     let service = working(&Stage::new()).await;
     let at = |batch: &Value, name: &str| batch[name].as_str().unwrap().parse::<jiff::Timestamp>().unwrap();

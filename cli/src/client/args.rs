@@ -115,6 +115,9 @@ pub(crate) struct SubmitArgs {
     /// Which raw replies are kept: none, failed or all.
     #[arg(long, value_name = "WHICH")]
     pub(crate) store_replies: Option<String>,
+    /// Give a reply again to rows that ask the same: those of this batch, or of every batch of the tenant that says so: batch or tenant.
+    #[arg(long, value_name = "SCOPE")]
+    pub(crate) cache: Option<String>,
     /// Where events are posted.
     #[arg(long, value_name = "URL")]
     pub(crate) webhook_url: Option<String>,

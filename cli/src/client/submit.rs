@@ -67,6 +67,7 @@ fn request(args: &SubmitArgs) -> Result<Value, Failure> {
     put("deadline", args.deadline.clone().map(Value::from));
     put("retention", args.retention.map(Value::from));
     put("store_replies", args.store_replies.clone().map(Value::from));
+    put("cache", args.cache.clone().map(Value::from));
     put("webhook_url", args.webhook_url.clone().map(Value::from));
     put("webhook_secret", args.webhook_secret.clone().map(Value::from));
     put("guard", args.no_guard.then_some(Value::Bool(false)));

@@ -99,8 +99,12 @@ pub(crate) fn summary(batch: &Value) -> String {
         let lane = reason["lane"].as_str().map_or_else(String::new, |lane| format!(" ({lane})"));
         lines.push_str(&format!("  not faster because: {}{lane}\n", text(reason, "reason")));
     }
+    let cached = match batch["cached"].as_u64() {
+        None | Some(0) => String::new(),
+        Some(cached) => format!("{cached} replies of the cache, "),
+    };
     lines.push_str(&format!(
-        "{} calls, {} + {} tokens, ${}\n",
+        "{} calls, {cached}{} + {} tokens, ${}\n",
         batch["calls"].as_u64().unwrap_or(0),
         batch["tokens"]["prompt"].as_u64().unwrap_or(0),
         batch["tokens"]["completion"].as_u64().unwrap_or(0),

@@ -18,8 +18,8 @@ use std::time::Duration;
 
 use promptmill_domain::fallback::check_models;
 use promptmill_domain::{
-    BatchEvent, BatchId, BatchLimits, BatchSpec, BatchState, FailureKind, Fallback, FallbackModel,
-    FallbackOn, LaneId, ModelRef, PauseReason, TenantId,
+    BatchEvent, BatchId, BatchLimits, BatchSpec, BatchState, CacheScope, FailureKind, Fallback,
+    FallbackModel, FallbackOn, LaneId, ModelRef, PauseReason, TenantId,
 };
 use promptmill_ports::{Progress, flow};
 use promptmill_prompt::Template;
@@ -70,7 +70,8 @@ pub(crate) async fn run(args: RunArgs, settings: &Settings) -> Result<Exit, Fail
     let tenant = TenantId::default_tenant();
     let lane = LaneId::new(provider.name(), provider.credential_name());
     let spec = BatchSpec::new(template.source().to_owned(), model.clone(), lane.clone());
-    let spec = BatchSpec { fallback, ..spec };
+    let cache = args.cache.then_some(CacheScope::Batch);
+    let spec = BatchSpec { fallback, cache, ..spec };
     let limits = BatchLimits { max_cost: args.max_cost, guard: !args.no_guard, ..BatchLimits::default() };
     let batch = match state.look(&engine, &tenant, args.resume).await? {
         Found::Nothing => tokio::select! {

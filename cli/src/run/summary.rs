@@ -33,9 +33,13 @@ fn text(counts: &Counts, took: Duration, before: u64) -> String {
         text.push_str(&format!("  failed: {items} {}\n", kind.as_str()));
     }
     let totals = &counts.totals;
+    let cached = match totals.cached {
+        0 => String::new(),
+        cached => format!("{cached} replies of the cache, "),
+    };
     let rate = counts.settled().saturating_sub(before) as f64 / took.as_secs_f64().max(0.001);
     text.push_str(&format!(
-        "{} calls, {} + {} tokens, ${}, {} ({rate:.0} rows/s)\n",
+        "{} calls, {cached}{} + {} tokens, ${}, {} ({rate:.0} rows/s)\n",
         totals.calls,
         totals.tokens.prompt,
         totals.tokens.completion,

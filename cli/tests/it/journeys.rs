@@ -260,6 +260,25 @@ fn a_further_model_answers_what_the_first_one_does_not_and_a_resume_keeps_the_ch
 }
 
 #[test]
+fn rows_that_ask_the_same_make_one_call_where_they_may_share_it() {
+    let doubles = Doubles::start(Config::default()).unwrap();
+    let mut desk = Desk::with_rows(1);
+    desk.point_at(&doubles);
+    let row = |row: u32| json!({"custom_id": format!("id-{row}"), "variables": {"n": row % 7}});
+    let rows: String = (0..300).map(|n| format!("{}\n", row(n))).collect();
+    desk.write("rows.jsonl", &rows);
+    desk.run("openai:m", &["--cache"]).check_code(0).check_says("7 calls, 293 replies of the cache, ");
+    let outcomes = desk.outcomes();
+    check_all_succeeded(&outcomes, 300);
+    assert_eq!(doubles.ledger().totals().calls, 7);
+    for (row, outcome) in outcomes.iter().enumerate() {
+        assert_eq!(outcome["output"], outcomes[row % 7]["output"]);
+    }
+    let calls: u64 = outcomes.iter().map(|outcome| outcome["calls"].as_u64().unwrap()).sum();
+    assert_eq!(calls, 7);
+}
+
+#[test]
 fn limit_and_sample_choose_rows_and_a_seed_chooses_the_same_ones() {
     let desk = Desk::with_rows(100);
     desk.run("demo:any", &["--limit", "7"]).check_code(0);

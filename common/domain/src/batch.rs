@@ -47,6 +47,9 @@ pub struct BatchSpec {
     /// Which raw replies are kept in the history of calls.
     #[serde(default)]
     pub store_replies: StoreReplies,
+    /// Among whose rows a reply is given again to a request that is the same; `None` where each row is a call of its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cache: Option<CacheScope>,
     /// What people call it.
     #[serde(default)]
     pub name: Option<String>,
@@ -82,6 +85,7 @@ impl BatchSpec {
             completion_window_ms: None,
             chunk_rows: Self::default_chunk_rows(),
             store_replies: StoreReplies::None,
+            cache: None,
             name: None,
             labels: BTreeMap::new(),
             metadata: None,
@@ -127,6 +131,29 @@ pub enum StoreReplies {
     Failed,
     /// All.
     All,
+}
+
+/// Among whose rows an accepted reply is given again to a request that is the same: same model, messages, settings and format.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CacheScope {
+    /// Those of the batch.
+    Batch,
+    /// Those of every batch of the tenant that says so.
+    Tenant,
+}
+
+impl CacheScope {
+    /// Every one.
+    pub const ALL: [Self; 2] = [Self::Batch, Self::Tenant];
+
+    /// The name in JSON.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Batch => "batch",
+            Self::Tenant => "tenant",
+        }
+    }
 }
 
 /// One receiver of a batch's events.

@@ -22,8 +22,8 @@ pub mod report;
 pub mod verdict;
 
 pub use batch::{
-    Batch, BatchEvent, BatchLimits, BatchSpec, BatchState, Counts, PauseReason, RetryOf, StoreReplies,
-    TemplateRef, Webhook,
+    Batch, BatchEvent, BatchLimits, BatchSpec, BatchState, CacheScope, Counts, PauseReason, RetryOf,
+    StoreReplies, TemplateRef, Webhook,
 };
 pub use budget::{Budget, BudgetScope, Period, TenantCosts};
 pub use chat::{Message, ModelRef, ModelSettings, Role};

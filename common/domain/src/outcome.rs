@@ -256,6 +256,9 @@ pub struct Call {
     /// The model, where it is not the batch's first.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub model: Option<ModelRef>,
+    /// Whether nobody was called: the cache had the reply.
+    #[serde(skip_serializing_if = "std::ops::Not::not", default)]
+    pub is_cached: bool,
 }
 
 /// One attempt at an item: a first call and the repairs that followed it.
@@ -283,6 +286,8 @@ pub enum Flag {
     CostEstimated,
     /// Another model than the batch's first answered.
     Fallback,
+    /// The reply came from the cache and not from a call.
+    Cached,
 }
 
 impl Flag {
@@ -296,6 +301,7 @@ impl Flag {
             Self::UsageUnknown => "usage_unknown",
             Self::CostEstimated => "cost_estimated",
             Self::Fallback => "fallback",
+            Self::Cached => "cached",
         }
     }
 }
@@ -392,6 +398,14 @@ pub struct Totals {
     pub tokens: Tokens,
     /// Their cost as far as it is known.
     pub cost: Money,
+    /// Replies that the cache gave instead of a call.
+    #[serde(skip_serializing_if = "is_zero", default)]
+    pub cached: u64,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks so")]
+const fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 impl Totals {
@@ -399,12 +413,18 @@ impl Totals {
     pub fn of<'a>(attempts: impl IntoIterator<Item = &'a Attempt>) -> Self {
         let mut totals = Self::default();
         for call in attempts.into_iter().flat_map(|attempt| &attempt.calls) {
-            totals += Self { calls: 1, tokens: call.tokens, cost: call.cost.unwrap_or(Money::ZERO) };
+            totals += Self::of_call(call);
         }
         totals
     }
 
-    /// Whether nothing was called.
+    /// Those of one call.
+    pub fn of_call(call: &Call) -> Self {
+        let (calls, cached) = if call.is_cached { (0, 1) } else { (1, 0) };
+        Self { calls, tokens: call.tokens, cost: call.cost.unwrap_or_default(), cached }
+    }
+
+    /// Whether nothing was called, and the cache gave nothing.
     pub fn is_zero(&self) -> bool {
         *self == Self::default()
     }
@@ -415,6 +435,7 @@ impl std::ops::AddAssign for Totals {
         self.calls = self.calls.saturating_add(other.calls);
         self.tokens += other.tokens;
         self.cost += other.cost;
+        self.cached = self.cached.saturating_add(other.cached);
     }
 }
 

@@ -3,12 +3,13 @@
 use std::time::Duration;
 
 use promptmill_domain::{
-    Attempt, Call, FailureKind, Flag, Message, Money, Output, Reason, Role, StoreReplies, Tokens, Totals,
-    Verdict,
+    Attempt, Call, FailureKind, Flag, Message, ModelRef, Money, Output, Reason, Role, StoreReplies, Tokens,
+    Totals, Verdict,
 };
 use promptmill_prompt::Variables;
 use promptmill_provider::{CallFailure, ChatReply, ChatRequest, Delta, Finish, ResponseFormat};
 
+use crate::cache::{KeptReply, Looked};
 use crate::gate::Gate;
 use crate::lane;
 use crate::pipeline::Pipeline;
@@ -48,10 +49,77 @@ pub(crate) struct AttemptInput<'a> {
     pub(crate) variables: &'a Variables,
 }
 
+impl AttemptInput<'_> {
+    /// The model, where it is not the batch's first.
+    fn further_model(&self) -> Option<ModelRef> {
+        let is_first = std::ptr::eq(self.target, &self.plan.targets[0]);
+        (!is_first).then(|| self.target.reference.clone())
+    }
+}
+
 impl Pipeline {
     /// Makes one attempt, which begins with the first `asked` messages of `request`; every call it made is in the history it answers,
-    /// whatever the end.
+    /// whatever the end. Where the batch shares replies, the cache is asked before any call.
     pub(crate) async fn attempt(
+        &self,
+        input: &AttemptInput<'_>,
+        request: &mut ChatRequest,
+        asked: usize,
+    ) -> (Attempt, AttemptEnd) {
+        request.messages.truncate(asked);
+        let (Some(cache), Some(sharing)) = (&self.cache, &input.plan.sharing) else {
+            return self.call(input, request, asked).await;
+        };
+        let key = sharing.key(input.plan.batch, input.target, request);
+        let looked = tokio::select! {
+            biased;
+            () = input.gate.closed() => return (Attempt::default(), AttemptEnd::Stopped),
+            looked = cache.look(input.plan.batch, key) => looked,
+        };
+        let miss = match looked {
+            Looked::Reply(reply) => match self.given_again(input, &reply) {
+                Some(cached) => return cached,
+                // Accepted for another template or row, and not for this one.
+                None => return self.call(input, request, asked).await,
+            },
+            Looked::Miss(miss) => miss,
+        };
+        let (history, end) = self.call(input, request, asked).await;
+        match &end {
+            AttemptEnd::Accepted { output, repaired, flags } if !flags.contains(&Flag::ReplyCut) => {
+                let content = text(output).to_owned();
+                cache.keep(miss, KeptReply { content, repaired: *repaired, flags: flags.clone() }).await;
+            }
+            AttemptEnd::Accepted { .. } | AttemptEnd::Failed { .. } => miss.failed(),
+            AttemptEnd::Retry(_)
+            | AttemptEnd::LaneRefused(_)
+            | AttemptEnd::LanePaused { .. }
+            | AttemptEnd::Stopped => {}
+        }
+        (history, end)
+    }
+
+    /// The attempt that takes a reply of the cache, where the template accepts it.
+    fn given_again(&self, input: &AttemptInput<'_>, reply: &KeptReply) -> Option<(Attempt, AttemptEnd)> {
+        let plan = input.plan;
+        let judgement = plan.template.judge(&reply.content, input.variables);
+        let (Verdict::Accept, Some(output)) = (judgement.verdict, judgement.output) else { return None };
+        let call = Call {
+            started_ms: self.clock.now_ms(),
+            reply: (plan.store_replies == StoreReplies::All).then(|| kept(&reply.content)),
+            model: input.further_model(),
+            is_cached: true,
+            ..Call::default()
+        };
+        input.gate.spent(&Totals::of_call(&call));
+        let mut flags = judgement.flags;
+        flags.extend(&reply.flags);
+        flags.push(Flag::Cached);
+        let end = AttemptEnd::Accepted { output, repaired: reply.repaired, flags };
+        Some((Attempt { calls: vec![call] }, end))
+    }
+
+    async fn call(
         &self,
         input: &AttemptInput<'_>,
         request: &mut ChatRequest,
@@ -59,7 +127,6 @@ impl Pipeline {
     ) -> (Attempt, AttemptEnd) {
         let plan = input.plan;
         let mut history = Attempt::default();
-        request.messages.truncate(asked);
         let mut repairs_left = plan.template.max_repairs();
         loop {
             let mut leave = match self.leave(input, request).await {
@@ -74,11 +141,9 @@ impl Pipeline {
             leave.begin();
             let result = input.target.provider.chat(request).await;
             let mut call = record(started_ms, started.elapsed(), &result);
-            if !std::ptr::eq(input.target, &plan.targets[0]) {
-                call.model = Some(input.target.reference.clone());
-            }
+            call.model = input.further_model();
             leave.end(lane::report(&result), came_to(&call));
-            input.gate.spent(&Totals { calls: 1, tokens: call.tokens, cost: call.cost.unwrap_or_default() });
+            input.gate.spent(&Totals::of_call(&call));
             let reply = match result {
                 Ok(reply) => {
                     self.lanes.succeeded(&input.target.lane, started_ms, self.clock.now_ms());
@@ -155,6 +220,14 @@ impl Pipeline {
                 }
             }
         }
+    }
+}
+
+/// An output as the text that is judged to be it.
+fn text(output: &Output) -> &str {
+    match output {
+        Output::Json(json) => json.get(),
+        Output::Text(text) => text,
     }
 }
 
@@ -258,5 +331,5 @@ pub(crate) fn usage_known(attempts: &[Attempt]) -> bool {
     attempts
         .iter()
         .flat_map(|attempt| &attempt.calls)
-        .all(|call| call.failure.is_some() || call.tokens != Tokens::default())
+        .all(|call| call.failure.is_some() || call.is_cached || call.tokens != Tokens::default())
 }

@@ -4,6 +4,7 @@
 //! Start at [`Pipeline::run`].
 
 mod attempt;
+mod cache;
 mod gate;
 mod history;
 mod lane;
@@ -18,6 +19,7 @@ mod set_aside;
 mod standing;
 mod treasury;
 
+pub use cache::ReplyCache;
 pub use gate::Gate;
 pub use pipeline::{ItemContent, ItemEnd, ItemInput, Pipeline};
 pub use places::Concurrency;

@@ -12,6 +12,7 @@ use promptmill_prompt::Variables;
 use promptmill_provider::{CallFailure, ChatRequest, DeltaSink};
 
 use crate::attempt::{AttemptEnd, AttemptInput, usage_known};
+use crate::cache::ReplyCache;
 use crate::gate::Gate;
 use crate::history::{self, OUTCOME_HISTORY_BYTES, PARKED_HISTORY_BYTES};
 use crate::lane::{Lanes, RefusalOf};
@@ -91,6 +92,7 @@ pub struct Pipeline {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) places: Places,
     pub(crate) lanes: Lanes,
+    pub(crate) cache: Option<Arc<ReplyCache>>,
     policy: RetryPolicy,
 }
 
@@ -188,7 +190,14 @@ impl Pipeline {
         concurrency: Concurrency,
         policy: RetryPolicy,
     ) -> Self {
-        Self { limiter, clock, places: Places::new(concurrency), lanes: Lanes::default(), policy }
+        let (places, lanes) = (Places::new(concurrency), Lanes::default());
+        Self { limiter, clock, places, lanes, cache: None, policy }
+    }
+
+    /// The same with a cache for batches whose rows share replies.
+    #[must_use]
+    pub fn with_cache(self, cache: Arc<ReplyCache>) -> Self {
+        Self { cache: Some(cache), ..self }
     }
 
     /// Calls under way now.

@@ -6,11 +6,12 @@ use std::time::Duration;
 
 use promptmill_domain::{
     Attempt, BatchId, BatchSpec, Chain, FailureKind, FallbackOn, LaneId, MaxPrice, ModelRef, ModelSettings,
-    Price, StoreReplies,
+    Price, StoreReplies, TenantId,
 };
 use promptmill_prompt::{OutputSpec, Template};
 use promptmill_provider::{ChatProvider, ResponseFormat, ResponseSchema};
 
+use crate::cache::Sharing;
 use crate::limit::CallLimit;
 use crate::standing::Standing;
 
@@ -97,6 +98,8 @@ pub struct BatchPlan {
     pub(crate) give_up_after: Option<Duration>,
     is_interactive: AtomicBool,
     pub(crate) store_replies: StoreReplies,
+    /// Among whose rows replies are given again.
+    pub(crate) sharing: Option<Sharing>,
     pub(crate) limit: CallLimit,
     pub(crate) standing: Standing,
 }
@@ -129,6 +132,7 @@ impl BatchPlan {
             give_up_after: spec.give_up_after_ms.map(Duration::from_millis),
             is_interactive: AtomicBool::new(false),
             store_replies: spec.store_replies,
+            sharing: None,
             limit: CallLimit::default(),
             standing: Standing::default(),
             template,
@@ -139,6 +143,13 @@ impl BatchPlan {
     #[must_use]
     pub fn with_fallback(mut self, model: &ModelRef, provider: Arc<dyn ChatProvider>) -> Self {
         self.targets.push(Target::new(model, provider));
+        self
+    }
+
+    /// The same for a batch of the tenant whose rows share replies as its spec says.
+    #[must_use]
+    pub fn sharing(mut self, tenant: &TenantId, spec: &BatchSpec) -> Self {
+        self.sharing = spec.cache.map(|scope| Sharing { tenant: tenant.clone(), scope });
         self
     }
 

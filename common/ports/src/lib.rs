@@ -17,6 +17,7 @@ pub mod hub_ports;
 pub mod lanes;
 pub mod reading;
 pub mod records;
+pub mod replies;
 pub mod store;
 pub mod transfer;
 
@@ -39,6 +40,7 @@ pub use records::{
     Generation, Generations, Records, Role, StoredAnswer, StoredTemplate, TemplateKey, TemplateVersion,
     Templates, Tenant,
 };
+pub use replies::{Replies, ReplyKey};
 pub use store::{
     Accepted, Admission, Assignment, BeatAnswer, Close, Control, Created, Intake, Lease, NewBatch, Outbox,
     PartCommit, Retention, RowBlock, SAFE_FOR, SessionBeat, Sessions, SettleGroup, Settled, Store,

@@ -22,6 +22,7 @@ use crate::StoreResult;
 use crate::budgets::Budgets;
 use crate::lanes::Lanes;
 use crate::reading::{Read, Rows};
+use crate::replies::Replies;
 
 /// A batch to be made.
 #[derive(Debug, Clone)]
@@ -454,7 +455,19 @@ pub trait Outbox: Send + Sync {
 
 /// Everything the engine needs of a store.
 pub trait Store:
-    Intake + Work + Sessions + Admission + Close + Control + Read + Rows + Retention + Outbox + Lanes + Budgets
+    Intake
+    + Work
+    + Sessions
+    + Admission
+    + Close
+    + Control
+    + Read
+    + Rows
+    + Retention
+    + Outbox
+    + Lanes
+    + Budgets
+    + Replies
 {
 }
 
@@ -470,7 +483,8 @@ impl<
         + Retention
         + Outbox
         + Lanes
-        + Budgets,
+        + Budgets
+        + Replies,
 > Store for T
 {
 }

@@ -51,6 +51,7 @@ pub struct Metrics {
     prompt_tokens: IntCounter,
     completion_tokens: IntCounter,
     cost_dollars: Counter,
+    cached_replies: IntCounter,
     http_requests: IntCounterVec,
     http_seconds: HistogramVec,
     webhook_attempts: IntCounterVec,
@@ -125,6 +126,13 @@ impl Metrics {
                 Counter::new(
                     "promptmill_cost_dollars_total",
                     "Cost of calls in US dollars, as the providers reported it.",
+                ),
+            ),
+            cached_replies: registered(
+                at,
+                IntCounter::new(
+                    "promptmill_cached_replies_total",
+                    "Items whose reply the cache gave, without a call.",
                 ),
             ),
             http_requests: counters(
@@ -209,6 +217,11 @@ impl Metrics {
         if totals.cost != Money::ZERO {
             self.cost_dollars.inc_by(dollars(totals.cost));
         }
+    }
+
+    /// The cache gave so many replies.
+    pub fn cached(&self, replies: u64) {
+        self.cached_replies.inc_by(replies);
     }
 
     /// An HTTP request was answered. `route` is the pattern that matched (`/v1/batches/{id}`), or a fixed word where none did.

@@ -27,6 +27,8 @@ pub(crate) const SESSIONS: &str = "sessions";
 pub(crate) const BUDGETS: &str = "budgets";
 /// `_id` lane: what it learned, and until when it stands still.
 pub(crate) const LANES: &str = "lanes";
+/// `_id` what a reply goes with + digest of its request: a reply that is kept to be given again. Immutable.
+pub(crate) const REPLIES: &str = "replies";
 /// `_id` tenant: bytes it has stored.
 pub(crate) const USAGE: &str = "usage";
 /// `_id` tenant + day: rows it submitted.

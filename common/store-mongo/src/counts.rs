@@ -68,6 +68,7 @@ fn sums(heads: Document) -> Vec<Document> {
         "prompt_tokens",
         "completion_tokens",
         "cost",
+        "cached",
     ] {
         group.insert(name, doc! { "$sum": format!("${name}") });
     }

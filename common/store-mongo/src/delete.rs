@@ -10,7 +10,7 @@ use promptmill_ports::{StoreError, StoreResult};
 use crate::MongoStore;
 use crate::batches::{Phase, put};
 use crate::codec::{Fields, binary, conflict, corrupt, int, range};
-use crate::collections::{BATCHES, DELIVERIES, HEADS, OUTCOMES, SETTLED, SLICES, UPLOADS};
+use crate::collections::{BATCHES, DELIVERIES, HEADS, OUTCOMES, REPLIES, SETTLED, SLICES, UPLOADS};
 use crate::commands::{Commands, Concern, Query, Update, fresh_mark};
 use crate::{uploads, usage};
 
@@ -85,7 +85,7 @@ fn marking() -> Document {
 /// Deletes some of a marked batch; answers whether all of it is gone.
 pub(crate) async fn step(commands: &Commands, tenant: &TenantId, batch: BatchId) -> StoreResult<bool> {
     let mut room = RECORDS;
-    for (collection, key) in [(OUTCOMES, 24), (SLICES, 32), (SETTLED, 20), (HEADS, 20)] {
+    for (collection, key) in [(OUTCOMES, 24), (SLICES, 32), (REPLIES, 48), (SETTLED, 20), (HEADS, 20)] {
         let (records, bytes) = some(commands, collection, batch, key, room).await?;
         if bytes > 0 {
             usage::add(commands, tenant, -int(bytes)).await?;

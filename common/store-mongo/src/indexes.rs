@@ -5,8 +5,8 @@ use promptmill_ports::{StoreError, StoreResult};
 
 use crate::codec::number;
 use crate::collections::{
-    API_KEYS, BATCHES, BUDGETS, CLAIMS, DELIVERIES, GENERATIONS, HEADS, ROWS, SESSIONS, SETTLED, TEMPLATES,
-    UPLOADS,
+    API_KEYS, BATCHES, BUDGETS, CLAIMS, DELIVERIES, GENERATIONS, HEADS, REPLIES, ROWS, SESSIONS, SETTLED,
+    TEMPLATES, UPLOADS,
 };
 use crate::commands::Commands;
 
@@ -107,6 +107,8 @@ const BATCH_SIDE: &[Index] = &[
     Index::new(HEADS, "due", &[("due", 1)]).only_with("due"),
     Index::new(BUDGETS, "open", &[("is_open", 1), ("_id", 1)]),
     Index::new(BUDGETS, "at", &[("is_open", 1), ("at_ms", 1)]),
+    Index::new(REPLIES, "created", &[("created_ms", 1), ("_id", 1)]),
+    Index::new(REPLIES, "tenant", &[("tenant", 1), ("created_ms", 1), ("_id", 1)]),
     Index::new(SESSIONS, "alive", &[("alive", 1), ("_id", 1)]),
     // A change of a head has its place in the order once.
     Index::new(SETTLED, "marks", &[("marks", 1)]).unique(),

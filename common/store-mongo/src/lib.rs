@@ -41,6 +41,7 @@ mod outbox;
 mod parts;
 mod read;
 mod record_bytes;
+mod replies;
 mod retention;
 mod rows;
 mod schema;

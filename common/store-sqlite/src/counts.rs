@@ -11,7 +11,7 @@ use crate::heads::{self, LEASED, PARKED};
 
 /// Counts of a batch, and how many of its chunks are not final.
 pub(crate) fn count(db: &Connection, num: BatchNum) -> Result<(Counts, u32), Fault> {
-    let sql = "SELECT state, parked_len, calls, prompt_tokens, completion_tokens, cost, done FROM heads WHERE id BETWEEN ?1 AND ?2";
+    let sql = "SELECT state, parked_len, calls, prompt_tokens, completion_tokens, cost, cached, done FROM heads WHERE id BETWEEN ?1 AND ?2";
     let (first, last) = num.range();
     let mut statement = db.prepare_cached(sql)?;
     let mut rows = statement.query([first, last])?;
@@ -22,7 +22,7 @@ pub(crate) fn count(db: &Connection, num: BatchNum) -> Result<(Counts, u32), Fau
         let state: i64 = row.get(0)?;
         let parked: u64 = row.get(1)?;
         let open_before = histogram[usize::from(ItemCode::Open.byte())];
-        for byte in row.get_ref(6)?.as_blob().map_err(rusqlite::Error::from)? {
+        for byte in row.get_ref(7)?.as_blob().map_err(rusqlite::Error::from)? {
             histogram[usize::from(*byte)] += 1;
         }
         let open = histogram[usize::from(ItemCode::Open.byte())] - open_before;

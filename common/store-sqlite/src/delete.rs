@@ -10,7 +10,7 @@ use rusqlite::{Connection, OptionalExtension as _, Params, params};
 use crate::SqliteStore;
 use crate::batches::{BatchNum, Phase, from_json, int};
 use crate::fault::Fault;
-use crate::{deliveries, uploads, usage};
+use crate::{deliveries, replies, uploads, usage};
 
 /// Records deleted in one step.
 const RECORDS: usize = 1_000;
@@ -174,6 +174,9 @@ pub(crate) fn step(db: &Connection, num: BatchNum) -> Result<bool, Fault> {
         }
     }
     if !uploads::remove_some(db, num)? {
+        return Ok(false);
+    }
+    if !replies::remove_some(db, num)? {
         return Ok(false);
     }
     let sql = "DELETE FROM uploads WHERE num = ?1 AND upload IN (SELECT upload FROM uploads WHERE num = ?1 LIMIT ?2)";

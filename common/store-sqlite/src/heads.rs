@@ -78,7 +78,7 @@ pub(crate) fn change(db: &Connection, key: i64, event: HeadEvent<'_>, now_ms: u6
 /// Reads a head.
 pub(crate) fn load(db: &Connection, key: i64) -> Result<Option<Head>, Fault> {
     let sql = "SELECT b.id, b.tenant, h.first, h.state, h.owner, h.token, h.due, h.ver, h.kills, h.upload, h.seq, h.skip,
-            h.trying_offset, h.trying_kills, h.calls, h.prompt_tokens, h.completion_tokens, h.cost, h.lane, h.done, h.parked, h.settles
+            h.trying_offset, h.trying_kills, h.calls, h.prompt_tokens, h.completion_tokens, h.cost, h.cached, h.lane, h.done, h.parked, h.settles
         FROM heads h JOIN batches b ON b.num = h.id >> 32 WHERE h.id = ?1";
     let raw = db.prepare_cached(sql)?.query_row([key], RawHead::read).optional()?;
     raw.map(|raw| raw.decode(low(key))).transpose()
@@ -126,10 +126,10 @@ impl RawHead {
             },
             trying,
             totals: read_totals(row, 14)?,
-            lane: row.get(18)?,
-            done: row.get(19)?,
-            parked: row.get(20)?,
-            settles: row.get(21)?,
+            lane: row.get(19)?,
+            done: row.get(20)?,
+            parked: row.get(21)?,
+            settles: row.get(22)?,
         })
     }
 
@@ -168,12 +168,13 @@ impl RawHead {
     }
 }
 
-/// Reads calls, prompt tokens, completion tokens and cost from four columns.
+/// Reads calls, prompt tokens, completion tokens, cost and replies of the cache from five columns.
 pub(crate) fn read_totals(row: &Row<'_>, at: usize) -> rusqlite::Result<Totals> {
     Ok(Totals {
         calls: row.get(at)?,
         tokens: Tokens { prompt: row.get(at + 1)?, completion: row.get(at + 2)? },
         cost: Money::from_pico(row.get(at + 3)?),
+        cached: row.get(at + 4)?,
     })
 }
 
@@ -183,7 +184,7 @@ pub(crate) fn save(db: &Connection, key: i64, head: &Head, before: &Before) -> R
     let trying = (head.trying.map(|trying| trying.offset), head.trying.map(|trying| trying.kills));
     let totals = &head.totals;
     let sql = "UPDATE heads SET ver = ?2, settles = ?3, kills = ?4, trying_offset = ?5, trying_kills = ?6, calls = ?7,
-            prompt_tokens = ?8, completion_tokens = ?9, cost = ?10, parked_len = ?11, done = ?12, parked = ?13 WHERE id = ?1";
+            prompt_tokens = ?8, completion_tokens = ?9, cost = ?10, parked_len = ?11, done = ?12, parked = ?13, cached = ?14 WHERE id = ?1";
     let changed = db.prepare_cached(sql)?.execute(params![
         key,
         int(head.ver),
@@ -198,6 +199,7 @@ pub(crate) fn save(db: &Connection, key: i64, head: &Head, before: &Before) -> R
         head.parked.len(),
         head.done,
         parked,
+        int(totals.cached),
     ])?;
     // Most writes leave the state alone, and with it every index.
     if head.state != before.state {

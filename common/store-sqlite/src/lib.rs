@@ -25,6 +25,7 @@ mod order;
 mod outbox;
 mod read;
 mod readers;
+mod replies;
 mod retention;
 mod rows;
 mod schema;

@@ -7,7 +7,7 @@ use promptmill_domain::{
     BatchEvent, BatchId, BatchState, DeliveryId, EventId, EventKind, GenerationId, SessionId, UploadId,
 };
 use promptmill_ports::{
-    Claim, Claimed, Delivery, DeliveryState, Generation, MemoryHub, PartCommit, StoreError,
+    Claim, Claimed, Delivery, DeliveryState, Generation, MemoryHub, PartCommit, ReplyKey, StoreError,
 };
 use promptmill_scheduler::{Keeping, Scheduler, SchedulerConfig};
 
@@ -124,6 +124,10 @@ async fn claims_generations_and_deliveries_are_forgotten() {
     let (over, pending) = (delivery(1, DeliveryState::Delivered), delivery(2, DeliveryState::Pending));
     records.add_deliveries(&[over, pending]).await.unwrap();
 
+    let reply = ReplyKey { tenant: scene.tenant.clone(), batch: None, digest: [5; 32] };
+    let store = &scene.engine.store;
+    store.keep_replies(vec![(reply.clone(), Bytes::from_static(b"x"))], now_ms).await.unwrap();
+
     let keep_the_draft = Keeping {
         drafts: Duration::from_millis(365 * DAY_MS),
         every: Duration::from_millis(5),
@@ -134,11 +138,14 @@ async fn claims_generations_and_deliveries_are_forgotten() {
     scene.clock.advance_ms(23 * HOUR_MS);
     let later_ms = scene.engine.clock.now_ms();
     assert!(matches!(records.claim(&claim, later_ms).await.unwrap(), Claimed::Begun { .. }));
+    assert!(store.replies(&[reply.clone()]).await.unwrap()[0].is_some());
     scene.clock.advance_ms(30 * DAY_MS);
     eventually("what is over is forgotten", async || {
         let deliveries = records.deliveries(&scene.tenant, batch, 9).await.unwrap();
         let gone = records.generation(&scene.tenant, done.id).await;
-        deliveries.len() == 1
+        let replies = store.replies(&[reply.clone()]).await.unwrap();
+        replies == [None]
+            && deliveries.len() == 1
             && deliveries[0].state == DeliveryState::Pending
             && matches!(gone, Err(StoreError::NotFound))
     })

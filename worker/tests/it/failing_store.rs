@@ -12,8 +12,9 @@ use promptmill_domain::{
 use promptmill_ports::{
     Accepted, Admission, Assignment, BatchFilter, BatchPage, BeatAnswer, BlockIds, BlockRow, BudgetRecord,
     Budgets, Close, Control, Created, Intake, LaneRecord, Lanes, Lease, NewBatch, Outbox, OutcomePage,
-    PageLimit, Part, PartCommit, Progress, Read, Retention, RowBlock, Rows, SessionBeat, Sessions,
-    SettleGroup, Settled, SettledCursor, SettledPage, StoreError, StoreResult, Usage, WholeBatch, Work,
+    PageLimit, Part, PartCommit, Progress, Read, Replies, ReplyKey, Retention, RowBlock, Rows, SessionBeat,
+    Sessions, SettleGroup, Settled, SettledCursor, SettledPage, StoreError, StoreResult, Usage, WholeBatch,
+    Work,
 };
 use promptmill_store_sqlite::SqliteStore;
 
@@ -330,6 +331,21 @@ impl Budgets for FailingStore {
 
     async fn forget_budgets(&self, before_ms: u64) -> StoreResult<u32> {
         self.inner.forget_budgets(before_ms).await
+    }
+}
+
+#[async_trait]
+impl Replies for FailingStore {
+    async fn replies(&self, keys: &[ReplyKey]) -> StoreResult<Vec<Option<Bytes>>> {
+        self.fated("replies", self.inner.replies(keys)).await
+    }
+
+    async fn keep_replies(&self, replies: Vec<(ReplyKey, Bytes)>, now_ms: u64) -> StoreResult<()> {
+        self.fated("keep_replies", self.inner.keep_replies(replies, now_ms)).await
+    }
+
+    async fn forget_replies(&self, tenant: Option<&TenantId>, before_ms: u64) -> StoreResult<u32> {
+        self.inner.forget_replies(tenant, before_ms).await
     }
 }
 

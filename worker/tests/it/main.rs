@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, clippy::panic, reason = "helpers of tests fail the test")]
 
 mod binary;
+mod cache;
 mod deaths;
 mod ends;
 mod failing_store;

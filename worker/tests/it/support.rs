@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use promptmill_domain::report::slow_reasons;
 use promptmill_domain::{
-    Batch, BatchEvent, BatchId, BatchLimits, BatchSpec, BatchState, ChunkId, Counts, Head, LaneId,
-    LeaseToken, SessionId, SlowReason, TenantId, UploadId, WorkerReport,
+    Batch, BatchEvent, BatchId, BatchLimits, BatchSpec, BatchState, CacheScope, ChunkId, Counts, Head,
+    LaneId, LeaseToken, SessionId, SlowReason, TenantId, UploadId, WorkerReport,
 };
 use promptmill_ports::{
     Limiter, MemoryHub, NewBatch, PageLimit, PartCommit, Queue, RowBlock, Signals, Store, StoreError,
@@ -144,15 +144,29 @@ impl Scene {
         self.submit_blocks(provider, blocks, BatchLimits::default()).await
     }
 
+    /// A batch of these texts whose rows share replies so.
+    pub(crate) async fn submit_sharing(
+        &self,
+        cache: CacheScope,
+        texts: impl IntoIterator<Item = String>,
+        limits: BatchLimits,
+    ) -> BatchId {
+        let row = |text| StoredRow::of_variables(None, serde_json::json!({ "text": text }).to_string());
+        let spec = BatchSpec { cache: Some(cache), ..spec(&self.provider) };
+        self.submit_spec(spec, blocks_of(texts.into_iter().map(row)), limits).await
+    }
+
     async fn submit_blocks(
         &self,
         provider: &Scripted,
         blocks: Vec<RowBlock>,
         limits: BatchLimits,
     ) -> BatchId {
-        let lane = lane(provider);
-        let model = format!("{}:any", provider.name()).parse().unwrap();
-        let spec = BatchSpec { max_attempts: 3, ..BatchSpec::new(TEMPLATE.to_owned(), model, lane.clone()) };
+        self.submit_spec(spec(provider), blocks, limits).await
+    }
+
+    async fn submit_spec(&self, spec: BatchSpec, blocks: Vec<RowBlock>, limits: BatchLimits) -> BatchId {
+        let lane = spec.lane.clone();
         let now_ms = self.engine.clock.now_ms();
         let (id, upload) = (BatchId::at(now_ms, rand::random()), UploadId::at(now_ms, rand::random()));
         let store = &self.engine.store;
@@ -295,6 +309,11 @@ async fn step(engine: &Engine) -> StoreResult<()> {
     // Hints may be lost; the next step puts them back.
     let _ = engine.queue.push(&ready.into_iter().map(|chunk| (chunk, 0)).collect::<Vec<_>>()).await;
     Ok(())
+}
+
+fn spec(provider: &Scripted) -> BatchSpec {
+    let model = format!("{}:any", provider.name()).parse().unwrap();
+    BatchSpec { max_attempts: 3, ..BatchSpec::new(TEMPLATE.to_owned(), model, lane(provider)) }
 }
 
 /// Waits until it is so.

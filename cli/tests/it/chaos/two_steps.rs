@@ -18,9 +18,9 @@ use promptmill_domain::{
 use promptmill_ports::{
     Accepted, Admission, Assignment, BatchFilter, BatchPage, BeatAnswer, BlockIds, BlockRow, BudgetRecord,
     Budgets, Close, Control, Created, Intake, LaneRecord, Lanes, Lease, NewBatch, Outbox, OutcomePage,
-    PageLimit, Part, PartCommit, Progress, Read, Retention, RowBlock, Rows, SessionBeat, Sessions,
-    SettleGroup, Settled, SettledCursor, SettledPage, Store, StoreError, StoreResult, StoredOutcome, Usage,
-    WholeBatch, Work,
+    PageLimit, Part, PartCommit, Progress, Read, Replies, ReplyKey, Retention, RowBlock, Rows, SessionBeat,
+    Sessions, SettleGroup, Settled, SettledCursor, SettledPage, Store, StoreError, StoreResult,
+    StoredOutcome, Usage, WholeBatch, Work,
 };
 use tokio::sync::{Semaphore, watch};
 
@@ -262,6 +262,11 @@ passes! {
         fn put_budget(scope: &BudgetScope, ver: u64, budget: &Budget, now_ms: u64) -> bool;
         fn open_budgets(after: Option<&BudgetScope>, limit: u32) -> Vec<BudgetScope>;
         fn forget_budgets(before_ms: u64) -> u32;
+    }
+    Replies {
+        fn replies(keys: &[ReplyKey]) -> Vec<Option<Bytes>>;
+        fn keep_replies(replies: Vec<(ReplyKey, Bytes)>, now_ms: u64) -> ();
+        fn forget_replies(tenant: Option<&TenantId>, before_ms: u64) -> u32;
     }
     Lanes {
         fn lanes() -> Vec<LaneRecord>;

@@ -31,7 +31,7 @@ pub(crate) fn tenant(name: &str) -> TenantId {
 
 fn spent(calls: u64) -> Totals {
     let tokens = Tokens { prompt: 10 * calls, completion: 3 * calls };
-    Totals { calls, tokens, cost: Money::from_pico(1_000 * calls) }
+    Totals { calls, tokens, cost: Money::from_pico(1_000 * calls), cached: 2 * calls }
 }
 
 fn parked(offset: u32, due_ms: u64) -> ParkedItem {

@@ -38,7 +38,12 @@ fn token(byte: u8) -> LeaseToken {
 }
 
 fn spent(calls: u64) -> Totals {
-    Totals { calls, tokens: Tokens { prompt: calls, completion: calls }, cost: Money::from_pico(calls) }
+    Totals {
+        calls,
+        tokens: Tokens { prompt: calls, completion: calls },
+        cost: Money::from_pico(calls),
+        cached: calls,
+    }
 }
 
 fn waits(offset: u32, due_ms: u64) -> ParkedItem {

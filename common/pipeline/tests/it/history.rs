@@ -21,8 +21,12 @@ async fn usage_and_cost_of_failed_and_invalid_calls_are_kept() {
     assert_eq!(call.problems, ["broke off"]);
     assert_eq!(call.started_ms, START_MS);
     assert_eq!(call.duration_ms, 10);
-    let expected =
-        Totals { calls: 3, tokens: Tokens { prompt: 27, completion: 11 }, cost: Money::from_pico(2_050) };
+    let expected = Totals {
+        calls: 3,
+        tokens: Tokens { prompt: 27, completion: 11 },
+        cost: Money::from_pico(2_050),
+        cached: 0,
+    };
     assert_eq!((spent, outcome.totals(), scene.gate.spent()), (expected, expected, expected));
     assert!(outcome.flags.is_empty(), "{:?}", outcome.flags);
 }

@@ -1,20 +1,24 @@
 //! One item, its provider, and everything around it, as far as a test wants to choose it.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use promptmill_domain::rate::{LaneLimits, Learned};
 use promptmill_domain::{
-    BatchId, BatchSpec, Ending, FailureKind, Fallback, LaneId, Message, ModelRef, Money, Outcome, OwnPrice,
-    ParkedItem, Price, Role, StoreReplies, Tokens, Totals, own_price,
+    BatchId, BatchSpec, CacheScope, Ending, FailureKind, Fallback, LaneId, Message, ModelRef, Money, Outcome,
+    OwnPrice, ParkedItem, Price, Role, StoreReplies, TenantId, Tokens, Totals, own_price,
 };
 use promptmill_pipeline::{
-    BatchPlan, Concurrency, Gate, ItemContent, ItemEnd, ItemInput, Pipeline, RetryPolicy, Stage,
+    BatchPlan, Concurrency, Gate, ItemContent, ItemEnd, ItemInput, Pipeline, ReplyCache, RetryPolicy, Stage,
 };
-use promptmill_ports::{CallNeed, Clock, Denied, HubError, LaneReport, Limiter, MemoryHub, Permit};
+use promptmill_ports::{
+    CallNeed, Clock, Denied, HubError, LaneReport, Limiter, MemoryHub, Permit, Replies, ReplyKey, StoreError,
+    StoreResult,
+};
 use promptmill_provider::{CallFailure, ChatProvider, ChatReply, ChatRequest, Finish, ModelListing};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -166,6 +170,68 @@ impl Limiter for WatchedLimiter {
     }
 }
 
+/// Replies that are kept in memory, and looked up in no time unless told otherwise.
+#[derive(Default)]
+pub(crate) struct MemoryReplies {
+    kept: Mutex<HashMap<ReplyKey, Bytes>>,
+    /// Keys of each look-up, and of each step that kept some.
+    steps: Mutex<Vec<(&'static str, usize)>>,
+    fails: AtomicBool,
+    stands: AtomicBool,
+}
+
+impl MemoryReplies {
+    pub(crate) fn fail(&self) {
+        self.fails.store(true, Ordering::SeqCst);
+    }
+
+    /// Answers nothing any more.
+    pub(crate) fn stand_still(&self) {
+        self.stands.store(true, Ordering::SeqCst);
+    }
+
+    pub(crate) fn kept(&self) -> usize {
+        self.kept.lock().unwrap().len()
+    }
+
+    pub(crate) fn steps(&self) -> Vec<(&'static str, usize)> {
+        self.steps.lock().unwrap().clone()
+    }
+
+    async fn step(&self, name: &'static str, keys: usize) -> StoreResult<()> {
+        if self.stands.load(Ordering::SeqCst) {
+            std::future::pending::<()>().await;
+        }
+        if self.fails.load(Ordering::SeqCst) {
+            return Err(StoreError::Unavailable("it is away".into()));
+        }
+        self.steps.lock().unwrap().push((name, keys));
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl Replies for MemoryReplies {
+    async fn replies(&self, keys: &[ReplyKey]) -> StoreResult<Vec<Option<Bytes>>> {
+        self.step("look", keys.len()).await?;
+        let kept = self.kept.lock().unwrap();
+        Ok(keys.iter().map(|key| kept.get(key).cloned()).collect())
+    }
+
+    async fn keep_replies(&self, replies: Vec<(ReplyKey, Bytes)>, _now_ms: u64) -> StoreResult<()> {
+        self.step("keep", replies.len()).await?;
+        let mut kept = self.kept.lock().unwrap();
+        for (key, body) in replies {
+            kept.entry(key).or_insert(body);
+        }
+        Ok(())
+    }
+
+    async fn forget_replies(&self, _tenant: Option<&TenantId>, _before_ms: u64) -> StoreResult<u32> {
+        Ok(0)
+    }
+}
+
 /// A gate that a test closes.
 #[derive(Default)]
 pub(crate) struct TestGate {
@@ -234,6 +300,8 @@ pub(crate) struct Scene {
     pub(crate) provider: Arc<ScriptedProvider>,
     pub(crate) limiter: Arc<WatchedLimiter>,
     pub(crate) gate: Arc<TestGate>,
+    /// What the cache keeps, for a batch that shares replies.
+    pub(crate) replies: Arc<MemoryReplies>,
     pipeline: Arc<Pipeline>,
     pub(crate) plan: Arc<BatchPlan>,
     spec: BatchSpec,
@@ -250,6 +318,7 @@ pub(crate) struct Setting {
     pub(crate) takes: Duration,
     pub(crate) policy: RetryPolicy,
     pub(crate) store_replies: StoreReplies,
+    pub(crate) cache: Option<CacheScope>,
 }
 
 impl Default for Setting {
@@ -264,6 +333,7 @@ impl Default for Setting {
             takes: Duration::from_millis(10),
             policy: RetryPolicy::default(),
             store_replies: StoreReplies::None,
+            cache: None,
         }
     }
 }
@@ -287,21 +357,26 @@ impl Setting {
             max_attempts: self.max_attempts,
             give_up_after_ms: self.give_up_after.map(|after| u64::try_from(after.as_millis()).unwrap()),
             store_replies: self.store_replies,
+            cache: self.cache,
             ..BatchSpec::new(template, "scripted:any".parse().unwrap(), lane)
         };
         let began = Instant::now();
         let provider = Arc::new(ScriptedProvider::new("none", began, self.takes, script));
         let limiter = Arc::new(WatchedLimiter::default());
         let plan = BatchPlan::new(BatchId::from_bytes([7; 16]), &spec, provider.clone()).unwrap();
+        let (clock, replies) = (Arc::new(TestClock(began)), Arc::new(MemoryReplies::default()));
+        let mut pipeline =
+            Pipeline::new(limiter.clone(), clock.clone(), Concurrency::of(self.concurrency), self.policy);
+        if self.cache.is_some() {
+            let cache = Arc::new(ReplyCache::new(replies.clone(), clock));
+            pipeline = pipeline.with_cache(cache.clone());
+            tokio::spawn(async move { cache.run().await });
+        }
         Scene {
-            pipeline: Arc::new(Pipeline::new(
-                limiter.clone(),
-                Arc::new(TestClock(began)),
-                Concurrency::of(self.concurrency),
-                self.policy,
-            )),
-            plan: Arc::new(plan),
+            pipeline: Arc::new(pipeline),
+            plan: Arc::new(plan.sharing(&TenantId::default_tenant(), &spec)),
             gate: Arc::default(),
+            replies,
             provider,
             limiter,
             spec,
@@ -345,6 +420,7 @@ impl Scene {
         let spec = BatchSpec { fallback, ..self.spec.clone() };
         let plan = BatchPlan::new(BatchId::from_bytes([7; 16]), &spec, self.provider.clone()).unwrap();
         let plan = plan.with_fallback(&"scripted:other".parse().unwrap(), other.clone());
+        let plan = plan.sharing(&TenantId::default_tenant(), &spec);
         (Self { plan: Arc::new(plan), spec, ..self.clone() }, other)
     }
 
@@ -358,6 +434,14 @@ impl Scene {
         let provider = Arc::new(ScriptedProvider::new(credential, self.provider.began, takes, script));
         let plan = BatchPlan::new(BatchId::from_bytes([8; 16]), &self.spec, provider.clone()).unwrap();
         Self { provider, plan: Arc::new(plan), ..self.clone() }
+    }
+
+    /// Another batch of the tenant and of the same provider in the same process, whose spec differs so.
+    pub(crate) fn another(&self, tenant: &str, change: impl FnOnce(&mut BatchSpec)) -> Self {
+        let mut spec = self.spec.clone();
+        change(&mut spec);
+        let plan = BatchPlan::new(BatchId::from_bytes([9; 16]), &spec, self.provider.clone()).unwrap();
+        Self { plan: Arc::new(plan.sharing(&tenant.parse().unwrap(), &spec)), spec, ..self.clone() }
     }
 
     /// Items that call, and that wait for a place, the lane, the batch's limit, and a retry.

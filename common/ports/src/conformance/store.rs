@@ -19,6 +19,7 @@ mod many;
 mod model;
 mod order;
 mod read;
+mod replies;
 mod retention;
 pub(super) mod scene;
 mod sessions;
@@ -36,6 +37,7 @@ pub use lists::*;
 pub use many::*;
 pub use order::*;
 pub use read::*;
+pub use replies::*;
 pub use retention::*;
 pub use sessions::*;
 pub use uploads::*;
@@ -55,6 +57,10 @@ macro_rules! store_conformance {
             an_account_is_replaced_only_by_who_knows_its_version
             changes_of_an_account_at_once_all_count
             accounts_that_may_be_spent_from_are_listed_and_others_are_forgotten_in_time
+            a_reply_is_given_again_to_whom_it_was_kept_for
+            a_reply_that_is_kept_stays_as_it_is_and_counts_once
+            replies_of_a_batch_go_with_it
+            replies_are_forgotten_the_oldest_first
             what_is_kept_of_lanes_is_the_newest_and_the_longest_pause
             create_is_idempotent_by_id_and_by_key
             the_same_key_of_two_tenants_makes_two_batches

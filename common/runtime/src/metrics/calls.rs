@@ -95,7 +95,7 @@ impl ChatProvider for CountedProvider {
         call.result = Some(counter);
         drop(call);
         let tokens = usage.unwrap_or_default();
-        self.metrics.spent(&Totals { calls: 1, tokens, cost: cost.unwrap_or_default() });
+        self.metrics.spent(&Totals { calls: 1, tokens, cost: cost.unwrap_or_default(), cached: 0 });
         result
     }
 

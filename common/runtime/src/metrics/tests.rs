@@ -76,7 +76,7 @@ fn tokens_and_dollars_add_up() {
     let metrics = Metrics::new();
     let cost = "0.25".parse().unwrap();
     for _ in 0..2 {
-        metrics.spent(&Totals { calls: 1, tokens: Tokens { prompt: 7, completion: 3 }, cost });
+        metrics.spent(&Totals { calls: 1, tokens: Tokens { prompt: 7, completion: 3 }, cost, cached: 0 });
     }
     has(&metrics, r#"promptmill_tokens_total{kind="prompt"} 14"#);
     has(&metrics, r#"promptmill_tokens_total{kind="completion"} 6"#);

@@ -200,6 +200,9 @@ impl Stored {
             "parked_len": i64::try_from(head.parked.len()).unwrap_or(i64::MAX), "done": binary(head.done.clone()),
             "bundles": i64::from(self.bundles),
         };
+        if totals.cached > 0 {
+            fields.insert("cached", int(totals.cached));
+        }
         fields.extend(counted(&head.done));
         let (owner, token) = match &head.state {
             ChunkState::Leased { owner, token } => {
@@ -263,7 +266,7 @@ fn state_of(fields: Fields<'_>) -> StoreResult<ChunkState> {
     }
 }
 
-/// Calls, tokens and cost of a head, or of a sum over heads.
+/// Calls, tokens, cost and replies of the cache of a head, or of a sum over heads.
 pub(crate) fn totals(fields: Fields<'_>) -> StoreResult<Totals> {
     Ok(Totals {
         calls: fields.uint("calls")?,
@@ -272,5 +275,6 @@ pub(crate) fn totals(fields: Fields<'_>) -> StoreResult<Totals> {
             completion: fields.uint("completion_tokens")?,
         },
         cost: Money::from_pico(fields.uint("cost")?),
+        cached: fields.maybe_uint("cached")?.unwrap_or(0),
     })
 }

@@ -69,6 +69,7 @@ pub(in crate::conformance) fn spent(calls: u64) -> Totals {
         calls,
         tokens: Tokens { prompt: 10 * calls, completion: 3 * calls },
         cost: Money::from_pico(1_000 * calls),
+        cached: 2 * calls,
     }
 }
 
