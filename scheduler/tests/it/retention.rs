@@ -138,12 +138,12 @@ async fn claims_generations_and_deliveries_are_forgotten() {
     scene.clock.advance_ms(23 * HOUR_MS);
     let later_ms = scene.engine.clock.now_ms();
     assert!(matches!(records.claim(&claim, later_ms).await.unwrap(), Claimed::Begun { .. }));
-    assert!(store.replies(&[reply.clone()]).await.unwrap()[0].is_some());
+    assert!(store.replies(std::slice::from_ref(&reply)).await.unwrap()[0].is_some());
     scene.clock.advance_ms(30 * DAY_MS);
     eventually("what is over is forgotten", async || {
         let deliveries = records.deliveries(&scene.tenant, batch, 9).await.unwrap();
         let gone = records.generation(&scene.tenant, done.id).await;
-        let replies = store.replies(&[reply.clone()]).await.unwrap();
+        let replies = store.replies(std::slice::from_ref(&reply)).await.unwrap();
         replies == [None]
             && deliveries.len() == 1
             && deliveries[0].state == DeliveryState::Pending

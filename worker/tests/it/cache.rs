@@ -94,7 +94,11 @@ async fn a_cache_that_fails_now_and_then_costs_calls_and_no_outcome() {
         let calls = AtomicU32::new(0);
         let fate = move |method: &str| {
             let is_of_it = matches!(method, "replies" | "keep_replies");
-            if is_of_it && calls.fetch_add(1, Ordering::SeqCst) % 2 == 0 { fate } else { Fate::Works }
+            if is_of_it && calls.fetch_add(1, Ordering::SeqCst).is_multiple_of(2) {
+                fate
+            } else {
+                Fate::Works
+            }
         };
         let wrap = |store| Arc::new(FailingStore::new(store, fate)) as _;
         let scene = Scene::with(MemoryHub::new(), provider.clone(), wrap).schedule();
