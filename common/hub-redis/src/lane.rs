@@ -151,8 +151,14 @@ impl Lane {
         !was_kicked || self.lock().is_urgent
     }
 
-    /// Waits for a place. What it holds is given back when the permit, or this future, is dropped.
-    pub(crate) async fn acquire(self: &Arc<Self>, need: CallNeed, now_ms: u64) -> Result<Permit, Denied> {
+    /// Waits for a place; one that had a place before and made way waits before others. What it holds is given back when the permit, or this
+    /// future, is dropped. One who waits for an interactive call has somebody make way who waits for leave.
+    pub(crate) async fn acquire(
+        self: &Arc<Self>,
+        need: CallNeed,
+        now_ms: u64,
+        made_way: bool,
+    ) -> Result<Permit, Denied> {
         let answer = {
             let mut state = self.lock();
             if state.paused_until_ms > now_ms {
@@ -164,13 +170,24 @@ impl Lane {
             // The keeper sleeps while nothing is in use, and then no beat will ask.
             let keeper_sleeps = !state.is_active();
             let (answer, receiver) = oneshot::channel();
-            state.waiting[usize::from(!need.is_interactive)].push_back(Waiting { now_ms, answer });
+            let waiting = Waiting { now_ms, answer };
+            let queue = &mut state.waiting[usize::from(!need.is_interactive)];
+            if made_way {
+                queue.push_front(waiting)
+            } else {
+                queue.push_back(waiting)
+            }
             state.peak = state.peak.max(state.in_use());
             if keeper_sleeps || state.is_worth_asking() {
                 self.ask(&mut state);
             }
             receiver
         };
+        if need.is_interactive
+            && let Some(pace) = self.pace()
+        {
+            pace.make_way();
+        }
         answer.await.unwrap_or_else(|_| Err(HubError("the hub has ended".into()).into()))
     }
 
@@ -293,12 +310,19 @@ impl Lane {
             self.ask(&mut state);
         }
         let paused_until_ms = state.paused_until_ms;
+        let too_many = state.places.map_or(0, |places| state.calls.saturating_sub(places));
         drop(state);
         // Each gives its place to the next who waits.
         drop(unheard);
         // Its signal may have been lost.
         if let Some(pace) = self.pace() {
             pace.pause(paused_until_ms);
+            // Other hubs can make more of these places than calls that only wait for leave.
+            for _ in 0..too_many {
+                if !pace.make_way() {
+                    break;
+                }
+            }
         }
     }
 

@@ -10,7 +10,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use promptmill_domain::LaneId;
 use promptmill_domain::rate::{LaneLimits, Learned};
-use promptmill_ports::hub::pace::Pace;
+use promptmill_ports::hub::pace::{NotNow, Pace};
 use promptmill_ports::{CallNeed, Denied, HubError, LaneReport, Limiter, Permit, Signal};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
@@ -138,10 +138,15 @@ impl Drop for Lanes {
 impl Limiter for RedisHub {
     async fn acquire(&self, lane: &LaneId, need: CallNeed, now_ms: u64) -> Result<Permit, Denied> {
         let lane = self.lanes.lane(lane);
-        let place = lane.acquire(need, now_ms).await?;
-        match lane.pace() {
-            Some(pace) => pace.acquire(need, now_ms, place).await,
-            None => Ok(place),
+        let mut made_way = false;
+        loop {
+            let place = lane.acquire(need, now_ms, made_way).await?;
+            let Some(pace) = lane.pace() else { return Ok(place) };
+            match pace.acquire(need, now_ms, place).await {
+                Ok(permit) => return Ok(permit),
+                Err(NotNow::Denied(denied)) => return Err(denied),
+                Err(NotNow::MakesWay) => made_way = true,
+            }
         }
     }
 

@@ -26,25 +26,26 @@ fn asked(lane: &Lane) -> bool {
 #[tokio::test]
 async fn nobody_calls_before_redis_answered_and_all_who_wait_then_do() {
     let lane = lane();
-    let mut first = Box::pin(lane.acquire(ANY, 0));
-    let mut second = Box::pin(lane.acquire(ANY, 0));
+    let mut first = Box::pin(lane.acquire(ANY, 0, false));
+    let mut second = Box::pin(lane.acquire(ANY, 0, false));
     assert!(poll!(&mut first).is_pending() && poll!(&mut second).is_pending());
     assert!(asked(&lane));
     assert_eq!(give(&lane, None).wanted, 2);
     let _permits = (first.await.unwrap(), second.await.unwrap());
     // Without asking again.
-    let _third = lane.acquire(ANY, 0).now_or_never().unwrap().unwrap();
+    let _third = lane.acquire(ANY, 0, false).now_or_never().unwrap().unwrap();
     assert!(!asked(&lane));
 }
 
 #[tokio::test]
 async fn a_place_that_is_free_again_goes_to_the_one_who_waited_first() {
     let lane = lane();
-    let mut first = Box::pin(lane.acquire(ANY, 0));
+    let mut first = Box::pin(lane.acquire(ANY, 0, false));
     assert!(poll!(&mut first).is_pending());
     give(&lane, Some(1));
     let permit = first.await.unwrap();
-    let (mut second, mut third) = (Box::pin(lane.acquire(ANY, 0)), Box::pin(lane.acquire(ANY, 0)));
+    let (mut second, mut third) =
+        (Box::pin(lane.acquire(ANY, 0, false)), Box::pin(lane.acquire(ANY, 0, false)));
     assert!(poll!(&mut second).is_pending() && poll!(&mut third).is_pending());
     give(&lane, Some(1));
     let _ = asked(&lane);
@@ -57,9 +58,9 @@ async fn a_place_that_is_free_again_goes_to_the_one_who_waited_first() {
 #[tokio::test]
 async fn who_gives_up_waiting_leaves_the_place_to_the_next() {
     let lane = lane();
-    let mut held = Box::pin(lane.acquire(ANY, 0));
-    let mut gone = Box::pin(lane.acquire(ANY, 0));
-    let mut next = Box::pin(lane.acquire(ANY, 0));
+    let mut held = Box::pin(lane.acquire(ANY, 0, false));
+    let mut gone = Box::pin(lane.acquire(ANY, 0, false));
+    let mut next = Box::pin(lane.acquire(ANY, 0, false));
     assert!(poll!(&mut held).is_pending() && poll!(&mut gone).is_pending() && poll!(&mut next).is_pending());
     give(&lane, Some(1));
     let held = held.await.unwrap();
@@ -67,23 +68,23 @@ async fn who_gives_up_waiting_leaves_the_place_to_the_next() {
     drop(held);
     let permit = next.now_or_never().unwrap().unwrap();
     // One that was given and never looked at is given back too.
-    let mut unread = Box::pin(lane.acquire(ANY, 0));
+    let mut unread = Box::pin(lane.acquire(ANY, 0, false));
     assert!(poll!(&mut unread).is_pending());
     drop(permit);
     drop(unread);
     assert_eq!(lane.report().calls, 0);
-    assert!(lane.acquire(ANY, 0).now_or_never().unwrap().is_ok());
+    assert!(lane.acquire(ANY, 0, false).now_or_never().unwrap().is_ok());
 }
 
 #[tokio::test(start_paused = true)]
 async fn an_answer_holds_only_for_a_while() {
     let lane = lane();
-    let mut first = Box::pin(lane.acquire(ANY, 0));
+    let mut first = Box::pin(lane.acquire(ANY, 0, false));
     assert!(poll!(&mut first).is_pending());
     give(&lane, None);
     drop(first.await.unwrap());
     tokio::time::advance(HOLDS_FOR).await;
-    let mut second = Box::pin(lane.acquire(ANY, 0));
+    let mut second = Box::pin(lane.acquire(ANY, 0, false));
     assert!(poll!(&mut second).is_pending());
     assert!(asked(&lane));
 }
@@ -91,7 +92,7 @@ async fn an_answer_holds_only_for_a_while() {
 #[tokio::test]
 async fn one_that_has_more_than_its_share_tells_of_each_place_it_gives_back() {
     let lane = lane();
-    let mut calls: Vec<_> = (0..3).map(|_| Box::pin(lane.acquire(ANY, 0))).collect();
+    let mut calls: Vec<_> = (0..3).map(|_| Box::pin(lane.acquire(ANY, 0, false))).collect();
     for call in &mut calls {
         assert!(poll!(call).is_pending());
     }
@@ -102,7 +103,7 @@ async fn one_that_has_more_than_its_share_tells_of_each_place_it_gives_back() {
     }
     let _ = asked(&lane);
     give(&lane, Some(1));
-    let mut waiting = Box::pin(lane.acquire(ANY, 0));
+    let mut waiting = Box::pin(lane.acquire(ANY, 0, false));
     assert!(poll!(&mut waiting).is_pending());
     permits.pop();
     assert!(asked(&lane));
@@ -115,13 +116,13 @@ async fn one_that_has_more_than_its_share_tells_of_each_place_it_gives_back() {
 #[tokio::test]
 async fn places_are_not_asked_for_again_where_there_are_no_more() {
     let lane = lane();
-    let mut calls: Vec<_> = (0..3).map(|_| Box::pin(lane.acquire(ANY, 0))).collect();
+    let mut calls: Vec<_> = (0..3).map(|_| Box::pin(lane.acquire(ANY, 0, false))).collect();
     for call in &mut calls {
         assert!(poll!(call).is_pending());
     }
     assert!(asked(&lane));
     give(&lane, Some(2));
-    let mut fourth = Box::pin(lane.acquire(ANY, 0));
+    let mut fourth = Box::pin(lane.acquire(ANY, 0, false));
     assert!(poll!(&mut fourth).is_pending());
     assert!(!asked(&lane));
     lane.ask_if_waiting();
@@ -131,14 +132,14 @@ async fn places_are_not_asked_for_again_where_there_are_no_more() {
 #[tokio::test]
 async fn who_waits_where_nothing_is_in_use_is_asked_for_even_if_the_last_answer_was_too_little() {
     let lane = lane();
-    let mut gone = Box::pin(lane.acquire(ANY, 0));
+    let mut gone = Box::pin(lane.acquire(ANY, 0, false));
     assert!(poll!(&mut gone).is_pending());
     give(&lane, Some(0));
     drop(gone);
     lane.report();
     let _ = asked(&lane);
     assert!(lane.lock().next_beat().is_none());
-    let mut call = Box::pin(lane.acquire(ANY, 0));
+    let mut call = Box::pin(lane.acquire(ANY, 0, false));
     assert!(poll!(&mut call).is_pending());
     assert!(asked(&lane), "no beat will ask for it either");
 }
@@ -158,26 +159,26 @@ async fn a_limit_that_was_just_set_is_not_undone_by_an_older_answer() {
     lane.apply(Instant::now(), &report, &older);
     assert!(asked(&lane));
     assert_eq!(lane.report().limit, Limit { calls: Some(1), set_at: 2 });
-    let mut call = Box::pin(lane.acquire(ANY, 0));
+    let mut call = Box::pin(lane.acquire(ANY, 0, false));
     assert!(poll!(&mut call).is_pending());
 }
 
 #[tokio::test]
 async fn redis_being_away_ends_the_waiting_but_not_the_calls() {
     let lane = lane();
-    let mut call = Box::pin(lane.acquire(ANY, 0));
+    let mut call = Box::pin(lane.acquire(ANY, 0, false));
     assert!(poll!(&mut call).is_pending());
     lane.is_away(&HubError("refused".into()));
     assert!(matches!(call.await, Err(Denied::Unavailable(_))));
     // A pause that is known holds all the same.
     lane.pause(10);
-    assert!(matches!(lane.acquire(ANY, 9).await, Err(Denied::Paused { until_ms: 10 })));
+    assert!(matches!(lane.acquire(ANY, 9, false).await, Err(Denied::Paused { until_ms: 10 })));
 }
 
 #[tokio::test]
 async fn what_is_reported_is_the_most_that_was_needed_since_the_last_report() {
     let lane = lane();
-    let mut calls: Vec<_> = (0..3).map(|_| Box::pin(lane.acquire(ANY, 0))).collect();
+    let mut calls: Vec<_> = (0..3).map(|_| Box::pin(lane.acquire(ANY, 0, false))).collect();
     for call in &mut calls {
         assert!(poll!(call).is_pending());
     }
@@ -194,7 +195,7 @@ async fn what_is_reported_is_the_most_that_was_needed_since_the_last_report() {
 #[tokio::test(start_paused = true)]
 async fn places_that_others_want_are_not_kept_for_a_second() {
     let lane = lane();
-    let mut calls: Vec<_> = (0..2).map(|_| Box::pin(lane.acquire(ANY, 0))).collect();
+    let mut calls: Vec<_> = (0..2).map(|_| Box::pin(lane.acquire(ANY, 0, false))).collect();
     for call in &mut calls {
         assert!(poll!(call).is_pending());
     }

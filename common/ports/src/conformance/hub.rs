@@ -47,6 +47,7 @@ macro_rules! hub_conformance {
             a_lane_keeps_to_what_was_learned_before
             nobody_begins_before_the_provider_said
             interactive_calls_go_before_others_that_wait
+            an_interactive_call_is_given_the_place_of_one_that_waits_for_leave
             leave_that_was_not_used_is_there_for_others
             who_waits_for_leave_learns_of_a_pause
             every_subscriber_hears_a_signal
@@ -270,6 +271,33 @@ pub async fn interactive_calls_go_before_others_that_wait(hub: &dyn Hub) {
         permit.end(TAKEN);
     }
     assert!(waited < urgent.elapsed() / 2, "{waited:?} of {:?}", urgent.elapsed());
+}
+
+/// See its name.
+pub async fn an_interactive_call_is_given_the_place_of_one_that_waits_for_leave(hub: &dyn Hub) {
+    let lane = lane();
+    let limits = LaneLimits { requests_per_minute: Some(120), concurrency: Some(2), ..LaneLimits::default() };
+    hub.set_rules(&lane, limits, Learned::default());
+    leave(hub, &lane, false).await.end(TAKEN);
+    let mut others = futures_util::future::select_all(
+        (0..3).map(|_| Box::pin(leave(hub, &lane, false))).collect::<Vec<_>>(),
+    );
+    // Until two of them have the places.
+    assert!(tokio::time::timeout(Duration::from_millis(50), &mut others).await.is_err());
+    let urgent = Box::pin(leave(hub, &lane, true));
+    match futures_util::future::select(urgent, others).await {
+        futures_util::future::Either::Left((permit, others)) => {
+            permit.end(TAKEN);
+            let (permit, _, mut left) = others.await;
+            permit.end(TAKEN);
+            while !left.is_empty() {
+                let permit;
+                (permit, _, left) = futures_util::future::select_all(left).await;
+                permit.end(TAKEN);
+            }
+        }
+        futures_util::future::Either::Right(_) => panic!("another one went first"),
+    }
 }
 
 /// See its name.

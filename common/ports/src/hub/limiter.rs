@@ -9,7 +9,7 @@ use promptmill_domain::rate::{Ask, LaneLimits, LaneState, Learned, Moment};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use super::pace::{Exchanged, Pace, PaceDesk, Told};
+use super::pace::{Exchanged, NotNow, Pace, PaceDesk, Told};
 use crate::hub_ports::{CallNeed, Denied, HubError, LaneReport, Permit};
 
 #[derive(Debug, Default)]
@@ -65,7 +65,9 @@ impl Lane {
         unheard
     }
 
-    async fn place(self: &Arc<Self>, need: CallNeed, now_ms: u64) -> Result<Place, Denied> {
+    /// Waits for a place; one that had a place before and made way waits before others. One who waits for an interactive call has somebody make
+    /// way who waits for leave.
+    async fn place(self: &Arc<Self>, need: CallNeed, now_ms: u64, made_way: bool) -> Result<Place, Denied> {
         let come = {
             let mut places = lock(&self.state);
             if places.paused_until_ms > now_ms {
@@ -76,9 +78,20 @@ impl Lane {
                 return Ok(Place(self.clone()));
             }
             let (answer, come) = oneshot::channel();
-            places.waiting[usize::from(!need.is_interactive)].push_back(Waiting { now_ms, answer });
+            let waiting = Waiting { now_ms, answer };
+            let queue = &mut places.waiting[usize::from(!need.is_interactive)];
+            if made_way {
+                queue.push_front(waiting)
+            } else {
+                queue.push_back(waiting)
+            }
             come
         };
+        if need.is_interactive
+            && let Some(pace) = lock(&self.pace).clone()
+        {
+            pace.make_way();
+        }
         come.await.unwrap_or_else(|_| Err(HubError("the hub has ended".into()).into()))
     }
 
@@ -145,11 +158,17 @@ impl Lanes {
 
     pub(super) async fn acquire(&self, id: &LaneId, need: CallNeed, now_ms: u64) -> Result<Permit, Denied> {
         let lane = self.lane(id);
-        let place = lane.place(need, now_ms).await?;
-        let pace = lock(&lane.pace).clone();
-        match pace {
-            Some(pace) => pace.acquire(need, now_ms, place).await,
-            None => Ok(Permit::new(move |_| drop(place))),
+        let mut made_way = false;
+        loop {
+            let place = lane.place(need, now_ms, made_way).await?;
+            let Some(pace) = lock(&lane.pace).clone() else {
+                return Ok(Permit::new(move |_| drop(place)));
+            };
+            match pace.acquire(need, now_ms, place).await {
+                Ok(permit) => return Ok(permit),
+                Err(NotNow::Denied(denied)) => return Err(denied),
+                Err(NotNow::MakesWay) => made_way = true,
+            }
         }
     }
 

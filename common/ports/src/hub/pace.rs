@@ -75,6 +75,27 @@ impl Exchanged {
     }
 }
 
+/// Why a call may not begin.
+#[derive(Debug)]
+pub enum NotNow {
+    /// It is denied.
+    Denied(Denied),
+    /// It makes way for one that is more urgent ([`Pace::make_way`]): it lets go of its place, and waits for another one.
+    MakesWay,
+}
+
+impl From<Denied> for NotNow {
+    fn from(denied: Denied) -> Self {
+        Self::Denied(denied)
+    }
+}
+
+impl From<HubError> for NotNow {
+    fn from(error: HubError) -> Self {
+        Self::Denied(error.into())
+    }
+}
+
 /// The calls of one process on one lane.
 pub struct Pace {
     lane: LaneId,
@@ -104,13 +125,13 @@ impl Pace {
     /// Waits for leave. `place` is what the call holds beside it, and is given back with it.
     ///
     /// # Errors
-    /// When the lane is paused meanwhile, or the desk is away.
+    /// When the lane is paused meanwhile, the desk is away, or the call is to make way.
     pub async fn acquire(
         self: &Arc<Self>,
         need: CallNeed,
         now_ms: u64,
         place: impl Send + Sync + 'static,
-    ) -> Result<Permit, Denied> {
+    ) -> Result<Permit, NotNow> {
         let come = {
             let mut line = self.lock();
             if line.waits() == 0
@@ -138,12 +159,18 @@ impl Pace {
         })
     }
 
+    /// One that waits, and is not interactive, lets go of its place, where there is one: somebody else can make more of it.
+    pub fn make_way(&self) -> bool {
+        let last = self.lock().last();
+        last.is_some_and(|last| last.answer.send(Err(NotNow::MakesWay)).is_ok())
+    }
+
     /// Nobody begins before `until_ms`; those who wait learn of it.
     pub fn pause(&self, until_ms: u64) {
         let early = self.lock().who_is_early(until_ms);
         for waiting in early {
             // Who no longer waits need not know.
-            let _ = waiting.answer.send(Err(Denied::Paused { until_ms }));
+            let _ = waiting.answer.send(Err(Denied::Paused { until_ms }.into()));
         }
     }
 
@@ -174,7 +201,7 @@ impl Pace {
 /// One who waits. Leave that comes just when it gives up is given back.
 struct Turn<'a> {
     pace: &'a Arc<Pace>,
-    come: oneshot::Receiver<Result<Begun, Denied>>,
+    come: oneshot::Receiver<Result<Begun, NotNow>>,
 }
 
 impl Drop for Turn<'_> {

@@ -8,8 +8,8 @@ use promptmill_domain::rate::{Ask, CallEnd, Ended, Moment, RateHints};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use super::{Exchanged, Told};
-use crate::hub_ports::{Denied, PermitEnd};
+use super::{Exchanged, NotNow, Told};
+use crate::hub_ports::PermitEnd;
 
 /// How long leave may be used since it was asked for, and since it came at least.
 const BLOCK_LIVES: Duration = Duration::from_millis(200);
@@ -79,7 +79,7 @@ struct Running {
 pub(super) struct Waiting {
     pub(super) now_ms: u64,
     pub(super) tokens: u32,
-    pub(super) answer: oneshot::Sender<Result<Begun, Denied>>,
+    pub(super) answer: oneshot::Sender<Result<Begun, NotNow>>,
 }
 
 /// Leave that was given to a call.
@@ -268,6 +268,11 @@ impl Line {
             // What is kept for it may be there already.
             self.again_at = None;
         }
+    }
+
+    /// The last of those who wait that is not interactive; it waits no longer.
+    pub(super) fn last(&mut self) -> Option<Waiting> {
+        std::iter::from_fn(|| self.waiting[1].pop_back()).find(|waiting| !waiting.answer.is_closed())
     }
 
     /// Those who wait and would begin before that moment; they wait no longer.
