@@ -327,7 +327,7 @@ impl Costs {
     }
 
     fn per_call(self) -> Money {
-        Money::from_pico(self.0.cost.pico().checked_div(self.0.calls).unwrap_or(0))
+        self.0.cost_per_call()
     }
 }
 
@@ -410,7 +410,7 @@ impl Gate for ActiveBatch {
         !self.has_limit() || aside.amount() > Money::ZERO || self.cost_of(model, about) == Money::ZERO
     }
 
-    fn spent(&self, totals: &Totals) {
+    fn spent(&self, _: &ModelRef, totals: &Totals) {
         self.costs.lock().unwrap_or_else(PoisonError::into_inner).add(totals);
     }
 }

@@ -166,18 +166,8 @@ impl Batches {
     }
 
     fn load(&self, Assignment { batch, counts }: &Assignment) -> Result<Arc<ActiveBatch>, LoadError> {
-        let provider = self.engine.providers.get(batch.spec.model.provider());
-        let provider =
-            provider.ok_or_else(|| PlanError::NoProvider(batch.spec.model.provider().to_owned()))?;
-        let mut plan = BatchPlan::with(self.templates.of(&batch.spec)?, batch.id, &batch.spec, provider);
-        for further in &batch.spec.fallback.models {
-            match self.engine.providers.get(further.model.provider()) {
-                Some(provider) => plan = plan.with_fallback(&further.model, provider),
-                None => {
-                    tracing::warn!(batch.id = %batch.id, model = %further.model, "no provider of that name is configured here; the model is passed over")
-                }
-            }
-        }
+        let find = |name: &str| self.engine.providers.get(name);
+        let plan = BatchPlan::among(self.templates.of(&batch.spec)?, batch.id, &batch.spec, find)?;
         let plan = plan.sharing(&batch.tenant, &batch.spec);
         let fresh = ActiveBatch::new(batch, counts, plan, self.ties.clone());
         Ok(self.active().entry(batch.id).or_insert(fresh).clone())

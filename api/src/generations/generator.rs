@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use futures_util::future::join_all;
 use promptmill_domain::{
     BudgetScope, Ending, FailureKind, GenerationId, ModelRef, Money, Outcome, ParkedItem, Price, Tokens,
     Totals,
@@ -15,7 +16,7 @@ use promptmill_domain::{
 use promptmill_pipeline::{Concurrency, Gate, ItemEnd, ItemInput, Pipeline, Purses, RetryPolicy, SetAside};
 use promptmill_ports::{Generation, encode_outcome};
 use promptmill_provider::DeltaSink;
-use promptmill_runtime::Engine;
+use promptmill_runtime::{Engine, Providers};
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
@@ -36,6 +37,7 @@ pub(super) const STORE_AGAIN: Duration = Duration::from_millis(200);
 /// Runs generations; one per process.
 pub(crate) struct Generator {
     pipeline: Pipeline,
+    costs: Costs,
     under_way: Mutex<HashMap<GenerationId, Running>>,
     /// Told whenever one ends.
     ended: Notify,
@@ -83,6 +85,7 @@ impl Generator {
                 Concurrency::of(calls),
                 policy,
             ),
+            costs: Costs::default(),
             under_way: Mutex::default(),
             ended: Notify::new(),
             given_up: CancellationToken::new(),
@@ -186,21 +189,50 @@ const PRICE_WITHIN: Duration = Duration::from_secs(2);
 /// Tokens that a reply is taken to have where no limit is set.
 const REPLY_TOKENS: u64 = 256;
 
+/// Models whose calls are remembered; beyond them those before are forgotten.
+const REMEMBERED: usize = 1_000;
+
+/// What calls of each model came to in all, for those whose price nobody knows.
+#[derive(Default)]
+struct Costs(Mutex<HashMap<ModelRef, Totals>>);
+
+impl Costs {
+    fn add(&self, model: &ModelRef, call: &Totals) {
+        if call.cost == Money::ZERO {
+            return;
+        }
+        let mut costs = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if costs.len() >= REMEMBERED && !costs.contains_key(model) {
+            costs.clear();
+        }
+        *costs.entry(model.clone()).or_default() += *call;
+    }
+
+    fn per_call(&self, model: &ModelRef) -> Money {
+        let costs = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        costs.get(model).map_or(Money::ZERO, Totals::cost_per_call)
+    }
+}
+
 /// Open until the service stops or a limit of the tenant is spent, of which what a call may cost is set aside.
 struct StopGate<'a> {
     stopping: &'a CancellationToken,
     purses: Purses,
-    price: Option<Price>,
+    providers: &'a Providers,
+    costs: &'a Costs,
     /// The limit that is spent.
     spent: OnceLock<BudgetScope>,
     closed: CancellationToken,
 }
 
 impl StopGate<'_> {
-    /// About what a call costs. Without a price nobody knows before.
-    fn cost_of(&self, about: Tokens) -> Money {
+    /// About what a call costs: by the price of the model, or else as much as those before cost here.
+    fn cost_of(&self, model: &ModelRef, about: Tokens) -> Money {
         let completion = if about.completion == 0 { REPLY_TOKENS } else { about.completion };
-        self.price.map_or(Money::ZERO, |price| price.of(Tokens { completion, ..about }))
+        match self.providers.known_price(model) {
+            Some(price) => price.of(Tokens { completion, ..about }),
+            None => self.costs.per_call(model),
+        }
     }
 }
 
@@ -222,12 +254,16 @@ impl Gate for StopGate<'_> {
         false
     }
 
+    fn price(&self, model: &ModelRef) -> Option<Price> {
+        self.providers.known_price(model)
+    }
+
     fn has_limit(&self) -> bool {
         !self.purses.is_empty()
     }
 
-    async fn set_aside(&self, _: &ModelRef, about: Tokens) -> SetAside {
-        match self.purses.set_aside(self.cost_of(about)).await {
+    async fn set_aside(&self, model: &ModelRef, about: Tokens) -> SetAside {
+        match self.purses.set_aside(self.cost_of(model, about)).await {
             Ok(aside) => aside,
             Err(spent) => {
                 // Only the first word counts; a call that waits beside this one is told the same.
@@ -238,24 +274,26 @@ impl Gate for StopGate<'_> {
         }
     }
 
-    fn spent(&self, _: &Totals) {}
+    fn spent(&self, model: &ModelRef, totals: &Totals) {
+        self.costs.add(model, totals);
+    }
 }
 
 /// Works on a generation until it has its outcome; `None` when the service stops before.
 async fn run(app: &App, job: Job, deltas: Option<DeltaSink>) -> Option<Outcome> {
     let begun = Instant::now();
     let purses = app.treasury().of_batch(None, &job.begun.tenant);
-    let price = match purses.is_empty() {
-        true => None,
+    let providers = &app.engine().providers;
+    if !purses.is_empty() || job.plan.has_max_price() {
+        let ask = join_all(job.plan.models().map(|model| providers.price(model)));
         // Without an answer in time it is called all the same.
-        false => {
-            timeout(PRICE_WITHIN, app.engine().providers.price(job.plan.model())).await.unwrap_or_default()
-        }
-    };
+        let _ = timeout(PRICE_WITHIN, ask).await;
+    }
     let gate = StopGate {
         stopping: app.stopping(),
         purses,
-        price,
+        providers,
+        costs: &app.generator().costs,
         spent: OnceLock::new(),
         closed: CancellationToken::new(),
     };

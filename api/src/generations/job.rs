@@ -98,12 +98,11 @@ impl Job {
         template: Arc<Template>,
     ) -> Result<Self, Problem> {
         let StoredRequest { spec, content } = request;
-        let provider = app.engine().providers.get(spec.model.provider());
-        let provider =
-            provider.ok_or_else(|| Problem::invalid("/model", "its provider is not configured any more"))?;
         // Only names the calls: a generation belongs to no batch.
         let name = BatchId::from_bytes(*begun.id.as_bytes());
-        let plan = BatchPlan::with(template.into(), name, &spec, provider);
+        let find = |provider: &str| app.engine().providers.get(provider);
+        let plan = BatchPlan::among(template.into(), name, &spec, find)
+            .map_err(|_| Problem::invalid("/model", "its provider is not configured any more"))?;
         plan.set_interactive(true);
         let content = match content {
             StoredContent::Variables(variables) => ItemContent::Variables(variables),

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use promptmill_domain::{BatchSpec, ModelRef, StoreReplies, TemplateRef, TenantId};
+use promptmill_domain::{BatchSpec, FallbackOn, StoreReplies, TemplateRef, TenantId};
 use promptmill_prompt::{self as prompt, Template, read_messages};
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -11,10 +11,12 @@ use utoipa::ToSchema;
 use super::job::{StoredContent, StoredRequest};
 use crate::App;
 use crate::batches::lane_of;
+use crate::batches::models::{self, MaxPriceBody, ModelsArg};
+use crate::batches::names::FallbackNames;
 use crate::batches::settings::SettingsBody;
 use crate::heavy::heavy;
 use crate::problem::{FieldError, Problem, ProblemId};
-use crate::shapes::{MessageList, ModelName, OutputDocument};
+use crate::shapes::{MessageList, ModelNames, OutputDocument};
 use crate::templates::{self, TemplateArg};
 
 /// A generation to be made: a template with its variables, or messages.
@@ -30,9 +32,16 @@ pub(super) struct NewGenerationBody {
     /// The template's variables.
     #[schema(value_type = Option<Object>)]
     variables: Option<Box<RawValue>>,
-    /// `provider:name`; wins over the template's.
-    #[schema(value_type = Option<ModelName>, inline, example = "demo:any")]
-    model: Option<String>,
+    /// `provider:name`; wins over the template's. Several are a chain: each is asked when those before it do not do, as `fallback_on` says.
+    #[schema(value_type = Option<ModelNames>, inline, example = "demo:any")]
+    model: Option<ModelsArg>,
+    /// When the next model is asked, always unless told: the provider of the one before is `unavailable`, its lane is `over_rate`, or its reply is
+    /// `invalid` after every repair.
+    #[schema(value_type = Option<Vec<FallbackNames>>, inline)]
+    fallback_on: Option<Vec<FallbackOn>>,
+    /// Models whose price is known to be above this are passed over.
+    #[schema(inline)]
+    max_price: Option<MaxPriceBody>,
     /// Sampling settings; each wins over the template's.
     settings: Option<SettingsBody>,
     /// What the reply must be, as a template's `output`; only with messages.
@@ -53,8 +62,10 @@ pub(super) async fn check(
     if !errors.is_empty() {
         return Err(Problem::new(ProblemId::Invalid).errors(errors));
     }
-    let model = body.model.as_deref().map(str::parse::<ModelRef>).transpose();
-    let model = model.map_err(|error| Problem::invalid("/model", error.to_string()))?;
+    let wrong = |error: FieldError| Problem::new(ProblemId::Invalid).errors([error]);
+    let models = body.model.as_ref().map(ModelsArg::parsed).transpose().map_err(wrong)?;
+    let mut models = models.unwrap_or_default().into_iter();
+    let max_price = body.max_price.as_ref().map(MaxPriceBody::parsed).transpose().map_err(wrong)?;
     let settings = match &body.settings {
         None => Default::default(),
         Some(settings) => {
@@ -65,13 +76,16 @@ pub(super) async fn check(
         Some(asked) => of_template(app, tenant, asked, body).await?,
         None => of_messages(body).await?,
     };
-    let Some(model) = model.or_else(|| template.model().cloned()) else {
+    let Some(model) = models.next().or_else(|| template.model().cloned()) else {
         let detail = "is needed, for example \"demo:any\", where the template names none";
         return Err(Problem::invalid("/model", detail));
     };
     let lane = lane_of(app, &model, "/model")?;
+    let further: Vec<_> = models.collect();
+    let fallback = models::fallback(app, &further, body.fallback_on.as_deref(), max_price)?;
     let spec = BatchSpec {
         template_ref,
+        fallback,
         settings,
         store_replies: StoreReplies::Failed,
         ..BatchSpec::new(template.source().to_owned(), model, lane)

@@ -26,8 +26,10 @@ pub(super) struct GenerationView {
     /// `running`, `succeeded` or `failed`.
     #[schema(value_type = String)]
     state: &'static str,
-    /// `provider:name`.
+    /// `provider:name`, the one that is asked first.
     model: String,
+    /// Those that are asked when it does not do, in that order. A call of one says so.
+    fallbacks: Vec<String>,
     /// When it was asked for.
     created_at: Time,
     /// What was delivered: JSON as it was judged, or a string.
@@ -68,6 +70,7 @@ impl GenerationView {
             id: generation.id.to_string(),
             state,
             model: request.spec.model.to_string(),
+            fallbacks: request.spec.models().skip(1).map(ToString::to_string).collect(),
             created_at: Time(generation.created_ms),
             output: told.output,
             reason: told.reason,

@@ -1,6 +1,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use promptmill_domain::Period;
 use promptmill_ports::Role;
 use reqwest::{Method, RequestBuilder};
 use serde_json::{Value, json};
@@ -296,4 +297,71 @@ async fn more_than_can_be_worked_on_is_turned_away() {
     provider.let_go(4);
     wait_for("there is room", async || (send(ask()).await.status == 202).then_some(())).await;
     provider.let_go(1);
+}
+
+#[tokio::test]
+async fn a_generation_may_name_several_models_and_says_which_one_answered() {
+    let (service, provider) = start().await;
+    let chain = json!(["scripted:echo", "scripted:bold"]);
+    let mut ask = asking("scripted:echo", "REFUSE");
+    ask["model"] = chain.clone();
+    let answer = service.post("/v1/generations", &ask).await;
+    let made = answer.expect(200);
+    assert_eq!((&made["state"], &made["output"]), (&json!("succeeded"), &json!("REFUSE")));
+    assert_eq!(
+        (&made["model"], &made["fallbacks"], &made["flags"]),
+        (&json!("scripted:echo"), &json!(["scripted:bold"]), &json!(["fallback"]))
+    );
+    let calls: Vec<_> =
+        made["attempts"].as_array().unwrap().iter().map(|a| &a["calls"][0]["model"]).collect();
+    assert_eq!(calls, [&Value::Null, &json!("scripted:bold")]);
+    assert_eq!(provider.calls(), 2);
+
+    ask["fallback_on"] = json!(["unavailable"]);
+    let refused = service.post("/v1/generations", &ask).await;
+    assert_eq!(refused.expect(200)["reason"], "content_refused");
+    for (member, value, pointer) in [
+        ("model", json!([]), "/model"),
+        ("model", json!(["scripted:echo", "nobody:x"]), "/model/1"),
+        ("max_price", json!({"prompt": "cheap", "completion": "1"}), "/max_price/prompt"),
+    ] {
+        let mut wrong = asking("scripted:echo", "Hello");
+        wrong[member] = value;
+        let refused = service.post("/v1/generations", &wrong).await;
+        assert_eq!(refused.expect(422)["errors"][0]["pointer"], pointer, "{}", refused.text);
+    }
+}
+
+#[tokio::test]
+async fn generations_at_once_stay_within_a_limit_although_no_price_is_known() {
+    let provider = Scripted::new();
+    let mut options = Options { providers: vec![provider.clone()], ..Options::working() };
+    // Of ten calls that cost a millionth of a dollar each.
+    options.tenant_costs.set(None, Period::Day, "0.00001".parse().unwrap());
+    let service = Service::start_with(options).await;
+    // The first one tells what a call costs.
+    provider.let_go(1);
+    service.post("/v1/generations", &asking("scripted:held", "Hello")).await.expect(200);
+    wait_for("the first one ends", async || {
+        let used = service.get("/v1/limits").await.json["used"]["cost_today"]["spent"].clone();
+        (used == "0.000001").then_some(())
+    })
+    .await;
+    let ask = asking("scripted:held", "Hello");
+    let asks: Vec<_> = (0..40).map(|_| service.post("/v1/generations", &ask)).collect();
+    provider.let_go(40);
+    let answers = futures_util::future::join_all(asks).await;
+    let paths: Vec<_> = answers
+        .iter()
+        .map(|answer| format!("/v1/generations/{}", answer.json["id"].as_str().unwrap()))
+        .collect();
+    let mut succeeded = 0;
+    for path in &paths {
+        let done = until_done(&service, path).await;
+        match done["state"].as_str() {
+            Some("succeeded") => succeeded += 1,
+            _ => assert_eq!(done["reason"], "payment_required", "{done}"),
+        }
+    }
+    assert_eq!((succeeded, provider.calls()), (9, 10));
 }

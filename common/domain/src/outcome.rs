@@ -424,6 +424,11 @@ impl Totals {
         Self { calls, tokens: call.tokens, cost: call.cost.unwrap_or_default(), cached }
     }
 
+    /// What a call cost on average.
+    pub fn cost_per_call(&self) -> Money {
+        Money::from_pico(self.cost.pico().checked_div(self.calls).unwrap_or(0))
+    }
+
     /// Whether nothing was called, and the cache gave nothing.
     pub fn is_zero(&self) -> bool {
         *self == Self::default()

@@ -111,7 +111,7 @@ impl Pipeline {
             is_cached: true,
             ..Call::default()
         };
-        input.gate.spent(&Totals::of_call(&call));
+        input.gate.spent(&input.target.reference, &Totals::of_call(&call));
         let mut flags = judgement.flags;
         flags.extend(&reply.flags);
         flags.push(Flag::Cached);
@@ -143,7 +143,7 @@ impl Pipeline {
             let mut call = record(started_ms, started.elapsed(), &result);
             call.model = input.further_model();
             leave.end(lane::report(&result), came_to(&call));
-            input.gate.spent(&Totals::of_call(&call));
+            input.gate.spent(&input.target.reference, &Totals::of_call(&call));
             let reply = match result {
                 Ok(reply) => {
                     self.lanes.succeeded(&input.target.lane, started_ms, self.clock.now_ms());

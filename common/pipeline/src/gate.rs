@@ -40,6 +40,6 @@ pub trait Gate: Send + Sync {
         true
     }
 
-    /// A call of the batch is over and took this much, or the cache gave a reply instead.
-    fn spent(&self, totals: &Totals);
+    /// A call of the model is over and took this much, or the cache gave a reply instead.
+    fn spent(&self, model: &ModelRef, totals: &Totals);
 }

@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use promptmill_domain::{
-    Attempt, BatchId, BatchSpec, Chain, FailureKind, FallbackOn, LaneId, MaxPrice, ModelRef, ModelSettings,
-    Price, StoreReplies, TenantId,
+    Attempt, BatchId, BatchSpec, Chain, FailureKind, FallbackModel, FallbackOn, LaneId, MaxPrice, ModelRef,
+    ModelSettings, Price, StoreReplies, TenantId,
 };
 use promptmill_prompt::{OutputSpec, Template};
 use promptmill_provider::{ChatProvider, ResponseFormat, ResponseSchema};
@@ -139,6 +139,30 @@ impl BatchPlan {
         }
     }
 
+    /// The plan of a spec whose providers `find` knows by name. A further model of a provider that it does not know is passed over.
+    ///
+    /// # Errors
+    /// When it does not know the provider of the first model.
+    pub fn among(
+        template: CompiledTemplate,
+        batch: BatchId,
+        spec: &BatchSpec,
+        find: impl Fn(&str) -> Option<Arc<dyn ChatProvider>>,
+    ) -> Result<Self, PlanError> {
+        let name = spec.model.provider();
+        let provider = find(name).ok_or_else(|| PlanError::NoProvider(name.to_owned()))?;
+        let mut plan = Self::with(template, batch, spec, provider);
+        for FallbackModel { model, .. } in &spec.fallback.models {
+            match find(model.provider()) {
+                Some(provider) => plan = plan.with_fallback(model, provider),
+                None => {
+                    tracing::warn!(batch.id = %batch, model = %model, "no provider of that name is configured here; the model is passed over");
+                }
+            }
+        }
+        Ok(plan)
+    }
+
     /// The same with a model that is asked when those before it do not do.
     #[must_use]
     pub fn with_fallback(mut self, model: &ModelRef, provider: Arc<dyn ChatProvider>) -> Self {
@@ -196,9 +220,14 @@ impl BatchPlan {
         &self.targets[0].lane
     }
 
-    /// The model that is asked first.
-    pub fn model(&self) -> &ModelRef {
-        &self.targets[0].reference
+    /// The models, the one that is asked first before the others.
+    pub fn models(&self) -> impl Iterator<Item = &ModelRef> {
+        self.targets.iter().map(|target| &target.reference)
+    }
+
+    /// Whether models are passed over that cost too much.
+    pub fn has_max_price(&self) -> bool {
+        self.max_price.is_some()
     }
 
     /// Sets how many calls of the batch this process may have under way at the same time, at least one; `None` for no limit of its own.

@@ -289,7 +289,7 @@ impl Gate for TestGate {
         self.prices.lock().unwrap().get(&model.to_string()).copied()
     }
 
-    fn spent(&self, totals: &Totals) {
+    fn spent(&self, _: &ModelRef, totals: &Totals) {
         *self.spent.lock().unwrap() += *totals;
     }
 }
