@@ -13,6 +13,7 @@ mod fleet;
 mod lead;
 mod offers;
 mod ready;
+mod replies;
 mod retention;
 pub mod role;
 mod scheduler;

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use promptmill_domain::{BatchId, TenantId};
-use promptmill_ports::{StoreError, StoreResult};
+use promptmill_ports::{Outlived, StoreError, StoreResult};
 use promptmill_runtime::Engine;
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
@@ -43,7 +43,7 @@ async fn run_once(engine: &Engine, keeping: &Keeping, stopping: &CancellationTok
     let (store, records) = (&engine.store, &engine.records);
     while pace.again(store.drop_stale_uploads(before(keeping.uploads)).await? > 0).await {}
     while pace.again(store.forget_budgets(before(keeping.budgets)).await? > 0).await {}
-    while pace.again(store.forget_replies(None, before(keeping.replies)).await? > 0).await {}
+    while pace.again(store.forget_replies(&Outlived::Before(before(keeping.replies))).await? > 0).await {}
     batches(engine, keeping, now_ms, &pace).await?;
     while pace.again(records.forget_claims(before(keeping.claims), STEP).await? == STEP).await {}
     while pace.again(records.forget_generations(before(keeping.generations), STEP).await? == STEP).await {}

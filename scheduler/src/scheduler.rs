@@ -5,11 +5,12 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use promptmill_domain::chunk::SPREAD;
-use promptmill_domain::{Batch, BatchEvent, BatchId, BatchState};
-use promptmill_ports::{Signal, StoreError, StoreResult};
+use promptmill_domain::{Batch, BatchEvent, BatchId, BatchState, CacheScope};
+use promptmill_ports::{Outlived, Signal, StoreError, StoreResult};
 use promptmill_runtime::Engine;
 use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::{RecvError, TryRecvError};
+use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use tokio_util::sync::CancellationToken;
@@ -19,7 +20,7 @@ use crate::config::SchedulerConfig;
 use crate::deliveries::Courier;
 use crate::lead::Lead;
 use crate::sessions::Watch;
-use crate::{budgets, close, retention, submits, sweep};
+use crate::{budgets, close, replies, retention, submits, sweep};
 
 /// From one step to the next at least while many batches come and go: a step serves all that happened since the one before, at the same cost.
 const PACE: Duration = Duration::from_millis(8);
@@ -59,7 +60,9 @@ impl Scheduler {
         let lead = Lead::of(config.standing);
         // A poll of no time would be one after the other.
         let poll = config.poll.max(Duration::from_millis(1));
-        work.spawn(Loop::new(engine.clone(), admitter, lead.clone(), poll).run(stopping.clone()));
+        let (ended, outlived) = mpsc::unbounded_channel();
+        work.spawn(Loop::new(engine.clone(), admitter, lead.clone(), poll, ended).run(stopping.clone()));
+        work.spawn(replies::run(engine.clone(), outlived, stopping.clone()));
         if let Some(webhooks) = config.webhooks {
             let courier = Courier::new(engine.clone(), webhooks, lead.clone(), poll);
             work.spawn(courier.run(stopping.clone()));
@@ -102,12 +105,20 @@ struct Loop {
     goes_on: bool,
     /// The priority of each open batch when it was looked at last.
     priorities: HashMap<BatchId, i16>,
+    /// Where replies are named that nobody asks for any more.
+    outlived: mpsc::UnboundedSender<Outlived>,
     swept: Option<Instant>,
     woken: Option<Instant>,
 }
 
 impl Loop {
-    fn new(engine: Engine, admitter: Admitter, lead: Lead, poll: Duration) -> Self {
+    fn new(
+        engine: Engine,
+        admitter: Admitter,
+        lead: Lead,
+        poll: Duration,
+        outlived: mpsc::UnboundedSender<Outlived>,
+    ) -> Self {
         Self {
             engine,
             admitter,
@@ -123,6 +134,7 @@ impl Loop {
             ended: 0,
             goes_on: false,
             priorities: HashMap::new(),
+            outlived,
             swept: None,
             woken: None,
         }
@@ -351,7 +363,13 @@ impl Loop {
             let closed = join_all(some.iter().map(|batch| close::run_once(&self.engine, batch))).await;
             for (batch, closed) in some.iter().zip(closed) {
                 match closed {
-                    Ok(true) => all_closed.push(batch.id),
+                    Ok(true) => {
+                        all_closed.push(batch.id);
+                        if batch.spec.cache == Some(CacheScope::Batch) {
+                            // Its receiver ends only with the scheduler.
+                            let _ = self.outlived.send(Outlived::OfBatch(batch.tenant.clone(), batch.id));
+                        }
+                    }
                     Ok(false) => {}
                     Err(error @ StoreError::Unavailable(_)) => return Err(error),
                     // The others must not wait for one that is damaged or was just deleted.

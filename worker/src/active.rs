@@ -8,8 +8,8 @@ use async_trait::async_trait;
 use promptmill_domain::chunk::largest_chunk;
 use promptmill_domain::fairness::INTERACTIVE;
 use promptmill_domain::{
-    Batch, BatchId, BatchLimits, BatchReport, BudgetScope, Counts, Ending, FailureKind, ModelRef, Money,
-    PauseReason, Price, TenantId, Tokens, Totals,
+    Batch, BatchId, BatchLimits, BatchReport, BudgetScope, Counts, FailureKind, Flag, ModelRef, Money,
+    Outcome, PauseReason, Price, TenantId, Tokens, Totals,
 };
 use promptmill_pipeline::{BatchPlan, Gate, OwnLimit, Purses, SetAside, Stage, Treasury};
 use promptmill_runtime::Providers;
@@ -210,10 +210,11 @@ impl ActiveBatch {
         Some(most.saturating_add((most / 2).clamp(4, 64)))
     }
 
-    /// Whether the batch's own limits let it begin one more item. Those that wait for a retry call nothing, so they do not count.
+    /// Whether the batch's own limits let it begin one more item. Those that wait for a retry, or for the reply of another one, call nothing, so they do not count.
     pub(crate) fn may_begin(&self) -> bool {
         let running = self.running.load(Ordering::Acquire);
-        let calling = running.saturating_sub(self.plan.standing().at(Stage::Retry));
+        let waiting = self.plan.standing().at(Stage::Retry) + self.plan.standing().at(Stage::Reply);
+        let calling = running.saturating_sub(waiting);
         self.is_open() && self.useful().is_none_or(|useful| calling < useful)
     }
 
@@ -273,6 +274,7 @@ impl ActiveBatch {
             waiting_batch: at(Stage::Batch),
             waiting_retry: at(Stage::Retry),
             waiting_money: at(Stage::Money),
+            waiting_reply: at(Stage::Reply),
             settled_per_s: pace,
             chunk_items: self.chunk_items(),
         })
@@ -280,11 +282,12 @@ impl ActiveBatch {
 
     /// An item has its outcome: gives the doomed-batch guard its say. Asked before the outcome is recorded, because by then many more
     /// would have been called.
-    pub(crate) fn came_to(&self, ending: &Ending) {
-        if !self.limits().guard {
+    pub(crate) fn came_to(&self, outcome: &Outcome) {
+        // A reply of the cache says nothing of the provider as it is now.
+        if !self.limits().guard || outcome.flags.contains(&Flag::Cached) {
             return;
         }
-        let opinion = self.guard.lock().unwrap_or_else(PoisonError::into_inner).see(ending);
+        let opinion = self.guard.lock().unwrap_or_else(PoisonError::into_inner).see(&outcome.ending);
         if let Some(reason) = opinion {
             tracing::warn!(batch.id = %self.id, "the first items all failed for one cause outside the rows; pausing the batch");
             self.pause(reason);

@@ -13,7 +13,12 @@ pub(crate) enum Guard {
 impl Guard {
     /// A guard over a batch that stands so; a success in the past settles the question.
     pub(crate) fn new(counts: &Counts) -> Self {
-        if counts.all_succeeded() == 0 { Self::Watching { seen: 0, kind: None } } else { Self::Off }
+        // Replies of the cache say nothing of the provider as it is now.
+        if counts.all_succeeded() <= counts.totals.cached {
+            Self::Watching { seen: 0, kind: None }
+        } else {
+            Self::Off
+        }
     }
 
     /// Takes an outcome in; answers why the batch should pause when this one decided it.

@@ -128,7 +128,7 @@ impl tower_service::Service<Task<Job>> for ItemService {
                     let end = pipeline.run(&batch.plan, batch.as_ref(), input).await;
                     // Here and not below: whole rows of calls could end before the runtime comes to look at this one.
                     if let ItemEnd::Settled { outcome, .. } = &end {
-                        batch.came_to(&outcome.ending);
+                        batch.came_to(outcome);
                     }
                     End::from(end)
                 }

@@ -196,7 +196,7 @@ impl Settler {
                 spent: gathered.spent,
                 release,
             });
-            keys.push((key, release, gathered.ends));
+            keys.push((key, release, gathered.ends, gathered.spent.cached));
         }
         let mut advanced = Advanced::new();
         if groups.is_empty() {
@@ -205,10 +205,11 @@ impl Settler {
         self.slots.writing(Some(Instant::now()));
         let results = self.settle(groups.into()).await;
         self.slots.writing(None);
-        for ((key, release, ends), result) in keys.into_iter().zip(results) {
+        for ((key, release, ends, cached), result) in keys.into_iter().zip(results) {
             match result {
                 Settled::Recorded { done } => {
                     self.count(key, &ends);
+                    self.engine.metrics.cached(cached);
                     if done {
                         let of = self.held.get(&key).and_then(|held| held.batch.as_ref());
                         let ended = of.filter(|batch| batch.rows == 1).map(|batch| batch.tenant.clone());
@@ -262,7 +263,6 @@ impl Settler {
                 let group = gathered.entry(key).or_default();
                 match end {
                     End::Settled { code, body, spent } => {
-                        self.engine.metrics.cached(spent.cached);
                         group.settled.push((SettledItem { offset, code }, body));
                         group.ends.push((code, at));
                         group.spent += spent;

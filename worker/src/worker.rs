@@ -10,6 +10,7 @@ use promptmill_ports::StoreError;
 use promptmill_runtime::Engine;
 use tokio::sync::{Notify, Semaphore, mpsc};
 use tokio::task::JoinHandle;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
@@ -52,6 +53,9 @@ impl Default for WorkerConfig {
         }
     }
 }
+
+/// How long the cache may take for the replies that are not kept yet when the worker ends.
+const CACHE_CLOSES_WITHIN: Duration = Duration::from_secs(5);
 
 /// A worker could not start.
 #[derive(Debug, thiserror::Error)]
@@ -122,9 +126,13 @@ impl Worker {
                 let pump = spawn_tied(&stopping, pump.run());
                 let _listener = AbortOnDropHandle::new(tokio::spawn(hints::listen(signals, queued)));
                 let keeping = AbortOnDropHandle::new(tokio::spawn({
-                    let (treasury, cache) = (treasury.clone(), cache.clone());
-                    async move { tokio::join!(treasury.run(), cache.run()) }
+                    let treasury = treasury.clone();
+                    async move { treasury.run().await }
                 }));
+                let caching = spawn_tied(&stopping, {
+                    let cache = cache.clone();
+                    async move { cache.run().await }
+                });
                 let _orders = AbortOnDropHandle::new(tokio::spawn(carry_out(engine, orders)));
                 let through = async {
                     // Each ends by itself once the one before is gone: the pump when the process stops, the runtime when the
@@ -142,7 +150,8 @@ impl Worker {
                 }
                 keeping.abort();
                 let _ = keeping.await;
-                tokio::join!(treasury.close(), cache.close());
+                cache.close();
+                let _ = tokio::join!(treasury.close(), timeout(CACHE_CLOSES_WITHIN, caching));
             }
         });
         Ok(Self {
@@ -192,7 +201,7 @@ impl Worker {
     pub async fn stop(mut self, now: &CancellationToken) {
         self.stopping.cancel();
         let in_time = tokio::select! {
-            result = tokio::time::timeout(self.stop_within, self.ended()) => result.is_ok(),
+            result = timeout(self.stop_within, self.ended()) => result.is_ok(),
             () = now.cancelled() => false,
         };
         if !in_time {

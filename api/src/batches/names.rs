@@ -65,6 +65,7 @@ words!(
         "worker_slots",
         "max_concurrency",
         "lane_limit",
+        "shared_reply",
         "retry_delay",
         "queued",
     ]

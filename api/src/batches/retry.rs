@@ -36,7 +36,7 @@ use crate::templates::{self, TemplateArg};
 #[schema(as = Retry)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct RetryBody {
-    /// Items that ended so; `failed`, `expired` and `cancelled` unless told.
+    /// Items that ended so; `failed`, `expired` and `cancelled` unless told. With `succeeded` among them no reply is taken from the cache.
     #[schema(value_type = Option<Vec<OutcomeNames>>, inline)]
     outcomes: Option<BTreeSet<OutcomeName>>,
     /// Failed items with one of these reasons only.
@@ -189,6 +189,10 @@ async fn spec(
             _ => problem,
         })?;
         (spec.template, spec.template_ref) = (found.source, found.reference);
+    }
+    if [ItemCode::Succeeded, ItemCode::Repaired].into_iter().any(|code| filter.matches(code)) {
+        // The cache would give the replies that are not wanted again.
+        spec.cache = None;
     }
     if let Some(name) = &body.name {
         spec.name = Some(name.clone());

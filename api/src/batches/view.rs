@@ -187,6 +187,7 @@ impl From<SlowReason> for LimitView {
             SlowReason::WorkerSlots => ("worker_slots", None),
             SlowReason::MaxConcurrency => ("max_concurrency", None),
             SlowReason::LaneLimit { lane } => ("lane_limit", Some(lane.to_string())),
+            SlowReason::SharedReply => ("shared_reply", None),
             SlowReason::RetryDelay => ("retry_delay", None),
             SlowReason::Queued => ("queued", None),
         };

@@ -62,6 +62,9 @@ pub(crate) async fn estimate(
             promptmill_domain::estimate::REPLY_WITHOUT_LIMIT
         );
     }
+    if args.cache {
+        println!("Rows that ask the same are counted one by one; with --cache they make one call.");
+    }
     println!("Attempts that fail and are repeated are not counted. Nothing was called.");
     Ok(Exit::Success)
 }

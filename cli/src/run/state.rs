@@ -129,6 +129,9 @@ pub(crate) async fn must_be_same(
     if (&earlier.spec.model, &earlier.spec.fallback) != (&wanted.model, &wanted.fallback) {
         changed.push("the model");
     }
+    if earlier.spec.cache != wanted.cache {
+        changed.push("--cache");
+    }
     if parts.iter().map(|part| part.digest).ne([digest]) {
         changed.push("the rows");
     }

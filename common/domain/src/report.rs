@@ -46,6 +46,9 @@ pub struct BatchReport {
     /// Items that wait for money, because what is left of a limit is held for calls under way; 0 from a worker that does not tell.
     #[serde(default)]
     pub waiting_money: u32,
+    /// Items that wait for the reply of another one that asks the same; 0 from a worker that does not tell.
+    #[serde(default)]
+    pub waiting_reply: u32,
     /// Items settled a second, averaged over about the last ten seconds.
     pub settled_per_s: f64,
     /// Items of the chunks it claimed, on average and rounded up; 0 from a worker that does not tell.
@@ -62,6 +65,7 @@ impl BatchReport {
             self.waiting_batch,
             self.waiting_retry,
             self.waiting_money,
+            self.waiting_reply,
         ];
         u64::from(self.calling) + waiting.into_iter().map(u64::from).sum::<u64>()
     }
@@ -93,6 +97,8 @@ pub enum SlowReason {
         /// Which lane.
         lane: LaneId,
     },
+    /// Items wait for the reply of another one that asks the same.
+    SharedReply,
     /// Items wait to be tried again after a failure.
     RetryDelay,
     /// Nothing of it was begun yet: other batches come first.
@@ -141,6 +147,7 @@ pub fn slow_reasons(
         (sum(|report| report.waiting_place), SlowReason::WorkerSlots),
         (waiting_batch, SlowReason::MaxConcurrency),
         (sum(|report| report.waiting_money), SlowReason::Budget),
+        (sum(|report| report.waiting_reply), SlowReason::SharedReply),
         (sum(|report| report.waiting_retry).max(counts.parked), SlowReason::RetryDelay),
     ];
     if let Some(lane) = lane {
@@ -174,6 +181,7 @@ mod tests {
             waiting_batch: 0,
             waiting_retry: 0,
             waiting_money: 0,
+            waiting_reply: 0,
             settled_per_s: 1.0,
             chunk_items: 4,
         };
@@ -192,6 +200,7 @@ mod tests {
         assert_eq!(reasons(&report(|_| {}), free), []);
         assert_eq!(reasons(&report(|r| r.waiting_place = 1), free), [SlowReason::WorkerSlots]);
         assert_eq!(reasons(&report(|r| r.waiting_money = 1), free), [SlowReason::Budget]);
+        assert_eq!(reasons(&report(|r| r.waiting_reply = 1), free), [SlowReason::SharedReply]);
         let lane = SlowReason::LaneLimit { lane: LaneId::new("demo", "none") };
         assert_eq!(
             reasons(&report(|r| (r.waiting_lane, r.waiting_retry) = (2, 5)), free),

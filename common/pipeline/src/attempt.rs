@@ -15,6 +15,7 @@ use crate::lane;
 use crate::pipeline::Pipeline;
 use crate::plan::{BatchPlan, Target};
 use crate::set_aside::CameTo;
+use crate::standing::Stage;
 
 /// Reasons of an invalid reply that are kept in the history.
 const KEPT_REASONS: usize = 10;
@@ -41,8 +42,12 @@ pub(crate) enum AttemptEnd {
 /// What an attempt works on.
 pub(crate) struct AttemptInput<'a> {
     pub(crate) plan: &'a BatchPlan,
-    /// The model that is asked.
+    /// Which of the plan's models is asked.
+    pub(crate) at: usize,
+    /// That model.
     pub(crate) target: &'a Target,
+    /// Whether another one follows.
+    pub(crate) has_next: bool,
     /// How long its lane is waited for before another one is asked; `None` where none is.
     pub(crate) patience: Option<Duration>,
     pub(crate) gate: &'a dyn Gate,
@@ -52,8 +57,7 @@ pub(crate) struct AttemptInput<'a> {
 impl AttemptInput<'_> {
     /// The model, where it is not the batch's first.
     fn further_model(&self) -> Option<ModelRef> {
-        let is_first = std::ptr::eq(self.target, &self.plan.targets[0]);
-        (!is_first).then(|| self.target.reference.clone())
+        (self.at > 0).then(|| self.target.reference.clone())
     }
 }
 
@@ -70,31 +74,40 @@ impl Pipeline {
         let (Some(cache), Some(sharing)) = (&self.cache, &input.plan.sharing) else {
             return self.call(input, request, asked).await;
         };
-        let key = sharing.key(input.plan.batch, input.target, request);
+        if !input.gate.is_open() {
+            return (Attempt::default(), AttemptEnd::Stopped);
+        }
+        let plan = input.plan;
+        let stay = plan.standing.enter(Stage::Reply);
         let looked = tokio::select! {
-            biased;
+            looked = cache.look(plan.batch, sharing.key(plan.batch, input.at, request)) => looked,
             () = input.gate.closed() => return (Attempt::default(), AttemptEnd::Stopped),
-            looked = cache.look(input.plan.batch, key) => looked,
         };
+        drop(stay);
         let miss = match looked {
             Looked::Reply(reply) => match self.given_again(input, &reply) {
                 Some(cached) => return cached,
-                // Accepted for another template or row, and not for this one.
+                // What the rules say of it rests on more than what was asked.
                 None => return self.call(input, request, asked).await,
             },
+            Looked::Denied { until_ms } => return (Attempt::default(), AttemptEnd::LanePaused { until_ms }),
             Looked::Miss(miss) => miss,
         };
         let (history, end) = self.call(input, request, asked).await;
+        let goes_on = |kind| input.has_next && plan.passes_over_lanes() && plan.goes_on(kind);
         match &end {
             AttemptEnd::Accepted { output, repaired, flags } if !flags.contains(&Flag::ReplyCut) => {
                 let content = text(output).to_owned();
-                cache.keep(miss, KeptReply { content, repaired: *repaired, flags: flags.clone() }).await;
+                cache.keep(miss, KeptReply { content, repaired: *repaired, flags: flags.clone() });
+            }
+            AttemptEnd::LanePaused { until_ms } => miss.denied(*until_ms),
+            AttemptEnd::Retry(CallFailure { kind, .. }) | AttemptEnd::Failed { kind, .. }
+                if goes_on(*kind) =>
+            {
+                miss.denied(self.clock.now_ms());
             }
             AttemptEnd::Accepted { .. } | AttemptEnd::Failed { .. } => miss.failed(),
-            AttemptEnd::Retry(_)
-            | AttemptEnd::LaneRefused(_)
-            | AttemptEnd::LanePaused { .. }
-            | AttemptEnd::Stopped => {}
+            AttemptEnd::Retry(_) | AttemptEnd::LaneRefused(_) | AttemptEnd::Stopped => {}
         }
         (history, end)
     }

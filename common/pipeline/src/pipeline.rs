@@ -248,10 +248,11 @@ impl Pipeline {
             deltas: input.deltas.take(),
         };
         loop {
-            let target = &plan.targets[progress.chain.at()];
+            let (at, has_next) = (progress.chain.at(), progress.chain.has_next());
+            let target = &plan.targets[at];
             request.model = target.model.clone();
             let patience = self.patience(plan, target, progress.chain);
-            let attempt = AttemptInput { plan, target, patience, gate, variables: &variables };
+            let attempt = AttemptInput { plan, at, target, has_next, patience, gate, variables: &variables };
             request.attempt = u32::try_from(progress.attempts.len()).unwrap_or(u32::MAX);
             let (history, end) = self.attempt(&attempt, &mut request, asked).await;
             if !history.calls.is_empty() {

@@ -170,10 +170,11 @@ impl BatchPlan {
         self
     }
 
-    /// The same for a batch of the tenant whose rows share replies as its spec says.
+    /// The same for a batch of the tenant whose rows share replies as its spec says. To be asked once it has all of its models.
     #[must_use]
     pub fn sharing(mut self, tenant: &TenantId, spec: &BatchSpec) -> Self {
-        self.sharing = spec.cache.map(|scope| Sharing { tenant: tenant.clone(), scope });
+        let parts = (&*self.template, &*self.settings, &self.format);
+        self.sharing = spec.cache.map(|scope| Sharing::new(tenant, scope, parts, &self.targets));
         self
     }
 

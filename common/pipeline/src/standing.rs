@@ -17,11 +17,13 @@ pub enum Stage {
     Retry,
     /// It waits for money: what is left of a limit is held for calls under way.
     Money,
+    /// It waits for the reply of another row that asks the same, or for the cache to say whether there is one.
+    Reply,
 }
 
 /// How many items of a batch are at each stage.
 #[derive(Debug, Default)]
-pub struct Standing([AtomicU32; 6]);
+pub struct Standing([AtomicU32; 7]);
 
 /// One item's presence at a stage; ends when dropped.
 #[derive(Debug)]

@@ -1,7 +1,8 @@
-//! The stored form of an outcome: a byte that names the coding, then JSON, compressed where it pays.
+//! The stored form of an outcome and of a kept reply: a byte that names the coding, then JSON, compressed where it pays.
 //!
 //! Stores treat it as opaque bytes, so both of them can be read by the same code.
 
+use std::borrow::Cow;
 use std::io::Read as _;
 
 use bytes::Bytes;
@@ -36,10 +37,17 @@ pub fn encode_outcome(outcome: &Outcome) -> Bytes {
         Ending::Succeeded { output: Output::Text(text), .. } => text.len(),
         _ => 0,
     };
-    let mut body = Vec::with_capacity(output + BESIDE_OUTPUT);
+    encode_body(output + BESIDE_OUTPUT, |body| {
+        serde_json::to_writer(body, outcome)
+            .expect("an outcome has string keys only, and a vector takes every write");
+    })
+}
+
+/// Encodes what `write` writes, about `len` bytes, for storage.
+pub fn encode_body(len: usize, write: impl FnOnce(&mut Vec<u8>)) -> Bytes {
+    let mut body = Vec::with_capacity(len + 1);
     body.push(PLAIN);
-    serde_json::to_writer(&mut body, outcome)
-        .expect("an outcome has string keys only, and a vector takes every write");
+    write(&mut body);
     match compress(&body[1..]) {
         Some(frame) => {
             let mut coded = Vec::with_capacity(frame.len() + 1);
@@ -76,13 +84,21 @@ pub fn decompress(frame: &[u8], len: usize) -> Result<Vec<u8>, CorruptBody> {
 
 /// Decodes a stored outcome.
 pub fn decode_outcome(body: &[u8]) -> Result<Outcome, CorruptBody> {
+    serde_json::from_slice(&decode_body(body)?).map_err(|_| CorruptBody)
+}
+
+/// What was written to a stored body.
+///
+/// # Errors
+/// It is none.
+pub fn decode_body(body: &[u8]) -> Result<Cow<'_, [u8]>, CorruptBody> {
     match body.split_first() {
-        Some((&PLAIN, json)) => serde_json::from_slice(json).map_err(|_| CorruptBody),
+        Some((&PLAIN, written)) => Ok(written.into()),
         Some((&ZSTD, frame)) => {
             let decoder = zstd::stream::read::Decoder::new(frame).map_err(|_| CorruptBody)?;
-            let mut json = Vec::new();
-            decoder.take(MAX_BODY).read_to_end(&mut json).map_err(|_| CorruptBody)?;
-            serde_json::from_slice(&json).map_err(|_| CorruptBody)
+            let mut written = Vec::new();
+            decoder.take(MAX_BODY).read_to_end(&mut written).map_err(|_| CorruptBody)?;
+            Ok(written.into())
         }
         _ => Err(CorruptBody),
     }

@@ -21,7 +21,7 @@ pub mod replies;
 pub mod store;
 pub mod transfer;
 
-pub use body::{CorruptBody, decode_outcome, encode_outcome};
+pub use body::{CorruptBody, decode_body, decode_outcome, encode_body, encode_outcome};
 pub use budgets::{BudgetRecord, Budgets, change_budget};
 pub use clock::Clock;
 pub use error::{StoreError, StoreResult};
@@ -40,7 +40,7 @@ pub use records::{
     Generation, Generations, Records, Role, StoredAnswer, StoredTemplate, TemplateKey, TemplateVersion,
     Templates, Tenant,
 };
-pub use replies::{Replies, ReplyKey};
+pub use replies::{Outlived, Replies, ReplyKey};
 pub use store::{
     Accepted, Admission, Assignment, BeatAnswer, Close, Control, Created, Intake, Lease, NewBatch, Outbox,
     PartCommit, Retention, RowBlock, SAFE_FOR, SessionBeat, Sessions, SettleGroup, Settled, Store,

@@ -17,6 +17,17 @@ pub struct ReplyKey {
     pub digest: [u8; 32],
 }
 
+/// Which replies are forgotten.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outlived {
+    /// Those of every tenant that were kept before this moment.
+    Before(u64),
+    /// All that go with the batch.
+    OfBatch(TenantId, BatchId),
+    /// All of the tenant, those of its batches too.
+    OfTenant(TenantId),
+}
+
 /// Replies that are kept to be given again.
 #[async_trait]
 pub trait Replies: Send + Sync {
@@ -28,6 +39,6 @@ pub trait Replies: Send + Sync {
     /// unknown result any part of them may be kept.
     async fn keep_replies(&self, replies: Vec<(ReplyKey, Bytes)>, now_ms: u64) -> StoreResult<()>;
 
-    /// Removes up to about 1,000 replies that were kept before `before_ms`, the oldest first: of the tenant, or of every one. Answers how many.
-    async fn forget_replies(&self, tenant: Option<&TenantId>, before_ms: u64) -> StoreResult<u32>;
+    /// Removes up to about 1,000 of these replies, the oldest first. Answers how many it found; none when all are gone. Several may do so at once.
+    async fn forget_replies(&self, which: &Outlived) -> StoreResult<u32>;
 }

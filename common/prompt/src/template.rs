@@ -92,6 +92,12 @@ impl Template {
         &self.output
     }
 
+    /// What replies are judged by, `output` and `rules`, as JSON text: templates whose texts are equal judge alike.
+    pub fn judged_by(&self) -> String {
+        let members: serde_json::Map<String, Value> = serde_json::from_str(&self.source).unwrap_or_default();
+        serde_json::json!([members.get("output"), members.get("rules")]).to_string()
+    }
+
     /// Checks a row given as the text of a JSON object and fills in defaults. `null` counts as absent.
     ///
     /// # Errors

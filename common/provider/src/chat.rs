@@ -191,6 +191,11 @@ pub trait ChatProvider: Send + Sync {
     /// The name, not the secret, of the credential the calls are made with.
     fn credential_name(&self) -> &str;
 
+    /// Where the calls go, a URL without secrets; empty where they go nowhere.
+    fn server(&self) -> String {
+        String::new()
+    }
+
     /// Makes one call and reads its whole reply; never retries by itself. Dropping the future gives the call up.
     ///
     /// # Errors

@@ -98,6 +98,11 @@ impl Endpoint {
         Ok(())
     }
 
+    /// Where chats are sent.
+    pub(crate) fn address(&self) -> String {
+        self.chat.to_string()
+    }
+
     /// Sends a chat body and waits for the reply's headers.
     pub(crate) async fn chat(&self, request: &ChatRequest, body: Vec<u8>) -> Result<Incoming, CallFailure> {
         let mut call = self.request(Method::POST, &self.chat, body.into());

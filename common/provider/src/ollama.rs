@@ -84,6 +84,10 @@ impl ChatProvider for Ollama {
         &self.credential
     }
 
+    fn server(&self) -> String {
+        self.endpoint.address()
+    }
+
     async fn chat(&self, request: &ChatRequest) -> Result<ChatReply, CallFailure> {
         let body = body::write(request)?;
         let incoming = self.endpoint.chat(request, body).await?;

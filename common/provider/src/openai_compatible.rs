@@ -90,6 +90,10 @@ impl ChatProvider for OpenAiCompatible {
         &self.credential
     }
 
+    fn server(&self) -> String {
+        self.endpoint.address()
+    }
+
     async fn chat(&self, request: &ChatRequest) -> Result<ChatReply, CallFailure> {
         let body = request_body::write(request, self.dialect)?;
         chat_stream::call(&self.endpoint, request, body, classify, error_reply).await

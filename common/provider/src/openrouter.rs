@@ -99,6 +99,10 @@ impl ChatProvider for OpenRouter {
         &self.credential
     }
 
+    fn server(&self) -> String {
+        self.endpoint.address()
+    }
+
     async fn chat(&self, request: &ChatRequest) -> Result<ChatReply, CallFailure> {
         let body = request_body::write(request, DIALECT)?;
         chat_stream::call(&self.endpoint, request, body, classify, error_reply).await

@@ -12,6 +12,7 @@ use crate::batches::{Phase, put};
 use crate::codec::{Fields, binary, conflict, corrupt, int, range};
 use crate::collections::{BATCHES, DELIVERIES, HEADS, OUTCOMES, REPLIES, SETTLED, SLICES, UPLOADS};
 use crate::commands::{Commands, Concern, Query, Update, fresh_mark};
+use crate::replies::KEY_OF_BATCH;
 use crate::{uploads, usage};
 
 /// Records deleted in one step.
@@ -85,7 +86,9 @@ fn marking() -> Document {
 /// Deletes some of a marked batch; answers whether all of it is gone.
 pub(crate) async fn step(commands: &Commands, tenant: &TenantId, batch: BatchId) -> StoreResult<bool> {
     let mut room = RECORDS;
-    for (collection, key) in [(OUTCOMES, 24), (SLICES, 32), (REPLIES, 48), (SETTLED, 20), (HEADS, 20)] {
+    for (collection, key) in
+        [(OUTCOMES, 24), (SLICES, 32), (REPLIES, KEY_OF_BATCH), (SETTLED, 20), (HEADS, 20)]
+    {
         let (records, bytes) = some(commands, collection, batch, key, room).await?;
         if bytes > 0 {
             usage::add(commands, tenant, -int(bytes)).await?;

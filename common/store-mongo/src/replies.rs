@@ -1,22 +1,25 @@
 //! `Replies`: the reply cache, one document each.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use mongodb::bson::{Bson, cstr, doc};
 use promptmill_domain::{BatchId, TenantId};
-use promptmill_ports::{Replies, ReplyKey, StoreResult};
+use promptmill_ports::{Outlived, Replies, ReplyKey, StoreResult};
 
 use crate::MongoStore;
-use crate::batches::those_there;
-use crate::codec::{Fields, binary, int, raw_binary, raw_document};
+use crate::batches::{are_there, those_there};
+use crate::codec::{Fields, binary, int, range, raw_binary, raw_document};
 use crate::collections::REPLIES;
 use crate::commands::{Concern, Query};
-use crate::usage;
+use crate::{delete, usage};
 
 /// Replies that are removed in one step.
 const PER_STEP: u32 = 1_000;
+
+/// Bytes of the key of a reply that goes with a batch.
+pub(crate) const KEY_OF_BATCH: usize = 48;
 
 /// The batch, so that all of its replies are one range, and the digest; those of a tenant are the digest alone.
 fn id(key: &ReplyKey) -> Vec<u8> {
@@ -69,38 +72,55 @@ impl Replies for MongoStore {
         };
         let written = commands.insert(REPLIES, those.iter().map(document).collect()).await?;
         let mut bytes: HashMap<&TenantId, i64> = HashMap::new();
-        for (at, (key, body)) in those.into_iter().enumerate() {
+        for (at, (key, body)) in those.iter().enumerate() {
             if !written.duplicates.contains(&at) {
                 *bytes.entry(&key.tenant).or_default() += int(body.len() as u64);
             }
         }
         usage::gather(commands, &bytes, &HashMap::new());
+        // A batch whose deletion was over before its replies came takes them along now.
+        let batches: HashSet<_> =
+            those.iter().filter_map(|(key, _)| Some((key.batch?, &key.tenant))).collect();
+        let there = are_there(commands, batches.iter().map(|(batch, _)| *batch)).await?;
+        for (batch, tenant) in batches {
+            if !there.contains(&batch) {
+                delete::clear_away(commands, tenant, batch).await?;
+            }
+        }
         Ok(())
     }
 
-    async fn forget_replies(&self, tenant: Option<&TenantId>, before_ms: u64) -> StoreResult<u32> {
-        let mut old = doc! { "created_ms": { "$lt": int(before_ms) } };
-        if let Some(tenant) = tenant {
-            old.insert("tenant", tenant.as_str());
-        }
-        let query = Query::of(old.clone()).fields(doc! { "_id": 1, "tenant": 1, "size": 1 });
-        let query = query.sort(doc! { "created_ms": 1, "_id": 1 }).limit(PER_STEP);
+    async fn forget_replies(&self, which: &Outlived) -> StoreResult<u32> {
         let commands = self.commands();
-        let found = commands.find(REPLIES, query, Concern::Local).await?;
+        let (filter, oldest) = match which {
+            Outlived::Before(before_ms) => {
+                (doc! { "created_ms": { "$lt": int(*before_ms) } }, doc! { "created_ms": 1, "_id": 1 })
+            }
+            Outlived::OfTenant(tenant) => {
+                (doc! { "tenant": tenant.as_str() }, doc! { "created_ms": 1, "_id": 1 })
+            }
+            Outlived::OfBatch(tenant, batch) => {
+                let ids = range(batch.as_bytes(), KEY_OF_BATCH);
+                (doc! { "_id": ids, "tenant": tenant.as_str() }, doc! { "_id": 1 })
+            }
+        };
+        let query = Query::of(filter).fields(doc! { "_id": 1, "tenant": 1, "size": 1 });
+        let found = commands.find(REPLIES, query.sort(oldest).limit(PER_STEP), Concern::Local).await?;
         if found.is_empty() {
             return Ok(0);
         }
         let ids: Vec<Bson> = found.iter().filter_map(|reply| reply.get("_id").cloned()).collect();
-        old.insert("_id", doc! { "$in": ids });
-        let removed = commands.delete(REPLIES, old).await?;
-        let mut bytes: HashMap<TenantId, i64> = HashMap::new();
+        let removed = commands.delete(REPLIES, doc! { "_id": { "$in": ids } }).await?;
+        let mut bytes: HashMap<TenantId, u64> = HashMap::new();
         for reply in &found {
             let fields = Fields(reply);
-            *bytes.entry(fields.tenant("tenant")?).or_default() -= int(fields.uint("size")?);
+            *bytes.entry(fields.tenant("tenant")?).or_default() += fields.uint("size")?;
         }
         for (tenant, bytes) in bytes {
-            usage::add(commands, &tenant, bytes).await?;
+            // Of what others removed at the same time, each of us takes off its part.
+            let part = u128::from(bytes) * u128::from(removed) / found.len() as u128;
+            usage::add(commands, &tenant, -int(u64::try_from(part).unwrap_or(bytes))).await?;
         }
-        Ok(u32::try_from(removed).unwrap_or(u32::MAX))
+        Ok(u32::try_from(found.len()).unwrap_or(u32::MAX))
     }
 }

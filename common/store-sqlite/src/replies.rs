@@ -2,12 +2,11 @@
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use promptmill_domain::TenantId;
-use promptmill_ports::{Replies, ReplyKey, StoreResult};
+use promptmill_ports::{Outlived, Replies, ReplyKey, StoreError, StoreResult};
 use rusqlite::{Connection, OptionalExtension as _, params};
 
 use crate::SqliteStore;
-use crate::batches::{BatchNum, int};
+use crate::batches::{self, BatchNum, int};
 use crate::delete::{Room, some};
 use crate::fault::Fault;
 
@@ -60,25 +59,36 @@ impl Replies for SqliteStore {
         .await
     }
 
-    async fn forget_replies(&self, tenant: Option<&TenantId>, before_ms: u64) -> StoreResult<u32> {
-        let tenant = tenant.cloned();
-        self.write(crate::delete::STEP_BYTES, move |db| {
-            let mut room = Room::records(PER_STEP);
-            let found = match &tenant {
-                Some(tenant) => {
-                    let sql = "SELECT id, length(body) FROM replies WHERE tenant = ?1 AND kept_ms < ?2 ORDER BY kept_ms";
-                    some(db, sql, params![tenant.as_str(), int(before_ms)], &mut room)?
-                }
-                None => {
-                    let sql = "SELECT id, length(body) FROM replies WHERE kept_ms < ?1 ORDER BY kept_ms";
-                    some(db, sql, [int(before_ms)], &mut room)?
-                }
-            };
-            remove(db, &found.0)
-        })
-        .await
+    async fn forget_replies(&self, which: &Outlived) -> StoreResult<u32> {
+        let (which, by_request) = (which.clone(), matches!(which, Outlived::OfTenant(_)));
+        let found = self.write(crate::delete::STEP_BYTES, move |db| forget_some(db, &which)).await?;
+        // Who asked for it wants it readable nowhere.
+        if by_request && found == 0 {
+            self.clear_log().await?;
+        }
+        Ok(found)
     }
 }
+
+fn forget_some(db: &Connection, which: &Outlived) -> Result<u32, Fault> {
+    let mut room = Room::records(PER_STEP);
+    let found = match which {
+        Outlived::Before(before_ms) => some(db, BEFORE, [int(*before_ms)], &mut room)?.0,
+        Outlived::OfTenant(tenant) => some(db, OF_TENANT, [tenant.as_str()], &mut room)?.0,
+        Outlived::OfBatch(tenant, batch) => match batches::owned(db, tenant, *batch) {
+            Ok(batch) => some(db, OF_BATCH, [batch.num.0], &mut room)?.0,
+            Err(Fault::Store(StoreError::NotFound)) => Vec::new(),
+            Err(fault) => return Err(fault),
+        },
+    };
+    remove(db, &found)
+}
+
+/// What finds replies to be forgotten, each by an index.
+const BEFORE: &str = "SELECT id, length(body) FROM replies WHERE kept_ms < ?1 ORDER BY kept_ms";
+const OF_TENANT: &str = "SELECT id, length(body) FROM replies WHERE tenant = ?1 ORDER BY kept_ms";
+/// The second condition is what the index asks for.
+const OF_BATCH: &str = "SELECT id, length(body) FROM replies WHERE num = ?1 AND num > 0";
 
 /// The number that stands for what the reply goes with; `None` where that is not there.
 fn number(db: &Connection, key: &ReplyKey) -> Result<Option<i64>, Fault> {
@@ -98,8 +108,7 @@ fn find(db: &Connection, key: &ReplyKey) -> Result<Option<Bytes>, Fault> {
 
 /// Removes some of those of a batch; answers whether all of them are gone.
 pub(crate) fn remove_some(db: &Connection, num: BatchNum) -> Result<bool, Fault> {
-    let sql = "SELECT id, length(body) FROM replies WHERE num = ?1";
-    let (found, all) = some(db, sql, [num.0], &mut Room::records(PER_STEP))?;
+    let (found, all) = some(db, OF_BATCH, [num.0], &mut Room::records(PER_STEP))?;
     remove(db, &found)?;
     Ok(all)
 }
@@ -110,4 +119,22 @@ fn remove(db: &Connection, found: &[(i64, u64)]) -> Result<u32, Fault> {
         delete.execute([id])?;
     }
     Ok(u32::try_from(found.len()).unwrap_or(u32::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn looking_for_replies_to_forget_reads_no_others() {
+        let mut db = Connection::open_in_memory().unwrap();
+        crate::schema::migrate(&mut db).unwrap();
+        for (sql, index) in
+            [(BEFORE, "replies_kept"), (OF_TENANT, "replies_tenant"), (OF_BATCH, "replies_batch")]
+        {
+            let explain = format!("EXPLAIN QUERY PLAN {sql}");
+            let plan: String = db.query_row(&explain, [0], |row| row.get(3)).unwrap();
+            assert!(plan.contains("SEARCH") && plan.contains(index), "{plan}");
+        }
+    }
 }

@@ -175,6 +175,7 @@ fn worked_on(batch: BatchId) -> BatchReport {
         waiting_lane: 0,
         waiting_batch: 0,
         waiting_money: 0,
+        waiting_reply: 0,
         waiting_retry: 0,
         settled_per_s: 0.0,
         chunk_items: 0,

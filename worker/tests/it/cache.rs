@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use promptmill_domain::{BatchId, BatchLimits, BatchState, CacheScope, Counts, Flag};
-use promptmill_ports::{MemoryHub, StoredOutcome, decode_outcome};
+use promptmill_domain::{BatchId, BatchLimits, BatchState, CacheScope, Counts, FailureKind, Flag};
+use promptmill_ports::{MemoryHub, Outlived, StoredOutcome, decode_outcome};
 
 use crate::failing_store::{FailingStore, Fate};
 use crate::provider::{COST, Does, Scripted};
@@ -67,7 +67,8 @@ async fn batches_of_a_tenant_share_across_workers_and_what_is_kept_outlives_them
     assert_eq!(provider.begun(), 45);
     let forgotten = AtomicU32::new(0);
     eventually("all 45 are with the store, and are forgotten", async || {
-        let some = scene.engine.store.forget_replies(Some(&scene.tenant), u64::MAX).await.unwrap();
+        let some =
+            scene.engine.store.forget_replies(&Outlived::OfTenant(scene.tenant.clone())).await.unwrap();
         forgotten.fetch_add(some, Ordering::SeqCst) + some == 45
     })
     .await;
@@ -106,6 +107,7 @@ async fn a_cache_that_fails_now_and_then_costs_calls_and_no_outcome() {
         let batch = submit(&scene, CacheScope::Batch, 600, 300).await;
         let counts = scene.ended(batch, BatchState::Completed).await;
         check(&counts, 600, provider.begun() as u64);
+        assert!((300..450).contains(&provider.begun()), "{} calls", provider.begun());
         scene.check_one_outcome_each(batch, 600).await;
         scene.stop(worker).await;
     }
@@ -132,4 +134,19 @@ async fn rows_that_wait_for_a_call_of_a_worker_that_dies_are_called_by_the_next(
     scene.check_one_outcome_each(batch, 90).await;
     scene.stop(second).await;
     drop(dead);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_batch_is_paused_whose_rows_all_fail_alike_although_the_cache_has_some() {
+    let provider = Scripted::new(|_, _| Does::Answer);
+    let scene = Scene::new(provider.clone()).schedule();
+    let worker = scene.worker(4).await;
+    let first = submit(&scene, CacheScope::Tenant, 5, 5).await;
+    check(&scene.ended(first, BatchState::Completed).await, 5, 5);
+    provider.change(|_, _| Does::Fail(FailureKind::ModelUnavailable));
+    let batch = submit(&scene, CacheScope::Tenant, 2_000, 2_000).await;
+    eventually("it is paused", async || matches!(scene.batch(batch).await.state, BatchState::Paused { .. }))
+        .await;
+    assert!(provider.begun() < 100, "{} calls", provider.begun());
+    scene.stop(worker).await;
 }

@@ -12,9 +12,9 @@ use promptmill_domain::{
 use promptmill_ports::{
     Accepted, Admission, Assignment, BatchFilter, BatchPage, BeatAnswer, BlockIds, BlockRow, BudgetRecord,
     Budgets, Close, Control, Created, Intake, LaneRecord, Lanes, Lease, NewBatch, Outbox, OutcomePage,
-    PageLimit, Part, PartCommit, Progress, Read, Replies, ReplyKey, Retention, RowBlock, Rows, SessionBeat,
-    Sessions, SettleGroup, Settled, SettledCursor, SettledPage, StoreError, StoreResult, Usage, WholeBatch,
-    Work,
+    Outlived, PageLimit, Part, PartCommit, Progress, Read, Replies, ReplyKey, Retention, RowBlock, Rows,
+    SessionBeat, Sessions, SettleGroup, Settled, SettledCursor, SettledPage, StoreError, StoreResult, Usage,
+    WholeBatch, Work,
 };
 use promptmill_store_sqlite::SqliteStore;
 
@@ -344,8 +344,8 @@ impl Replies for FailingStore {
         self.fated("keep_replies", self.inner.keep_replies(replies, now_ms)).await
     }
 
-    async fn forget_replies(&self, tenant: Option<&TenantId>, before_ms: u64) -> StoreResult<u32> {
-        self.inner.forget_replies(tenant, before_ms).await
+    async fn forget_replies(&self, which: &Outlived) -> StoreResult<u32> {
+        self.inner.forget_replies(which).await
     }
 }
 

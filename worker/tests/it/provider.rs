@@ -34,9 +34,11 @@ struct Ledger {
     most: usize,
 }
 
+type Script = dyn Fn(u64, u32) -> Does + Send + Sync;
+
 pub(crate) struct Scripted {
     name: &'static str,
-    script: Box<dyn Fn(u64, u32) -> Does + Send + Sync>,
+    script: Mutex<Arc<Script>>,
     ledger: Mutex<Ledger>,
     released: Semaphore,
 }
@@ -52,8 +54,13 @@ impl Scripted {
         name: &'static str,
         script: impl Fn(u64, u32) -> Does + Send + Sync + 'static,
     ) -> Arc<Self> {
-        let script = Box::new(script);
+        let script = Mutex::new(Arc::new(script) as Arc<Script>);
         Arc::new(Self { name, script, ledger: Mutex::default(), released: Semaphore::new(0) })
+    }
+
+    /// Does something else from now on.
+    pub(crate) fn change(&self, script: impl Fn(u64, u32) -> Does + Send + Sync + 'static) {
+        *self.script.lock().unwrap() = Arc::new(script);
     }
 
     /// Lets so many of the calls that wait be answered.
@@ -131,7 +138,8 @@ impl ChatProvider for Scripted {
         };
         let _under_way = UnderWay(&self.ledger);
         tokio::task::yield_now().await;
-        match (self.script)(row, before) {
+        let script = self.script.lock().unwrap().clone();
+        match script(row, before) {
             Does::Answer => {}
             Does::AnswerLater => self.released.acquire().await.unwrap().forget(),
             Does::Fail(kind) => return Err(CallFailure::new(kind, "as the script says")),

@@ -18,8 +18,8 @@ use promptmill_domain::{
 use promptmill_ports::{
     Accepted, Admission, Assignment, BatchFilter, BatchPage, BeatAnswer, BlockIds, BlockRow, BudgetRecord,
     Budgets, Close, Control, Created, Intake, LaneRecord, Lanes, Lease, NewBatch, Outbox, OutcomePage,
-    PageLimit, Part, PartCommit, Progress, Read, Replies, ReplyKey, Retention, RowBlock, Rows, SessionBeat,
-    Sessions, SettleGroup, Settled, SettledCursor, SettledPage, Store, StoreError, StoreResult,
+    Outlived, PageLimit, Part, PartCommit, Progress, Read, Replies, ReplyKey, Retention, RowBlock, Rows,
+    SessionBeat, Sessions, SettleGroup, Settled, SettledCursor, SettledPage, Store, StoreError, StoreResult,
     StoredOutcome, Usage, WholeBatch, Work,
 };
 use tokio::sync::{Semaphore, watch};
@@ -266,7 +266,7 @@ passes! {
     Replies {
         fn replies(keys: &[ReplyKey]) -> Vec<Option<Bytes>>;
         fn keep_replies(replies: Vec<(ReplyKey, Bytes)>, now_ms: u64) -> ();
-        fn forget_replies(tenant: Option<&TenantId>, before_ms: u64) -> u32;
+        fn forget_replies(which: &Outlived) -> u32;
     }
     Lanes {
         fn lanes() -> Vec<LaneRecord>;

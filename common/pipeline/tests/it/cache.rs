@@ -5,7 +5,7 @@ use std::time::Duration;
 use promptmill_domain::{
     BatchSpec, CacheScope, FailureKind, Fallback, FallbackOn, Flag, Money, Outcome, StoreReplies, Totals,
 };
-use promptmill_pipeline::{ItemContent, ItemEnd, ItemInput};
+use promptmill_pipeline::{ItemContent, ItemEnd, ItemInput, RetryPolicy, Stage};
 
 use crate::support::*;
 
@@ -104,6 +104,18 @@ async fn what_differs_is_called() {
     differs(scene.another("default", |spec| spec.settings.temperature = Some(0.5)), item(0)).await;
     differs(scene.another("default", |spec| spec.settings.max_tokens = Some(9)), item(0)).await;
     differs(scene.another("default", |spec| spec.model = "scripted:newer".parse().unwrap()), item(0)).await;
+    differs(scene.another("default", |spec| spec.settings.top_p = Some(0.5)), item(0)).await;
+    differs(scene.another("default", |spec| spec.settings.seed = Some(1)), item(0)).await;
+    differs(scene.another("default", |spec| spec.settings.stop = vec!["x".to_owned()]), item(0)).await;
+    differs(
+        scene.another("default", |spec| drop(spec.settings.extra.insert("k".to_owned(), 1.into()))),
+        item(0),
+    )
+    .await;
+    let moved = |spec: &mut BatchSpec| {
+        spec.template = spec.template.replace("Be brief.", "Be brie").replace("Say {{", "f.Say {{");
+    };
+    differs(scene.another("default", moved), item(0)).await;
     let schema = |spec: &mut BatchSpec| {
         spec.template = spec.template.replace("required", "description\":\"x\",\"required")
     };
@@ -112,6 +124,14 @@ async fn what_differs_is_called() {
     differs(scene.another("default", roles), item(0)).await;
     differs(scene.another("default", |spec| spec.cache = Some(CacheScope::Batch)), item(0)).await;
     differs(scene.another("default", |spec| spec.cache = None), item(0)).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reply_that_is_not_with_the_store_yet_is_there_for_other_batches() {
+    let scene = sharing(CacheScope::Tenant).scene(|_, _| says(GOOD));
+    succeeded(scene.run().await);
+    assert_eq!(scene.replies.kept(), 0);
+    assert_eq!(cached(&[succeeded(scene.another("default", |_| {}).run().await).1]), 1);
 }
 
 #[tokio::test(start_paused = true)]
@@ -156,17 +176,37 @@ async fn what_was_mended_and_repaired_is_given_again_as_such() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_kept_reply_that_the_rules_do_not_accept_is_not_given() {
+async fn rows_share_only_what_the_same_rules_accepted() {
     let scene = sharing(CacheScope::Tenant).scene(in_turn(vec![says(r#"{"word":"no"}"#)]));
     succeeded(scene.run().await);
     kept().await;
     let rules =
         r#""rules":[{"expression":"output.word != 'no'","message":"must not say no","verdict":"reject"}]"#;
-    let strict =
-        scene.another("default", |spec| spec.template = spec.template.replace(r#""rules":[]"#, rules));
-    for calls in [2, 3] {
-        let (_, outcome) = succeeded(strict.run().await);
-        assert_eq!((outcome.flags.as_slice(), scene.provider.calls()), ([].as_slice(), calls));
+    let strict = |spec: &mut BatchSpec| spec.template = spec.template.replace(r#""rules":[]"#, rules);
+    for calls in [1, 2, 2] {
+        assert_eq!(scene.provider.calls(), calls);
+        succeeded(scene.another("default", strict).run().await);
+        kept().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_kept_reply_that_is_judged_by_more_than_was_asked_is_not_given_to_a_row_that_refuses_it() {
+    let rules = r#""rules":[{"expression":"variables.tag != 'strict' or output.word == 'yes'","message":"must say yes","verdict":"reject"}]"#;
+    let scene = of_batch().scene(in_turn(vec![says(r#"{"word":"no"}"#)]));
+    let scene = scene.another("default", |spec| {
+        let declared = spec.template.replace(r#""variables":{"#, r#""variables":{"tag":{"type":"string"},"#);
+        spec.template = declared.replace(r#""rules":[]"#, rules);
+    });
+    let tagged = |tag: &str| ItemInput {
+        content: ItemContent::Variables(format!(r#"{{"word":"yes","tag":"{tag}"}}"#)),
+        ..item(0)
+    };
+    for (tag, calls, is_cached) in
+        [("any", 1, false), ("any", 1, true), ("strict", 2, false), ("strict", 3, false), ("any", 3, true)]
+    {
+        let (_, outcome) = succeeded(scene.run_item(tagged(tag)).await);
+        assert_eq!((scene.provider.calls(), cached(&[outcome]) == 1), (calls, is_cached), "{tag}");
         kept().await;
     }
 }
@@ -184,11 +224,65 @@ async fn a_store_that_fails_costs_calls_and_no_item() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_store_that_stands_still_costs_a_second_and_a_call() {
+    let scene = of_batch().scene(|_, _| says(GOOD));
+    scene.replies.stand_still();
+    for index in 0..3 {
+        succeeded(scene.run_item(item(index)).await);
+    }
+    // The first reply never comes to the store, and is given from here.
+    assert_eq!(scene.provider.calls(), 1);
+    let ends = at_once(&scene, (0..100).map(|index| word(index, &index.to_string()))).await;
+    assert_eq!(outcomes(ends).len(), 100);
+    assert_eq!(scene.provider.calls(), 101);
+    assert!(scene.provider.began().elapsed() < Duration::from_secs(3));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_that_hangs_for_each_row_hangs_for_many_rows_at_once() {
+    let policy = RetryPolicy { give_up_after: Duration::from_secs(1), ..RetryPolicy::default() };
+    let setting =
+        Setting { takes: Duration::from_secs(100), max_attempts: 1, concurrency: 50, policy, ..of_batch() };
+    let scene = setting.scene(|_, _| fails(FailureKind::Timeout));
+    let ends = at_once(&scene, (0..40).map(item)).await;
+    assert!(ends.into_iter().all(|end| failed(end).0 == FailureKind::Timeout));
+    assert!(
+        scene.provider.began().elapsed() < Duration::from_secs(500),
+        "{:?}",
+        scene.provider.began().elapsed()
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn rows_follow_the_one_that_calls_to_the_next_model_and_share_its_reply_there() {
+    let on = || Fallback { on: FallbackOn::ALL.to_vec(), ..Fallback::default() };
+    for kind in [FailureKind::Timeout, FailureKind::ModelUnavailable, FailureKind::InvalidOutput] {
+        let setting = Setting { takes: Duration::from_secs(60), max_repairs: 0, ..of_batch() };
+        let scene = setting.scene(move |_, _| match kind {
+            FailureKind::InvalidOutput => says("no json"),
+            kind => fails(kind),
+        });
+        let (scene, other) = scene.followed_by(on(), |_, _| says(GOOD));
+        let outcomes = outcomes(at_once(&scene, (0..20).map(item)).await);
+        assert_eq!((scene.provider.calls(), other.calls(), cached(&outcomes)), (1, 1, 19), "{kind:?}");
+        assert!(scene.provider.began().elapsed() < Duration::from_secs(130));
+    }
+    // A lane that stands still is waited for by one, and the others go where that one goes.
+    let scene = of_batch().scene(|_, _| says(GOOD));
+    let (scene, other) = scene.followed_by(on(), |_, _| says(GOOD));
+    let lane = scene.lane();
+    promptmill_ports::Limiter::pause(scene.limiter.as_ref(), &lane, START_MS + 3_600_000).await.unwrap();
+    let outcomes = outcomes(at_once(&scene, (0..20).map(item)).await);
+    assert_eq!((scene.provider.calls(), other.calls(), cached(&outcomes)), (0, 1, 19));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_gate_that_closes_ends_the_wait_for_a_look_up_and_for_another_row() {
     let scene = of_batch().scene(|_, _| says(GOOD));
     scene.replies.stand_still();
     let running = [scene.spawn(item(0)), scene.spawn(item(1))];
-    tokio::time::sleep(Duration::from_secs(1)).await;
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    assert_eq!(scene.plan.standing().at(Stage::Reply), 2);
     scene.gate.close();
     for end in running {
         let end = end.await.unwrap();

@@ -16,8 +16,8 @@ use promptmill_pipeline::{
     BatchPlan, Concurrency, Gate, ItemContent, ItemEnd, ItemInput, Pipeline, ReplyCache, RetryPolicy, Stage,
 };
 use promptmill_ports::{
-    CallNeed, Clock, Denied, HubError, LaneReport, Limiter, MemoryHub, Permit, Replies, ReplyKey, StoreError,
-    StoreResult,
+    CallNeed, Clock, Denied, HubError, LaneReport, Limiter, MemoryHub, Outlived, Permit, Replies, ReplyKey,
+    StoreError, StoreResult,
 };
 use promptmill_provider::{CallFailure, ChatProvider, ChatReply, ChatRequest, Finish, ModelListing};
 use tokio::time::Instant;
@@ -227,7 +227,7 @@ impl Replies for MemoryReplies {
         Ok(())
     }
 
-    async fn forget_replies(&self, _tenant: Option<&TenantId>, _before_ms: u64) -> StoreResult<u32> {
+    async fn forget_replies(&self, _: &Outlived) -> StoreResult<u32> {
         Ok(0)
     }
 }

@@ -61,6 +61,7 @@ macro_rules! store_conformance {
             a_reply_that_is_kept_stays_as_it_is_and_counts_once
             replies_of_a_batch_go_with_it
             replies_are_forgotten_the_oldest_first
+            replies_of_a_batch_are_forgotten_once_by_many_at_once
             what_is_kept_of_lanes_is_the_newest_and_the_longest_pause
             create_is_idempotent_by_id_and_by_key
             the_same_key_of_two_tenants_makes_two_batches

@@ -38,7 +38,7 @@ pub struct OutcomeRecord<'a> {
     pub calls: u32,
     /// Tokens of all calls.
     pub tokens: Tokens,
-    /// Cost of all calls that told one; `None` when none did.
+    /// Cost of all calls that told one; `None` when none did, zero where the cache gave the reply.
     pub cost: Option<Money>,
     /// What else is to be known about the outcome.
     pub flags: &'a [Flag],
@@ -80,7 +80,8 @@ impl<'a> OutcomeRecord<'a> {
             attempts: u32::try_from(outcome.attempts.len()).unwrap_or(u32::MAX),
             calls: u32::try_from(totals.calls).unwrap_or(u32::MAX),
             tokens: totals.tokens,
-            cost: (totals.cost > Money::ZERO || calls.any(|call| call.cost.is_some())).then_some(totals.cost),
+            cost: (totals.cost > Money::ZERO || calls.any(|call| call.cost.is_some() || call.is_cached))
+                .then_some(totals.cost),
             flags: &outcome.flags,
             model: outcome.fallback_model(),
             input: None,

@@ -76,6 +76,10 @@ impl ChatProvider for CountedProvider {
         self.provider.credential_name()
     }
 
+    fn server(&self) -> String {
+        self.provider.server()
+    }
+
     async fn chat(&self, request: &ChatRequest) -> Result<ChatReply, CallFailure> {
         self.metrics.calls_in_flight.inc();
         let mut call = UnderWay { of: self, result: None, began: Instant::now() };

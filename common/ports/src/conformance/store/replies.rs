@@ -4,7 +4,7 @@ use bytes::Bytes;
 use promptmill_domain::{BatchId, TenantId};
 
 use super::scene::*;
-use crate::{ReplyKey, Store};
+use crate::{Outlived, ReplyKey, Store};
 
 fn key(tenant: &TenantId, batch: Option<BatchId>) -> ReplyKey {
     ReplyKey { tenant: tenant.clone(), batch, digest: rand::random() }
@@ -64,7 +64,7 @@ pub async fn a_reply_that_is_kept_stays_as_it_is_and_counts_once(store: &dyn Sto
         assert_eq!(read(store, key).await, Some(reply("first")));
     }
     assert_eq!(bytes().await, before + 10);
-    assert_eq!(store.forget_replies(Some(&scene.tenant), NOW + 1).await.unwrap(), 2);
+    assert_eq!(store.forget_replies(&Outlived::OfTenant(scene.tenant.clone())).await.unwrap(), 2);
     assert_eq!(bytes().await, before);
     // What was forgotten may be kept anew.
     keep(store, &keys[0], "again", NOW + 2).await;
@@ -106,19 +106,40 @@ pub async fn replies_are_forgotten_the_oldest_first(store: &dyn Store) {
         let found = store.replies(&keys).await.unwrap();
         found.iter().map(Option::is_some).collect::<Vec<_>>()
     };
-    assert_eq!(store.forget_replies(Some(&second), 11).await.unwrap(), 0);
-    assert_eq!(store.forget_replies(None, 11).await.unwrap(), 1);
+    assert_eq!(store.forget_replies(&Outlived::Before(10)).await.unwrap(), 0);
+    assert_eq!(store.forget_replies(&Outlived::Before(11)).await.unwrap(), 1);
     assert_eq!(there().await, [false, true, true]);
-    assert_eq!(store.forget_replies(Some(&first), u64::MAX).await.unwrap(), 1);
+    let of_first = Outlived::OfTenant(first.clone());
+    assert_eq!(store.forget_replies(&of_first).await.unwrap(), 1);
     assert_eq!(there().await, [false, true, false]);
-    assert_eq!(store.forget_replies(None, 13).await.unwrap(), 1);
+    assert_eq!(store.forget_replies(&Outlived::Before(13)).await.unwrap(), 1);
     assert_eq!(store.usage(&second, NOW).await.unwrap().bytes, 0);
     let many: Vec<_> = (0..1_200).map(|_| (key(&first, None), reply("a"))).collect();
-    store.keep_replies(many, 5).await.unwrap();
+    store.keep_replies(many, NOW).await.unwrap();
     let mut forgotten = 0;
-    while let more @ 1.. = store.forget_replies(Some(&first), 6).await.unwrap() {
+    while let more @ 1.. = store.forget_replies(&of_first).await.unwrap() {
         assert!(more <= 1_000);
         forgotten += more;
     }
     assert_eq!(forgotten, 1_200);
+}
+
+/// Those of a batch are forgotten without it, whoever else does so at the same time, and are taken off the tenant's bytes once.
+pub async fn replies_of_a_batch_are_forgotten_once_by_many_at_once(store: &dyn Store) {
+    let scene = Scene::draft(store).await;
+    let of_batch = (0..1_500).map(|_| (key(&scene.tenant, Some(scene.batch)), reply("ten bytes."))).collect();
+    store.keep_replies(of_batch, NOW).await.unwrap();
+    let stays = key(&scene.tenant, None);
+    keep(store, &stays, "stays", NOW).await;
+    assert_eq!(store.usage(&scene.tenant, NOW).await.unwrap().bytes, 15_005);
+    let which = Outlived::OfBatch(scene.tenant.clone(), scene.batch);
+    let all = async || while store.forget_replies(&which).await.unwrap() > 0 {};
+    futures_util::future::join_all((0..4).map(|_| all())).await;
+    assert_eq!(store.usage(&scene.tenant, NOW).await.unwrap().bytes, 5);
+    assert_eq!(read(store, &stays).await, Some(reply("stays")));
+    let foreign = Outlived::OfBatch(fresh_tenant(), scene.batch);
+    keep(store, &key(&scene.tenant, Some(scene.batch)), "kept", NOW).await;
+    assert_eq!(store.forget_replies(&foreign).await.unwrap(), 0);
+    scene.delete().await;
+    assert_eq!(store.forget_replies(&which).await.unwrap(), 0);
 }

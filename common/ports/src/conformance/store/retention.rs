@@ -138,6 +138,7 @@ pub async fn a_session_is_listed_with_its_last_report(store: &dyn Store) {
             waiting_lane: 2,
             waiting_batch: 3,
             waiting_money: 0,
+            waiting_reply: 5,
             waiting_retry: 4,
             settled_per_s: 1.5,
             chunk_items: 7,
