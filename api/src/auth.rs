@@ -48,6 +48,9 @@ pub(crate) enum Scope {
     /// See deliveries.
     #[schema(rename = "webhooks:read")]
     WebhooksRead,
+    /// Have them tried again.
+    #[schema(rename = "webhooks:write")]
+    WebhooksWrite,
     /// See how the limits of the installation's providers are used, by all tenants together.
     #[schema(rename = "providers:read")]
     ProvidersRead,
@@ -58,12 +61,13 @@ pub(crate) enum Scope {
 
 impl Scope {
     /// Every one.
-    pub(crate) const ALL: [Self; 7] = [
+    pub(crate) const ALL: [Self; 8] = [
         Self::BatchesRead,
         Self::BatchesWrite,
         Self::TemplatesRead,
         Self::TemplatesWrite,
         Self::WebhooksRead,
+        Self::WebhooksWrite,
         Self::ProvidersRead,
         Self::AdminKeys,
     ];
@@ -76,6 +80,7 @@ impl Scope {
             Self::TemplatesRead => "templates:read",
             Self::TemplatesWrite => "templates:write",
             Self::WebhooksRead => "webhooks:read",
+            Self::WebhooksWrite => "webhooks:write",
             Self::ProvidersRead => "providers:read",
             Self::AdminKeys => "admin:keys",
         }
@@ -85,7 +90,7 @@ impl Scope {
     const fn is_of(self, role: Role) -> bool {
         match self {
             Self::BatchesRead | Self::TemplatesRead | Self::WebhooksRead => true,
-            Self::BatchesWrite | Self::TemplatesWrite => {
+            Self::BatchesWrite | Self::TemplatesWrite | Self::WebhooksWrite => {
                 matches!(role, Role::Member | Role::Admin | Role::Owner)
             }
             Self::ProvidersRead | Self::AdminKeys => matches!(role, Role::Admin | Role::Owner),

@@ -1,16 +1,18 @@
 //! What became of a batch's events: each delivery with its attempts.
 
 use axum::extract::State;
-use promptmill_domain::BatchId;
-use promptmill_ports::{Delivery, DeliveryAttempt, DeliveryState};
-use serde::Serialize;
+use axum::response::{IntoResponse as _, Response};
+use promptmill_domain::{BatchId, DeliveryId};
+use promptmill_ports::{Delivery, DeliveryAttempt, DeliveryState, Replay};
+use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::names::DeliveryNames;
 use crate::App;
 use crate::auth::{Caller, Scope};
-use crate::extract::Path;
-use crate::problem::Problem;
+use crate::extract::{Digest, Json, Path};
+use crate::idempotency::Idempotency;
+use crate::problem::{Problem, ProblemId};
 use crate::time::Time;
 
 /// Far more than a batch has events.
@@ -59,6 +61,8 @@ pub(crate) struct AttemptView {
     status: Option<u16>,
     /// What went wrong.
     error: Option<String>,
+    /// How the receiver's answer begins, at most a kibibyte.
+    answer: Option<String>,
 }
 
 impl From<Delivery> for DeliveryView {
@@ -79,8 +83,8 @@ impl From<Delivery> for DeliveryView {
 
 impl From<DeliveryAttempt> for AttemptView {
     fn from(attempt: DeliveryAttempt) -> Self {
-        let DeliveryAttempt { at_ms, duration_ms, status, error } = attempt;
-        Self { at: Time(at_ms), duration_ms, status, error }
+        let DeliveryAttempt { at_ms, duration_ms, status, error, answer } = attempt;
+        Self { at: Time(at_ms), duration_ms, status, error, answer }
     }
 }
 
@@ -103,4 +107,75 @@ pub(crate) async fn deliveries(
     engine.store.batch(&caller.tenant, id).await?;
     let deliveries = engine.records.deliveries(&caller.tenant, id, MOST).await?;
     Ok(axum::Json(DeliveryList { data: deliveries.into_iter().map(Into::into).collect() }))
+}
+
+/// What was made due again.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct Replayed {
+    /// How many deliveries.
+    replayed: u64,
+}
+
+/// Which deliveries are tried again.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ReplayBody {
+    /// Those that were given up and whose event became a delivery since then.
+    since: Time,
+}
+
+/// Try a delivery again
+///
+/// At once and whatever became of it, under the same `webhook-id`. One that was tried as often as it may be has one more try.
+#[utoipa::path(
+    post,
+    path = "/v1/deliveries/{id}/replay",
+    tag = "batches",
+    operation_id = "replayDelivery",
+    params(("id" = String, Path, description = "The delivery, dlv_...")),
+    responses((status = 200, description = "It is due now", body = Replayed))
+)]
+pub(crate) async fn replay(
+    State(app): State<App>,
+    caller: Caller,
+    Path(id): Path<DeliveryId>,
+    idempotency: Idempotency,
+) -> Result<Response, Problem> {
+    caller.may(Scope::WebhooksWrite)?;
+    let run = |_| async {
+        match app.engine().records.replay(&caller.tenant, Replay::One(id), app.now_ms()).await? {
+            0 => Err(ProblemId::NotFound.into()),
+            replayed => Ok(axum::Json(Replayed { replayed: replayed.into() }).into_response()),
+        }
+    };
+    idempotency.once(&app, &caller, Digest::empty(), run).await
+}
+
+/// Try deliveries again that were given up
+///
+/// Those since a time, under the same `webhook-id`s, each once more.
+#[utoipa::path(
+    post,
+    path = "/v1/deliveries/replay",
+    tag = "batches",
+    operation_id = "replayDeliveries",
+    request_body = ReplayBody,
+    responses((status = 200, description = "How many are due now", body = Replayed))
+)]
+pub(crate) async fn replay_since(
+    State(app): State<App>,
+    caller: Caller,
+    idempotency: Idempotency,
+    Json(body, digest): Json<ReplayBody>,
+) -> Result<Response, Problem> {
+    caller.may(Scope::WebhooksWrite)?;
+    let run = |_| async {
+        let (records, which) = (&app.engine().records, Replay::GivenUpSince(body.since.0));
+        let mut replayed = 0;
+        while let some @ 1.. = records.replay(&caller.tenant, which, app.now_ms()).await? {
+            replayed += u64::from(some);
+        }
+        Ok(axum::Json(Replayed { replayed }).into_response())
+    };
+    idempotency.once(&app, &caller, digest, run).await
 }

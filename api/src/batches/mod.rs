@@ -55,6 +55,8 @@ pub(crate) fn routes() -> OpenApiRouter<App> {
         .routes(routes!(steer::cancel))
         .routes(routes!(retry::retry))
         .routes(routes!(deliveries::deliveries))
+        .routes(routes!(deliveries::replay))
+        .routes(routes!(deliveries::replay_since))
 }
 
 /// Tells the roles of a batch. Nobody relies on being told.

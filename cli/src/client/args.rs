@@ -1,13 +1,47 @@
 //! The arguments of the commands that talk to a server.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
-use promptmill_domain::{BatchId, FailureKind, ModelRef, Money, OutcomeName};
+use promptmill_domain::{BatchId, DeliveryId, FailureKind, ModelRef, Money, OutcomeName};
 use serde::de::DeserializeOwned;
 
 use super::ServerArgs;
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum WebhookCommand {
+    /// Receive webhooks on this machine, and print and check each.
+    Listen(ListenArgs),
+    /// Try deliveries again, each under the same webhook-id.
+    Replay(ReplayArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ListenArgs {
+    /// Where to listen.
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:9000")]
+    pub(crate) listen: SocketAddr,
+    /// The secret events are signed with, whsec_...; what is not signed with it is answered 400.
+    #[arg(long, value_name = "SECRET", env = "PROMPTMILL_WEBHOOK_SECRET", hide_env_values = true)]
+    pub(crate) secret: Option<String>,
+    /// Print JSON, one object a line.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ReplayArgs {
+    /// The delivery, whatever became of it.
+    #[arg(required_unless_present = "since", conflicts_with = "since")]
+    pub(crate) delivery: Option<DeliveryId>,
+    /// All that were given up since then, as 2026-12-31T23:00:00Z.
+    #[arg(long, value_name = "TIME")]
+    pub(crate) since: Option<String>,
+    #[command(flatten)]
+    pub(crate) server: ServerArgs,
+}
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum BatchCommand {

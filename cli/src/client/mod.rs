@@ -10,6 +10,7 @@ mod submit;
 mod templates;
 mod top;
 mod watch;
+mod webhook;
 
 use std::io::Write;
 use std::time::Duration;
@@ -59,6 +60,7 @@ pub(crate) async fn template(command: TemplateCommand) -> Result<Exit, Failure> 
 }
 
 pub(crate) use top::top;
+pub(crate) use webhook::webhook;
 
 /// A server and the key it is asked with.
 pub(crate) struct Client {

@@ -76,8 +76,8 @@ const FENCES: &[Fence] = &[
     fence("apalis", &["scheduler", "worker"]),
     fence("apalis-core", &["scheduler", "worker"]),
     fence("axum", &["api"]),
-    // The runtime answers those who watch a process.
-    fence("hyper", &["api", "bench", "doubles", "provider", "runtime"]),
+    // The runtime answers those who watch a process, and the command line receives webhooks on a laptop.
+    fence("hyper", &["api", "bench", "cli", "doubles", "provider", "runtime"]),
     fence("hyper-rustls", &["provider"]),
     // The replies that the demo provider makes from a schema are held against the real thing.
     Fence { library: "jsonschema", used_by: &["prompt"], tested_by: &["provider"] },

@@ -30,3 +30,4 @@ mod service;
 mod stand;
 mod support;
 mod tls;
+mod webhooks;

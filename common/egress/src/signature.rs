@@ -77,13 +77,65 @@ impl fmt::Debug for Secret {
 /// exactly what is sent.
 pub fn sign(id: &str, timestamp_s: u64, body: &[u8], secrets: &[Secret]) -> String {
     let items = secrets.iter().map(|secret| {
-        let mut mac = Hmac::<Sha256>::new_from_slice(secret.0.expose_secret())
-            .expect("HMAC takes keys of every length");
-        mac.update(format!("{id}.{timestamp_s}.").as_bytes());
-        mac.update(body);
-        format!("v1,{}", STANDARD.encode(mac.finalize().into_bytes()))
+        let signature = mac(secret, id, timestamp_s, body).finalize().into_bytes();
+        format!("v1,{}", STANDARD.encode(signature))
     });
     items.collect::<Vec<_>>().join(" ")
+}
+
+/// How far the time of a try may be from that of whoever checks it, as the official libraries have it.
+const TOLERANCE_S: u64 = 300;
+
+/// Why what came is not taken for what the sender signed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum NotVerified {
+    /// A header is missing or is none.
+    #[error("it has no usable header {0}")]
+    Header(&'static str),
+    /// It was signed long ago, or the clocks differ.
+    #[error("its time is more than five minutes from now")]
+    Time,
+    /// No item of the signature is that of the secret.
+    #[error("no signature of it is made with this secret")]
+    Signature,
+}
+
+/// Checks what came as a receiver does: that one of the signatures is of this secret, and that it was made within five minutes of `now_s` (Unix
+/// seconds). Answers the id of the event.
+///
+/// # Errors
+/// See [`NotVerified`].
+pub fn verify<'a>(
+    headers: &'a HeaderMap,
+    body: &[u8],
+    secret: &Secret,
+    now_s: u64,
+) -> Result<&'a str, NotVerified> {
+    let header = |name| {
+        let value = headers.get(name).and_then(|value| value.to_str().ok());
+        value.ok_or(NotVerified::Header(name))
+    };
+    let id = header("webhook-id")?;
+    let timestamp = header("webhook-timestamp")?;
+    let timestamp_s: u64 = timestamp.parse().map_err(|_| NotVerified::Header("webhook-timestamp"))?;
+    if timestamp_s.abs_diff(now_s) > TOLERANCE_S {
+        return Err(NotVerified::Time);
+    }
+    let items = header("webhook-signature")?.split(' ').filter_map(|item| item.strip_prefix("v1,"));
+    let is_ours = |item: &str| {
+        let mac = mac(secret, id, timestamp_s, body);
+        STANDARD.decode(item).is_ok_and(|signature| mac.verify_slice(&signature).is_ok())
+    };
+    let mut items = items;
+    if items.any(is_ours) { Ok(id) } else { Err(NotVerified::Signature) }
+}
+
+fn mac(secret: &Secret, id: &str, timestamp_s: u64, body: &[u8]) -> Hmac<Sha256> {
+    let mut mac =
+        Hmac::<Sha256>::new_from_slice(secret.0.expose_secret()).expect("HMAC takes keys of every length");
+    mac.update(format!("{id}.{timestamp_s}.").as_bytes());
+    mac.update(body);
+    mac
 }
 
 /// An id that cannot be signed: it is empty, has a dot, or has characters that no header holds.
@@ -178,6 +230,37 @@ mod tests {
         assert_eq!(headers["content-type"], "application/json");
         for id in ["", "evt.1", "evt 1", "evt\n1", "événement"] {
             assert_eq!(super::headers(id, 1, b"{}", &secret), Err(InvalidMessageId), "{id:?}");
+        }
+    }
+
+    #[test]
+    fn what_was_signed_is_verified_and_nothing_else_is() {
+        let (secret, other) = (Secret::parse(TEXT).unwrap(), Secret::generate().unwrap());
+        let (id, now_s, body) = ("evt_1", 1_790_000_000, b"{}".as_slice());
+        // In the midst of a change of secrets.
+        let signed = headers(id, now_s, body, &[other.clone(), secret.clone()]).unwrap();
+        for at in [now_s - 300, now_s, now_s + 300] {
+            assert_eq!(verify(&signed, body, &secret, at), Ok(id));
+        }
+        assert_eq!(verify(&signed, body, &secret, now_s + 301), Err(NotVerified::Time));
+        assert_eq!(verify(&signed, body, &secret, now_s - 301), Err(NotVerified::Time));
+        assert_eq!(verify(&signed, b"{ }", &secret, now_s), Err(NotVerified::Signature));
+        assert_eq!(verify(&signed, body, &Secret::generate().unwrap(), now_s), Err(NotVerified::Signature));
+        for name in ["webhook-id", "webhook-timestamp", "webhook-signature"] {
+            let mut without = signed.clone();
+            without.remove(name);
+            assert_eq!(verify(&without, body, &secret, now_s), Err(NotVerified::Header(name)));
+        }
+        for (name, value) in
+            [("webhook-id", "evt_2"), ("webhook-signature", "v1,"), ("webhook-signature", "v1a,AAAA")]
+        {
+            let mut changed = signed.clone();
+            changed.insert(name, HeaderValue::from_static(value));
+            assert_eq!(
+                verify(&changed, body, &secret, now_s),
+                Err(NotVerified::Signature),
+                "{name}: {value}"
+            );
         }
     }
 }

@@ -37,8 +37,8 @@ pub use reading::{
 };
 pub use records::{
     Accounts, ApiKey, Claim, Claimed, Claims, Deliveries, Delivery, DeliveryAttempt, DeliveryState,
-    Generation, Generations, Records, Role, StoredAnswer, StoredTemplate, TemplateKey, TemplateVersion,
-    Templates, Tenant,
+    Generation, Generations, Records, Replay, Role, StoredAnswer, StoredTemplate, TemplateKey,
+    TemplateVersion, Templates, Tenant,
 };
 pub use replies::{Outlived, Replies, ReplyKey};
 pub use store::{

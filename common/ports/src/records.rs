@@ -339,6 +339,18 @@ pub struct DeliveryAttempt {
     /// What went wrong, in words of ours; `None` when it was taken.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub error: Option<String>,
+    /// How the receiver's answer begins, at most a kibibyte of it as text; `None` where it said nothing.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub answer: Option<String>,
+}
+
+/// Which deliveries are tried again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Replay {
+    /// This one, wherever it stands.
+    One(DeliveryId),
+    /// Those that were given up and made since then, Unix milliseconds.
+    GivenUpSince(u64),
 }
 
 /// One event for one receiver.
@@ -393,6 +405,10 @@ pub trait Deliveries: Send + Sync {
     /// Deliveries of a batch, oldest first, at most `limit`; none of a batch that is unknown or another tenant's. Deleting a batch
     /// ([`Close::delete`](crate::Close::delete)) deletes them too, those that are still pending included.
     async fn deliveries(&self, tenant: &TenantId, batch: BatchId, limit: u32) -> StoreResult<Vec<Delivery>>;
+
+    /// Makes deliveries of the tenant due now, at most about 1,000, the oldest first. Each keeps its tries and its id, so one whose tries are spent has one more.
+    /// Answers how many.
+    async fn replay(&self, tenant: &TenantId, which: Replay, now_ms: u64) -> StoreResult<u32>;
 
     /// When the earliest pending delivery is due.
     async fn next_due(&self) -> StoreResult<Option<u64>>;

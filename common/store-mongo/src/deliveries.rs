@@ -8,13 +8,16 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use mongodb::bson::{Bson, Document, doc};
 use promptmill_domain::{BatchId, DeliveryId, EventId, TenantId};
-use promptmill_ports::{Deliveries, Delivery, DeliveryAttempt, DeliveryState, StoreResult};
+use promptmill_ports::{Deliveries, Delivery, DeliveryAttempt, DeliveryState, Replay, StoreResult};
 
 use crate::MongoStore;
 use crate::codec::{Fields, binary, corrupt, from_json, int, to_json};
 use crate::collections::DELIVERIES;
 use crate::commands::{Concern, Query, Update, encode, fresh_mark};
 use crate::forget;
+
+/// Deliveries that are tried again in one step.
+const REPLAYED: u32 = 1_000;
 
 /// Tries that are kept of a delivery, the newest ones.
 const MAX_ATTEMPTS: i32 = 20;
@@ -82,6 +85,28 @@ impl Deliveries for MongoStore {
         let query = Query::of(theirs).sort(doc! { "created_ms": 1, "_id": 1 }).limit(limit);
         let found = self.commands().find(DELIVERIES, query, Concern::Majority).await?;
         found.iter().map(from_document).collect()
+    }
+
+    async fn replay(&self, tenant: &TenantId, which: Replay, now_ms: u64) -> StoreResult<u32> {
+        let mut these = doc! { "tenant": tenant.as_str() };
+        match which {
+            Replay::One(id) => drop(these.insert("_id", binary(*id.as_bytes()))),
+            Replay::GivenUpSince(since_ms) => {
+                these.insert("state", GIVEN_UP);
+                these.insert("created_ms", doc! { "$gte": int(since_ms) });
+                let oldest = doc! { "created_ms": 1, "_id": 1 };
+                let query = Query::of(these.clone()).fields(doc! { "_id": 1 }).sort(oldest).limit(REPLAYED);
+                let found = self.commands().find(DELIVERIES, query, Concern::Local).await?;
+                let ids: Vec<Bson> = found.into_iter().filter_map(|mut found| found.remove("_id")).collect();
+                if ids.is_empty() {
+                    return Ok(0);
+                }
+                these.insert("_id", doc! { "$in": ids });
+            }
+        }
+        let again = doc! { "$set": { "state": PENDING, "due_ms": int(now_ms) } };
+        let changed = self.commands().update(DELIVERIES, vec![Update::many(these, again)]).await?.n;
+        Ok(u32::try_from(changed).unwrap_or(u32::MAX))
     }
 
     async fn next_due(&self) -> StoreResult<Option<u64>> {
@@ -183,6 +208,9 @@ fn attempt_to_document(attempt: &DeliveryAttempt) -> Document {
     if let Some(error) = &attempt.error {
         document.insert("error", error);
     }
+    if let Some(answer) = &attempt.answer {
+        document.insert("answer", answer);
+    }
     document
 }
 
@@ -194,5 +222,6 @@ fn attempt_from_document(document: &Document) -> StoreResult<DeliveryAttempt> {
         duration_ms: fields.small("duration_ms")?,
         status: status.map_err(|_| corrupt("the status of an attempt"))?,
         error: fields.maybe_text("error")?.map(str::to_owned),
+        answer: fields.maybe_text("answer")?.map(str::to_owned),
     })
 }

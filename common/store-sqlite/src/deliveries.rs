@@ -2,7 +2,7 @@
 
 use async_trait::async_trait;
 use promptmill_domain::{BatchId, DeliveryId, EventId, TenantId};
-use promptmill_ports::{Deliveries, Delivery, DeliveryAttempt, DeliveryState, StoreResult};
+use promptmill_ports::{Deliveries, Delivery, DeliveryAttempt, DeliveryState, Replay, StoreResult};
 use rusqlite::{Connection, OptionalExtension as _, Row, params};
 
 use crate::SqliteStore;
@@ -53,6 +53,26 @@ impl Deliveries for SqliteStore {
             let rows =
                 statement.query_map(params![batch.as_bytes(), tenant.as_str(), limit], RawDelivery::read)?;
             rows.map(|raw| raw?.decode()).collect()
+        })
+        .await
+    }
+
+    async fn replay(&self, tenant: &TenantId, which: Replay, now_ms: u64) -> StoreResult<u32> {
+        let tenant = tenant.clone();
+        self.write(SMALL, move |db| {
+            let again = "UPDATE deliveries SET state = 0, due_ms = ?1 WHERE tenant = ?2 AND";
+            let changed = match which {
+                Replay::One(id) => db
+                    .prepare_cached(&format!("{again} id = ?3"))?
+                    .execute(params![int(now_ms), tenant.as_str(), id.as_bytes()])?,
+                Replay::GivenUpSince(since_ms) => {
+                    let these = "num IN (SELECT num FROM deliveries WHERE tenant = ?2 AND state = 2 AND created_ms >= ?3
+                        ORDER BY created_ms LIMIT 1000)";
+                    db.prepare_cached(&format!("{again} {these}"))?
+                        .execute(params![int(now_ms), tenant.as_str(), int(since_ms)])?
+                }
+            };
+            Ok(u32::try_from(changed).unwrap_or(u32::MAX))
         })
         .await
     }

@@ -1,12 +1,13 @@
 //! Events reach their receivers at least once, signed, under one id, and one receiver's trouble is its own.
 
+use std::collections::HashSet;
 use std::sync::{Arc, Once};
 use std::time::Duration;
 
 use promptmill_domain::{BatchEvent, BatchId, BatchState, DeliveryId, EventId, PauseReason, Webhook};
 use promptmill_egress::retry::Schedule;
 use promptmill_egress::{Deadlines, UrlPolicy};
-use promptmill_ports::{Delivery, DeliveryState, MemoryHub, NewBatch};
+use promptmill_ports::{Delivery, DeliveryState, MemoryHub, NewBatch, Replay};
 use promptmill_scheduler::{Scheduler, SchedulerConfig, Webhooks};
 use promptmill_vault::Vault;
 
@@ -140,6 +141,49 @@ async fn a_receiver_that_is_gone_is_not_asked_again_and_one_that_fails_only_as_o
     assert_eq!(ended(&scene, two, DeliveryState::GivenUp).await.attempts.len(), 4);
     scheduler.stop().await;
     assert_eq!((gone.got().len(), failing.got().len()), (1, 4));
+}
+
+#[tokio::test]
+async fn what_a_receiver_answered_is_kept_as_text_and_not_much_of_it() {
+    let scene = Scene::on(MemoryHub::new()).await;
+    // Long, cut in the midst of a character, not all of it text.
+    let long = [b"busy\0\xff".as_slice(), "\u{e9}".repeat(2_000).as_bytes()].concat();
+    let receiver = Receiver::new(move |n| match n {
+        0 => Reply::Body("503 Busy".to_owned(), long.clone()),
+        _ => Reply::status(204),
+    })
+    .await;
+    let scheduler = delivering(&scene, webhooks(2));
+    let batch = paused(&scene, &receiver.url()).await;
+    let delivery = ended(&scene, batch, DeliveryState::Delivered).await;
+    let [first, second] = &delivery.attempts[..] else { panic!("{:?}", delivery.attempts) };
+    let answer = first.answer.as_deref().unwrap();
+    assert!(answer.starts_with("busy\u{fffd}\u{fffd}\u{e9}\u{e9}") && answer.len() <= 1024, "{answer}");
+    assert!(answer.chars().skip(6).all(|character| character == '\u{e9}'), "{answer}");
+    assert_eq!(second.answer, None);
+    scheduler.stop().await;
+}
+
+#[tokio::test]
+async fn a_delivery_that_was_given_up_has_one_more_try_when_it_is_asked_for() {
+    let scene = Scene::on(MemoryHub::new()).await;
+    let receiver = Receiver::new(|n| Reply::status(if n < 3 { 503 } else { 204 })).await;
+    let scheduler = delivering(&scene, webhooks(2));
+    let batch = paused(&scene, &receiver.url()).await;
+    let given_up = ended(&scene, batch, DeliveryState::GivenUp).await;
+    assert_eq!(given_up.attempts.len(), 2);
+    let replay = async |which| {
+        scene.engine.records.replay(&scene.tenant, which, scene.engine.clock.now_ms()).await.unwrap()
+    };
+    assert_eq!(replay(Replay::GivenUpSince(given_up.created_ms)).await, 1);
+    receiver.gets(3).await;
+    assert_eq!(ended(&scene, batch, DeliveryState::GivenUp).await.attempts.len(), 3);
+    assert_eq!(replay(Replay::One(given_up.id)).await, 1);
+    let taken = ended(&scene, batch, DeliveryState::Delivered).await;
+    assert_eq!(taken.attempts.len(), 4);
+    let ids: HashSet<_> = receiver.got().iter().map(|got| got.id().to_owned()).collect();
+    assert_eq!(ids.len(), 1);
+    scheduler.stop().await;
 }
 
 #[tokio::test]

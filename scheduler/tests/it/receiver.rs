@@ -47,6 +47,8 @@ impl Got {
 pub(crate) enum Reply {
     /// Answers with this status line and these header lines.
     Head(String),
+    /// The same, with this body.
+    Body(String, Vec<u8>),
     /// Never answers.
     Hang,
 }
@@ -120,6 +122,10 @@ async fn handle(
             Reply::Head(head) => {
                 let answer = format!("HTTP/1.1 {head}\r\ncontent-length: 0\r\n\r\n");
                 stream.write_all(answer.as_bytes()).await.ok()?;
+            }
+            Reply::Body(head, body) => {
+                let answer = format!("HTTP/1.1 {head}\r\ncontent-length: {}\r\n\r\n", body.len());
+                stream.write_all(&[answer.as_bytes(), &body].concat()).await.ok()?;
             }
             Reply::Hang => {
                 stream.read_u8().await.ok()?;

@@ -320,7 +320,8 @@ impl<'a> Scene<'a> {
     /// Makes the events of the batch deliveries, of which one was tried.
     async fn hand_on(&self, batch: BatchId) {
         for event in self.store.beside(&self.tenant, batch).await.unwrap().events {
-            let attempt = DeliveryAttempt { at_ms: NOW, duration_ms: 8, status: Some(503), error: None };
+            let attempt =
+                DeliveryAttempt { at_ms: NOW, duration_ms: 8, status: Some(503), error: None, answer: None };
             let delivery = Delivery {
                 id: DeliveryId::to_batch_webhook(event.id),
                 tenant: self.tenant.clone(),

@@ -71,6 +71,7 @@ macro_rules! records_conformance {
             an_attempt_says_what_follows
             an_attempt_that_is_recorded_again_is_recorded_once
             a_delivery_that_is_over_never_changes
+            a_delivery_is_tried_again_when_its_tenant_asks_for_it
             the_newest_attempts_of_many_are_kept
             the_next_due_time_is_that_of_the_earliest_pending
             a_batch_lists_its_own_deliveries_oldest_first

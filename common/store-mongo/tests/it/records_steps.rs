@@ -138,7 +138,7 @@ async fn deliveries(store: &MongoStore, tenant: &TenantId, before: &impl Fn()) {
     assert_eq!(taken, deliveries.each_ref().map(|due| Delivery { due_ms: NOW + 60, ..due.clone() }));
     // Words that look like an expression stay words.
     let error = Some("$due_ms".to_owned());
-    let attempt = DeliveryAttempt { at_ms: NOW + 2, duration_ms: 5, status: Some(500), error };
+    let attempt = DeliveryAttempt { at_ms: NOW + 2, duration_ms: 5, status: Some(500), error, answer: None };
     for (delivery, state) in deliveries.iter().zip([DeliveryState::Pending, DeliveryState::GivenUp]) {
         before();
         store.record_attempt(delivery.id, &attempt, state, NOW + 90).await.unwrap();

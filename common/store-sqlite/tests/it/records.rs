@@ -82,8 +82,13 @@ async fn every_record_is_there_after_the_store_was_opened_again() {
         created_ms: NOW,
         owner: SessionId::from_bytes([3; 16]),
     };
-    let attempt =
-        DeliveryAttempt { at_ms: NOW, duration_ms: 1, status: None, error: Some("refused".to_owned()) };
+    let attempt = DeliveryAttempt {
+        at_ms: NOW,
+        duration_ms: 1,
+        status: None,
+        error: Some("refused".to_owned()),
+        answer: None,
+    };
     let sent = delivery(BatchId::from_bytes([9; 16]), 1);
     store.add_tenant(&Tenant { id: tenant.clone(), created_ms: NOW }).await.unwrap();
     store.add_key(&key).await.unwrap();

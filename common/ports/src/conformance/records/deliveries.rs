@@ -3,14 +3,20 @@
 use promptmill_domain::{BatchId, DeliveryId, EventId, TenantId};
 
 use super::scene::*;
-use crate::{Delivery, DeliveryAttempt, DeliveryState, Records};
+use crate::{Delivery, DeliveryAttempt, DeliveryState, Records, Replay};
 
 fn refused(at_ms: u64) -> DeliveryAttempt {
-    DeliveryAttempt { at_ms, duration_ms: 12, status: Some(503), error: Some("answered 503".to_owned()) }
+    DeliveryAttempt {
+        at_ms,
+        duration_ms: 12,
+        status: Some(503),
+        error: Some("answered 503".to_owned()),
+        answer: Some("Überlast".to_owned()),
+    }
 }
 
 fn taken(at_ms: u64) -> DeliveryAttempt {
-    DeliveryAttempt { at_ms, duration_ms: 7, status: Some(204), error: None }
+    DeliveryAttempt { at_ms, duration_ms: 7, status: Some(204), error: None, answer: None }
 }
 
 /// Deliveries of one batch with these due times, in that order.
@@ -134,6 +140,41 @@ pub async fn a_delivery_that_is_over_never_changes(store: &dyn Records) {
     }
     let unknown = DeliveryId::to_batch_webhook(EventId::at(NOW, rand::random()));
     store.record_attempt(unknown, &taken(NOW), DeliveryState::Delivered, NOW).await.unwrap();
+}
+
+/// What is over is tried once more when it is asked for, by its tenant alone, and then is over again.
+pub async fn a_delivery_is_tried_again_when_its_tenant_asks_for_it(store: &dyn Records) {
+    let (tenant, _, deliveries) = made(store, &[NOW, NOW, NOW, NOW + 500]).await;
+    let [delivered, given_up, later, pending] = &deliveries[..] else { panic!("four were made") };
+    let end = async |delivery: &Delivery, state| {
+        store.record_attempt(delivery.id, &refused(NOW), state, NOW).await.unwrap();
+    };
+    end(delivered, DeliveryState::Delivered).await;
+    end(given_up, DeliveryState::GivenUp).await;
+    end(later, DeliveryState::GivenUp).await;
+    let replay = async |tenant: &TenantId, which| store.replay(tenant, which, NOW + 100).await.unwrap();
+    let (stranger, unknown) =
+        (fresh_tenant(), DeliveryId::to_batch_webhook(EventId::at(NOW, rand::random())));
+    assert_eq!(replay(&stranger, Replay::One(delivered.id)).await, 0);
+    assert_eq!(replay(&stranger, Replay::GivenUpSince(0)).await, 0);
+    assert_eq!(replay(&tenant, Replay::One(unknown)).await, 0);
+    assert_eq!(store.take_due(NOW + 200, NOW + 300, 10).await.unwrap(), []);
+
+    assert_eq!(replay(&tenant, Replay::One(delivered.id)).await, 1);
+    assert_eq!(replay(&tenant, Replay::One(pending.id)).await, 1);
+    assert_eq!(replay(&tenant, Replay::GivenUpSince(later.created_ms)).await, 1);
+    assert_eq!(replay(&tenant, Replay::GivenUpSince(later.created_ms)).await, 0);
+    let mut taken = ids(&store.take_due(NOW + 100, NOW + 300, 10).await.unwrap());
+    let mut expected = vec![delivered.id, pending.id, later.id];
+    taken.sort_unstable();
+    expected.sort_unstable();
+    assert_eq!(taken, expected);
+    let again = stored(store, delivered).await;
+    assert_eq!((again.state, again.attempts.as_slice()), (DeliveryState::Pending, &[refused(NOW)][..]));
+    store.record_attempt(delivered.id, &self::taken(NOW + 110), DeliveryState::Delivered, NOW).await.unwrap();
+    let over = stored(store, delivered).await;
+    assert_eq!((over.state, over.attempts.len()), (DeliveryState::Delivered, 2));
+    assert_eq!(replay(&tenant, Replay::GivenUpSince(0)).await, 1);
 }
 
 /// A receiver that never answers does not make a record that grows for ever.

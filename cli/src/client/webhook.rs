@@ -1,0 +1,159 @@
+//! `promptmill webhook`: a receiver for a laptop that shows and checks what comes, and deliveries that are tried again.
+
+use std::collections::HashSet;
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use bytes::Bytes;
+use http_body_util::{BodyExt as _, Empty, Limited};
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::{Method, Request, Response, StatusCode};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use promptmill_egress::{HeaderMap, Secret, signature};
+use promptmill_runtime::shutdown_signals;
+use serde_json::{Value, json};
+use tokio::net::TcpListener;
+
+use super::args::{ListenArgs, ReplayArgs, WebhookCommand};
+use super::{Client, print_json, print_line, text};
+use crate::exit::{Exit, Failure};
+
+/// The largest body that is read; events are far smaller.
+const MAX_BODY: usize = 1024 * 1024;
+
+/// How long a sender may take for the headers of a request.
+const HEADER_TIME: Duration = Duration::from_secs(10);
+
+pub(crate) async fn webhook(command: WebhookCommand) -> Result<Exit, Failure> {
+    match command {
+        WebhookCommand::Listen(args) => listen(args).await,
+        WebhookCommand::Replay(args) => replay(args).await,
+    }
+}
+
+async fn replay(args: ReplayArgs) -> Result<Exit, Failure> {
+    let client = Client::new(&args.server)?;
+    let answer = match (&args.delivery, &args.since) {
+        (Some(id), _) => client.post(&format!("/v1/deliveries/{id}/replay"), None).await?,
+        (None, since) => client.post("/v1/deliveries/replay", Some(&json!({ "since": since }))).await?,
+    };
+    let replayed = answer["replayed"].as_u64().unwrap_or(0);
+    if args.server.json {
+        print_json(&answer)?;
+    } else {
+        print_line(&format!("{replayed} deliveries are tried again now"))?;
+    }
+    Ok(Exit::Success)
+}
+
+/// What a listener knows.
+struct Listener {
+    secret: Option<Secret>,
+    json: bool,
+    /// Events that came already: each may come more than once.
+    seen: Mutex<HashSet<String>>,
+}
+
+async fn listen(args: ListenArgs) -> Result<Exit, Failure> {
+    let secret = args.secret.as_deref().map(Secret::parse).transpose();
+    let secret = secret.map_err(|refused| Failure::input(format!("--secret: {refused}")))?;
+    let listener = TcpListener::bind(args.listen)
+        .await
+        .map_err(|error| Failure::work(format!("nothing can listen at {}", args.listen), error))?;
+    let address: SocketAddr =
+        listener.local_addr().map_err(|error| Failure::work("the listener has no address", error))?;
+    let (clean, _) = shutdown_signals().map_err(|error| Failure::work("signals cannot be handled", error))?;
+    eprintln!("listening for webhooks at http://{address}; Ctrl-C ends it");
+    if secret.is_none() {
+        eprintln!("without --secret nothing is checked");
+    }
+    let listener_of = Arc::new(Listener { secret, json: args.json, seen: Mutex::default() });
+    loop {
+        let accepted = tokio::select! {
+            () = clean.cancelled() => return Ok(Exit::Success),
+            accepted = listener.accept() => accepted,
+        };
+        let Ok((stream, _)) = accepted else {
+            // No file descriptors are left, for example.
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            continue;
+        };
+        let told = listener_of.clone();
+        let service = service_fn(move |request| {
+            let told = told.clone();
+            async move { Ok::<_, Infallible>(told.answer(request).await) }
+        });
+        let mut builder = http1::Builder::new();
+        builder.timer(TokioTimer::new()).header_read_timeout(HEADER_TIME);
+        let connection = builder.serve_connection(TokioIo::new(stream), service);
+        tokio::spawn(async move {
+            // A sender that went away or broke the protocol is its own business.
+            let _ = connection.await;
+        });
+    }
+}
+
+impl Listener {
+    async fn answer(&self, request: Request<Incoming>) -> Response<Empty<Bytes>> {
+        if request.method() != Method::POST {
+            return status(StatusCode::METHOD_NOT_ALLOWED);
+        }
+        let (head, body) = request.into_parts();
+        let Ok(body) = Limited::new(body, MAX_BODY).collect().await else {
+            return status(StatusCode::PAYLOAD_TOO_LARGE);
+        };
+        let refused = self.show(&head.headers, &body.to_bytes());
+        status(if refused { StatusCode::BAD_REQUEST } else { StatusCode::NO_CONTENT })
+    }
+
+    /// Prints what came; answers whether it is refused.
+    fn show(&self, headers: &HeaderMap, body: &Bytes) -> bool {
+        let now_s = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_secs());
+        let verified = self.secret.as_ref().map(|secret| signature::verify(headers, body, secret, now_s));
+        let id = headers.get("webhook-id").and_then(|id| id.to_str().ok()).unwrap_or_default();
+        let event: Value = serde_json::from_slice(body).unwrap_or(Value::Null);
+        let problem = match &verified {
+            Some(Err(wrong)) => Some(wrong.to_string()),
+            None | Some(Ok(_)) if event.is_null() => Some("it is not JSON".to_owned()),
+            None | Some(Ok(_)) => None,
+        };
+        let is_again = !self.seen.lock().unwrap_or_else(PoisonError::into_inner).insert(id.to_owned());
+        let is_verified = matches!(verified, Some(Ok(_)));
+        // Who reads the output may have gone; there is nobody left to tell.
+        let _ = if self.json {
+            print_json(&json!({
+                "id": id, "verified": is_verified, "again": is_again, "problem": problem, "event": event,
+            }))
+        } else {
+            let checked = match (&problem, is_verified) {
+                (Some(problem), _) => format!("REFUSED: {problem}"),
+                (None, true) => "verified".to_owned(),
+                (None, false) => "not checked".to_owned(),
+            };
+            let again = if is_again { ", again" } else { "" };
+            let data = &event["data"];
+            let counts = &data["counts"];
+            let items = match (counts["settled"].as_u64(), data["rows"].as_u64()) {
+                (Some(settled), Some(rows)) => format!(" {settled}/{rows}"),
+                _ => String::new(),
+            };
+            print_line(&format!(
+                "{} {} {}{items} {id} ({checked}{again})",
+                text(&event, "timestamp"),
+                text(&event, "type"),
+                text(data, "batch_id"),
+            ))
+        };
+        problem.is_some()
+    }
+}
+
+fn status(status: StatusCode) -> Response<Empty<Bytes>> {
+    let mut response = Response::new(Empty::new());
+    *response.status_mut() = status;
+    response
+}
