@@ -9,6 +9,7 @@ mod batches;
 mod cache;
 mod config;
 mod docs;
+mod endpoints;
 mod ends;
 mod events;
 mod extract;
@@ -82,6 +83,7 @@ fn no_place(app: App) -> Router {
 fn keyed_routes() -> OpenApiRouter<App> {
     OpenApiRouter::new()
         .merge(cache::routes())
+        .merge(endpoints::routes())
         .merge(lanes::routes())
         .merge(limits::routes())
         .merge(keys::routes())

@@ -38,6 +38,8 @@ pub(crate) struct DeliveryView {
     kind: &'static str,
     /// The receiver.
     url: String,
+    /// The endpoint it goes to; null for the batch's own webhook.
+    endpoint_id: Option<String>,
     /// `pending`, `delivered` or `given_up`.
     #[schema(value_type = DeliveryNames)]
     state: DeliveryState,
@@ -65,6 +67,12 @@ pub(crate) struct AttemptView {
     answer: Option<String>,
 }
 
+impl From<Vec<Delivery>> for DeliveryList {
+    fn from(deliveries: Vec<Delivery>) -> Self {
+        Self { data: deliveries.into_iter().map(Into::into).collect() }
+    }
+}
+
 impl From<Delivery> for DeliveryView {
     fn from(delivery: Delivery) -> Self {
         let pending = delivery.state == DeliveryState::Pending;
@@ -73,6 +81,7 @@ impl From<Delivery> for DeliveryView {
             event_id: delivery.event.to_string(),
             kind: delivery.kind.as_str(),
             url: delivery.url,
+            endpoint_id: delivery.endpoint.map(|endpoint| endpoint.to_string()),
             state: delivery.state,
             due_at: pending.then_some(Time(delivery.due_ms)),
             created_at: Time(delivery.created_ms),
@@ -106,7 +115,7 @@ pub(crate) async fn deliveries(
     let engine = app.engine();
     engine.store.batch(&caller.tenant, id).await?;
     let deliveries = engine.records.deliveries(&caller.tenant, id, MOST).await?;
-    Ok(axum::Json(DeliveryList { data: deliveries.into_iter().map(Into::into).collect() }))
+    Ok(axum::Json(deliveries.into()))
 }
 
 /// What was made due again.

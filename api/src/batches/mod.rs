@@ -5,7 +5,7 @@
 
 mod budget;
 mod create;
-mod deliveries;
+pub(crate) mod deliveries;
 mod draft;
 mod estimate;
 mod feed;

@@ -1,5 +1,6 @@
 //! How closed lists of words stand in the OpenAPI document.
 
+use promptmill_domain::EventKind;
 use utoipa::openapi::RefOr;
 use utoipa::openapi::schema::{ObjectBuilder, Schema, Type};
 use utoipa::{PartialSchema, ToSchema};
@@ -74,6 +75,16 @@ words!(
     /// Why a batch stands still.
     PauseNames,
     ["requested", "budget", "tenant_budget", "suspect"]
+);
+words!(
+    /// What happened.
+    EventNames,
+    EventKind::ALL.map(EventKind::as_str)
+);
+words!(
+    /// Why an endpoint is not told.
+    DisabledNames,
+    ["requested", "gone", "failing"]
 );
 words!(
     /// Where a delivery stands.

@@ -8,6 +8,7 @@ mod batch_steps;
 mod batches;
 mod binary;
 mod desk;
+mod endpoints;
 mod events;
 mod generations;
 mod idempotency;

@@ -7,7 +7,7 @@
 use std::collections::{BTreeSet, VecDeque};
 
 use bytes::Bytes;
-use promptmill_domain::{Batch, BatchId, BatchState, FailureKind, Head, ItemCode, TenantId};
+use promptmill_domain::{Batch, BatchId, BatchState, Endpoint, FailureKind, Head, ItemCode, TenantId};
 use promptmill_ports::{
     BatchFilter, BlockIds, Delivery, Installation, PageLimit, Part, StoreError, StoreResult, StoredOutcome,
     TemplateKey,
@@ -70,6 +70,7 @@ pub async fn export(
         export.claims().await?;
         export.generations().await?;
         export.batches().await?;
+        export.endpoints().await?;
     }
     Ok(())
 }
@@ -95,6 +96,13 @@ impl<S: Sink> Export<'_, S> {
                 revoked_ms: key.revoked_ms,
                 used_ms: key.used_ms,
             }))?;
+        }
+        Ok(())
+    }
+
+    async fn endpoints(&mut self) -> Result<(), ArchiveError> {
+        for endpoint in self.store.endpoints(self.tenant).await? {
+            self.out.put(&Record::Endpoint(Box::new(Endpoint { ver: 1, ..endpoint })))?;
         }
         Ok(())
     }
@@ -448,6 +456,7 @@ fn delivery_record(delivery: Delivery) -> DeliveryRecord {
         kind: delivery.kind,
         url: delivery.url,
         sealed_secret: delivery.sealed_secret,
+        endpoint: delivery.endpoint,
         body: delivery.body,
         state: delivery.state,
         due_ms: delivery.due_ms,

@@ -114,6 +114,7 @@ impl<'a> Import<'a> {
             | Record::Version(_)
             | Record::Claim(_)
             | Record::Generation(_)
+            | Record::Endpoint(_)
             | Record::Batch(_) => return Err(archive.wrong("a batch does not end before it")),
         }
         Ok(Some(batch))
@@ -145,6 +146,11 @@ impl<'a> Import<'a> {
             Record::Claim(claim) => self.claim(tenant, claim).await?,
             Record::Generation(generation) => {
                 self.store.put_generation(&self.generation(tenant, generation)).await?;
+            }
+            Record::Endpoint(endpoint) => {
+                if endpoint.tenant != tenant || !self.store.put_endpoint(&endpoint).await? {
+                    return Err(archive.wrong("an endpoint is another tenant's, or there already"));
+                }
             }
             Record::Batch(batch) => return Ok(Some(Replay::new(self.store, self.importer, tenant, *batch))),
             Record::Tenant(_)
@@ -221,6 +227,7 @@ fn delivery_of(batch: &Replay<'_>, record: DeliveryRecord) -> Delivery {
         kind: record.kind,
         url: record.url,
         sealed_secret: record.sealed_secret,
+        endpoint: record.endpoint,
         body: record.body,
         state: record.state,
         due_ms: record.due_ms,

@@ -7,8 +7,8 @@
 use bytes::Bytes;
 use promptmill_domain::head::{KILLER_AFTER_KILLS_ALONE, QUARANTINE_AFTER_KILLS, Trying};
 use promptmill_domain::{
-    BatchId, BatchLimits, BatchSpec, BatchState, Counts, DeliveryId, Event, EventId, EventKind, GenerationId,
-    KeyId, ParkedItem, TemplateId, TenantId, Totals,
+    BatchId, BatchLimits, BatchSpec, BatchState, Counts, DeliveryId, Endpoint, EndpointId, Event, EventId,
+    EventKind, GenerationId, KeyId, ParkedItem, TemplateId, TenantId, Totals,
 };
 use promptmill_ports::{DeliveryAttempt, DeliveryState, Role};
 use serde::{Deserialize, Serialize};
@@ -34,6 +34,8 @@ pub enum Record {
     Claim(ClaimRecord),
     /// An immediate generation.
     Generation(GenerationRecord),
+    /// An endpoint of the tenant, as if it were never changed. It comes behind the batches, which would tell it of their being made again.
+    Endpoint(Box<Endpoint>),
     /// A batch; what follows to its end is of it.
     Batch(Box<BatchRecord>),
     /// The next block of rows of the part that follows.
@@ -257,8 +259,11 @@ pub struct DeliveryRecord {
     pub kind: EventKind,
     /// Where it goes.
     pub url: String,
-    /// The signing secret, sealed under a master key.
+    /// The signing secret, sealed under a master key; empty where the endpoint has it.
     pub sealed_secret: String,
+    /// The endpoint it goes to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub endpoint: Option<EndpointId>,
     /// The exact body.
     #[serde(with = "bytes64")]
     pub body: Bytes,

@@ -48,6 +48,10 @@ impl Summary {
                 }
                 return;
             }
+            Record::Endpoint(endpoint) => {
+                endpoint.secrets.iter().for_each(|secret| self.note_sealed(&secret.sealed));
+                return;
+            }
             Record::Claim(claim) => {
                 let body = claim.answer.as_ref().and_then(|answer| std::str::from_utf8(&answer.body).ok());
                 self.note_sealed(body.unwrap_or_default());

@@ -26,6 +26,15 @@ pub enum EventKind {
 }
 
 impl EventKind {
+    /// Every one.
+    pub const ALL: [Self; 5] = [
+        Self::BatchCompleted,
+        Self::BatchFailed,
+        Self::BatchCancelled,
+        Self::BatchExpired,
+        Self::BatchPaused,
+    ];
+
     /// The type on the wire (Standard Webhooks: dot-separated words).
     pub const fn as_str(self) -> &'static str {
         match self {

@@ -162,6 +162,10 @@ bytes_id!(
     DeliveryId, "dlv_", "delivery id"
 );
 bytes_id!(
+    /// A receiver of a tenant's events.
+    EndpointId, "ep_", "endpoint id"
+);
+bytes_id!(
     /// Random proof that a chunk is leased to whoever holds it. Never a counter: a token of an older lease is never valid again.
     LeaseToken, "lease_", "lease token"
 );
@@ -186,6 +190,13 @@ impl DeliveryId {
     /// The id of the delivery of an event to the webhook named in its batch: the event's own bytes, since there is one of them.
     pub const fn to_batch_webhook(event: EventId) -> Self {
         Self::from_bytes(*event.as_bytes())
+    }
+
+    /// The id of the delivery of an event to an endpoint. Whoever asks gets the same, and another for each pair: the random halves of both ids
+    /// stand in different places.
+    pub const fn to_endpoint(event: EventId, endpoint: EndpointId) -> Self {
+        let endpoint = u128::from_be_bytes(*endpoint.as_bytes()).rotate_left(64);
+        Self::from_bytes((u128::from_be_bytes(*event.as_bytes()) ^ endpoint).to_be_bytes())
     }
 }
 

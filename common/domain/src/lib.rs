@@ -7,6 +7,7 @@ pub mod batch;
 pub mod budget;
 pub mod chat;
 pub mod chunk;
+pub mod endpoint;
 pub mod estimate;
 pub mod event;
 pub mod fairness;
@@ -27,13 +28,14 @@ pub use batch::{
 };
 pub use budget::{Budget, BudgetScope, Period, TenantCosts};
 pub use chat::{Message, ModelRef, ModelSettings, Role};
+pub use endpoint::{Endpoint, EndpointSecret, EndpointState, Reached, WhyDisabled};
 pub use event::{Event, EventKind};
 pub use fallback::{Chain, Fallback, FallbackModel, FallbackOn, MaxPrice};
 pub use filter::{ItemFilter, OutcomeName};
 pub use head::{ChunkState, Head, HeadEvent, ParkedItem, Refusal, Release, RowsRef, SettledItem};
 pub use ids::{
-    BatchId, ChunkId, DeliveryId, EventId, GenerationId, ItemId, KeyId, LaneId, LeaseToken, SessionId,
-    TemplateId, TenantId, UploadId,
+    BatchId, ChunkId, DeliveryId, EndpointId, EventId, GenerationId, ItemId, KeyId, LaneId, LeaseToken,
+    SessionId, TemplateId, TenantId, UploadId,
 };
 pub use money::Money;
 pub use outcome::{Attempt, Call, Ending, FailureKind, Flag, ItemCode, Outcome, Output, Tokens, Totals};

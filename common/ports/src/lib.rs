@@ -37,7 +37,7 @@ pub use reading::{
 };
 pub use records::{
     Accounts, ApiKey, Claim, Claimed, Claims, Deliveries, Delivery, DeliveryAttempt, DeliveryState,
-    Generation, Generations, Records, Replay, Role, StoredAnswer, StoredTemplate, TemplateKey,
+    Endpoints, Generation, Generations, Records, Replay, Role, StoredAnswer, StoredTemplate, TemplateKey,
     TemplateVersion, Templates, Tenant,
 };
 pub use replies::{Outlived, Replies, ReplyKey};

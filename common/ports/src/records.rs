@@ -7,7 +7,8 @@
 use async_trait::async_trait;
 use bytes::Bytes;
 use promptmill_domain::{
-    BatchId, DeliveryId, EventId, EventKind, GenerationId, KeyId, SessionId, TemplateId, TenantId,
+    BatchId, DeliveryId, Endpoint, EndpointId, EventId, EventKind, GenerationId, KeyId, SessionId,
+    TemplateId, TenantId,
 };
 use serde::{Deserialize, Serialize};
 
@@ -368,8 +369,10 @@ pub struct Delivery {
     pub kind: EventKind,
     /// Where it goes.
     pub url: String,
-    /// The signing secret, encrypted.
+    /// The signing secret, encrypted; empty of one to an endpoint, which has its own.
     pub sealed_secret: String,
+    /// The endpoint it goes to; `None` for the webhook of its batch.
+    pub endpoint: Option<EndpointId>,
     /// The exact body.
     pub body: Bytes,
     /// Where it stands.
@@ -406,6 +409,14 @@ pub trait Deliveries: Send + Sync {
     /// ([`Close::delete`](crate::Close::delete)) deletes them too, those that are still pending included.
     async fn deliveries(&self, tenant: &TenantId, batch: BatchId, limit: u32) -> StoreResult<Vec<Delivery>>;
 
+    /// Deliveries to an endpoint of the tenant, newest first, at most `limit`.
+    async fn deliveries_to(
+        &self,
+        tenant: &TenantId,
+        endpoint: EndpointId,
+        limit: u32,
+    ) -> StoreResult<Vec<Delivery>>;
+
     /// Makes deliveries of the tenant due now, at most about 1,000, the oldest first. Each keeps its tries and its id, so one whose tries are spent has one more.
     /// Answers how many.
     async fn replay(&self, tenant: &TenantId, which: Replay, now_ms: u64) -> StoreResult<u32>;
@@ -417,7 +428,24 @@ pub trait Deliveries: Send + Sync {
     async fn forget_deliveries(&self, before_ms: u64, limit: u32) -> StoreResult<u32>;
 }
 
-/// Everything a service keeps beside the engine's work.
-pub trait Records: Accounts + Templates + Claims + Generations + Deliveries {}
+/// The tenants' endpoints.
+#[async_trait]
+pub trait Endpoints: Send + Sync {
+    /// Keeps an endpoint: a new one with version 1, or a change of one whose version is the one before. Answers whether it did. After it answered,
+    /// every event of the tenant is written for its endpoints ([`Outbox`](crate::Outbox)); what happens meanwhile may be or not.
+    async fn put_endpoint(&self, endpoint: &Endpoint) -> StoreResult<bool>;
 
-impl<T: Accounts + Templates + Claims + Generations + Deliveries> Records for T {}
+    /// The tenant's endpoint.
+    async fn endpoint(&self, tenant: &TenantId, id: EndpointId) -> StoreResult<Endpoint>;
+
+    /// All endpoints of the tenant, oldest first.
+    async fn endpoints(&self, tenant: &TenantId) -> StoreResult<Vec<Endpoint>>;
+
+    /// Forgets an endpoint; answers whether it was there. Its deliveries stay, and are given up when they are due.
+    async fn delete_endpoint(&self, tenant: &TenantId, id: EndpointId) -> StoreResult<bool>;
+}
+
+/// Everything a service keeps beside the engine's work.
+pub trait Records: Accounts + Templates + Claims + Generations + Deliveries + Endpoints {}
+
+impl<T: Accounts + Templates + Claims + Generations + Deliveries + Endpoints> Records for T {}

@@ -14,7 +14,7 @@ use crate::commands::{Concern, Query};
 use crate::heads::{self, LEASED, PARKED, READY, WAITING};
 use crate::outbox::{self, Change};
 use crate::unwritten::Small;
-use crate::{MongoStore, batches, close_small, counts, delete, order, unwritten};
+use crate::{MongoStore, batches, close_small, counts, delete, endpoints, order, unwritten};
 
 /// States of chunks that are neither done nor sealed.
 const OPEN: [i32; 4] = [WAITING, READY, LEASED, PARKED];
@@ -125,7 +125,11 @@ async fn close(
     if progress.open_chunks > 0 {
         return Ok(None);
     }
-    let number = if Fields(&found).flag("tells") { outbox::next_number(commands).await? } else { 0 };
+    let told = endpoints::tenants(commands).await?;
+    let number = match outbox::tells(&found, tenant, &told) {
+        true => outbox::next_number(commands).await?,
+        false => 0,
+    };
     let mut frozen = Some(progress.counts);
     let mut fields = outbox::fields();
     fields.extend(doc! { "final_counts": 1, "retention_ms": 1 });
@@ -141,7 +145,7 @@ async fn close(
         let ver = Fields(found).uint("ver")? + 1;
         let mut operators = end(found, &next, ver, counts, now_ms)?;
         let change = Change { tenant, batch, state: &next, ver, counts: Some(counts), at_ms: now_ms, number };
-        outbox::tell(found, &mut operators, &change)?;
+        outbox::tell(found, &mut operators, &change, &told)?;
         Ok(Some(operators))
     })
     .await?;

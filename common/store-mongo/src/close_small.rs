@@ -21,7 +21,7 @@ use crate::commands::{Commands, Concern, Query, Update, fresh_mark};
 use crate::heads::{self, Stored};
 use crate::outbox::{self, Change};
 use crate::unwritten::Small;
-use crate::{MongoStore, order};
+use crate::{MongoStore, endpoints, order};
 
 /// One close.
 #[derive(Debug, Clone)]
@@ -168,7 +168,8 @@ async fn write(commands: &Commands, calls: &[Call], plans: &[Plan]) -> StoreResu
         Plan::Answered(_) | Plan::Alone => None,
     });
     let ending: Vec<_> = ending.collect();
-    let tell = ending.iter().filter(|(_, found, _)| Fields(found).flag("tells")).count();
+    let told = endpoints::tenants(commands).await?;
+    let tell = ending.iter().filter(|(call, found, _)| outbox::tells(found, &call.tenant, &told)).count();
     let mut number = if tell > 0 { outbox::next_numbers(commands, tell).await? } else { 0 };
     let mark = fresh_mark();
     let mut updates = Vec::with_capacity(ending.len());
@@ -179,11 +180,11 @@ async fn write(commands: &Commands, calls: &[Call], plans: &[Plan]) -> StoreResu
         let mut operators = end(found, &next, ver, counts, call.now_ms)?;
         let (tenant, batch, at_ms) = (&call.tenant, call.batch, call.now_ms);
         let change = Change { tenant, batch, state: &next, ver, counts: Some(counts), at_ms, number };
-        if outbox::tell(found, &mut operators, &change).is_err() {
+        if outbox::tell(found, &mut operators, &change, &told).is_err() {
             // Alone it is refused in its own words.
             continue;
         }
-        number += u64::from(Fields(found).flag("tells"));
+        number += u64::from(outbox::tells(found, &call.tenant, &told));
         put(&mut operators, "$set", "mark", mark.clone());
         put(&mut operators, "$inc", "rev", 1_i64.into());
         let mut filter = batches::existing_of(&call.tenant, call.batch);

@@ -35,6 +35,8 @@ pub(crate) const USAGE: &str = "usage";
 pub(crate) const SUBMITTED: &str = "submitted";
 /// `_id` delivery; `batch` is the batch it tells of, as binary, so that they go with it.
 pub(crate) const DELIVERIES: &str = "deliveries";
+/// `_id` endpoint.
+pub(crate) const ENDPOINTS: &str = "endpoints";
 /// `_id` tenant.
 pub(crate) const TENANTS: &str = "tenants";
 /// `_id` key.

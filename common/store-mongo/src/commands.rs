@@ -16,6 +16,7 @@ use mongodb::{Cursor, Database};
 use promptmill_ports::{StoreError, StoreResult};
 
 use crate::codec::{binary, corrupt};
+use crate::endpoints::Told;
 use crate::fault::Fault;
 use crate::kept_usage::KeptUsage;
 use crate::usage::Unwritten;
@@ -59,6 +60,7 @@ pub(crate) struct Commands {
     sent: AtomicU64,
     kept_usage: KeptUsage,
     unwritten_usage: Unwritten,
+    told: Told,
 }
 
 impl Commands {
@@ -66,8 +68,9 @@ impl Commands {
     pub(crate) fn new(database: Database, time: Duration) -> Self {
         let (failed, succeeded) = (AtomicU64::new(0), AtomicU64::new(0));
         let (sent, kept_usage) = (AtomicU64::new(0), KeptUsage::default());
-        let unwritten_usage = Unwritten::default();
-        Self { database, time, epoch: Instant::now(), failed, succeeded, sent, kept_usage, unwritten_usage }
+        let (unwritten_usage, told) = (Unwritten::default(), Told::default());
+        let epoch = Instant::now();
+        Self { database, time, epoch, failed, succeeded, sent, kept_usage, unwritten_usage, told }
     }
 
     /// What was read of usage a moment ago.
@@ -78,6 +81,11 @@ impl Commands {
     /// What was added to usage and is not in the database yet.
     pub(crate) const fn unwritten_usage(&self) -> &Unwritten {
         &self.unwritten_usage
+    }
+
+    /// Which tenants had endpoints a moment ago.
+    pub(crate) const fn told(&self) -> &Told {
+        &self.told
     }
 
     /// How many commands were sent, repeated ones each time, and those not that fetch more of an answer.

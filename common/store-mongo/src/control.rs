@@ -8,7 +8,7 @@ use promptmill_ports::{Control, StoreResult};
 use crate::codec::{Fields, conflict, int, to_json};
 use crate::commands::Commands;
 use crate::outbox::{self, Change};
-use crate::{MongoStore, batches};
+use crate::{MongoStore, batches, endpoints};
 
 #[async_trait]
 impl Control for MongoStore {
@@ -46,6 +46,7 @@ async fn steer(
             return Err(conflict("this step of a batch is taken by its own call"));
         }
     };
+    let told = endpoints::tenants(commands).await?;
     let mut steered = None;
     batches::change(commands, tenant, batch, outbox::fields(), |found| {
         let state = batches::state_of(found)?;
@@ -55,7 +56,7 @@ async fn steer(
         let change = Change { tenant, batch, state: &next, ver, counts: None, at_ms: now_ms, number };
         let changes = next != state;
         if changes {
-            outbox::tell(found, &mut operators, &change)?;
+            outbox::tell(found, &mut operators, &change, &told)?;
         }
         steered = Some(next);
         Ok(changes.then_some(operators))

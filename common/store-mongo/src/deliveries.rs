@@ -7,7 +7,7 @@
 use async_trait::async_trait;
 use bytes::Bytes;
 use mongodb::bson::{Bson, Document, doc};
-use promptmill_domain::{BatchId, DeliveryId, EventId, TenantId};
+use promptmill_domain::{BatchId, DeliveryId, EndpointId, EventId, TenantId};
 use promptmill_ports::{Deliveries, Delivery, DeliveryAttempt, DeliveryState, Replay, StoreResult};
 
 use crate::MongoStore;
@@ -87,6 +87,18 @@ impl Deliveries for MongoStore {
         found.iter().map(from_document).collect()
     }
 
+    async fn deliveries_to(
+        &self,
+        tenant: &TenantId,
+        endpoint: EndpointId,
+        limit: u32,
+    ) -> StoreResult<Vec<Delivery>> {
+        let theirs = doc! { "endpoint": binary(*endpoint.as_bytes()), "tenant": tenant.as_str() };
+        let query = Query::of(theirs).sort(doc! { "created_ms": -1, "_id": -1 }).limit(limit);
+        let found = self.commands().find(DELIVERIES, query, Concern::Majority).await?;
+        found.iter().map(from_document).collect()
+    }
+
     async fn replay(&self, tenant: &TenantId, which: Replay, now_ms: u64) -> StoreResult<u32> {
         let mut these = doc! { "tenant": tenant.as_str() };
         match which {
@@ -158,7 +170,7 @@ const fn name(state: DeliveryState) -> &'static str {
 
 fn to_document(delivery: &Delivery) -> Document {
     let attempts: Vec<Document> = delivery.attempts.iter().map(attempt_to_document).collect();
-    doc! {
+    let mut document = doc! {
         "_id": binary(*delivery.id.as_bytes()),
         "tenant": delivery.tenant.as_str(),
         "batch": binary(*delivery.batch.as_bytes()),
@@ -171,7 +183,11 @@ fn to_document(delivery: &Delivery) -> Document {
         "due_ms": int(delivery.due_ms),
         "created_ms": int(delivery.created_ms),
         "attempts": attempts,
+    };
+    if let Some(endpoint) = &delivery.endpoint {
+        document.insert("endpoint", binary(*endpoint.as_bytes()));
     }
+    document
 }
 
 fn from_document(document: &Document) -> StoreResult<Delivery> {
@@ -191,6 +207,7 @@ fn from_document(document: &Document) -> StoreResult<Delivery> {
         kind: from_json(fields.text("kind")?, "the kind of an event")?,
         url: fields.text("url")?.to_owned(),
         sealed_secret: fields.text("sealed_secret")?.to_owned(),
+        endpoint: fields.maybe_id("endpoint")?.map(EndpointId::from_bytes),
         body: Bytes::copy_from_slice(fields.bytes("body")?),
         state,
         due_ms: fields.uint("due_ms")?,

@@ -5,8 +5,8 @@ use promptmill_ports::{StoreError, StoreResult};
 
 use crate::codec::number;
 use crate::collections::{
-    API_KEYS, BATCHES, BUDGETS, CLAIMS, DELIVERIES, GENERATIONS, HEADS, REPLIES, ROWS, SESSIONS, SETTLED,
-    TEMPLATES, UPLOADS,
+    API_KEYS, BATCHES, BUDGETS, CLAIMS, DELIVERIES, ENDPOINTS, GENERATIONS, HEADS, REPLIES, ROWS, SESSIONS,
+    SETTLED, TEMPLATES, UPLOADS,
 };
 use crate::commands::Commands;
 
@@ -125,6 +125,9 @@ const RECORD_SIDE: &[Index] = &[
     Index::new(GENERATIONS, "finished", &[("created_ms", 1), ("_id", 1)]).only_with("outcome"),
     Index::new(DELIVERIES, "due", &[("state", 1), ("due_ms", 1), ("_id", 1)]),
     Index::new(DELIVERIES, "age", &[("state", 1), ("created_ms", 1), ("_id", 1)]),
+    Index::new(DELIVERIES, "endpoint", &[("endpoint", 1), ("created_ms", -1), ("_id", -1)])
+        .only_with("endpoint"),
+    Index::new(ENDPOINTS, "tenant", &[("tenant", 1), ("created_ms", 1), ("_id", 1)]),
     Index::new(DELIVERIES, "batch", &[("batch", 1), ("created_ms", 1), ("_id", 1)]),
     // The bytes of a tenant's records are summed from these alone.
     Index::new(BATCHES, "bytes", &[("tenant", 1), ("bytes", 1)]),

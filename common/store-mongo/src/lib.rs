@@ -22,6 +22,7 @@ mod control;
 mod counts;
 mod delete;
 mod deliveries;
+mod endpoints;
 mod examine;
 mod fault;
 mod fences;

@@ -1,5 +1,7 @@
 //! `Outbox`: events, written into the batch with the change they tell of and kept there until they are handed on.
 
+use std::collections::HashSet;
+
 use async_trait::async_trait;
 use mongodb::bson::{Bson, Document, doc};
 use promptmill_domain::{BatchId, BatchState, Counts, Event, EventId, EventKind, TenantId};
@@ -97,13 +99,22 @@ pub(crate) async fn next_numbers(commands: &Commands, count: usize) -> StoreResu
     Ok(Fields(&after).uint("value")?.saturating_sub(count.unsigned_abs() - 1))
 }
 
-/// Adds the event of a change to its update operators, where it is one that is told and the batch, of which `found` has the [`fields`], has
-/// someone to tell.
-pub(crate) fn tell(found: &Document, operators: &mut Document, change: &Change<'_>) -> StoreResult<()> {
+/// Whether a batch, of which `found` has the [`fields`], has someone to tell: a webhook of its own, or an endpoint of its tenant.
+pub(crate) fn tells(found: &Document, tenant: &TenantId, told: &HashSet<TenantId>) -> bool {
+    Fields(found).flag("tells") || told.contains(tenant)
+}
+
+/// Adds the event of a change to its update operators, where it is one that is told and the batch has someone to tell.
+pub(crate) fn tell(
+    found: &Document,
+    operators: &mut Document,
+    change: &Change<'_>,
+    told: &HashSet<TenantId>,
+) -> StoreResult<()> {
     let Some(kind) = EventKind::of_state(change.state, change.counts) else {
         return Ok(());
     };
-    if !Fields(found).flag("tells") {
+    if !tells(found, change.tenant, told) {
         return Ok(());
     }
     if Fields(found).documents("outbox")?.len() >= MAX_PENDING {

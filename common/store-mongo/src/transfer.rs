@@ -202,6 +202,7 @@ mod tests {
         "batches",
         "claims",
         "deliveries",
+        "endpoints",
         "generations",
         "heads",
         "outcomes",

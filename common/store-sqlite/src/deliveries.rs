@@ -1,7 +1,7 @@
 //! `Deliveries`: one event for one receiver, tried until it is taken or given up.
 
 use async_trait::async_trait;
-use promptmill_domain::{BatchId, DeliveryId, EventId, TenantId};
+use promptmill_domain::{BatchId, DeliveryId, EndpointId, EventId, TenantId};
 use promptmill_ports::{Deliveries, Delivery, DeliveryAttempt, DeliveryState, Replay, StoreResult};
 use rusqlite::{Connection, OptionalExtension as _, Row, params};
 
@@ -57,6 +57,25 @@ impl Deliveries for SqliteStore {
         .await
     }
 
+    async fn deliveries_to(
+        &self,
+        tenant: &TenantId,
+        endpoint: EndpointId,
+        limit: u32,
+    ) -> StoreResult<Vec<Delivery>> {
+        let tenant = tenant.clone();
+        self.read(move |db| {
+            let sql = format!(
+                "SELECT {COLUMNS} FROM deliveries WHERE endpoint = ?1 AND tenant = ?2 ORDER BY created_ms DESC, num DESC LIMIT ?3"
+            );
+            let mut statement = db.prepare_cached(&sql)?;
+            let these = params![endpoint.as_bytes(), tenant.as_str(), limit];
+            let rows = statement.query_map(these, RawDelivery::read)?;
+            rows.map(|raw| raw?.decode()).collect()
+        })
+        .await
+    }
+
     async fn replay(&self, tenant: &TenantId, which: Replay, now_ms: u64) -> StoreResult<u32> {
         let tenant = tenant.clone();
         self.write(SMALL, move |db| {
@@ -103,7 +122,7 @@ pub(crate) fn forget_batch(db: &Connection, num: BatchNum, limit: usize) -> Resu
 
 fn add(db: &Connection, delivery: &Delivery) -> Result<(), Fault> {
     let sql = format!(
-        "INSERT INTO deliveries({COLUMNS}) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)
+        "INSERT INTO deliveries({COLUMNS}) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)
         ON CONFLICT (id) DO NOTHING"
     );
     db.prepare_cached(&sql)?.execute(params![
@@ -119,6 +138,7 @@ fn add(db: &Connection, delivery: &Delivery) -> Result<(), Fault> {
         delivery.sealed_secret,
         to_json(&delivery.attempts),
         &delivery.body[..],
+        delivery.endpoint.as_ref().map(EndpointId::as_bytes),
     ])?;
     Ok(())
 }
@@ -172,7 +192,7 @@ fn number(state: DeliveryState) -> i64 {
 }
 
 const COLUMNS: &str =
-    "id, tenant, batch, event, kind, state, due_ms, created_ms, url, sealed_secret, attempts, body";
+    "id, tenant, batch, event, kind, state, due_ms, created_ms, url, sealed_secret, attempts, body, endpoint";
 
 struct RawDelivery {
     id: [u8; 16],
@@ -187,6 +207,7 @@ struct RawDelivery {
     sealed_secret: String,
     attempts: String,
     body: Vec<u8>,
+    endpoint: Option<[u8; 16]>,
 }
 
 impl RawDelivery {
@@ -204,6 +225,7 @@ impl RawDelivery {
             sealed_secret: row.get(9)?,
             attempts: row.get(10)?,
             body: row.get(11)?,
+            endpoint: row.get(12)?,
         })
     }
 
@@ -222,6 +244,7 @@ impl RawDelivery {
             kind: from_json(&self.kind, "the kind of an event")?,
             url: self.url,
             sealed_secret: self.sealed_secret,
+            endpoint: self.endpoint.map(EndpointId::from_bytes),
             body: self.body.into(),
             state,
             due_ms: self.due_ms,

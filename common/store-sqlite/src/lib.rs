@@ -14,6 +14,7 @@ mod control;
 mod counts;
 mod delete;
 mod deliveries;
+mod endpoints;
 mod engine;
 mod fault;
 mod generations;

@@ -49,7 +49,8 @@ pub(crate) fn tell(db: &Connection, found: &Found, batch: BatchId, change: &Chan
     let Some(kind) = EventKind::of_state(change.state, change.counts) else {
         return Ok(());
     };
-    let sql = "SELECT json_extract(spec, '$.webhook') IS NOT NULL FROM batches WHERE num = ?1";
+    let sql = "SELECT json_extract(spec, '$.webhook') IS NOT NULL OR EXISTS (SELECT 1 FROM endpoints e WHERE e.tenant = b.tenant)
+        FROM batches b WHERE num = ?1";
     if !db.prepare_cached(sql)?.query_row([found.num.0], |row| row.get::<_, bool>(0))? {
         return Ok(());
     }

@@ -192,6 +192,7 @@ mod tests {
         "claims",
         "deliveries",
         "generations",
+        "endpoints",
         "heads",
         "outbox",
         "outcomes",

@@ -3,8 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use promptmill_domain::{Endpoint, EndpointState, Reached};
 use promptmill_egress::{Answer, GuardedClient, HeaderMap, Secret, SendError, signature};
-use promptmill_ports::{Delivery, DeliveryAttempt, DeliveryState};
+use promptmill_ports::{Delivery, DeliveryAttempt, DeliveryState, StoreError, StoreResult};
 use promptmill_runtime::Engine;
 use secrecy::ExposeSecret as _;
 use tokio::time::Instant;
@@ -42,8 +43,18 @@ impl Attempt {
     /// Makes the try and records it. A try that could not be recorded is repeated when the delivery is due again.
     pub(super) async fn run(self) {
         let at_ms = self.engine.clock.now_ms();
+        let to = match self.receiver(at_ms).await {
+            Ok(to) => to,
+            Err(error) => {
+                tracing::warn!(delivery.id = %self.delivery.id, error = %error, "whom a delivery goes to could not be read; it is repeated");
+                return;
+            }
+        };
         let started = Instant::now();
-        let tried = self.send(at_ms / 1000).await;
+        let tried = match &to {
+            Some(to) => self.send(to, at_ms / 1000).await,
+            None => Tried::unsent("disabled", "the endpoint is switched off or deleted"),
+        };
         let took = started.elapsed();
         self.engine.metrics.webhook(tried.class);
         let attempt = DeliveryAttempt {
@@ -57,6 +68,7 @@ impl Attempt {
         let (state, due_ms) = match (&attempt.error, tried.status) {
             (None, _) => (DeliveryState::Delivered, now_ms),
             (Some(_), Some(GONE)) => (DeliveryState::GivenUp, now_ms),
+            (Some(_), _) if to.is_none() => (DeliveryState::GivenUp, now_ms),
             (Some(_), _) => self.later(now_ms, tried.retry_after),
         };
         let delivery = &self.delivery;
@@ -70,6 +82,9 @@ impl Attempt {
         );
         if state == DeliveryState::GivenUp {
             tracing::warn!(batch.id = %delivery.batch, delivery.id = %delivery.id, result = tried.class, "a delivery was given up");
+        }
+        if to.is_some() {
+            self.tell_endpoint(&attempt).await;
         }
         if let Err(error) = self.engine.records.record_attempt(delivery.id, &attempt, state, due_ms).await {
             tracing::warn!(delivery.id = %delivery.id, error = %error, "a try could not be recorded; it is repeated");
@@ -87,35 +102,102 @@ impl Attempt {
         }
     }
 
-    async fn send(&self, timestamp_s: u64) -> Tried {
+    /// Where the delivery goes now, and what it is signed with; `None` where its endpoint wants no events any more.
+    async fn receiver(&self, now_ms: u64) -> StoreResult<Option<Receiver>> {
+        let delivery = &self.delivery;
+        let Some(id) = delivery.endpoint else {
+            let context = format!("{}|webhook|{}", delivery.tenant, delivery.batch);
+            let sealed = vec![delivery.sealed_secret.clone()];
+            return Ok(Some(Receiver { url: delivery.url.clone(), context, sealed }));
+        };
+        match self.engine.records.endpoint(&delivery.tenant, id).await {
+            Ok(endpoint) if endpoint.state == EndpointState::Enabled => {
+                let sealed = endpoint.secrets_at(now_ms).map(str::to_owned).collect();
+                let context = Endpoint::context(&delivery.tenant, id);
+                Ok(Some(Receiver { url: endpoint.url, context, sealed }))
+            }
+            Ok(_) | Err(StoreError::NotFound) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn send(&self, to: &Receiver, timestamp_s: u64) -> Tried {
         let Some(client) = &self.client else {
             return Tried::unsent("client", "this installation cannot call receivers");
         };
-        let Some(headers) = self.headers(timestamp_s) else {
+        let Some(headers) = self.headers(to, timestamp_s) else {
             return Tried::unsent("secret", "the signing secret cannot be opened");
         };
-        let Delivery { url, body, .. } = &self.delivery;
-        match client.post(url, headers, body.clone(), self.webhooks.deadlines).await {
+        match client.post(&to.url, headers, self.delivery.body.clone(), self.webhooks.deadlines).await {
             Ok(answer) => Tried::of(&answer),
             Err(error) => Tried::failed(error),
         }
     }
 
-    /// The signed headers; `None` when the secret does not open.
-    fn headers(&self, timestamp_s: u64) -> Option<HeaderMap> {
+    /// The signed headers; `None` when a secret does not open.
+    fn headers(&self, to: &Receiver, timestamp_s: u64) -> Option<HeaderMap> {
         let delivery = &self.delivery;
-        let context = format!("{}|webhook|{}", delivery.tenant, delivery.batch);
-        let opened = match self.webhooks.vault.open(&context, &delivery.sealed_secret) {
-            Ok(opened) => opened,
-            Err(error) => {
-                tracing::error!(batch.id = %delivery.batch, error = %error, "a signing secret cannot be opened");
-                return None;
-            }
+        let open = |sealed: &String| {
+            let opened = match self.webhooks.vault.open(&to.context, sealed) {
+                Ok(opened) => opened,
+                Err(error) => {
+                    tracing::error!(delivery.id = %delivery.id, error = %error, "a signing secret cannot be opened");
+                    return None;
+                }
+            };
+            Secret::parse(std::str::from_utf8(opened.expose_secret()).ok()?).ok()
         };
-        let secret = Secret::parse(std::str::from_utf8(opened.expose_secret()).ok()?).ok()?;
-        signature::headers(&delivery.event.to_string(), timestamp_s, &delivery.body, &[secret]).ok()
+        let secrets = to.sealed.iter().map(open).collect::<Option<Vec<_>>>()?;
+        signature::headers(&delivery.event.to_string(), timestamp_s, &delivery.body, &secrets).ok()
+    }
+
+    /// Notes on its endpoint what the try came to, where that changes anything: since when it fails, and that it is switched off.
+    async fn tell_endpoint(&self, attempt: &DeliveryAttempt) {
+        let Some(id) = self.delivery.endpoint else { return };
+        let reached = match (&attempt.error, attempt.status) {
+            (None, _) => Reached::Taken,
+            (Some(_), Some(GONE)) => Reached::Gone,
+            (Some(_), _) => Reached::Failed,
+        };
+        let records = &self.engine.records;
+        for _ in 0..CHANGES {
+            let changed = async {
+                let mut endpoint = records.endpoint(&self.delivery.tenant, id).await?;
+                if !endpoint.tried(reached, attempt.at_ms) {
+                    return Ok(true);
+                }
+                endpoint.ver += 1;
+                let is_off = endpoint.state != EndpointState::Enabled;
+                let done = records.put_endpoint(&endpoint).await?;
+                if done && is_off {
+                    tracing::warn!(endpoint.id = %id, "an endpoint is switched off; it was not reached for long, or wants no more");
+                }
+                Ok(done)
+            };
+            match changed.await {
+                Ok(true) | Err(StoreError::NotFound) => return,
+                // Somebody else changed it meanwhile.
+                Ok(false) => {}
+                Err(error) => {
+                    tracing::warn!(endpoint.id = %id, error = %error, "what a try came to could not be noted on its endpoint");
+                    return;
+                }
+            }
+        }
     }
 }
+
+/// Whom a delivery goes to.
+struct Receiver {
+    url: String,
+    /// What its secrets are sealed for.
+    context: String,
+    /// As they are kept, the newest first.
+    sealed: Vec<String>,
+}
+
+/// How often a change of an endpoint is tried that others come before.
+const CHANGES: u32 = 10;
 
 impl Tried {
     fn of(answer: &Answer) -> Self {

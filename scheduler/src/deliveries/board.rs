@@ -64,7 +64,7 @@ impl Board {
     }
 
     pub(super) fn put(&mut self, taken: Taken) {
-        self.hosts.entry(host_of(&taken.delivery.url)).or_default().waiting.push_back(taken);
+        self.hosts.entry(turn_of(&taken.delivery)).or_default().waiting.push_back(taken);
         self.waiting += 1;
     }
 
@@ -129,6 +129,14 @@ impl Board {
     }
 }
 
+/// With whom a delivery takes turns: the others to its endpoint, or to the host of its batch's webhook.
+fn turn_of(delivery: &Delivery) -> Arc<str> {
+    match delivery.endpoint {
+        Some(endpoint) => endpoint.to_string().into(),
+        None => host_of(&delivery.url),
+    }
+}
+
 /// Host and port of a URL. What is no URL fails at once, and so shares one place.
 fn host_of(url: &str) -> Arc<str> {
     let Ok(url) = Url::parse(url) else { return "".into() };
@@ -152,6 +160,7 @@ mod tests {
             kind: EventKind::BatchCompleted,
             url: url.to_owned(),
             sealed_secret: String::new(),
+            endpoint: None,
             body: Bytes::new(),
             state: DeliveryState::Pending,
             due_ms: 0,

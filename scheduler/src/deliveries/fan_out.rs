@@ -2,7 +2,10 @@
 //!
 //! The delivery's id derives from the event, so a crash between the two steps makes nothing twice.
 
-use promptmill_domain::{DeliveryId, Event};
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+
+use promptmill_domain::{DeliveryId, Endpoint, Event, TenantId};
 use promptmill_egress::retry::Schedule;
 use promptmill_ports::{Delivery, DeliveryState, StoreError, StoreResult};
 use promptmill_runtime::Engine;
@@ -20,9 +23,14 @@ pub(super) async fn run_once(engine: &Engine, schedule: &Schedule) -> StoreResul
             return Ok(());
         }
         let mut deliveries = Vec::with_capacity(events.len());
+        let mut endpoints: HashMap<&TenantId, Vec<Endpoint>> = HashMap::new();
         for event in &events {
-            match delivery(engine, event, schedule).await {
-                Ok(delivery) => deliveries.extend(delivery),
+            let of_tenant = match endpoints.entry(&event.tenant) {
+                Entry::Occupied(known) => known.into_mut(),
+                Entry::Vacant(new) => new.insert(engine.records.endpoints(&event.tenant).await?),
+            };
+            match self::deliveries(engine, event, of_tenant, schedule).await {
+                Ok(made) => deliveries.extend(made),
                 Err(error @ StoreError::Unavailable(_)) => return Err(error),
                 // It would stand before all others for ever.
                 Err(error) => {
@@ -36,11 +44,21 @@ pub(super) async fn run_once(engine: &Engine, schedule: &Schedule) -> StoreResul
     }
 }
 
-/// The delivery of an event to the webhook of its batch; `None` where there is none, or the batch was deleted.
-async fn delivery(engine: &Engine, event: &Event, schedule: &Schedule) -> StoreResult<Option<Delivery>> {
+/// The deliveries of an event: to the webhook of its batch, and to those endpoints that want it. None where the batch was deleted.
+async fn deliveries(
+    engine: &Engine,
+    event: &Event,
+    endpoints: &[Endpoint],
+    schedule: &Schedule,
+) -> StoreResult<Vec<Delivery>> {
+    let endpoints: Vec<_> =
+        endpoints.iter().filter(|endpoint| endpoint.wants(event.kind, event.at_ms)).collect();
     let found = async {
         let batch = engine.store.batch(&event.tenant, event.batch).await?;
-        let Some(webhook) = batch.spec.webhook.clone() else { return Ok(None) };
+        let webhook = batch.spec.webhook.clone();
+        if webhook.is_none() && endpoints.is_empty() {
+            return Ok(None);
+        }
         let body = match &event.counts {
             Some(counts) => body::of(event, &batch, counts, event.at_ms),
             None => {
@@ -53,23 +71,32 @@ async fn delivery(engine: &Engine, event: &Event, schedule: &Schedule) -> StoreR
     };
     let (webhook, body) = match found.await {
         Ok(Some(found)) => found,
-        Ok(None) | Err(StoreError::NotFound) => return Ok(None),
+        Ok(None) | Err(StoreError::NotFound) => return Ok(vec![]),
         Err(error) => return Err(error),
     };
     let now_ms = engine.clock.now_ms();
     let wait = schedule.next(0, 0.0, None).unwrap_or_default();
-    Ok(Some(Delivery {
-        id: DeliveryId::to_batch_webhook(event.id),
+    let due_ms = now_ms.saturating_add(u64::try_from(wait.as_millis()).unwrap_or(u64::MAX));
+    let delivery = |id, url: &str, sealed_secret: &str, endpoint| Delivery {
+        id,
         tenant: event.tenant.clone(),
         batch: event.batch,
         event: event.id,
         kind: event.kind,
-        url: webhook.url,
-        sealed_secret: webhook.sealed_secret,
-        body,
+        url: url.to_owned(),
+        sealed_secret: sealed_secret.to_owned(),
+        endpoint,
+        body: body.clone(),
         state: DeliveryState::Pending,
-        due_ms: now_ms.saturating_add(u64::try_from(wait.as_millis()).unwrap_or(u64::MAX)),
+        due_ms,
         attempts: vec![],
         created_ms: now_ms,
-    }))
+    };
+    let to_webhook = webhook.iter().map(|webhook| {
+        delivery(DeliveryId::to_batch_webhook(event.id), &webhook.url, &webhook.sealed_secret, None)
+    });
+    let to_endpoints = endpoints.iter().map(|endpoint| {
+        delivery(DeliveryId::to_endpoint(event.id, endpoint.id), &endpoint.url, "", Some(endpoint.id))
+    });
+    Ok(to_webhook.chain(to_endpoints).collect())
 }

@@ -4,14 +4,17 @@ use std::collections::HashSet;
 use std::sync::{Arc, Once};
 use std::time::Duration;
 
-use promptmill_domain::{BatchEvent, BatchId, BatchState, DeliveryId, EventId, PauseReason, Webhook};
+use promptmill_domain::{
+    BatchEvent, BatchId, BatchState, DeliveryId, Endpoint, EndpointId, EndpointSecret, EndpointState,
+    EventId, EventKind, PauseReason, Webhook, WhyDisabled,
+};
 use promptmill_egress::retry::Schedule;
 use promptmill_egress::{Deadlines, UrlPolicy};
 use promptmill_ports::{Delivery, DeliveryState, MemoryHub, NewBatch, Replay};
 use promptmill_scheduler::{Scheduler, SchedulerConfig, Webhooks};
 use promptmill_vault::Vault;
 
-use crate::receiver::{Receiver, Reply};
+use crate::receiver::{Got, Receiver, Reply};
 use crate::support::{Scene, eventually};
 
 const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
@@ -349,4 +352,172 @@ async fn the_event_of_a_batch_that_was_deleted_meanwhile_holds_up_nothing() {
     ended(&scene, batch, DeliveryState::Delivered).await;
     scheduler.stop().await;
     assert_eq!(receiver.got().len(), 1);
+}
+
+/// An endpoint of the scene's tenant with this secret.
+async fn endpoint(scene: &Scene, url: &str, kinds: &[EventKind]) -> Endpoint {
+    let id = EndpointId::at(1, rand::random());
+    let sealed = vault().seal(&Endpoint::context(&scene.tenant, id), SECRET.as_bytes()).unwrap();
+    let endpoint = Endpoint {
+        id,
+        tenant: scene.tenant.clone(),
+        url: url.to_owned(),
+        description: None,
+        kinds: kinds.to_vec(),
+        secrets: vec![EndpointSecret { sealed, until_ms: None }],
+        state: EndpointState::Enabled,
+        failing_since_ms: None,
+        created_ms: scene.engine.clock.now_ms(),
+        ver: 1,
+    };
+    assert!(scene.engine.records.put_endpoint(&endpoint).await.unwrap());
+    endpoint
+}
+
+/// A batch without a webhook of its own that is paused, which is an event.
+async fn paused_alone(scene: &Scene) -> BatchId {
+    let batch = scene.submit(1, 0).await;
+    scene.steer(batch, BatchEvent::Pause(PauseReason::Budget)).await;
+    batch
+}
+
+#[tokio::test]
+async fn endpoints_are_told_of_every_batch_each_of_what_it_asked_for() {
+    let scene = Scene::on(MemoryHub::new()).await;
+    let [all, paused_only, completed_only, webhook] = [
+        Receiver::taking().await,
+        Receiver::taking().await,
+        Receiver::taking().await,
+        Receiver::taking().await,
+    ];
+    // Before there was anybody to tell.
+    paused_alone(&scene).await;
+    endpoint(&scene, &all.url(), &[]).await;
+    endpoint(&scene, &paused_only.url(), &[EventKind::BatchPaused]).await;
+    endpoint(&scene, &completed_only.url(), &[EventKind::BatchCompleted]).await;
+    let scheduler = delivering(&scene, webhooks(1));
+    let (alone, own) = (paused_alone(&scene).await, paused(&scene, &webhook.url()).await);
+    let batches = |got: &[Got]| {
+        let mut ids: Vec<_> =
+            got.iter().map(|got| got.json()["data"]["batch_id"].as_str().unwrap().to_owned()).collect();
+        ids.sort_unstable();
+        ids
+    };
+    let both = batches_of([alone, own]);
+    for receiver in [&all, &paused_only] {
+        let got = receiver.gets(2).await;
+        assert_eq!(batches(&got), both);
+        got.iter().for_each(|got| got.check_signed_with(SECRET));
+    }
+    assert_eq!(batches(&webhook.gets(1).await), batches_of([own]));
+    // One event, whoever it goes to.
+    let told = |receiver: &Receiver| {
+        let of_own = receiver.got().into_iter().find(|got| got.json()["data"]["batch_id"] == own.to_string());
+        of_own.unwrap().id().to_owned()
+    };
+    assert_eq!((told(&all), told(&paused_only)), (told(&webhook), told(&webhook)));
+    eventually("all are delivered", async || {
+        let [alone, own] = [deliveries(&scene, alone).await, deliveries(&scene, own).await];
+        (alone.len(), own.len()) == (2, 3)
+            && alone.iter().chain(&own).all(|delivery| delivery.state == DeliveryState::Delivered)
+    })
+    .await;
+    scheduler.stop().await;
+    assert_eq!((all.got().len(), paused_only.got().len(), completed_only.got().len()), (2, 2, 0));
+}
+
+fn batches_of(batches: impl IntoIterator<Item = BatchId>) -> Vec<String> {
+    let mut ids: Vec<_> = batches.into_iter().map(|batch| batch.to_string()).collect();
+    ids.sort_unstable();
+    ids
+}
+
+#[tokio::test]
+async fn an_endpoint_that_moved_or_has_a_new_secret_is_told_as_it_is_now() {
+    let scene = Scene::on(MemoryHub::new()).await;
+    let (before, after) = (Receiver::new(|_| Reply::status(500)).await, Receiver::taking().await);
+    let made = endpoint(&scene, &before.url(), &[]).await;
+    let scheduler = delivering(
+        &scene,
+        Webhooks { schedule: Schedule::of(vec![Duration::ZERO, Duration::from_secs(60)]), ..webhooks(1) },
+    );
+    let batch = paused_alone(&scene).await;
+    before.gets(1).await;
+    eventually("the first try is noted", async || {
+        let failing = scene.engine.records.endpoint(&scene.tenant, made.id).await.unwrap();
+        failing.failing_since_ms.is_some()
+    })
+    .await;
+    let mut endpoint = scene.engine.records.endpoint(&scene.tenant, made.id).await.unwrap();
+    let context = Endpoint::context(&scene.tenant, endpoint.id);
+    let new = "whsec_AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA";
+    endpoint.rotate(vault().seal(&context, new.as_bytes()).unwrap(), scene.engine.clock.now_ms(), 3_600_000);
+    endpoint.url = after.url();
+    endpoint.ver += 1;
+    assert!(scene.engine.records.put_endpoint(&endpoint).await.unwrap());
+    scene.clock.advance_ms(100_000);
+    let got = after.gets(1).await.remove(0);
+    // Both secrets hold for a while, the newest one first.
+    let items: Vec<_> = got.headers["webhook-signature"].split(' ').map(str::to_owned).collect();
+    assert_eq!(items.len(), 2);
+    for (item, secret) in items.into_iter().zip([new, SECRET]) {
+        let mut one = got.clone();
+        one.headers.insert("webhook-signature".to_owned(), item);
+        one.check_signed_with(secret);
+    }
+    ended(&scene, batch, DeliveryState::Delivered).await;
+    let reached = scene.engine.records.endpoint(&scene.tenant, endpoint.id).await.unwrap();
+    assert_eq!((reached.failing_since_ms, reached.state), (None, EndpointState::Enabled));
+    scheduler.stop().await;
+}
+
+#[tokio::test]
+async fn an_endpoint_that_wants_no_more_or_fails_for_five_days_is_switched_off_and_what_waits_is_given_up() {
+    let scene = Scene::on(MemoryHub::new()).await;
+    let (gone, failing) =
+        (Receiver::new(|_| Reply::status(410)).await, Receiver::new(|_| Reply::status(503)).await);
+    let (one, two) = (endpoint(&scene, &gone.url(), &[]).await, endpoint(&scene, &failing.url(), &[]).await);
+    let days = Duration::from_secs(3 * 86_400);
+    let schedule = Schedule::of(vec![Duration::ZERO, days, days, days]);
+    let scheduler = delivering(&scene, Webhooks { schedule, ..webhooks(1) });
+    let batch = paused_alone(&scene).await;
+    let why = async |endpoint: &Endpoint| match scene
+        .engine
+        .records
+        .endpoint(&scene.tenant, endpoint.id)
+        .await
+        .unwrap()
+        .state
+    {
+        EndpointState::Enabled => None,
+        EndpointState::Disabled { why, .. } => Some(why),
+    };
+    eventually("one wants no more", async || why(&one).await == Some(WhyDisabled::Gone)).await;
+    for tries in 1..=2 {
+        failing.gets(tries).await;
+        eventually("the try is recorded", async || {
+            let all = scene.engine.records.deliveries_to(&scene.tenant, two.id, 9).await.unwrap();
+            all[0].attempts.len() == tries
+        })
+        .await;
+        assert_eq!(why(&two).await, None);
+        scene.clock.advance_ms(4 * 86_400_000);
+    }
+    eventually("the other one fails for too long", async || why(&two).await == Some(WhyDisabled::Failing))
+        .await;
+    scene.clock.advance_ms(4 * 86_400_000);
+    eventually("what waited is given up", async || {
+        deliveries(&scene, batch).await.iter().all(|delivery| delivery.state == DeliveryState::GivenUp)
+    })
+    .await;
+    let last = scene.engine.records.deliveries_to(&scene.tenant, two.id, 9).await.unwrap().remove(0);
+    let error = last.attempts.last().unwrap().error.as_deref();
+    assert_eq!(error, Some("the endpoint is switched off or deleted"));
+    // Nobody is asked who is off, and a new event is not for them.
+    let later = paused_alone(&scene).await;
+    eventually("the event is handed on", async || scene.engine.store.pending(9).await.unwrap().is_empty())
+        .await;
+    assert_eq!(deliveries(&scene, later).await, []);
+    assert_eq!((gone.got().len(), failing.got().len()), (1, 3));
+    scheduler.stop().await;
 }

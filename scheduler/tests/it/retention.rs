@@ -115,6 +115,7 @@ async fn claims_generations_and_deliveries_are_forgotten() {
         kind: EventKind::BatchCompleted,
         url: "https://receiver.test/".to_owned(),
         sealed_secret: "sealed".to_owned(),
+        endpoint: None,
         body: Bytes::from_static(b"{}"),
         state,
         due_ms: now_ms,

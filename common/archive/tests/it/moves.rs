@@ -1,6 +1,6 @@
 //! From store to store.
 
-use promptmill_domain::{BatchState, SessionId};
+use promptmill_domain::{BatchState, Endpoint, SessionId};
 use promptmill_ports::{
     BatchFilter, Generation, Installation, PageLimit, SettledCursor, SettledPage, StoreError, TemplateKey,
 };
@@ -32,7 +32,7 @@ async fn check(from: Kind, to: Kind) {
     assert_eq!((summary.tenants, summary.keys, summary.templates), (2, 4, 4));
     assert_eq!((summary.generations, summary.deliveries), (4, 1));
     assert_eq!(summary.batches, 3 + scene.batches.len() as u64);
-    assert_eq!(Vec::from_iter(&summary.master_keys), ["answers", "first", "second"]);
+    assert_eq!(Vec::from_iter(&summary.master_keys), ["answers", "first", "second", "third"]);
     records_are_the_same(&*source, &*target, &scene).await;
     for batch in &scene.batches {
         let (then, now) =
@@ -88,6 +88,10 @@ async fn records_are_the_same(source: &dyn Installation, target: &dyn Installati
     let tenant = &scene.tenant;
     assert_eq!(target.tenants().await.unwrap(), source.tenants().await.unwrap());
     assert_eq!(target.keys(tenant).await.unwrap(), source.keys(tenant).await.unwrap());
+    let endpoints = source.endpoints(tenant).await.unwrap();
+    assert_eq!(endpoints.len(), 2);
+    let moved = endpoints.into_iter().map(|endpoint| Endpoint { ver: 1, ..endpoint });
+    assert_eq!(target.endpoints(tenant).await.unwrap(), Vec::from_iter(moved));
     let all = PageLimit::items(1_000);
     let claims = source.claims(tenant, None, all).await.unwrap();
     assert_eq!(claims.len(), 2);

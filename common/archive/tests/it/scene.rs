@@ -2,9 +2,10 @@
 
 use bytes::Bytes;
 use promptmill_domain::{
-    Attempt, BatchEvent, BatchId, BatchLimits, BatchSpec, BatchState, ChunkId, DeliveryId, FailureKind,
-    GenerationId, ItemCode, KeyId, LaneId, LeaseToken, Money, ParkedItem, Release, SessionId, SettledItem,
-    TemplateId, TenantId, Tokens, Totals, UploadId, Webhook,
+    Attempt, BatchEvent, BatchId, BatchLimits, BatchSpec, BatchState, ChunkId, DeliveryId, Endpoint,
+    EndpointId, EndpointSecret, EndpointState, EventKind, FailureKind, GenerationId, ItemCode, KeyId, LaneId,
+    LeaseToken, Money, ParkedItem, Release, SessionId, SettledItem, TemplateId, TenantId, Tokens, Totals,
+    UploadId, Webhook, WhyDisabled,
 };
 use promptmill_ports::{
     ApiKey, Claim, Claims, Delivery, DeliveryAttempt, DeliveryState, Generation, Installation, Lease,
@@ -61,6 +62,7 @@ impl<'a> Scene<'a> {
         scene.open_batches().await;
         scene.ended_batches().await;
         scene.large_outcomes().await;
+        scene.endpoints().await;
         Self::small(store).await;
         scene
     }
@@ -71,6 +73,31 @@ impl<'a> Scene<'a> {
         scene.records().await;
         scene.drafts().await;
         scene
+    }
+
+    /// Two of the tenant, one of them switched off.
+    async fn endpoints(&mut self) {
+        for (n, state) in [
+            (0, EndpointState::Enabled),
+            (1, EndpointState::Disabled { why: WhyDisabled::Failing, at_ms: NOW + 3 }),
+        ] {
+            let secret = |until_ms| EndpointSecret { sealed: "pmv1.third.AAAA".to_owned(), until_ms };
+            let endpoint = Endpoint {
+                id: EndpointId::at(NOW + n, rand::random()),
+                tenant: self.tenant.clone(),
+                url: "https://receiver.example/hook".to_owned(),
+                description: Some("billing, Zürich".to_owned()),
+                kinds: vec![EventKind::BatchPaused],
+                secrets: vec![secret(None), secret(Some(NOW + 9))],
+                state,
+                failing_since_ms: Some(NOW),
+                created_ms: NOW + n,
+                ver: 1,
+            };
+            assert!(self.store.put_endpoint(&endpoint).await.unwrap());
+            // What it is after a change is what moves, not how often it was changed.
+            assert!(self.store.put_endpoint(&Endpoint { ver: 2, ..endpoint }).await.unwrap());
+        }
     }
 
     async fn of_tenant(store: &'a dyn Installation, name: &str) -> Self {
@@ -330,6 +357,7 @@ impl<'a> Scene<'a> {
                 kind: event.kind,
                 url: "https://receiver.example/hook".to_owned(),
                 sealed_secret: "pmv1.second.AAAA".to_owned(),
+                endpoint: Some(EndpointId::at(NOW, [7; 10])),
                 body: Bytes::from_static(b"{}"),
                 state: DeliveryState::Pending,
                 due_ms: NOW + 99,

@@ -11,6 +11,7 @@
 mod accounts;
 mod claims;
 mod deliveries;
+mod endpoints;
 mod generations;
 mod scene;
 mod templates;
@@ -19,6 +20,7 @@ mod usage;
 pub use accounts::*;
 pub use claims::*;
 pub use deliveries::*;
+pub use endpoints::*;
 pub use generations::*;
 pub use templates::*;
 pub use usage::*;
@@ -73,6 +75,9 @@ macro_rules! records_conformance {
             a_delivery_that_is_over_never_changes
             a_delivery_is_tried_again_when_its_tenant_asks_for_it
             the_newest_attempts_of_many_are_kept
+            endpoints_are_listed_oldest_first_and_are_their_tenants_alone
+            an_endpoint_is_changed_only_by_who_knows_its_version
+            an_endpoint_lists_what_goes_to_it
             the_next_due_time_is_that_of_the_earliest_pending
             a_batch_lists_its_own_deliveries_oldest_first
             only_deliveries_that_are_over_are_forgotten

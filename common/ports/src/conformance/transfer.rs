@@ -5,7 +5,10 @@
 
 use bytes::Bytes;
 use promptmill_domain::batch::PauseReason;
-use promptmill_domain::{BatchEvent, BatchId, GenerationId, Release, SessionId, TenantId, Webhook};
+use promptmill_domain::{
+    BatchEvent, BatchId, Endpoint, EndpointId, EndpointSecret, EndpointState, GenerationId, Release,
+    SessionId, TenantId, Webhook,
+};
 
 use super::store::scene::{
     NOW, Scene, check_conflict, check_not_found, fresh_batch, fresh_tenant, group, new_batch, parked,
@@ -22,6 +25,7 @@ macro_rules! transfer_conformance {
         $crate::conformance_tests! { transfer, $make;
             what_stands_beside_a_batch_is_its_key_and_its_events
             a_stamped_batch_has_the_version_and_the_events_it_is_given
+            a_tenant_with_an_endpoint_is_told_of_batches_without_a_webhook
             heads_come_by_number_with_whole_histories
             claims_come_in_the_order_of_their_keys_page_by_page
             generations_come_by_id_page_by_page
@@ -55,6 +59,43 @@ pub async fn what_stands_beside_a_batch_is_its_key_and_its_events(store: &dyn In
     assert_eq!(store.beside(&plain.tenant, plain.batch).await.unwrap(), Beside::default());
     check_not_found(store.beside(&plain.tenant, batch).await);
     check_not_found(store.beside(&tenant, fresh_batch()).await);
+}
+
+/// From the answer to its making on, and until it is deleted; other tenants are not.
+pub async fn a_tenant_with_an_endpoint_is_told_of_batches_without_a_webhook(store: &dyn Installation) {
+    let (tenant, other) = (fresh_tenant(), fresh_tenant());
+    let endpoint = Endpoint {
+        id: EndpointId::at(NOW, rand::random()),
+        tenant: tenant.clone(),
+        url: "https://receiver.example/".to_owned(),
+        description: None,
+        kinds: vec![],
+        secrets: vec![EndpointSecret { sealed: "sealed".to_owned(), until_ms: None }],
+        state: EndpointState::Enabled,
+        failing_since_ms: None,
+        created_ms: NOW,
+        ver: 1,
+    };
+    let told = async |tenant: &TenantId| {
+        // A pause, an end of one batch, and ends of small ones, which a store may write together.
+        let mut batches = Vec::new();
+        for lens in [&[2][..], &[1], &[200, 200]] {
+            let scene = Scene::of(store, tenant.clone(), new_batch(fresh_batch(), None)).await;
+            scene.queue(lens, NOW).await;
+            scene.end(NOW + 1).await;
+            batches.push(scene.batch);
+        }
+        let scene = Scene::of(store, tenant.clone(), new_batch(fresh_batch(), None)).await;
+        scene.queue(&[1], NOW).await;
+        store.steer(tenant, scene.batch, BatchEvent::Pause(PauseReason::Budget), NOW + 1).await.unwrap();
+        batches.push(scene.batch);
+        let pending = store.pending(u32::MAX).await.unwrap();
+        pending.iter().filter(|event| batches.contains(&event.batch)).count()
+    };
+    assert_eq!(told(&tenant).await, 0);
+    assert!(store.put_endpoint(&endpoint).await.unwrap());
+    assert_eq!((told(&tenant).await, told(&other).await), (4, 0));
+    assert!(store.delete_endpoint(&tenant, endpoint.id).await.unwrap());
 }
 
 /// However often it is stamped; what happens to it next has a later version, and is told.

@@ -131,6 +131,7 @@ async fn deliveries_that_are_due_are_shared_out_between_two_processes() {
             kind: EventKind::BatchCompleted,
             url: "https://receiver.example/".to_owned(),
             sealed_secret: String::new(),
+            endpoint: None,
             body: Bytes::from_static(b"{}"),
             state: DeliveryState::Pending,
             due_ms: NOW,

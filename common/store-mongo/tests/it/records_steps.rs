@@ -123,6 +123,7 @@ async fn deliveries(store: &MongoStore, tenant: &TenantId, before: &impl Fn()) {
             kind: EventKind::BatchFailed,
             url: "https://receiver.example/".to_owned(),
             sealed_secret: "sealed".to_owned(),
+            endpoint: None,
             body: Bytes::from_static(b"{}"),
             state: DeliveryState::Pending,
             due_ms: NOW + age,

@@ -32,6 +32,7 @@ fn delivery(batch: BatchId, n: u16) -> Delivery {
         kind: EventKind::BatchPaused,
         url: "https://receiver.example/hook".to_owned(),
         sealed_secret: "pmv1.key.AAAA".to_owned(),
+        endpoint: None,
         body: Bytes::from_static(b"{}"),
         state: DeliveryState::Pending,
         due_ms: NOW,

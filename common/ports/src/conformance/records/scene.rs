@@ -72,6 +72,7 @@ pub(super) fn fresh_delivery(tenant: &TenantId, batch: BatchId, due_ms: u64) -> 
         kind: EventKind::BatchCompleted,
         url: "https://receiver.example/hook?a=ä".to_owned(),
         sealed_secret: "pmv1.key.AAAA".to_owned(),
+        endpoint: None,
         body: Bytes::from_static(b"{\"type\":\"batch.completed\"}"),
         state: DeliveryState::Pending,
         due_ms,

@@ -1,0 +1,429 @@
+//! Endpoints: who is told of a tenant's events, made, changed and switched off over HTTP.
+
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use promptmill_domain::endpoint::MOST_ENDPOINTS;
+use promptmill_domain::{
+    Endpoint, EndpointId, EndpointSecret, EndpointState, EventKind, TenantId, WhyDisabled,
+};
+use promptmill_egress::{Secret, vet_url};
+use promptmill_ports::StoreError;
+use secrecy::ExposeSecret as _;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use crate::auth::{Caller, Scope};
+use crate::batches::deliveries::DeliveryList;
+use crate::batches::names::{DisabledNames, EventNames};
+use crate::extract::{Json, Path};
+use crate::idempotency::Idempotency;
+use crate::problem::{FieldError, Problem, ProblemId};
+use crate::shapes::{WebhookSecret, WebhookUrl};
+use crate::state::App;
+use crate::time::Time;
+
+/// Characters of a description.
+const MAX_DESCRIPTION: usize = 200;
+/// How long the secret before a new one is signed with too, seconds: the usual, and the longest.
+const GRACE_S: u64 = 86_400;
+const MAX_GRACE_S: u64 = 7 * 86_400;
+/// Deliveries that are listed.
+const LISTED: u32 = 100;
+/// How often a change is tried that others come before.
+const CHANGES: u32 = 10;
+
+/// The routes of this group.
+pub(crate) fn routes() -> OpenApiRouter<App> {
+    OpenApiRouter::new()
+        .routes(routes!(create, list))
+        .routes(routes!(show, change, delete))
+        .routes(routes!(rotate))
+        .routes(routes!(deliveries))
+}
+
+/// An endpoint to be made.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+struct NewEndpoint {
+    /// Where events are posted.
+    #[schema(value_type = WebhookUrl, inline)]
+    url: String,
+    /// What people call it, up to 200 characters.
+    #[schema(max_length = 200)]
+    description: Option<String>,
+    /// What it is told of; everything unless told.
+    #[schema(value_type = Option<Vec<EventNames>>, inline)]
+    events: Option<Vec<EventKind>>,
+    /// `whsec_` and 24 to 64 bytes as base64; one is made where there is none.
+    #[schema(value_type = Option<WebhookSecret>, inline)]
+    secret: Option<String>,
+}
+
+/// What is to be different.
+#[derive(Debug, Default, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields, default)]
+struct ChangedEndpoint {
+    /// Where events are posted.
+    #[schema(value_type = Option<WebhookUrl>, inline)]
+    url: Option<String>,
+    /// What people call it; an empty one removes it.
+    #[schema(max_length = 200)]
+    description: Option<String>,
+    /// What it is told of; an empty list is everything.
+    #[schema(value_type = Option<Vec<EventNames>>, inline)]
+    events: Option<Vec<EventKind>>,
+    /// Whether it is told.
+    enabled: Option<bool>,
+}
+
+/// A new signing secret.
+#[derive(Debug, Default, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields, default)]
+struct NewSecret {
+    /// `whsec_` and 24 to 64 bytes as base64; one is made where there is none.
+    #[schema(value_type = Option<WebhookSecret>, inline)]
+    secret: Option<String>,
+    /// Seconds that the one before is signed with too, a day unless told.
+    #[schema(minimum = 0, maximum = 604800)]
+    grace: Option<u64>,
+}
+
+/// A receiver of the tenant's events.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Endpoint)]
+struct EndpointView {
+    /// `ep_` and 32 hexadecimal digits.
+    id: String,
+    /// Where events are posted.
+    url: String,
+    /// What people call it.
+    description: Option<String>,
+    /// What it is told of; empty for everything.
+    #[schema(value_type = Vec<EventNames>, inline)]
+    events: Vec<EventKind>,
+    /// Whether it is told.
+    enabled: bool,
+    /// Why it is not: somebody switched it off, it answered 410, or nothing reached it for five days.
+    #[schema(value_type = Option<DisabledNames>, inline)]
+    disabled_because: Option<WhyDisabled>,
+    /// Since when it is not.
+    disabled_at: Option<Time>,
+    /// Since when nothing reached it, where something was tried since.
+    failing_since: Option<Time>,
+    /// When it was made. It is told of what happens from then on.
+    created_at: Time,
+    /// Until when events are signed with the secret before the present one too.
+    old_secret_until: Option<Time>,
+    /// The signing secret, told once by the request for which it was made.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    secret: Option<String>,
+}
+
+impl EndpointView {
+    fn of(endpoint: Endpoint, now_ms: u64) -> Self {
+        let (disabled_because, disabled_at) = match endpoint.state {
+            EndpointState::Enabled => (None, None),
+            EndpointState::Disabled { why, at_ms } => (Some(why), Some(Time(at_ms))),
+        };
+        let until_ms = endpoint.secrets.iter().filter_map(|secret| secret.until_ms).max();
+        Self {
+            id: endpoint.id.to_string(),
+            url: endpoint.url,
+            description: endpoint.description,
+            events: endpoint.kinds,
+            enabled: disabled_because.is_none(),
+            disabled_because,
+            disabled_at,
+            failing_since: endpoint.failing_since_ms.map(Time),
+            created_at: Time(endpoint.created_ms),
+            old_secret_until: until_ms.filter(|until_ms| *until_ms > now_ms).map(Time),
+            secret: None,
+        }
+    }
+}
+
+/// The tenant's endpoints.
+#[derive(Debug, Serialize, ToSchema)]
+struct EndpointList {
+    /// Oldest first.
+    data: Vec<EndpointView>,
+}
+
+fn url(app: &App, text: &str) -> Result<String, FieldError> {
+    let vetted = vet_url(text, app.url_policy());
+    vetted.map(|url| url.to_string()).map_err(|refused| FieldError::at("/url", refused.to_string()))
+}
+
+fn description(text: &str) -> Result<Option<String>, FieldError> {
+    if text.chars().count() > MAX_DESCRIPTION || text.chars().any(char::is_control) {
+        let detail = "must be up to 200 characters without control characters";
+        return Err(FieldError::at("/description", detail));
+    }
+    Ok((!text.is_empty()).then(|| text.to_owned()))
+}
+
+fn kinds(mut kinds: Vec<EventKind>) -> Vec<EventKind> {
+    kinds.sort_unstable();
+    kinds.dedup();
+    kinds
+}
+
+/// The secret that is given, or a new one.
+fn secret(text: Option<&str>) -> Result<Secret, FieldError> {
+    match text {
+        Some(text) => Secret::parse(text).map_err(|refused| FieldError::at("/secret", refused.to_string())),
+        None => Secret::generate()
+            .ok_or_else(|| FieldError::at("/secret", "cannot be made at the moment; send one")),
+    }
+}
+
+fn sealed(app: &App, tenant: &TenantId, id: EndpointId, secret: &Secret) -> Result<String, Problem> {
+    let context = Endpoint::context(tenant, id);
+    app.vault().seal(&context, secret.text().expose_secret().as_bytes()).map_err(Problem::internal)
+}
+
+fn invalid(errors: Vec<FieldError>) -> Problem {
+    Problem::new(ProblemId::Invalid).errors(errors)
+}
+
+/// Make an endpoint
+///
+/// It is told of what happens to the tenant's batches from now on, whether or not they name a webhook of their own.
+#[utoipa::path(post, path = "/v1/endpoints", tag = "webhooks", operation_id = "createEndpoint",
+    request_body(content = NewEndpoint, example = json!({"url": "https://example.com/hook", "events": ["batch.completed"]})),
+    responses((status = 201, description = "The endpoint", body = EndpointView,
+        headers(("Location" = String, description = "Where it is read")))))]
+async fn create(
+    State(app): State<App>,
+    caller: Caller,
+    idempotency: Idempotency,
+    Json(new, digest): Json<NewEndpoint>,
+) -> Result<Response, Problem> {
+    caller.may(Scope::WebhooksWrite)?;
+    let run = async |plan: crate::idempotency::Plan| {
+        make(&app, &caller.tenant, EndpointId::from_bytes(plan.bytes), &new).await
+    };
+    idempotency.once(&app, &caller, digest, run).await
+}
+
+async fn make(app: &App, tenant: &TenantId, id: EndpointId, new: &NewEndpoint) -> Result<Response, Problem> {
+    let mut errors = Vec::new();
+    let mut or_note = |result: Result<_, FieldError>| result.map_err(|error| errors.push(error)).ok();
+    let vetted = or_note(url(app, &new.url).map(Some)).flatten();
+    let description = or_note(description(new.description.as_deref().unwrap_or_default())).flatten();
+    let secret = match secret(new.secret.as_deref()) {
+        Ok(secret) => Some(secret),
+        Err(error) => {
+            errors.push(error);
+            None
+        }
+    };
+    let (Some(url), Some(secret), true) = (vetted, secret, errors.is_empty()) else {
+        return Err(invalid(errors));
+    };
+    let records = &app.engine().records;
+    // An earlier run of the same request may have made it.
+    let there = match records.endpoint(tenant, id).await {
+        Ok(endpoint) => Some(endpoint),
+        Err(StoreError::NotFound) => None,
+        Err(error) => return Err(error.into()),
+    };
+    let endpoint = match there {
+        Some(endpoint) => endpoint,
+        None => {
+            if records.endpoints(tenant).await?.len() >= MOST_ENDPOINTS {
+                let detail = format!("a tenant has at most {MOST_ENDPOINTS} endpoints");
+                return Err(Problem::new(ProblemId::Conflict).detail(detail));
+            }
+            let endpoint = Endpoint {
+                id,
+                tenant: tenant.clone(),
+                url,
+                description,
+                kinds: kinds(new.events.clone().unwrap_or_default()),
+                secrets: vec![EndpointSecret { sealed: sealed(app, tenant, id, &secret)?, until_ms: None }],
+                state: EndpointState::Enabled,
+                failing_since_ms: None,
+                created_ms: app.now_ms(),
+                ver: 1,
+            };
+            records.put_endpoint(&endpoint).await?;
+            records.endpoint(tenant, id).await?
+        }
+    };
+    let made_secret = new.secret.is_none().then(|| opened(app, &endpoint)).transpose()?;
+    let location = format!("/v1/endpoints/{id}");
+    let view = EndpointView { secret: made_secret, ..EndpointView::of(endpoint, app.now_ms()) };
+    Ok((StatusCode::CREATED, [(header::LOCATION, location)], axum::Json(view)).into_response())
+}
+
+/// The newest secret of an endpoint, in clear.
+fn opened(app: &App, endpoint: &Endpoint) -> Result<String, Problem> {
+    let sealed = endpoint.secrets.first().map_or("", |secret| secret.sealed.as_str());
+    let context = Endpoint::context(&endpoint.tenant, endpoint.id);
+    let opened = app.vault().open(&context, sealed).map_err(Problem::internal)?;
+    String::from_utf8(opened.expose_secret().to_vec()).map_err(Problem::internal)
+}
+
+/// List the endpoints
+#[utoipa::path(get, path = "/v1/endpoints", tag = "webhooks", operation_id = "listEndpoints",
+    responses((status = 200, description = "The endpoints", body = EndpointList)))]
+async fn list(State(app): State<App>, caller: Caller) -> Result<axum::Json<EndpointList>, Problem> {
+    caller.may(Scope::WebhooksRead)?;
+    let now_ms = app.now_ms();
+    let endpoints = app.engine().records.endpoints(&caller.tenant).await?;
+    let data = endpoints.into_iter().map(|endpoint| EndpointView::of(endpoint, now_ms)).collect();
+    Ok(axum::Json(EndpointList { data }))
+}
+
+/// Show an endpoint
+#[utoipa::path(get, path = "/v1/endpoints/{id}", tag = "webhooks", operation_id = "getEndpoint",
+    params(("id" = String, Path, description = "The endpoint, ep_...")),
+    responses((status = 200, description = "The endpoint", body = EndpointView)))]
+async fn show(
+    State(app): State<App>,
+    caller: Caller,
+    Path(id): Path<EndpointId>,
+) -> Result<axum::Json<EndpointView>, Problem> {
+    caller.may(Scope::WebhooksRead)?;
+    let endpoint = app.engine().records.endpoint(&caller.tenant, id).await?;
+    Ok(axum::Json(EndpointView::of(endpoint, app.now_ms())))
+}
+
+/// Changes the endpoint by `change`, which is asked again when somebody else changed it meanwhile.
+async fn changed(
+    app: &App,
+    tenant: &TenantId,
+    id: EndpointId,
+    mut change: impl FnMut(&mut Endpoint),
+) -> Result<Endpoint, Problem> {
+    let records = &app.engine().records;
+    for _ in 0..CHANGES {
+        let mut endpoint = records.endpoint(tenant, id).await?;
+        let before = endpoint.clone();
+        change(&mut endpoint);
+        if endpoint == before {
+            return Ok(endpoint);
+        }
+        endpoint.ver += 1;
+        if records.put_endpoint(&endpoint).await? {
+            return Ok(endpoint);
+        }
+    }
+    Err(Problem::new(ProblemId::Unavailable).detail("the endpoint is changed by too many at once"))
+}
+
+/// Change an endpoint
+///
+/// What is left out stays. One that is switched on again is told of what happens from then on, and of what waits for it.
+#[utoipa::path(patch, path = "/v1/endpoints/{id}", tag = "webhooks", operation_id = "changeEndpoint",
+    params(("id" = String, Path, description = "The endpoint, ep_...")),
+    request_body = ChangedEndpoint,
+    responses((status = 200, description = "The endpoint", body = EndpointView)))]
+async fn change(
+    State(app): State<App>,
+    caller: Caller,
+    Path(id): Path<EndpointId>,
+    Json(body, _): Json<ChangedEndpoint>,
+) -> Result<axum::Json<EndpointView>, Problem> {
+    caller.may(Scope::WebhooksWrite)?;
+    let vetted = body.url.as_deref().map(|text| url(&app, text)).transpose();
+    let described = body.description.as_deref().map(description).transpose();
+    let (vetted, described) = match (vetted, described) {
+        (Ok(vetted), Ok(described)) => (vetted, described),
+        (vetted, described) => {
+            return Err(invalid([vetted.err(), described.err()].into_iter().flatten().collect()));
+        }
+    };
+    let events = body.events.map(kinds);
+    let now_ms = app.now_ms();
+    let endpoint = changed(&app, &caller.tenant, id, |endpoint| {
+        if let Some(url) = &vetted {
+            endpoint.url.clone_from(url);
+        }
+        if let Some(description) = &described {
+            endpoint.description.clone_from(description);
+        }
+        if let Some(events) = &events {
+            endpoint.kinds.clone_from(events);
+        }
+        match (body.enabled, endpoint.state) {
+            (Some(true), EndpointState::Disabled { .. }) => endpoint.enable(),
+            (Some(false), EndpointState::Enabled) => {
+                endpoint.state = EndpointState::Disabled { why: WhyDisabled::Requested, at_ms: now_ms };
+            }
+            _ => {}
+        }
+    });
+    Ok(axum::Json(EndpointView::of(endpoint.await?, now_ms)))
+}
+
+/// Delete an endpoint
+///
+/// What it was not told yet is given up.
+#[utoipa::path(delete, path = "/v1/endpoints/{id}", tag = "webhooks", operation_id = "deleteEndpoint",
+    params(("id" = String, Path, description = "The endpoint, ep_...")),
+    responses((status = 204, description = "It is gone")))]
+async fn delete(
+    State(app): State<App>,
+    caller: Caller,
+    Path(id): Path<EndpointId>,
+) -> Result<StatusCode, Problem> {
+    caller.may(Scope::WebhooksWrite)?;
+    match app.engine().records.delete_endpoint(&caller.tenant, id).await? {
+        true => Ok(StatusCode::NO_CONTENT),
+        false => Err(ProblemId::NotFound.into()),
+    }
+}
+
+/// Give an endpoint a new signing secret
+///
+/// Events are signed with it from now on, and with the one before as long as `grace` says, so that the receiver can change its own in its time.
+#[utoipa::path(post, path = "/v1/endpoints/{id}/secret", tag = "webhooks", operation_id = "rotateEndpointSecret",
+    params(("id" = String, Path, description = "The endpoint, ep_...")),
+    request_body = NewSecret,
+    responses((status = 200, description = "The endpoint with its new secret", body = EndpointView)))]
+async fn rotate(
+    State(app): State<App>,
+    caller: Caller,
+    Path(id): Path<EndpointId>,
+    idempotency: Idempotency,
+    Json(body, digest): Json<NewSecret>,
+) -> Result<Response, Problem> {
+    caller.may(Scope::WebhooksWrite)?;
+    let run = async |_| {
+        let grace_s = body.grace.unwrap_or(GRACE_S);
+        if grace_s > MAX_GRACE_S {
+            return Err(Problem::invalid("/grace", "must be 0 to 604800 seconds"));
+        }
+        let secret = secret(body.secret.as_deref()).map_err(|error| invalid(vec![error]))?;
+        let (now_ms, sealed) = (app.now_ms(), sealed(&app, &caller.tenant, id, &secret)?);
+        let endpoint = changed(&app, &caller.tenant, id, |endpoint| {
+            endpoint.rotate(sealed.clone(), now_ms, grace_s * 1000);
+        });
+        let view = EndpointView::of(endpoint.await?, now_ms);
+        let told = body.secret.is_none().then(|| secret.text().expose_secret().to_owned());
+        Ok(axum::Json(EndpointView { secret: told, ..view }).into_response())
+    };
+    idempotency.once(&app, &caller, digest, run).await
+}
+
+/// List the deliveries to an endpoint
+///
+/// The newest hundred, newest first.
+#[utoipa::path(get, path = "/v1/endpoints/{id}/deliveries", tag = "webhooks", operation_id = "listEndpointDeliveries",
+    params(("id" = String, Path, description = "The endpoint, ep_...")),
+    responses((status = 200, description = "Deliveries to the endpoint", body = DeliveryList)))]
+async fn deliveries(
+    State(app): State<App>,
+    caller: Caller,
+    Path(id): Path<EndpointId>,
+) -> Result<axum::Json<DeliveryList>, Problem> {
+    caller.may(Scope::WebhooksRead)?;
+    let records = &app.engine().records;
+    records.endpoint(&caller.tenant, id).await?;
+    Ok(axum::Json(records.deliveries_to(&caller.tenant, id, LISTED).await?.into()))
+}
