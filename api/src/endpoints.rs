@@ -1,13 +1,16 @@
 //! Endpoints: who is told of a tenant's events, made, changed and switched off over HTTP.
 
+use std::time::{Duration, Instant};
+
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
 use promptmill_domain::endpoint::MOST_ENDPOINTS;
 use promptmill_domain::{
-    Endpoint, EndpointId, EndpointSecret, EndpointState, EventKind, TenantId, WhyDisabled,
+    Endpoint, EndpointId, EndpointSecret, EndpointState, EventId, EventKind, TenantId, WhyDisabled,
 };
-use promptmill_egress::{Secret, vet_url};
+use promptmill_egress::{Deadlines, Secret, signature, vet_url};
 use promptmill_ports::StoreError;
 use secrecy::ExposeSecret as _;
 use serde::{Deserialize, Serialize};
@@ -18,7 +21,7 @@ use utoipa_axum::routes;
 use crate::auth::{Caller, Scope};
 use crate::batches::deliveries::DeliveryList;
 use crate::batches::names::{DisabledNames, EventNames};
-use crate::extract::{Json, Path};
+use crate::extract::{Digest, Json, Path};
 use crate::idempotency::Idempotency;
 use crate::problem::{FieldError, Problem, ProblemId};
 use crate::shapes::{WebhookSecret, WebhookUrl};
@@ -32,6 +35,8 @@ const GRACE_S: u64 = 86_400;
 const MAX_GRACE_S: u64 = 7 * 86_400;
 /// Deliveries that are listed.
 const LISTED: u32 = 100;
+/// How long a receiver may take that is tried.
+const PING_WITHIN: Duration = Duration::from_secs(10);
 /// How often a change is tried that others come before.
 const CHANGES: u32 = 10;
 
@@ -41,6 +46,7 @@ pub(crate) fn routes() -> OpenApiRouter<App> {
         .routes(routes!(create, list))
         .routes(routes!(show, change, delete))
         .routes(routes!(rotate))
+        .routes(routes!(ping))
         .routes(routes!(deliveries))
 }
 
@@ -49,10 +55,10 @@ pub(crate) fn routes() -> OpenApiRouter<App> {
 #[serde(deny_unknown_fields)]
 struct NewEndpoint {
     /// Where events are posted.
-    #[schema(value_type = WebhookUrl, inline)]
+    #[schema(format = "uri", max_length = 2048, pattern = r"^https?://[A-Za-z0-9\[]")]
     url: String,
     /// What people call it, up to 200 characters.
-    #[schema(max_length = 200)]
+    #[schema(max_length = 200, pattern = r"^[^\x00-\x1f\x7f-\x9f]*$")]
     description: Option<String>,
     /// What it is told of; everything unless told.
     #[schema(value_type = Option<Vec<EventNames>>, inline)]
@@ -70,7 +76,7 @@ struct ChangedEndpoint {
     #[schema(value_type = Option<WebhookUrl>, inline)]
     url: Option<String>,
     /// What people call it; an empty one removes it.
-    #[schema(max_length = 200)]
+    #[schema(max_length = 200, pattern = r"^[^\x00-\x1f\x7f-\x9f]*$")]
     description: Option<String>,
     /// What it is told of; an empty list is everything.
     #[schema(value_type = Option<Vec<EventNames>>, inline)]
@@ -263,9 +269,14 @@ async fn make(app: &App, tenant: &TenantId, id: EndpointId, new: &NewEndpoint) -
 /// The newest secret of an endpoint, in clear.
 fn opened(app: &App, endpoint: &Endpoint) -> Result<String, Problem> {
     let sealed = endpoint.secrets.first().map_or("", |secret| secret.sealed.as_str());
+    Ok(open(app, endpoint, sealed)?.text().expose_secret().to_owned())
+}
+
+fn open(app: &App, endpoint: &Endpoint, sealed: &str) -> Result<Secret, Problem> {
     let context = Endpoint::context(&endpoint.tenant, endpoint.id);
     let opened = app.vault().open(&context, sealed).map_err(Problem::internal)?;
-    String::from_utf8(opened.expose_secret().to_vec()).map_err(Problem::internal)
+    let text = std::str::from_utf8(opened.expose_secret()).map_err(Problem::internal)?;
+    Secret::parse(text).map_err(Problem::internal)
 }
 
 /// List the endpoints
@@ -409,6 +420,70 @@ async fn rotate(
         Ok(axum::Json(EndpointView { secret: told, ..view }).into_response())
     };
     idempotency.once(&app, &caller, digest, run).await
+}
+
+/// What a try came to.
+#[derive(Debug, Serialize, ToSchema)]
+struct Tried {
+    /// The event's id, the header `webhook-id`.
+    event_id: String,
+    /// Whether the receiver took it: it answered 2xx.
+    taken: bool,
+    /// The receiver's HTTP status, where it answered.
+    status: Option<u16>,
+    /// How long it took.
+    duration_ms: u64,
+    /// Why there is no answer.
+    error: Option<String>,
+    /// How the answer begins, at most a kibibyte.
+    answer: Option<String>,
+}
+
+/// Try an endpoint
+///
+/// Sends a signed event of type `ping` at once, whether or not the endpoint is switched on, and tells what came of it. It is sent once and in no list.
+#[utoipa::path(post, path = "/v1/endpoints/{id}/test", tag = "webhooks", operation_id = "testEndpoint",
+    params(("id" = String, Path, description = "The endpoint, ep_...")),
+    responses((status = 200, description = "What came of it", body = Tried)))]
+async fn ping(
+    State(app): State<App>,
+    caller: Caller,
+    Path(id): Path<EndpointId>,
+    idempotency: Idempotency,
+) -> Result<Response, Problem> {
+    caller.may(Scope::WebhooksWrite)?;
+    let run = async |_| {
+        let endpoint = app.engine().records.endpoint(&caller.tenant, id).await?;
+        let Some(_place) = app.pings().enter(caller.tenant.clone()) else {
+            let detail = "too many endpoints are tried at the same time";
+            return Err(Problem::new(ProblemId::TooManyRequests).detail(detail).retry_after(1));
+        };
+        Ok(axum::Json(tried(&app, &endpoint).await?).into_response())
+    };
+    idempotency.once(&app, &caller, Digest::empty(), run).await
+}
+
+async fn tried(app: &App, endpoint: &Endpoint) -> Result<Tried, Problem> {
+    let now_ms = app.now_ms();
+    let event = EventId::at(now_ms, rand::random());
+    let body = serde_json::json!({
+        "type": "ping", "timestamp": Time(now_ms), "data": { "endpoint_id": endpoint.id.to_string() },
+    });
+    let body = Bytes::from(body.to_string());
+    let secrets = endpoint.secrets_at(now_ms).map(|sealed| open(app, endpoint, sealed));
+    let secrets = secrets.collect::<Result<Vec<_>, Problem>>()?;
+    let headers = signature::headers(&event.to_string(), now_ms / 1000, &body, &secrets);
+    let headers = headers.map_err(Problem::internal)?;
+    let client = app.receivers().map_err(Problem::internal)?;
+    let begun = Instant::now();
+    let sent = client.post(&endpoint.url, headers, body, Deadlines { total: PING_WITHIN }).await;
+    let duration_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+    let (status, error, answer) = match sent {
+        Ok(answer) => (Some(answer.status), None, answer.text()),
+        Err(error) => (None, Some(error.to_string()), None),
+    };
+    let taken = status.is_some_and(|status| (200..300).contains(&status));
+    Ok(Tried { event_id: event.to_string(), taken, status, duration_ms, error, answer })
 }
 
 /// List the deliveries to an endpoint

@@ -74,8 +74,6 @@ shapes! {
             },
         ],
     });
-    /// A price: US dollars for a million tokens.
-    PriceText "PriceText" = json!({"type": "string", "pattern": "^[0-9]{1,7}([.][0-9]{1,12})?$"});
     /// What people call a batch.
     BatchName "BatchName" = json!({"type": "string", "minLength": 1, "maxLength": 200, "pattern": PRINTABLE});
     /// The labels of a batch.

@@ -1,9 +1,9 @@
 //! What every handler works with.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use promptmill_domain::{BatchId, SessionId, TenantId};
-use promptmill_egress::UrlPolicy;
+use promptmill_egress::{ClientError, GuardedClient, UrlPolicy};
 use promptmill_pipeline::Treasury;
 use promptmill_ports::StoreResult;
 use promptmill_runtime::{Engine, Presence};
@@ -36,6 +36,10 @@ struct Inner {
     vault: Arc<Vault>,
     config: ApiConfig,
     url_policy: UrlPolicy,
+    /// Made when a receiver is called for the first time.
+    receivers: OnceLock<GuardedClient>,
+    /// Endpoints that are tried at the moment.
+    pings: Places<TenantId>,
     presence: Presence,
     leaving: CancellationToken,
     stopping: CancellationToken,
@@ -56,6 +60,10 @@ struct Inner {
     streams: Places<TenantId>,
     readiness: Readiness,
 }
+
+/// Endpoints that are tried at the same time, of one tenant and of all.
+const PINGS_OF_TENANT: usize = 2;
+const PINGS: usize = 16;
 
 impl App {
     /// The service over an engine, present under a session of the process. `url_policy` says which receivers of webhooks may be named.
@@ -90,6 +98,8 @@ impl App {
             readings: Places::within(config.readings_per_tenant, config.readings),
             streams: Places::within(config.streams_per_tenant, config.streams),
             url_policy,
+            receivers: OnceLock::new(),
+            pings: Places::within(PINGS_OF_TENANT, PINGS),
             readiness: Readiness::default(),
             config,
         }))
@@ -118,6 +128,23 @@ impl App {
     /// Which receivers of webhooks may be named.
     pub(crate) fn url_policy(&self) -> &UrlPolicy {
         &self.0.url_policy
+    }
+
+    /// Calls receivers of webhooks.
+    ///
+    /// # Errors
+    /// When this process can call nobody.
+    pub(crate) fn receivers(&self) -> Result<&GuardedClient, ClientError> {
+        if let Some(client) = self.0.receivers.get() {
+            return Ok(client);
+        }
+        let client = GuardedClient::new(self.0.url_policy.clone())?;
+        Ok(self.0.receivers.get_or_init(|| client))
+    }
+
+    /// Places for endpoints that are tried.
+    pub(crate) fn pings(&self) -> &Places<TenantId> {
+        &self.0.pings
     }
 
     /// What the handlers of batches share.

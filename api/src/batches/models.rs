@@ -8,7 +8,6 @@ use utoipa::ToSchema;
 use super::draft::lane_of;
 use crate::App;
 use crate::problem::{FieldError, Problem};
-use crate::shapes::PriceText;
 
 /// One model, or several.
 #[derive(Debug, Clone, Deserialize)]
@@ -47,10 +46,10 @@ impl ModelsArg {
 #[serde(deny_unknown_fields)]
 pub(crate) struct MaxPriceBody {
     /// Of prompts.
-    #[schema(value_type = PriceText, inline, example = "2.50")]
+    #[schema(pattern = "^[0-9]{1,7}([.][0-9]{1,12})?$", example = "2.50")]
     prompt: String,
     /// Of replies.
-    #[schema(value_type = PriceText, inline, example = "10")]
+    #[schema(pattern = "^[0-9]{1,7}([.][0-9]{1,12})?$", example = "10")]
     completion: String,
 }
 

@@ -13,6 +13,7 @@ const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
 const OTHER: &str = "whsec_AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA";
 
 on_both_stands! {
+    an_endpoint_is_tried_and_is_told_of_every_batch,
     a_receiver_on_a_laptop_shows_and_checks_what_comes_and_what_was_given_up_is_tried_again,
 }
 
@@ -45,6 +46,59 @@ impl Listening {
         signal(&self.child, "-INT");
         assert_eq!(self.child.wait().unwrap().code(), Some(0));
     }
+}
+
+async fn an_endpoint_is_tried_and_is_told_of_every_batch(kind: Kind) {
+    let mut desk = Desk::new();
+    let stand = Stand::start(kind, &mut desk);
+    let (client, elsewhere) = (stand.client(), stand.elsewhere());
+    let listening = Listening::start(&desk, SECRET, &["--json"], "lines.txt");
+    let lines = || -> Vec<Value> {
+        desk.read("lines.txt").lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    };
+    let wish =
+        json!({"url": format!("{}/hook", listening.url), "secret": SECRET, "events": ["batch.completed"]});
+    let (status, endpoint) = client.post("/v1/endpoints", &wish).await;
+    assert_eq!(status, StatusCode::CREATED, "{endpoint}");
+    let path = format!("/v1/endpoints/{}", endpoint["id"].as_str().unwrap());
+
+    let (status, tried) = elsewhere.step(&format!("{path}/test")).await;
+    assert_eq!(
+        (status, &tried["taken"], &tried["status"]),
+        (StatusCode::OK, &json!(true), &json!(204)),
+        "{tried}"
+    );
+    assert_eq!((&lines()[0]["event"]["type"], &lines()[0]["id"]), (&json!("ping"), &tried["event_id"]));
+    assert_eq!(lines()[0]["event"]["data"]["endpoint_id"], endpoint["id"]);
+
+    // Batches without a webhook of their own, of another api, however small.
+    let mut batches = Vec::new();
+    for rows in [1, 3, 600] {
+        let rows: Vec<Value> = (0..rows).map(|n| json!({"variables": {"n": n}})).collect();
+        let body = json!({"template": ticket_template(), "model": "demo:any", "rows": rows});
+        let (status, batch) = elsewhere.post("/v1/batches", &body).await;
+        assert_eq!(status, StatusCode::CREATED, "{batch}");
+        batches.push(batch["id"].clone());
+    }
+    wait_for("the endpoint is told of all of them", || lines().len() > 3);
+    let told: Vec<_> = lines()[1..].to_vec();
+    assert!(told.iter().all(|line| line["verified"] == true && line["again"] == false), "{told:?}");
+    for batch in &batches {
+        let of_it = told.iter().filter(|line| line["event"]["data"]["batch_id"] == *batch);
+        assert_eq!(of_it.map(|line| line["event"]["type"].clone()).collect::<Vec<_>>(), ["batch.completed"]);
+    }
+    let (_, list) = client.get(&format!("{path}/deliveries")).await;
+    let ids: Vec<_> =
+        list["data"].as_array().unwrap().iter().map(|delivery| &delivery["endpoint_id"]).collect();
+    assert_eq!(ids, [&endpoint["id"]; 3]);
+
+    // One that nobody listens at is told so at once.
+    let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let (_, other) = client.post("/v1/endpoints", &json!({"url": format!("http://{nobody}/")})).await;
+    let (_, tried) = client.step(&format!("/v1/endpoints/{}/test", other["id"].as_str().unwrap())).await;
+    assert_eq!((&tried["taken"], &tried["error"]), (&json!(false), &json!("no connection could be opened")));
+    listening.stop();
+    stand.stop();
 }
 
 async fn a_receiver_on_a_laptop_shows_and_checks_what_comes_and_what_was_given_up_is_tried_again(kind: Kind) {

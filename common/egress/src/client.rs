@@ -57,6 +57,26 @@ pub struct Answer {
     pub duration: Duration,
 }
 
+/// Bytes of an answer's text.
+const TEXT_BYTES: usize = 1024;
+
+impl Answer {
+    /// The beginning of the body as text to be kept and shown: at most a kibibyte, what is no text replaced; `None` where there is nothing.
+    pub fn text(&self) -> Option<String> {
+        let bytes = &self.first_bytes;
+        let mut end = bytes.len().min(TEXT_BYTES);
+        // Not in the midst of a character, which has four bytes at most.
+        while bytes.get(end).is_some_and(|next| next & 0b1100_0000 == 0b1000_0000) && end + 3 > TEXT_BYTES {
+            end -= 1;
+        }
+        // No store takes a NUL in a text for granted.
+        let mut text = String::from_utf8_lossy(&bytes[..end]).replace('\0', "\u{fffd}");
+        // What was replaced became longer.
+        text.truncate(text.floor_char_boundary(TEXT_BYTES));
+        (!text.is_empty()).then_some(text)
+    }
+}
+
 /// Why there is no answer. The words are fixed and tell nothing of what was reached, so they may be shown to whoever named the URL.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum SendError {

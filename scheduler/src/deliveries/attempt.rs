@@ -36,9 +36,6 @@ struct Tried {
     answer: Option<String>,
 }
 
-/// Bytes of an answer that are kept.
-const KEPT_ANSWER: usize = 1024;
-
 impl Attempt {
     /// Makes the try and records it. A try that could not be recorded is repeated when the delivery is due again.
     pub(super) async fn run(self) {
@@ -213,7 +210,7 @@ impl Tried {
             class,
             error: error.map(str::to_owned),
             retry_after: answer.retry_after,
-            answer: kept(&answer.first_bytes),
+            answer: answer.text(),
         }
     }
 
@@ -224,18 +221,4 @@ impl Tried {
     fn unsent(class: &'static str, error: &str) -> Self {
         Self { status: None, class, error: Some(error.to_owned()), retry_after: None, answer: None }
     }
-}
-
-/// The beginning of an answer as text; bytes that are none are replaced.
-fn kept(bytes: &[u8]) -> Option<String> {
-    let mut end = bytes.len().min(KEPT_ANSWER);
-    // Not in the midst of a character, which has four bytes at most.
-    while bytes.get(end).is_some_and(|next| next & 0b1100_0000 == 0b1000_0000) && end + 3 > KEPT_ANSWER {
-        end -= 1;
-    }
-    // No store takes a NUL in a text for granted.
-    let mut text = String::from_utf8_lossy(&bytes[..end]).replace('\0', "\u{fffd}");
-    // What was replaced became longer.
-    text.truncate(text.floor_char_boundary(KEPT_ANSWER));
-    (!text.is_empty()).then_some(text)
 }
