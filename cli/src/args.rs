@@ -59,7 +59,7 @@ pub(crate) enum Command {
     Batch(BatchCommand),
     /// Show what an installation does at the moment: how its providers' limits are used, and the batches that are open.
     Top(TopArgs),
-    /// Receive webhooks on this machine, or have deliveries tried again.
+    /// Manage endpoints, receive webhooks on this machine, have deliveries tried again.
     #[command(subcommand)]
     Webhook(WebhookCommand),
     /// Push templates to a server and pull them from it.

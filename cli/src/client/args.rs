@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
-use promptmill_domain::{BatchId, DeliveryId, FailureKind, ModelRef, Money, OutcomeName};
+use promptmill_domain::{BatchId, DeliveryId, EndpointId, FailureKind, ModelRef, Money, OutcomeName};
 use serde::de::DeserializeOwned;
 
 use super::ServerArgs;
@@ -16,6 +16,55 @@ pub(crate) enum WebhookCommand {
     Listen(ListenArgs),
     /// Try deliveries again, each under the same webhook-id.
     Replay(ReplayArgs),
+    /// Make an endpoint, which is told of all batches of the tenant from now on.
+    Add(AddArgs),
+    /// List the endpoints.
+    List {
+        #[command(flatten)]
+        server: ServerArgs,
+    },
+    /// Send an endpoint a signed `ping`, and tell what came of it.
+    Test {
+        /// The endpoint's id.
+        id: EndpointId,
+        #[command(flatten)]
+        server: ServerArgs,
+    },
+    /// Give an endpoint a new signing secret; the one before holds for a while.
+    Rotate {
+        /// The endpoint's id.
+        id: EndpointId,
+        /// How long the one before holds, seconds.
+        #[arg(long, value_name = "SECONDS", default_value_t = 86_400)]
+        grace: u64,
+        #[command(flatten)]
+        server: ServerArgs,
+    },
+    /// Delete an endpoint.
+    Remove {
+        /// The endpoint's id.
+        id: EndpointId,
+        #[command(flatten)]
+        server: ServerArgs,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct AddArgs {
+    /// Where events are posted.
+    #[arg(value_name = "RECEIVER")]
+    pub(crate) receiver: String,
+    /// An event it is told of, for example batch.completed. May be repeated. Default: all of them.
+    #[arg(long = "event", value_name = "TYPE")]
+    pub(crate) events: Vec<String>,
+    /// What people call it.
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) description: Option<String>,
+    /// The secret its events are signed with, whsec_...; one is made and printed when it is left out.
+    #[arg(long, value_name = "SECRET", env = "PROMPTMILL_WEBHOOK_SECRET", hide_env_values = true)]
+    pub(crate) secret: Option<String>,
+    #[command(flatten)]
+    pub(crate) server: ServerArgs,
 }
 
 #[derive(Debug, Args)]

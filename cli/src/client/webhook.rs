@@ -13,13 +13,14 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use promptmill_domain::EndpointId;
 use promptmill_egress::{HeaderMap, Secret, signature};
 use promptmill_runtime::shutdown_signals;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
-use super::args::{ListenArgs, ReplayArgs, WebhookCommand};
-use super::{Client, print_json, print_line, text};
+use super::args::{AddArgs, ListenArgs, ReplayArgs, WebhookCommand};
+use super::{Client, ServerArgs, print_json, print_line, text};
 use crate::exit::{Exit, Failure};
 
 /// The largest body that is read; events are far smaller.
@@ -32,7 +33,84 @@ pub(crate) async fn webhook(command: WebhookCommand) -> Result<Exit, Failure> {
     match command {
         WebhookCommand::Listen(args) => listen(args).await,
         WebhookCommand::Replay(args) => replay(args).await,
+        WebhookCommand::Add(args) => add(args).await,
+        WebhookCommand::List { server } => {
+            let list = Client::new(&server)?.get("/v1/endpoints").await?;
+            for endpoint in list["data"].as_array().into_iter().flatten() {
+                if server.json { print_json(endpoint)? } else { print_line(&line(endpoint))? }
+            }
+            Ok(Exit::Success)
+        }
+        WebhookCommand::Test { id, server } => test(id, &server).await,
+        WebhookCommand::Rotate { id, grace, server } => {
+            let path = format!("/v1/endpoints/{id}/secret");
+            let endpoint = Client::new(&server)?.post(&path, Some(&json!({ "grace": grace }))).await?;
+            show_made(&endpoint, &server)?;
+            Ok(Exit::Success)
+        }
+        WebhookCommand::Remove { id, server } => {
+            Client::new(&server)?.delete(&format!("/v1/endpoints/{id}"), None).await?;
+            Ok(Exit::Success)
+        }
     }
+}
+
+async fn add(args: AddArgs) -> Result<Exit, Failure> {
+    let mut body = json!({ "url": args.receiver });
+    if !args.events.is_empty() {
+        body["events"] = json!(args.events);
+    }
+    if let Some(description) = &args.description {
+        body["description"] = description.as_str().into();
+    }
+    if let Some(secret) = &args.secret {
+        body["secret"] = secret.as_str().into();
+    }
+    let endpoint = Client::new(&args.server)?.post("/v1/endpoints", Some(&body)).await?;
+    show_made(&endpoint, &args.server)?;
+    Ok(Exit::Success)
+}
+
+/// Prints an endpoint's id, and its secret where it was made just now.
+fn show_made(endpoint: &Value, server: &ServerArgs) -> Result<(), Failure> {
+    if server.json {
+        return print_json(endpoint);
+    }
+    if let Some(secret) = endpoint["secret"].as_str() {
+        eprintln!("events are signed with {secret} (shown this once)");
+    }
+    print_line(text(endpoint, "id"))
+}
+
+/// An endpoint in one line.
+fn line(endpoint: &Value) -> String {
+    let events: Vec<_> =
+        endpoint["events"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+    let events = if events.is_empty() { "all events".to_owned() } else { events.join(",") };
+    let state = match endpoint["disabled_because"].as_str() {
+        Some(why) => format!("off: {why}"),
+        None if endpoint["failing_since"].is_string() => "failing".to_owned(),
+        None => "on".to_owned(),
+    };
+    let description = text(endpoint, "description");
+    let (id, url) = (text(endpoint, "id"), text(endpoint, "url"));
+    format!("{id}  {state:15} {url}  {events}  {description}").trim_end().to_owned()
+}
+
+async fn test(id: EndpointId, server: &ServerArgs) -> Result<Exit, Failure> {
+    let tried = Client::new(server)?.post(&format!("/v1/endpoints/{id}/test"), None).await?;
+    let taken = tried["taken"] == true;
+    if server.json {
+        print_json(&tried)?;
+    } else {
+        let came = match (tried["status"].as_u64(), tried["error"].as_str()) {
+            (Some(status), _) => format!("answered {status}"),
+            (None, error) => error.unwrap_or("no answer").to_owned(),
+        };
+        let word = if taken { "taken" } else { "not taken" };
+        print_line(&format!("{word}: {came} after {} ms", tried["duration_ms"].as_u64().unwrap_or(0)))?;
+    }
+    if taken { Ok(Exit::Success) } else { Ok(Exit::CouldNotWork) }
 }
 
 async fn replay(args: ReplayArgs) -> Result<Exit, Failure> {

@@ -51,15 +51,20 @@ impl Listening {
 async fn an_endpoint_is_tried_and_is_told_of_every_batch(kind: Kind) {
     let mut desk = Desk::new();
     let stand = Stand::start(kind, &mut desk);
+    desk.set("PROMPTMILL_URL", stand.url());
+    desk.set("PROMPTMILL_API_KEY", stand.key());
     let (client, elsewhere) = (stand.client(), stand.elsewhere());
     let listening = Listening::start(&desk, SECRET, &["--json"], "lines.txt");
     let lines = || -> Vec<Value> {
         desk.read("lines.txt").lines().map(|line| serde_json::from_str(line).unwrap()).collect()
     };
-    let wish =
-        json!({"url": format!("{}/hook", listening.url), "secret": SECRET, "events": ["batch.completed"]});
-    let (status, endpoint) = client.post("/v1/endpoints", &wish).await;
-    assert_eq!(status, StatusCode::CREATED, "{endpoint}");
+    let url = format!("{}/hook", listening.url);
+    let more = ["--secret", SECRET, "--event", "batch.completed", "--description", "billing"];
+    let made = desk.promptmill(&[&["webhook", "add", &url], &more[..]].concat()).check_code(0);
+    let id = made.stdout.trim();
+    let listed = desk.promptmill(&["webhook", "list"]).check_code(0).stdout;
+    assert_eq!(listed, format!("{id}  on              {url}  batch.completed  billing\n"));
+    let (_, endpoint) = client.get(&format!("/v1/endpoints/{id}")).await;
     let path = format!("/v1/endpoints/{}", endpoint["id"].as_str().unwrap());
 
     let (status, tried) = elsewhere.step(&format!("{path}/test")).await;
@@ -95,8 +100,17 @@ async fn an_endpoint_is_tried_and_is_told_of_every_batch(kind: Kind) {
     // One that nobody listens at is told so at once.
     let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let (_, other) = client.post("/v1/endpoints", &json!({"url": format!("http://{nobody}/")})).await;
-    let (_, tried) = client.step(&format!("/v1/endpoints/{}/test", other["id"].as_str().unwrap())).await;
-    assert_eq!((&tried["taken"], &tried["error"]), (&json!(false), &json!("no connection could be opened")));
+    let other = other["id"].as_str().unwrap();
+    let tried = desk.promptmill(&["webhook", "test", other]).check_code(1);
+    assert!(tried.stdout.starts_with("not taken: no connection could be opened after "), "{}", tried.stdout);
+    let rotated =
+        desk.promptmill(&["webhook", "rotate", id]).check_code(0).check_says("events are signed with whsec_");
+    assert_eq!(rotated.stdout.trim(), id);
+    // The receiver goes on with the old secret, which is signed with, too.
+    let tried = desk.promptmill(&["webhook", "test", id]).check_code(0).stdout;
+    assert!(tried.starts_with("taken: answered 204 after "), "{tried}");
+    desk.promptmill(&["webhook", "remove", other]).check_code(0);
+    desk.promptmill(&["webhook", "remove", other]).check_code(2);
     listening.stop();
     stand.stop();
 }
