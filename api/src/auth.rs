@@ -45,10 +45,10 @@ pub(crate) enum Scope {
     /// Make and change them.
     #[schema(rename = "templates:write")]
     TemplatesWrite,
-    /// See deliveries.
+    /// See endpoints and deliveries.
     #[schema(rename = "webhooks:read")]
     WebhooksRead,
-    /// Have them tried again.
+    /// Make and change endpoints, and have deliveries tried again.
     #[schema(rename = "webhooks:write")]
     WebhooksWrite,
     /// See how the limits of the installation's providers are used, by all tenants together.

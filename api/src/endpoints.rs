@@ -8,7 +8,7 @@ use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use promptmill_domain::endpoint::MOST_ENDPOINTS;
 use promptmill_domain::{
-    Endpoint, EndpointId, EndpointSecret, EndpointState, EventId, EventKind, TenantId, WhyDisabled,
+    Endpoint, EndpointId, EndpointSecret, EndpointState, EventId, EventKind, Reached, TenantId, WhyDisabled,
 };
 use promptmill_egress::{Deadlines, Secret, signature, vet_url};
 use promptmill_ports::StoreError;
@@ -143,7 +143,7 @@ impl EndpointView {
             enabled: disabled_because.is_none(),
             disabled_because,
             disabled_at,
-            failing_since: endpoint.failing_since_ms.map(Time),
+            failing_since: endpoint.failing.map(|failing| Time(failing.since_ms)),
             created_at: Time(endpoint.created_ms),
             old_secret_until: until_ms.filter(|until_ms| *until_ms > now_ms).map(Time),
             secret: None,
@@ -250,16 +250,23 @@ async fn make(app: &App, tenant: &TenantId, id: EndpointId, new: &NewEndpoint) -
                 url,
                 description,
                 kinds: kinds(new.events.clone().unwrap_or_default()),
-                secrets: vec![EndpointSecret { sealed: sealed(app, tenant, id, &secret)?, until_ms: None }],
+                secrets: vec![EndpointSecret {
+                    sealed: sealed(app, tenant, id, &secret)?,
+                    until_ms: None,
+                    request: None,
+                }],
                 state: EndpointState::Enabled,
-                failing_since_ms: None,
+                failing: None,
                 created_ms: app.now_ms(),
+                since_ms: app.now_ms(),
                 ver: 1,
             };
             records.put_endpoint(&endpoint).await?;
             records.endpoint(tenant, id).await?
         }
     };
+    // Whoever has the answer may count on it: also one whose first request was cut off.
+    tokio::time::sleep(records.tells_within()).await;
     let made_secret = new.secret.is_none().then(|| opened(app, &endpoint)).transpose()?;
     let location = format!("/v1/endpoints/{id}");
     let view = EndpointView { secret: made_secret, ..EndpointView::of(endpoint, app.now_ms()) };
@@ -329,7 +336,8 @@ async fn changed(
 
 /// Change an endpoint
 ///
-/// What is left out stays. One that is switched on again is told of what happens from then on, and of what waits for it.
+/// What is left out stays. One that is switched on again is told of what happens from then on, and of what waits for it; what became due while it was off
+/// was given up, and may be tried again.
 #[utoipa::path(patch, path = "/v1/endpoints/{id}", tag = "webhooks", operation_id = "changeEndpoint",
     params(("id" = String, Path, description = "The endpoint, ep_...")),
     request_body = ChangedEndpoint,
@@ -352,8 +360,9 @@ async fn change(
     let events = body.events.map(kinds);
     let now_ms = app.now_ms();
     let endpoint = changed(&app, &caller.tenant, id, |endpoint| {
-        if let Some(url) = &vetted {
+        if let Some(url) = vetted.as_ref().filter(|url| **url != endpoint.url) {
             endpoint.url.clone_from(url);
+            endpoint.begin_anew(now_ms);
         }
         if let Some(description) = &described {
             endpoint.description.clone_from(description);
@@ -362,7 +371,10 @@ async fn change(
             endpoint.kinds.clone_from(events);
         }
         match (body.enabled, endpoint.state) {
-            (Some(true), EndpointState::Disabled { .. }) => endpoint.enable(),
+            (Some(true), EndpointState::Disabled { .. }) => {
+                endpoint.state = EndpointState::Enabled;
+                endpoint.begin_anew(now_ms);
+            }
             (Some(false), EndpointState::Enabled) => {
                 endpoint.state = EndpointState::Disabled { why: WhyDisabled::Requested, at_ms: now_ms };
             }
@@ -405,19 +417,23 @@ async fn rotate(
     Json(body, digest): Json<NewSecret>,
 ) -> Result<Response, Problem> {
     caller.may(Scope::WebhooksWrite)?;
-    let run = async |_| {
+    let run = async |plan: crate::idempotency::Plan| {
         let grace_s = body.grace.unwrap_or(GRACE_S);
         if grace_s > MAX_GRACE_S {
             return Err(Problem::invalid("/grace", "must be 0 to 604800 seconds"));
         }
         let secret = secret(body.secret.as_deref()).map_err(|error| invalid(vec![error]))?;
         let (now_ms, sealed) = (app.now_ms(), sealed(&app, &caller.tenant, id, &secret)?);
+        // The same request again, whose answer was lost, finds the secret that it made.
+        let request = Some(format!("{:032x}", u128::from_be_bytes(plan.bytes)));
+        let new = EndpointSecret { sealed, until_ms: None, request };
         let endpoint = changed(&app, &caller.tenant, id, |endpoint| {
-            endpoint.rotate(sealed.clone(), now_ms, grace_s * 1000);
+            endpoint.rotate(new.clone(), now_ms, grace_s * 1000);
         });
-        let view = EndpointView::of(endpoint.await?, now_ms);
-        let told = body.secret.is_none().then(|| secret.text().expose_secret().to_owned());
-        Ok(axum::Json(EndpointView { secret: told, ..view }).into_response())
+        let endpoint = endpoint.await?;
+        let told = body.secret.is_none().then(|| opened(&app, &endpoint)).transpose()?;
+        let view = EndpointView { secret: told, ..EndpointView::of(endpoint, now_ms) };
+        Ok(axum::Json(view).into_response())
     };
     idempotency.once(&app, &caller, digest, run).await
 }
@@ -483,6 +499,12 @@ async fn tried(app: &App, endpoint: &Endpoint) -> Result<Tried, Problem> {
         Err(error) => (None, Some(error.to_string()), None),
     };
     let taken = status.is_some_and(|status| (200..300).contains(&status));
+    if taken && endpoint.failing.is_some() {
+        let reached = |endpoint: &mut Endpoint| {
+            let _ = endpoint.tried(Reached::Taken, now_ms);
+        };
+        changed(app, &endpoint.tenant, endpoint.id, reached).await?;
+    }
     Ok(Tried { event_id: event.to_string(), taken, status, duration_ms, error, answer })
 }
 

@@ -15,13 +15,13 @@ use crate::idempotency::Idempotency;
 use crate::problem::{Problem, ProblemId};
 use crate::time::Time;
 
-/// Far more than a batch has events.
+/// Deliveries that are listed.
 const MOST: u32 = 1_000;
 
-/// Deliveries of a batch.
+/// Deliveries.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct DeliveryList {
-    /// Oldest first.
+    /// Of a batch the oldest first, at most 1,000; of an endpoint the newest first.
     data: Vec<DeliveryView>,
 }
 
@@ -36,7 +36,7 @@ pub(crate) struct DeliveryView {
     /// What happened, for example `batch.completed`.
     #[serde(rename = "type")]
     kind: &'static str,
-    /// The receiver.
+    /// The receiver; of an endpoint the one it had when the event happened.
     url: String,
     /// The endpoint it goes to; null for the batch's own webhook.
     endpoint_id: Option<String>,
@@ -179,12 +179,9 @@ pub(crate) async fn replay_since(
 ) -> Result<Response, Problem> {
     caller.may(Scope::WebhooksWrite)?;
     let run = |_| async {
-        let (records, which) = (&app.engine().records, Replay::GivenUpSince(body.since.0));
-        let mut replayed = 0;
-        while let some @ 1.. = records.replay(&caller.tenant, which, app.now_ms()).await? {
-            replayed += u64::from(some);
-        }
-        Ok(axum::Json(Replayed { replayed }).into_response())
+        let which = Replay::GivenUpSince(body.since.0);
+        let replayed = app.engine().records.replay(&caller.tenant, which, app.now_ms()).await?;
+        Ok(axum::Json(Replayed { replayed: replayed.into() }).into_response())
     };
     idempotency.once(&app, &caller, digest, run).await
 }

@@ -1,6 +1,6 @@
 //! Endpoints over HTTP: made, changed, given new secrets, and kept apart by tenant.
 
-use promptmill_domain::{EndpointState, WhyDisabled};
+use promptmill_domain::{EndpointState, Failing, WhyDisabled};
 use promptmill_ports::Role;
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -143,7 +143,7 @@ async fn endpoints_are_their_tenants_and_are_changed_by_those_who_may() {
     let tenant = "default".parse().unwrap();
     let mut endpoint = records.endpoint(&tenant, id.parse().unwrap()).await.unwrap();
     endpoint.state = EndpointState::Disabled { why: WhyDisabled::Failing, at_ms: 5 };
-    (endpoint.failing_since_ms, endpoint.ver) = (Some(1), 2);
+    (endpoint.failing, endpoint.ver) = (Some(Failing { since_ms: 1, last_ms: 1 }), 2);
     assert!(records.put_endpoint(&endpoint).await.unwrap());
     let shown = service.get(&path).await;
     assert_eq!(

@@ -18,6 +18,7 @@ use promptmill_egress::{HeaderMap, Secret, signature};
 use promptmill_runtime::shutdown_signals;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
+use tokio::time::timeout;
 
 use super::args::{AddArgs, ListenArgs, ReplayArgs, WebhookCommand};
 use super::{Client, ServerArgs, print_json, print_line, text};
@@ -26,8 +27,12 @@ use crate::exit::{Exit, Failure};
 /// The largest body that is read; events are far smaller.
 const MAX_BODY: usize = 1024 * 1024;
 
-/// How long a sender may take for the headers of a request.
+/// How long a sender may take for the headers of a request, and for its body.
 const HEADER_TIME: Duration = Duration::from_secs(10);
+const BODY_TIME: Duration = Duration::from_secs(10);
+
+/// Events that are remembered.
+const REMEMBERED: usize = 100_000;
 
 pub(crate) async fn webhook(command: WebhookCommand) -> Result<Exit, Failure> {
     match command {
@@ -181,11 +186,21 @@ impl Listener {
             return status(StatusCode::METHOD_NOT_ALLOWED);
         }
         let (head, body) = request.into_parts();
-        let Ok(body) = Limited::new(body, MAX_BODY).collect().await else {
-            return status(StatusCode::PAYLOAD_TOO_LARGE);
+        let body = match timeout(BODY_TIME, Limited::new(body, MAX_BODY).collect()).await {
+            Ok(Ok(body)) => body,
+            Ok(Err(_)) => return status(StatusCode::PAYLOAD_TOO_LARGE),
+            Err(_) => return status(StatusCode::REQUEST_TIMEOUT),
         };
         let refused = self.show(&head.headers, &body.to_bytes());
         status(if refused { StatusCode::BAD_REQUEST } else { StatusCode::NO_CONTENT })
+    }
+
+    fn is_new(&self, id: &str) -> bool {
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        if seen.len() >= REMEMBERED {
+            seen.clear();
+        }
+        seen.insert(id.to_owned())
     }
 
     /// Prints what came; answers whether it is refused.
@@ -199,7 +214,8 @@ impl Listener {
             None | Some(Ok(_)) if event.is_null() => Some("it is not JSON".to_owned()),
             None | Some(Ok(_)) => None,
         };
-        let is_again = !self.seen.lock().unwrap_or_else(PoisonError::into_inner).insert(id.to_owned());
+        // What is refused says nothing of an event.
+        let is_again = problem.is_none() && !self.is_new(id);
         let is_verified = matches!(verified, Some(Ok(_)));
         // Who reads the output may have gone; there is nobody left to tell.
         let _ = if self.json {
@@ -219,12 +235,14 @@ impl Listener {
                 (Some(settled), Some(rows)) => format!(" {settled}/{rows}"),
                 _ => String::new(),
             };
-            print_line(&format!(
+            let line = format!(
                 "{} {} {}{items} {id} ({checked}{again})",
                 text(&event, "timestamp"),
                 text(&event, "type"),
                 text(data, "batch_id"),
-            ))
+            );
+            // Who may have sent it is not known before it is checked, and it goes to a terminal.
+            print_line(&line.replace(|character: char| character.is_control(), "\u{fffd}"))
         };
         problem.is_some()
     }

@@ -148,8 +148,13 @@ impl<'a> Import<'a> {
                 self.store.put_generation(&self.generation(tenant, generation)).await?;
             }
             Record::Endpoint(endpoint) => {
-                if endpoint.tenant != tenant || !self.store.put_endpoint(&endpoint).await? {
-                    return Err(archive.wrong("an endpoint is another tenant's, or there already"));
+                let is_its = endpoint.tenant == tenant;
+                // Perhaps it is there because the answer to its making was lost.
+                if !is_its
+                    || !self.store.put_endpoint(&endpoint).await?
+                        && self.store.endpoint(&tenant, endpoint.id).await? != *endpoint
+                {
+                    return Err(archive.wrong("an endpoint is another tenant's, or another one is there"));
                 }
             }
             Record::Batch(batch) => return Ok(Some(Replay::new(self.store, self.importer, tenant, *batch))),

@@ -11,6 +11,16 @@ pub const MOST_ENDPOINTS: usize = 100;
 /// How long an endpoint may fail without a success before it is switched off: five days, milliseconds.
 pub const FAILS_FOR_MS: u64 = 5 * 24 * 60 * 60 * 1_000;
 
+/// The longest time between two failed tries that belong together: longer than a receiver is waited for between two. What failed before it says nothing of
+/// the days since.
+const APART_MS: u64 = 60 * 60 * 60 * 1_000;
+
+/// How often it is noted that an endpoint goes on failing.
+const NOTED_EVERY_MS: u64 = 60 * 60 * 1_000;
+
+/// How much the clocks of machines may differ.
+const SKEW_MS: u64 = 1_000;
+
 /// A receiver of a tenant's events.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Endpoint {
@@ -30,13 +40,24 @@ pub struct Endpoint {
     pub secrets: Vec<EndpointSecret>,
     /// Whether it is told.
     pub state: EndpointState,
-    /// Since when nothing reached it, where something was tried since, Unix milliseconds.
+    /// Since when nothing reached it, where tries failed since then.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub failing_since_ms: Option<u64>,
+    pub failing: Option<Failing>,
     /// When it was made. It is told of what happens from then on.
     pub created_ms: u64,
+    /// Since when it has its URL and is switched on, Unix milliseconds. What was tried before says nothing of it.
+    pub since_ms: u64,
     /// Counts its changes, from 1.
     pub ver: u64,
+}
+
+/// Tries that failed with no success between them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failing {
+    /// When the first was made, Unix milliseconds.
+    pub since_ms: u64,
+    /// When the last was made, to an hour.
+    pub last_ms: u64,
 }
 
 /// A signing secret of an endpoint.
@@ -47,6 +68,9 @@ pub struct EndpointSecret {
     /// Until when it is signed with, Unix milliseconds; `None` for the newest one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub until_ms: Option<u64>,
+    /// The request that made it, so that its repetition makes no other.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub request: Option<String>,
 }
 
 /// Whether an endpoint is told.
@@ -96,7 +120,7 @@ impl Endpoint {
     /// Whether it is to be told of an event of that kind which happened then.
     pub fn wants(&self, kind: EventKind, at_ms: u64) -> bool {
         self.state == EndpointState::Enabled
-            && self.created_ms <= at_ms
+            && self.created_ms <= at_ms.saturating_add(SKEW_MS)
             && (self.kinds.is_empty() || self.kinds.contains(&kind))
     }
 
@@ -107,38 +131,52 @@ impl Endpoint {
         self.secrets.iter().filter(is_valid).map(|secret| secret.sealed.as_str())
     }
 
-    /// Signs with a new secret from now on, and with the one before it as long as `grace_ms` says; those before that one are over.
-    pub fn rotate(&mut self, sealed: String, now_ms: u64, grace_ms: u64) {
+    /// Signs with a new secret from now on, and with the one before it as long as `grace_ms` says; those before that one are over. Where the newest
+    /// secret is of the same request, nothing changes.
+    pub fn rotate(&mut self, new: EndpointSecret, now_ms: u64, grace_ms: u64) {
+        if new.request.is_some() && self.secrets.first().is_some_and(|newest| newest.request == new.request) {
+            return;
+        }
         let before = self.secrets.drain(..).next();
-        self.secrets.push(EndpointSecret { sealed, until_ms: None });
+        self.secrets.push(EndpointSecret { until_ms: None, ..new });
         if let Some(before) = before.filter(|_| grace_ms > 0) {
             let until_ms = Some(now_ms.saturating_add(grace_ms));
             self.secrets.push(EndpointSecret { until_ms, ..before });
         }
     }
 
-    /// A try was made, at `at_ms`. Answers whether it changed anything: mostly it does not.
+    /// A try was begun at `at_ms` and came to this. Answers whether it changed anything: mostly it does not.
     pub fn tried(&mut self, reached: Reached, at_ms: u64) -> bool {
-        let before = (self.state, self.failing_since_ms);
+        if at_ms < self.since_ms {
+            return false;
+        }
+        let before = (self.state, self.failing);
         let disable = |why| EndpointState::Disabled { why, at_ms };
         match reached {
-            Reached::Taken => self.failing_since_ms = None,
+            Reached::Taken => self.failing = None,
             Reached::Failed => {
-                let since_ms = *self.failing_since_ms.get_or_insert(at_ms);
-                if self.state == EndpointState::Enabled && at_ms.saturating_sub(since_ms) >= FAILS_FOR_MS {
+                let goes_on = |failing: &Failing| at_ms.saturating_sub(failing.last_ms) <= APART_MS;
+                let mut failing =
+                    self.failing.filter(goes_on).unwrap_or(Failing { since_ms: at_ms, last_ms: at_ms });
+                if at_ms.saturating_sub(failing.last_ms) >= NOTED_EVERY_MS {
+                    failing.last_ms = at_ms;
+                }
+                self.failing = Some(failing);
+                let has_failed_for = at_ms.saturating_sub(failing.since_ms);
+                if self.state == EndpointState::Enabled && has_failed_for >= FAILS_FOR_MS {
                     self.state = disable(WhyDisabled::Failing);
                 }
             }
             Reached::Gone if self.state == EndpointState::Enabled => self.state = disable(WhyDisabled::Gone),
             Reached::Gone => {}
         }
-        before != (self.state, self.failing_since_ms)
+        before != (self.state, self.failing)
     }
 
-    /// Is told again from now on, with a clean slate.
-    pub fn enable(&mut self) {
-        self.state = EndpointState::Enabled;
-        self.failing_since_ms = None;
+    /// Is told from now on, at another URL or again, with a clean slate.
+    pub fn begin_anew(&mut self, now_ms: u64) {
+        self.failing = None;
+        self.since_ms = now_ms;
     }
 }
 
@@ -146,7 +184,12 @@ impl Endpoint {
 mod tests {
     use super::*;
 
-    const DAY_MS: u64 = 24 * 60 * 60 * 1_000;
+    const HOUR_MS: u64 = 60 * 60 * 1_000;
+    const DAY_MS: u64 = 24 * HOUR_MS;
+
+    fn secret(sealed: &str, request: Option<&str>) -> EndpointSecret {
+        EndpointSecret { sealed: sealed.to_owned(), until_ms: None, request: request.map(str::to_owned) }
+    }
 
     fn endpoint() -> Endpoint {
         Endpoint {
@@ -155,10 +198,11 @@ mod tests {
             url: "https://receiver.example/".to_owned(),
             description: None,
             kinds: vec![],
-            secrets: vec![EndpointSecret { sealed: "one".to_owned(), until_ms: None }],
+            secrets: vec![secret("one", None)],
             state: EndpointState::Enabled,
-            failing_since_ms: None,
-            created_ms: 100,
+            failing: None,
+            created_ms: 10_000,
+            since_ms: 10_000,
             ver: 1,
         }
     }
@@ -166,44 +210,64 @@ mod tests {
     #[test]
     fn an_endpoint_wants_what_it_names_and_what_happened_since_it_is_there() {
         let mut endpoint = endpoint();
-        assert!(endpoint.wants(EventKind::BatchPaused, 100) && !endpoint.wants(EventKind::BatchPaused, 99));
-        endpoint.kinds = vec![EventKind::BatchCompleted];
+        // A second of another machine's clock is no reason to lose an event.
         assert!(
-            endpoint.wants(EventKind::BatchCompleted, 100) && !endpoint.wants(EventKind::BatchPaused, 100)
+            endpoint.wants(EventKind::BatchPaused, 9_000) && !endpoint.wants(EventKind::BatchPaused, 8_999)
         );
+        endpoint.kinds = vec![EventKind::BatchCompleted];
+        assert!(endpoint.wants(EventKind::BatchCompleted, 10_000));
+        assert!(!endpoint.wants(EventKind::BatchPaused, 10_000));
         endpoint.state = EndpointState::Disabled { why: WhyDisabled::Requested, at_ms: 5 };
-        assert!(!endpoint.wants(EventKind::BatchCompleted, 100));
+        assert!(!endpoint.wants(EventKind::BatchCompleted, 10_000));
     }
 
     #[test]
-    fn a_new_secret_is_joined_by_the_one_before_for_a_while() {
+    fn a_new_secret_is_joined_by_the_one_before_for_a_while_however_often_its_request_is_repeated() {
         let mut endpoint = endpoint();
         let at =
             |endpoint: &Endpoint, now_ms| endpoint.secrets_at(now_ms).map(str::to_owned).collect::<Vec<_>>();
-        endpoint.rotate("two".to_owned(), 1_000, 50);
+        endpoint.rotate(secret("two", Some("a")), 1_000, 50);
+        endpoint.rotate(secret("another", Some("a")), 1_001, 50);
         assert_eq!(at(&endpoint, 1_049), ["two", "one"]);
         assert_eq!(at(&endpoint, 1_050), ["two"]);
-        endpoint.rotate("three".to_owned(), 1_010, 50);
+        endpoint.rotate(secret("three", Some("b")), 1_010, 50);
         assert_eq!(at(&endpoint, 1_010), ["three", "two"]);
-        endpoint.rotate("four".to_owned(), 1_020, 0);
+        endpoint.rotate(secret("four", None), 1_020, 0);
         assert_eq!(at(&endpoint, 1_020), ["four"]);
     }
 
     #[test]
-    fn five_days_without_a_success_switch_it_off_and_less_does_not() {
+    fn five_days_of_tries_without_a_success_switch_it_off_and_less_does_not() {
         let mut endpoint = endpoint();
-        assert!(!endpoint.tried(Reached::Taken, 1));
-        assert!(endpoint.tried(Reached::Failed, 10));
-        assert!(!endpoint.tried(Reached::Failed, 10 + 5 * DAY_MS - 1));
-        assert!(endpoint.tried(Reached::Taken, 11));
-        assert!(endpoint.tried(Reached::Failed, 20));
-        assert!(endpoint.tried(Reached::Failed, 20 + 5 * DAY_MS));
-        let why = WhyDisabled::Failing;
-        assert_eq!(endpoint.state, EndpointState::Disabled { why, at_ms: 20 + 5 * DAY_MS });
+        let fails = |endpoint: &mut Endpoint, from_ms: u64, days: u64| {
+            for hours in (0..=days * 24).step_by(24) {
+                endpoint.tried(Reached::Failed, from_ms + hours * HOUR_MS);
+            }
+        };
+        fails(&mut endpoint, DAY_MS, 4);
+        assert_eq!(endpoint.state, EndpointState::Enabled);
+        assert!(endpoint.tried(Reached::Taken, 6 * DAY_MS - 1) && endpoint.failing.is_none());
+        fails(&mut endpoint, 6 * DAY_MS, 5);
+        let off = EndpointState::Disabled { why: WhyDisabled::Failing, at_ms: 11 * DAY_MS };
+        assert_eq!(endpoint.state, off);
         // It stays off as it is, whatever comes late.
-        assert!(!endpoint.tried(Reached::Failed, 20 + 6 * DAY_MS));
-        assert!(!endpoint.tried(Reached::Gone, 20 + 6 * DAY_MS));
-        endpoint.enable();
-        assert!(endpoint.tried(Reached::Gone, 30) && !endpoint.wants(EventKind::BatchPaused, 100));
+        endpoint.tried(Reached::Gone, 12 * DAY_MS);
+        assert_eq!(endpoint.state, off);
+    }
+
+    #[test]
+    fn a_failure_of_long_ago_and_one_of_an_earlier_url_say_nothing() {
+        let mut endpoint = endpoint();
+        assert!(endpoint.tried(Reached::Failed, DAY_MS));
+        assert!(!endpoint.tried(Reached::Failed, DAY_MS + 1));
+        // A month later the first try fails.
+        assert!(endpoint.tried(Reached::Failed, 31 * DAY_MS));
+        assert_eq!(endpoint.failing, Some(Failing { since_ms: 31 * DAY_MS, last_ms: 31 * DAY_MS }));
+        assert_eq!(endpoint.state, EndpointState::Enabled);
+        endpoint.begin_anew(32 * DAY_MS);
+        for reached in [Reached::Gone, Reached::Failed] {
+            assert!(!endpoint.tried(reached, 32 * DAY_MS - 1));
+        }
+        assert!(endpoint.tried(Reached::Gone, 32 * DAY_MS));
     }
 }

@@ -49,7 +49,8 @@ impl Default for Deadlines {
 pub struct Answer {
     /// The HTTP status.
     pub status: u16,
-    /// The beginning of the body, at most [`MAX_ANSWER_BYTES`], as much as came before the deadline.
+    /// The beginning of the body, at most [`MAX_ANSWER_BYTES`], as much as came before the deadline; empty where the policy does not
+    /// [show](UrlPolicy::shows_answers) it.
     pub first_bytes: Bytes,
     /// How long the receiver asks to wait.
     pub retry_after: Option<Duration>,
@@ -193,7 +194,10 @@ impl GuardedClient {
             .get(RETRY_AFTER)
             .and_then(|value| value.to_str().ok())
             .and_then(|value| retry_after::parse(value, SystemTime::now()));
-        let first_bytes = first_bytes(response, deadline).await;
+        let mut first_bytes = first_bytes(response, deadline).await;
+        if !self.policy.shows_answers() {
+            first_bytes.clear();
+        }
         Ok(Answer { status, first_bytes, retry_after, duration: started.elapsed() })
     }
 }

@@ -35,6 +35,12 @@ impl UrlPolicy {
         Self { allow_http: true, ports: vec![], allowed_subnets: vec![v4.into(), v6.into()] }
     }
 
+    /// Whether what receivers answer may be shown to whoever named them. Not where they may name addresses of the operator's own network: what stands
+    /// there is for its own people.
+    pub fn shows_answers(&self) -> bool {
+        self.allowed_subnets.iter().all(|subnet| subnet.addr().is_loopback())
+    }
+
     /// For a service with receivers in its own network: these subnets too, and plain HTTP and every port. Without subnets the default.
     pub fn with_subnets(allowed_subnets: Vec<IpNet>) -> Self {
         if allowed_subnets.is_empty() {

@@ -4,6 +4,8 @@
 //! As for the store ports: each method is one atomic step, an `Ok` survives a power cut, a record of another tenant is
 //! [`StoreError::NotFound`](crate::StoreError::NotFound), and time comes from the caller in Unix milliseconds. [`Records`] names the sum.
 
+use std::time::Duration;
+
 use async_trait::async_trait;
 use bytes::Bytes;
 use promptmill_domain::{
@@ -350,7 +352,7 @@ pub struct DeliveryAttempt {
 pub enum Replay {
     /// This one, wherever it stands.
     One(DeliveryId),
-    /// Those that were given up and made since then, Unix milliseconds.
+    /// Those that were given up and made since then (Unix milliseconds); a store may take the oldest 100,000 of them.
     GivenUpSince(u64),
 }
 
@@ -417,7 +419,7 @@ pub trait Deliveries: Send + Sync {
         limit: u32,
     ) -> StoreResult<Vec<Delivery>>;
 
-    /// Makes deliveries of the tenant due now, at most about 1,000, the oldest first. Each keeps its tries and its id, so one whose tries are spent has one more.
+    /// Makes deliveries of the tenant due now. Each keeps its tries and its id, so one whose tries are spent has one more.
     /// Answers how many.
     async fn replay(&self, tenant: &TenantId, which: Replay, now_ms: u64) -> StoreResult<u32>;
 
@@ -431,9 +433,13 @@ pub trait Deliveries: Send + Sync {
 /// The tenants' endpoints.
 #[async_trait]
 pub trait Endpoints: Send + Sync {
-    /// Keeps an endpoint: a new one with version 1, or a change of one whose version is the one before. Answers whether it did. After it answered,
-    /// every event of the tenant is written for its endpoints ([`Outbox`](crate::Outbox)); what happens meanwhile may be or not.
+    /// Keeps an endpoint: a new one with version 1, or a change of one whose version is the one before. Answers whether it did.
+    /// Every event of the tenant that happens later than [`tells_within`](Self::tells_within) after a new one was kept is written for its endpoints
+    /// ([`Outbox`](crate::Outbox)); one that happens before may be or not.
     async fn put_endpoint(&self, endpoint: &Endpoint) -> StoreResult<bool>;
+
+    /// How long it takes at most until every process knows of a new endpoint.
+    fn tells_within(&self) -> Duration;
 
     /// The tenant's endpoint.
     async fn endpoint(&self, tenant: &TenantId, id: EndpointId) -> StoreResult<Endpoint>;

@@ -1,5 +1,7 @@
 //! `Control`: a running batch is steered.
 
+use std::sync::Arc;
+
 use async_trait::async_trait;
 use mongodb::bson::doc;
 use promptmill_domain::{BatchEvent, BatchId, BatchLimits, BatchState, TenantId};
@@ -46,7 +48,10 @@ async fn steer(
             return Err(conflict("this step of a batch is taken by its own call"));
         }
     };
-    let told = endpoints::tenants(commands).await?;
+    let told = match event {
+        BatchEvent::Pause(_) => endpoints::tenants(commands).await?,
+        _ => Arc::default(),
+    };
     let mut steered = None;
     batches::change(commands, tenant, batch, outbox::fields(), |found| {
         let state = batches::state_of(found)?;

@@ -16,9 +16,6 @@ use crate::collections::DELIVERIES;
 use crate::commands::{Concern, Query, Update, encode, fresh_mark};
 use crate::forget;
 
-/// Deliveries that are tried again in one step.
-const REPLAYED: u32 = 1_000;
-
 /// Tries that are kept of a delivery, the newest ones.
 const MAX_ATTEMPTS: i32 = 20;
 
@@ -106,14 +103,6 @@ impl Deliveries for MongoStore {
             Replay::GivenUpSince(since_ms) => {
                 these.insert("state", GIVEN_UP);
                 these.insert("created_ms", doc! { "$gte": int(since_ms) });
-                let oldest = doc! { "created_ms": 1, "_id": 1 };
-                let query = Query::of(these.clone()).fields(doc! { "_id": 1 }).sort(oldest).limit(REPLAYED);
-                let found = self.commands().find(DELIVERIES, query, Concern::Local).await?;
-                let ids: Vec<Bson> = found.into_iter().filter_map(|mut found| found.remove("_id")).collect();
-                if ids.is_empty() {
-                    return Ok(0);
-                }
-                these.insert("_id", doc! { "$in": ids });
             }
         }
         let again = doc! { "$set": { "state": PENDING, "due_ms": int(now_ms) } };

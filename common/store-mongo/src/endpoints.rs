@@ -1,16 +1,17 @@
 //! `Endpoints`: who is told of a tenant's events, one document each.
 //!
-//! Whether a tenant has any is asked with each change of its batches, so a process remembers the answer for a moment ([`KEPT`]). A new endpoint is
-//! answered after that moment, when every process knows of it.
+//! Whether a tenant has any is asked with each change of its batches, so a process remembers the answer for a moment ([`KEPT`]). Who makes
+//! an endpoint waits until every process knows of it ([`tells_within`](Endpoints::tells_within)).
 
 use std::collections::HashSet;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use mongodb::bson::{Document, doc};
 use promptmill_domain::{Endpoint, EndpointId, TenantId};
 use promptmill_ports::{Endpoints, StoreError, StoreResult};
+use tokio::sync::Mutex;
 
 use crate::MongoStore;
 use crate::codec::{Fields, binary, from_json, int, to_json};
@@ -20,14 +21,14 @@ use crate::commands::{Commands, Concern, Query, Update};
 /// How long it is taken for true which tenants have endpoints.
 const KEPT: Duration = Duration::from_millis(500);
 
-/// Which tenants have endpoints, and when that was asked for.
+/// Which tenants have endpoints, and when that was asked for. Held while it is asked for, so that many who want to know ask once.
 #[derive(Debug, Default)]
 pub(crate) struct Told(Mutex<Option<(Instant, Arc<HashSet<TenantId>>)>>);
 
 /// The tenants that have endpoints.
 pub(crate) async fn tenants(commands: &Commands) -> StoreResult<Arc<HashSet<TenantId>>> {
-    let kept = || commands.told().0.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some((at, tenants)) = &*kept()
+    let mut kept = commands.told().0.lock().await;
+    if let Some((at, tenants)) = &*kept
         && at.elapsed() < KEPT
     {
         return Ok(tenants.clone());
@@ -38,7 +39,7 @@ pub(crate) async fn tenants(commands: &Commands) -> StoreResult<Arc<HashSet<Tena
     let tenants =
         found.iter().map(|tenant| Fields(tenant).tenant("_id")).collect::<StoreResult<HashSet<_>>>()?;
     let tenants = Arc::new(tenants);
-    *kept() = Some((asked_at, tenants.clone()));
+    *kept = Some((asked_at, tenants.clone()));
     Ok(tenants)
 }
 
@@ -60,9 +61,12 @@ impl Endpoints for MongoStore {
         document.extend(doc! {
             "ver": 1_i64, "created_ms": int(endpoint.created_ms), "endpoint": to_json(endpoint),
         });
-        let is_new = commands.insert_one(ENDPOINTS, &document).await?;
-        tokio::time::sleep(KEPT).await;
-        Ok(is_new)
+        commands.insert_one(ENDPOINTS, &document).await
+    }
+
+    fn tells_within(&self) -> Duration {
+        // What was asked for a moment before may be used for as long, and a change that was begun then takes its time.
+        2 * KEPT
     }
 
     async fn endpoint(&self, tenant: &TenantId, id: EndpointId) -> StoreResult<Endpoint> {

@@ -125,6 +125,7 @@ const RECORD_SIDE: &[Index] = &[
     Index::new(GENERATIONS, "finished", &[("created_ms", 1), ("_id", 1)]).only_with("outcome"),
     Index::new(DELIVERIES, "due", &[("state", 1), ("due_ms", 1), ("_id", 1)]),
     Index::new(DELIVERIES, "age", &[("state", 1), ("created_ms", 1), ("_id", 1)]),
+    Index::new(DELIVERIES, "tenant", &[("tenant", 1), ("state", 1), ("created_ms", 1)]),
     Index::new(DELIVERIES, "endpoint", &[("endpoint", 1), ("created_ms", -1), ("_id", -1)])
         .only_with("endpoint"),
     Index::new(ENDPOINTS, "tenant", &[("tenant", 1), ("created_ms", 1), ("_id", 1)]),

@@ -86,7 +86,7 @@ impl Deliveries for SqliteStore {
                     .execute(params![int(now_ms), tenant.as_str(), id.as_bytes()])?,
                 Replay::GivenUpSince(since_ms) => {
                     let these = "num IN (SELECT num FROM deliveries WHERE tenant = ?2 AND state = 2 AND created_ms >= ?3
-                        ORDER BY created_ms LIMIT 1000)";
+                        ORDER BY created_ms LIMIT 100000)";
                     db.prepare_cached(&format!("{again} {these}"))?
                         .execute(params![int(now_ms), tenant.as_str(), int(since_ms)])?
                 }

@@ -1,5 +1,7 @@
 //! `Endpoints`: who is told of a tenant's events, one row each.
 
+use std::time::Duration;
+
 use async_trait::async_trait;
 use promptmill_domain::{Endpoint, EndpointId, TenantId};
 use promptmill_ports::{Endpoints, StoreError, StoreResult};
@@ -16,6 +18,7 @@ pub(crate) const STEP: &str = "
         WITHOUT ROWID;
     CREATE INDEX endpoints_tenant ON endpoints(tenant, created_ms, id);
     ALTER TABLE deliveries ADD COLUMN endpoint BLOB;
+    CREATE INDEX deliveries_given_up ON deliveries(tenant, created_ms) WHERE state = 2;
     CREATE INDEX deliveries_endpoint ON deliveries(endpoint, created_ms) WHERE endpoint IS NOT NULL;
 ";
 
@@ -43,6 +46,10 @@ impl Endpoints for SqliteStore {
             Ok(changed == 1)
         })
         .await
+    }
+
+    fn tells_within(&self) -> Duration {
+        Duration::ZERO
     }
 
     async fn endpoint(&self, tenant: &TenantId, id: EndpointId) -> StoreResult<Endpoint> {

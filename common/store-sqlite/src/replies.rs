@@ -10,7 +10,7 @@ use crate::batches::{self, BatchNum, int};
 use crate::delete::{Room, some};
 use crate::fault::Fault;
 
-/// What the tables gained for the reply cache, for counting what it gave, and for trying deliveries again. `replies.num` is the batch a reply goes with, 0 where it serves the
+/// What the tables gained for the reply cache, and for counting what it gave. `replies.num` is the batch a reply goes with, 0 where it serves the
 /// whole tenant.
 pub(crate) const STEP: &str = "
     ALTER TABLE heads ADD COLUMN cached INTEGER NOT NULL DEFAULT 0;
@@ -21,7 +21,6 @@ pub(crate) const STEP: &str = "
     CREATE INDEX replies_kept ON replies(kept_ms);
     CREATE INDEX replies_tenant ON replies(tenant, kept_ms);
     CREATE INDEX replies_batch ON replies(num) WHERE num > 0;
-    CREATE INDEX deliveries_given_up ON deliveries(tenant, created_ms) WHERE state = 2;
     CREATE TRIGGER replies_counted AFTER INSERT ON replies BEGIN
         INSERT INTO stored_bytes(tenant, bytes) SELECT NEW.tenant, 0
             WHERE NOT EXISTS (SELECT 1 FROM stored_bytes WHERE tenant = NEW.tenant);

@@ -80,7 +80,7 @@ impl Attempt {
         if state == DeliveryState::GivenUp {
             tracing::warn!(batch.id = %delivery.batch, delivery.id = %delivery.id, result = tried.class, "a delivery was given up");
         }
-        if to.is_some() {
+        if to.is_some() && !OURS.contains(&tried.class) {
             self.tell_endpoint(&attempt).await;
         }
         if let Err(error) = self.engine.records.record_attempt(delivery.id, &attempt, state, due_ms).await {
@@ -192,6 +192,9 @@ struct Receiver {
     /// As they are kept, the newest first.
     sealed: Vec<String>,
 }
+
+/// Failures that say nothing of the receiver.
+const OURS: [&str; 3] = ["client", "secret", "refused"];
 
 /// How often a change of an endpoint is tried that others come before.
 const CHANGES: u32 = 10;

@@ -64,7 +64,7 @@ impl Board {
     }
 
     pub(super) fn put(&mut self, taken: Taken) {
-        self.hosts.entry(turn_of(&taken.delivery)).or_default().waiting.push_back(taken);
+        self.hosts.entry(host_of(&taken.delivery.url)).or_default().waiting.push_back(taken);
         self.waiting += 1;
     }
 
@@ -126,14 +126,6 @@ impl Board {
         if self.hosts.get(name).is_some_and(|host| host.trying == 0 && host.waiting.is_empty()) {
             self.hosts.remove(name);
         }
-    }
-}
-
-/// With whom a delivery takes turns: the others to its endpoint, or to the host of its batch's webhook.
-fn turn_of(delivery: &Delivery) -> Arc<str> {
-    match delivery.endpoint {
-        Some(endpoint) => endpoint.to_string().into(),
-        None => host_of(&delivery.url),
     }
 }
 

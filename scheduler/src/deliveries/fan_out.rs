@@ -15,6 +15,9 @@ use super::body;
 /// Events handed on in one step.
 const STEP: u32 = 100;
 
+/// Deliveries that are kept in one step, about.
+const AT_ONCE: usize = 256;
+
 /// Hands on every event that is there.
 pub(super) async fn run_once(engine: &Engine, schedule: &Schedule) -> StoreResult<()> {
     loop {
@@ -27,7 +30,7 @@ pub(super) async fn run_once(engine: &Engine, schedule: &Schedule) -> StoreResul
         for event in &events {
             let of_tenant = match endpoints.entry(&event.tenant) {
                 Entry::Occupied(known) => known.into_mut(),
-                Entry::Vacant(new) => new.insert(engine.records.endpoints(&event.tenant).await?),
+                Entry::Vacant(new) => new.insert(endpoints_of(engine, &event.tenant).await?),
             };
             match self::deliveries(engine, event, of_tenant, schedule).await {
                 Ok(made) => deliveries.extend(made),
@@ -37,10 +40,25 @@ pub(super) async fn run_once(engine: &Engine, schedule: &Schedule) -> StoreResul
                     tracing::error!(batch.id = %event.batch, event.id = %event.id, error = %error, "an event cannot be delivered and is dropped");
                 }
             }
+            if deliveries.len() >= AT_ONCE {
+                engine.records.add_deliveries(&deliveries).await?;
+                deliveries.clear();
+            }
         }
         engine.records.add_deliveries(&deliveries).await?;
         let ids: Vec<_> = events.iter().map(|event| event.id).collect();
         engine.store.handed_on(&ids).await?;
+    }
+}
+
+/// The endpoints of a tenant. Where they cannot be read, its events go to the webhooks of their batches alone: nobody else's must wait for it.
+async fn endpoints_of(engine: &Engine, tenant: &TenantId) -> StoreResult<Vec<Endpoint>> {
+    match engine.records.endpoints(tenant).await {
+        Err(error) if !matches!(error, StoreError::Unavailable(_)) => {
+            tracing::error!(tenant = %tenant, error = %error, "the endpoints of a tenant cannot be read; they are told nothing");
+            Ok(Vec::new())
+        }
+        result => result,
     }
 }
 

@@ -3,9 +3,9 @@
 use bytes::Bytes;
 use promptmill_domain::{
     Attempt, BatchEvent, BatchId, BatchLimits, BatchSpec, BatchState, ChunkId, DeliveryId, Endpoint,
-    EndpointId, EndpointSecret, EndpointState, EventKind, FailureKind, GenerationId, ItemCode, KeyId, LaneId,
-    LeaseToken, Money, ParkedItem, Release, SessionId, SettledItem, TemplateId, TenantId, Tokens, Totals,
-    UploadId, Webhook, WhyDisabled,
+    EndpointId, EndpointSecret, EndpointState, EventKind, Failing, FailureKind, GenerationId, ItemCode,
+    KeyId, LaneId, LeaseToken, Money, ParkedItem, Release, SessionId, SettledItem, TemplateId, TenantId,
+    Tokens, Totals, UploadId, Webhook, WhyDisabled,
 };
 use promptmill_ports::{
     ApiKey, Claim, Claims, Delivery, DeliveryAttempt, DeliveryState, Generation, Installation, Lease,
@@ -81,7 +81,8 @@ impl<'a> Scene<'a> {
             (0, EndpointState::Enabled),
             (1, EndpointState::Disabled { why: WhyDisabled::Failing, at_ms: NOW + 3 }),
         ] {
-            let secret = |until_ms| EndpointSecret { sealed: "pmv1.third.AAAA".to_owned(), until_ms };
+            let secret =
+                |until_ms| EndpointSecret { sealed: "pmv1.third.AAAA".to_owned(), until_ms, request: None };
             let endpoint = Endpoint {
                 id: EndpointId::at(NOW + n, rand::random()),
                 tenant: self.tenant.clone(),
@@ -90,8 +91,9 @@ impl<'a> Scene<'a> {
                 kinds: vec![EventKind::BatchPaused],
                 secrets: vec![secret(None), secret(Some(NOW + 9))],
                 state,
-                failing_since_ms: Some(NOW),
+                failing: Some(Failing { since_ms: NOW, last_ms: NOW }),
                 created_ms: NOW + n,
+                since_ms: NOW + n,
                 ver: 1,
             };
             assert!(self.store.put_endpoint(&endpoint).await.unwrap());

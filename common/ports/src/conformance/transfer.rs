@@ -70,10 +70,11 @@ pub async fn a_tenant_with_an_endpoint_is_told_of_batches_without_a_webhook(stor
         url: "https://receiver.example/".to_owned(),
         description: None,
         kinds: vec![],
-        secrets: vec![EndpointSecret { sealed: "sealed".to_owned(), until_ms: None }],
+        secrets: vec![EndpointSecret { sealed: "sealed".to_owned(), until_ms: None, request: None }],
         state: EndpointState::Enabled,
-        failing_since_ms: None,
+        failing: None,
         created_ms: NOW,
+        since_ms: NOW,
         ver: 1,
     };
     let told = async |tenant: &TenantId| {
@@ -94,6 +95,7 @@ pub async fn a_tenant_with_an_endpoint_is_told_of_batches_without_a_webhook(stor
     };
     assert_eq!(told(&tenant).await, 0);
     assert!(store.put_endpoint(&endpoint).await.unwrap());
+    tokio::time::sleep(store.tells_within()).await;
     assert_eq!((told(&tenant).await, told(&other).await), (4, 0));
     assert!(store.delete_endpoint(&tenant, endpoint.id).await.unwrap());
 }

@@ -1,7 +1,7 @@
 //! Cases about endpoints.
 
 use promptmill_domain::{
-    Endpoint, EndpointId, EndpointSecret, EndpointState, EventKind, TenantId, WhyDisabled,
+    Endpoint, EndpointId, EndpointSecret, EndpointState, EventKind, Failing, TenantId, WhyDisabled,
 };
 
 use super::scene::*;
@@ -14,10 +14,11 @@ fn endpoint(tenant: &TenantId, age: u64) -> Endpoint {
         url: "https://receiver.example/hook?a=ä".to_owned(),
         description: Some("the billing system".to_owned()),
         kinds: vec![EventKind::BatchCompleted],
-        secrets: vec![EndpointSecret { sealed: "pmv1.key.AAAA".to_owned(), until_ms: None }],
+        secrets: vec![EndpointSecret { sealed: "pmv1.key.AAAA".to_owned(), until_ms: None, request: None }],
         state: EndpointState::Enabled,
-        failing_since_ms: None,
+        failing: None,
         created_ms: NOW + age,
+        since_ms: NOW + age,
         ver: 1,
     }
 }
@@ -45,7 +46,8 @@ pub async fn an_endpoint_is_changed_only_by_who_knows_its_version(store: &dyn Re
     assert!(store.put_endpoint(&first).await.unwrap());
     assert!(!store.put_endpoint(&first).await.unwrap());
     let state = EndpointState::Disabled { why: WhyDisabled::Gone, at_ms: NOW };
-    let second = Endpoint { ver: 2, state, failing_since_ms: Some(NOW), ..first.clone() };
+    let second =
+        Endpoint { ver: 2, state, failing: Some(Failing { since_ms: NOW, last_ms: NOW }), ..first.clone() };
     assert!(store.put_endpoint(&second).await.unwrap());
     for late in [Endpoint { ver: 2, ..first.clone() }, Endpoint { ver: 4, ..first.clone() }, first] {
         assert!(!store.put_endpoint(&late).await.unwrap());
