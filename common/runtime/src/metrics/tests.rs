@@ -16,7 +16,7 @@ fn names_and_help_are_as_prometheus_wants_them() {
     metrics.http("/v1/limits", "GET", 200, Duration::from_millis(2));
     metrics.webhook("delivered");
     let families = metrics.registry.gather();
-    assert_eq!(families.len(), 17);
+    assert_eq!(families.len(), 18);
     for family in families {
         let name = family.name();
         assert!(name.starts_with("promptmill_"), "{name}");

@@ -6,7 +6,9 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use mongodb::bson::{Document, doc};
-use promptmill_domain::{BatchEvent, BatchId, BatchState, ChunkId, LaneId, LeaseToken, SessionId, TenantId};
+use promptmill_domain::{
+    BatchEvent, BatchId, BatchState, ChunkId, LaneId, LeaseToken, PauseReason, SessionId, TenantId,
+};
 use promptmill_ports::{
     Accepted, Admission as _, BatchFilter, Close as _, Control as _, Intake as _, Outbox as _, PageLimit,
     Read as _, Retention as _, RowBlock, Sessions as _, Settled, SettledCursor, StoreError, StoreResult,
@@ -475,7 +477,14 @@ async fn a_close_rests_on_nothing_that_someone_else_changed_since_the_single_row
             let scene = Scene { batch: fresh(), ..Scene::new() };
             store.accept(&scene.tenant, one_row(scene.batch)).await.unwrap();
             store.open(scene.session, "worker").await.unwrap();
+            let another = fresh();
+            store.accept(&scene.tenant, one_row(another)).await.unwrap();
             let claimed = Instant::now();
+            // A pause asks which tenants have endpoints, which the close then knows.
+            store
+                .steer(&scene.tenant, another, BatchEvent::Pause(PauseReason::Requested), NOW)
+                .await
+                .unwrap();
             let lease = scene.lease(&*store, 0).await;
             assert!(lease.batch.is_some());
             settle_body(&store, &lease, "body").await;
