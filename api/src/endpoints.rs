@@ -216,19 +216,14 @@ async fn create(
 }
 
 async fn make(app: &App, tenant: &TenantId, id: EndpointId, new: &NewEndpoint) -> Result<Response, Problem> {
-    let mut errors = Vec::new();
-    let mut or_note = |result: Result<_, FieldError>| result.map_err(|error| errors.push(error)).ok();
-    let vetted = or_note(url(app, &new.url).map(Some)).flatten();
-    let description = or_note(description(new.description.as_deref().unwrap_or_default())).flatten();
-    let secret = match secret(new.secret.as_deref()) {
-        Ok(secret) => Some(secret),
-        Err(error) => {
-            errors.push(error);
-            None
+    let vetted = url(app, &new.url);
+    let described = description(new.description.as_deref().unwrap_or_default());
+    let (url, description, secret) = match (vetted, described, secret(new.secret.as_deref())) {
+        (Ok(url), Ok(description), Ok(secret)) => (url, description, secret),
+        (vetted, described, secret) => {
+            let errors = [vetted.err(), described.err(), secret.err()];
+            return Err(invalid(errors.into_iter().flatten().collect()));
         }
-    };
-    let (Some(url), Some(secret), true) = (vetted, secret, errors.is_empty()) else {
-        return Err(invalid(errors));
     };
     let records = &app.engine().records;
     // An earlier run of the same request may have made it.
