@@ -33,6 +33,8 @@ impl Settings<'_> {
     /// The environment of a process with these settings: nothing of ours, but what they say.
     pub(crate) fn environment(&self, command: &mut Command) {
         command.env_clear();
+        // Receivers of the measures are on this machine.
+        command.env("PROMPTMILL_WEBHOOK_SUBNETS", "127.0.0.0/8");
         if let Some(provider) = self.provider {
             command.env("OPENAI_BASE_URL", format!("{provider}/v1"));
             command.env("OPENROUTER_BASE_URL", format!("{provider}/v1")).env("OPENROUTER_API_KEY", "bench");
@@ -104,6 +106,14 @@ impl Engine {
     /// The HTTP client cannot be made.
     pub fn client(&self) -> anyhow::Result<Client> {
         Client::new(&self.url, &self.key)
+    }
+
+    /// A client with the key of another tenant.
+    ///
+    /// # Errors
+    /// The HTTP client cannot be made.
+    pub fn client_with(&self, key: &str) -> anyhow::Result<Client> {
+        Client::new(&self.url, key)
     }
 
     /// The key of its tenant.

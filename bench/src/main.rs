@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
-use promptmill_bench::measures::{Lab, Part, Sizes, fleet, limits};
+use promptmill_bench::measures::{Lab, Part, Sizes, fleet, limits, webhooks};
 use promptmill_bench::programs::Programs;
 use promptmill_bench::table::Table;
 use promptmill_bench::{bare, build, fake, measures, procfs};
@@ -31,6 +31,8 @@ enum Command {
     Fleet(FleetArgs),
     /// Print how fully a provider's limit is used, and how rarely it is run against.
     Limits(LimitsArgs),
+    /// Print how soon and how many events reach their receivers.
+    Webhooks(WebhooksArgs),
     /// The chat server of the measures, on one thread; prints `listening on ADDR`.
     Fake(FakeArgs),
     /// The plainest loop of calls to a running `fake`, on one thread; prints one JSON object.
@@ -63,6 +65,15 @@ struct LimitsArgs {
     /// Only these parts (repeatable).
     #[arg(long, value_name = "PART")]
     only: Vec<limits::Part>,
+    #[command(flatten)]
+    how: HowArgs,
+}
+
+#[derive(Debug, Args)]
+struct WebhooksArgs {
+    /// Only these parts (repeatable).
+    #[arg(long, value_name = "PART")]
+    only: Vec<webhooks::Part>,
     #[command(flatten)]
     how: HowArgs,
 }
@@ -123,6 +134,7 @@ fn main() -> ExitCode {
         Command::Table(args) => table(args),
         Command::Fleet(args) => fleet_table(args),
         Command::Limits(args) => limits_table(args),
+        Command::Webhooks(args) => webhooks_table(args),
         Command::Fake(args) => fake::run(&fake::Config {
             listen: args.listen,
             latency: Duration::from_millis(args.latency_ms),
@@ -177,6 +189,19 @@ fn limits_table(args: LimitsArgs) -> anyhow::Result<ExitCode> {
         anyhow::Ok(())
     };
     tabulate(how, 1, sizes, measure)
+}
+
+/// The table of webhooks.
+fn webhooks_table(args: WebhooksArgs) -> anyhow::Result<ExitCode> {
+    let WebhooksArgs { only, how } = args;
+    let sizes = if how.quick { webhooks::Sizes::quick() } else { webhooks::Sizes::full(how.runs) };
+    let measure = async |lab: &Lab<webhooks::Sizes>, table: &mut Table| {
+        for part in webhooks::Part::chosen(&only) {
+            webhooks::run(part, lab, table).await?;
+        }
+        anyhow::Ok(())
+    };
+    tabulate(how, sizes.runs, sizes, measure)
 }
 
 /// Takes all measures and prints their table. The exit code is 1 when a measure is beyond its failure limit, except after `--quick`.

@@ -158,6 +158,14 @@ impl Client {
         expect(StatusCode::OK, self.request(Method::POST, &path)).await.map(drop)
     }
 
+    /// Makes an endpoint that is told of everything.
+    ///
+    /// # Errors
+    /// The engine refuses.
+    pub async fn add_endpoint(&self, url: &str) -> anyhow::Result<()> {
+        expect(StatusCode::CREATED, self.post("/v1/endpoints", &json!({"url": url}))).await.map(drop)
+    }
+
     /// Gives a batch another limit of US dollars.
     ///
     /// # Errors

@@ -9,6 +9,7 @@ pub mod limits;
 pub mod results;
 pub mod scale;
 mod sizes;
+pub mod webhooks;
 
 use std::path::PathBuf;
 

@@ -1,8 +1,8 @@
 //! The state of a lane that learns, kept in Redis and shared by all hubs.
 //!
 //! Redis knows nothing of its meaning: a hub reads it, lets it learn and give leave, and writes it back if nobody else did meanwhile.
-//! So the rules are the same as in one process, and Redis's clock is the lane's. A state that is gone begins anew with an empty
-//! bucket and what this hub knows was learned.
+//! So the rules are the same as in one process, and Redis's clock is the lane's. A state that is gone is written again by the hub that
+//! notices it, as that hub knew it last and with an empty bucket; one that no hub ever saw begins with what was learned before.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -43,6 +43,11 @@ struct Shared {
 struct Seen {
     version: String,
     shared: Shared,
+}
+
+/// Whether everything the state waits for would come that much too late.
+fn clock_went_back(shared: &Shared, now: Moment) -> bool {
+    shared.at.since(now) > CLOCK_WENT_BACK
 }
 
 /// The desk of one lane.
@@ -97,13 +102,15 @@ impl Meter {
             known.seen = Some(Seen { version, shared: shared.clone() });
             return Ok(true);
         }
-        // What another version of this program wrote and we cannot read is written anew.
-        let shared = serde_json::from_slice(&state).unwrap_or_else(|_| {
-            if !state.is_empty() {
+        let shared = if state.is_empty() {
+            self.after_loss(now, &known)
+        } else {
+            // What another version of this program wrote and we cannot read is written anew.
+            serde_json::from_slice(&state).unwrap_or_else(|_| {
                 tracing::warn!(lane = %lane.id, "what a lane learned could not be read and is learned anew");
-            }
-            self.anew(now, &known.learned)
-        });
+                self.anew(now, &known.learned)
+            })
+        };
         known.learned = shared.state.learned();
         known.seen = Some(Seen { version: there, shared });
         Ok(false)
@@ -118,9 +125,18 @@ impl Meter {
         Shared { state: LaneState::new(now, self.limits, learned), at: now, running: BTreeMap::new() }
     }
 
+    /// What Redis lost, as this hub knew it last, with nothing saved up.
+    fn after_loss(&self, now: Moment, known: &Known) -> Shared {
+        match &known.seen {
+            Some(Seen { shared, .. }) if !clock_went_back(shared, now) => {
+                Shared { state: shared.state.clone().emptied(now), ..shared.clone() }
+            }
+            _ => self.anew(now, &known.learned),
+        }
+    }
+
     fn step(&self, shared: &mut Shared, now: Moment, told: &Told, ask: &Ask) -> Grant {
-        if shared.at.since(now) > CLOCK_WENT_BACK {
-            // Everything it waits for would come that much later.
+        if clock_went_back(shared, now) {
             *shared = self.anew(now, &shared.state.learned());
         }
         shared.at = shared.at.max(now);

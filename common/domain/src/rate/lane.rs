@@ -138,6 +138,13 @@ impl LaneState {
         state
     }
 
+    /// The same with nothing saved up: whoever kept it lost it, and calls may have begun since of which this state does not know.
+    pub fn emptied(mut self, now: Moment) -> Self {
+        self.requests.empty(now);
+        self.tokens.empty(now);
+        self
+    }
+
     /// Sets the operator's limits.
     pub fn set_limits(&mut self, limits: LaneLimits) {
         self.limits = limits;

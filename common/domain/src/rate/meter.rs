@@ -152,6 +152,21 @@ impl Meter {
         Self { speed, base, burst: learned.burst, filled_at: now, marks, ..Self::default() }
     }
 
+    /// Nothing is saved up; what was is lost.
+    pub(super) fn empty(&mut self, now: Moment) {
+        self.lose(self.level.max(0.0));
+        self.level = self.level.min(0.0);
+        self.filled_at = self.filled_at.max(now);
+    }
+
+    /// So many calls that were given out can no longer begin.
+    fn lose(&mut self, calls: f64) {
+        self.lost += calls;
+        if self.lost > LOST {
+            self.is_whole = false;
+        }
+    }
+
     pub(super) fn set_most(&mut self, per_s: Option<f64>) {
         self.most = per_s;
     }
@@ -269,12 +284,9 @@ impl Meter {
         let capacity = self.capacity(rate);
         let full = self.level + rate * secs;
         if !stood_still {
-            self.lost += (full - capacity.max(self.level)).max(0.0);
+            self.lose((full - capacity.max(self.level)).max(0.0));
         }
         self.level = full.min(capacity.max(self.level));
-        if self.lost > LOST {
-            self.is_whole = false;
-        }
         Some(rate)
     }
 

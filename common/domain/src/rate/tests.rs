@@ -190,7 +190,7 @@ fn a_server_with_few_slots_is_kept_busy_and_its_queue_is_not_overrun() {
 }
 
 #[test]
-fn a_limiter_that_lost_its_memory_begins_with_nothing_saved_up() {
+fn a_lane_whose_state_was_lost_begins_with_nothing_saved_up_and_does_not_learn_anew() {
     for workers in WORKERS {
         for seed in SEEDS {
             let mut fleet = Fleet::new(Provider::bucket(600.0, Hints::None), workers, 1_200, seed);
@@ -199,6 +199,8 @@ fn a_limiter_that_lost_its_memory_begins_with_nothing_saved_up() {
             assert_eq!(story.taken, 1_200);
             let block = 1;
             assert!(story.calls_between(60.0, 61.0) <= 10 + 1 + workers * block);
+            let past = story.calls.iter().filter(|(at, taken)| !taken && (60.0..70.0).contains(at)).count();
+            assert!(past <= workers * block, "{workers} workers, seed {seed}: {past} calls past the limit");
             assert!(story.used() > 0.95 && story.refused_part() < 0.03);
         }
     }

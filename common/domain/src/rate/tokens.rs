@@ -28,6 +28,12 @@ impl TokenMeter {
         Self { filled_at: now, ..Self::default() }
     }
 
+    /// Nothing is saved up.
+    pub(super) fn empty(&mut self, now: Moment) {
+        self.level = self.level.min(0.0);
+        self.filled_at = self.filled_at.max(now);
+    }
+
     /// Tokens a second; nothing for as many as there are.
     pub(super) fn per_s(&self) -> Option<f64> {
         match (self.set, self.told) {

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use futures_util::poll;
 use promptmill_domain::BatchId;
-use promptmill_ports::{CallNeed, Denied, Limiter as _, Queue as _, Signal, Signals as _};
+use promptmill_domain::rate::{CallEnd, LaneLimits, Learned, RateHints};
+use promptmill_ports::{CallNeed, CallReport, Denied, Limiter as _, Queue as _, Signal, Signals as _};
 use promptmill_test_servers::RedisServer;
 
 use crate::scene::{LONG, Scene, chunk, lane, permit, permit_after_failures, until};
@@ -97,6 +98,32 @@ async fn after_a_flush_nobody_takes_the_place_of_a_call_that_redis_has_not_heard
 
     drop(others);
     assert!(tokio::time::timeout(LONG, second).await.unwrap().is_ok());
+}
+
+#[tokio::test]
+async fn after_a_flush_a_lane_knows_what_it_learned_of_its_provider() {
+    let scene = Scene::new().await;
+    scene.set_rules(lane(), LaneLimits::default(), Learned::default());
+    let view = || scene.lanes().into_iter().find(|report| report.lane == *lane()).unwrap().view;
+    let call = async |end| {
+        let mut permit = permit(&scene).await;
+        permit.begin();
+        permit.end(CallReport { end, hints: RateHints::default(), tokens: Some(1) });
+    };
+    call(CallEnd::TooOften { retry_after: Some(Duration::from_millis(50)) }).await;
+    until("the refusal", async || (view().refused == 1).then_some(())).await;
+    let (begun, rate) = (view().begun, view().allowed_per_s);
+
+    scene.server.flush();
+
+    call(CallEnd::Taken).await;
+    until("the call", async || (view().begun > begun).then_some(())).await;
+    assert_eq!((view().refused, view().allowed_per_s), (1, rate));
+    // Another hub reads what this one wrote again.
+    let other = scene.another().await;
+    other.set_rules(lane(), LaneLimits::default(), Learned::default());
+    let _permit = permit(&other).await;
+    assert_eq!(other.lanes()[0].view.refused, 1);
 }
 
 #[tokio::test]

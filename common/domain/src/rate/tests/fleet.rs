@@ -191,8 +191,7 @@ impl Fleet {
         let lane = self.lane_of(worker);
         if self.forget_at.is_some_and(|at| self.now >= at) {
             self.forget_at = None;
-            self.lanes[lane] =
-                LaneState::new(moment(self.now), LaneLimits::default(), &self.lanes[lane].learned());
+            self.lanes[lane] = self.lanes[lane].clone().emptied(moment(self.now));
         }
         let waits = self.rows_left > 0
             && self.workers[worker].stock == 0

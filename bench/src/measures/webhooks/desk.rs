@@ -1,0 +1,202 @@
+//! An engine with receivers, tenants whose endpoints they are, and batches of whose pauses they are told.
+
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, bail};
+use tempfile::TempDir;
+use tokio::task::JoinSet;
+
+use super::Sizes;
+use crate::client::{Client, Coding};
+use crate::engine::{Engine, Settings};
+use crate::fleet::{CpuTimes, Fleet};
+use crate::measures::Lab;
+use crate::programs::Fake;
+use crate::receivers::Receivers;
+use crate::work;
+
+/// Longer than any measure lasts.
+const NEVER: Duration = Duration::from_secs(3_600);
+
+/// How long the last deliveries are waited for.
+const PATIENCE: Duration = Duration::from_secs(300);
+
+/// Which engine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Mode {
+    /// `promptmill serve`.
+    Serve,
+    /// An api, a worker and a scheduler over MongoDB and Redis.
+    Fleet,
+}
+
+impl Mode {
+    pub(super) const ALL: [Self; 2] = [Self::Serve, Self::Fleet];
+
+    pub(super) const fn name(self) -> &'static str {
+        match self {
+            Self::Serve => "serve",
+            Self::Fleet => "fleet",
+        }
+    }
+}
+
+/// An engine with receivers. Its processes are killed with it: asked to stop, they would wait for calls that never end.
+pub(super) struct Desk {
+    pub(super) receivers: Receivers,
+    pub(super) engines: Engines,
+    /// Of each tenant.
+    pub(super) clients: Vec<Client>,
+    _provider: Fake,
+    _folder: TempDir,
+}
+
+pub(super) enum Engines {
+    Serve(Engine),
+    Fleet(Box<Fleet>),
+}
+
+impl Engines {
+    pub(super) fn cpu_times(&self) -> anyhow::Result<CpuTimes> {
+        match self {
+            Self::Serve(engine) => {
+                Ok(CpuTimes { ours: engine.cpu_time()?, mongo: Duration::ZERO, redis: Duration::ZERO })
+            }
+            Self::Fleet(fleet) => fleet.cpu_times(),
+        }
+    }
+}
+
+impl Desk {
+    /// An engine with `tenants` tenants and so many receivers, of which some never answer.
+    pub(super) async fn new(
+        lab: &Lab<Sizes>,
+        mode: Mode,
+        tenants: usize,
+        (receivers, hanging): (usize, usize),
+    ) -> anyhow::Result<Self> {
+        let folder = lab.desk()?;
+        let receivers = Receivers::start(receivers - hanging, hanging)?;
+        let names: Vec<_> = (0..tenants).map(|n| format!("tenant-{n}")).collect();
+        let provider = lab.programs.fake(NEVER)?;
+        let settings = Settings { provider: Some(&provider.url), ..Settings::default() };
+        let (engines, clients) = match mode {
+            Mode::Serve => {
+                std::fs::create_dir(folder.path().join("data"))?;
+                let keys = names
+                    .iter()
+                    .map(|name| embedded_key(lab, &folder, name))
+                    .collect::<anyhow::Result<Vec<_>>>()?;
+                let first = keys.first().map(String::as_str);
+                let engine = Engine::start(&lab.binary, folder.path(), first, settings).await?;
+                let clients = keys.iter().map(|key| engine.client_with(key));
+                let clients = clients.collect::<anyhow::Result<Vec<_>>>()?;
+                (Engines::Serve(engine), clients)
+            }
+            Mode::Fleet => {
+                let fleet = Fleet::start(&lab.binary, folder.path(), settings).await?;
+                let clients = names.iter().map(|name| fleet.client_of(name));
+                let clients = clients.collect::<anyhow::Result<Vec<_>>>()?;
+                (Engines::Fleet(Box::new(fleet)), clients)
+            }
+        };
+        Ok(Self { receivers, engines, clients, _provider: provider, _folder: folder })
+    }
+
+    /// Makes each receiver an endpoint: of the tenants in turn.
+    pub(super) async fn subscribe(&self) -> anyhow::Result<()> {
+        for (url, client) in self.receivers.urls.iter().zip(self.clients.iter().cycle()) {
+            client.add_endpoint(url).await?;
+        }
+        Ok(())
+    }
+
+    /// Submits a batch of one row for each tenant, or so many for the only one. No call of theirs ends.
+    pub(super) async fn batches(&self, count: usize) -> anyhow::Result<Vec<Batch>> {
+        let mut batches = Vec::new();
+        for client in self.clients.iter().cycle().take(count) {
+            let id = client.draft().await?;
+            client.put_rows(&id, 1, work::rows(1), Coding::Plain).await?;
+            client.submit(&id).await?;
+            batches.push(Batch { client: client.clone(), id });
+        }
+        Ok(batches)
+    }
+
+    /// Waits until so many events came to the receivers that answer.
+    pub(super) async fn came(&self, events: usize) -> anyhow::Result<()> {
+        let begun = Instant::now();
+        while self.receivers.count() < events {
+            if begun.elapsed() > PATIENCE {
+                bail!("{} of {events} events came", self.receivers.count());
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        Ok(())
+    }
+}
+
+/// A batch that is paused again and again.
+#[derive(Clone)]
+pub(super) struct Batch {
+    client: Client,
+    id: String,
+}
+
+impl Batch {
+    /// One event.
+    async fn pause(&self) -> anyhow::Result<()> {
+        self.client.steer(&self.id, "pause").await?;
+        self.client.steer(&self.id, "resume").await
+    }
+}
+
+/// Pauses batches in turn, so many a second for so many seconds, whether or not the pauses before are done.
+pub(super) async fn pause_at(batches: &[Batch], rate: u32, secs: u32) -> anyhow::Result<()> {
+    let begun = tokio::time::Instant::now();
+    let mut pausing = JoinSet::new();
+    for (n, batch) in (0..rate * secs).zip(batches.iter().cycle().cloned()) {
+        tokio::time::sleep_until(begun + Duration::from_secs_f64(f64::from(n) / f64::from(rate))).await;
+        pausing.spawn(async move { batch.pause().await });
+        while let Some(done) = pausing.try_join_next() {
+            done??;
+        }
+    }
+    all(pausing).await
+}
+
+/// Pauses each so many times, as fast as they can be.
+pub(super) async fn pause_often(batches: &[Batch], times: u32) -> anyhow::Result<()> {
+    let mut pausing = JoinSet::new();
+    for batch in batches {
+        let batch = batch.clone();
+        pausing.spawn(async move {
+            for _ in 0..times {
+                batch.pause().await?;
+            }
+            Ok(())
+        });
+    }
+    all(pausing).await
+}
+
+async fn all(mut tasks: JoinSet<anyhow::Result<()>>) -> anyhow::Result<()> {
+    while let Some(done) = tasks.join_next().await {
+        done??;
+    }
+    Ok(())
+}
+
+/// Makes a key of an owner of the tenant in the data folder of an engine that does not run yet.
+fn embedded_key(lab: &Lab<Sizes>, folder: &TempDir, tenant: &str) -> anyhow::Result<String> {
+    let mut command = Command::new(&lab.binary);
+    command.args(["key", "create", "bench", "--role", "owner", "--data", "data", "--tenant", tenant]);
+    command.env_clear().current_dir(folder.path()).stdin(Stdio::null());
+    let output = command.output().context("a key cannot be made")?;
+    let key = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+    if !output.status.success() || key.is_empty() {
+        bail!("a key was not made:\n{}", String::from_utf8_lossy(&output.stderr));
+    }
+    Ok(key)
+}
