@@ -82,7 +82,7 @@ pub struct Webhooks {
     pub schedule: Schedule,
     /// How long one try may take. Default 20 s.
     pub deadlines: Deadlines,
-    /// Tries under way at the same time. Default 64.
+    /// Tries under way at the same time, and as many again to receivers that are slow. Default 128.
     pub concurrency: usize,
     /// Tries under way at the same time to one host, so that one slow receiver does not use them all. Default 4.
     pub per_host: usize,
@@ -97,7 +97,7 @@ impl Webhooks {
             resolver: Arc::new(SystemResolver::default()),
             schedule: Schedule::default(),
             deadlines: Deadlines::default(),
-            concurrency: 64,
+            concurrency: 128,
             per_host: 4,
         }
     }

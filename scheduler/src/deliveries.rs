@@ -1,11 +1,13 @@
 //! Events to their receivers: at least once each, the first try as soon as the event is written.
 //!
-//! The [`Courier`] hands events on as deliveries ([`fan_out`]), takes those that are due, and tries each ([`attempt`]), so many at a time
-//! ([`board`]). A delivery that was taken and left lying, by a crash or because its receiver is slow, is due again a minute later.
+//! Three loops: one hands events on as deliveries ([`fan_out`]), the [`Courier`] takes those that are due and tries each ([`attempt`]), so many at a
+//! time ([`board`]), and one records what came of the tries, all that ended meanwhile in one step. A delivery that was taken and left lying, by a crash or because its receiver is slow, is due again a
+//! minute later.
 
 mod attempt;
 mod board;
 mod body;
+mod book;
 mod fan_out;
 
 use std::collections::HashMap;
@@ -13,9 +15,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use promptmill_egress::GuardedClient;
-use promptmill_ports::{Signal, StoreError, StoreResult};
+use promptmill_ports::{Attempted, Delivery, Signal, StoreError, StoreResult};
 use promptmill_runtime::Engine;
 use tokio::sync::broadcast::error::{RecvError, TryRecvError};
+use tokio::sync::{Notify, mpsc};
 use tokio::task::{Id, JoinError, JoinSet};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
@@ -24,18 +27,23 @@ use crate::config::Webhooks;
 use crate::lead::Lead;
 use attempt::Attempt;
 use board::{Board, Taken};
+use book::Book;
 
 /// How long a delivery that was taken is nobody else's, on top of the longest try.
 const TAKEN_FOR: Duration = Duration::from_secs(40);
 
-/// From one step to the next at least.
+/// From one step of a loop to its next at least.
 const PACE: Duration = Duration::from_millis(50);
 
 /// Deliveries taken in one step.
 const STEP: usize = 128;
 
-/// Deliveries that wait in memory; no more are taken then.
+/// Deliveries that wait in memory; no more are taken then. Where fewer than [`FEW`] do, more are looked for.
 const WAITING: usize = 512;
+const FEW: usize = WAITING / 2;
+
+/// Tries that are recorded in one step.
+const RECORDED: usize = 128;
 
 /// How long tries that are under way may go on when the process stops.
 const GRACE: Duration = Duration::from_secs(2);
@@ -50,13 +58,27 @@ pub(crate) struct Courier {
     /// Made with the first delivery; the process may lack what it needs, and then says so at each.
     client: Option<GuardedClient>,
     board: Board,
+    book: Arc<Book>,
     tries: JoinSet<()>,
-    hosts: HashMap<Id, Arc<str>>,
+    /// To whom each goes, and since when.
+    trying: HashMap<Id, (Arc<str>, Instant)>,
+    /// The step that looks for due deliveries, if one is under way.
+    taking: JoinSet<StoreResult<Batch>>,
+}
+
+/// Deliveries that were taken in one step.
+struct Batch {
+    deliveries: Vec<Delivery>,
+    /// By then their tries must have begun.
+    begin_until: Instant,
+    /// There may be more.
+    is_full: bool,
 }
 
 impl Courier {
     pub(crate) fn new(engine: Engine, webhooks: Webhooks, lead: Lead, poll: Duration) -> Self {
         let board = Board::new(webhooks.concurrency, webhooks.per_host);
+        let book = Arc::new(Book::new(engine.records.clone()));
         Self {
             engine,
             lead,
@@ -64,101 +86,115 @@ impl Courier {
             webhooks: Arc::new(webhooks),
             client: None,
             board,
+            book,
             tries: JoinSet::new(),
-            hosts: HashMap::new(),
+            trying: HashMap::new(),
+            taking: JoinSet::new(),
         }
     }
 
     /// Carries until it is told to stop.
-    pub(crate) async fn run(mut self, stopping: CancellationToken) {
-        let mut signals = self.engine.signals.subscribe();
+    pub(crate) async fn run(self, stopping: CancellationToken) {
+        let made = Notify::new();
+        let (engine, webhooks, lead) = (self.engine.clone(), self.webhooks.clone(), self.lead.clone());
+        let (book, poll) = (self.book.clone(), self.poll);
+        let (ended, to_record) = mpsc::channel(RECORDED);
+        let handing_on = hand_on(&engine, &book, &webhooks, &lead, poll, &made, &stopping);
+        tokio::join!(handing_on, self.deliver(&made, ended, &stopping), record(&engine, to_record));
+    }
+
+    /// Tries what is due until it is told to stop. `made` says that deliveries were made; `ended` is told what comes of the tries.
+    async fn deliver(mut self, made: &Notify, ended: mpsc::Sender<Attempted>, stopping: &CancellationToken) {
         let mut ticks = interval(self.poll);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut not_before = Instant::now();
+        let mut is_asked = false;
         loop {
             tokio::select! {
                 () = stopping.cancelled() => break,
-                _ = ticks.tick() => {}
-                Some(over) = self.tries.join_next_with_id() => self.over(over),
-                signal = signals.recv() => match signal {
-                    Ok(Signal::BatchChanged(_) | Signal::BatchEnded(_)) | Err(RecvError::Lagged(_)) => {}
-                    Ok(_) => continue,
-                    // Signals are gone for good; the ticks go on.
-                    Err(RecvError::Closed) => {
-                        ticks.tick().await;
+                _ = ticks.tick() => is_asked = true,
+                () = made.notified() => is_asked = true,
+                Some(over) = self.tries.join_next_with_id() => {
+                    self.over(over);
+                    while let Some(over) = self.tries.try_join_next_with_id() {
+                        self.over(over);
                     }
+                    // A place that is free is used at once.
+                    self.begin(&ended);
+                    is_asked |= self.board.waiting() < FEW;
                 }
-            }
-            // Events that come in a crowd are taken together; one that comes alone does not wait.
-            sleep_until(not_before).await;
-            while let Ok(_) | Err(TryRecvError::Lagged(_)) = signals.try_recv() {}
-            not_before = Instant::now() + PACE;
-            while let Some(over) = self.tries.try_join_next_with_id() {
-                self.over(over);
-            }
-            if !self.lead.is_ours() {
-                continue;
-            }
-            match self.run_once().await {
-                Ok(()) => {}
-                Err(error @ StoreError::Unavailable(_)) => {
-                    tracing::warn!(error = %error, "the store is away; deliveries wait");
+                Some(taken) = self.taking.join_next() => self.taken(taken, &ended),
+                () = sleep_until(not_before), if is_asked && self.taking.is_empty() => {
+                    is_asked = false;
+                    not_before = Instant::now() + PACE;
+                    self.board.let_go_of_slow(Instant::now());
+                    self.take();
                 }
-                Err(error) => tracing::error!(error = %error, "a step of the deliveries failed"),
             }
         }
         let _ = timeout(GRACE, async { while self.tries.join_next().await.is_some() {} }).await;
     }
 
-    async fn run_once(&mut self) -> StoreResult<()> {
-        fan_out::run_once(&self.engine, &self.webhooks.schedule).await?;
-        self.board.let_go_of_slow(Instant::now());
-        self.take().await?;
-        self.begin();
-        Ok(())
+    /// Begins to take what is due, as far as there is room for it in memory.
+    fn take(&mut self) {
+        let room = WAITING.saturating_sub(self.board.waiting()).min(STEP);
+        if room == 0 || !self.lead.is_ours() {
+            return;
+        }
+        let (engine, longest) = (self.engine.clone(), self.webhooks.deadlines.total);
+        self.taking.spawn(async move {
+            let begin_until = Instant::now() + TAKEN_FOR;
+            // Looking is cheaper than taking, which writes.
+            let due = engine.records.next_due().await?;
+            let now_ms = engine.clock.now_ms();
+            if due.is_none_or(|due_ms| due_ms > now_ms) {
+                return Ok(Batch { deliveries: vec![], begin_until, is_full: false });
+            }
+            let taken_for = u64::try_from((TAKEN_FOR + longest).as_millis()).unwrap_or(u64::MAX);
+            let limit = u32::try_from(room).unwrap_or(u32::MAX);
+            let deliveries = engine.records.take_due(now_ms, now_ms.saturating_add(taken_for), limit).await?;
+            let is_full = deliveries.len() == room;
+            Ok(Batch { deliveries, begin_until, is_full })
+        });
     }
 
-    /// Takes what is due, as far as there is room for it in memory.
-    async fn take(&mut self) -> StoreResult<()> {
-        loop {
-            let room = WAITING.saturating_sub(self.board.waiting()).min(STEP);
-            if room == 0 {
-                return Ok(());
+    fn taken(&mut self, taken: Result<StoreResult<Batch>, JoinError>, ended: &mpsc::Sender<Attempted>) {
+        match taken {
+            Ok(Ok(Batch { deliveries, begin_until, is_full })) => {
+                for delivery in deliveries {
+                    self.board.put(Taken { delivery, begin_until });
+                }
+                self.begin(ended);
+                if is_full {
+                    self.take();
+                }
             }
-            // Looking is cheaper than taking, which writes.
-            let due = self.engine.records.next_due().await?;
-            let now_ms = self.engine.clock.now_ms();
-            if due.is_none_or(|due_ms| due_ms > now_ms) {
-                return Ok(());
-            }
-            let until = Instant::now() + TAKEN_FOR;
-            let taken_for = TAKEN_FOR + self.webhooks.deadlines.total;
-            let until_ms = now_ms.saturating_add(u64::try_from(taken_for.as_millis()).unwrap_or(u64::MAX));
-            let limit = u32::try_from(room).unwrap_or(u32::MAX);
-            let deliveries = self.engine.records.take_due(now_ms, until_ms, limit).await?;
-            let full = deliveries.len() == room;
-            for delivery in deliveries {
-                self.board.put(Taken { delivery, begin_until: until });
-            }
-            // What waits here already must not wait for all that is due.
-            self.begin();
-            if !full {
-                return Ok(());
-            }
+            Ok(Err(error)) => tell(&error),
+            Err(error) => tracing::error!(error = %error, "a look for deliveries ended by itself"),
         }
     }
 
     /// Begins as many tries as there is room for.
-    fn begin(&mut self) {
+    fn begin(&mut self, ended: &mpsc::Sender<Attempted>) {
+        if !self.lead.is_ours() {
+            return;
+        }
         while let Some((host, delivery)) = self.board.next(Instant::now()) {
             let attempt = Attempt {
                 engine: self.engine.clone(),
+                book: self.book.clone(),
                 webhooks: self.webhooks.clone(),
                 client: self.client(),
                 delivery,
             };
-            let task = self.tries.spawn(attempt.run());
-            self.hosts.insert(task.id(), host);
+            let ended = ended.clone();
+            let task = self.tries.spawn(async move {
+                if let Some(made) = attempt.run().await {
+                    // Who records ends after all tries.
+                    let _ = ended.send(made).await;
+                }
+            });
+            self.trying.insert(task.id(), (host, Instant::now()));
         }
     }
 
@@ -181,8 +217,66 @@ impl Courier {
                 error.id()
             }
         };
-        if let Some(host) = self.hosts.remove(&id) {
-            self.board.finished(&host, Instant::now());
+        if let Some((host, since)) = self.trying.remove(&id) {
+            let now = Instant::now();
+            self.board.finished(&host, now.duration_since(since), now);
         }
+    }
+}
+
+/// Records what came of tries until there are none any more. Those that could not be recorded are repeated when their deliveries are due again.
+async fn record(engine: &Engine, mut ended: mpsc::Receiver<Attempted>) {
+    let mut group = Vec::with_capacity(RECORDED);
+    while ended.recv_many(&mut group, RECORDED).await > 0 {
+        if let Err(error) = engine.records.record_attempts(&group).await {
+            tracing::warn!(tries = group.len(), error = %error, "tries could not be recorded; they are repeated");
+        }
+        group.clear();
+    }
+}
+
+/// Makes deliveries of events until it is told to stop; `made` hears of them.
+async fn hand_on(
+    engine: &Engine,
+    book: &Book,
+    webhooks: &Webhooks,
+    lead: &Lead,
+    poll: Duration,
+    made: &Notify,
+    stopping: &CancellationToken,
+) {
+    let mut signals = engine.signals.subscribe();
+    let mut ticks = interval(poll);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut not_before = Instant::now();
+    loop {
+        tokio::select! {
+            () = stopping.cancelled() => return,
+            _ = ticks.tick() => {}
+            signal = signals.recv() => match signal {
+                Ok(Signal::BatchChanged(_) | Signal::BatchEnded(_)) | Err(RecvError::Lagged(_)) => {}
+                Ok(_) => continue,
+                // Signals are gone for good; the ticks go on.
+                Err(RecvError::Closed) => {
+                    ticks.tick().await;
+                }
+            }
+        }
+        // Events that come in a crowd are taken together; one that comes alone does not wait.
+        sleep_until(not_before).await;
+        while let Ok(_) | Err(TryRecvError::Lagged(_)) = signals.try_recv() {}
+        not_before = Instant::now() + PACE;
+        if lead.is_ours()
+            && let Err(error) = fan_out::run_once(engine, book, &webhooks.schedule, made).await
+        {
+            tell(&error);
+        }
+    }
+}
+
+fn tell(error: &StoreError) {
+    match error {
+        StoreError::Unavailable(_) => tracing::warn!(error = %error, "the store is away; deliveries wait"),
+        error => tracing::error!(error = %error, "a step of the deliveries failed"),
     }
 }

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use crate::stand::{Kind, Stand, on_both_stands};
 use crate::support::{Desk, signal, ticket_template, wait_for};
 
-const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
+pub(crate) const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
 const OTHER: &str = "whsec_AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA";
 
 on_both_stands! {
@@ -17,14 +17,14 @@ on_both_stands! {
     a_receiver_on_a_laptop_shows_and_checks_what_comes_and_what_was_given_up_is_tried_again,
 }
 
-/// A listener whose output goes to this file of the desk.
-struct Listening {
+/// `promptmill webhook listen` whose output goes to this file of the desk.
+pub(crate) struct Listening {
     child: Child,
-    url: String,
+    pub(crate) url: String,
 }
 
 impl Listening {
-    fn start(desk: &Desk, secret: &str, more: &[&str], out: &str) -> Self {
+    pub(crate) fn start(desk: &Desk, secret: &str, more: &[&str], out: &str) -> Self {
         let args = [&["webhook", "listen", "--listen", "127.0.0.1:0", "--secret", secret], more].concat();
         let said = desk.path(&format!("{out}.err"));
         let child = desk
@@ -42,7 +42,7 @@ impl Listening {
         Self { child, url: url().unwrap() }
     }
 
-    fn stop(mut self) {
+    pub(crate) fn stop(mut self) {
         signal(&self.child, "-INT");
         assert_eq!(self.child.wait().unwrap().code(), Some(0));
     }

@@ -36,9 +36,9 @@ pub use reading::{
     SettledCursor, SettledPage, StoredOutcome, Usage,
 };
 pub use records::{
-    Accounts, ApiKey, Claim, Claimed, Claims, Deliveries, Delivery, DeliveryAttempt, DeliveryState,
-    Endpoints, Generation, Generations, Records, Replay, Role, StoredAnswer, StoredTemplate, TemplateKey,
-    TemplateVersion, Templates, Tenant,
+    Accounts, ApiKey, Attempted, Claim, Claimed, Claims, Deliveries, Delivery, DeliveryAttempt,
+    DeliveryState, Endpoints, Generation, Generations, Records, Replay, Role, StoredAnswer, StoredTemplate,
+    TemplateKey, TemplateVersion, Templates, Tenant,
 };
 pub use replies::{Outlived, Replies, ReplyKey};
 pub use store::{

@@ -347,6 +347,19 @@ pub struct DeliveryAttempt {
     pub answer: Option<String>,
 }
 
+/// A try of a delivery and what follows from it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Attempted {
+    /// Of which delivery.
+    pub id: DeliveryId,
+    /// What came of it.
+    pub attempt: DeliveryAttempt,
+    /// Where the delivery stands then.
+    pub state: DeliveryState,
+    /// When it is tried again, where it is.
+    pub due_ms: u64,
+}
+
 /// Which deliveries are tried again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Replay {
@@ -397,15 +410,9 @@ pub trait Deliveries: Send + Sync {
     /// them before; they are answered with that due time. A crash repeats the try: at least once.
     async fn take_due(&self, now_ms: u64, until_ms: u64, limit: u32) -> StoreResult<Vec<Delivery>>;
 
-    /// Adds a try and says what follows. A delivery that is not pending stays as it is, one that went with its batch stays gone, and a try
-    /// that equals the last one is not added again, so the step may be repeated.
-    async fn record_attempt(
-        &self,
-        id: DeliveryId,
-        attempt: &DeliveryAttempt,
-        state: DeliveryState,
-        due_ms: u64,
-    ) -> StoreResult<()>;
+    /// Adds tries and says what follows, of each delivery once. A delivery that is not pending stays as it is, one that went with its batch
+    /// stays gone, and a try that equals the last one is not added again, so the step may be repeated.
+    async fn record_attempts(&self, attempts: &[Attempted]) -> StoreResult<()>;
 
     /// Deliveries of a batch, oldest first, at most `limit`; none of a batch that is unknown or another tenant's. Deleting a batch
     /// ([`Close::delete`](crate::Close::delete)) deletes them too, those that are still pending included.
@@ -438,7 +445,7 @@ pub trait Endpoints: Send + Sync {
     /// ([`Outbox`](crate::Outbox)); one that happens before may be or not.
     async fn put_endpoint(&self, endpoint: &Endpoint) -> StoreResult<bool>;
 
-    /// How long it takes at most until every process knows of a new endpoint.
+    /// How long it takes at most until every process knows of a new endpoint, and of a change of one.
     fn tells_within(&self) -> Duration;
 
     /// The tenant's endpoint.

@@ -449,6 +449,9 @@ pub trait Outbox: Send + Sync {
     /// Up to `limit` events, oldest first.
     async fn pending(&self, limit: u32) -> StoreResult<Vec<Event>>;
 
+    /// Those of these batches that are there, whoever's they are, in no order: what events tell of.
+    async fn batches_told_of(&self, batches: &[BatchId]) -> StoreResult<Vec<Batch>>;
+
     /// Forgets events that became deliveries. Repeatable.
     async fn handed_on(&self, events: &[EventId]) -> StoreResult<()>;
 }

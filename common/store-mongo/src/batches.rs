@@ -95,6 +95,16 @@ pub(crate) async fn owned(
     commands.find_one(BATCHES, query, concern).await?.ok_or(StoreError::NotFound)
 }
 
+/// Those of the batches that are there, whoever's.
+pub(crate) async fn any_of(commands: &Commands, batches: &[BatchId]) -> StoreResult<Vec<Batch>> {
+    if batches.is_empty() {
+        return Ok(Vec::new());
+    }
+    let ids: Vec<_> = batches.iter().map(|batch| binary(*batch.as_bytes())).collect();
+    let query = Query::of(doc! { "_id": { "$in": ids }, "phase": there() }).fields(all_fields());
+    commands.find(BATCHES, query, Concern::Majority).await?.iter().map(decode).collect()
+}
+
 /// That the tenant has the batch, for readers.
 ///
 /// # Errors

@@ -8,7 +8,9 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use mongodb::bson::{Bson, Document, doc};
 use promptmill_domain::{BatchId, DeliveryId, EndpointId, EventId, TenantId};
-use promptmill_ports::{Deliveries, Delivery, DeliveryAttempt, DeliveryState, Replay, StoreResult};
+use promptmill_ports::{
+    Attempted, Deliveries, Delivery, DeliveryAttempt, DeliveryState, Replay, StoreResult,
+};
 
 use crate::MongoStore;
 use crate::codec::{Fields, binary, corrupt, from_json, int, to_json};
@@ -53,28 +55,12 @@ impl Deliveries for MongoStore {
         Ok(taken)
     }
 
-    async fn record_attempt(
-        &self,
-        id: DeliveryId,
-        attempt: &DeliveryAttempt,
-        state: DeliveryState,
-        due_ms: u64,
-    ) -> StoreResult<()> {
-        // A literal: the words of an error may look like an expression.
-        let attempt = doc! { "$literal": attempt_to_document(attempt) };
-        let longer = doc! { "$concatArrays": ["$attempts", [attempt.clone()]] };
-        // A caller that repeats the step after an unknown result made the same attempt once.
-        let attempts = doc! { "$cond": [
-            { "$eq": [{ "$last": "$attempts" }, attempt] },
-            "$attempts",
-            { "$slice": [longer, -MAX_ATTEMPTS] },
-        ] };
-        let change =
-            vec![doc! { "$set": { "attempts": attempts, "state": name(state), "due_ms": int(due_ms) } }];
-        // One that is over, or went with its batch, does not match.
-        let pending = doc! { "_id": binary(*id.as_bytes()), "state": PENDING };
-        let update = Update { change: Bson::from(change), ..Update::one(pending, Document::new()) };
-        self.commands().update(DELIVERIES, vec![update]).await.map(|_| ())
+    async fn record_attempts(&self, attempts: &[Attempted]) -> StoreResult<()> {
+        if attempts.is_empty() {
+            return Ok(());
+        }
+        let updates = attempts.iter().map(recorded).collect();
+        self.commands().update(DELIVERIES, updates).await.map(|_| ())
     }
 
     async fn deliveries(&self, tenant: &TenantId, batch: BatchId, limit: u32) -> StoreResult<Vec<Delivery>> {
@@ -155,6 +141,25 @@ const fn name(state: DeliveryState) -> &'static str {
         DeliveryState::Delivered => DELIVERED,
         DeliveryState::GivenUp => GIVEN_UP,
     }
+}
+
+/// The update that adds a try and says what follows.
+fn recorded(made: &Attempted) -> Update {
+    let Attempted { id, attempt, state, due_ms } = made;
+    // A literal: the words of an error may look like an expression.
+    let attempt = doc! { "$literal": attempt_to_document(attempt) };
+    let longer = doc! { "$concatArrays": ["$attempts", [attempt.clone()]] };
+    // A caller that repeats the step after an unknown result made the same attempt once.
+    let attempts = doc! { "$cond": [
+        { "$eq": [{ "$last": "$attempts" }, attempt] },
+        "$attempts",
+        { "$slice": [longer, -MAX_ATTEMPTS] },
+    ] };
+    let change =
+        vec![doc! { "$set": { "attempts": attempts, "state": name(*state), "due_ms": int(*due_ms) } }];
+    // One that is over, or went with its batch, does not match.
+    let pending = doc! { "_id": binary(*id.as_bytes()), "state": PENDING };
+    Update { change: Bson::from(change), ..Update::one(pending, Document::new()) }
 }
 
 fn to_document(delivery: &Delivery) -> Document {

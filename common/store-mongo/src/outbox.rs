@@ -4,10 +4,11 @@ use std::collections::HashSet;
 
 use async_trait::async_trait;
 use mongodb::bson::{Bson, Document, doc};
-use promptmill_domain::{BatchId, BatchState, Counts, Event, EventId, EventKind, TenantId};
+use promptmill_domain::{Batch, BatchId, BatchState, Counts, Event, EventId, EventKind, TenantId};
 use promptmill_ports::{Outbox, StoreResult};
 
 use crate::MongoStore;
+use crate::batches;
 use crate::codec::{Fields, binary, conflict, corrupt, from_json, int, to_json};
 use crate::collections::{BATCHES, META};
 use crate::commands::{Commands, Concern, Query, Update};
@@ -33,6 +34,10 @@ impl Outbox for MongoStore {
         }
         events.sort_by_key(|(seq, _)| *seq);
         Ok(events.into_iter().take(limit as usize).map(|(_, event)| event).collect())
+    }
+
+    async fn batches_told_of(&self, batches: &[BatchId]) -> StoreResult<Vec<Batch>> {
+        batches::any_of(self.commands(), batches).await
     }
 
     async fn handed_on(&self, events: &[EventId]) -> StoreResult<()> {

@@ -168,16 +168,25 @@ impl OpenBatches {
 
 /// Those of the batches that are neither draft nor final, oldest first.
 pub(crate) fn load_open(db: &Connection, ids: &[BatchId]) -> Result<Vec<Batch>, Fault> {
-    let mut one =
-        db.prepare_cached(&format!("SELECT {COLUMNS} FROM batches b WHERE id = ?1 AND phase = 1"))?;
-    let mut open = Vec::with_capacity(ids.len());
+    let mut open = load_those(db, ids, "phase = 1")?;
+    open.sort_by_key(|batch| batch.id);
+    Ok(open)
+}
+
+/// Those of the batches that are not deleted.
+pub(crate) fn load_any(db: &Connection, ids: &[BatchId]) -> Result<Vec<Batch>, Fault> {
+    load_those(db, ids, "phase <> 3")
+}
+
+fn load_those(db: &Connection, ids: &[BatchId], such: &str) -> Result<Vec<Batch>, Fault> {
+    let mut one = db.prepare_cached(&format!("SELECT {COLUMNS} FROM batches b WHERE id = ?1 AND {such}"))?;
+    let mut found = Vec::with_capacity(ids.len());
     for id in ids {
         if let Some(raw) = one.query_row([id.as_bytes()], RawBatch::read).optional()? {
-            open.push(raw.decode()?);
+            found.push(raw.decode()?);
         }
     }
-    open.sort_by_key(|batch: &Batch| batch.id);
-    Ok(open)
+    Ok(found)
 }
 
 impl fmt::Debug for OpenBatches {

@@ -2,7 +2,9 @@
 
 use async_trait::async_trait;
 use promptmill_domain::{BatchId, DeliveryId, EndpointId, EventId, TenantId};
-use promptmill_ports::{Deliveries, Delivery, DeliveryAttempt, DeliveryState, Replay, StoreResult};
+use promptmill_ports::{
+    Attempted, Deliveries, Delivery, DeliveryAttempt, DeliveryState, Replay, StoreResult,
+};
 use rusqlite::{Connection, OptionalExtension as _, Row, params};
 
 use crate::SqliteStore;
@@ -32,15 +34,12 @@ impl Deliveries for SqliteStore {
         self.write(SMALL * limit as usize, move |db| take_due(db, now_ms, until_ms, limit)).await
     }
 
-    async fn record_attempt(
-        &self,
-        id: DeliveryId,
-        attempt: &DeliveryAttempt,
-        state: DeliveryState,
-        due_ms: u64,
-    ) -> StoreResult<()> {
-        let attempt = attempt.clone();
-        self.write(SMALL, move |db| record_attempt(db, id, attempt, state, due_ms)).await
+    async fn record_attempts(&self, attempts: &[Attempted]) -> StoreResult<()> {
+        let attempts = attempts.to_vec();
+        self.write(SMALL * attempts.len(), move |db| {
+            attempts.iter().try_for_each(|made| record_attempt(db, made))
+        })
+        .await
     }
 
     async fn deliveries(&self, tenant: &TenantId, batch: BatchId, limit: u32) -> StoreResult<Vec<Delivery>> {
@@ -158,13 +157,8 @@ fn take_due(db: &Connection, now_ms: u64, until_ms: u64, limit: u32) -> Result<V
     Ok(taken)
 }
 
-fn record_attempt(
-    db: &Connection,
-    id: DeliveryId,
-    attempt: DeliveryAttempt,
-    state: DeliveryState,
-    due_ms: u64,
-) -> Result<(), Fault> {
+fn record_attempt(db: &Connection, made: &Attempted) -> Result<(), Fault> {
+    let Attempted { id, attempt, state, due_ms } = made;
     let sql = "SELECT attempts FROM deliveries WHERE id = ?1 AND state = 0";
     let known: Option<String> =
         db.prepare_cached(sql)?.query_row([id.as_bytes()], |row| row.get(0)).optional()?;
@@ -172,13 +166,13 @@ fn record_attempt(
     let Some(attempts) = known else { return Ok(()) };
     let mut attempts: Vec<DeliveryAttempt> = from_json(&attempts, "the attempts of a delivery")?;
     // A caller that repeats the step after an unknown result made the same attempt once.
-    if attempts.last() != Some(&attempt) {
-        attempts.push(attempt);
+    if attempts.last() != Some(attempt) {
+        attempts.push(attempt.clone());
     }
     let excess = attempts.len().saturating_sub(MAX_ATTEMPTS);
     drop(attempts.drain(..excess));
     let sql = "UPDATE deliveries SET attempts = ?2, state = ?3, due_ms = ?4 WHERE id = ?1";
-    let values = params![id.as_bytes(), to_json(&attempts), number(state), int(due_ms)];
+    let values = params![id.as_bytes(), to_json(&attempts), number(*state), int(*due_ms)];
     db.prepare_cached(sql)?.execute(values)?;
     Ok(())
 }

@@ -1,12 +1,12 @@
 //! `Outbox`: events, written with the change they tell of and kept until they are handed on.
 
 use async_trait::async_trait;
-use promptmill_domain::{BatchId, BatchState, Counts, Event, EventId, EventKind};
+use promptmill_domain::{Batch, BatchId, BatchState, Counts, Event, EventId, EventKind};
 use promptmill_ports::{Outbox, StoreResult};
 use rusqlite::{Connection, params};
 
 use crate::SqliteStore;
-use crate::batches::{Found, from_json, to_json};
+use crate::batches::{Found, from_json, load_any, to_json};
 use crate::fault::Fault;
 
 /// About what forgetting an event costs in a group.
@@ -16,6 +16,11 @@ const EVENT: usize = 256;
 impl Outbox for SqliteStore {
     async fn pending(&self, limit: u32) -> StoreResult<Vec<Event>> {
         self.read(move |db| pending(db, limit)).await
+    }
+
+    async fn batches_told_of(&self, batches: &[BatchId]) -> StoreResult<Vec<Batch>> {
+        let batches = batches.to_vec();
+        self.read(move |db| load_any(db, &batches)).await
     }
 
     async fn handed_on(&self, events: &[EventId]) -> StoreResult<()> {

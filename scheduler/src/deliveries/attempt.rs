@@ -5,11 +5,12 @@ use std::time::Duration;
 
 use promptmill_domain::{Endpoint, EndpointState, Reached};
 use promptmill_egress::{Answer, GuardedClient, HeaderMap, Secret, SendError, signature};
-use promptmill_ports::{Delivery, DeliveryAttempt, DeliveryState, StoreError, StoreResult};
+use promptmill_ports::{Attempted, Delivery, DeliveryAttempt, DeliveryState, StoreError, StoreResult};
 use promptmill_runtime::Engine;
 use secrecy::ExposeSecret as _;
 use tokio::time::Instant;
 
+use super::book::Book;
 use crate::config::Webhooks;
 
 /// The status by which a receiver says that it wants no more.
@@ -18,6 +19,7 @@ const GONE: u16 = 410;
 /// A try to be made.
 pub(super) struct Attempt {
     pub(super) engine: Engine,
+    pub(super) book: Arc<Book>,
     pub(super) webhooks: Arc<Webhooks>,
     /// `None` where this process can call nobody.
     pub(super) client: Option<GuardedClient>,
@@ -37,14 +39,14 @@ struct Tried {
 }
 
 impl Attempt {
-    /// Makes the try and records it. A try that could not be recorded is repeated when the delivery is due again.
-    pub(super) async fn run(self) {
+    /// Makes the try; answers what is to be recorded. Nothing where it could not be made: it is when the delivery is due again.
+    pub(super) async fn run(self) -> Option<Attempted> {
         let at_ms = self.engine.clock.now_ms();
         let to = match self.receiver(at_ms).await {
             Ok(to) => to,
             Err(error) => {
                 tracing::warn!(delivery.id = %self.delivery.id, error = %error, "whom a delivery goes to could not be read; it is repeated");
-                return;
+                return None;
             }
         };
         let started = Instant::now();
@@ -80,12 +82,12 @@ impl Attempt {
         if state == DeliveryState::GivenUp {
             tracing::warn!(batch.id = %delivery.batch, delivery.id = %delivery.id, result = tried.class, "a delivery was given up");
         }
-        if to.is_some() && !OURS.contains(&tried.class) {
-            self.tell_endpoint(&attempt).await;
+        if let Some(Receiver { endpoint: Some(endpoint), .. }) = &to
+            && !OURS.contains(&tried.class)
+        {
+            self.tell_endpoint(endpoint, &attempt).await;
         }
-        if let Err(error) = self.engine.records.record_attempt(delivery.id, &attempt, state, due_ms).await {
-            tracing::warn!(delivery.id = %delivery.id, error = %error, "a try could not be recorded; it is repeated");
-        }
+        Some(Attempted { id: delivery.id, attempt, state, due_ms })
     }
 
     fn later(&self, now_ms: u64, retry_after: Option<Duration>) -> (DeliveryState, u64) {
@@ -105,13 +107,13 @@ impl Attempt {
         let Some(id) = delivery.endpoint else {
             let context = format!("{}|webhook|{}", delivery.tenant, delivery.batch);
             let sealed = vec![delivery.sealed_secret.clone()];
-            return Ok(Some(Receiver { url: delivery.url.clone(), context, sealed }));
+            return Ok(Some(Receiver { url: delivery.url.clone(), context, sealed, endpoint: None }));
         };
-        match self.engine.records.endpoint(&delivery.tenant, id).await {
+        match self.book.endpoint(&delivery.tenant, id).await {
             Ok(endpoint) if endpoint.state == EndpointState::Enabled => {
                 let sealed = endpoint.secrets_at(now_ms).map(str::to_owned).collect();
                 let context = Endpoint::context(&delivery.tenant, id);
-                Ok(Some(Receiver { url: endpoint.url, context, sealed }))
+                Ok(Some(Receiver { url: endpoint.url.clone(), context, sealed, endpoint: Some(endpoint) }))
             }
             Ok(_) | Err(StoreError::NotFound) => Ok(None),
             Err(error) => Err(error),
@@ -149,13 +151,18 @@ impl Attempt {
     }
 
     /// Notes on its endpoint what the try came to, where that changes anything: since when it fails, and that it is switched off.
-    async fn tell_endpoint(&self, attempt: &DeliveryAttempt) {
-        let Some(id) = self.delivery.endpoint else { return };
+    /// `known` is what it was before the try.
+    async fn tell_endpoint(&self, known: &Endpoint, attempt: &DeliveryAttempt) {
+        let id = known.id;
         let reached = match (&attempt.error, attempt.status) {
             (None, _) => Reached::Taken,
             (Some(_), Some(GONE)) => Reached::Gone,
             (Some(_), _) => Reached::Failed,
         };
+        // Mostly there is nothing to note, which needs no look.
+        if !known.clone().tried(reached, attempt.at_ms) {
+            return;
+        }
         let records = &self.engine.records;
         for _ in 0..CHANGES {
             let changed = async {
@@ -172,7 +179,7 @@ impl Attempt {
                 Ok(done)
             };
             match changed.await {
-                Ok(true) | Err(StoreError::NotFound) => return,
+                Ok(true) | Err(StoreError::NotFound) => return self.book.forget(&self.delivery.tenant),
                 // Somebody else changed it meanwhile.
                 Ok(false) => {}
                 Err(error) => {
@@ -191,6 +198,8 @@ struct Receiver {
     context: String,
     /// As they are kept, the newest first.
     sealed: Vec<String>,
+    /// As it is; nothing of a webhook of a batch.
+    endpoint: Option<Endpoint>,
 }
 
 /// Failures that say nothing of the receiver.

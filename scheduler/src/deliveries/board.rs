@@ -1,7 +1,7 @@
 //! Which of the deliveries that were taken is tried next, so that no slow receiver holds up another one.
 //!
-//! Hosts take turns; each has a few tries at a time. What waits for a host that answers nothing is let go: it is due again
-//! later, and its place is free for others meanwhile.
+//! Hosts take turns; each has a few tries at a time. Tries to hosts that answer nothing have places of their own, and what waits for such a host is let go: it is
+//! due again later, and its place is free for others meanwhile.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Bound;
@@ -12,8 +12,14 @@ use promptmill_egress::Url;
 use promptmill_ports::Delivery;
 use tokio::time::Instant;
 
-/// A host none of whose tries ended for so long while all its places were taken is slow.
+/// A host none of whose tries ended for so long, while there were some, is slow.
 const SLOW_AFTER: Duration = Duration::from_secs(1);
+
+/// For how long a host is taken for slow that does not show the contrary.
+const SLOW_FOR: Duration = Duration::from_secs(60);
+
+/// All places together, those of tries that turned out slow included: so many times the places of the others.
+const ALL_PLACES: usize = 4;
 
 /// Deliveries that may wait for a slow host.
 const WAITING_FOR_SLOW: usize = 8;
@@ -29,8 +35,10 @@ pub(super) struct Taken {
 #[derive(Debug, Default)]
 struct Host {
     trying: usize,
-    /// Since when all its places are taken and none of its tries ended.
-    full_since: Option<Instant>,
+    /// When the first of its tries began or the last one ended, whichever was later; nothing while there is none.
+    quiet_since: Option<Instant>,
+    /// It is taken for slow so long.
+    slow_until: Option<Instant>,
     waiting: VecDeque<Taken>,
 }
 
@@ -39,7 +47,9 @@ struct Host {
 pub(super) struct Board {
     concurrency: usize,
     per_host: usize,
+    /// To hosts that are not slow, and to those that are.
     trying: usize,
+    trying_slow: usize,
     waiting: usize,
     hosts: BTreeMap<Arc<str>, Host>,
     /// Whose turn it was last.
@@ -52,6 +62,7 @@ impl Board {
             concurrency: concurrency.max(1),
             per_host: per_host.max(1),
             trying: 0,
+            trying_slow: 0,
             waiting: 0,
             hosts: BTreeMap::new(),
             last: "".into(),
@@ -70,7 +81,7 @@ impl Board {
 
     /// The next delivery to try, which is under way from then on, and its host. One that waited here for too long is left to be taken again.
     pub(super) fn next(&mut self, now: Instant) -> Option<(Arc<str>, Delivery)> {
-        while self.trying < self.concurrency {
+        loop {
             let name = self.next_host()?;
             let host = self.hosts.get_mut(&name)?;
             let taken = host.waiting.pop_front()?;
@@ -80,52 +91,76 @@ impl Board {
                 self.tidy(&name);
                 continue;
             }
-            self.trying += 1;
             host.trying += 1;
-            if host.trying == self.per_host {
-                host.full_since = Some(now);
-            }
+            host.quiet_since.get_or_insert(now);
+            *(if host.slow_until.is_some() { &mut self.trying_slow } else { &mut self.trying }) += 1;
             return Some((name, taken.delivery));
         }
-        None
     }
 
     /// The host behind the last one that has something waiting and a place.
     fn next_host(&self) -> Option<Arc<str>> {
         let behind = self.hosts.range::<str, _>((Bound::Excluded(&*self.last), Bound::Unbounded));
         let around = self.hosts.range::<str, _>((Bound::Unbounded, Bound::Included(&*self.last)));
-        let may = |host: &Host| !host.waiting.is_empty() && host.trying < self.per_host;
+        let room = self.trying + self.trying_slow < self.concurrency * ALL_PLACES;
+        let room_for_slow = room && self.trying_slow < self.concurrency;
+        let room_for_others = room && self.trying < self.concurrency;
+        if !room_for_slow && !room_for_others {
+            return None;
+        }
+        let may = |host: &Host| {
+            let has_room = if host.slow_until.is_some() { room_for_slow } else { room_for_others };
+            has_room && !host.waiting.is_empty() && host.trying < self.per_host
+        };
         behind.chain(around).find(|(_, host)| may(host)).map(|(name, _)| name.clone())
     }
 
-    /// A try of the host is over.
-    pub(super) fn finished(&mut self, name: &str, now: Instant) {
+    /// A try of the host is over, which took so long.
+    pub(super) fn finished(&mut self, name: &str, took: Duration, now: Instant) {
         let Some(host) = self.hosts.get_mut(name) else { return };
         host.trying = host.trying.saturating_sub(1);
         // It answers, so what waits for it has hope.
-        host.full_since = host.full_since.map(|_| now);
-        if host.trying == 0 {
-            host.full_since = None;
+        host.quiet_since = (host.trying > 0).then_some(now);
+        let its = if host.slow_until.is_some() { &mut self.trying_slow } else { &mut self.trying };
+        *its = its.saturating_sub(1);
+        if took < SLOW_AFTER && host.slow_until.take().is_some() {
+            self.trying_slow = self.trying_slow.saturating_sub(host.trying);
+            self.trying += host.trying;
         }
-        self.trying = self.trying.saturating_sub(1);
         self.tidy(name);
     }
 
-    /// Lets go of what waits for hosts that are slow, but for a few.
+    /// Finds the hosts that are slow, and lets go of what waits for them, but for a few.
     pub(super) fn let_go_of_slow(&mut self, now: Instant) {
         for host in self.hosts.values_mut() {
-            let slow = host.full_since.is_some_and(|since| now.duration_since(since) >= SLOW_AFTER);
-            if slow && host.waiting.len() > WAITING_FOR_SLOW {
-                self.waiting -= host.waiting.len() - WAITING_FOR_SLOW;
-                host.waiting.truncate(WAITING_FOR_SLOW);
+            let is_slow = host.quiet_since.is_some_and(|since| now.duration_since(since) >= SLOW_AFTER);
+            if is_slow {
+                if host.slow_until.replace(now + SLOW_FOR).is_none() {
+                    self.trying = self.trying.saturating_sub(host.trying);
+                    self.trying_slow += host.trying;
+                }
+                if host.waiting.len() > WAITING_FOR_SLOW {
+                    self.waiting -= host.waiting.len() - WAITING_FOR_SLOW;
+                    host.waiting.truncate(WAITING_FOR_SLOW);
+                }
+            } else if host.trying == 0 {
+                host.slow_until = host.slow_until.filter(|until| now < *until);
             }
         }
+        self.hosts.retain(|_, host| !host.is_nothing());
     }
 
     fn tidy(&mut self, name: &str) {
-        if self.hosts.get(name).is_some_and(|host| host.trying == 0 && host.waiting.is_empty()) {
+        if self.hosts.get(name).is_some_and(Host::is_nothing) {
             self.hosts.remove(name);
         }
+    }
+}
+
+impl Host {
+    /// There is nothing to remember of it.
+    fn is_nothing(&self) -> bool {
+        self.trying == 0 && self.waiting.is_empty() && self.slow_until.is_none()
     }
 }
 
@@ -162,6 +197,8 @@ mod tests {
         Taken { delivery, begin_until }
     }
 
+    const QUICK: Duration = Duration::from_millis(50);
+
     fn begun(board: &mut Board, now: Instant) -> Vec<String> {
         std::iter::from_fn(|| board.next(now)).map(|(host, _)| host.to_string()).collect()
     }
@@ -184,9 +221,9 @@ mod tests {
         }
         assert_eq!(begun(&mut board, now), ["a:80", "b:443", "c:80", "a:80", "b:443"]);
         assert_eq!(board.waiting(), 2);
-        board.finished("b:443", now);
+        board.finished("b:443", QUICK, now);
         assert_eq!(begun(&mut board, now), Vec::<String>::new(), "a has its two");
-        board.finished("a:80", now);
+        board.finished("a:80", QUICK, now);
         assert_eq!(begun(&mut board, now), ["a:80"]);
     }
 
@@ -201,10 +238,41 @@ mod tests {
         }
         assert_eq!(begun(&mut board, now).len(), 2);
         let soon = now + SLOW_AFTER;
-        board.finished("quick:80", soon);
+        board.finished("quick:80", QUICK, soon);
         board.let_go_of_slow(soon);
         assert_eq!(board.waiting(), 99 + WAITING_FOR_SLOW);
         assert_eq!(begun(&mut board, soon), ["quick:80"]);
+    }
+
+    #[test]
+    fn hosts_that_hang_leave_the_places_of_others_and_are_as_good_as_these_once_they_answer() {
+        let now = Instant::now();
+        let later = now + Duration::from_secs(600);
+        let mut board = Board::new(2, 1);
+        for host in ["a", "b"] {
+            board.put(taken(&format!("http://{host}/"), later));
+            board.put(taken(&format!("http://{host}/"), later));
+        }
+        assert_eq!(begun(&mut board, now), ["a:80", "b:80"]);
+        board.put(taken("http://c/", later));
+        board.put(taken("http://d/", later));
+        assert_eq!(begun(&mut board, now), Vec::<String>::new(), "all places are taken");
+
+        let soon = now + SLOW_AFTER;
+        board.let_go_of_slow(soon);
+        assert_eq!(begun(&mut board, soon), ["c:80", "d:80"]);
+        board.put(taken("http://e/", later));
+        assert_eq!(begun(&mut board, soon), Vec::<String>::new());
+
+        // One that took long says nothing good; one that was quick does, and its host needs a place of the others.
+        board.finished("a:80", SLOW_AFTER, soon);
+        assert_eq!(begun(&mut board, soon), ["a:80"]);
+        board.finished("b:80", QUICK, soon);
+        assert_eq!(begun(&mut board, soon), Vec::<String>::new());
+        board.finished("c:80", QUICK, soon);
+        assert_eq!(begun(&mut board, soon), ["b:80"]);
+        board.finished("b:80", QUICK, soon);
+        assert_eq!(begun(&mut board, soon), ["e:80"]);
     }
 
     #[test]
@@ -214,7 +282,14 @@ mod tests {
         board.put(taken("http://a/", now));
         board.put(taken("not a url", now + Duration::from_secs(1)));
         assert_eq!(begun(&mut board, now), [""]);
-        board.finished("", now);
+        board.finished("", QUICK, now);
         assert_eq!((board.waiting(), board.trying, board.hosts.len()), (0, 0, 0));
+        // What is known of one that hung is forgotten after a while.
+        board.put(taken("http://a/", now + Duration::from_secs(1)));
+        assert_eq!(begun(&mut board, now), ["a:80"]);
+        board.let_go_of_slow(now + SLOW_AFTER);
+        board.finished("a:80", Duration::from_secs(20), now);
+        board.let_go_of_slow(now + SLOW_AFTER + SLOW_FOR);
+        assert_eq!((board.trying, board.trying_slow, board.hosts.len()), (0, 0, 0));
     }
 }

@@ -2,95 +2,107 @@
 //!
 //! The delivery's id derives from the event, so a crash between the two steps makes nothing twice.
 
-use std::collections::HashMap;
-use std::collections::hash_map::Entry;
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 
-use promptmill_domain::{DeliveryId, Endpoint, Event, TenantId};
+use promptmill_domain::{Batch, DeliveryId, Endpoint, Event, TenantId};
 use promptmill_egress::retry::Schedule;
 use promptmill_ports::{Delivery, DeliveryState, StoreError, StoreResult};
 use promptmill_runtime::Engine;
+use tokio::sync::Notify;
 
 use super::body;
+use super::book::Book;
 
 /// Events handed on in one step.
 const STEP: u32 = 100;
 
+/// Batches that are read in one step: each brings all of its spec.
+const BATCHES: usize = 32;
+
 /// Deliveries that are kept in one step, about.
 const AT_ONCE: usize = 256;
 
-/// Hands on every event that is there.
-pub(super) async fn run_once(engine: &Engine, schedule: &Schedule) -> StoreResult<()> {
+/// Hands on every event that is there; `made` hears of deliveries as they are kept.
+pub(super) async fn run_once(
+    engine: &Engine,
+    book: &Book,
+    schedule: &Schedule,
+    made: &Notify,
+) -> StoreResult<()> {
     loop {
         let events = engine.store.pending(STEP).await?;
         if events.is_empty() {
             return Ok(());
         }
         let mut deliveries = Vec::with_capacity(events.len());
-        let mut endpoints: HashMap<&TenantId, Vec<Endpoint>> = HashMap::new();
-        for event in &events {
-            let of_tenant = match endpoints.entry(&event.tenant) {
-                Entry::Occupied(known) => known.into_mut(),
-                Entry::Vacant(new) => new.insert(endpoints_of(engine, &event.tenant).await?),
-            };
-            match self::deliveries(engine, event, of_tenant, schedule).await {
-                Ok(made) => deliveries.extend(made),
-                Err(error @ StoreError::Unavailable(_)) => return Err(error),
-                // It would stand before all others for ever.
-                Err(error) => {
-                    tracing::error!(batch.id = %event.batch, event.id = %event.id, error = %error, "an event cannot be delivered and is dropped");
+        for events in events.chunks(BATCHES) {
+            let ids: Vec<_> =
+                events.iter().map(|event| event.batch).collect::<HashSet<_>>().into_iter().collect();
+            let batches = engine.store.batches_told_of(&ids).await?;
+            let batches: HashMap<_, _> = batches.iter().map(|batch| (batch.id, batch)).collect();
+            for event in events {
+                // The event of a batch that was deleted goes with it.
+                let Some(batch) = batches.get(&event.batch) else { continue };
+                let endpoints = endpoints_of(book, &event.tenant).await?;
+                match self::deliveries(engine, event, batch, &endpoints, schedule).await {
+                    Ok(made) => deliveries.extend(made),
+                    Err(error @ StoreError::Unavailable(_)) => return Err(error),
+                    // It would stand before all others for ever.
+                    Err(error) => {
+                        tracing::error!(batch.id = %event.batch, event.id = %event.id, error = %error, "an event cannot be delivered and is dropped");
+                    }
+                }
+                if deliveries.len() >= AT_ONCE {
+                    engine.records.add_deliveries(&deliveries).await?;
+                    made.notify_one();
+                    deliveries.clear();
                 }
             }
-            if deliveries.len() >= AT_ONCE {
-                engine.records.add_deliveries(&deliveries).await?;
-                deliveries.clear();
-            }
         }
-        engine.records.add_deliveries(&deliveries).await?;
+        if !deliveries.is_empty() {
+            engine.records.add_deliveries(&deliveries).await?;
+            made.notify_one();
+        }
         let ids: Vec<_> = events.iter().map(|event| event.id).collect();
         engine.store.handed_on(&ids).await?;
     }
 }
 
 /// The endpoints of a tenant. Where they cannot be read, its events go to the webhooks of their batches alone: nobody else's must wait for it.
-async fn endpoints_of(engine: &Engine, tenant: &TenantId) -> StoreResult<Vec<Endpoint>> {
-    match engine.records.endpoints(tenant).await {
+async fn endpoints_of(book: &Book, tenant: &TenantId) -> StoreResult<Arc<[Endpoint]>> {
+    match book.endpoints(tenant).await {
         Err(error) if !matches!(error, StoreError::Unavailable(_)) => {
             tracing::error!(tenant = %tenant, error = %error, "the endpoints of a tenant cannot be read; they are told nothing");
-            Ok(Vec::new())
+            Ok(Arc::new([]))
         }
         result => result,
     }
 }
 
-/// The deliveries of an event: to the webhook of its batch, and to those endpoints that want it. None where the batch was deleted.
+/// The deliveries of an event: to the webhook of its batch, and to those endpoints that want it.
 async fn deliveries(
     engine: &Engine,
     event: &Event,
+    batch: &Batch,
     endpoints: &[Endpoint],
     schedule: &Schedule,
 ) -> StoreResult<Vec<Delivery>> {
     let endpoints: Vec<_> =
         endpoints.iter().filter(|endpoint| endpoint.wants(event.kind, event.at_ms)).collect();
-    let found = async {
-        let batch = engine.store.batch(&event.tenant, event.batch).await?;
-        let webhook = batch.spec.webhook.clone();
-        if webhook.is_none() && endpoints.is_empty() {
-            return Ok(None);
-        }
-        let body = match &event.counts {
-            Some(counts) => body::of(event, &batch, counts, event.at_ms),
-            None => {
-                // Counted now, since nobody counted when it happened.
-                let progress = engine.store.progress(&event.tenant, event.batch).await?;
-                body::of(event, &batch, &progress.counts, engine.clock.now_ms())
-            }
-        };
-        Ok(Some((webhook, body)))
-    };
-    let (webhook, body) = match found.await {
-        Ok(Some(found)) => found,
-        Ok(None) | Err(StoreError::NotFound) => return Ok(vec![]),
-        Err(error) => return Err(error),
+    let webhook = &batch.spec.webhook;
+    if webhook.is_none() && endpoints.is_empty() {
+        return Ok(vec![]);
+    }
+    let body = match &event.counts {
+        Some(counts) => body::of(event, batch, counts, event.at_ms),
+        // Counted now, since nobody counted when it happened.
+        None => match engine.store.progress(&event.tenant, event.batch).await {
+            Ok(progress) => body::of(event, batch, &progress.counts, engine.clock.now_ms()),
+            // It was deleted meanwhile.
+            Err(StoreError::NotFound) => return Ok(vec![]),
+            Err(error) => return Err(error),
+        },
     };
     let now_ms = engine.clock.now_ms();
     let wait = schedule.next(0, 0.0, None).unwrap_or_default();

@@ -387,6 +387,10 @@ impl Outbox for FailingStore {
         self.fated("pending", self.inner.pending(limit)).await
     }
 
+    async fn batches_told_of(&self, batches: &[BatchId]) -> StoreResult<Vec<Batch>> {
+        self.fated("batches_told_of", self.inner.batches_told_of(batches)).await
+    }
+
     async fn handed_on(&self, events: &[EventId]) -> StoreResult<()> {
         self.fated("handed_on", self.inner.handed_on(events)).await
     }

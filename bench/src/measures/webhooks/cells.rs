@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::Sizes;
-use super::desk::{Desk, Engines, Mode, pause_at, pause_often};
+use super::desk::{Desk, Engines, Mode, post_at, post_many};
 use crate::figures::{Number, Runs};
 use crate::measures::Lab;
 use crate::receivers::Arrived;
@@ -12,9 +12,6 @@ use crate::table::{Goal, Table};
 
 /// Milliseconds from the event to its receiver that 99 % must not exceed.
 const SOON_MS: Goal = Goal::AtMost { target: 500.0, failure: 1_000.0 };
-
-/// Batches of the tenant whose events go to many: fewer than it may have running.
-const BATCHES: usize = 10;
 
 /// Deliveries a second.
 const fn at_least(target: f64) -> Goal {
@@ -28,13 +25,12 @@ pub(super) async fn soon(lab: &Lab<Sizes>, table: &mut Table) -> anyhow::Result<
         let (mut cpu, mut commands) = (Runs::default(), Runs::default());
         for run in 1..=runs {
             let desk = Desk::new(lab, mode, endpoints.0, endpoints).await?;
-            desk.subscribe().await?;
-            let batches = desk.batches(endpoints.0).await?;
+            desk.prepare().await?;
             // Tenants take turns, and the endpoints of the last ones hang.
             let answers = |n: &u32| *n as usize % endpoints.0 < endpoints.0 - endpoints.1;
             let answered = (0..rate * secs).filter(answers).count();
             let before = Before::of(&desk)?;
-            pause_at(&batches, rate, secs).await?;
+            post_at(&desk.clients, rate, secs).await?;
             desk.came(answered).await?;
             let cost = before.cost(&desk, answered)?;
             let mut waits: Vec<f64> = desk.receivers.arrived().iter().map(wait_ms).collect();
@@ -53,6 +49,7 @@ pub(super) async fn soon(lab: &Lab<Sizes>, table: &mut Table) -> anyhow::Result<
             mosts.push(most);
             cpu.push(cost.cpu_ms);
             commands.push(cost.commands);
+            desk.stop()?;
         }
         let (all, hang) = endpoints;
         table.push(
@@ -78,11 +75,10 @@ pub(super) async fn many(lab: &Lab<Sizes>, table: &mut Table) -> anyhow::Result<
         let (mut cpu, mut commands) = (Runs::default(), Runs::default());
         for run in 1..=runs {
             let desk = Desk::new(lab, mode, 1, (endpoints.0, 0)).await?;
-            desk.subscribe().await?;
-            let batches = desk.batches(BATCHES).await?;
-            let deliveries = BATCHES * to_all as usize * endpoints.0;
+            desk.prepare().await?;
+            let deliveries = to_all as usize * endpoints.0;
             let before = Before::of(&desk)?;
-            pause_often(&batches, to_all).await?;
+            post_many(&desk.clients[0], to_all).await?;
             desk.came(deliveries).await?;
             let cost = before.cost(&desk, deliveries)?;
             let arrived = desk.receivers.arrived();
@@ -93,6 +89,7 @@ pub(super) async fn many(lab: &Lab<Sizes>, table: &mut Table) -> anyhow::Result<
             rates.push(rate);
             cpu.push(cost.cpu_ms);
             commands.push(cost.commands);
+            desk.stop()?;
         }
         let goal = at_least(match mode {
             Mode::Serve => 2_000.0,
@@ -110,9 +107,9 @@ pub(super) async fn many(lab: &Lab<Sizes>, table: &mut Table) -> anyhow::Result<
 }
 
 fn push_cost(table: &mut Table, mode: Mode, cpu: Runs, commands: Runs) {
-    table.push("- CPU a delivery, with what made the event", Goal::Told, " ms", cpu);
+    table.push("- CPU a delivery, with the job", Goal::Told, " ms", cpu);
     if mode == Mode::Fleet {
-        table.push("- commands of MongoDB a delivery, with those of the event", Goal::Told, "", commands);
+        table.push("- commands of MongoDB a delivery, with those of the job", Goal::Told, "", commands);
     }
 }
 

@@ -1,4 +1,4 @@
-//! An engine with receivers, tenants whose endpoints they are, and batches of whose pauses they are told.
+//! An engine with receivers, and tenants whose endpoints they are and who hand in jobs of one row.
 
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -8,16 +8,15 @@ use tempfile::TempDir;
 use tokio::task::JoinSet;
 
 use super::Sizes;
-use crate::client::{Client, Coding};
+use crate::client::Client;
 use crate::engine::{Engine, Settings};
 use crate::fleet::{CpuTimes, Fleet};
 use crate::measures::Lab;
 use crate::programs::Fake;
 use crate::receivers::Receivers;
-use crate::work;
 
-/// Longer than any measure lasts.
-const NEVER: Duration = Duration::from_secs(3_600);
+/// Jobs that are handed in at the same time where they come as fast as they can.
+const AT_ONCE: u32 = 10;
 
 /// How long the last deliveries are waited for.
 const PATIENCE: Duration = Duration::from_secs(300);
@@ -42,7 +41,7 @@ impl Mode {
     }
 }
 
-/// An engine with receivers. Its processes are killed with it: asked to stop, they would wait for calls that never end.
+/// An engine with receivers.
 pub(super) struct Desk {
     pub(super) receivers: Receivers,
     pub(super) engines: Engines,
@@ -79,7 +78,7 @@ impl Desk {
         let folder = lab.desk()?;
         let receivers = Receivers::start(receivers - hanging, hanging)?;
         let names: Vec<_> = (0..tenants).map(|n| format!("tenant-{n}")).collect();
-        let provider = lab.programs.fake(NEVER)?;
+        let provider = lab.programs.fake(Duration::ZERO)?;
         let settings = Settings { provider: Some(&provider.url), ..Settings::default() };
         let (engines, clients) = match mode {
             Mode::Serve => {
@@ -104,24 +103,15 @@ impl Desk {
         Ok(Self { receivers, engines, clients, _provider: provider, _folder: folder })
     }
 
-    /// Makes each receiver an endpoint: of the tenants in turn.
-    pub(super) async fn subscribe(&self) -> anyhow::Result<()> {
+    /// Makes each receiver an endpoint: of the tenants in turn, which have the template of the jobs then.
+    pub(super) async fn prepare(&self) -> anyhow::Result<()> {
+        for client in &self.clients {
+            client.store_template().await?;
+        }
         for (url, client) in self.receivers.urls.iter().zip(self.clients.iter().cycle()) {
             client.add_endpoint(url).await?;
         }
         Ok(())
-    }
-
-    /// Submits a batch of one row for each tenant, or so many for the only one. No call of theirs ends.
-    pub(super) async fn batches(&self, count: usize) -> anyhow::Result<Vec<Batch>> {
-        let mut batches = Vec::new();
-        for client in self.clients.iter().cycle().take(count) {
-            let id = client.draft().await?;
-            client.put_rows(&id, 1, work::rows(1), Coding::Plain).await?;
-            client.submit(&id).await?;
-            batches.push(Batch { client: client.clone(), id });
-        }
-        Ok(batches)
     }
 
     /// Waits until so many events came to the receivers that answer.
@@ -135,50 +125,42 @@ impl Desk {
         }
         Ok(())
     }
-}
 
-/// A batch that is paused again and again.
-#[derive(Clone)]
-pub(super) struct Batch {
-    client: Client,
-    id: String,
-}
-
-impl Batch {
-    /// One event.
-    async fn pause(&self) -> anyhow::Result<()> {
-        self.client.steer(&self.id, "pause").await?;
-        self.client.steer(&self.id, "resume").await
+    pub(super) fn stop(self) -> anyhow::Result<()> {
+        match self.engines {
+            Engines::Serve(engine) => engine.stop(),
+            Engines::Fleet(fleet) => fleet.stop(),
+        }
     }
 }
 
-/// Pauses batches in turn, so many a second for so many seconds, whether or not the pauses before are done.
-pub(super) async fn pause_at(batches: &[Batch], rate: u32, secs: u32) -> anyhow::Result<()> {
+/// Hands in jobs of the tenants in turn, so many a second for so many seconds, whether or not those before were answered.
+pub(super) async fn post_at(clients: &[Client], rate: u32, secs: u32) -> anyhow::Result<()> {
     let begun = tokio::time::Instant::now();
-    let mut pausing = JoinSet::new();
-    for (n, batch) in (0..rate * secs).zip(batches.iter().cycle().cloned()) {
+    let mut posting = JoinSet::new();
+    for (n, client) in (0..rate * secs).zip(clients.iter().cycle().cloned()) {
         tokio::time::sleep_until(begun + Duration::from_secs_f64(f64::from(n) / f64::from(rate))).await;
-        pausing.spawn(async move { batch.pause().await });
-        while let Some(done) = pausing.try_join_next() {
+        posting.spawn(async move { client.post_row(n).await.map(drop) });
+        while let Some(done) = posting.try_join_next() {
             done??;
         }
     }
-    all(pausing).await
+    all(posting).await
 }
 
-/// Pauses each so many times, as fast as they can be.
-pub(super) async fn pause_often(batches: &[Batch], times: u32) -> anyhow::Result<()> {
-    let mut pausing = JoinSet::new();
-    for batch in batches {
-        let batch = batch.clone();
-        pausing.spawn(async move {
-            for _ in 0..times {
-                batch.pause().await?;
+/// Hands in so many jobs, some at a time.
+pub(super) async fn post_many(client: &Client, jobs: u32) -> anyhow::Result<()> {
+    let mut posting = JoinSet::new();
+    for first in 0..AT_ONCE {
+        let client = client.clone();
+        posting.spawn(async move {
+            for n in (first..jobs).step_by(AT_ONCE as usize) {
+                client.post_row(n).await?;
             }
             Ok(())
         });
     }
-    all(pausing).await
+    all(posting).await
 }
 
 async fn all(mut tasks: JoinSet<anyhow::Result<()>>) -> anyhow::Result<()> {

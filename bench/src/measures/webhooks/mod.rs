@@ -1,7 +1,7 @@
 //! How soon events reach their receivers, and how many a second: real processes and receivers that each are a host of their own, some of which never answer.
 //!
-//! An event is the pause of a batch whose only call does not end; then it is resumed, of which nobody is told. The event's time is taken before the write, so what
-//! is measured is longer than the time since the commit.
+//! An event is the end of a job of one row, whose provider answers at once. Its time is taken before the write, so what is measured is longer than the time
+//! since the commit.
 
 mod cells;
 mod desk;
@@ -36,7 +36,7 @@ pub struct Sizes {
     pub rate: u32,
     /// For so many seconds.
     pub secs: u32,
-    /// Pauses of each batch whose events go to every endpoint of a tenant.
+    /// Jobs whose events go to every endpoint of a tenant.
     pub to_all: u32,
     /// Interleaved runs.
     pub runs: u8,
@@ -45,12 +45,12 @@ pub struct Sizes {
 impl Sizes {
     /// Of the table.
     pub const fn full(runs: u8) -> Self {
-        Self { endpoints: (100, 5), rate: 500, secs: 60, to_all: 30, runs }
+        Self { endpoints: (100, 5), rate: 500, secs: 60, to_all: 300, runs }
     }
 
     /// To see that everything works.
     pub const fn quick() -> Self {
-        Self { endpoints: (6, 1), rate: 20, secs: 2, to_all: 1, runs: 1 }
+        Self { endpoints: (6, 1), rate: 20, secs: 2, to_all: 5, runs: 1 }
     }
 }
 

@@ -13,6 +13,7 @@ mod restarts;
 mod schedulers;
 mod signals;
 mod stopped;
+mod webhooks;
 mod workers;
 
 use std::time::{Duration, Instant};

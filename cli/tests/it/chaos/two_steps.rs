@@ -255,6 +255,7 @@ passes! {
     }
     Outbox {
         fn pending(limit: u32) -> Vec<Event>;
+        fn batches_told_of(batches: &[BatchId]) -> Vec<Batch>;
         fn handed_on(events: &[EventId]) -> ();
     }
     Budgets {

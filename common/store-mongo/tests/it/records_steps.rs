@@ -5,9 +5,9 @@ use promptmill_domain::{
     BatchId, DeliveryId, EventId, EventKind, GenerationId, KeyId, SessionId, TemplateId, TenantId,
 };
 use promptmill_ports::{
-    Accounts as _, ApiKey, Claim, Claimed, Claims as _, Deliveries as _, Delivery, DeliveryAttempt,
-    DeliveryState, Generation, Generations as _, Role, StoreError, StoredAnswer, TemplateKey, Templates as _,
-    Tenant,
+    Accounts as _, ApiKey, Attempted, Claim, Claimed, Claims as _, Deliveries as _, Delivery,
+    DeliveryAttempt, DeliveryState, Generation, Generations as _, Role, StoreError, StoredAnswer,
+    TemplateKey, Templates as _, Tenant,
 };
 use promptmill_store_mongo::MongoStore;
 
@@ -142,7 +142,8 @@ async fn deliveries(store: &MongoStore, tenant: &TenantId, before: &impl Fn()) {
     let attempt = DeliveryAttempt { at_ms: NOW + 2, duration_ms: 5, status: Some(500), error, answer: None };
     for (delivery, state) in deliveries.iter().zip([DeliveryState::Pending, DeliveryState::GivenUp]) {
         before();
-        store.record_attempt(delivery.id, &attempt, state, NOW + 90).await.unwrap();
+        let made = Attempted { id: delivery.id, attempt: attempt.clone(), state, due_ms: NOW + 90 };
+        store.record_attempts(&[made]).await.unwrap();
     }
     let stored = store.deliveries(tenant, batch, 10).await.unwrap();
     assert!(stored.iter().all(|stored| stored.attempts == [attempt.clone()]), "{stored:?}");
@@ -150,5 +151,6 @@ async fn deliveries(store: &MongoStore, tenant: &TenantId, before: &impl Fn()) {
     store.forget_deliveries(NOW + 9, 10).await.unwrap();
     assert_eq!(store.deliveries(tenant, batch, 10).await.unwrap().len(), 1);
     // Nothing of this round is due in the next.
-    store.record_attempt(deliveries[0].id, &attempt, DeliveryState::Delivered, NOW).await.unwrap();
+    let made = Attempted { id: deliveries[0].id, attempt, state: DeliveryState::Delivered, due_ms: NOW };
+    store.record_attempts(&[made]).await.unwrap();
 }

@@ -6,7 +6,7 @@ use promptmill_domain::{
     TemplateId, TenantId,
 };
 use promptmill_ports::{
-    Accounts as _, ApiKey, Claim, Claimed, Claims as _, Close as _, Deliveries as _, Delivery,
+    Accounts as _, ApiKey, Attempted, Claim, Claimed, Claims as _, Close as _, Deliveries as _, Delivery,
     DeliveryAttempt, DeliveryState, Generation, Generations as _, Intake as _, NewBatch, Role, StoreError,
     StoredAnswer, TemplateKey, Templates as _, Tenant,
 };
@@ -99,7 +99,9 @@ async fn every_record_is_there_after_the_store_was_opened_again() {
     store.answer(&tenant, &claim.key, &answer).await.unwrap();
     store.put_generation(&generation).await.unwrap();
     store.add_deliveries(std::slice::from_ref(&sent)).await.unwrap();
-    store.record_attempt(sent.id, &attempt, DeliveryState::Pending, NOW + 5).await.unwrap();
+    let made =
+        Attempted { id: sent.id, attempt: attempt.clone(), state: DeliveryState::Pending, due_ms: NOW + 5 };
+    store.record_attempts(&[made]).await.unwrap();
 
     let store = store.reopen();
     assert_eq!(store.tenants().await.unwrap(), [Tenant { id: tenant.clone(), created_ms: NOW }]);

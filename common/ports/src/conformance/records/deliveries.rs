@@ -3,7 +3,7 @@
 use promptmill_domain::{BatchId, DeliveryId, EventId, TenantId};
 
 use super::scene::*;
-use crate::{Delivery, DeliveryAttempt, DeliveryState, Records, Replay};
+use crate::{Attempted, Delivery, DeliveryAttempt, DeliveryState, Records, Replay};
 
 fn refused(at_ms: u64) -> DeliveryAttempt {
     DeliveryAttempt {
@@ -38,6 +38,17 @@ async fn stored(store: &dyn Records, delivery: &Delivery) -> Delivery {
 
 fn ids(deliveries: &[Delivery]) -> Vec<DeliveryId> {
     deliveries.iter().map(|delivery| delivery.id).collect()
+}
+
+async fn record(
+    store: &dyn Records,
+    id: DeliveryId,
+    attempt: &DeliveryAttempt,
+    state: DeliveryState,
+    due_ms: u64,
+) {
+    let attempt = attempt.clone();
+    store.record_attempts(&[Attempted { id, attempt, state, due_ms }]).await.unwrap();
 }
 
 /// Every field comes back; adding it again, also among others, changes nothing.
@@ -94,7 +105,7 @@ pub async fn a_delivery_that_was_taken_and_never_tried_is_due_again(store: &dyn 
 pub async fn an_attempt_says_what_follows(store: &dyn Records) {
     let (_, _, deliveries) = made(store, &[NOW, NOW]).await;
     let [one, two] = &deliveries[..] else { panic!("two were made") };
-    store.record_attempt(one.id, &refused(NOW), DeliveryState::Pending, NOW + 50).await.unwrap();
+    record(store, one.id, &refused(NOW), DeliveryState::Pending, NOW + 50).await;
     let expected = Delivery { due_ms: NOW + 50, attempts: vec![refused(NOW)], ..one.clone() };
     assert_eq!(stored(store, one).await, expected);
     assert_eq!(ids(&store.take_due(NOW + 49, NOW + 100, 10).await.unwrap()), [two.id]);
@@ -103,8 +114,12 @@ pub async fn an_attempt_says_what_follows(store: &dyn Records) {
         [Delivery { due_ms: NOW + 100, ..expected }]
     );
 
-    store.record_attempt(one.id, &taken(NOW + 60), DeliveryState::Delivered, NOW + 60).await.unwrap();
-    store.record_attempt(two.id, &refused(NOW + 60), DeliveryState::GivenUp, NOW + 60).await.unwrap();
+    let ends = [
+        Attempted { id: one.id, attempt: taken(NOW + 60), state: DeliveryState::Delivered, due_ms: NOW + 60 },
+        Attempted { id: two.id, attempt: refused(NOW + 60), state: DeliveryState::GivenUp, due_ms: NOW + 60 },
+    ];
+    store.record_attempts(&ends).await.unwrap();
+    store.record_attempts(&[]).await.unwrap();
     let one = stored(store, one).await;
     assert_eq!(
         (one.state, &one.attempts[..]),
@@ -119,9 +134,9 @@ pub async fn an_attempt_that_is_recorded_again_is_recorded_once(store: &dyn Reco
     let (_, _, deliveries) = made(store, &[NOW]).await;
     let id = deliveries[0].id;
     for _ in 0..2 {
-        store.record_attempt(id, &refused(NOW), DeliveryState::Pending, NOW + 50).await.unwrap();
+        record(store, id, &refused(NOW), DeliveryState::Pending, NOW + 50).await;
     }
-    store.record_attempt(id, &refused(NOW + 50), DeliveryState::Pending, NOW + 90).await.unwrap();
+    record(store, id, &refused(NOW + 50), DeliveryState::Pending, NOW + 90).await;
     assert_eq!(stored(store, &deliveries[0]).await.attempts, [refused(NOW), refused(NOW + 50)]);
 }
 
@@ -129,17 +144,17 @@ pub async fn an_attempt_that_is_recorded_again_is_recorded_once(store: &dyn Reco
 pub async fn a_delivery_that_is_over_never_changes(store: &dyn Records) {
     let (_, _, deliveries) = made(store, &[NOW, NOW]).await;
     for (delivery, state) in deliveries.iter().zip([DeliveryState::Delivered, DeliveryState::GivenUp]) {
-        store.record_attempt(delivery.id, &taken(NOW), state, NOW).await.unwrap();
+        record(store, delivery.id, &taken(NOW), state, NOW).await;
         let over = stored(store, delivery).await;
         assert_eq!(over.state, state);
         for late in [DeliveryState::Pending, DeliveryState::Delivered, DeliveryState::GivenUp] {
-            store.record_attempt(delivery.id, &refused(NOW + 5), late, NOW + 5).await.unwrap();
+            record(store, delivery.id, &refused(NOW + 5), late, NOW + 5).await;
         }
         store.add_deliveries(std::slice::from_ref(delivery)).await.unwrap();
         assert_eq!(stored(store, delivery).await, over);
     }
     let unknown = DeliveryId::to_batch_webhook(EventId::at(NOW, rand::random()));
-    store.record_attempt(unknown, &taken(NOW), DeliveryState::Delivered, NOW).await.unwrap();
+    record(store, unknown, &taken(NOW), DeliveryState::Delivered, NOW).await;
 }
 
 /// What is over is tried once more when it is asked for, by its tenant alone, and then is over again.
@@ -147,7 +162,7 @@ pub async fn a_delivery_is_tried_again_when_its_tenant_asks_for_it(store: &dyn R
     let (tenant, _, deliveries) = made(store, &[NOW, NOW, NOW, NOW + 500]).await;
     let [delivered, given_up, later, pending] = &deliveries[..] else { panic!("four were made") };
     let end = async |delivery: &Delivery, state| {
-        store.record_attempt(delivery.id, &refused(NOW), state, NOW).await.unwrap();
+        record(store, delivery.id, &refused(NOW), state, NOW).await;
     };
     end(delivered, DeliveryState::Delivered).await;
     end(given_up, DeliveryState::GivenUp).await;
@@ -171,7 +186,7 @@ pub async fn a_delivery_is_tried_again_when_its_tenant_asks_for_it(store: &dyn R
     assert_eq!(taken, expected);
     let again = stored(store, delivered).await;
     assert_eq!((again.state, again.attempts.as_slice()), (DeliveryState::Pending, &[refused(NOW)][..]));
-    store.record_attempt(delivered.id, &self::taken(NOW + 110), DeliveryState::Delivered, NOW).await.unwrap();
+    record(store, delivered.id, &self::taken(NOW + 110), DeliveryState::Delivered, NOW).await;
     let over = stored(store, delivered).await;
     assert_eq!((over.state, over.attempts.len()), (DeliveryState::Delivered, 2));
     assert_eq!(replay(&tenant, Replay::GivenUpSince(0)).await, 1);
@@ -182,7 +197,7 @@ pub async fn the_newest_attempts_of_many_are_kept(store: &dyn Records) {
     let (_, _, deliveries) = made(store, &[NOW]).await;
     for n in 0..30 {
         let attempt = refused(NOW + n);
-        store.record_attempt(deliveries[0].id, &attempt, DeliveryState::Pending, NOW + n + 1).await.unwrap();
+        record(store, deliveries[0].id, &attempt, DeliveryState::Pending, NOW + n + 1).await;
     }
     let expected: Vec<_> = (10..30).map(|n| refused(NOW + n)).collect();
     assert_eq!(stored(store, &deliveries[0]).await.attempts, expected);
@@ -194,7 +209,7 @@ pub async fn the_next_due_time_is_that_of_the_earliest_pending(store: &dyn Recor
     made(store, &[NOW + 7]).await;
     let (_, _, deliveries) = made(store, &[NOW + 9, NOW + 5]).await;
     assert_eq!(store.next_due().await.unwrap(), Some(NOW + 5));
-    store.record_attempt(deliveries[1].id, &taken(NOW), DeliveryState::Delivered, NOW).await.unwrap();
+    record(store, deliveries[1].id, &taken(NOW), DeliveryState::Delivered, NOW).await;
     assert_eq!(store.next_due().await.unwrap(), Some(NOW + 7));
     store.take_due(NOW + 7, NOW + 20, 10).await.unwrap();
     assert_eq!(store.next_due().await.unwrap(), Some(NOW + 9));
@@ -214,7 +229,7 @@ pub async fn a_batch_lists_its_own_deliveries_oldest_first(store: &dyn Records) 
 pub async fn only_deliveries_that_are_over_are_forgotten(store: &dyn Records) {
     let (tenant, batch, deliveries) = made(store, &[NOW; 5]).await;
     for delivery in &deliveries[1..] {
-        store.record_attempt(delivery.id, &taken(NOW), DeliveryState::Delivered, NOW).await.unwrap();
+        record(store, delivery.id, &taken(NOW), DeliveryState::Delivered, NOW).await;
     }
     assert_eq!(store.forget_deliveries(NOW + 4, 2).await.unwrap(), 2);
     assert_eq!(store.forget_deliveries(NOW + 4, 2).await.unwrap(), 1);

@@ -65,6 +65,8 @@ pub async fn each_change_that_is_told_writes_one_event(store: &dyn Store) {
         ]
     );
     let closed = store.batch(tenant, batch).await.unwrap();
+    assert_eq!(store.batches_told_of(&[fresh_batch(), batch]).await.unwrap(), std::slice::from_ref(&closed));
+    assert_eq!(store.batches_told_of(&[]).await.unwrap(), []);
     let last = &seen[2];
     assert_eq!((last.ver, &last.counts), (closed.ver, &closed.final_counts));
     assert!(last.counts.as_ref().is_some_and(|counts| counts.succeeded == 1 && counts.cancelled == 1));

@@ -1,0 +1,69 @@
+//! The tenants' endpoints as they are, or were a moment ago.
+//!
+//! Many events of a tenant need them one after the other. What was read is used again only for half the time within which a store promises that every process knows
+//! of a change, so nothing is missed that a fresh look would have found.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use promptmill_domain::{Endpoint, EndpointId, TenantId};
+use promptmill_ports::{Records, StoreError, StoreResult};
+use tokio::time::Instant;
+
+/// Tenants that are remembered; what is outdated goes when there are more.
+const REMEMBERED: usize = 1_000;
+
+pub(super) struct Book {
+    records: Arc<dyn Records>,
+    kept_for: Duration,
+    known: Mutex<HashMap<TenantId, Page>>,
+}
+
+/// The endpoints of one tenant, and when they were asked for.
+type Page = (Instant, Arc<[Endpoint]>);
+
+impl Book {
+    pub(super) fn new(records: Arc<dyn Records>) -> Self {
+        let kept_for = records.tells_within() / 2;
+        Self { records, kept_for, known: Mutex::default() }
+    }
+
+    fn known(&self) -> MutexGuard<'_, HashMap<TenantId, Page>> {
+        // Whole pages are put in and taken out.
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// All of the tenant.
+    pub(super) async fn endpoints(&self, tenant: &TenantId) -> StoreResult<Arc<[Endpoint]>> {
+        if let Some((at, endpoints)) = self.known().get(tenant)
+            && at.elapsed() < self.kept_for
+        {
+            return Ok(endpoints.clone());
+        }
+        let asked_at = Instant::now();
+        let endpoints: Arc<[Endpoint]> = self.records.endpoints(tenant).await?.into();
+        if !self.kept_for.is_zero() {
+            let mut known = self.known();
+            if known.len() >= REMEMBERED {
+                known.retain(|_, (at, _)| at.elapsed() < self.kept_for);
+            }
+            known.insert(tenant.clone(), (asked_at, endpoints.clone()));
+        }
+        Ok(endpoints)
+    }
+
+    /// One of the tenant.
+    pub(super) async fn endpoint(&self, tenant: &TenantId, id: EndpointId) -> StoreResult<Endpoint> {
+        if self.kept_for.is_zero() {
+            return self.records.endpoint(tenant, id).await;
+        }
+        let endpoints = self.endpoints(tenant).await?;
+        endpoints.iter().find(|endpoint| endpoint.id == id).cloned().ok_or(StoreError::NotFound)
+    }
+
+    /// Those of the tenant were changed by us.
+    pub(super) fn forget(&self, tenant: &TenantId) {
+        self.known().remove(tenant);
+    }
+}
