@@ -8,4 +8,5 @@ mod fake;
 mod fleet;
 mod limits;
 mod table;
+mod webhooks;
 mod work;
