@@ -10,7 +10,7 @@ use promptmill_domain::endpoint::MOST_ENDPOINTS;
 use promptmill_domain::{
     Endpoint, EndpointId, EndpointSecret, EndpointState, EventId, EventKind, Reached, TenantId, WhyDisabled,
 };
-use promptmill_egress::{Deadlines, Secret, signature, vet_url};
+use promptmill_egress::{Deadlines, Secret, Signer, SigningKey, signature, vet_url};
 use promptmill_ports::StoreError;
 use secrecy::ExposeSecret as _;
 use serde::{Deserialize, Serialize};
@@ -66,6 +66,10 @@ struct NewEndpoint {
     /// `whsec_` and 24 to 64 bytes as base64; one is made where there is none.
     #[schema(value_type = Option<WebhookSecret>, inline)]
     secret: Option<String>,
+    /// Whether events are signed with a key pair too (Ed25519, `v1a` beside `v1`), which is made; the receiver checks by its public half and needs no secret. No unless
+    /// told.
+    #[serde(default)]
+    ed25519: bool,
 }
 
 /// What is to be different.
@@ -95,6 +99,8 @@ struct NewSecret {
     /// Seconds that the one before is signed with too, a day unless told.
     #[schema(minimum = 0, maximum = 604800)]
     grace: Option<u64>,
+    /// Whether a key pair is made beside it (Ed25519); as it was unless told.
+    ed25519: Option<bool>,
 }
 
 /// A receiver of the tenant's events.
@@ -123,6 +129,8 @@ struct EndpointView {
     created_at: Time,
     /// Until when events are signed with the secret before the present one too.
     old_secret_until: Option<Time>,
+    /// The public half of the key pair that events are signed with too: `whpk_` and 32 bytes as base64.
+    public_key: Option<String>,
     /// The signing secret, told once by the request for which it was made.
     #[serde(skip_serializing_if = "Option::is_none")]
     secret: Option<String>,
@@ -145,6 +153,7 @@ impl EndpointView {
             disabled_at,
             failing_since: endpoint.failing.map(|failing| Time(failing.since_ms)),
             created_at: Time(endpoint.created_ms),
+            public_key: endpoint.secrets.into_iter().next().and_then(|newest| newest.public_key),
             old_secret_until: until_ms.filter(|until_ms| *until_ms > now_ms).map(Time),
             secret: None,
         }
@@ -186,9 +195,25 @@ fn secret(text: Option<&str>) -> Result<Secret, FieldError> {
     }
 }
 
-fn sealed(app: &App, tenant: &TenantId, id: EndpointId, secret: &Secret) -> Result<String, Problem> {
-    let context = Endpoint::context(tenant, id);
-    app.vault().seal(&context, secret.text().expose_secret().as_bytes()).map_err(Problem::internal)
+/// A secret as it is kept, with a new key pair beside it where one is asked for.
+fn kept(
+    app: &App,
+    tenant: &TenantId,
+    id: EndpointId,
+    secret: &Secret,
+    with_key: bool,
+    request: Option<String>,
+) -> Result<EndpointSecret, Problem> {
+    let key = match with_key {
+        true => Some(SigningKey::generate().ok_or_else(|| {
+            Problem::new(ProblemId::Unavailable).detail("a key cannot be made at the moment")
+        })?),
+        false => None,
+    };
+    let public_key = key.as_ref().map(SigningKey::public);
+    let text = Signer { secret: secret.clone(), key }.text();
+    let sealed = app.vault().seal(&Endpoint::context(tenant, id), text.expose_secret().as_bytes());
+    Ok(EndpointSecret { sealed: sealed.map_err(Problem::internal)?, public_key, until_ms: None, request })
 }
 
 fn invalid(errors: Vec<FieldError>) -> Problem {
@@ -245,11 +270,7 @@ async fn make(app: &App, tenant: &TenantId, id: EndpointId, new: &NewEndpoint) -
                 url,
                 description,
                 kinds: kinds(new.events.clone().unwrap_or_default()),
-                secrets: vec![EndpointSecret {
-                    sealed: sealed(app, tenant, id, &secret)?,
-                    until_ms: None,
-                    request: None,
-                }],
+                secrets: vec![kept(app, tenant, id, &secret, new.ed25519, None)?],
                 state: EndpointState::Enabled,
                 failing: None,
                 created_ms: app.now_ms(),
@@ -271,14 +292,14 @@ async fn make(app: &App, tenant: &TenantId, id: EndpointId, new: &NewEndpoint) -
 /// The newest secret of an endpoint, in clear.
 fn opened(app: &App, endpoint: &Endpoint) -> Result<String, Problem> {
     let sealed = endpoint.secrets.first().map_or("", |secret| secret.sealed.as_str());
-    Ok(open(app, endpoint, sealed)?.text().expose_secret().to_owned())
+    Ok(open(app, endpoint, sealed)?.secret.text().expose_secret().to_owned())
 }
 
-fn open(app: &App, endpoint: &Endpoint, sealed: &str) -> Result<Secret, Problem> {
+fn open(app: &App, endpoint: &Endpoint, sealed: &str) -> Result<Signer, Problem> {
     let context = Endpoint::context(&endpoint.tenant, endpoint.id);
     let opened = app.vault().open(&context, sealed).map_err(Problem::internal)?;
     let text = std::str::from_utf8(opened.expose_secret()).map_err(Problem::internal)?;
-    Secret::parse(text).map_err(Problem::internal)
+    Signer::parse(text).ok_or_else(|| Problem::internal("what was sealed is no secret"))
 }
 
 /// List the endpoints
@@ -418,10 +439,17 @@ async fn rotate(
             return Err(Problem::invalid("/grace", "must be 0 to 604800 seconds"));
         }
         let secret = secret(body.secret.as_deref()).map_err(|error| invalid(vec![error]))?;
-        let (now_ms, sealed) = (app.now_ms(), sealed(&app, &caller.tenant, id, &secret)?);
+        let had_key = async || {
+            let endpoint = app.engine().records.endpoint(&caller.tenant, id).await?;
+            Ok::<_, Problem>(endpoint.secrets.first().is_some_and(|newest| newest.public_key.is_some()))
+        };
+        let with_key = match body.ed25519 {
+            Some(with_key) => with_key,
+            None => had_key().await?,
+        };
         // The same request again, whose answer was lost, finds the secret that it made.
         let request = Some(format!("{:032x}", u128::from_be_bytes(plan.bytes)));
-        let new = EndpointSecret { sealed, until_ms: None, request };
+        let (now_ms, new) = (app.now_ms(), kept(&app, &caller.tenant, id, &secret, with_key, request)?);
         let endpoint = changed(&app, &caller.tenant, id, |endpoint| {
             endpoint.rotate(new.clone(), now_ms, grace_s * 1000);
         });
@@ -481,9 +509,9 @@ async fn tried(app: &App, endpoint: &Endpoint) -> Result<Tried, Problem> {
         "type": "ping", "timestamp": Time(now_ms), "data": { "endpoint_id": endpoint.id.to_string() },
     });
     let body = Bytes::from(body.to_string());
-    let secrets = endpoint.secrets_at(now_ms).map(|sealed| open(app, endpoint, sealed));
-    let secrets = secrets.collect::<Result<Vec<_>, Problem>>()?;
-    let headers = signature::headers(&event.to_string(), now_ms / 1000, &body, &secrets);
+    let signers = endpoint.secrets_at(now_ms).map(|sealed| open(app, endpoint, sealed));
+    let signers = signers.collect::<Result<Vec<_>, Problem>>()?;
+    let headers = signature::headers(&event.to_string(), now_ms / 1000, &body, &signers);
     let headers = headers.map_err(Problem::internal)?;
     let client = app.receivers().map_err(Problem::internal)?;
     let begun = Instant::now();

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use promptmill_domain::FailureKind;
-use promptmill_egress::Secret;
+use promptmill_egress::Signer;
 use promptmill_egress::signature::sign;
 use promptmill_provider::{CallFailure, ChatProvider, ChatReply, ChatRequest, ModelListing};
 use reqwest::Method;
@@ -107,7 +107,7 @@ async fn the_end_of_a_batch_is_posted_and_the_delivery_shown() {
         line.unwrap_or_default().to_owned()
     };
     let (event_id, at) = (header("webhook-id"), header("webhook-timestamp").parse().unwrap());
-    let signed = sign(&event_id, at, payload.as_bytes(), &[Secret::parse(&secret).unwrap()]);
+    let signed = sign(&event_id, at, payload.as_bytes(), &[Signer::parse(&secret).unwrap()]);
     assert_eq!(header("webhook-signature"), signed.to_ascii_lowercase());
 
     let delivery = wait_for("the delivery is over", async || {

@@ -37,6 +37,9 @@ pub(crate) enum WebhookCommand {
         /// How long the one before holds, seconds.
         #[arg(long, value_name = "SECONDS", default_value_t = 86_400)]
         grace: u64,
+        /// Whether a key pair (Ed25519, `v1a`) is made beside it; as it was unless told.
+        #[arg(long, value_name = "true|false")]
+        ed25519: Option<bool>,
         #[command(flatten)]
         server: ServerArgs,
     },
@@ -63,6 +66,9 @@ pub(crate) struct AddArgs {
     /// The secret its events are signed with, whsec_...; one is made and printed when it is left out.
     #[arg(long, value_name = "SECRET", env = "PROMPTMILL_WEBHOOK_SECRET", hide_env_values = true)]
     pub(crate) secret: Option<String>,
+    /// Sign with a key pair too (Ed25519, `v1a`), whose public half is printed.
+    #[arg(long)]
+    pub(crate) ed25519: bool,
     #[command(flatten)]
     pub(crate) server: ServerArgs,
 }
@@ -72,7 +78,7 @@ pub(crate) struct ListenArgs {
     /// Where to listen.
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:9000")]
     pub(crate) listen: SocketAddr,
-    /// The secret events are signed with, whsec_...; what is not signed with it is answered 400.
+    /// The secret events are signed with, whsec_..., or the public half of their key pair, whpk_...; what is not signed with it is answered 400.
     #[arg(long, value_name = "SECRET", env = "PROMPTMILL_WEBHOOK_SECRET", hide_env_values = true)]
     pub(crate) secret: Option<String>,
     /// Print JSON, one object a line.

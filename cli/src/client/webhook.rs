@@ -14,7 +14,7 @@ use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use promptmill_domain::EndpointId;
-use promptmill_egress::{HeaderMap, Secret, signature};
+use promptmill_egress::{Checker, HeaderMap, signature};
 use promptmill_runtime::shutdown_signals;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
@@ -47,9 +47,13 @@ pub(crate) async fn webhook(command: WebhookCommand) -> Result<Exit, Failure> {
             Ok(Exit::Success)
         }
         WebhookCommand::Test { id, server } => test(id, &server).await,
-        WebhookCommand::Rotate { id, grace, server } => {
+        WebhookCommand::Rotate { id, grace, ed25519, server } => {
             let path = format!("/v1/endpoints/{id}/secret");
-            let endpoint = Client::new(&server)?.post(&path, Some(&json!({ "grace": grace }))).await?;
+            let mut body = json!({ "grace": grace });
+            if let Some(ed25519) = ed25519 {
+                body["ed25519"] = ed25519.into();
+            }
+            let endpoint = Client::new(&server)?.post(&path, Some(&body)).await?;
             show_made(&endpoint, &server)?;
             Ok(Exit::Success)
         }
@@ -71,6 +75,9 @@ async fn add(args: AddArgs) -> Result<Exit, Failure> {
     if let Some(secret) = &args.secret {
         body["secret"] = secret.as_str().into();
     }
+    if args.ed25519 {
+        body["ed25519"] = true.into();
+    }
     let endpoint = Client::new(&args.server)?.post("/v1/endpoints", Some(&body)).await?;
     show_made(&endpoint, &args.server)?;
     Ok(Exit::Success)
@@ -83,6 +90,9 @@ fn show_made(endpoint: &Value, server: &ServerArgs) -> Result<(), Failure> {
     }
     if let Some(secret) = endpoint["secret"].as_str() {
         eprintln!("events are signed with {secret} (shown this once)");
+    }
+    if let Some(key) = endpoint["public_key"].as_str() {
+        eprintln!("signatures v1a are checked by {key}");
     }
     print_line(text(endpoint, "id"))
 }
@@ -135,15 +145,15 @@ async fn replay(args: ReplayArgs) -> Result<Exit, Failure> {
 
 /// What a listener knows.
 struct Listener {
-    secret: Option<Secret>,
+    checker: Option<Checker>,
     json: bool,
     /// Events that came already: each may come more than once.
     seen: Mutex<HashSet<String>>,
 }
 
 async fn listen(args: ListenArgs) -> Result<Exit, Failure> {
-    let secret = args.secret.as_deref().map(Secret::parse).transpose();
-    let secret = secret.map_err(|refused| Failure::input(format!("--secret: {refused}")))?;
+    let checker = args.secret.as_deref().map(Checker::parse).transpose();
+    let checker = checker.map_err(|refused| Failure::input(format!("--secret: {refused}")))?;
     let listener = TcpListener::bind(args.listen)
         .await
         .map_err(|error| Failure::work(format!("nothing can listen at {}", args.listen), error))?;
@@ -151,10 +161,10 @@ async fn listen(args: ListenArgs) -> Result<Exit, Failure> {
         listener.local_addr().map_err(|error| Failure::work("the listener has no address", error))?;
     let (clean, _) = shutdown_signals().map_err(|error| Failure::work("signals cannot be handled", error))?;
     eprintln!("listening for webhooks at http://{address}; Ctrl-C ends it");
-    if secret.is_none() {
+    if checker.is_none() {
         eprintln!("without --secret nothing is checked");
     }
-    let listener_of = Arc::new(Listener { secret, json: args.json, seen: Mutex::default() });
+    let listener_of = Arc::new(Listener { checker, json: args.json, seen: Mutex::default() });
     loop {
         let accepted = tokio::select! {
             () = clean.cancelled() => return Ok(Exit::Success),
@@ -206,7 +216,7 @@ impl Listener {
     /// Prints what came; answers whether it is refused.
     fn show(&self, headers: &HeaderMap, body: &Bytes) -> bool {
         let now_s = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_secs());
-        let verified = self.secret.as_ref().map(|secret| signature::verify(headers, body, secret, now_s));
+        let verified = self.checker.as_ref().map(|checker| signature::verify(headers, body, checker, now_s));
         let id = headers.get("webhook-id").and_then(|id| id.to_str().ok()).unwrap_or_default();
         let event: Value = serde_json::from_slice(body).unwrap_or(Value::Null);
         let problem = match &verified {

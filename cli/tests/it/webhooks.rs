@@ -1,11 +1,14 @@
 //! `promptmill webhook`: what comes is shown and checked on a laptop, and what was given up is tried again.
 
+use std::collections::BTreeMap;
 use std::fs::File;
-use std::process::{Child, Stdio};
+use std::process::{Child, Command, Stdio};
 
-use reqwest::StatusCode;
+use promptmill_test_servers::free_port;
+use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
+use crate::serve::peers_python;
 use crate::stand::{Kind, Stand, on_both_stands};
 use crate::support::{Desk, signal, ticket_template, wait_for};
 
@@ -14,6 +17,7 @@ const OTHER: &str = "whsec_AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA";
 
 on_both_stands! {
     an_endpoint_is_tried_and_is_told_of_every_batch,
+    the_official_libraries_take_every_event,
     a_receiver_on_a_laptop_shows_and_checks_what_comes_and_what_was_given_up_is_tried_again,
 }
 
@@ -97,6 +101,33 @@ async fn an_endpoint_is_tried_and_is_told_of_every_batch(kind: Kind) {
         list["data"].as_array().unwrap().iter().map(|delivery| &delivery["endpoint_id"]).collect();
     assert_eq!(ids, [&endpoint["id"]; 3]);
 
+    // One that checks by a public key alone, and goes on with the old one when there is a new one.
+    let nowhere = ["webhook", "add", "http://127.0.0.1:9/hook", "--ed25519", "--json"];
+    let made: Value = serde_json::from_str(&desk.promptmill(&nowhere).check_code(0).stdout).unwrap();
+    let keyed = made["id"].as_str().unwrap();
+    let public = made["public_key"].as_str().unwrap();
+    assert!(public.starts_with("whpk_") && made["secret"].as_str().unwrap().starts_with("whsec_"), "{made}");
+    let checking = Listening::start(&desk, public, &["--json"], "keyed.txt");
+    let path = format!("/v1/endpoints/{keyed}");
+    let request = client.request(Method::PATCH, &path).header("content-type", "application/json");
+    let moved =
+        request.body(json!({"url": format!("{}/hook", checking.url)}).to_string()).send().await.unwrap();
+    assert_eq!(moved.status(), StatusCode::OK);
+    desk.promptmill(&["webhook", "test", keyed]).check_code(0);
+    desk.promptmill(&["webhook", "rotate", keyed]).check_code(0).check_says("are checked by whpk_");
+    desk.promptmill(&["webhook", "test", keyed]).check_code(0);
+    assert_ne!(elsewhere.get(&path).await.1["public_key"], made["public_key"]);
+    desk.promptmill(&["webhook", "rotate", keyed, "--ed25519", "false", "--grace", "0"]).check_code(0);
+    desk.promptmill(&["webhook", "test", keyed]).check_code(1);
+    let verified: Vec<Value> =
+        desk.read("keyed.txt").lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(
+        verified.iter().map(|line| &line["verified"]).collect::<Vec<_>>(),
+        [&json!(true), &json!(true), &json!(false)]
+    );
+    desk.promptmill(&["webhook", "remove", keyed]).check_code(0);
+    checking.stop();
+
     // One that nobody listens at is told so at once.
     let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let (_, other) = client.post("/v1/endpoints", &json!({"url": format!("http://{nobody}/")})).await;
@@ -112,6 +143,97 @@ async fn an_endpoint_is_tried_and_is_told_of_every_batch(kind: Kind) {
     desk.promptmill(&["webhook", "remove", other]).check_code(0);
     desk.promptmill(&["webhook", "remove", other]).check_code(2);
     listening.stop();
+    stand.stop();
+}
+
+/// A receiver that nobody here wrote the checks of. It refuses the first try of each event.
+struct Peer {
+    child: Child,
+    out: &'static str,
+}
+
+impl Peer {
+    fn start(desk: &Desk, program: &str, args: &[&str], port: u16, out: &'static str) -> Self {
+        let child = Command::new(program)
+            .args(args)
+            .stdin(Stdio::null())
+            .stdout(File::create(desk.path(out)).unwrap())
+            .spawn()
+            .unwrap_or_else(|error| panic!("{program}: {error}; run the tests by ./check"));
+        wait_for("the peer", || std::net::TcpStream::connect(("127.0.0.1", port)).is_ok());
+        Self { child, out }
+    }
+
+    /// What came, by the id of the event.
+    fn came(&self, desk: &Desk) -> BTreeMap<String, Vec<Value>> {
+        let mut came: BTreeMap<String, Vec<Value>> = BTreeMap::new();
+        for line in desk.read(self.out).lines().filter_map(|line| serde_json::from_str::<Value>(line).ok()) {
+            came.entry(line["id"].as_str().unwrap().to_owned()).or_default().push(line);
+        }
+        came
+    }
+}
+
+impl Drop for Peer {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// At the first try and at the second, and while secrets and keys change.
+async fn the_official_libraries_take_every_event(kind: Kind) {
+    let npm = std::env::var("PROMPTMILL_TEST_NPM")
+        .expect("PROMPTMILL_TEST_NPM names the folder of the Node packages; run the tests by ./check");
+    let mut desk = Desk::new();
+    let stand = Stand::start(kind, &mut desk);
+    let (client, elsewhere) = (stand.client(), stand.elsewhere());
+    let [for_node, for_python] = [free_port(), free_port()];
+    let add = async |port: u16, more: Value| {
+        let mut body = json!({"url": format!("http://127.0.0.1:{port}/hook"), "secret": SECRET});
+        body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        let (status, endpoint) = client.post("/v1/endpoints", &body).await;
+        assert_eq!(status, StatusCode::CREATED, "{endpoint}");
+        endpoint
+    };
+    let (keyed, plain) = (add(for_node, json!({"ed25519": true})).await, add(for_python, json!({})).await);
+    let peers = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/peers");
+    let library = format!("{npm}/node_modules/standardwebhooks");
+    let public = keyed["public_key"].as_str().unwrap();
+    let (script, port) = (format!("{peers}/receiver.mjs"), for_node.to_string());
+    let node = Peer::start(&desk, "node", &[&script, &library, &port, SECRET, public], for_node, "node.txt");
+    let (script, port) = (format!("{peers}/receiver.py"), for_python.to_string());
+    let python = Peer::start(&desk, &peers_python(), &[&script, &port, SECRET], for_python, "python.txt");
+
+    let run = async || {
+        let body = json!({"template": ticket_template(), "model": "demo:any", "name": "é", "rows": [{"variables": {"n": 1}}]});
+        assert_eq!(elsewhere.post("/v1/batches", &body).await.0, StatusCode::CREATED);
+    };
+    run().await;
+    wait_for("the first event", || !node.came(&desk).is_empty() && !python.came(&desk).is_empty());
+    // The peers go on with the old secret and the old key.
+    for endpoint in [&keyed, &plain] {
+        let path = format!("/v1/endpoints/{}/secret", endpoint["id"].as_str().unwrap());
+        assert_eq!(elsewhere.post(&path, &json!({})).await.0, StatusCode::OK);
+    }
+    run().await;
+    for peer in [&node, &python] {
+        wait_for("both events, each twice", || {
+            let came = peer.came(&desk);
+            came.len() == 2 && came.values().all(|tries| tries.len() >= 2)
+        });
+        for tries in peer.came(&desk).values() {
+            assert!(
+                tries
+                    .iter()
+                    .all(|tried| tried["type"] == "batch.completed" && tried["body"] == tries[0]["body"]),
+                "{tries:?}"
+            );
+            let at = |tried: &Value| tried["timestamp"].as_str().unwrap().parse::<u64>().unwrap();
+            assert!(at(&tries[1]) > at(&tries[0]), "each try has its own time: {tries:?}");
+        }
+    }
+    assert!(node.came(&desk).values().flatten().all(|tried| tried["by_key"] == true));
     stand.stop();
 }
 
@@ -167,7 +289,7 @@ async fn a_receiver_on_a_laptop_shows_and_checks_what_comes_and_what_was_given_u
     let line: Value = serde_json::from_str(desk.read("lines.txt").lines().next().unwrap()).unwrap();
     assert_eq!((&line["verified"], &line["again"]), (&json!(false), &json!(false)));
     assert_eq!((&line["id"], &line["event"]["data"]["batch_id"]), (&refused["event_id"], &json!(batch)));
-    assert_eq!(line["problem"], "no signature of it is made with this secret");
+    assert_eq!(line["problem"], "no signature of it is made with this secret or key");
     let http = reqwest::Client::new();
     assert_eq!(http.get(&listening.url).send().await.unwrap().status(), 405);
     let large = http.post(&listening.url).body(vec![b'x'; 2 * 1024 * 1024]).send().await.unwrap();

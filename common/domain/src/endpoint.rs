@@ -63,8 +63,11 @@ pub struct Failing {
 /// A signing secret of an endpoint.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EndpointSecret {
-    /// As it is kept: encrypted, never in clear.
+    /// As it is kept, with the key pair beside it where there is one: encrypted, never in clear.
     pub sealed: String,
+    /// The public half of that pair, in clear, for whoever shall check.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub public_key: Option<String>,
     /// Until when it is signed with, Unix milliseconds; `None` for the newest one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub until_ms: Option<u64>,
@@ -188,7 +191,12 @@ mod tests {
     const DAY_MS: u64 = 24 * HOUR_MS;
 
     fn secret(sealed: &str, request: Option<&str>) -> EndpointSecret {
-        EndpointSecret { sealed: sealed.to_owned(), until_ms: None, request: request.map(str::to_owned) }
+        EndpointSecret {
+            sealed: sealed.to_owned(),
+            public_key: None,
+            until_ms: None,
+            request: request.map(str::to_owned),
+        }
     }
 
     fn endpoint() -> Endpoint {

@@ -18,5 +18,5 @@ pub use ipnet::IpNet;
 pub use policy::{MAX_URL_BYTES, UrlPolicy, UrlRefused, vet_url};
 pub use reqwest::header::HeaderMap;
 pub use resolver::{Resolver, SystemResolver};
-pub use signature::{Secret, SecretRefused};
+pub use signature::{Checker, Secret, SecretRefused, Signer, SigningKey};
 pub use url::Url;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use promptmill_domain::{Endpoint, EndpointState, Reached};
-use promptmill_egress::{Answer, GuardedClient, HeaderMap, Secret, SendError, signature};
+use promptmill_egress::{Answer, GuardedClient, HeaderMap, SendError, Signer, signature};
 use promptmill_ports::{Attempted, Delivery, DeliveryAttempt, DeliveryState, StoreError, StoreResult};
 use promptmill_runtime::Engine;
 use secrecy::ExposeSecret as _;
@@ -144,10 +144,10 @@ impl Attempt {
                     return None;
                 }
             };
-            Secret::parse(std::str::from_utf8(opened.expose_secret()).ok()?).ok()
+            Signer::parse(std::str::from_utf8(opened.expose_secret()).ok()?)
         };
-        let secrets = to.sealed.iter().map(open).collect::<Option<Vec<_>>>()?;
-        signature::headers(&delivery.event.to_string(), timestamp_s, &delivery.body, &secrets).ok()
+        let signers = to.sealed.iter().map(open).collect::<Option<Vec<_>>>()?;
+        signature::headers(&delivery.event.to_string(), timestamp_s, &delivery.body, &signers).ok()
     }
 
     /// Notes on its endpoint what the try came to, where that changes anything: since when it fails, and that it is switched off.

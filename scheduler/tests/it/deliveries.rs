@@ -364,7 +364,7 @@ async fn endpoint(scene: &Scene, url: &str, kinds: &[EventKind]) -> Endpoint {
         url: url.to_owned(),
         description: None,
         kinds: kinds.to_vec(),
-        secrets: vec![EndpointSecret { sealed, until_ms: None, request: None }],
+        secrets: vec![EndpointSecret { sealed, public_key: None, until_ms: None, request: None }],
         state: EndpointState::Enabled,
         failing: None,
         created_ms: scene.engine.clock.now_ms(),
@@ -453,7 +453,7 @@ async fn an_endpoint_that_moved_or_has_a_new_secret_is_told_as_it_is_now() {
     let context = Endpoint::context(&scene.tenant, endpoint.id);
     let new = "whsec_AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA";
     let sealed = vault().seal(&context, new.as_bytes()).unwrap();
-    let secret = EndpointSecret { sealed, until_ms: None, request: None };
+    let secret = EndpointSecret { sealed, public_key: None, until_ms: None, request: None };
     endpoint.rotate(secret, scene.engine.clock.now_ms(), 3_600_000);
     endpoint.url = after.url();
     endpoint.ver += 1;

@@ -81,8 +81,12 @@ impl<'a> Scene<'a> {
             (0, EndpointState::Enabled),
             (1, EndpointState::Disabled { why: WhyDisabled::Failing, at_ms: NOW + 3 }),
         ] {
-            let secret =
-                |until_ms| EndpointSecret { sealed: "pmv1.third.AAAA".to_owned(), until_ms, request: None };
+            let secret = |until_ms| EndpointSecret {
+                sealed: "pmv1.third.AAAA".to_owned(),
+                public_key: None,
+                until_ms,
+                request: None,
+            };
             let endpoint = Endpoint {
                 id: EndpointId::at(NOW + n, rand::random()),
                 tenant: self.tenant.clone(),

@@ -70,7 +70,12 @@ pub async fn a_tenant_with_an_endpoint_is_told_of_batches_without_a_webhook(stor
         url: "https://receiver.example/".to_owned(),
         description: None,
         kinds: vec![],
-        secrets: vec![EndpointSecret { sealed: "sealed".to_owned(), until_ms: None, request: None }],
+        secrets: vec![EndpointSecret {
+            sealed: "sealed".to_owned(),
+            public_key: None,
+            until_ms: None,
+            request: None,
+        }],
         state: EndpointState::Enabled,
         failing: None,
         created_ms: NOW,

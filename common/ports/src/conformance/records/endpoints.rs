@@ -14,7 +14,12 @@ fn endpoint(tenant: &TenantId, age: u64) -> Endpoint {
         url: "https://receiver.example/hook?a=ä".to_owned(),
         description: Some("the billing system".to_owned()),
         kinds: vec![EventKind::BatchCompleted],
-        secrets: vec![EndpointSecret { sealed: "pmv1.key.AAAA".to_owned(), until_ms: None, request: None }],
+        secrets: vec![EndpointSecret {
+            sealed: "pmv1.key.AAAA".to_owned(),
+            public_key: None,
+            until_ms: None,
+            request: None,
+        }],
         state: EndpointState::Enabled,
         failing: None,
         created_ms: NOW + age,
