@@ -1,6 +1,6 @@
 //! Events to their receivers: at least once each, the first try as soon as the event is written.
 //!
-//! Three loops: one hands events on as deliveries ([`fan_out`]), the [`Courier`] takes those that are due and tries each ([`attempt`]), so many at a
+//! Three loops: one hands events on as deliveries ([`fan_out`]) and looks what batches came to on their way ([`milestones`]), the [`Courier`] takes those that are due and tries each ([`attempt`]), so many at a
 //! time ([`board`]), and one records what came of the tries, all that ended meanwhile in one step. A delivery that was taken and left lying, by a crash or because its receiver is slow, is due again a
 //! minute later.
 
@@ -9,6 +9,7 @@ mod board;
 mod body;
 mod book;
 mod fan_out;
+mod milestones;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -18,7 +19,7 @@ use promptmill_egress::GuardedClient;
 use promptmill_ports::{Attempted, Delivery, Signal, StoreError, StoreResult};
 use promptmill_runtime::Engine;
 use tokio::sync::broadcast::error::{RecvError, TryRecvError};
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::{Id, JoinError, JoinSet};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
@@ -28,6 +29,8 @@ use crate::lead::Lead;
 use attempt::Attempt;
 use board::{Board, Taken};
 use book::Book;
+use milestones::Milestones;
+pub(crate) use milestones::Running;
 
 /// How long a delivery that was taken is nobody else's, on top of the longest try.
 const TAKEN_FOR: Duration = Duration::from_secs(40);
@@ -93,13 +96,13 @@ impl Courier {
         }
     }
 
-    /// Carries until it is told to stop.
-    pub(crate) async fn run(self, stopping: CancellationToken) {
+    /// Carries until it is told to stop. `running` tells from time to time which batches run.
+    pub(crate) async fn run(self, running: watch::Receiver<Vec<Running>>, stopping: CancellationToken) {
         let made = Notify::new();
         let (engine, webhooks, lead) = (self.engine.clone(), self.webhooks.clone(), self.lead.clone());
         let (book, poll) = (self.book.clone(), self.poll);
         let (ended, to_record) = mpsc::channel(RECORDED);
-        let handing_on = hand_on(&engine, &book, &webhooks, &lead, poll, &made, &stopping);
+        let handing_on = hand_on(&engine, &book, &webhooks, &lead, poll, running, &made, &stopping);
         tokio::join!(handing_on, self.deliver(&made, ended, &stopping), record(&engine, to_record));
     }
 
@@ -242,9 +245,11 @@ async fn hand_on(
     webhooks: &Webhooks,
     lead: &Lead,
     poll: Duration,
+    mut running: watch::Receiver<Vec<Running>>,
     made: &Notify,
     stopping: &CancellationToken,
 ) {
+    let mut milestones = Milestones::default();
     let mut signals = engine.signals.subscribe();
     let mut ticks = interval(poll);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -253,6 +258,15 @@ async fn hand_on(
         tokio::select! {
             () = stopping.cancelled() => return,
             _ = ticks.tick() => {}
+            Ok(()) = running.changed() => {
+                let running = running.borrow_and_update().clone();
+                match milestones.look(engine, book, &webhooks.schedule, &running).await {
+                    Ok(0) => {}
+                    Ok(_) => made.notify_one(),
+                    Err(error) => tell(&error),
+                }
+                continue;
+            }
             signal = signals.recv() => match signal {
                 Ok(Signal::BatchChanged(_) | Signal::BatchEnded(_)) | Err(RecvError::Lagged(_)) => {}
                 Ok(_) => continue,

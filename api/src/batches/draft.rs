@@ -110,10 +110,21 @@ pub(crate) struct NewBatchBody {
     /// `whsec_` and 24 to 64 bytes as base64; one is made where there is none.
     #[schema(value_type = Option<WebhookSecret>, inline)]
     pub(crate) webhook_secret: Option<String>,
+    /// Parts of its items in per cent, 1 to 99 and up to 20 of them: it tells `batch.progress` when so many have an outcome, its webhook and endpoints.
+    #[schema(max_items = 20)]
+    pub(crate) progress_at: Option<Vec<Percent>>,
     /// Rows, each `{"custom_id"?, "variables": {...}}` or `{"custom_id"?, "messages": [...]}`.
     #[schema(value_type = Option<Vec<RowDocument>>, min_items = 1)]
     pub(crate) rows: Option<Vec<Box<RawValue>>>,
 }
+
+/// A part in per cent.
+#[derive(Debug, Clone, Copy, Deserialize, ToSchema)]
+#[schema(minimum = 1, maximum = 99)]
+pub(crate) struct Percent(u8);
+
+/// Marks of progress.
+const MOST_MARKS: usize = 20;
 
 /// A batch that may be made.
 pub(crate) struct Plan {
@@ -181,6 +192,12 @@ pub(crate) async fn plan(
     if body.give_up_after.is_some_and(|seconds| !GIVE_UP_S.contains(&seconds)) {
         errors.push(FieldError::at("/give_up_after", "must be 60 to 2592000 seconds"));
     }
+    let mut progress_at: Vec<u8> = body.progress_at.iter().flatten().map(|percent| percent.0).collect();
+    if progress_at.len() > MOST_MARKS || progress_at.iter().any(|percent| !(1..=99).contains(percent)) {
+        errors.push(FieldError::at("/progress_at", "must be up to 20 whole numbers from 1 to 99"));
+    }
+    progress_at.sort_unstable();
+    progress_at.dedup();
     if body.rows.as_ref().is_some_and(Vec::is_empty) {
         errors
             .push(FieldError::at("/rows", "must hold at least one row; leave it out to send rows in parts"));
@@ -218,6 +235,7 @@ pub(crate) async fn plan(
         metadata: body.metadata.as_ref().map(|metadata| metadata.get().to_owned()),
         retention_ms: body.retention.map(|seconds| seconds * 1000),
         webhook,
+        progress_at,
         ..BatchSpec::new(template.source().to_owned(), model, lane)
     };
     Ok(Plan { spec, limits, rows_of, template, made_secret })

@@ -71,6 +71,8 @@ pub(crate) struct BatchView {
     pub(crate) max_attempts: u32,
     /// Seconds after its first attempt that an item is given up whose provider stays in trouble; null is the installation's default.
     pub(crate) give_up_after: Option<u64>,
+    /// The parts of its items, in per cent, of which it tells.
+    pub(crate) progress_at: Vec<u8>,
     /// Seconds from its submit to its deadline, where that was said so.
     pub(crate) completion_window: Option<u64>,
     /// Whether it is paused when its first items all fail for one cause outside the rows.
@@ -311,6 +313,7 @@ fn of(
         max_cost: limits.max_cost,
         max_attempts: spec.max_attempts,
         give_up_after: spec.give_up_after_ms.map(|ms| ms / 1000),
+        progress_at: spec.progress_at.clone(),
         completion_window: spec.completion_window_ms.map(|ms| ms / 1000),
         guard: limits.guard,
         store_replies: spec.store_replies,

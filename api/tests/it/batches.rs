@@ -571,10 +571,11 @@ async fn a_completion_window_becomes_the_deadline_with_the_submit() {
     let service = working(&Stage::new()).await;
     let at = |batch: &Value, name: &str| batch[name].as_str().unwrap().parse::<jiff::Timestamp>().unwrap();
     let whole = service
-        .post("/v1/batches", &body(json!({"rows": rows(1), "completion_window": 600, "give_up_after": 60})))
+        .post("/v1/batches", &body(json!({"rows": rows(1), "completion_window": 600, "give_up_after": 60, "progress_at": [75, 25, 75]})))
         .await;
     let whole = in_state(&service, &made(&whole), "completed").await;
     assert_eq!((&whole["completion_window"], &whole["give_up_after"]), (&json!(600), &json!(60)));
+    assert_eq!(whole["progress_at"], json!([25, 75]));
     let wait = at(&whole, "deadline").duration_since(at(&whole, "created_at"));
     assert!((599..=600).contains(&wait.as_secs()), "{wait:?}");
     let id = made(&service.post("/v1/batches", &body(json!({"completion_window": 600}))).await);
@@ -588,6 +589,8 @@ async fn a_completion_window_becomes_the_deadline_with_the_submit() {
         (json!({"completion_window": 59}), "/completion_window"),
         (json!({"completion_window": 60, "deadline": "2126-01-01T00:00:00Z"}), "/completion_window"),
         (json!({"give_up_after": 1}), "/give_up_after"),
+        (json!({"progress_at": [50, 100]}), "/progress_at"),
+        (json!({"progress_at": vec![1; 21]}), "/progress_at"),
     ] {
         let mut wish = body(json!({"rows": rows(1)}));
         wish.as_object_mut().unwrap().extend(change.as_object().unwrap().clone());

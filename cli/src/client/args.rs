@@ -198,6 +198,9 @@ pub(crate) struct SubmitArgs {
     /// When what is open expires, as 2026-12-31T23:00:00Z.
     #[arg(long, value_name = "TIME")]
     pub(crate) deadline: Option<String>,
+    /// A part of its items in per cent of which it tells its webhook and endpoints, 1 to 99. May be repeated.
+    #[arg(long, value_name = "PERCENT", value_parser = clap::value_parser!(u8).range(1..=99))]
+    pub(crate) progress_at: Vec<u8>,
     /// How long the batch is kept after its end, seconds.
     #[arg(long, value_name = "SECONDS")]
     pub(crate) retention: Option<u64>,

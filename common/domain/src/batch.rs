@@ -65,6 +65,9 @@ pub struct BatchSpec {
     /// Who is told about its events.
     #[serde(default)]
     pub webhook: Option<Webhook>,
+    /// The parts of its items, in per cent, of which it is told when they have an outcome: 1 to 99, ascending.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub progress_at: Vec<u8>,
     /// The batch whose failed rows it runs again.
     #[serde(default)]
     pub retry_of: Option<RetryOf>,
@@ -91,6 +94,7 @@ impl BatchSpec {
             metadata: None,
             retention_ms: None,
             webhook: None,
+            progress_at: Vec::new(),
             retry_of: None,
         }
     }

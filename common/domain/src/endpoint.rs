@@ -33,7 +33,7 @@ pub struct Endpoint {
     /// What people call it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub description: Option<String>,
-    /// What it is told of; all of it where there are none.
+    /// What it is told of; where there are none, all but what [is told on request alone](EventKind::is_opt_in).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub kinds: Vec<EventKind>,
     /// What its events are signed with, the newest secret first.
@@ -124,7 +124,7 @@ impl Endpoint {
     pub fn wants(&self, kind: EventKind, at_ms: u64) -> bool {
         self.state == EndpointState::Enabled
             && self.created_ms <= at_ms.saturating_add(SKEW_MS)
-            && (self.kinds.is_empty() || self.kinds.contains(&kind))
+            && (self.kinds.contains(&kind) || (self.kinds.is_empty() && !kind.is_opt_in()))
     }
 
     /// The secrets that are signed with then, as they are kept, the newest first.
@@ -222,6 +222,7 @@ mod tests {
         assert!(
             endpoint.wants(EventKind::BatchPaused, 9_000) && !endpoint.wants(EventKind::BatchPaused, 8_999)
         );
+        assert!(!endpoint.wants(EventKind::BatchStarted, 10_000), "that is told on request alone");
         endpoint.kinds = vec![EventKind::BatchCompleted];
         assert!(endpoint.wants(EventKind::BatchCompleted, 10_000));
         assert!(!endpoint.wants(EventKind::BatchPaused, 10_000));

@@ -23,16 +23,24 @@ pub enum EventKind {
     /// It stands still.
     #[serde(rename = "batch.paused")]
     BatchPaused,
+    /// Its first items are worked on. Only those are told who ask for it by name.
+    #[serde(rename = "batch.started")]
+    BatchStarted,
+    /// As many of its items have an outcome as it was to tell of.
+    #[serde(rename = "batch.progress")]
+    BatchProgress,
 }
 
 impl EventKind {
     /// Every one.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 7] = [
         Self::BatchCompleted,
         Self::BatchFailed,
         Self::BatchCancelled,
         Self::BatchExpired,
         Self::BatchPaused,
+        Self::BatchStarted,
+        Self::BatchProgress,
     ];
 
     /// The type on the wire (Standard Webhooks: dot-separated words).
@@ -43,7 +51,14 @@ impl EventKind {
             Self::BatchCancelled => "batch.cancelled",
             Self::BatchExpired => "batch.expired",
             Self::BatchPaused => "batch.paused",
+            Self::BatchStarted => "batch.started",
+            Self::BatchProgress => "batch.progress",
         }
+    }
+
+    /// Whether only those are told who ask for it by name.
+    pub const fn is_opt_in(self) -> bool {
+        matches!(self, Self::BatchStarted)
     }
 
     /// What a batch that has just come to `state` tells; `None` where nobody is told. `counts` are those of a final state.
@@ -66,10 +81,38 @@ impl EventKind {
     }
 }
 
+/// Something on a batch's way that is told once, and that no change of the batch stands for: it is seen when it is there, and its id derives from what it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Milestone {
+    /// Its first items are worked on.
+    Started,
+    /// So many per cent of its items have an outcome, 1 to 99.
+    Progress(u8),
+}
+
+impl Milestone {
+    /// What is told of it.
+    pub const fn kind(self) -> EventKind {
+        match self {
+            Self::Started => EventKind::BatchStarted,
+            Self::Progress(_) => EventKind::BatchProgress,
+        }
+    }
+
+    /// The id of its event, the same whoever asks. No version of a batch is that large.
+    pub const fn event_id(self, batch: BatchId) -> EventId {
+        let nth = match self {
+            Self::Started => 0,
+            Self::Progress(percent) => percent,
+        };
+        EventId::of_batch(batch, u64::MAX - nth as u64)
+    }
+}
+
 /// An event, written in the same step as the change it tells of.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Event {
-    /// [`EventId::of_batch`] of the batch and the version the change gave it.
+    /// [`EventId::of_batch`] of the batch and the version the change gave it, or that of its [`Milestone`].
     pub id: EventId,
     /// Whose batch.
     pub tenant: TenantId,
@@ -85,6 +128,9 @@ pub struct Event {
     pub state: BatchState,
     /// Its exact counts, where the state is final.
     pub counts: Option<Counts>,
+    /// The part of its items that have an outcome, in per cent, where that is what is told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub percent: Option<u8>,
 }
 
 #[cfg(test)]
@@ -105,5 +151,8 @@ mod tests {
         let batch = BatchId::at(1, [3; 10]);
         assert_eq!(EventId::of_batch(batch, 4), EventId::of_batch(batch, 4));
         assert_ne!(EventId::of_batch(batch, 4), EventId::of_batch(batch, 5));
+        let milestones = [Milestone::Started, Milestone::Progress(1), Milestone::Progress(99)];
+        let ids: std::collections::BTreeSet<_> = milestones.iter().map(|of| of.event_id(batch)).collect();
+        assert!(ids.len() == 3 && !ids.contains(&EventId::of_batch(batch, 1)));
     }
 }

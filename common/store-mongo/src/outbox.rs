@@ -134,6 +134,7 @@ pub(crate) fn tell(
         ver: change.ver,
         state: change.state.clone(),
         counts: change.counts.cloned(),
+        percent: None,
     };
     operators.insert("$push", Bson::from(doc! { "outbox": entry(&event, change.number) }));
     Ok(())

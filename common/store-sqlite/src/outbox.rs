@@ -68,6 +68,7 @@ pub(crate) fn tell(db: &Connection, found: &Found, batch: BatchId, change: &Chan
         ver: change.ver,
         state: change.state.clone(),
         counts: change.counts.cloned(),
+        percent: None,
     };
     let sql = "INSERT INTO outbox(id, num, event) VALUES (?1, ?2, ?3)";
     db.prepare_cached(sql)?.execute(params![event.id.as_bytes(), found.num.0, to_json(&event)])?;

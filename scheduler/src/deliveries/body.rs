@@ -22,6 +22,9 @@ struct Data<'a> {
     batch_id: String,
     name: Option<&'a str>,
     state: &'static str,
+    /// Of progress.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    percent: Option<u8>,
     /// Larger for later events of the batch, which may arrive in another order.
     revision: u64,
     rows: u32,
@@ -66,6 +69,7 @@ pub(super) fn of(event: &Event, batch: &Batch, counts: &Counts, as_of_ms: u64) -
             batch_id: event.batch.to_string(),
             name: batch.spec.name.as_deref(),
             state: event.state.as_str(),
+            percent: event.percent,
             revision: event.ver,
             rows: batch.total,
             counts: counts_view(counts, as_of_ms),
@@ -145,6 +149,7 @@ mod tests {
             ver: 4,
             state,
             counts: None,
+            percent: None,
         };
         let bytes = of(&event, &batch, counts, 1_795_410_000_500);
         let text = std::str::from_utf8(&bytes).unwrap();

@@ -11,8 +11,8 @@ use promptmill_ports::{Delivery, DeliveryState, StoreError, StoreResult};
 use promptmill_runtime::Engine;
 use tokio::sync::Notify;
 
-use super::body;
 use super::book::Book;
+use super::{body, milestones};
 
 /// Events handed on in one step.
 const STEP: u32 = 100;
@@ -45,12 +45,16 @@ pub(super) async fn run_once(
                 // The event of a batch that was deleted goes with it.
                 let Some(batch) = batches.get(&event.batch) else { continue };
                 let endpoints = endpoints_of(book, &event.tenant).await?;
-                match self::deliveries(engine, event, batch, &endpoints, schedule).await {
-                    Ok(made) => deliveries.extend(made),
-                    Err(error @ StoreError::Unavailable(_)) => return Err(error),
-                    // It would stand before all others for ever.
-                    Err(error) => {
-                        tracing::error!(batch.id = %event.batch, event.id = %event.id, error = %error, "an event cannot be delivered and is dropped");
+                // What lies behind a batch when it ends and was not seen before is told with its end.
+                let passed = milestones::passed(event, batch, &endpoints);
+                for event in passed.iter().chain([event]) {
+                    match self::deliveries(engine, event, batch, &endpoints, schedule).await {
+                        Ok(made) => deliveries.extend(made),
+                        Err(error @ StoreError::Unavailable(_)) => return Err(error),
+                        // It would stand before all others for ever.
+                        Err(error) => {
+                            tracing::error!(batch.id = %event.batch, event.id = %event.id, error = %error, "an event cannot be delivered and is dropped");
+                        }
                     }
                 }
                 if deliveries.len() >= AT_ONCE {
@@ -70,7 +74,7 @@ pub(super) async fn run_once(
 }
 
 /// The endpoints of a tenant. Where they cannot be read, its events go to the webhooks of their batches alone: nobody else's must wait for it.
-async fn endpoints_of(book: &Book, tenant: &TenantId) -> StoreResult<Arc<[Endpoint]>> {
+pub(super) async fn endpoints_of(book: &Book, tenant: &TenantId) -> StoreResult<Arc<[Endpoint]>> {
     match book.endpoints(tenant).await {
         Err(error) if !matches!(error, StoreError::Unavailable(_)) => {
             tracing::error!(tenant = %tenant, error = %error, "the endpoints of a tenant cannot be read; they are told nothing");
@@ -81,7 +85,7 @@ async fn endpoints_of(book: &Book, tenant: &TenantId) -> StoreResult<Arc<[Endpoi
 }
 
 /// The deliveries of an event: to the webhook of its batch, and to those endpoints that want it.
-async fn deliveries(
+pub(super) async fn deliveries(
     engine: &Engine,
     event: &Event,
     batch: &Batch,
@@ -90,7 +94,7 @@ async fn deliveries(
 ) -> StoreResult<Vec<Delivery>> {
     let endpoints: Vec<_> =
         endpoints.iter().filter(|endpoint| endpoint.wants(event.kind, event.at_ms)).collect();
-    let webhook = &batch.spec.webhook;
+    let webhook = batch.spec.webhook.as_ref().filter(|_| !event.kind.is_opt_in());
     if webhook.is_none() && endpoints.is_empty() {
         return Ok(vec![]);
     }

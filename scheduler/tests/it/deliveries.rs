@@ -525,3 +525,63 @@ async fn an_endpoint_that_wants_no_more_or_fails_for_five_days_is_switched_off_a
     assert_eq!((gone.got().len(), failing.got().len()), (1, 4));
     scheduler.stop().await;
 }
+
+/// What a receiver was told of a batch, in no order: the type of each event, and how far the batch was.
+fn told(got: &[Got], batch: BatchId) -> Vec<(String, Option<u64>)> {
+    let bodies = got.iter().map(Got::json).filter(|body| body["data"]["batch_id"] == batch.to_string());
+    let mut told: Vec<_> = bodies
+        .map(|body| (body["type"].as_str().unwrap().to_owned(), body["data"]["percent"].as_u64()))
+        .collect();
+    told.sort_unstable();
+    told
+}
+
+fn events<const N: usize>(of: [(&str, Option<u64>); N]) -> Vec<(String, Option<u64>)> {
+    of.map(|(name, percent)| (name.to_owned(), percent)).into()
+}
+
+#[tokio::test]
+async fn a_batch_on_its_way_is_told_of_once_as_far_as_somebody_asked_for_it() {
+    let scene = Scene::on(MemoryHub::new()).await;
+    let [asked, all, webhook] =
+        [Receiver::taking().await, Receiver::taking().await, Receiver::taking().await];
+    endpoint(&scene, &asked.url(), &[EventKind::BatchStarted, EventKind::BatchProgress]).await;
+    endpoint(&scene, &all.url(), &[]).await;
+    let url = webhook.url();
+    let telling = telling(&scene, &url);
+    let batch = scene
+        .submit_with(4, |new| {
+            telling(new);
+            new.spec.progress_at = vec![20, 25, 75];
+            new.spec.chunk_rows = 1;
+        })
+        .await;
+    let quiet = scene.submit_with(1, |new| new.limits.priority = -1).await;
+    let scheduler = delivering(&scene, webhooks(1));
+    scene.work_through(1).await;
+    let got = asked.gets(3).await;
+    let first = [("batch.progress", Some(20)), ("batch.progress", Some(25)), ("batch.started", None)];
+    assert_eq!(told(&got, batch), events(first));
+    let progress = got.iter().map(Got::json).find(|body| body["data"]["percent"] == 25).unwrap();
+    let data = &progress["data"];
+    assert_eq!((&data["state"], &data["counts"]["settled"]), (&"running".into(), &1.into()));
+    // Another process, which was told nothing of it.
+    scheduler.stop().await;
+    let scheduler = delivering(&scene, webhooks(1));
+    scene.work_through(4).await;
+    for receiver in [&all, &webhook, &asked] {
+        eventually("the rest is told", async || told(&receiver.got(), batch).len() >= 4).await;
+    }
+    eventually("the other one, too", async || {
+        told(&all.got(), quiet).len() + told(&asked.got(), quiet).len() == 2
+    })
+    .await;
+    scheduler.stop().await;
+    let marks = [Some(20), Some(25), Some(75)].map(|percent| ("batch.progress", percent));
+    let with_end = || events([("batch.completed", None), marks[0], marks[1], marks[2]]);
+    assert_eq!((told(&all.got(), batch), told(&webhook.got(), batch)), (with_end(), with_end()));
+    assert_eq!(told(&asked.got(), batch), events([marks[0], marks[1], marks[2], ("batch.started", None)]));
+    // One that was at its end before anybody looked tells that it began, too.
+    assert_eq!(told(&asked.got(), quiet), events([("batch.started", None)]));
+    assert_eq!(told(&all.got(), quiet), events([("batch.completed", None)]));
+}

@@ -1,0 +1,163 @@
+//! What is told of a batch on its way: that it began, and how far it is.
+//!
+//! No change of a batch stands for these. They are seen while it runs, about once a second, and what was not seen by then is told with its end; ids derive from
+//! what is told, so whoever tells it again after a restart makes nothing twice.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use promptmill_domain::{
+    Batch, BatchId, BatchState, Counts, Endpoint, Event, EventKind, Milestone, TenantId,
+};
+use promptmill_egress::retry::Schedule;
+use promptmill_ports::{StoreError, StoreResult};
+use promptmill_runtime::Engine;
+
+use super::book::Book;
+use super::fan_out;
+
+/// A batch whose items are worked on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Running {
+    tenant: TenantId,
+    batch: BatchId,
+    progress_at: Vec<u8>,
+}
+
+impl Running {
+    /// Those of the batches that run.
+    pub(crate) fn among(batches: &[Batch]) -> Vec<Self> {
+        let running = batches.iter().filter(|batch| batch.state == BatchState::Running);
+        let of = |batch: &Batch| Self {
+            tenant: batch.tenant.clone(),
+            batch: batch.id,
+            progress_at: batch.spec.progress_at.clone(),
+        };
+        running.map(of).collect()
+    }
+}
+
+/// What was told of batches that run.
+#[derive(Debug, Default)]
+pub(super) struct Milestones {
+    told: HashMap<BatchId, Told>,
+}
+
+#[derive(Debug, Default, Clone, Copy)]
+struct Told {
+    started: bool,
+    /// The last mark, in per cent.
+    percent: u8,
+}
+
+impl Milestones {
+    /// Makes deliveries of what these batches came to since the last look; answers how many.
+    pub(super) async fn look(
+        &mut self,
+        engine: &Engine,
+        book: &Book,
+        schedule: &Schedule,
+        running: &[Running],
+    ) -> StoreResult<usize> {
+        let mut before = std::mem::take(&mut self.told);
+        self.told =
+            running.iter().map(|of| (of.batch, before.remove(&of.batch).unwrap_or_default())).collect();
+        let mut tenants: HashMap<&TenantId, Arc<[Endpoint]>> = HashMap::new();
+        let mut made = 0;
+        for of in running {
+            let endpoints = match tenants.get(&of.tenant) {
+                Some(endpoints) => endpoints.clone(),
+                None => {
+                    let endpoints = fan_out::endpoints_of(book, &of.tenant).await?;
+                    tenants.insert(&of.tenant, endpoints.clone());
+                    endpoints
+                }
+            };
+            let told = self.told.entry(of.batch).or_default();
+            let mut now = *told;
+            let mut reached = Vec::new();
+            if !told.started && wants_start(&endpoints) {
+                reached.push(Milestone::Started);
+                now.started = true;
+            }
+            let mut counts = None;
+            if of.progress_at.last().is_some_and(|last| *last > told.percent) {
+                let progress = match engine.store.progress(&of.tenant, of.batch).await {
+                    Ok(progress) => progress,
+                    // It was deleted meanwhile.
+                    Err(StoreError::NotFound) => continue,
+                    Err(error) => return Err(error),
+                };
+                let marks = marks(&of.progress_at, &progress.counts).filter(|mark| *mark > told.percent);
+                reached.extend(marks.map(Milestone::Progress));
+                now.percent = now.percent.max(percent(&progress.counts));
+                counts = Some(progress.counts);
+            }
+            if !reached.is_empty() {
+                let batches = engine.store.batches_told_of(&[of.batch]).await?;
+                let Some(batch) = batches.first() else { continue };
+                let at_ms = engine.clock.now_ms();
+                let mut deliveries = Vec::new();
+                for milestone in reached {
+                    let event = Event { counts: counts.clone(), ..event(milestone, batch, at_ms) };
+                    deliveries
+                        .extend(fan_out::deliveries(engine, &event, batch, &endpoints, schedule).await?);
+                }
+                engine.records.add_deliveries(&deliveries).await?;
+                made += deliveries.len();
+            }
+            *told = now;
+        }
+        Ok(made)
+    }
+}
+
+/// What lies behind a batch whose end an event tells, all of it, for those who want to know.
+pub(super) fn passed(end: &Event, batch: &Batch, endpoints: &[Endpoint]) -> Vec<Event> {
+    let Some(counts) = &end.counts else { return vec![] };
+    let has_started = counts.all_succeeded() + counts.all_failed() > 0;
+    let started = (has_started && wants_start(endpoints)).then_some(Milestone::Started);
+    // One that was cut short did not come so far.
+    let is_through = matches!(end.kind, EventKind::BatchCompleted | EventKind::BatchFailed);
+    let marks = batch.spec.progress_at.iter().filter(|_| is_through).map(|mark| Milestone::Progress(*mark));
+    let of = |milestone| Event {
+        counts: Some(counts.clone()),
+        ver: end.ver,
+        state: end.state.clone(),
+        ..event(milestone, batch, end.at_ms)
+    };
+    started.into_iter().chain(marks).map(of).collect()
+}
+
+fn wants_start(endpoints: &[Endpoint]) -> bool {
+    endpoints.iter().any(|endpoint| endpoint.kinds.contains(&EventKind::BatchStarted))
+}
+
+fn event(milestone: Milestone, batch: &Batch, at_ms: u64) -> Event {
+    Event {
+        id: milestone.event_id(batch.id),
+        tenant: batch.tenant.clone(),
+        batch: batch.id,
+        kind: milestone.kind(),
+        at_ms,
+        ver: batch.ver,
+        state: batch.state.clone(),
+        counts: None,
+        percent: match milestone {
+            Milestone::Started => None,
+            Milestone::Progress(percent) => Some(percent),
+        },
+    }
+}
+
+/// The part of the items that have an outcome, in whole per cent.
+fn percent(counts: &Counts) -> u8 {
+    let all = (counts.settled() + counts.open()).max(1);
+    u8::try_from(counts.settled() * 100 / all).unwrap_or(100)
+}
+
+/// The marks that were reached.
+fn marks<'a>(progress_at: &'a [u8], counts: &Counts) -> impl Iterator<Item = u8> + use<'a> {
+    let percent = percent(counts);
+    progress_at.iter().copied().filter(move |mark| *mark <= percent)
+}
