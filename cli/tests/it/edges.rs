@@ -80,7 +80,8 @@ const FENCES: &[Fence] = &[
     fence("hyper", &["api", "bench", "cli", "doubles", "provider", "runtime"]),
     fence("hyper-rustls", &["provider"]),
     // The replies that the demo provider makes from a schema are held against the real thing.
-    Fence { library: "jsonschema", used_by: &["prompt"], tested_by: &["provider"] },
+    // So are events against the schemas in docs/events.
+    Fence { library: "jsonschema", used_by: &["prompt"], tested_by: &["provider", "scheduler"] },
     fence("minijinja", &["prompt"]),
     fence("mongodb", &["store-mongo"]),
     fence("redis", &["hub-redis"]),

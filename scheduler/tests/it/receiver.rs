@@ -22,8 +22,18 @@ pub(crate) struct Got {
 }
 
 impl Got {
+    /// The event, which is as the schema of its type says.
+    #[track_caller]
     pub(crate) fn json(&self) -> serde_json::Value {
-        serde_json::from_str(&self.body).unwrap()
+        let event: serde_json::Value = serde_json::from_str(&self.body).unwrap();
+        let kind = event["type"].as_str().unwrap();
+        let file = format!("{}/../docs/events/{kind}.schema.json", env!("CARGO_MANIFEST_DIR"));
+        let schema = serde_json::from_str(&std::fs::read_to_string(&file).expect(&file)).unwrap();
+        let options = jsonschema::options().should_validate_formats(true);
+        let wrong: Vec<_> =
+            options.build(&schema).unwrap().iter_errors(&event).map(|error| error.to_string()).collect();
+        assert!(wrong.is_empty(), "{event}: {wrong:?}");
+        event
     }
 
     pub(crate) fn id(&self) -> &str {
