@@ -99,11 +99,19 @@ impl Courier {
     /// Carries until it is told to stop. `running` tells from time to time which batches run.
     pub(crate) async fn run(self, running: watch::Receiver<Vec<Running>>, stopping: CancellationToken) {
         let made = Notify::new();
-        let (engine, webhooks, lead) = (self.engine.clone(), self.webhooks.clone(), self.lead.clone());
-        let (book, poll) = (self.book.clone(), self.poll);
+        let engine = self.engine.clone();
+        let announcer = Announcer {
+            engine: engine.clone(),
+            lead: self.lead.clone(),
+            poll: self.poll,
+            webhooks: self.webhooks.clone(),
+            book: self.book.clone(),
+            running,
+            milestones: Milestones::default(),
+        };
         let (ended, to_record) = mpsc::channel(RECORDED);
-        let handing_on = hand_on(&engine, &book, &webhooks, &lead, poll, running, &made, &stopping);
-        tokio::join!(handing_on, self.deliver(&made, ended, &stopping), record(&engine, to_record));
+        let delivering = self.deliver(&made, ended, &stopping);
+        tokio::join!(announcer.run(&made, &stopping), delivering, record(&engine, to_record));
     }
 
     /// Tries what is due until it is told to stop. `made` says that deliveries were made; `ended` is told what comes of the tries.
@@ -238,53 +246,62 @@ async fn record(engine: &Engine, mut ended: mpsc::Receiver<Attempted>) {
     }
 }
 
-/// Makes deliveries of events until it is told to stop; `made` hears of them.
-async fn hand_on(
-    engine: &Engine,
-    book: &Book,
-    webhooks: &Webhooks,
-    lead: &Lead,
+/// Makes deliveries of events, and of what batches came to on their way.
+struct Announcer {
+    engine: Engine,
+    lead: Lead,
     poll: Duration,
-    mut running: watch::Receiver<Vec<Running>>,
-    made: &Notify,
-    stopping: &CancellationToken,
-) {
-    let mut milestones = Milestones::default();
-    let mut signals = engine.signals.subscribe();
-    let mut ticks = interval(poll);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut not_before = Instant::now();
-    loop {
-        tokio::select! {
-            () = stopping.cancelled() => return,
-            _ = ticks.tick() => {}
-            Ok(()) = running.changed() => {
-                let running = running.borrow_and_update().clone();
-                match milestones.look(engine, book, &webhooks.schedule, &running).await {
-                    Ok(0) => {}
-                    Ok(_) => made.notify_one(),
-                    Err(error) => tell(&error),
+    webhooks: Arc<Webhooks>,
+    book: Arc<Book>,
+    running: watch::Receiver<Vec<Running>>,
+    milestones: Milestones,
+}
+
+impl Announcer {
+    /// Makes them until it is told to stop; `made` hears of them.
+    async fn run(mut self, made: &Notify, stopping: &CancellationToken) {
+        let mut signals = self.engine.signals.subscribe();
+        let mut ticks = interval(self.poll);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut not_before = Instant::now();
+        loop {
+            tokio::select! {
+                () = stopping.cancelled() => return,
+                _ = ticks.tick() => {}
+                Ok(()) = self.running.changed() => {
+                    match self.look_at_running().await {
+                        Ok(0) => {}
+                        Ok(_) => made.notify_one(),
+                        Err(error) => tell(&error),
+                    }
+                    continue;
                 }
-                continue;
+                signal = signals.recv() => match signal {
+                    Ok(Signal::BatchChanged(_) | Signal::BatchEnded(_)) | Err(RecvError::Lagged(_)) => {}
+                    Ok(_) => continue,
+                    // Signals are gone for good; the ticks go on.
+                    Err(RecvError::Closed) => {
+                        ticks.tick().await;
+                    }
+                }
             }
-            signal = signals.recv() => match signal {
-                Ok(Signal::BatchChanged(_) | Signal::BatchEnded(_)) | Err(RecvError::Lagged(_)) => {}
-                Ok(_) => continue,
-                // Signals are gone for good; the ticks go on.
-                Err(RecvError::Closed) => {
-                    ticks.tick().await;
-                }
+            // Events that come in a crowd are taken together; one that comes alone does not wait.
+            sleep_until(not_before).await;
+            while let Ok(_) | Err(TryRecvError::Lagged(_)) = signals.try_recv() {}
+            not_before = Instant::now() + PACE;
+            if self.lead.is_ours()
+                && let Err(error) =
+                    fan_out::run_once(&self.engine, &self.book, &self.webhooks.schedule, made).await
+            {
+                tell(&error);
             }
         }
-        // Events that come in a crowd are taken together; one that comes alone does not wait.
-        sleep_until(not_before).await;
-        while let Ok(_) | Err(TryRecvError::Lagged(_)) = signals.try_recv() {}
-        not_before = Instant::now() + PACE;
-        if lead.is_ours()
-            && let Err(error) = fan_out::run_once(engine, book, &webhooks.schedule, made).await
-        {
-            tell(&error);
-        }
+    }
+
+    async fn look_at_running(&mut self) -> StoreResult<usize> {
+        let running = self.running.borrow_and_update().clone();
+        let Self { engine, book, webhooks, milestones, .. } = self;
+        milestones.look(engine, book, &webhooks.schedule, &running).await
     }
 }
 
