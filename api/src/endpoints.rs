@@ -1,5 +1,6 @@
 //! Endpoints: who is told of a tenant's events, made, changed and switched off over HTTP.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use axum::extract::State;
@@ -8,9 +9,10 @@ use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use promptmill_domain::endpoint::MOST_ENDPOINTS;
 use promptmill_domain::{
-    Endpoint, EndpointId, EndpointSecret, EndpointState, EventId, EventKind, Reached, TenantId, WhyDisabled,
+    Endpoint, EndpointHeaders, EndpointId, EndpointSecret, EndpointState, EventId, EventKind, Reached,
+    TenantId, WhyDisabled,
 };
-use promptmill_egress::{Deadlines, Secret, Signer, SigningKey, signature, vet_url};
+use promptmill_egress::{Deadlines, Secret, Signer, SigningKey, extra_headers, signature, vet_url};
 use promptmill_ports::StoreError;
 use secrecy::ExposeSecret as _;
 use serde::{Deserialize, Serialize};
@@ -33,6 +35,8 @@ const MAX_DESCRIPTION: usize = 200;
 /// How long the secret before a new one is signed with too, seconds: the usual, and the longest.
 const GRACE_S: u64 = 86_400;
 const MAX_GRACE_S: u64 = 7 * 86_400;
+/// Requests in a second that an endpoint may ask for as the most.
+const MOST_PER_SECOND: u32 = 1_000;
 /// Deliveries that are listed.
 const LISTED: u32 = 100;
 /// How long a receiver may take that is tried.
@@ -70,6 +74,12 @@ struct NewEndpoint {
     /// told.
     #[serde(default)]
     ed25519: bool,
+    /// Headers of its requests beside the usual, up to 10: `Authorization` and names that begin with `X-`. Their values are kept encrypted and never shown.
+    #[schema(value_type = Option<BTreeMap<String, String>>)]
+    headers: Option<BTreeMap<String, String>>,
+    /// The most requests to it in a second, over time; what is more waits. As many as there are unless told.
+    #[schema(minimum = 1, maximum = 1000)]
+    max_per_second: Option<u32>,
 }
 
 /// What is to be different.
@@ -87,6 +97,12 @@ struct ChangedEndpoint {
     events: Option<Vec<EventKind>>,
     /// Whether it is told.
     enabled: Option<bool>,
+    /// All headers of its requests beside the usual; an empty object removes them.
+    #[schema(value_type = Option<BTreeMap<String, String>>)]
+    headers: Option<BTreeMap<String, String>>,
+    /// The most requests to it in a second, over time; 0 for as many as there are.
+    #[schema(minimum = 0, maximum = 1000)]
+    max_per_second: Option<u32>,
 }
 
 /// A new signing secret.
@@ -116,6 +132,10 @@ struct EndpointView {
     /// What it is told of; empty for everything.
     #[schema(value_type = Vec<EventNames>, inline)]
     events: Vec<EventKind>,
+    /// The names of the headers that were set for its requests.
+    headers: Vec<String>,
+    /// The most requests to it in a second.
+    max_per_second: Option<u32>,
     /// Whether it is told.
     enabled: bool,
     /// Why it is not: somebody switched it off, it answered 410, or nothing reached it for five days.
@@ -148,6 +168,8 @@ impl EndpointView {
             url: endpoint.url,
             description: endpoint.description,
             events: endpoint.kinds,
+            max_per_second: endpoint.max_per_second,
+            headers: endpoint.headers.map(|headers| headers.names).unwrap_or_default(),
             enabled: disabled_because.is_none(),
             disabled_because,
             disabled_at,
@@ -178,6 +200,24 @@ fn description(text: &str) -> Result<Option<String>, FieldError> {
         return Err(FieldError::at("/description", detail));
     }
     Ok((!text.is_empty()).then(|| text.to_owned()))
+}
+
+/// Headers as they are kept; nothing of none.
+fn kept_headers(
+    app: &App,
+    tenant: &TenantId,
+    id: EndpointId,
+    headers: &BTreeMap<String, String>,
+) -> Result<Option<EndpointHeaders>, Problem> {
+    let taken =
+        extra_headers(headers).map_err(|refused| Problem::invalid("/headers", refused.to_string()))?;
+    if taken.is_empty() {
+        return Ok(None);
+    }
+    let names = headers.keys().map(|name| name.to_ascii_lowercase()).collect();
+    let text = serde_json::to_vec(headers).map_err(Problem::internal)?;
+    let sealed = app.vault().seal(&Endpoint::headers_context(tenant, id), &text);
+    Ok(Some(EndpointHeaders { names, sealed: sealed.map_err(Problem::internal)? }))
 }
 
 fn kinds(mut kinds: Vec<EventKind>) -> Vec<EventKind> {
@@ -250,6 +290,13 @@ async fn make(app: &App, tenant: &TenantId, id: EndpointId, new: &NewEndpoint) -
             return Err(invalid(errors.into_iter().flatten().collect()));
         }
     };
+    if new.max_per_second.is_some_and(|rate| !(1..=MOST_PER_SECOND).contains(&rate)) {
+        return Err(Problem::invalid("/max_per_second", "must be 1 to 1000"));
+    }
+    let headers = match &new.headers {
+        Some(headers) => kept_headers(app, tenant, id, headers)?,
+        None => None,
+    };
     let records = &app.engine().records;
     // An earlier run of the same request may have made it.
     let there = match records.endpoint(tenant, id).await {
@@ -271,6 +318,8 @@ async fn make(app: &App, tenant: &TenantId, id: EndpointId, new: &NewEndpoint) -
                 description,
                 kinds: kinds(new.events.clone().unwrap_or_default()),
                 secrets: vec![kept(app, tenant, id, &secret, new.ed25519, None)?],
+                headers,
+                max_per_second: new.max_per_second,
                 state: EndpointState::Enabled,
                 failing: None,
                 created_ms: app.now_ms(),
@@ -374,6 +423,13 @@ async fn change(
         }
     };
     let events = body.events.map(kinds);
+    if body.max_per_second.is_some_and(|rate| rate > MOST_PER_SECOND) {
+        return Err(Problem::invalid("/max_per_second", "must be 0 to 1000"));
+    }
+    let headers = match &body.headers {
+        Some(headers) => Some(kept_headers(&app, &caller.tenant, id, headers)?),
+        None => None,
+    };
     let now_ms = app.now_ms();
     let endpoint = changed(&app, &caller.tenant, id, |endpoint| {
         if let Some(url) = vetted.as_ref().filter(|url| **url != endpoint.url) {
@@ -385,6 +441,12 @@ async fn change(
         }
         if let Some(events) = &events {
             endpoint.kinds.clone_from(events);
+        }
+        if let Some(rate) = body.max_per_second {
+            endpoint.max_per_second = (rate > 0).then_some(rate);
+        }
+        if let Some(headers) = &headers {
+            endpoint.headers.clone_from(headers);
         }
         match (body.enabled, endpoint.state) {
             (Some(true), EndpointState::Disabled { .. }) => {
@@ -512,7 +574,13 @@ async fn tried(app: &App, endpoint: &Endpoint) -> Result<Tried, Problem> {
     let signers = endpoint.secrets_at(now_ms).map(|sealed| open(app, endpoint, sealed));
     let signers = signers.collect::<Result<Vec<_>, Problem>>()?;
     let headers = signature::headers(&event.to_string(), now_ms / 1000, &body, &signers);
-    let headers = headers.map_err(Problem::internal)?;
+    let mut headers = headers.map_err(Problem::internal)?;
+    if let Some(set) = &endpoint.headers {
+        let context = Endpoint::headers_context(&endpoint.tenant, endpoint.id);
+        let opened = app.vault().open(&context, &set.sealed).map_err(Problem::internal)?;
+        let set = serde_json::from_slice(opened.expose_secret()).map_err(Problem::internal)?;
+        headers.extend(extra_headers(&set).map_err(Problem::internal)?);
+    }
     let client = app.receivers().map_err(Problem::internal)?;
     let begun = Instant::now();
     let sent = client.post(&endpoint.url, headers, body, Deadlines { total: PING_WITHIN }).await;

@@ -8,15 +8,17 @@ mod attempt;
 mod board;
 mod body;
 mod book;
+mod disabled;
 mod fan_out;
 mod milestones;
+mod paces;
 
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use promptmill_egress::GuardedClient;
-use promptmill_ports::{Attempted, Delivery, Signal, StoreError, StoreResult};
+use promptmill_ports::{Attempted, Delivery, DeliveryState, Signal, StoreError, StoreResult};
 use promptmill_runtime::Engine;
 use tokio::sync::broadcast::error::{RecvError, TryRecvError};
 use tokio::sync::{Notify, mpsc, watch};
@@ -31,6 +33,7 @@ use board::{Board, Taken};
 use book::Book;
 use milestones::Milestones;
 pub(crate) use milestones::Running;
+use paces::{Paces, Turn};
 
 /// How long a delivery that was taken is nobody else's, on top of the longest try.
 const TAKEN_FOR: Duration = Duration::from_secs(40);
@@ -61,6 +64,7 @@ pub(crate) struct Courier {
     /// Made with the first delivery; the process may lack what it needs, and then says so at each.
     client: Option<GuardedClient>,
     board: Board,
+    paces: Paces,
     book: Arc<Book>,
     tries: JoinSet<()>,
     /// To whom each goes, and since when.
@@ -71,7 +75,8 @@ pub(crate) struct Courier {
 
 /// Deliveries that were taken in one step.
 struct Batch {
-    deliveries: Vec<Delivery>,
+    /// With the most requests a second that their endpoints want.
+    deliveries: Vec<(Delivery, Option<u32>)>,
     /// By then their tries must have begun.
     begin_until: Instant,
     /// There may be more.
@@ -89,6 +94,7 @@ impl Courier {
             webhooks: Arc::new(webhooks),
             client: None,
             board,
+            paces: Paces::default(),
             book,
             tries: JoinSet::new(),
             trying: HashMap::new(),
@@ -108,6 +114,7 @@ impl Courier {
             book: self.book.clone(),
             running,
             milestones: Milestones::default(),
+            has_looked_back: false,
         };
         let (ended, to_record) = mpsc::channel(RECORDED);
         let delivering = self.deliver(&made, ended, &stopping);
@@ -123,7 +130,11 @@ impl Courier {
         loop {
             tokio::select! {
                 () = stopping.cancelled() => break,
-                _ = ticks.tick() => is_asked = true,
+                _ = ticks.tick() => {
+                    is_asked = true;
+                    // The turn of what waits may have come.
+                    self.begin(&ended);
+                }
                 () = made.notified() => is_asked = true,
                 Some(over) = self.tries.join_next_with_id() => {
                     self.over(over);
@@ -152,7 +163,7 @@ impl Courier {
         if room == 0 || !self.lead.is_ours() {
             return;
         }
-        let (engine, longest) = (self.engine.clone(), self.webhooks.deadlines.total);
+        let (engine, book, longest) = (self.engine.clone(), self.book.clone(), self.webhooks.deadlines.total);
         self.taking.spawn(async move {
             let begin_until = Instant::now() + TAKEN_FOR;
             // Looking is cheaper than taking, which writes.
@@ -165,6 +176,7 @@ impl Courier {
             let limit = u32::try_from(room).unwrap_or(u32::MAX);
             let deliveries = engine.records.take_due(now_ms, now_ms.saturating_add(taken_for), limit).await?;
             let is_full = deliveries.len() == room;
+            let deliveries = book.with_rates(deliveries).await?;
             Ok(Batch { deliveries, begin_until, is_full })
         });
     }
@@ -172,8 +184,21 @@ impl Courier {
     fn taken(&mut self, taken: Result<StoreResult<Batch>, JoinError>, ended: &mpsc::Sender<Attempted>) {
         match taken {
             Ok(Ok(Batch { deliveries, begin_until, is_full })) => {
-                for delivery in deliveries {
-                    self.board.put(Taken { delivery, begin_until });
+                let (now, now_ms) = (Instant::now(), self.engine.clock.now_ms());
+                for (delivery, rate) in deliveries {
+                    let turn = delivery.endpoint.zip(rate);
+                    match turn.map(|(endpoint, per_second)| self.paces.turn(endpoint, per_second, now)) {
+                        None => self.board.put(Taken { delivery, turn: None, begin_until }),
+                        Some(Turn::At(at)) => self.board.put(Taken { delivery, turn: Some(at), begin_until }),
+                        Some(Turn::Later(wait)) => {
+                            let wait_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
+                            let due_ms = now_ms.saturating_add(wait_ms);
+                            let state = DeliveryState::Pending;
+                            // One for which there is no room is due again when it is nobody's any more.
+                            let _ =
+                                ended.try_send(Attempted { id: delivery.id, attempt: None, state, due_ms });
+                        }
+                    }
                 }
                 self.begin(ended);
                 if is_full {
@@ -255,6 +280,8 @@ struct Announcer {
     book: Arc<Book>,
     running: watch::Receiver<Vec<Running>>,
     milestones: Milestones,
+    /// What the leader before may have left untold was looked for.
+    has_looked_back: bool,
 }
 
 impl Announcer {
@@ -289,13 +316,25 @@ impl Announcer {
             sleep_until(not_before).await;
             while let Ok(_) | Err(TryRecvError::Lagged(_)) = signals.try_recv() {}
             not_before = Instant::now() + PACE;
-            if self.lead.is_ours()
-                && let Err(error) =
-                    fan_out::run_once(&self.engine, &self.book, &self.webhooks.schedule, made).await
-            {
+            if !self.lead.is_ours() {
+                self.has_looked_back = false;
+                continue;
+            }
+            if let Err(error) = self.announce(made).await {
                 tell(&error);
             }
         }
+    }
+
+    async fn announce(&mut self, made: &Notify) -> StoreResult<()> {
+        fan_out::run_once(&self.engine, &self.book, &self.webhooks.schedule, made).await?;
+        if !self.has_looked_back {
+            if disabled::tell_all(&self.engine, &self.book, &self.webhooks.schedule).await? {
+                made.notify_one();
+            }
+            self.has_looked_back = true;
+        }
+        Ok(())
     }
 
     async fn look_at_running(&mut self) -> StoreResult<usize> {

@@ -7,6 +7,8 @@ use std::process::{Child, Command, Stdio};
 use promptmill_test_servers::free_port;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpListener;
 
 use crate::serve::peers_python;
 use crate::stand::{Kind, Stand, on_both_stands};
@@ -128,6 +130,44 @@ async fn an_endpoint_is_tried_and_is_told_of_every_batch(kind: Kind) {
     );
     desk.promptmill(&["webhook", "remove", keyed]).check_code(0);
     checking.stop();
+
+    // Headers of its own, whose values nobody is shown.
+    let heads = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let own =
+        json!({"url": format!("http://{}/", heads.local_addr().unwrap()), "headers": {"X-Tenant": "zürich"}});
+    let (status, refused) = client.post("/v1/endpoints", &own).await;
+    assert_eq!(
+        (status, &refused["errors"][0]["pointer"]),
+        (StatusCode::UNPROCESSABLE_ENTITY, &json!("/headers"))
+    );
+    let own = json!({"url": own["url"], "headers": {"X-Tenant": "zurich", "Authorization": "Bearer t0ken"}});
+    let (_, made) = client.post("/v1/endpoints", &own).await;
+    assert_eq!(
+        (&made["headers"], made.to_string().contains("t0ken")),
+        (&json!(["authorization", "x-tenant"]), false)
+    );
+    let path = format!("/v1/endpoints/{}", made["id"].as_str().unwrap());
+    let test = format!("{path}/test");
+    let (head, tried) = tokio::join!(
+        async {
+            let mut head = vec![0; 8_192];
+            let (mut stream, _) = heads.accept().await.unwrap();
+            let read = stream.read(&mut head).await.unwrap();
+            stream.write_all(b"HTTP/1.1 204 No Content\r\nconnection: close\r\n\r\n").await.unwrap();
+            String::from_utf8_lossy(&head[..read]).into_owned()
+        },
+        elsewhere.step(&test)
+    );
+    assert_eq!(tried.1["taken"], true, "{}", tried.1);
+    assert!(
+        head.contains("\r\nx-tenant: zurich\r\n") && head.contains("\r\nauthorization: Bearer t0ken\r\n"),
+        "{head}"
+    );
+    let request = client.request(Method::PATCH, &path).header("content-type", "application/json");
+    let without = request.body(r#"{"headers": {}}"#).send().await.unwrap().text().await.unwrap();
+    let without: Value = serde_json::from_str(&without).unwrap();
+    assert_eq!(without["headers"], json!([]));
+    assert_eq!(client.request(Method::DELETE, &path).send().await.unwrap().status(), StatusCode::NO_CONTENT);
 
     // One that nobody listens at is told so at once.
     let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();

@@ -7,7 +7,9 @@
 use std::collections::{BTreeSet, VecDeque};
 
 use bytes::Bytes;
-use promptmill_domain::{Batch, BatchId, BatchState, Endpoint, FailureKind, Head, ItemCode, TenantId};
+use promptmill_domain::{
+    Batch, BatchId, BatchState, Endpoint, FailureKind, Head, ItemCode, Milestone, TenantId,
+};
 use promptmill_ports::{
     BatchFilter, BlockIds, Delivery, Installation, PageLimit, Part, StoreError, StoreResult, StoredOutcome,
     TemplateKey,
@@ -239,7 +241,8 @@ impl<S: Sink> Export<'_, S> {
         let mut deliveries = self.store.deliveries(self.tenant, batch.id, DELIVERIES).await?;
         deliveries.sort_by_key(|delivery| (delivery.created_ms, delivery.id));
         for delivery in deliveries {
-            if delivery.event.ver_in(batch.id).is_none_or(|ver| ver <= batch.ver) {
+            let is_told = |ver| ver <= batch.ver || ver >= Milestone::FIRST_VER;
+            if delivery.event.ver_in(batch.id).is_none_or(is_told) {
                 self.out.put(&Record::Delivery(Box::new(delivery_record(delivery))))?;
             }
         }

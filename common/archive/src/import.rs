@@ -227,7 +227,7 @@ fn delivery_of(batch: &Replay<'_>, record: DeliveryRecord) -> Delivery {
     Delivery {
         id: record.id,
         tenant: batch.tenant().clone(),
-        batch: batch.id(),
+        batch: Some(batch.id()),
         event: record.event,
         kind: record.kind,
         url: record.url,

@@ -50,6 +50,7 @@ impl Summary {
             }
             Record::Endpoint(endpoint) => {
                 endpoint.secrets.iter().for_each(|secret| self.note_sealed(&secret.sealed));
+                endpoint.headers.iter().for_each(|headers| self.note_sealed(&headers.sealed));
                 return;
             }
             Record::Claim(claim) => {

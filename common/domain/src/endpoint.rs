@@ -38,6 +38,12 @@ pub struct Endpoint {
     pub kinds: Vec<EventKind>,
     /// What its events are signed with, the newest secret first.
     pub secrets: Vec<EndpointSecret>,
+    /// What stands in its requests beside the usual.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub headers: Option<EndpointHeaders>,
+    /// The most requests to it in a second, over time; `None` for as many as there are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_per_second: Option<u32>,
     /// Whether it is told.
     pub state: EndpointState,
     /// Since when nothing reached it, where tries failed since then.
@@ -58,6 +64,15 @@ pub struct Failing {
     pub since_ms: u64,
     /// When the last was made, to an hour.
     pub last_ms: u64,
+}
+
+/// Headers of an endpoint's requests that its tenant set.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EndpointHeaders {
+    /// Their names, in lower case.
+    pub names: Vec<String>,
+    /// All of them as a JSON object, as it is kept: encrypted, because values may be credentials.
+    pub sealed: String,
 }
 
 /// A signing secret of an endpoint.
@@ -118,6 +133,11 @@ impl Endpoint {
     /// What its secrets are sealed for: a copy of one elsewhere does not open.
     pub fn context(tenant: &TenantId, id: EndpointId) -> String {
         format!("{tenant}|endpoint|{id}")
+    }
+
+    /// What its headers are sealed for.
+    pub fn headers_context(tenant: &TenantId, id: EndpointId) -> String {
+        format!("{tenant}|endpoint|{id}|headers")
     }
 
     /// Whether it is to be told of an event of that kind which happened then.
@@ -207,6 +227,8 @@ mod tests {
             description: None,
             kinds: vec![],
             secrets: vec![secret("one", None)],
+            headers: None,
+            max_per_second: None,
             state: EndpointState::Enabled,
             failing: None,
             created_ms: 10_000,

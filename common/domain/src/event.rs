@@ -29,11 +29,14 @@ pub enum EventKind {
     /// As many of its items have an outcome as it was to tell of.
     #[serde(rename = "batch.progress")]
     BatchProgress,
+    /// An endpoint of the tenant is switched off, and not because somebody asked for it. The others are told.
+    #[serde(rename = "endpoint.disabled")]
+    EndpointDisabled,
 }
 
 impl EventKind {
     /// Every one.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::BatchCompleted,
         Self::BatchFailed,
         Self::BatchCancelled,
@@ -41,6 +44,7 @@ impl EventKind {
         Self::BatchPaused,
         Self::BatchStarted,
         Self::BatchProgress,
+        Self::EndpointDisabled,
     ];
 
     /// The type on the wire (Standard Webhooks: dot-separated words).
@@ -53,6 +57,7 @@ impl EventKind {
             Self::BatchPaused => "batch.paused",
             Self::BatchStarted => "batch.started",
             Self::BatchProgress => "batch.progress",
+            Self::EndpointDisabled => "endpoint.disabled",
         }
     }
 
@@ -99,7 +104,10 @@ impl Milestone {
         }
     }
 
-    /// The id of its event, the same whoever asks. No version of a batch is that large.
+    /// No version of a batch is as large as what stands in its place in the id of a milestone's event, which is this at least.
+    pub const FIRST_VER: u64 = u64::MAX - u8::MAX as u64;
+
+    /// The id of its event, the same whoever asks.
     pub const fn event_id(self, batch: BatchId) -> EventId {
         let nth = match self {
             Self::Started => 0,

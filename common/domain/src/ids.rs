@@ -179,6 +179,12 @@ impl EventId {
         Self::from_bytes((id ^ ver as u128).to_be_bytes())
     }
 
+    /// The id of an endpoint's being switched off at that moment, likewise.
+    pub const fn of_endpoint(endpoint: EndpointId, at_ms: u64) -> Self {
+        let id = u128::from_be_bytes(*endpoint.as_bytes());
+        Self::from_bytes((id ^ at_ms as u128).to_be_bytes())
+    }
+
     /// The version that the change gave `batch`, of an id that [`of_batch`](Self::of_batch) made.
     pub fn ver_in(self, batch: BatchId) -> Option<u64> {
         let mixed = u128::from_be_bytes(self.0) ^ u128::from_be_bytes(*batch.as_bytes());

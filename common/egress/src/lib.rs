@@ -6,6 +6,7 @@
 
 mod address;
 mod client;
+mod extra_headers;
 mod policy;
 mod resolver;
 pub mod retry;
@@ -14,6 +15,7 @@ pub mod signature;
 
 pub use address::is_public;
 pub use client::{Answer, ClientError, Deadlines, GuardedClient, MAX_ANSWER_BYTES, SendError};
+pub use extra_headers::{HeadersRefused, extra_headers};
 pub use ipnet::IpNet;
 pub use policy::{MAX_URL_BYTES, UrlPolicy, UrlRefused, vet_url};
 pub use reqwest::header::HeaderMap;

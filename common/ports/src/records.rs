@@ -347,13 +347,13 @@ pub struct DeliveryAttempt {
     pub answer: Option<String>,
 }
 
-/// A try of a delivery and what follows from it.
+/// What was done with a delivery that is due, and what follows from it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Attempted {
     /// Of which delivery.
     pub id: DeliveryId,
-    /// What came of it.
-    pub attempt: DeliveryAttempt,
+    /// What came of the try; `None` where there was none and it is put off.
+    pub attempt: Option<DeliveryAttempt>,
     /// Where the delivery stands then.
     pub state: DeliveryState,
     /// When it is tried again, where it is.
@@ -376,8 +376,8 @@ pub struct Delivery {
     pub id: DeliveryId,
     /// Whose it is.
     pub tenant: TenantId,
-    /// The batch it tells of.
-    pub batch: BatchId,
+    /// The batch it tells of; `None` where it tells of none.
+    pub batch: Option<BatchId>,
     /// The event, which is the `webhook-id` on the wire.
     pub event: EventId,
     /// What happened.
@@ -410,7 +410,7 @@ pub trait Deliveries: Send + Sync {
     /// them before; they are answered with that due time. A crash repeats the try: at least once.
     async fn take_due(&self, now_ms: u64, until_ms: u64, limit: u32) -> StoreResult<Vec<Delivery>>;
 
-    /// Adds tries and says what follows, of each delivery once. A delivery that is not pending stays as it is, one that went with its batch
+    /// Adds tries, and puts deliveries off, and says what follows, of each delivery once. A delivery that is not pending stays as it is, one that went with its batch
     /// stays gone, and a try that equals the last one is not added again, so the step may be repeated.
     async fn record_attempts(&self, attempts: &[Attempted]) -> StoreResult<()>;
 

@@ -33,7 +33,7 @@ pub(crate) const REPLIES: &str = "replies";
 pub(crate) const USAGE: &str = "usage";
 /// `_id` tenant + day: rows it submitted.
 pub(crate) const SUBMITTED: &str = "submitted";
-/// `_id` delivery; `batch` is the batch it tells of, as binary, so that they go with it.
+/// `_id` delivery; `batch` is the batch it tells of, if it does of one, as binary, so that they go with it.
 pub(crate) const DELIVERIES: &str = "deliveries";
 /// `_id` endpoint.
 pub(crate) const ENDPOINTS: &str = "endpoints";

@@ -146,17 +146,20 @@ const fn name(state: DeliveryState) -> &'static str {
 /// The update that adds a try and says what follows.
 fn recorded(made: &Attempted) -> Update {
     let Attempted { id, attempt, state, due_ms } = made;
-    // A literal: the words of an error may look like an expression.
-    let attempt = doc! { "$literal": attempt_to_document(attempt) };
-    let longer = doc! { "$concatArrays": ["$attempts", [attempt.clone()]] };
-    // A caller that repeats the step after an unknown result made the same attempt once.
-    let attempts = doc! { "$cond": [
-        { "$eq": [{ "$last": "$attempts" }, attempt] },
-        "$attempts",
-        { "$slice": [longer, -MAX_ATTEMPTS] },
-    ] };
-    let change =
-        vec![doc! { "$set": { "attempts": attempts, "state": name(*state), "due_ms": int(*due_ms) } }];
+    let mut set = doc! { "state": name(*state), "due_ms": int(*due_ms) };
+    if let Some(attempt) = attempt {
+        // A literal: the words of an error may look like an expression.
+        let attempt = doc! { "$literal": attempt_to_document(attempt) };
+        let longer = doc! { "$concatArrays": ["$attempts", [attempt.clone()]] };
+        // A caller that repeats the step after an unknown result made the same attempt once.
+        let attempts = doc! { "$cond": [
+            { "$eq": [{ "$last": "$attempts" }, attempt] },
+            "$attempts",
+            { "$slice": [longer, -MAX_ATTEMPTS] },
+        ] };
+        set.insert("attempts", attempts);
+    }
+    let change = vec![doc! { "$set": set }];
     // One that is over, or went with its batch, does not match.
     let pending = doc! { "_id": binary(*id.as_bytes()), "state": PENDING };
     Update { change: Bson::from(change), ..Update::one(pending, Document::new()) }
@@ -167,7 +170,6 @@ fn to_document(delivery: &Delivery) -> Document {
     let mut document = doc! {
         "_id": binary(*delivery.id.as_bytes()),
         "tenant": delivery.tenant.as_str(),
-        "batch": binary(*delivery.batch.as_bytes()),
         "event": binary(*delivery.event.as_bytes()),
         "kind": to_json(&delivery.kind),
         "url": &delivery.url,
@@ -178,6 +180,9 @@ fn to_document(delivery: &Delivery) -> Document {
         "created_ms": int(delivery.created_ms),
         "attempts": attempts,
     };
+    if let Some(batch) = &delivery.batch {
+        document.insert("batch", binary(*batch.as_bytes()));
+    }
     if let Some(endpoint) = &delivery.endpoint {
         document.insert("endpoint", binary(*endpoint.as_bytes()));
     }
@@ -196,7 +201,7 @@ fn from_document(document: &Document) -> StoreResult<Delivery> {
     Ok(Delivery {
         id: DeliveryId::from_bytes(fields.id("_id")?),
         tenant: fields.tenant("tenant")?,
-        batch: BatchId::from_bytes(fields.id("batch")?),
+        batch: fields.maybe_id("batch")?.map(BatchId::from_bytes),
         event: EventId::from_bytes(fields.id("event")?),
         kind: from_json(fields.text("kind")?, "the kind of an event")?,
         url: fields.text("url")?.to_owned(),

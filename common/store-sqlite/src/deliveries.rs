@@ -127,7 +127,8 @@ fn add(db: &Connection, delivery: &Delivery) -> Result<(), Fault> {
     db.prepare_cached(&sql)?.execute(params![
         delivery.id.as_bytes(),
         delivery.tenant.as_str(),
-        delivery.batch.as_bytes(),
+        // The column must hold something: nothing of one that tells of no batch.
+        delivery.batch.as_ref().map_or(&[][..], |batch| batch.as_bytes()),
         delivery.event.as_bytes(),
         to_json(&delivery.kind),
         number(delivery.state),
@@ -166,7 +167,9 @@ fn record_attempt(db: &Connection, made: &Attempted) -> Result<(), Fault> {
     let Some(attempts) = known else { return Ok(()) };
     let mut attempts: Vec<DeliveryAttempt> = from_json(&attempts, "the attempts of a delivery")?;
     // A caller that repeats the step after an unknown result made the same attempt once.
-    if attempts.last() != Some(attempt) {
+    if let Some(attempt) = attempt
+        && attempts.last() != Some(attempt)
+    {
         attempts.push(attempt.clone());
     }
     let excess = attempts.len().saturating_sub(MAX_ATTEMPTS);
@@ -191,7 +194,7 @@ const COLUMNS: &str =
 struct RawDelivery {
     id: [u8; 16],
     tenant: String,
-    batch: [u8; 16],
+    batch: Vec<u8>,
     event: [u8; 16],
     kind: String,
     state: i64,
@@ -233,7 +236,12 @@ impl RawDelivery {
         Ok(Delivery {
             id: DeliveryId::from_bytes(self.id),
             tenant: parse_tenant(&self.tenant)?,
-            batch: BatchId::from_bytes(self.batch),
+            batch: match &self.batch[..] {
+                [] => None,
+                batch => Some(BatchId::from_bytes(
+                    batch.try_into().map_err(|_| Fault::corrupt("the batch of a delivery"))?,
+                )),
+            },
             event: EventId::from_bytes(self.event),
             kind: from_json(&self.kind, "the kind of an event")?,
             url: self.url,

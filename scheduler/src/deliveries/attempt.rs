@@ -4,13 +4,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use promptmill_domain::{Endpoint, EndpointState, Reached};
-use promptmill_egress::{Answer, GuardedClient, HeaderMap, SendError, Signer, signature};
+use promptmill_egress::{Answer, GuardedClient, HeaderMap, SendError, Signer, extra_headers, signature};
 use promptmill_ports::{Attempted, Delivery, DeliveryAttempt, DeliveryState, StoreError, StoreResult};
 use promptmill_runtime::Engine;
 use secrecy::ExposeSecret as _;
 use tokio::time::Instant;
 
 use super::book::Book;
+use super::disabled;
 use crate::config::Webhooks;
 
 /// The status by which a receiver says that it wants no more.
@@ -72,7 +73,7 @@ impl Attempt {
         };
         let delivery = &self.delivery;
         tracing::debug!(
-            batch.id = %delivery.batch,
+            batch.id = delivery.batch.map(tracing::field::display),
             delivery.id = %delivery.id,
             attempt.number = delivery.attempts.len() + 1,
             duration_ms = attempt.duration_ms,
@@ -80,14 +81,14 @@ impl Attempt {
             "a delivery was tried"
         );
         if state == DeliveryState::GivenUp {
-            tracing::warn!(batch.id = %delivery.batch, delivery.id = %delivery.id, result = tried.class, "a delivery was given up");
+            tracing::warn!(batch.id = delivery.batch.map(tracing::field::display), delivery.id = %delivery.id, result = tried.class, "a delivery was given up");
         }
         if let Some(Receiver { endpoint: Some(endpoint), .. }) = &to
             && !OURS.contains(&tried.class)
         {
             self.tell_endpoint(endpoint, &attempt).await;
         }
-        Some(Attempted { id: delivery.id, attempt, state, due_ms })
+        Some(Attempted { id: delivery.id, attempt: Some(attempt), state, due_ms })
     }
 
     fn later(&self, now_ms: u64, retry_after: Option<Duration>) -> (DeliveryState, u64) {
@@ -105,7 +106,9 @@ impl Attempt {
     async fn receiver(&self, now_ms: u64) -> StoreResult<Option<Receiver>> {
         let delivery = &self.delivery;
         let Some(id) = delivery.endpoint else {
-            let context = format!("{}|webhook|{}", delivery.tenant, delivery.batch);
+            // Nobody but its batch names who is to be told.
+            let Some(batch) = delivery.batch else { return Ok(None) };
+            let context = format!("{}|webhook|{batch}", delivery.tenant);
             let sealed = vec![delivery.sealed_secret.clone()];
             return Ok(Some(Receiver { url: delivery.url.clone(), context, sealed, endpoint: None }));
         };
@@ -125,7 +128,7 @@ impl Attempt {
             return Tried::unsent("client", "this installation cannot call receivers");
         };
         let Some(headers) = self.headers(to, timestamp_s) else {
-            return Tried::unsent("secret", "the signing secret cannot be opened");
+            return Tried::unsent("secret", "the signing secret or the headers cannot be opened");
         };
         match client.post(&to.url, headers, self.delivery.body.clone(), self.webhooks.deadlines).await {
             Ok(answer) => Tried::of(&answer),
@@ -133,7 +136,7 @@ impl Attempt {
         }
     }
 
-    /// The signed headers; `None` when a secret does not open.
+    /// The signed headers, and those that the tenant set; `None` when something of them does not open.
     fn headers(&self, to: &Receiver, timestamp_s: u64) -> Option<HeaderMap> {
         let delivery = &self.delivery;
         let open = |sealed: &String| {
@@ -147,7 +150,14 @@ impl Attempt {
             Signer::parse(std::str::from_utf8(opened.expose_secret()).ok()?)
         };
         let signers = to.sealed.iter().map(open).collect::<Option<Vec<_>>>()?;
-        signature::headers(&delivery.event.to_string(), timestamp_s, &delivery.body, &signers).ok()
+        let mut headers =
+            signature::headers(&delivery.event.to_string(), timestamp_s, &delivery.body, &signers).ok()?;
+        if let Some(set) = to.endpoint.as_ref().and_then(|endpoint| endpoint.headers.as_ref()) {
+            let context = Endpoint::headers_context(&delivery.tenant, delivery.endpoint?);
+            let opened = self.webhooks.vault.open(&context, &set.sealed).ok()?;
+            headers.extend(extra_headers(&serde_json::from_slice(opened.expose_secret()).ok()?).ok()?);
+        }
+        Some(headers)
     }
 
     /// Notes on its endpoint what the try came to, where that changes anything: since when it fails, and that it is switched off.
@@ -173,8 +183,10 @@ impl Attempt {
                 endpoint.ver += 1;
                 let is_off = endpoint.state != EndpointState::Enabled;
                 let done = records.put_endpoint(&endpoint).await?;
-                if done && is_off {
+                if done && is_off && known.state == EndpointState::Enabled {
                     tracing::warn!(endpoint.id = %id, "an endpoint is switched off; it was not reached for long, or wants no more");
+                    self.book.forget(&endpoint.tenant);
+                    disabled::tell(&self.engine, &self.book, &self.webhooks.schedule, &endpoint).await?;
                 }
                 Ok(done)
             };

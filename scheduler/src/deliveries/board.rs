@@ -28,6 +28,8 @@ const WAITING_FOR_SLOW: usize = 8;
 #[derive(Debug)]
 pub(super) struct Taken {
     pub(super) delivery: Delivery,
+    /// Its try may not begin before; `None` of one whose endpoint does not mind how often it is called. The others of its host do not wait for it.
+    pub(super) turn: Option<Instant>,
     /// From when on someone else might take it before a try is over.
     pub(super) begin_until: Instant,
 }
@@ -75,14 +77,19 @@ impl Board {
     }
 
     pub(super) fn put(&mut self, taken: Taken) {
-        self.hosts.entry(host_of(&taken.delivery.url)).or_default().waiting.push_back(taken);
+        let host = host_of(&taken.delivery.url);
+        let name = match (taken.turn, taken.delivery.endpoint) {
+            (Some(_), Some(endpoint)) => format!("{host} {endpoint}").into(),
+            _ => host,
+        };
+        self.hosts.entry(name).or_default().waiting.push_back(taken);
         self.waiting += 1;
     }
 
     /// The next delivery to try, which is under way from then on, and its host. One that waited here for too long is left to be taken again.
     pub(super) fn next(&mut self, now: Instant) -> Option<(Arc<str>, Delivery)> {
         loop {
-            let name = self.next_host()?;
+            let name = self.next_host(now)?;
             let host = self.hosts.get_mut(&name)?;
             let taken = host.waiting.pop_front()?;
             self.waiting -= 1;
@@ -99,7 +106,7 @@ impl Board {
     }
 
     /// The host behind the last one that has something waiting and a place.
-    fn next_host(&self) -> Option<Arc<str>> {
+    fn next_host(&self, now: Instant) -> Option<Arc<str>> {
         let behind = self.hosts.range::<str, _>((Bound::Excluded(&*self.last), Bound::Unbounded));
         let around = self.hosts.range::<str, _>((Bound::Unbounded, Bound::Included(&*self.last)));
         let room = self.trying + self.trying_slow < self.concurrency * ALL_PLACES;
@@ -110,7 +117,9 @@ impl Board {
         }
         let may = |host: &Host| {
             let has_room = if host.slow_until.is_some() { room_for_slow } else { room_for_others };
-            has_room && !host.waiting.is_empty() && host.trying < self.per_host
+            let may_begin =
+                host.waiting.front().is_some_and(|first| first.turn.is_none_or(|turn| turn <= now));
+            has_room && may_begin && host.trying < self.per_host
         };
         behind.chain(around).find(|(_, host)| may(host)).map(|(name, _)| name.clone())
     }
@@ -175,14 +184,14 @@ fn host_of(url: &str) -> Arc<str> {
 mod tests {
     use super::*;
     use bytes::Bytes;
-    use promptmill_domain::{BatchId, DeliveryId, EventId, EventKind, TenantId};
+    use promptmill_domain::{BatchId, DeliveryId, EndpointId, EventId, EventKind, TenantId};
     use promptmill_ports::DeliveryState;
 
     fn taken(url: &str, begin_until: Instant) -> Taken {
         let delivery = Delivery {
             id: DeliveryId::from_bytes([1; 16]),
             tenant: TenantId::default_tenant(),
-            batch: BatchId::from_bytes([2; 16]),
+            batch: Some(BatchId::from_bytes([2; 16])),
             event: EventId::from_bytes([1; 16]),
             kind: EventKind::BatchCompleted,
             url: url.to_owned(),
@@ -194,7 +203,7 @@ mod tests {
             attempts: vec![],
             created_ms: 0,
         };
-        Taken { delivery, begin_until }
+        Taken { delivery, turn: None, begin_until }
     }
 
     const QUICK: Duration = Duration::from_millis(50);
@@ -273,6 +282,22 @@ mod tests {
         assert_eq!(begun(&mut board, soon), ["b:80"]);
         board.finished("b:80", QUICK, soon);
         assert_eq!(begun(&mut board, soon), ["e:80"]);
+    }
+
+    #[test]
+    fn what_may_not_begin_yet_waits_and_holds_up_nobody_else() {
+        let now = Instant::now();
+        let later = now + Duration::from_secs(60);
+        let mut board = Board::new(64, 4);
+        let soon = now + Duration::from_millis(100);
+        let endpoint = EndpointId::from_bytes([7; 16]);
+        let mut paced = taken("http://a/", later);
+        (paced.delivery.endpoint, paced.turn) = (Some(endpoint), Some(soon));
+        board.put(paced);
+        board.put(taken("http://a/", later));
+        board.put(taken("http://b/", later));
+        assert_eq!(begun(&mut board, now + Duration::from_millis(50)), ["a:80", "b:80"]);
+        assert_eq!(begun(&mut board, soon), [format!("a:80 {endpoint}")]);
     }
 
     #[test]

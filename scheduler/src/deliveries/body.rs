@@ -6,7 +6,9 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use jiff::Timestamp;
-use promptmill_domain::{Batch, BatchState, Counts, Event, FailureKind, Money, PauseReason};
+use promptmill_domain::{
+    Batch, BatchState, Counts, Endpoint, Event, EventKind, FailureKind, Money, PauseReason, WhyDisabled,
+};
 use serde::Serialize;
 use serde_json::value::RawValue;
 
@@ -81,6 +83,38 @@ pub(super) fn of(event: &Event, batch: &Batch, counts: &Counts, as_of_ms: u64) -
     serde_json::to_vec(&body).expect("numbers, texts and maps by text are written into memory").into()
 }
 
+#[derive(Serialize)]
+struct DisabledBody<'a> {
+    r#type: &'static str,
+    timestamp: String,
+    data: Disabled<'a>,
+}
+
+#[derive(Serialize)]
+struct Disabled<'a> {
+    endpoint_id: String,
+    url: &'a str,
+    description: Option<&'a str>,
+    because: WhyDisabled,
+    failing_since: Option<String>,
+}
+
+/// The bytes that tell of an endpoint which was switched off then.
+pub(super) fn of_disabled(endpoint: &Endpoint, why: WhyDisabled, at_ms: u64) -> Bytes {
+    let body = DisabledBody {
+        r#type: EventKind::EndpointDisabled.as_str(),
+        timestamp: time(at_ms),
+        data: Disabled {
+            endpoint_id: endpoint.id.to_string(),
+            url: &endpoint.url,
+            description: endpoint.description.as_deref(),
+            because: why,
+            failing_since: endpoint.failing.map(|failing| time(failing.since_ms)),
+        },
+    };
+    serde_json::to_vec(&body).expect("texts are written into memory").into()
+}
+
 fn counts_view(counts: &Counts, as_of_ms: u64) -> CountsView {
     CountsView {
         as_of: time(as_of_ms),
@@ -119,7 +153,7 @@ fn time(unix_ms: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use promptmill_domain::{BatchId, BatchLimits, BatchSpec, EventId, EventKind, LaneId, TenantId, Totals};
+    use promptmill_domain::{BatchId, BatchLimits, BatchSpec, EventId, LaneId, TenantId, Totals};
 
     fn body(state: BatchState, kind: EventKind, counts: &Counts) -> serde_json::Value {
         let id = BatchId::from_bytes([1; 16]);

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use promptmill_domain::{Endpoint, EndpointId, TenantId};
-use promptmill_ports::{Records, StoreError, StoreResult};
+use promptmill_ports::{Delivery, Records, StoreError, StoreResult};
 use tokio::time::Instant;
 
 /// Tenants that are remembered; what is outdated goes when there are more.
@@ -60,6 +60,28 @@ impl Book {
         }
         let endpoints = self.endpoints(tenant).await?;
         endpoints.iter().find(|endpoint| endpoint.id == id).cloned().ok_or(StoreError::NotFound)
+    }
+
+    /// Deliveries with the most requests a second that their endpoints want. What is not known of an endpoint is found out when it is tried.
+    pub(super) async fn with_rates(
+        &self,
+        deliveries: Vec<Delivery>,
+    ) -> StoreResult<Vec<(Delivery, Option<u32>)>> {
+        let mut rates: HashMap<EndpointId, Option<u32>> = HashMap::new();
+        for delivery in &deliveries {
+            if let Some(id) = delivery.endpoint
+                && !rates.contains_key(&id)
+            {
+                let endpoints = self.endpoints(&delivery.tenant).await?;
+                rates.insert(id, None);
+                rates.extend(endpoints.iter().map(|endpoint| (endpoint.id, endpoint.max_per_second)));
+            }
+        }
+        let with_rate = |delivery: Delivery| {
+            let rate = delivery.endpoint.and_then(|id| rates.get(&id).copied().flatten());
+            (delivery, rate)
+        };
+        Ok(deliveries.into_iter().map(with_rate).collect())
     }
 
     /// Those of the tenant were changed by us.

@@ -109,12 +109,10 @@ pub(super) async fn deliveries(
         },
     };
     let now_ms = engine.clock.now_ms();
-    let wait = schedule.next(0, 0.0, None).unwrap_or_default();
-    let due_ms = now_ms.saturating_add(u64::try_from(wait.as_millis()).unwrap_or(u64::MAX));
     let delivery = |id, url: &str, sealed_secret: &str, endpoint| Delivery {
         id,
         tenant: event.tenant.clone(),
-        batch: event.batch,
+        batch: Some(event.batch),
         event: event.id,
         kind: event.kind,
         url: url.to_owned(),
@@ -122,7 +120,7 @@ pub(super) async fn deliveries(
         endpoint,
         body: body.clone(),
         state: DeliveryState::Pending,
-        due_ms,
+        due_ms: first_due(schedule, now_ms),
         attempts: vec![],
         created_ms: now_ms,
     };
@@ -133,4 +131,10 @@ pub(super) async fn deliveries(
         delivery(DeliveryId::to_endpoint(event.id, endpoint.id), &endpoint.url, "", Some(endpoint.id))
     });
     Ok(to_webhook.chain(to_endpoints).collect())
+}
+
+/// When a delivery made now is tried first.
+pub(super) fn first_due(schedule: &Schedule, now_ms: u64) -> u64 {
+    let wait = schedule.next(0, 0.0, None).unwrap_or_default();
+    now_ms.saturating_add(u64::try_from(wait.as_millis()).unwrap_or(u64::MAX))
 }

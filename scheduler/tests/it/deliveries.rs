@@ -5,12 +5,12 @@ use std::sync::{Arc, Once};
 use std::time::Duration;
 
 use promptmill_domain::{
-    BatchEvent, BatchId, BatchState, DeliveryId, Endpoint, EndpointId, EndpointSecret, EndpointState,
-    EventId, EventKind, PauseReason, Webhook, WhyDisabled,
+    BatchEvent, BatchId, BatchState, DeliveryId, Endpoint, EndpointHeaders, EndpointId, EndpointSecret,
+    EndpointState, EventId, EventKind, PauseReason, Webhook, WhyDisabled,
 };
 use promptmill_egress::retry::Schedule;
 use promptmill_egress::{Deadlines, UrlPolicy};
-use promptmill_ports::{Delivery, DeliveryState, MemoryHub, NewBatch, Replay};
+use promptmill_ports::{Delivery, DeliveryState, MemoryHub, NewBatch, Replay, Tenant};
 use promptmill_scheduler::{Scheduler, SchedulerConfig, Webhooks};
 use promptmill_vault::Vault;
 
@@ -332,7 +332,10 @@ async fn a_secret_that_does_not_open_is_a_failed_try_and_nothing_is_sent() {
         .await;
     scene.steer(batch, BatchEvent::Pause(PauseReason::Requested)).await;
     let delivery = ended(&scene, batch, DeliveryState::GivenUp).await;
-    assert_eq!(delivery.attempts[0].error.as_deref(), Some("the signing secret cannot be opened"));
+    assert_eq!(
+        delivery.attempts[0].error.as_deref(),
+        Some("the signing secret or the headers cannot be opened")
+    );
     scheduler.stop().await;
     assert!(receiver.got().is_empty());
 }
@@ -364,6 +367,8 @@ async fn endpoint(scene: &Scene, url: &str, kinds: &[EventKind]) -> Endpoint {
         url: url.to_owned(),
         description: None,
         kinds: kinds.to_vec(),
+        headers: None,
+        max_per_second: None,
         secrets: vec![EndpointSecret { sealed, public_key: None, until_ms: None, request: None }],
         state: EndpointState::Enabled,
         failing: None,
@@ -479,7 +484,11 @@ async fn an_endpoint_that_wants_no_more_or_fails_for_five_days_is_switched_off_a
     let scene = Scene::on(MemoryHub::new()).await;
     let (gone, failing) =
         (Receiver::new(|_| Reply::status(410)).await, Receiver::new(|_| Reply::status(503)).await);
-    let (one, two) = (endpoint(&scene, &gone.url(), &[]).await, endpoint(&scene, &failing.url(), &[]).await);
+    let paused = [EventKind::BatchPaused];
+    let (one, two) =
+        (endpoint(&scene, &gone.url(), &paused).await, endpoint(&scene, &failing.url(), &paused).await);
+    let watching = Receiver::taking().await;
+    endpoint(&scene, &watching.url(), &[EventKind::EndpointDisabled]).await;
     // With the jitter less than the longest time that tries lie apart.
     let days = Duration::from_secs(164_160);
     let schedule = Schedule::of(vec![Duration::ZERO, days, days, days, days]);
@@ -523,7 +532,96 @@ async fn an_endpoint_that_wants_no_more_or_fails_for_five_days_is_switched_off_a
         .await;
     assert_eq!(deliveries(&scene, later).await, []);
     assert_eq!((gone.got().len(), failing.got().len()), (1, 4));
+    // The tenant's other endpoint was told of both.
+    let told: Vec<_> = watching.gets(2).await.iter().map(|got| (got.id().to_owned(), got.json())).collect();
+    for ((_, event), (off, why)) in told.iter().zip([(&one, "gone"), (&two, "failing")]) {
+        assert_eq!(
+            (&event["type"], &event["data"]["because"]),
+            (&"endpoint.disabled".into(), &why.into()),
+            "{event}"
+        );
+        assert_eq!(
+            (event["data"]["endpoint_id"].as_str(), &event["data"]["url"]),
+            (Some(&*off.id.to_string()), &off.url.clone().into())
+        );
+    }
+    assert_ne!(told[0].0, told[1].0);
     scheduler.stop().await;
+    assert_eq!(watching.got().len(), 2);
+}
+
+#[tokio::test]
+async fn what_an_endpoint_wants_in_its_requests_stands_there_beside_the_signature() {
+    let scene = Scene::on(MemoryHub::new()).await;
+    let receiver = Receiver::taking().await;
+    let mut keyed = endpoint(&scene, &receiver.url(), &[]).await;
+    let context = Endpoint::headers_context(&scene.tenant, keyed.id);
+    let sealed = vault().seal(&context, br#"{"Authorization":"Bearer token","X-Tenant":"one"}"#).unwrap();
+    keyed.headers = Some(EndpointHeaders { names: vec![], sealed });
+    keyed.ver += 1;
+    assert!(scene.engine.records.put_endpoint(&keyed).await.unwrap());
+    let scheduler = delivering(&scene, webhooks(1));
+    paused_alone(&scene).await;
+    let got = receiver.gets(1).await.remove(0);
+    got.check_signed_with(SECRET);
+    assert_eq!((&*got.headers["authorization"], &*got.headers["x-tenant"]), ("Bearer token", "one"));
+    scheduler.stop().await;
+}
+
+#[tokio::test]
+async fn an_endpoint_that_wants_few_requests_a_second_gets_them_one_after_the_other_and_all_of_them() {
+    let scene = Scene::on(MemoryHub::new()).await;
+    let (slow, quick) = (Receiver::taking().await, Receiver::taking().await);
+    let mut few = endpoint(&scene, &slow.url(), &[]).await;
+    (few.max_per_second, few.ver) = (Some(10), 2);
+    assert!(scene.engine.records.put_endpoint(&few).await.unwrap());
+    endpoint(&scene, &quick.url(), &[]).await;
+    // More than wait in memory for a turn within two seconds.
+    for _ in 0..30 {
+        paused_alone(&scene).await;
+    }
+    let begun = std::time::Instant::now();
+    let scheduler = delivering(&scene, webhooks(1));
+    quick.gets(30).await;
+    assert!(slow.got().len() < 30, "nobody waits for it");
+    slow.gets(21).await;
+    assert!(begun.elapsed() >= Duration::from_millis(1_900), "{:?}", begun.elapsed());
+    // The clock of what was put off is the scene's.
+    scene.clock.advance_ms(5_000);
+    slow.gets(30).await;
+    assert!(begun.elapsed() >= Duration::from_millis(2_800), "{:?}", begun.elapsed());
+    scheduler.stop().await;
+    let ids: HashSet<_> = slow.got().iter().map(|got| got.id().to_owned()).collect();
+    assert_eq!((ids.len(), slow.got().len()), (30, 30));
+}
+
+#[tokio::test]
+async fn what_a_process_that_died_did_not_tell_of_an_endpoint_the_next_one_does_once() {
+    let scene = Scene::on(MemoryHub::new()).await;
+    let tenant = Tenant { id: scene.tenant.clone(), created_ms: scene.engine.clock.now_ms() };
+    scene.engine.records.add_tenant(&tenant).await.unwrap();
+    let watching = Receiver::taking().await;
+    let watcher = endpoint(&scene, &watching.url(), &[]).await;
+    let mut off = endpoint(&scene, "http://127.0.0.1:9/", &[]).await;
+    off.state = EndpointState::Disabled { why: WhyDisabled::Gone, at_ms: scene.engine.clock.now_ms() };
+    off.ver += 1;
+    assert!(scene.engine.records.put_endpoint(&off).await.unwrap());
+    // Whom somebody switched off is nobody's surprise.
+    let mut asked = endpoint(&scene, "http://127.0.0.1:9/", &[]).await;
+    asked.state = EndpointState::Disabled { why: WhyDisabled::Requested, at_ms: scene.engine.clock.now_ms() };
+    asked.ver += 1;
+    assert!(scene.engine.records.put_endpoint(&asked).await.unwrap());
+    for _ in 0..2 {
+        let scheduler = delivering(&scene, webhooks(1));
+        assert_eq!(watching.gets(1).await[0].json()["data"]["endpoint_id"], off.id.to_string());
+        // An event behind it shows that there is no other one before it.
+        let batch = paused_alone(&scene).await;
+        eventually("the pause is told", async || told(&watching.got(), batch).len() == 1).await;
+        scheduler.stop().await;
+    }
+    assert_eq!(watching.got().len(), 3);
+    let to_it = scene.engine.records.deliveries_to(&scene.tenant, watcher.id, 9).await.unwrap();
+    assert_eq!(to_it.iter().filter(|delivery| delivery.batch.is_none()).count(), 1);
 }
 
 /// What a receiver was told of a batch, in no order: the type of each event, and how far the batch was.

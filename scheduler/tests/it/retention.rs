@@ -110,7 +110,7 @@ async fn claims_generations_and_deliveries_are_forgotten() {
     let delivery = |id: u8, state| Delivery {
         id: DeliveryId::from_bytes([id; 16]),
         tenant: scene.tenant.clone(),
-        batch,
+        batch: Some(batch),
         event: EventId::from_bytes([id; 16]),
         kind: EventKind::BatchCompleted,
         url: "https://receiver.test/".to_owned(),

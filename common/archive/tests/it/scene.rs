@@ -3,9 +3,9 @@
 use bytes::Bytes;
 use promptmill_domain::{
     Attempt, BatchEvent, BatchId, BatchLimits, BatchSpec, BatchState, ChunkId, DeliveryId, Endpoint,
-    EndpointId, EndpointSecret, EndpointState, EventKind, Failing, FailureKind, GenerationId, ItemCode,
-    KeyId, LaneId, LeaseToken, Money, ParkedItem, Release, SessionId, SettledItem, TemplateId, TenantId,
-    Tokens, Totals, UploadId, Webhook, WhyDisabled,
+    EndpointHeaders, EndpointId, EndpointSecret, EndpointState, EventKind, Failing, FailureKind,
+    GenerationId, ItemCode, KeyId, LaneId, LeaseToken, Money, ParkedItem, Release, SessionId, SettledItem,
+    TemplateId, TenantId, Tokens, Totals, UploadId, Webhook, WhyDisabled,
 };
 use promptmill_ports::{
     ApiKey, Claim, Claims, Delivery, DeliveryAttempt, DeliveryState, Generation, Installation, Lease,
@@ -94,6 +94,11 @@ impl<'a> Scene<'a> {
                 description: Some("billing, Zürich".to_owned()),
                 kinds: vec![EventKind::BatchPaused],
                 secrets: vec![secret(None), secret(Some(NOW + 9))],
+                headers: (n == 0).then(|| EndpointHeaders {
+                    names: vec!["x-tenant".to_owned()],
+                    sealed: "pmv1.fourth.AAAA".to_owned(),
+                }),
+                max_per_second: Some(7),
                 state,
                 failing: Some(Failing { since_ms: NOW, last_ms: NOW }),
                 created_ms: NOW + n,
@@ -358,7 +363,7 @@ impl<'a> Scene<'a> {
             let delivery = Delivery {
                 id: DeliveryId::to_batch_webhook(event.id),
                 tenant: self.tenant.clone(),
-                batch,
+                batch: Some(batch),
                 event: event.id,
                 kind: event.kind,
                 url: "https://receiver.example/hook".to_owned(),

@@ -72,6 +72,7 @@ macro_rules! records_conformance {
             a_delivery_that_was_taken_and_never_tried_is_due_again
             an_attempt_says_what_follows
             an_attempt_that_is_recorded_again_is_recorded_once
+            a_delivery_may_be_put_off_without_a_try
             a_delivery_that_is_over_never_changes
             a_delivery_is_tried_again_when_its_tenant_asks_for_it
             the_newest_attempts_of_many_are_kept

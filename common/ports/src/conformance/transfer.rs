@@ -70,6 +70,8 @@ pub async fn a_tenant_with_an_endpoint_is_told_of_batches_without_a_webhook(stor
         url: "https://receiver.example/".to_owned(),
         description: None,
         kinds: vec![],
+        headers: None,
+        max_per_second: None,
         secrets: vec![EndpointSecret {
             sealed: "sealed".to_owned(),
             public_key: None,

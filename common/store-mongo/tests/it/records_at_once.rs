@@ -126,7 +126,7 @@ async fn deliveries_that_are_due_are_shared_out_between_two_processes() {
         Delivery {
             id: DeliveryId::to_batch_webhook(event),
             tenant: tenant(),
-            batch: BatchId::from_bytes([1; 16]),
+            batch: Some(BatchId::from_bytes([1; 16])),
             event,
             kind: EventKind::BatchCompleted,
             url: "https://receiver.example/".to_owned(),

@@ -118,7 +118,7 @@ async fn deliveries(store: &MongoStore, tenant: &TenantId, before: &impl Fn()) {
         Delivery {
             id: DeliveryId::to_batch_webhook(event),
             tenant: tenant.clone(),
-            batch,
+            batch: Some(batch),
             event,
             kind: EventKind::BatchFailed,
             url: "https://receiver.example/".to_owned(),
@@ -142,7 +142,7 @@ async fn deliveries(store: &MongoStore, tenant: &TenantId, before: &impl Fn()) {
     let attempt = DeliveryAttempt { at_ms: NOW + 2, duration_ms: 5, status: Some(500), error, answer: None };
     for (delivery, state) in deliveries.iter().zip([DeliveryState::Pending, DeliveryState::GivenUp]) {
         before();
-        let made = Attempted { id: delivery.id, attempt: attempt.clone(), state, due_ms: NOW + 90 };
+        let made = Attempted { id: delivery.id, attempt: Some(attempt.clone()), state, due_ms: NOW + 90 };
         store.record_attempts(&[made]).await.unwrap();
     }
     let stored = store.deliveries(tenant, batch, 10).await.unwrap();
@@ -151,6 +151,11 @@ async fn deliveries(store: &MongoStore, tenant: &TenantId, before: &impl Fn()) {
     store.forget_deliveries(NOW + 9, 10).await.unwrap();
     assert_eq!(store.deliveries(tenant, batch, 10).await.unwrap().len(), 1);
     // Nothing of this round is due in the next.
-    let made = Attempted { id: deliveries[0].id, attempt, state: DeliveryState::Delivered, due_ms: NOW };
+    let made = Attempted {
+        id: deliveries[0].id,
+        attempt: Some(attempt),
+        state: DeliveryState::Delivered,
+        due_ms: NOW,
+    };
     store.record_attempts(&[made]).await.unwrap();
 }

@@ -27,7 +27,7 @@ fn delivery(batch: BatchId, n: u16) -> Delivery {
     Delivery {
         id: DeliveryId::to_batch_webhook(event),
         tenant: tenant(),
-        batch,
+        batch: Some(batch),
         event,
         kind: EventKind::BatchPaused,
         url: "https://receiver.example/hook".to_owned(),
@@ -99,8 +99,12 @@ async fn every_record_is_there_after_the_store_was_opened_again() {
     store.answer(&tenant, &claim.key, &answer).await.unwrap();
     store.put_generation(&generation).await.unwrap();
     store.add_deliveries(std::slice::from_ref(&sent)).await.unwrap();
-    let made =
-        Attempted { id: sent.id, attempt: attempt.clone(), state: DeliveryState::Pending, due_ms: NOW + 5 };
+    let made = Attempted {
+        id: sent.id,
+        attempt: Some(attempt.clone()),
+        state: DeliveryState::Pending,
+        due_ms: NOW + 5,
+    };
     store.record_attempts(&[made]).await.unwrap();
 
     let store = store.reopen();

@@ -32,7 +32,7 @@ async fn made(store: &dyn Records, due: &[u64]) -> (TenantId, BatchId, Vec<Deliv
 }
 
 async fn stored(store: &dyn Records, delivery: &Delivery) -> Delivery {
-    let all = store.deliveries(&delivery.tenant, delivery.batch, 100).await.unwrap();
+    let all = store.deliveries(&delivery.tenant, delivery.batch.unwrap(), 100).await.unwrap();
     all.into_iter().find(|stored| stored.id == delivery.id).unwrap()
 }
 
@@ -47,7 +47,7 @@ async fn record(
     state: DeliveryState,
     due_ms: u64,
 ) {
-    let attempt = attempt.clone();
+    let attempt = Some(attempt.clone());
     store.record_attempts(&[Attempted { id, attempt, state, due_ms }]).await.unwrap();
 }
 
@@ -115,8 +115,18 @@ pub async fn an_attempt_says_what_follows(store: &dyn Records) {
     );
 
     let ends = [
-        Attempted { id: one.id, attempt: taken(NOW + 60), state: DeliveryState::Delivered, due_ms: NOW + 60 },
-        Attempted { id: two.id, attempt: refused(NOW + 60), state: DeliveryState::GivenUp, due_ms: NOW + 60 },
+        Attempted {
+            id: one.id,
+            attempt: Some(taken(NOW + 60)),
+            state: DeliveryState::Delivered,
+            due_ms: NOW + 60,
+        },
+        Attempted {
+            id: two.id,
+            attempt: Some(refused(NOW + 60)),
+            state: DeliveryState::GivenUp,
+            due_ms: NOW + 60,
+        },
     ];
     store.record_attempts(&ends).await.unwrap();
     store.record_attempts(&[]).await.unwrap();
@@ -127,6 +137,22 @@ pub async fn an_attempt_says_what_follows(store: &dyn Records) {
     );
     assert_eq!(stored(store, two).await.state, DeliveryState::GivenUp);
     assert_eq!(store.take_due(u64::MAX, u64::MAX, 10).await.unwrap(), []);
+}
+
+/// Nothing is added to its tries.
+pub async fn a_delivery_may_be_put_off_without_a_try(store: &dyn Records) {
+    let (_, _, deliveries) = made(store, &[NOW]).await;
+    let delivery = &deliveries[0];
+    record(store, delivery.id, &refused(NOW), DeliveryState::Pending, NOW + 10).await;
+    let put_off =
+        Attempted { id: delivery.id, attempt: None, state: DeliveryState::Pending, due_ms: NOW + 70 };
+    store.record_attempts(std::slice::from_ref(&put_off)).await.unwrap();
+    let expected = Delivery { due_ms: NOW + 70, attempts: vec![refused(NOW)], ..delivery.clone() };
+    assert_eq!(stored(store, delivery).await, expected);
+    record(store, delivery.id, &taken(NOW + 70), DeliveryState::Delivered, NOW + 70).await;
+    let over = stored(store, delivery).await;
+    store.record_attempts(&[put_off]).await.unwrap();
+    assert_eq!(stored(store, delivery).await, over);
 }
 
 /// A caller that does not know whether its step was done repeats it.

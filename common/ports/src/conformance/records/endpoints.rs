@@ -14,6 +14,8 @@ fn endpoint(tenant: &TenantId, age: u64) -> Endpoint {
         url: "https://receiver.example/hook?a=ä".to_owned(),
         description: Some("the billing system".to_owned()),
         kinds: vec![EventKind::BatchCompleted],
+        headers: None,
+        max_per_second: None,
         secrets: vec![EndpointSecret {
             sealed: "pmv1.key.AAAA".to_owned(),
             public_key: None,
@@ -64,7 +66,7 @@ pub async fn an_endpoint_is_changed_only_by_who_knows_its_version(store: &dyn Re
     assert!(!store.put_endpoint(&Endpoint { ver: 3, ..second }).await.unwrap());
 }
 
-/// The newest first, its own alone.
+/// The newest first, its own alone, of whatever they tell.
 pub async fn an_endpoint_lists_what_goes_to_it(store: &dyn Records) {
     let tenant = fresh_tenant();
     let (id, other) = (EndpointId::at(NOW, rand::random()), EndpointId::at(NOW, rand::random()));
@@ -73,7 +75,9 @@ pub async fn an_endpoint_lists_what_goes_to_it(store: &dyn Records) {
         created_ms: NOW + age,
         ..fresh_delivery(&tenant, fresh_batch(), NOW)
     };
-    let all = [delivery(Some(id), 1), delivery(Some(other), 2), delivery(None, 3), delivery(Some(id), 4)];
+    // Not all tell of a batch.
+    let of_none = Delivery { batch: None, ..delivery(Some(id), 4) };
+    let all = [delivery(Some(id), 1), delivery(Some(other), 2), delivery(None, 3), of_none];
     store.add_deliveries(&all).await.unwrap();
     let [first, _, _, last] = &all;
     assert_eq!(store.deliveries_to(&tenant, id, 9).await.unwrap(), [last.clone(), first.clone()]);

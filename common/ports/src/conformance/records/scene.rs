@@ -67,7 +67,7 @@ pub(super) fn fresh_delivery(tenant: &TenantId, batch: BatchId, due_ms: u64) -> 
     Delivery {
         id: DeliveryId::to_batch_webhook(event),
         tenant: tenant.clone(),
-        batch,
+        batch: Some(batch),
         event,
         kind: EventKind::BatchCompleted,
         url: "https://receiver.example/hook?a=ä".to_owned(),

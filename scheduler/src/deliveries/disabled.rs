@@ -1,0 +1,65 @@
+//! That an endpoint was switched off is told to the tenant's others.
+//!
+//! The change itself stands in the endpoint, and the ids derive from it. Whoever switches one off tells it; a process that died between the two is made up for
+//! by the next one that leads, which looks at all endpoints once.
+
+use promptmill_domain::{DeliveryId, Endpoint, EndpointState, EventId, EventKind, WhyDisabled};
+use promptmill_egress::retry::Schedule;
+use promptmill_ports::{Delivery, DeliveryState, StoreResult};
+use promptmill_runtime::Engine;
+
+use super::book::Book;
+use super::{body, fan_out};
+
+/// What was switched off longer ago was told: as long as a process may need to be replaced, and more.
+const LATELY_MS: u64 = 24 * 60 * 60 * 1_000;
+
+/// Makes the deliveries that tell of an endpoint which was switched off, and not by request; answers how many.
+pub(super) async fn tell(
+    engine: &Engine,
+    book: &Book,
+    schedule: &Schedule,
+    off: &Endpoint,
+) -> StoreResult<usize> {
+    let EndpointState::Disabled { why: why @ (WhyDisabled::Gone | WhyDisabled::Failing), at_ms } = off.state
+    else {
+        return Ok(0);
+    };
+    let event = EventId::of_endpoint(off.id, at_ms);
+    let kind = EventKind::EndpointDisabled;
+    let body = body::of_disabled(off, why, at_ms);
+    let now_ms = engine.clock.now_ms();
+    let endpoints = book.endpoints(&off.tenant).await?;
+    let others = endpoints.iter().filter(|other| other.id != off.id && other.wants(kind, at_ms));
+    let delivery = |other: &Endpoint| Delivery {
+        id: DeliveryId::to_endpoint(event, other.id),
+        tenant: off.tenant.clone(),
+        batch: None,
+        event,
+        kind,
+        url: other.url.clone(),
+        sealed_secret: String::new(),
+        endpoint: Some(other.id),
+        body: body.clone(),
+        state: DeliveryState::Pending,
+        due_ms: fan_out::first_due(schedule, now_ms),
+        attempts: vec![],
+        created_ms: now_ms,
+    };
+    let deliveries: Vec<_> = others.map(delivery).collect();
+    engine.records.add_deliveries(&deliveries).await?;
+    Ok(deliveries.len())
+}
+
+/// Tells it of every endpoint that was switched off lately, where it was not told. Answers whether anything was.
+pub(super) async fn tell_all(engine: &Engine, book: &Book, schedule: &Schedule) -> StoreResult<bool> {
+    let since_ms = engine.clock.now_ms().saturating_sub(LATELY_MS);
+    let mut any = false;
+    for tenant in engine.records.tenants().await? {
+        for endpoint in book.endpoints(&tenant.id).await?.iter() {
+            let lately = matches!(endpoint.state, EndpointState::Disabled { at_ms, .. } if at_ms >= since_ms);
+            any |= lately && tell(engine, book, schedule, endpoint).await? > 0;
+        }
+    }
+    Ok(any)
+}
