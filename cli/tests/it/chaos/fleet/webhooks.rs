@@ -103,10 +103,21 @@ async fn kill_9_of_schedulers_during_2_000_deliveries_loses_no_event_and_invents
 
     // Each event has one id, whomever it went to and however often, and tells what is so.
     let mut ids: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    let mut off: BTreeMap<usize, BTreeSet<String>> = BTreeMap::new();
+    for n in 0..TAKING {
+        let is_told = |line: &Value| line["event"]["type"] == "endpoint.disabled";
+        wait_until_it("the endpoint that is off", async || lines(&desk, n).iter().any(is_told)).await;
+    }
     for n in 0..TAKING {
         for line in lines(&desk, n) {
             let (event, data) = (&line["event"], &line["event"]["data"]);
             assert_eq!(line["verified"], true, "{line}");
+            if event["type"] == "endpoint.disabled" {
+                // Of the one that wants no more all others are told.
+                assert_eq!(data["endpoint_id"], endpoints[TAKING + 1], "{line}");
+                off.entry(n).or_default().insert(line["id"].as_str().unwrap().to_owned());
+                continue;
+            }
             assert_eq!(
                 (&event["type"], &data["state"]),
                 (&json!("batch.completed"), &json!("completed")),
@@ -121,6 +132,8 @@ async fn kill_9_of_schedulers_during_2_000_deliveries_loses_no_event_and_invents
             ids.entry(batch).or_default().insert(line["id"].as_str().unwrap().to_owned());
         }
     }
+    let once = off.values().flatten().collect::<BTreeSet<_>>();
+    assert_eq!((off.len(), once.len()), (TAKING, 1), "one event, one id: {off:?}");
     for (batch, ids) in &ids {
         assert_eq!(ids.len(), 1, "{batch}: {ids:?}");
         let (_, view) = client.get(&format!("/v1/batches/{batch}")).await;
