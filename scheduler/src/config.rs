@@ -82,7 +82,7 @@ pub struct Webhooks {
     pub schedule: Schedule,
     /// How long one try may take. Default 20 s.
     pub deadlines: Deadlines,
-    /// Tries under way at the same time, and as many again to receivers that are slow. Default 128.
+    /// Tries under way at the same time; as many again are begun to receivers known to be slow, and there are never more than four times as many. Default 128.
     pub concurrency: usize,
     /// Tries under way at the same time to one host, so that one slow receiver does not use them all. Default 4.
     pub per_host: usize,

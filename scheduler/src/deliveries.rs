@@ -1,8 +1,9 @@
 //! Events to their receivers: at least once each, the first try as soon as the event is written.
 //!
-//! Three loops: one hands events on as deliveries ([`fan_out`]) and looks what batches came to on their way ([`milestones`]), the [`Courier`] takes those that are due and tries each ([`attempt`]), so many at a
-//! time ([`board`]), and one records what came of the tries, all that ended meanwhile in one step. A delivery that was taken and left lying, by a crash or because its receiver is slow, is due again a
-//! minute later.
+//! Loops beside each other, so that none waits for another's work: the [`Announcer`] hands events on as deliveries ([`fan_out`]), the [`Lookout`] looks what
+//! batches came to on their way ([`milestones`]) and what a leader before left untold ([`disabled`]), the [`Courier`] takes what is due and tries each
+//! ([`attempt`]), so many at a time ([`board`]), and one records what came of the tries, all that ended meanwhile in one step. A delivery that was taken and left
+//! lying, by a crash or because its receiver is slow, is due again a minute later.
 
 mod attempt;
 mod board;
@@ -41,10 +42,13 @@ const TAKEN_FOR: Duration = Duration::from_secs(40);
 /// From one step of a loop to its next at least.
 const PACE: Duration = Duration::from_millis(50);
 
+/// How often is looked whether this process leads.
+const LOOK: Duration = Duration::from_secs(1);
+
 /// Deliveries taken in one step.
 const STEP: usize = 128;
 
-/// Deliveries that wait in memory; no more are taken then. Where fewer than [`FEW`] do, more are looked for.
+/// Deliveries that wait in memory for a place; no more are taken then. As many again may wait for their turn. Where fewer than [`FEW`] do, more are looked for.
 const WAITING: usize = 512;
 const FEW: usize = WAITING / 2;
 
@@ -70,11 +74,11 @@ pub(crate) struct Courier {
     /// To whom each goes, and since when.
     trying: HashMap<Id, (Arc<str>, Instant)>,
     /// The step that looks for due deliveries, if one is under way.
-    taking: JoinSet<StoreResult<Batch>>,
+    taking: JoinSet<StoreResult<Haul>>,
 }
 
 /// Deliveries that were taken in one step.
-struct Batch {
+struct Haul {
     /// With the most requests a second that their endpoints want.
     deliveries: Vec<(Delivery, Option<u32>)>,
     /// By then their tries must have begun.
@@ -112,13 +116,20 @@ impl Courier {
             poll: self.poll,
             webhooks: self.webhooks.clone(),
             book: self.book.clone(),
+        };
+        let lookout = Lookout {
+            engine: engine.clone(),
+            lead: self.lead.clone(),
+            webhooks: self.webhooks.clone(),
+            book: self.book.clone(),
             running,
             milestones: Milestones::default(),
             has_looked_back: false,
         };
         let (ended, to_record) = mpsc::channel(RECORDED);
         let delivering = self.deliver(&made, ended, &stopping);
-        tokio::join!(announcer.run(&made, &stopping), delivering, record(&engine, to_record));
+        let looking = stopping.run_until_cancelled(lookout.run(&made));
+        tokio::join!(announcer.run(&made, &stopping), looking, delivering, record(&engine, to_record));
     }
 
     /// Tries what is due until it is told to stop. `made` says that deliveries were made; `ended` is told what comes of the tries.
@@ -170,24 +181,25 @@ impl Courier {
             let due = engine.records.next_due().await?;
             let now_ms = engine.clock.now_ms();
             if due.is_none_or(|due_ms| due_ms > now_ms) {
-                return Ok(Batch { deliveries: vec![], begin_until, is_full: false });
+                return Ok(Haul { deliveries: vec![], begin_until, is_full: false });
             }
             let taken_for = u64::try_from((TAKEN_FOR + longest).as_millis()).unwrap_or(u64::MAX);
             let limit = u32::try_from(room).unwrap_or(u32::MAX);
             let deliveries = engine.records.take_due(now_ms, now_ms.saturating_add(taken_for), limit).await?;
             let is_full = deliveries.len() == room;
-            let deliveries = book.with_rates(deliveries).await?;
-            Ok(Batch { deliveries, begin_until, is_full })
+            let deliveries = book.with_rates(deliveries).await;
+            Ok(Haul { deliveries, begin_until, is_full })
         });
     }
 
-    fn taken(&mut self, taken: Result<StoreResult<Batch>, JoinError>, ended: &mpsc::Sender<Attempted>) {
+    fn taken(&mut self, taken: Result<StoreResult<Haul>, JoinError>, ended: &mpsc::Sender<Attempted>) {
         match taken {
-            Ok(Ok(Batch { deliveries, begin_until, is_full })) => {
+            Ok(Ok(Haul { deliveries, begin_until, is_full })) => {
                 let (now, now_ms) = (Instant::now(), self.engine.clock.now_ms());
                 for (delivery, rate) in deliveries {
                     let turn = delivery.endpoint.zip(rate);
-                    match turn.map(|(endpoint, per_second)| self.paces.turn(endpoint, per_second, now)) {
+                    let has_room = self.board.waiting_for_turns() < WAITING;
+                    match turn.map(|(endpoint, rate)| self.paces.turn(endpoint, rate, has_room, now)) {
                         None => self.board.put(Taken { delivery, turn: None, begin_until }),
                         Some(Turn::At(at)) => self.board.put(Taken { delivery, turn: Some(at), begin_until }),
                         Some(Turn::Later(wait)) => {
@@ -264,29 +276,40 @@ impl Courier {
 async fn record(engine: &Engine, mut ended: mpsc::Receiver<Attempted>) {
     let mut group = Vec::with_capacity(RECORDED);
     while ended.recv_many(&mut group, RECORDED).await > 0 {
-        if let Err(error) = engine.records.record_attempts(&group).await {
+        let recorded = match engine.records.record_attempts(&group).await {
+            Err(error) if !matches!(error, StoreError::Unavailable(_)) => one_by_one(engine, &group).await,
+            recorded => recorded,
+        };
+        if let Err(error) = recorded {
             tracing::warn!(tries = group.len(), error = %error, "tries could not be recorded; they are repeated");
         }
         group.clear();
     }
 }
 
-/// Makes deliveries of events, and of what batches came to on their way.
+/// The others must not be repeated for one that cannot be recorded. Answers the last thing that went wrong.
+async fn one_by_one(engine: &Engine, group: &[Attempted]) -> StoreResult<()> {
+    let mut last = Ok(());
+    for made in group {
+        if let Err(error) = engine.records.record_attempts(std::slice::from_ref(made)).await {
+            last = Err(error);
+        }
+    }
+    last
+}
+
+/// Makes deliveries of events.
 struct Announcer {
     engine: Engine,
     lead: Lead,
     poll: Duration,
     webhooks: Arc<Webhooks>,
     book: Arc<Book>,
-    running: watch::Receiver<Vec<Running>>,
-    milestones: Milestones,
-    /// What the leader before may have left untold was looked for.
-    has_looked_back: bool,
 }
 
 impl Announcer {
     /// Makes them until it is told to stop; `made` hears of them.
-    async fn run(mut self, made: &Notify, stopping: &CancellationToken) {
+    async fn run(self, made: &Notify, stopping: &CancellationToken) {
         let mut signals = self.engine.signals.subscribe();
         let mut ticks = interval(self.poll);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -295,14 +318,6 @@ impl Announcer {
             tokio::select! {
                 () = stopping.cancelled() => return,
                 _ = ticks.tick() => {}
-                Ok(()) = self.running.changed() => {
-                    match self.look_at_running().await {
-                        Ok(0) => {}
-                        Ok(_) => made.notify_one(),
-                        Err(error) => tell(&error),
-                    }
-                    continue;
-                }
                 signal = signals.recv() => match signal {
                     Ok(Signal::BatchChanged(_) | Signal::BatchEnded(_)) | Err(RecvError::Lagged(_)) => {}
                     Ok(_) => continue,
@@ -316,31 +331,63 @@ impl Announcer {
             sleep_until(not_before).await;
             while let Ok(_) | Err(TryRecvError::Lagged(_)) = signals.try_recv() {}
             not_before = Instant::now() + PACE;
-            if !self.lead.is_ours() {
-                self.has_looked_back = false;
-                continue;
-            }
-            if let Err(error) = self.announce(made).await {
+            if self.lead.is_ours()
+                && let Err(error) =
+                    fan_out::run_once(&self.engine, &self.book, &self.webhooks.schedule, made).await
+            {
                 tell(&error);
             }
         }
     }
+}
 
-    async fn announce(&mut self, made: &Notify) -> StoreResult<()> {
-        fan_out::run_once(&self.engine, &self.book, &self.webhooks.schedule, made).await?;
-        if !self.has_looked_back {
-            if disabled::tell_all(&self.engine, &self.book, &self.webhooks.schedule).await? {
-                made.notify_one();
+/// Makes deliveries of what no change of a batch stands for.
+struct Lookout {
+    engine: Engine,
+    lead: Lead,
+    webhooks: Arc<Webhooks>,
+    book: Arc<Book>,
+    running: watch::Receiver<Vec<Running>>,
+    milestones: Milestones,
+    /// What the leader before may have left untold was looked for.
+    has_looked_back: bool,
+}
+
+impl Lookout {
+    /// Looks again whenever it is told which batches run, as long as it is; `made` hears of deliveries.
+    async fn run(mut self, made: &Notify) {
+        let mut ticks = interval(LOOK);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                _ = ticks.tick() => {}
+                Ok(()) = self.running.changed() => self.running.mark_changed(),
             }
-            self.has_looked_back = true;
+            if !self.lead.is_ours() {
+                self.has_looked_back = false;
+                continue;
+            }
+            match self.look().await {
+                Ok(true) => made.notify_one(),
+                Ok(false) => {}
+                Err(error) => tell(&error),
+            }
         }
-        Ok(())
     }
 
-    async fn look_at_running(&mut self) -> StoreResult<usize> {
-        let running = self.running.borrow_and_update().clone();
+    async fn look(&mut self) -> StoreResult<bool> {
         let Self { engine, book, webhooks, milestones, .. } = self;
-        milestones.look(engine, book, &webhooks.schedule, &running).await
+        let schedule = &webhooks.schedule;
+        let mut any = false;
+        if !self.has_looked_back {
+            any |= disabled::tell_all(engine, book, schedule).await?;
+            self.has_looked_back = true;
+        }
+        if self.running.has_changed().unwrap_or(false) {
+            let running = self.running.borrow_and_update().clone();
+            any |= milestones.look(engine, book, schedule, &running).await?;
+        }
+        Ok(any)
     }
 }
 

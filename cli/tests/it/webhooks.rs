@@ -4,13 +4,17 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::process::{Child, Command, Stdio};
 
+use bson::doc;
 use promptmill_test_servers::free_port;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 
+use crate::chaos::scene::wait_until_it;
+use crate::fleet::{Fleet, Servers, Size};
 use crate::serve::peers_python;
+use crate::server::Http;
 use crate::stand::{Kind, Stand, on_both_stands};
 use crate::support::{Desk, signal, ticket_template, wait_for};
 
@@ -345,4 +349,83 @@ async fn a_receiver_on_a_laptop_shows_and_checks_what_comes_and_what_was_given_u
     desk.promptmill(&["webhook", "replay", "--since", "yesterday"]).check_code(2).check_says("/since");
     desk.promptmill(&["webhook", "listen", "--secret", "whsec_short"]).check_code(2).check_says("--secret");
     stand.stop();
+}
+
+/// A batch and an endpoint that no process can read cost those of others nothing.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_damaged_holds_up_nobody_elses_events() {
+    let mut desk = Desk::new();
+    let servers = Servers::start();
+    servers.point_at(&mut desk);
+    let [key, other] = ["default", "other"].map(|tenant| Fleet::new_key(&desk, tenant));
+    let mut fleet = Fleet::with_key(&desk, servers, Size::ONE, &key);
+    let [client, other] = [fleet.client(), Http::new(&fleet.apis[0].url, &other)];
+    let peers = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/peers");
+    let port = free_port();
+    let args = [&format!("{peers}/receiver.py"), &port.to_string(), SECRET];
+    let peer = Peer::start(&desk, &peers_python(), &args, port, "peer.txt");
+    let endpoint = json!({"url": format!("http://127.0.0.1:{port}/hook"), "secret": SECRET});
+    let mut endpoints = Vec::new();
+    for tenant in [&client, &other] {
+        let (status, made) = tenant.post("/v1/endpoints", &endpoint).await;
+        assert_eq!(status, StatusCode::CREATED, "{made}");
+        endpoints.push(made["id"].as_str().unwrap().to_owned());
+    }
+    let queued = async |tenant: &Http| {
+        let rows = [1, 2].map(|n| json!({"variables": {"n": n}}));
+        let body = json!({"template": ticket_template(), "model": "demo:any", "rows": rows});
+        tenant.post("/v1/batches", &body).await.1["id"].as_str().unwrap().to_owned()
+    };
+    // A try of each, which the peer refused, and which is due in some seconds.
+    for tenant in [&client, &other] {
+        queued(tenant).await;
+    }
+    let deliveries = async |tenant: &Http, endpoint: &str| {
+        tenant.get(&format!("/v1/endpoints/{endpoint}/deliveries")).await.1["data"]
+            .as_array()
+            .unwrap()
+            .clone()
+    };
+    let tried = async |tenant: &Http, endpoint: &str| {
+        wait_until_it("a try", async || {
+            deliveries(tenant, endpoint)
+                .await
+                .first()
+                .is_some_and(|first| !first["attempts"].as_array().unwrap().is_empty())
+        })
+        .await;
+        deliveries(tenant, endpoint).await[0]["id"].as_str().unwrap().to_owned()
+    };
+    let due = [tried(&client, &endpoints[0]).await, tried(&other, &endpoints[1]).await];
+    fleet.schedulers[0].kill();
+    // Both are due at once, the damaged one first, and in the outbox the event of a damaged batch is the first.
+    let step = async |tenant: &Http, path: String| assert_eq!(tenant.step(&path).await.0, StatusCode::OK);
+    step(&other, format!("/v1/deliveries/{}/replay", due[1])).await;
+    step(&client, format!("/v1/deliveries/{}/replay", due[0])).await;
+    let (damaged, sound) = (queued(&other).await, queued(&client).await);
+    step(&other, format!("/v1/batches/{damaged}/pause")).await;
+    step(&client, format!("/v1/batches/{sound}/pause")).await;
+    let id = |text: &str| {
+        let (_, digits) = text.split_once('_').unwrap();
+        let bytes = u128::from_str_radix(digits, 16).unwrap().to_be_bytes().to_vec();
+        bson::Binary { subtype: bson::spec::BinarySubtype::Generic, bytes }
+    };
+    let damage = |collection: &str, of: &str, field: &str| {
+        let change = doc! { "q": { "_id": id(of) }, "u": { "$set": { field: "{" } } };
+        let done = fleet.servers.database().command(doc! { "update": collection, "updates": [change] });
+        assert_eq!(done.get_i32("nModified").unwrap(), 1, "{done}");
+    };
+    damage("batches", &damaged, "spec");
+    damage("endpoints", &endpoints[1], "endpoint");
+    fleet.schedulers[0].restart(&desk);
+    wait_until_it("both events of the other tenant", async || {
+        let all = deliveries(&client, &endpoints[0]).await;
+        all.len() == 2 && all.iter().all(|delivery| delivery["state"] == "delivered")
+    })
+    .await;
+    assert!(peer.came(&desk).len() >= 2);
+    assert!(
+        !fleet.schedulers[0].has_said(&["a step of the deliveries failed"]),
+        "it was more than one that waited"
+    );
 }

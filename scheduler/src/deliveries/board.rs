@@ -52,7 +52,9 @@ pub(super) struct Board {
     /// To hosts that are not slow, and to those that are.
     trying: usize,
     trying_slow: usize,
+    /// For a place, and for their turn.
     waiting: usize,
+    waiting_for_turns: usize,
     hosts: BTreeMap<Arc<str>, Host>,
     /// Whose turn it was last.
     last: Arc<str>,
@@ -66,14 +68,24 @@ impl Board {
             trying: 0,
             trying_slow: 0,
             waiting: 0,
+            waiting_for_turns: 0,
             hosts: BTreeMap::new(),
             last: "".into(),
         }
     }
 
-    /// How many deliveries wait.
+    /// How many deliveries wait for a place.
     pub(super) fn waiting(&self) -> usize {
         self.waiting
+    }
+
+    /// How many wait for their turn, which take no room of the others.
+    pub(super) fn waiting_for_turns(&self) -> usize {
+        self.waiting_for_turns
+    }
+
+    fn count(&mut self, taken: &Taken) -> &mut usize {
+        if taken.turn.is_some() { &mut self.waiting_for_turns } else { &mut self.waiting }
     }
 
     pub(super) fn put(&mut self, taken: Taken) {
@@ -82,8 +94,8 @@ impl Board {
             (Some(_), Some(endpoint)) => format!("{host} {endpoint}").into(),
             _ => host,
         };
+        *self.count(&taken) += 1;
         self.hosts.entry(name).or_default().waiting.push_back(taken);
-        self.waiting += 1;
     }
 
     /// The next delivery to try, which is under way from then on, and its host. One that waited here for too long is left to be taken again.
@@ -92,12 +104,13 @@ impl Board {
             let name = self.next_host(now)?;
             let host = self.hosts.get_mut(&name)?;
             let taken = host.waiting.pop_front()?;
-            self.waiting -= 1;
+            *self.count(&taken) -= 1;
             self.last = name.clone();
             if taken.begin_until <= now {
                 self.tidy(&name);
                 continue;
             }
+            let host = self.hosts.get_mut(&name)?;
             host.trying += 1;
             host.quiet_since.get_or_insert(now);
             *(if host.slow_until.is_some() { &mut self.trying_slow } else { &mut self.trying }) += 1;
@@ -148,9 +161,9 @@ impl Board {
                     self.trying = self.trying.saturating_sub(host.trying);
                     self.trying_slow += host.trying;
                 }
-                if host.waiting.len() > WAITING_FOR_SLOW {
-                    self.waiting -= host.waiting.len() - WAITING_FOR_SLOW;
-                    host.waiting.truncate(WAITING_FOR_SLOW);
+                for let_go in host.waiting.drain(WAITING_FOR_SLOW.min(host.waiting.len())..) {
+                    *(if let_go.turn.is_some() { &mut self.waiting_for_turns } else { &mut self.waiting }) -=
+                        1;
                 }
             } else if host.trying == 0 {
                 host.slow_until = host.slow_until.filter(|until| now < *until);
@@ -294,10 +307,12 @@ mod tests {
         let mut paced = taken("http://a/", later);
         (paced.delivery.endpoint, paced.turn) = (Some(endpoint), Some(soon));
         board.put(paced);
+        assert_eq!((board.waiting(), board.waiting_for_turns()), (0, 1));
         board.put(taken("http://a/", later));
         board.put(taken("http://b/", later));
         assert_eq!(begun(&mut board, now + Duration::from_millis(50)), ["a:80", "b:80"]);
         assert_eq!(begun(&mut board, soon), [format!("a:80 {endpoint}")]);
+        assert_eq!((board.waiting(), board.waiting_for_turns()), (0, 0));
     }
 
     #[test]

@@ -13,10 +13,17 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 
 #[derive(Serialize)]
-struct Body<'a> {
+struct Body<D> {
     r#type: &'static str,
     timestamp: String,
-    data: Data<'a>,
+    data: D,
+}
+
+impl<D: Serialize> Body<D> {
+    fn of(kind: EventKind, at_ms: u64, data: D) -> Bytes {
+        let body = Self { r#type: kind.as_str(), timestamp: time(at_ms), data };
+        serde_json::to_vec(&body).expect("numbers, texts and maps by text are written into memory").into()
+    }
 }
 
 #[derive(Serialize)]
@@ -64,30 +71,19 @@ struct PauseView<'a> {
 
 /// The exact bytes that are sent for an event. `counts` are those of `as_of_ms`.
 pub(super) fn of(event: &Event, batch: &Batch, counts: &Counts, as_of_ms: u64) -> Bytes {
-    let body = Body {
-        r#type: event.kind.as_str(),
-        timestamp: time(event.at_ms),
-        data: Data {
-            batch_id: event.batch.to_string(),
-            name: batch.spec.name.as_deref(),
-            state: event.state.as_str(),
-            percent: event.percent,
-            revision: event.ver,
-            rows: batch.total,
-            counts: counts_view(counts, as_of_ms),
-            cost: counts.totals.cost,
-            metadata: batch.spec.metadata.as_deref().and_then(|text| serde_json::from_str(text).ok()),
-            pause: pause_view(&event.state),
-        },
+    let data = Data {
+        batch_id: event.batch.to_string(),
+        name: batch.spec.name.as_deref(),
+        state: event.state.as_str(),
+        percent: event.percent,
+        revision: event.ver,
+        rows: batch.total,
+        counts: counts_view(counts, as_of_ms),
+        cost: counts.totals.cost,
+        metadata: batch.spec.metadata.as_deref().and_then(|text| serde_json::from_str(text).ok()),
+        pause: pause_view(&event.state),
     };
-    serde_json::to_vec(&body).expect("numbers, texts and maps by text are written into memory").into()
-}
-
-#[derive(Serialize)]
-struct DisabledBody<'a> {
-    r#type: &'static str,
-    timestamp: String,
-    data: Disabled<'a>,
+    Body::of(event.kind, event.at_ms, data)
 }
 
 #[derive(Serialize)]
@@ -101,18 +97,14 @@ struct Disabled<'a> {
 
 /// The bytes that tell of an endpoint which was switched off then.
 pub(super) fn of_disabled(endpoint: &Endpoint, why: WhyDisabled, at_ms: u64) -> Bytes {
-    let body = DisabledBody {
-        r#type: EventKind::EndpointDisabled.as_str(),
-        timestamp: time(at_ms),
-        data: Disabled {
-            endpoint_id: endpoint.id.to_string(),
-            url: &endpoint.url,
-            description: endpoint.description.as_deref(),
-            because: why,
-            failing_since: endpoint.failing.map(|failing| time(failing.since_ms)),
-        },
+    let data = Disabled {
+        endpoint_id: endpoint.id.to_string(),
+        url: &endpoint.url,
+        description: endpoint.description.as_deref(),
+        because: why,
+        failing_since: endpoint.failing.map(|failing| time(failing.since_ms)),
     };
-    serde_json::to_vec(&body).expect("texts are written into memory").into()
+    Body::of(EventKind::EndpointDisabled, at_ms, data)
 }
 
 fn counts_view(counts: &Counts, as_of_ms: u64) -> CountsView {

@@ -58,30 +58,35 @@ impl Book {
         if self.kept_for.is_zero() {
             return self.records.endpoint(tenant, id).await;
         }
-        let endpoints = self.endpoints(tenant).await?;
-        endpoints.iter().find(|endpoint| endpoint.id == id).cloned().ok_or(StoreError::NotFound)
+        match self.endpoints(tenant).await {
+            Ok(endpoints) => {
+                endpoints.iter().find(|endpoint| endpoint.id == id).cloned().ok_or(StoreError::NotFound)
+            }
+            Err(error @ StoreError::Unavailable(_)) => Err(error),
+            // Another one of the tenant's may be damaged.
+            Err(_) => self.records.endpoint(tenant, id).await,
+        }
     }
 
-    /// Deliveries with the most requests a second that their endpoints want. What is not known of an endpoint is found out when it is tried.
-    pub(super) async fn with_rates(
-        &self,
-        deliveries: Vec<Delivery>,
-    ) -> StoreResult<Vec<(Delivery, Option<u32>)>> {
+    /// Deliveries with the most requests a second that their endpoints want. Where that cannot be read they go as they come: they are taken already, and must not
+    /// wait for one that is damaged.
+    pub(super) async fn with_rates(&self, deliveries: Vec<Delivery>) -> Vec<(Delivery, Option<u32>)> {
         let mut rates: HashMap<EndpointId, Option<u32>> = HashMap::new();
         for delivery in &deliveries {
             if let Some(id) = delivery.endpoint
                 && !rates.contains_key(&id)
             {
-                let endpoints = self.endpoints(&delivery.tenant).await?;
                 rates.insert(id, None);
-                rates.extend(endpoints.iter().map(|endpoint| (endpoint.id, endpoint.max_per_second)));
+                if let Ok(endpoints) = self.endpoints(&delivery.tenant).await {
+                    rates.extend(endpoints.iter().map(|endpoint| (endpoint.id, endpoint.max_per_second)));
+                }
             }
         }
         let with_rate = |delivery: Delivery| {
             let rate = delivery.endpoint.and_then(|id| rates.get(&id).copied().flatten());
             (delivery, rate)
         };
-        Ok(deliveries.into_iter().map(with_rate).collect())
+        deliveries.into_iter().map(with_rate).collect()
     }
 
     /// Those of the tenant were changed by us.

@@ -56,7 +56,7 @@ pub(super) async fn tell_all(engine: &Engine, book: &Book, schedule: &Schedule) 
     let since_ms = engine.clock.now_ms().saturating_sub(LATELY_MS);
     let mut any = false;
     for tenant in engine.records.tenants().await? {
-        for endpoint in book.endpoints(&tenant.id).await?.iter() {
+        for endpoint in fan_out::endpoints_of(book, &tenant.id).await?.iter() {
             let lately = matches!(endpoint.state, EndpointState::Disabled { at_ms, .. } if at_ms >= since_ms);
             any |= lately && tell(engine, book, schedule, endpoint).await? > 0;
         }

@@ -5,7 +5,7 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use promptmill_domain::{Batch, DeliveryId, Endpoint, Event, TenantId};
+use promptmill_domain::{Batch, BatchId, DeliveryId, Endpoint, Event, TenantId};
 use promptmill_egress::retry::Schedule;
 use promptmill_ports::{Delivery, DeliveryState, StoreError, StoreResult};
 use promptmill_runtime::Engine;
@@ -39,10 +39,10 @@ pub(super) async fn run_once(
         for events in events.chunks(BATCHES) {
             let ids: Vec<_> =
                 events.iter().map(|event| event.batch).collect::<HashSet<_>>().into_iter().collect();
-            let batches = engine.store.batches_told_of(&ids).await?;
+            let batches = batches_of(engine, &ids).await?;
             let batches: HashMap<_, _> = batches.iter().map(|batch| (batch.id, batch)).collect();
             for event in events {
-                // The event of a batch that was deleted goes with it.
+                // The event of a batch that was deleted, or that nobody can read, goes with it.
                 let Some(batch) = batches.get(&event.batch) else { continue };
                 let endpoints = endpoints_of(book, &event.tenant).await?;
                 // What lies behind a batch when it ends and was not seen before is told with its end.
@@ -71,6 +71,25 @@ pub(super) async fn run_once(
         let ids: Vec<_> = events.iter().map(|event| event.id).collect();
         engine.store.handed_on(&ids).await?;
     }
+}
+
+/// The batches that are there. One that is damaged is left out, and told in the log: its events would stand before all others for ever.
+async fn batches_of(engine: &Engine, ids: &[BatchId]) -> StoreResult<Vec<Batch>> {
+    match engine.store.batches_told_of(ids).await {
+        Err(error) if !matches!(error, StoreError::Unavailable(_)) => {}
+        result => return result,
+    }
+    let mut batches = Vec::with_capacity(ids.len());
+    for id in ids {
+        match engine.store.batches_told_of(&[*id]).await {
+            Ok(found) => batches.extend(found),
+            Err(error @ StoreError::Unavailable(_)) => return Err(error),
+            Err(error) => {
+                tracing::error!(batch.id = %id, error = %error, "the batch of an event cannot be read; nobody is told");
+            }
+        }
+    }
+    Ok(batches)
 }
 
 /// The endpoints of a tenant. Where they cannot be read, its events go to the webhooks of their batches alone: nobody else's must wait for it.

@@ -43,27 +43,27 @@ pub(super) struct Milestones {
     told: HashMap<BatchId, Told>,
 }
 
-#[derive(Debug, Default, Clone, Copy)]
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 struct Told {
     started: bool,
-    /// The last mark, in per cent.
+    /// Marks up to this one, in per cent.
     percent: u8,
 }
 
 impl Milestones {
-    /// Makes deliveries of what these batches came to since the last look; answers how many.
+    /// Makes deliveries of what these batches came to since the last look; answers whether there were any.
     pub(super) async fn look(
         &mut self,
         engine: &Engine,
         book: &Book,
         schedule: &Schedule,
         running: &[Running],
-    ) -> StoreResult<usize> {
+    ) -> StoreResult<bool> {
         let mut before = std::mem::take(&mut self.told);
         self.told =
             running.iter().map(|of| (of.batch, before.remove(&of.batch).unwrap_or_default())).collect();
         let mut tenants: HashMap<&TenantId, Arc<[Endpoint]>> = HashMap::new();
-        let mut made = 0;
+        let mut any = false;
         for of in running {
             let endpoints = match tenants.get(&of.tenant) {
                 Some(endpoints) => endpoints.clone(),
@@ -74,42 +74,62 @@ impl Milestones {
                 }
             };
             let told = self.told.entry(of.batch).or_default();
-            let mut now = *told;
-            let mut reached = Vec::new();
-            if !told.started && wants_start(&endpoints) {
-                reached.push(Milestone::Started);
-                now.started = true;
-            }
-            let mut counts = None;
-            if of.progress_at.last().is_some_and(|last| *last > told.percent) {
-                let progress = match engine.store.progress(&of.tenant, of.batch).await {
-                    Ok(progress) => progress,
-                    // It was deleted meanwhile.
-                    Err(StoreError::NotFound) => continue,
-                    Err(error) => return Err(error),
-                };
-                let marks = marks(&of.progress_at, &progress.counts).filter(|mark| *mark > told.percent);
-                reached.extend(marks.map(Milestone::Progress));
-                now.percent = now.percent.max(percent(&progress.counts));
-                counts = Some(progress.counts);
-            }
-            if !reached.is_empty() {
-                let batches = engine.store.batches_told_of(&[of.batch]).await?;
-                let Some(batch) = batches.first() else { continue };
-                let at_ms = engine.clock.now_ms();
-                let mut deliveries = Vec::new();
-                for milestone in reached {
-                    let event = Event { counts: counts.clone(), ..event(milestone, batch, at_ms) };
-                    deliveries
-                        .extend(fan_out::deliveries(engine, &event, batch, &endpoints, schedule).await?);
+            match look_at(engine, &endpoints, schedule, of, *told).await {
+                Ok(now) => {
+                    any |= now != *told;
+                    *told = now;
                 }
-                engine.records.add_deliveries(&deliveries).await?;
-                made += deliveries.len();
+                Err(error @ StoreError::Unavailable(_)) => return Err(error),
+                // It was deleted meanwhile.
+                Err(StoreError::NotFound) => {}
+                // The others must not wait for one that is damaged.
+                Err(error) => {
+                    tracing::error!(batch.id = %of.batch, error = %error, "how far a batch is could not be told");
+                }
             }
-            *told = now;
         }
-        Ok(made)
+        Ok(any)
     }
+}
+
+/// Makes deliveries of what a batch came to beyond what was told; answers what is told then.
+async fn look_at(
+    engine: &Engine,
+    endpoints: &[Endpoint],
+    schedule: &Schedule,
+    of: &Running,
+    told: Told,
+) -> StoreResult<Told> {
+    let mut now = told;
+    let mut reached = Vec::new();
+    if !told.started && wants_start(endpoints) {
+        reached.push(Milestone::Started);
+        now.started = true;
+    }
+    let mut counts = None;
+    if let Some(next) = of.progress_at.iter().find(|mark| **mark > told.percent) {
+        let progress = engine.store.progress(&of.tenant, of.batch).await?;
+        let percent = percent(&progress.counts);
+        if percent >= *next {
+            let marks = of.progress_at.iter().filter(|mark| (told.percent + 1..=percent).contains(*mark));
+            reached.extend(marks.map(|mark| Milestone::Progress(*mark)));
+            now.percent = percent;
+        }
+        counts = Some(progress.counts);
+    }
+    if reached.is_empty() {
+        return Ok(now);
+    }
+    let batches = engine.store.batches_told_of(&[of.batch]).await?;
+    let batch = batches.first().ok_or(StoreError::NotFound)?;
+    let at_ms = engine.clock.now_ms();
+    let mut deliveries = Vec::new();
+    for milestone in reached {
+        let event = Event { counts: counts.clone(), ..event(milestone, batch, at_ms) };
+        deliveries.extend(fan_out::deliveries(engine, &event, batch, endpoints, schedule).await?);
+    }
+    engine.records.add_deliveries(&deliveries).await?;
+    Ok(now)
 }
 
 /// What lies behind a batch whose end an event tells, all of it, for those who want to know.
@@ -154,10 +174,4 @@ fn event(milestone: Milestone, batch: &Batch, at_ms: u64) -> Event {
 fn percent(counts: &Counts) -> u8 {
     let all = (counts.settled() + counts.open()).max(1);
     u8::try_from(counts.settled() * 100 / all).unwrap_or(100)
-}
-
-/// The marks that were reached.
-fn marks<'a>(progress_at: &'a [u8], counts: &Counts) -> impl Iterator<Item = u8> + use<'a> {
-    let percent = percent(counts);
-    progress_at.iter().copied().filter(move |mark| *mark <= percent)
 }

@@ -36,15 +36,21 @@ pub(super) enum Turn {
 }
 
 impl Paces {
-    /// When one more request to the endpoint may begin, which wants so many a second.
-    pub(super) fn turn(&mut self, endpoint: EndpointId, per_second: u32, now: Instant) -> Turn {
+    /// When one more request to the endpoint may begin, which wants so many a second. It is put off where it would have to wait and there is no room for that.
+    pub(super) fn turn(
+        &mut self,
+        endpoint: EndpointId,
+        per_second: u32,
+        has_room: bool,
+        now: Instant,
+    ) -> Turn {
         if self.0.len() >= REMEMBERED {
             self.0.retain(|_, pace| pace.next > now || pace.put_off > now);
         }
         let apart = Duration::from_secs(1) / per_second.max(1);
         let pace = self.0.entry(endpoint).or_insert(Pace { next: now, put_off: now });
         let at = pace.next.max(now);
-        if at <= now + MOMENT {
+        if at <= now || (has_room && at <= now + MOMENT) {
             pace.next = at + apart;
             return Turn::At(at);
         }
@@ -62,16 +68,21 @@ mod tests {
         let now = Instant::now();
         let mut paces = Paces::default();
         let (one, other) = (EndpointId::from_bytes([1; 16]), EndpointId::from_bytes([2; 16]));
-        let turns: Vec<_> = (0..23).map(|_| paces.turn(one, 10, now)).collect();
+        let turns: Vec<_> = (0..23).map(|_| paces.turn(one, 10, true, now)).collect();
         let tenths = |n: u32| Duration::from_millis(100) * n;
         for (n, turn) in (0..=20).zip(&turns) {
             assert_eq!(*turn, Turn::At(now + tenths(n)));
         }
         assert_eq!(turns[21..], [Turn::Later(tenths(22)), Turn::Later(tenths(23))]);
-        assert_eq!(paces.turn(other, 1, now), Turn::At(now), "another one waits for nobody");
+        assert_eq!(paces.turn(other, 1, false, now), Turn::At(now), "another one waits for nobody");
+        assert_eq!(
+            paces.turn(other, 1, false, now),
+            Turn::Later(Duration::from_secs(2)),
+            "there is no room to wait"
+        );
         // What was put off has its turn when it comes back.
         let later = now + tenths(22);
-        assert_eq!(paces.turn(one, 10, later), Turn::At(later));
-        assert_eq!(paces.turn(one, 10, later), Turn::At(later + tenths(1)));
+        assert_eq!(paces.turn(one, 10, true, later), Turn::At(later));
+        assert_eq!(paces.turn(one, 10, true, later), Turn::At(later + tenths(1)));
     }
 }
