@@ -202,6 +202,23 @@ fn description(text: &str) -> Result<Option<String>, FieldError> {
     Ok((!text.is_empty()).then(|| text.to_owned()))
 }
 
+/// Headers that may be set; nothing of none.
+fn headers(
+    headers: Option<&BTreeMap<String, String>>,
+) -> Result<Option<&BTreeMap<String, String>>, FieldError> {
+    if let Some(headers) = headers {
+        extra_headers(headers).map_err(|refused| FieldError::at("/headers", refused.to_string()))?;
+    }
+    Ok(headers)
+}
+
+fn rate(rate: Option<u32>, least: u32) -> Result<Option<u32>, FieldError> {
+    match rate.is_none_or(|rate| (least..=MOST_PER_SECOND).contains(&rate)) {
+        true => Ok(rate),
+        false => Err(FieldError::at("/max_per_second", format!("must be {least} to {MOST_PER_SECOND}"))),
+    }
+}
+
 /// Headers as they are kept; nothing of none.
 fn kept_headers(
     app: &App,
@@ -209,9 +226,7 @@ fn kept_headers(
     id: EndpointId,
     headers: &BTreeMap<String, String>,
 ) -> Result<Option<EndpointHeaders>, Problem> {
-    let taken =
-        extra_headers(headers).map_err(|refused| Problem::invalid("/headers", refused.to_string()))?;
-    if taken.is_empty() {
+    if headers.is_empty() {
         return Ok(None);
     }
     let names = headers.keys().map(|name| name.to_ascii_lowercase()).collect();
@@ -283,18 +298,16 @@ async fn create(
 async fn make(app: &App, tenant: &TenantId, id: EndpointId, new: &NewEndpoint) -> Result<Response, Problem> {
     let vetted = url(app, &new.url);
     let described = description(new.description.as_deref().unwrap_or_default());
-    let (url, description, secret) = match (vetted, described, secret(new.secret.as_deref())) {
-        (Ok(url), Ok(description), Ok(secret)) => (url, description, secret),
-        (vetted, described, secret) => {
-            let errors = [vetted.err(), described.err(), secret.err()];
-            return Err(invalid(errors.into_iter().flatten().collect()));
-        }
+    let secret = secret(new.secret.as_deref());
+    let (set, rate) = (headers(new.headers.as_ref()), rate(new.max_per_second, 1));
+    let (Ok(url), Ok(description), Ok(secret), Ok(set), Ok(max_per_second)) =
+        (&vetted, &described, &secret, &set, &rate)
+    else {
+        let errors = [vetted.err(), described.err(), secret.err(), set.err(), rate.err()];
+        return Err(invalid(errors.into_iter().flatten().collect()));
     };
-    if new.max_per_second.is_some_and(|rate| !(1..=MOST_PER_SECOND).contains(&rate)) {
-        return Err(Problem::invalid("/max_per_second", "must be 1 to 1000"));
-    }
-    let headers = match &new.headers {
-        Some(headers) => kept_headers(app, tenant, id, headers)?,
+    let headers = match set {
+        Some(set) => kept_headers(app, tenant, id, set)?,
         None => None,
     };
     let records = &app.engine().records;
@@ -314,12 +327,12 @@ async fn make(app: &App, tenant: &TenantId, id: EndpointId, new: &NewEndpoint) -
             let endpoint = Endpoint {
                 id,
                 tenant: tenant.clone(),
-                url,
-                description,
+                url: url.clone(),
+                description: description.clone(),
                 kinds: kinds(new.events.clone().unwrap_or_default()),
-                secrets: vec![kept(app, tenant, id, &secret, new.ed25519, None)?],
+                secrets: vec![kept(app, tenant, id, secret, new.ed25519, None)?],
                 headers,
-                max_per_second: new.max_per_second,
+                max_per_second: *max_per_second,
                 state: EndpointState::Enabled,
                 failing: None,
                 created_ms: app.now_ms(),
@@ -416,18 +429,14 @@ async fn change(
     caller.may(Scope::WebhooksWrite)?;
     let vetted = body.url.as_deref().map(|text| url(&app, text)).transpose();
     let described = body.description.as_deref().map(description).transpose();
-    let (vetted, described) = match (vetted, described) {
-        (Ok(vetted), Ok(described)) => (vetted, described),
-        (vetted, described) => {
-            return Err(invalid([vetted.err(), described.err()].into_iter().flatten().collect()));
-        }
+    let (set, rate) = (headers(body.headers.as_ref()), rate(body.max_per_second, 0));
+    let (Ok(vetted), Ok(described), Ok(set), Ok(rate)) = (&vetted, &described, &set, &rate) else {
+        let errors = [vetted.err(), described.err(), set.err(), rate.err()];
+        return Err(invalid(errors.into_iter().flatten().collect()));
     };
     let events = body.events.map(kinds);
-    if body.max_per_second.is_some_and(|rate| rate > MOST_PER_SECOND) {
-        return Err(Problem::invalid("/max_per_second", "must be 0 to 1000"));
-    }
-    let headers = match &body.headers {
-        Some(headers) => Some(kept_headers(&app, &caller.tenant, id, headers)?),
+    let headers = match set {
+        Some(set) => Some(kept_headers(&app, &caller.tenant, id, set)?),
         None => None,
     };
     let now_ms = app.now_ms();
@@ -436,14 +445,14 @@ async fn change(
             endpoint.url.clone_from(url);
             endpoint.begin_anew(now_ms);
         }
-        if let Some(description) = &described {
+        if let Some(description) = described {
             endpoint.description.clone_from(description);
         }
         if let Some(events) = &events {
             endpoint.kinds.clone_from(events);
         }
-        if let Some(rate) = body.max_per_second {
-            endpoint.max_per_second = (rate > 0).then_some(rate);
+        if let Some(rate) = rate {
+            endpoint.max_per_second = (*rate > 0).then_some(*rate);
         }
         if let Some(headers) = &headers {
             endpoint.headers.clone_from(headers);

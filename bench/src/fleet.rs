@@ -80,7 +80,7 @@ impl Fleet {
             prices: settings.prices,
         };
         let command = |role: &str| command(binary, folder, &servers, settings, role);
-        let key = key(&mut command("key"), TENANT)?;
+        let key = key(&mut command("key"), TENANT, &["--fleet"])?;
         let mut api = command("api");
         api.args(["--listen", "127.0.0.1:0"]).args(NO_LIMIT_OF_REQUESTS);
         let (api, url) = Process::start("the api", &mut api, |line| {
@@ -148,7 +148,7 @@ impl Fleet {
     /// # Errors
     /// The key cannot be made.
     pub fn client_of(&self, tenant: &str) -> anyhow::Result<Client> {
-        Client::new(&self.url, &key(&mut self.command("key"), tenant)?)
+        Client::new(&self.url, &key(&mut self.command("key"), tenant, &["--fleet"])?)
     }
 
     /// CPU used so far. The work of a worker that was removed is not in it.
@@ -239,9 +239,9 @@ fn command(
     command
 }
 
-/// Makes a key of an owner of the tenant.
-fn key(command: &mut Command, tenant: &str) -> anyhow::Result<String> {
-    command.args(["create", "bench", "--role", "owner", "--fleet", "--tenant", tenant]);
+/// Makes a key of an owner of the tenant, with a command that goes on with `create`, in the store that `of` names.
+pub(crate) fn key(command: &mut Command, tenant: &str, of: &[&str]) -> anyhow::Result<String> {
+    command.args(["create", "bench", "--role", "owner", "--tenant", tenant]).args(of);
     let output = command.stdin(Stdio::null()).output().context("the key cannot be made")?;
     let key = String::from_utf8_lossy(&output.stdout).trim().to_owned();
     if !output.status.success() || key.is_empty() {

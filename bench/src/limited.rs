@@ -4,23 +4,19 @@
 //! seconds of the rate; the rate may change, trouble may come and go, all by the time since the first call.
 
 use std::cell::RefCell;
-use std::net::SocketAddr;
 use std::rc::Rc;
-use std::sync::mpsc;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::JoinHandle;
 use std::time::Duration;
 
-use anyhow::Context as _;
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
 use hyper::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
 use hyper::{Method, Request, Response, StatusCode};
-use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
+use crate::serving::OnThread;
 use crate::{serving, work};
 
 /// What is told of the limit.
@@ -114,8 +110,7 @@ pub struct Limited {
     /// Its plan.
     pub plan: Plan,
     log: Arc<Mutex<Vec<Came>>>,
-    stop: Option<tokio::sync::oneshot::Sender<()>>,
-    thread: Option<JoinHandle<()>>,
+    _server: OnThread,
 }
 
 impl Limited {
@@ -125,43 +120,22 @@ impl Limited {
     /// There is none.
     pub fn start(plan: Plan) -> anyhow::Result<Self> {
         let log = Arc::new(Mutex::new(Vec::new()));
-        let (told, address) = mpsc::channel();
-        let (stop, stopped) = tokio::sync::oneshot::channel();
         let (plan_there, log_there) = (plan.clone(), log.clone());
-        let thread = std::thread::spawn(move || {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-            let Ok(runtime) = runtime else { return };
-            tokio::task::LocalSet::new().block_on(&runtime, async move {
-                let Ok(listener) = TcpListener::bind("127.0.0.1:0").await else { return };
-                let _ = told.send(listener.local_addr());
-                let server = Rc::new(Server::new(plan_there, log_there));
-                let answer = move |request| {
-                    let server = server.clone();
-                    async move { server.answer(request).await }
-                };
-                tokio::select! {
-                    () = serving::accept(listener, answer) => {}
-                    _ = stopped => {}
-                }
-            });
-        });
-        let address: SocketAddr = address.recv().context("the limited server did not start")??;
-        let url = format!("http://{address}");
-        Ok(Self { url, plan, log, stop: Some(stop), thread: Some(thread) })
+        let server = OnThread::start(1, move |_, listener| {
+            let server = Rc::new(Server::new(plan_there.clone(), log_there.clone()));
+            let answer = move |request| {
+                let server = server.clone();
+                async move { server.answer(request).await }
+            };
+            tokio::task::spawn_local(serving::accept(listener, answer));
+        })?;
+        let url = format!("http://{}", server.addresses[0]);
+        Ok(Self { url, plan, log, _server: server })
     }
 
     /// Every call so far.
     pub fn calls(&self) -> Vec<Came> {
         self.log.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-}
-
-impl Drop for Limited {
-    fn drop(&mut self) {
-        drop(self.stop.take());
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
-        }
     }
 }
 

@@ -3,23 +3,18 @@
 
 use std::cell::RefCell;
 use std::collections::HashSet;
-use std::net::SocketAddr;
 use std::rc::Rc;
-use std::sync::mpsc;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::JoinHandle;
 
-use anyhow::Context as _;
 use bytes::{Bytes, BytesMut};
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
 use hyper::{Request, Response, StatusCode};
 use jiff::Timestamp;
 use serde::Deserialize;
-use tokio::net::TcpListener;
 
 use crate::fake::unix_us;
-use crate::serving;
+use crate::serving::{self, OnThread};
 
 /// An event that came to a receiver which answers.
 #[derive(Debug, Clone, Copy)]
@@ -36,8 +31,7 @@ pub struct Receivers {
     /// Where each of them is, those that never answer last.
     pub urls: Vec<String>,
     log: Arc<Mutex<Vec<Arrived>>>,
-    stop: Option<tokio::sync::oneshot::Sender<()>>,
-    thread: Option<JoinHandle<()>>,
+    _servers: OnThread,
 }
 
 /// What is read of an event.
@@ -53,38 +47,18 @@ impl Receivers {
     /// A port cannot be listened on.
     pub fn start(answering: usize, hanging: usize) -> anyhow::Result<Self> {
         let log = Arc::new(Mutex::new(Vec::new()));
-        let (told, addresses) = mpsc::channel();
-        let (stop, stopped) = tokio::sync::oneshot::channel();
         let log_there = log.clone();
-        let thread = std::thread::spawn(move || {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-            let Ok(runtime) = runtime else { return };
-            tokio::task::LocalSet::new().block_on(&runtime, async move {
-                for n in 0..answering + hanging {
-                    let listener = match TcpListener::bind("127.0.0.1:0").await {
-                        Ok(listener) => listener,
-                        Err(error) => return drop(told.send(Err(error))),
-                    };
-                    let _ = told.send(listener.local_addr());
-                    let receiver = Rc::new(Receiver {
-                        hangs: n >= answering,
-                        log: log_there.clone(),
-                        ids: RefCell::default(),
-                    });
-                    let answer = move |request| {
-                        let receiver = receiver.clone();
-                        async move { receiver.answer(request).await }
-                    };
-                    tokio::task::spawn_local(serving::accept(listener, answer));
-                }
-                let _ = stopped.await;
-            });
-        });
-        let addresses = (0..answering + hanging)
-            .map(|_| Ok(addresses.recv().context("the receivers did not start")??))
-            .collect::<anyhow::Result<Vec<SocketAddr>>>()?;
-        let urls = addresses.iter().map(|address| format!("http://{address}/hook")).collect();
-        Ok(Self { urls, log, stop: Some(stop), thread: Some(thread) })
+        let servers = OnThread::start(answering + hanging, move |n, listener| {
+            let receiver =
+                Rc::new(Receiver { hangs: n >= answering, log: log_there.clone(), ids: RefCell::default() });
+            let answer = move |request| {
+                let receiver = receiver.clone();
+                async move { receiver.answer(request).await }
+            };
+            tokio::task::spawn_local(serving::accept(listener, answer));
+        })?;
+        let urls = servers.addresses.iter().map(|address| format!("http://{address}/hook")).collect();
+        Ok(Self { urls, log, _servers: servers })
     }
 
     /// Events that came to those that answer, each once however often it came, in the order in which they did.
@@ -99,15 +73,6 @@ impl Receivers {
 
     fn log(&self) -> std::sync::MutexGuard<'_, Vec<Arrived>> {
         self.log.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Drop for Receivers {
-    fn drop(&mut self) {
-        drop(self.stop.take());
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
-        }
     }
 }
 

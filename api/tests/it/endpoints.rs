@@ -58,11 +58,14 @@ async fn what_is_wrong_of_an_endpoint_is_told_by_field() {
     let wrong = service
         .post(
             "/v1/endpoints",
-            &json!({"url": "http://169.254.1.1/", "description": long, "secret": "whsec_short"}),
+            &json!({
+                "url": "http://169.254.1.1/", "description": long, "secret": "whsec_short",
+                "headers": {"Host": "inner"}, "max_per_second": 0,
+            }),
         )
         .await;
     wrong.expect(422);
-    assert_eq!(wrong.pointers(), ["/url", "/description", "/secret"]);
+    assert_eq!(wrong.pointers(), ["/url", "/description", "/secret", "/headers", "/max_per_second"]);
     for body in
         [json!({}), json!({"url": "https://a.example/", "events": ["batch.exploded"]}), json!({"uri": "x"})]
     {
@@ -78,9 +81,15 @@ async fn what_is_wrong_of_an_endpoint_is_told_by_field() {
     let endpoint = made.expect(201);
     assert!(endpoint.get("secret").is_none(), "{endpoint}");
     let path = format!("/v1/endpoints/{}", endpoint["id"].as_str().unwrap());
-    let wrong = patch(&service, &path, &json!({"url": "ftp://a.example/", "description": long})).await;
+    let wrong = patch(&service, &path, &json!({"url": "ftp://a.example/", "description": long, "headers": {"x-a": "\n"}, "max_per_second": 1_001})).await;
     wrong.expect(422);
-    assert_eq!(wrong.pointers(), ["/url", "/description"]);
+    assert_eq!(wrong.pointers(), ["/url", "/description", "/headers", "/max_per_second"]);
+    let calm = patch(&service, &path, &json!({"max_per_second": 5})).await;
+    assert_eq!(calm.expect(200)["max_per_second"], 5);
+    assert_eq!(
+        patch(&service, &path, &json!({"max_per_second": 0})).await.expect(200)["max_per_second"],
+        Value::Null
+    );
     let wrong = service.post(&format!("{path}/secret"), &json!({"grace": 604_801})).await;
     wrong.expect(422);
     assert_eq!(wrong.pointers(), ["/grace"]);

@@ -2,6 +2,7 @@
 
 pub mod accept;
 pub mod against_bare;
+mod engines;
 pub mod fleet;
 pub mod idle;
 pub mod immediate;

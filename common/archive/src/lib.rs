@@ -6,7 +6,7 @@
 //! steps in a store that is empty, reads it back and compares the digests.
 //!
 //! The file is JSON lines in one zstd stream: a header, a [`Record`](record::Record) a line, and an end with the number of records and the
-//! SHA-256 of their lines. What is not to be found in it: master keys (webhook secrets stay sealed under them), idle uploads of
+//! SHA-256 of their lines. What is not to be found in it: master keys (webhook secrets stay sealed under them), deliveries that tell of no batch, idle uploads of
 //! drafts, sessions, and the order in which outcomes settled, which is about that of the items after an import.
 
 mod bytes64;

@@ -1,10 +1,11 @@
 //! The cells of the table.
 
 use super::Sizes;
-use super::desk::{Desk, Engines, Story, TOKEN_COSTS};
+use super::desk::{Desk, Story, TOKEN_COSTS};
 use crate::figures::{Number, Runs};
 use crate::limited::{Hints, Plan, Trouble};
 use crate::measures::Lab;
+use crate::measures::engines::Engines;
 use crate::table::{Goal, Table};
 use crate::work;
 

@@ -11,6 +11,7 @@ use crate::engine::{Engine, Settings};
 use crate::fleet::Fleet;
 use crate::limited::{Came, Limited, Plan};
 use crate::measures::Lab;
+use crate::measures::engines::Engines;
 use crate::work;
 
 /// How long a batch may take.
@@ -30,11 +31,6 @@ pub(super) struct Desk {
     pub(super) provider: Limited,
     pub(super) engines: Engines,
     _folder: TempDir,
-}
-
-pub(super) enum Engines {
-    Serve(Engine),
-    Fleet(Box<Fleet>),
 }
 
 impl Desk {
@@ -61,10 +57,7 @@ impl Desk {
     }
 
     pub(super) fn client(&self) -> anyhow::Result<Client> {
-        match &self.engines {
-            Engines::Serve(engine) => engine.client(),
-            Engines::Fleet(fleet) => fleet.client(),
-        }
+        self.engines.client()
     }
 
     /// Submits a batch of so many rows to a model.
@@ -124,10 +117,7 @@ impl Desk {
     }
 
     pub(super) async fn stop(self) -> anyhow::Result<()> {
-        match self.engines {
-            Engines::Serve(engine) => engine.stop(),
-            Engines::Fleet(fleet) => fleet.stop(),
-        }
+        self.engines.stop()
     }
 }
 

@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use super::Sizes;
-use super::desk::{Desk, Engines, Mode, post_at, post_many};
+use super::desk::{Desk, Mode, post_at, post_many};
 use crate::figures::{Number, Runs};
 use crate::measures::Lab;
+use crate::measures::engines::Engines;
 use crate::receivers::Arrived;
 use crate::servers::Asked;
 use crate::table::{Goal, Table};

@@ -1,17 +1,18 @@
 //! An engine with receivers, and tenants whose endpoints they are and who hand in jobs of one row.
 
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, bail};
+use anyhow::bail;
 use tempfile::TempDir;
 use tokio::task::JoinSet;
 
 use super::Sizes;
 use crate::client::Client;
 use crate::engine::{Engine, Settings};
-use crate::fleet::{CpuTimes, Fleet};
+use crate::fleet::{Fleet, key};
 use crate::measures::Lab;
+use crate::measures::engines::Engines;
 use crate::programs::Fake;
 use crate::receivers::Receivers;
 
@@ -49,22 +50,6 @@ pub(super) struct Desk {
     pub(super) clients: Vec<Client>,
     _provider: Fake,
     _folder: TempDir,
-}
-
-pub(super) enum Engines {
-    Serve(Engine),
-    Fleet(Box<Fleet>),
-}
-
-impl Engines {
-    pub(super) fn cpu_times(&self) -> anyhow::Result<CpuTimes> {
-        match self {
-            Self::Serve(engine) => {
-                Ok(CpuTimes { ours: engine.cpu_time()?, mongo: Duration::ZERO, redis: Duration::ZERO })
-            }
-            Self::Fleet(fleet) => fleet.cpu_times(),
-        }
-    }
 }
 
 impl Desk {
@@ -127,10 +112,7 @@ impl Desk {
     }
 
     pub(super) fn stop(self) -> anyhow::Result<()> {
-        match self.engines {
-            Engines::Serve(engine) => engine.stop(),
-            Engines::Fleet(fleet) => fleet.stop(),
-        }
+        self.engines.stop()
     }
 }
 
@@ -173,12 +155,6 @@ async fn all(mut tasks: JoinSet<anyhow::Result<()>>) -> anyhow::Result<()> {
 /// Makes a key of an owner of the tenant in the data folder of an engine that does not run yet.
 fn embedded_key(lab: &Lab<Sizes>, folder: &TempDir, tenant: &str) -> anyhow::Result<String> {
     let mut command = Command::new(&lab.binary);
-    command.args(["key", "create", "bench", "--role", "owner", "--data", "data", "--tenant", tenant]);
-    command.env_clear().current_dir(folder.path()).stdin(Stdio::null());
-    let output = command.output().context("a key cannot be made")?;
-    let key = String::from_utf8_lossy(&output.stdout).trim().to_owned();
-    if !output.status.success() || key.is_empty() {
-        bail!("a key was not made:\n{}", String::from_utf8_lossy(&output.stderr));
-    }
-    Ok(key)
+    command.arg("key").env_clear().current_dir(folder.path());
+    key(&mut command, tenant, &["--data", "data"])
 }
