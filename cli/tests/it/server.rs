@@ -195,14 +195,28 @@ impl Http {
 
     /// Waits until the batch is in one of these states.
     pub(crate) async fn wait_for_state(&self, batch: &str, states: &[&str]) -> Value {
+        let wanted = |view: &Value| states.iter().any(|state| view["state"] == *state);
+        self.wait_for_view(batch, &format!("{states:?}"), wanted).await
+    }
+
+    /// Waits until a batch has settled this many of its items, and says how many it has.
+    pub(crate) async fn wait_for_settled(&self, batch: &str, items: u64) -> u64 {
+        let settled = |view: &Value| {
+            let count = |of: &str| view["counts"][of].as_u64().unwrap();
+            count("succeeded") + count("failed")
+        };
+        settled(&self.wait_for_view(batch, &format!("{items} outcomes"), |view| settled(view) >= items).await)
+    }
+
+    async fn wait_for_view(&self, batch: &str, what: &str, wanted: impl Fn(&Value) -> bool) -> Value {
         let deadline = tokio::time::Instant::now() + std::time::Duration::from_secs(60);
         loop {
             let (status, view) = self.get(&format!("/v1/batches/{batch}")).await;
             assert_eq!(status, StatusCode::OK, "{view}");
-            if states.iter().any(|state| view["state"] == *state) {
+            if wanted(&view) {
                 return view;
             }
-            assert!(tokio::time::Instant::now() < deadline, "waited a minute for {states:?}: {view}");
+            assert!(tokio::time::Instant::now() < deadline, "waited a minute for {what}: {view}");
             tokio::time::sleep(std::time::Duration::from_millis(20)).await;
         }
     }
