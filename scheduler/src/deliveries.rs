@@ -10,9 +10,13 @@ mod board;
 mod body;
 mod book;
 mod disabled;
+mod ends;
+mod failures;
 mod fan_out;
 mod milestones;
+mod outcomes;
 mod paces;
+mod pauses;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -32,9 +36,12 @@ use crate::lead::Lead;
 use attempt::Attempt;
 use board::{Board, Taken};
 use book::Book;
+use ends::Ends;
+use failures::{Failures, Looked};
 use milestones::Milestones;
-pub(crate) use milestones::Running;
+pub(crate) use milestones::Open;
 use paces::{Paces, Turn};
+use pauses::Pauses;
 
 /// How long a delivery that was taken is nobody else's, on top of the longest try.
 const TAKEN_FOR: Duration = Duration::from_secs(40);
@@ -106,24 +113,29 @@ impl Courier {
         }
     }
 
-    /// Carries until it is told to stop. `running` tells from time to time which batches run.
-    pub(crate) async fn run(self, running: watch::Receiver<Vec<Running>>, stopping: CancellationToken) {
+    /// Carries until it is told to stop. `open` tells from time to time which batches are.
+    pub(crate) async fn run(self, open: watch::Receiver<Vec<Open>>, stopping: CancellationToken) {
         let made = Notify::new();
         let engine = self.engine.clone();
+        let ends = Arc::new(Ends::default());
         let announcer = Announcer {
             engine: engine.clone(),
             lead: self.lead.clone(),
             poll: self.poll,
             webhooks: self.webhooks.clone(),
             book: self.book.clone(),
+            ends: ends.clone(),
         };
         let lookout = Lookout {
             engine: engine.clone(),
             lead: self.lead.clone(),
             webhooks: self.webhooks.clone(),
             book: self.book.clone(),
-            running,
+            open,
+            ends,
             milestones: Milestones::default(),
+            failures: Failures::default(),
+            pauses: Pauses::default(),
             has_looked_back: false,
         };
         let (ended, to_record) = mpsc::channel(RECORDED);
@@ -305,6 +317,7 @@ struct Announcer {
     poll: Duration,
     webhooks: Arc<Webhooks>,
     book: Arc<Book>,
+    ends: Arc<Ends>,
 }
 
 impl Announcer {
@@ -333,7 +346,8 @@ impl Announcer {
             not_before = Instant::now() + PACE;
             if self.lead.is_ours()
                 && let Err(error) =
-                    fan_out::run_once(&self.engine, &self.book, &self.webhooks.schedule, made).await
+                    fan_out::run_once(&self.engine, &self.book, &self.webhooks.schedule, made, &self.ends)
+                        .await
             {
                 tell(&error);
             }
@@ -347,47 +361,63 @@ struct Lookout {
     lead: Lead,
     webhooks: Arc<Webhooks>,
     book: Arc<Book>,
-    running: watch::Receiver<Vec<Running>>,
+    open: watch::Receiver<Vec<Open>>,
+    ends: Arc<Ends>,
     milestones: Milestones,
+    failures: Failures,
+    pauses: Pauses,
     /// What the leader before may have left untold was looked for.
     has_looked_back: bool,
 }
 
 impl Lookout {
-    /// Looks again whenever it is told which batches run, as long as it is; `made` hears of deliveries.
+    /// Looks again whenever it is told which batches are open, as long as it is; `made` hears of deliveries.
     async fn run(mut self, made: &Notify) {
         let mut ticks = interval(LOOK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut goes_on = false;
         loop {
-            tokio::select! {
-                _ = ticks.tick() => {}
-                Ok(()) = self.running.changed() => self.running.mark_changed(),
+            if !goes_on {
+                tokio::select! {
+                    _ = ticks.tick() => {}
+                    Ok(()) = self.open.changed() => self.open.mark_changed(),
+                    () = self.ends.came() => {}
+                }
             }
+            goes_on = false;
             if !self.lead.is_ours() {
                 self.has_looked_back = false;
+                self.ends.clear();
                 continue;
             }
             match self.look().await {
-                Ok(true) => made.notify_one(),
-                Ok(false) => {}
+                Ok(Looked { any, more }) => {
+                    if any {
+                        made.notify_one();
+                    }
+                    goes_on = more;
+                }
                 Err(error) => tell(&error),
             }
         }
     }
 
-    async fn look(&mut self) -> StoreResult<bool> {
-        let Self { engine, book, webhooks, milestones, .. } = self;
+    async fn look(&mut self) -> StoreResult<Looked> {
+        let Self { engine, book, webhooks, milestones, failures, pauses, ends, .. } = self;
         let schedule = &webhooks.schedule;
         let mut any = false;
         if !self.has_looked_back {
             any |= disabled::tell_all(engine, book, schedule).await?;
             self.has_looked_back = true;
         }
-        if self.running.has_changed().unwrap_or(false) {
-            let running = self.running.borrow_and_update().clone();
-            any |= milestones.look(engine, book, schedule, &running).await?;
+        let is_new = self.open.has_changed().unwrap_or(false);
+        let open = self.open.borrow_and_update().clone();
+        if is_new {
+            any |= milestones.look(engine, book, schedule, &open).await?;
+            any |= pauses.look(engine, book, schedule, &open).await?;
         }
-        Ok(any)
+        let looked = failures.look(engine, book, schedule, &open, ends).await?;
+        Ok(Looked { any: any || looked.any, ..looked })
     }
 }
 

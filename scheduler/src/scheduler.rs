@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::admit::Admitter;
 use crate::config::SchedulerConfig;
-use crate::deliveries::{Courier, Running};
+use crate::deliveries::{Courier, Open};
 use crate::lead::Lead;
 use crate::sessions::Watch;
 use crate::{budgets, close, replies, retention, submits, sweep};
@@ -61,14 +61,14 @@ impl Scheduler {
         // A poll of no time would be one after the other.
         let poll = config.poll.max(Duration::from_millis(1));
         let (ended, outlived) = mpsc::unbounded_channel();
-        let (running, told_running) = watch::channel(Vec::new());
-        let running = config.webhooks.is_some().then_some(running);
-        let looking = Loop { running, ..Loop::new(engine.clone(), admitter, lead.clone(), poll, ended) };
+        let (open, told_open) = watch::channel(Vec::new());
+        let open = config.webhooks.is_some().then_some(open);
+        let looking = Loop { open, ..Loop::new(engine.clone(), admitter, lead.clone(), poll, ended) };
         work.spawn(looking.run(stopping.clone()));
         work.spawn(replies::run(engine.clone(), outlived, stopping.clone()));
         if let Some(webhooks) = config.webhooks {
             let courier = Courier::new(engine.clone(), webhooks, lead.clone(), poll);
-            work.spawn(courier.run(told_running, stopping.clone()));
+            work.spawn(courier.run(told_open, stopping.clone()));
         }
         if let Some(keeping) = config.keeping {
             work.spawn(retention::run(engine.clone(), keeping, lead.clone(), stopping.clone()));
@@ -110,8 +110,8 @@ struct Loop {
     priorities: HashMap<BatchId, i16>,
     /// Where replies are named that nobody asks for any more.
     outlived: mpsc::UnboundedSender<Outlived>,
-    /// Where it is told which batches run, for those who are to be told how far they are.
-    running: Option<watch::Sender<Vec<Running>>>,
+    /// Where it is told which batches are open, for those who are to be told of them.
+    open: Option<watch::Sender<Vec<Open>>>,
     swept: Option<Instant>,
     woken: Option<Instant>,
 }
@@ -140,7 +140,7 @@ impl Loop {
             goes_on: false,
             priorities: HashMap::new(),
             outlived,
-            running: None,
+            open: None,
             swept: None,
             woken: None,
         }
@@ -356,8 +356,8 @@ impl Loop {
         self.goes_on = (!closed.is_empty() && has_queued) || self.admitter.looks_again();
         if sweep_due {
             self.swept = Some(Instant::now());
-            if let Some(running) = &self.running {
-                running.send_replace(Running::among(&batches));
+            if let Some(open) = &self.open {
+                open.send_replace(Open::among(&batches));
             }
         }
         self.batches = batches;

@@ -26,7 +26,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ("runtime", &["domain", "hub-redis", "ports", "provider", "settings", "store-mongo", "store-sqlite"]),
     ("api", &["domain", "egress", "pipeline", "ports", "prompt", "provider", "rowio", "runtime", "vault"]),
     ("worker", &["domain", "ports", "pipeline", "provider", "rowio", "runtime"]),
-    ("scheduler", &["domain", "egress", "ports", "runtime", "vault"]),
+    ("scheduler", &["domain", "egress", "ports", "rowio", "runtime", "vault"]),
     (
         "cli",
         &[

@@ -104,6 +104,11 @@ impl BatchSpec {
         [&self.model].into_iter().chain(self.fallback.models.iter().map(|further| &further.model))
     }
 
+    /// The lanes of its models, in the same order.
+    pub fn lanes(&self) -> impl Iterator<Item = &LaneId> {
+        [&self.lane].into_iter().chain(self.fallback.models.iter().map(|further| &further.lane))
+    }
+
     /// As many as a chunk may have.
     pub const fn default_chunk_rows() -> u32 {
         MAX_CHUNK_ROWS

@@ -29,6 +29,12 @@ pub enum EventKind {
     /// As many of its items have an outcome as it was to tell of.
     #[serde(rename = "batch.progress")]
     BatchProgress,
+    /// Some of its items failed. Only those are told who ask for it by name.
+    #[serde(rename = "item.failed")]
+    ItemFailed,
+    /// What the tenant's batches call stands still for a while: the provider said so, or refused the key.
+    #[serde(rename = "lane.paused")]
+    LanePaused,
     /// An endpoint of the tenant is switched off, and not because somebody asked for it. The others are told.
     #[serde(rename = "endpoint.disabled")]
     EndpointDisabled,
@@ -36,7 +42,7 @@ pub enum EventKind {
 
 impl EventKind {
     /// Every one.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 10] = [
         Self::BatchCompleted,
         Self::BatchFailed,
         Self::BatchCancelled,
@@ -44,6 +50,8 @@ impl EventKind {
         Self::BatchPaused,
         Self::BatchStarted,
         Self::BatchProgress,
+        Self::ItemFailed,
+        Self::LanePaused,
         Self::EndpointDisabled,
     ];
 
@@ -57,13 +65,15 @@ impl EventKind {
             Self::BatchPaused => "batch.paused",
             Self::BatchStarted => "batch.started",
             Self::BatchProgress => "batch.progress",
+            Self::ItemFailed => "item.failed",
+            Self::LanePaused => "lane.paused",
             Self::EndpointDisabled => "endpoint.disabled",
         }
     }
 
     /// Whether only those are told who ask for it by name.
     pub const fn is_opt_in(self) -> bool {
-        matches!(self, Self::BatchStarted)
+        matches!(self, Self::BatchStarted | Self::ItemFailed)
     }
 
     /// What a batch that has just come to `state` tells; `None` where nobody is told. `counts` are those of a final state.
@@ -162,5 +172,9 @@ mod tests {
         let milestones = [Milestone::Started, Milestone::Progress(1), Milestone::Progress(99)];
         let ids: std::collections::BTreeSet<_> = milestones.iter().map(|of| of.event_id(batch)).collect();
         assert!(ids.len() == 3 && !ids.contains(&EventId::of_batch(batch, 1)));
+        let failures = [(0, 0), (0, 1), (1, 0), (u16::MAX, u32::MAX)]
+            .map(|(epoch, first)| EventId::of_failures(batch, epoch, first));
+        let unlike = failures.iter().collect::<std::collections::BTreeSet<_>>().len();
+        assert!(unlike == 4 && failures.iter().all(|id| id.ver_in(batch).is_none()));
     }
 }

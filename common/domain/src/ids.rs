@@ -179,6 +179,22 @@ impl EventId {
         Self::from_bytes((id ^ ver as u128).to_be_bytes())
     }
 
+    /// The id of what tells of failed items of `batch`, of which the first is its `first`-th failure (from 0) in the order of settling of that epoch.
+    pub const fn of_failures(batch: BatchId, epoch: u16, first: u32) -> Self {
+        let id = u128::from_be_bytes(*batch.as_bytes());
+        // No version is as large.
+        let place = 1 << 64 | (epoch as u128) << 32 | first as u128;
+        Self::from_bytes((id ^ place).to_be_bytes())
+    }
+
+    /// The id of whatever a digest stands for: the same for the same.
+    pub const fn of_digest(digest: [u8; 32]) -> Self {
+        let (first, _) = digest.split_at(16);
+        let mut bytes = [0; 16];
+        bytes.copy_from_slice(first);
+        Self::from_bytes(bytes)
+    }
+
     /// The id of an endpoint's being switched off at that moment, likewise.
     pub const fn of_endpoint(endpoint: EndpointId, at_ms: u64) -> Self {
         let id = u128::from_be_bytes(*endpoint.as_bytes());

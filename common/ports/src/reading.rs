@@ -79,13 +79,18 @@ impl SettledCursor {
         Self(u64::from(epoch) << 48 | u64::from(record) << 16 | u64::from(items))
     }
 
+    /// The epoch it is of.
+    pub const fn epoch(self) -> u16 {
+        (self.0 >> 48) as u16
+    }
+
     /// The record and how many of its items were given.
     ///
     /// # Errors
     /// `Conflict` when it is of another epoch.
     pub fn place_in(self, epoch: u16) -> StoreResult<(u32, u16)> {
-        let [e1, e0, r3, r2, r1, r0, i1, i0] = self.0.to_be_bytes();
-        if self != Self::default() && u16::from_be_bytes([e1, e0]) != epoch {
+        let [_, _, r3, r2, r1, r0, i1, i0] = self.0.to_be_bytes();
+        if self != Self::default() && self.epoch() != epoch {
             let words = "this place is in an order that there was before an import; begin anew";
             return Err(StoreError::Conflict(words.to_owned()));
         }

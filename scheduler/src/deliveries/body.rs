@@ -7,10 +7,13 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use jiff::Timestamp;
 use promptmill_domain::{
-    Batch, BatchState, Counts, Endpoint, Event, EventKind, FailureKind, Money, PauseReason, WhyDisabled,
+    Batch, BatchId, BatchState, Counts, Endpoint, Event, EventKind, FailureKind, LaneId, Money, PauseReason,
+    WhyDisabled,
 };
 use serde::Serialize;
 use serde_json::value::RawValue;
+
+use super::failures::Failed;
 
 #[derive(Serialize)]
 struct Body<D> {
@@ -80,10 +83,60 @@ pub(super) fn of(event: &Event, batch: &Batch, counts: &Counts, as_of_ms: u64) -
         rows: batch.total,
         counts: counts_view(counts, as_of_ms),
         cost: counts.totals.cost,
-        metadata: batch.spec.metadata.as_deref().and_then(|text| serde_json::from_str(text).ok()),
+        metadata: metadata(batch),
         pause: pause_view(&event.state),
     };
     Body::of(event.kind, event.at_ms, data)
+}
+
+#[derive(Serialize)]
+struct Failures<'a> {
+    batch_id: String,
+    name: Option<&'a str>,
+    /// Failures of the batch that other events tell, because they settled before.
+    before: u32,
+    items: Vec<FailedView<'a>>,
+    metadata: Option<&'a RawValue>,
+}
+
+#[derive(Serialize)]
+struct FailedView<'a> {
+    index: u32,
+    custom_id: Option<&'a str>,
+    reason: FailureKind,
+}
+
+impl<'a> FailedView<'a> {
+    fn of(item: &'a Failed) -> Self {
+        Self { index: item.index, custom_id: item.custom_id.as_deref(), reason: item.kind }
+    }
+}
+
+/// The bytes that tell of items of a batch that failed after `before` others, the last of them then.
+pub(super) fn of_failures(batch: &Batch, before: u32, items: &[Failed], at_ms: u64) -> Bytes {
+    let data = Failures {
+        batch_id: batch.id.to_string(),
+        name: batch.spec.name.as_deref(),
+        before,
+        items: items.iter().map(FailedView::of).collect(),
+        metadata: metadata(batch),
+    };
+    Body::of(EventKind::ItemFailed, at_ms, data)
+}
+
+#[derive(Serialize)]
+struct PausedLane<'a> {
+    lane: &'a str,
+    until: String,
+    /// The newest of the tenant's batches that call it and have no end yet.
+    batches: Vec<String>,
+}
+
+/// The bytes that tell of a lane which stands still until then.
+pub(super) fn of_paused_lane(lane: &LaneId, until_ms: u64, batches: &[BatchId], at_ms: u64) -> Bytes {
+    let batches = batches.iter().map(BatchId::to_string).collect();
+    let data = PausedLane { lane: lane.as_str(), until: time(until_ms), batches };
+    Body::of(EventKind::LanePaused, at_ms, data)
 }
 
 #[derive(Serialize)]
@@ -105,6 +158,11 @@ pub(super) fn of_disabled(endpoint: &Endpoint, why: WhyDisabled, at_ms: u64) -> 
         failing_since: endpoint.failing.map(|failing| time(failing.since_ms)),
     };
     Body::of(EventKind::EndpointDisabled, at_ms, data)
+}
+
+/// The submitter's own JSON.
+fn metadata(batch: &Batch) -> Option<&RawValue> {
+    batch.spec.metadata.as_deref().and_then(|text| serde_json::from_str(text).ok())
 }
 
 fn counts_view(counts: &Counts, as_of_ms: u64) -> CountsView {
@@ -145,7 +203,7 @@ fn time(unix_ms: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use promptmill_domain::{BatchId, BatchLimits, BatchSpec, EventId, LaneId, TenantId, Totals};
+    use promptmill_domain::{BatchLimits, BatchSpec, EventId, TenantId, Totals};
 
     fn body(state: BatchState, kind: EventKind, counts: &Counts) -> serde_json::Value {
         let id = BatchId::from_bytes([1; 16]);

@@ -3,12 +3,13 @@
 //! The change itself stands in the endpoint, and the ids derive from it. Whoever switches one off tells it; a process that died between the two is made up for
 //! by the next one that leads, which looks at all endpoints once.
 
-use promptmill_domain::{DeliveryId, Endpoint, EndpointState, EventId, EventKind, WhyDisabled};
+use promptmill_domain::{Endpoint, EndpointState, EventId, EventKind, WhyDisabled};
 use promptmill_egress::retry::Schedule;
-use promptmill_ports::{Delivery, DeliveryState, StoreResult};
+use promptmill_ports::StoreResult;
 use promptmill_runtime::Engine;
 
 use super::book::Book;
+use super::fan_out::Told;
 use super::{body, fan_out};
 
 /// What was switched off longer ago was told: as long as a process may need to be replaced, and more.
@@ -30,23 +31,10 @@ pub(super) async fn tell(
     let body = body::of_disabled(off, why, at_ms);
     let now_ms = engine.clock.now_ms();
     let endpoints = book.endpoints(&off.tenant).await?;
-    let others = endpoints.iter().filter(|other| other.id != off.id && other.wants(kind, at_ms));
-    let delivery = |other: &Endpoint| Delivery {
-        id: DeliveryId::to_endpoint(event, other.id),
-        tenant: off.tenant.clone(),
-        batch: None,
-        event,
-        kind,
-        url: other.url.clone(),
-        sealed_secret: String::new(),
-        endpoint: Some(other.id),
-        body: body.clone(),
-        state: DeliveryState::Pending,
-        due_ms: fan_out::first_due(schedule, now_ms),
-        attempts: vec![],
-        created_ms: now_ms,
-    };
-    let deliveries: Vec<_> = others.map(delivery).collect();
+    let others = endpoints.iter().filter(|other| other.id != off.id);
+    let due_ms = fan_out::first_due(schedule, now_ms);
+    let told = Told { tenant: &off.tenant, batch: None, event, kind, at_ms, due_ms, now_ms };
+    let deliveries: Vec<_> = told.to(others, &body).collect();
     engine.records.add_deliveries(&deliveries).await?;
     Ok(deliveries.len())
 }

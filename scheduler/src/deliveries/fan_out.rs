@@ -5,14 +5,18 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use promptmill_domain::{Batch, BatchId, DeliveryId, Endpoint, Event, TenantId};
+use bytes::Bytes;
+use promptmill_domain::{
+    Batch, BatchId, DeliveryId, Endpoint, EndpointId, Event, EventId, EventKind, TenantId,
+};
 use promptmill_egress::retry::Schedule;
 use promptmill_ports::{Delivery, DeliveryState, StoreError, StoreResult};
 use promptmill_runtime::Engine;
 use tokio::sync::Notify;
 
 use super::book::Book;
-use super::{body, milestones};
+use super::ends::Ends;
+use super::{body, failures, milestones};
 
 /// Events handed on in one step.
 const STEP: u32 = 100;
@@ -29,13 +33,18 @@ pub(super) async fn run_once(
     book: &Book,
     schedule: &Schedule,
     made: &Notify,
+    ends: &Ends,
 ) -> StoreResult<()> {
     loop {
-        let events = engine.store.pending(STEP).await?;
+        // Those that are held stand before the others.
+        let held = u32::try_from(ends.len()).unwrap_or(u32::MAX);
+        let mut events = engine.store.pending(STEP.saturating_add(held)).await?;
+        events.retain(|event| !ends.holds(event.id));
         if events.is_empty() {
             return Ok(());
         }
         let mut deliveries = Vec::with_capacity(events.len());
+        let mut to_hold = Vec::new();
         for events in events.chunks(BATCHES) {
             let ids: Vec<_> =
                 events.iter().map(|event| event.batch).collect::<HashSet<_>>().into_iter().collect();
@@ -57,6 +66,9 @@ pub(super) async fn run_once(
                         }
                     }
                 }
+                if failures::are_to_be_told(event, &endpoints) {
+                    to_hold.push(event.clone());
+                }
                 if deliveries.len() >= AT_ONCE {
                     engine.records.add_deliveries(&deliveries).await?;
                     made.notify_one();
@@ -68,7 +80,9 @@ pub(super) async fn run_once(
             engine.records.add_deliveries(&deliveries).await?;
             made.notify_one();
         }
-        let ids: Vec<_> = events.iter().map(|event| event.id).collect();
+        let is_over = |event: &&Event| to_hold.iter().all(|held| held.id != event.id);
+        let ids: Vec<_> = events.iter().filter(is_over).map(|event| event.id).collect();
+        ends.hold(to_hold);
         engine.store.handed_on(&ids).await?;
     }
 }
@@ -111,10 +125,9 @@ pub(super) async fn deliveries(
     endpoints: &[Endpoint],
     schedule: &Schedule,
 ) -> StoreResult<Vec<Delivery>> {
-    let endpoints: Vec<_> =
-        endpoints.iter().filter(|endpoint| endpoint.wants(event.kind, event.at_ms)).collect();
+    let is_wanted = endpoints.iter().any(|endpoint| endpoint.wants(event.kind, event.at_ms));
     let webhook = batch.spec.webhook.as_ref().filter(|_| !event.kind.is_opt_in());
-    if webhook.is_none() && endpoints.is_empty() {
+    if webhook.is_none() && !is_wanted {
         return Ok(vec![]);
     }
     let body = match &event.counts {
@@ -128,28 +141,68 @@ pub(super) async fn deliveries(
         },
     };
     let now_ms = engine.clock.now_ms();
-    let delivery = |id, url: &str, sealed_secret: &str, endpoint| Delivery {
-        id,
-        tenant: event.tenant.clone(),
+    let told = Told {
+        tenant: &event.tenant,
         batch: Some(event.batch),
         event: event.id,
         kind: event.kind,
-        url: url.to_owned(),
-        sealed_secret: sealed_secret.to_owned(),
-        endpoint,
-        body: body.clone(),
-        state: DeliveryState::Pending,
+        at_ms: event.at_ms,
         due_ms: first_due(schedule, now_ms),
-        attempts: vec![],
-        created_ms: now_ms,
+        now_ms,
     };
-    let to_webhook = webhook.iter().map(|webhook| {
-        delivery(DeliveryId::to_batch_webhook(event.id), &webhook.url, &webhook.sealed_secret, None)
+    let to_webhook = webhook.iter().map(|webhook| Delivery {
+        url: webhook.url.clone(),
+        sealed_secret: webhook.sealed_secret.clone(),
+        ..told.delivery(DeliveryId::to_batch_webhook(event.id), None, &body)
     });
-    let to_endpoints = endpoints.iter().map(|endpoint| {
-        delivery(DeliveryId::to_endpoint(event.id, endpoint.id), &endpoint.url, "", Some(endpoint.id))
-    });
-    Ok(to_webhook.chain(to_endpoints).collect())
+    Ok(to_webhook.chain(told.to(endpoints, &body)).collect())
+}
+
+/// What is told, whoever hears of it.
+pub(super) struct Told<'a> {
+    pub(super) tenant: &'a TenantId,
+    /// `None` where it tells of none.
+    pub(super) batch: Option<BatchId>,
+    pub(super) event: EventId,
+    pub(super) kind: EventKind,
+    /// When it happened.
+    pub(super) at_ms: u64,
+    /// When it is tried first.
+    pub(super) due_ms: u64,
+    pub(super) now_ms: u64,
+}
+
+impl Told<'_> {
+    /// Its deliveries to those of the endpoints that want it.
+    pub(super) fn to<'a>(
+        &'a self,
+        endpoints: impl IntoIterator<Item = &'a Endpoint>,
+        body: &'a Bytes,
+    ) -> impl Iterator<Item = Delivery> {
+        let wanting = endpoints.into_iter().filter(|endpoint| endpoint.wants(self.kind, self.at_ms));
+        wanting.map(|endpoint| Delivery {
+            url: endpoint.url.clone(),
+            ..self.delivery(DeliveryId::to_endpoint(self.event, endpoint.id), Some(endpoint.id), body)
+        })
+    }
+
+    fn delivery(&self, id: DeliveryId, endpoint: Option<EndpointId>, body: &Bytes) -> Delivery {
+        Delivery {
+            id,
+            tenant: self.tenant.clone(),
+            batch: self.batch,
+            event: self.event,
+            kind: self.kind,
+            url: String::new(),
+            sealed_secret: String::new(),
+            endpoint,
+            body: body.clone(),
+            state: DeliveryState::Pending,
+            due_ms: self.due_ms,
+            attempts: vec![],
+            created_ms: self.now_ms,
+        }
+    }
 }
 
 /// When a delivery made now is tried first.

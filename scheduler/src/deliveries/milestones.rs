@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use promptmill_domain::{
-    Batch, BatchId, BatchState, Counts, Endpoint, Event, EventKind, Milestone, TenantId,
+    Batch, BatchId, BatchState, Counts, Endpoint, Event, EventKind, LaneId, Milestone, TenantId,
 };
 use promptmill_egress::retry::Schedule;
 use promptmill_ports::{StoreError, StoreResult};
@@ -16,24 +16,30 @@ use promptmill_runtime::Engine;
 use super::book::Book;
 use super::fan_out;
 
-/// A batch whose items are worked on.
+/// A batch whose items are worked on, or will be when it is resumed.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Running {
-    tenant: TenantId,
-    batch: BatchId,
+pub(crate) struct Open {
+    pub(super) tenant: TenantId,
+    pub(super) batch: BatchId,
+    /// It does not stand still.
+    is_running: bool,
+    /// What its items call.
+    pub(super) lanes: Vec<LaneId>,
     progress_at: Vec<u8>,
 }
 
-impl Running {
-    /// Those of the batches that run.
+impl Open {
+    /// Those of the batches that are, in their order.
     pub(crate) fn among(batches: &[Batch]) -> Vec<Self> {
-        let running = batches.iter().filter(|batch| batch.state == BatchState::Running);
+        let is_open = |batch: &&Batch| matches!(batch.state, BatchState::Running | BatchState::Paused { .. });
         let of = |batch: &Batch| Self {
             tenant: batch.tenant.clone(),
             batch: batch.id,
+            is_running: batch.state == BatchState::Running,
+            lanes: batch.spec.lanes().cloned().collect(),
             progress_at: batch.spec.progress_at.clone(),
         };
-        running.map(of).collect()
+        batches.iter().filter(is_open).map(of).collect()
     }
 }
 
@@ -57,14 +63,13 @@ impl Milestones {
         engine: &Engine,
         book: &Book,
         schedule: &Schedule,
-        running: &[Running],
+        open: &[Open],
     ) -> StoreResult<bool> {
         let mut before = std::mem::take(&mut self.told);
-        self.told =
-            running.iter().map(|of| (of.batch, before.remove(&of.batch).unwrap_or_default())).collect();
+        self.told = open.iter().map(|of| (of.batch, before.remove(&of.batch).unwrap_or_default())).collect();
         let mut tenants: HashMap<&TenantId, Arc<[Endpoint]>> = HashMap::new();
         let mut any = false;
-        for of in running {
+        for of in open.iter().filter(|of| of.is_running) {
             let endpoints = match tenants.get(&of.tenant) {
                 Some(endpoints) => endpoints.clone(),
                 None => {
@@ -97,7 +102,7 @@ async fn look_at(
     engine: &Engine,
     endpoints: &[Endpoint],
     schedule: &Schedule,
-    of: &Running,
+    of: &Open,
     told: Told,
 ) -> StoreResult<Told> {
     let mut now = told;

@@ -1,16 +1,20 @@
 //! Events reach their receivers at least once, signed, under one id, and one receiver's trouble is its own.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Once};
 use std::time::Duration;
 
+use promptmill_domain::rate::Learned;
 use promptmill_domain::{
-    BatchEvent, BatchId, BatchState, DeliveryId, Endpoint, EndpointHeaders, EndpointId, EndpointSecret,
-    EndpointState, EventId, EventKind, PauseReason, Webhook, WhyDisabled,
+    BatchEvent, BatchId, BatchState, DeliveryId, Ending, Endpoint, EndpointHeaders, EndpointId,
+    EndpointSecret, EndpointState, EventId, EventKind, FailureKind, LaneId, Outcome, Output, PauseReason,
+    Release, SettledItem, Totals, Webhook, WhyDisabled,
 };
 use promptmill_egress::retry::Schedule;
 use promptmill_egress::{Deadlines, UrlPolicy};
-use promptmill_ports::{Delivery, DeliveryState, MemoryHub, NewBatch, Replay, Tenant};
+use promptmill_ports::{
+    Delivery, DeliveryState, LaneRecord, MemoryHub, NewBatch, Replay, Tenant, encode_outcome,
+};
 use promptmill_scheduler::{Scheduler, SchedulerConfig, Webhooks};
 use promptmill_vault::Vault;
 
@@ -682,4 +686,129 @@ async fn a_batch_on_its_way_is_told_of_once_as_far_as_somebody_asked_for_it() {
     // One that was at its end before anybody looked tells that it began, too.
     assert_eq!(told(&asked.got(), quiet), events([("batch.started", None)]));
     assert_eq!(told(&all.got(), quiet), events([("batch.completed", None)]));
+}
+
+/// Settles chunks until so many items failed: those whose index is even do, with an outcome that has an id, but for every tenth, which has none. Answers them in
+/// the order in which they settled.
+async fn half_fail(scene: &Scene, items: usize) -> Vec<(u64, Option<String>)> {
+    let custom_id = |index: u32| (!index.is_multiple_of(10)).then(|| format!("row-{index}"));
+    let mut failed = Vec::new();
+    while failed.len() < items {
+        let hints = scene.hints(1).await;
+        for lease in scene.claim(&hints).await {
+            let settled = (0..lease.head.len()).map(|offset| {
+                let index = lease.head.base + offset;
+                let ending = if index.is_multiple_of(2) {
+                    failed.push((u64::from(index), custom_id(index)));
+                    Ending::Failed { kind: FailureKind::Timeout, message: "no answer".to_owned() }
+                } else {
+                    Ending::Succeeded { output: Output::Text("fine".to_owned()), repaired: false }
+                };
+                let custom_id = custom_id(index);
+                let outcome =
+                    Outcome { custom_id, ending, attempts: vec![], cut: Totals::default(), flags: vec![] };
+                (SettledItem { offset, code: outcome.code() }, encode_outcome(&outcome))
+            });
+            scene.settle(&lease, settled.collect(), Release::Keep).await;
+        }
+    }
+    failed
+}
+
+/// The groups of failed items that a receiver was told of, by what went before them; each once, however often it came.
+fn groups(got: &[Got]) -> BTreeMap<u64, Vec<(u64, Option<String>)>> {
+    let mut ids: HashMap<u64, HashSet<String>> = HashMap::new();
+    let mut groups = BTreeMap::new();
+    for got in got.iter().filter(|got| got.json()["type"] == "item.failed") {
+        let data = got.json()["data"].clone();
+        let before = data["before"].as_u64().unwrap();
+        ids.entry(before).or_default().insert(got.id().to_owned());
+        let item = |item: &serde_json::Value| {
+            assert_eq!(item["reason"], "timeout");
+            (item["index"].as_u64().unwrap(), item["custom_id"].as_str().map(str::to_owned))
+        };
+        groups.insert(before, data["items"].as_array().unwrap().iter().map(item).collect());
+    }
+    assert!(ids.values().all(|ids| ids.len() == 1), "a group has one id: {ids:?}");
+    groups
+}
+
+#[tokio::test]
+async fn failed_items_are_told_in_groups_each_once_to_who_asks_for_them() {
+    let scene = Scene::on(MemoryHub::new()).await;
+    let [asked, all] = [Receiver::taking().await, Receiver::taking().await];
+    endpoint(&scene, &asked.url(), &[EventKind::ItemFailed]).await;
+    endpoint(&scene, &all.url(), &[]).await;
+    let scheduler = delivering(&scene, webhooks(1));
+    let batch = scene.submit_with(60, |_| {}).await;
+    // The first, and those up to the tenth.
+    let mut failed = half_fail(&scene, 10).await;
+    eventually("they are told while the batch runs", async || groups(&asked.got()).len() == 2).await;
+    failed.extend(half_fail(&scene, 3).await);
+    // Another process, which begins with the order of settling anew.
+    scheduler.stop().await;
+    let scheduler = delivering(&scene, webhooks(1));
+    failed.extend(half_fail(&scene, 30 - failed.len()).await);
+    scene.ended(batch, BatchState::Completed).await;
+    eventually("the rest is told with the end", async || groups(&asked.got()).len() == 3).await;
+    let told: Vec<_> = groups(&asked.got()).into_values().collect();
+    assert_eq!(told.iter().map(Vec::len).collect::<Vec<_>>(), [1, 9, 20]);
+    assert_eq!(told.concat(), failed);
+    eventually("nothing is left to be handed on", async || {
+        scene.engine.store.pending(9).await.unwrap().is_empty()
+    })
+    .await;
+    eventually("the end is told", async || !all.got().is_empty()).await;
+    scheduler.stop().await;
+    assert_eq!(told_kinds(&all.got()), ["batch.completed"]);
+    assert_eq!(asked.got().len(), 3, "no event went out twice");
+}
+
+fn told_kinds(got: &[Got]) -> Vec<String> {
+    got.iter().map(|got| got.json()["type"].as_str().unwrap().to_owned()).collect()
+}
+
+#[tokio::test]
+async fn a_lane_that_stands_still_is_told_once_to_whose_batches_call_it() {
+    let scene = Scene::on(MemoryHub::new()).await;
+    let told = Receiver::taking().await;
+    endpoint(&scene, &told.url(), &[EventKind::LanePaused, EventKind::BatchStarted]).await;
+    let of_kind =
+        |kind: &str| told.got().iter().map(Got::json).filter(|body| body["type"] == kind).collect::<Vec<_>>();
+    let pause = async |lane: &str, ms: u64| {
+        let at_ms = scene.engine.clock.now_ms();
+        let (lane, learned, paused_until_ms) = (LaneId::new(lane, "none"), Learned::default(), at_ms + ms);
+        scene.engine.store.keep_lanes(&[LaneRecord { lane, learned, paused_until_ms, at_ms }]).await.unwrap();
+    };
+    pause("other", 3_600_000).await;
+    pause("scripted", 2_000).await;
+    // Begins another batch, which is told before lanes are looked at.
+    let goes_on = async |batches: usize| {
+        scene.submit(1, 0).await;
+        eventually("it is told", async || of_kind("batch.started").len() == batches).await;
+    };
+    let scheduler = delivering(&scene, webhooks(1));
+    let batch = scene.submit(2, 0).await;
+    goes_on(2).await;
+    pause("scripted", 30_000).await;
+    eventually("the pause is told", async || of_kind("lane.paused").len() == 1).await;
+    let data = &of_kind("lane.paused")[0]["data"];
+    assert_eq!((&data["lane"], data["batches"].as_array().unwrap().len()), (&"scripted/none".into(), 2));
+    assert!(data["batches"].as_array().unwrap().contains(&batch.to_string().into()));
+    // Neither that it goes on nor that it does so once more is told.
+    pause("scripted", 31_000).await;
+    goes_on(3).await;
+    scene.clock.advance_ms(80_000);
+    pause("scripted", 40_000).await;
+    goes_on(4).await;
+    // A minute after its end another one is, and no other process tells that again.
+    scene.clock.advance_ms(40_000 + 61_000);
+    pause("scripted", 3_600_000).await;
+    eventually("the next pause is told", async || of_kind("lane.paused").len() == 2).await;
+    scheduler.stop().await;
+    let scheduler = delivering(&scene, webhooks(1));
+    goes_on(5).await;
+    goes_on(6).await;
+    scheduler.stop().await;
+    assert_eq!(of_kind("lane.paused").len(), 2);
 }
