@@ -77,6 +77,9 @@ struct NewEndpoint {
     /// Headers of its requests beside the usual, up to 10: `Authorization` and names that begin with `X-`. Their values are kept encrypted and never shown.
     #[schema(value_type = Option<BTreeMap<String, String>>)]
     headers: Option<BTreeMap<String, String>>,
+    /// Whether the event that tells a batch's end has the results in it where they are small: up to 100 rows and 256 KiB. No unless told.
+    #[serde(default)]
+    results: bool,
     /// The most requests to it in a second, over time; what is more waits. As many as there are unless told.
     #[schema(minimum = 1, maximum = 1000)]
     max_per_second: Option<u32>,
@@ -100,6 +103,8 @@ struct ChangedEndpoint {
     /// All headers of its requests beside the usual; an empty object removes them.
     #[schema(value_type = Option<BTreeMap<String, String>>)]
     headers: Option<BTreeMap<String, String>>,
+    /// Whether the event that tells a batch's end has the results in it where they are small.
+    results: Option<bool>,
     /// The most requests to it in a second, over time; 0 for as many as there are.
     #[schema(minimum = 0, maximum = 1000)]
     max_per_second: Option<u32>,
@@ -134,6 +139,8 @@ struct EndpointView {
     events: Vec<EventKind>,
     /// The names of the headers that were set for its requests.
     headers: Vec<String>,
+    /// Whether the event that tells a batch's end has the results in it where they are small.
+    results: bool,
     /// The most requests to it in a second.
     max_per_second: Option<u32>,
     /// Whether it is told.
@@ -168,6 +175,7 @@ impl EndpointView {
             url: endpoint.url,
             description: endpoint.description,
             events: endpoint.kinds,
+            results: endpoint.results,
             max_per_second: endpoint.max_per_second,
             headers: endpoint.headers.map(|headers| headers.names).unwrap_or_default(),
             enabled: disabled_because.is_none(),
@@ -332,6 +340,7 @@ async fn make(app: &App, tenant: &TenantId, id: EndpointId, new: &NewEndpoint) -
                 kinds: kinds(new.events.clone().unwrap_or_default()),
                 secrets: vec![kept(app, tenant, id, secret, new.ed25519, None)?],
                 headers,
+                results: new.results,
                 max_per_second: *max_per_second,
                 state: EndpointState::Enabled,
                 failing: None,
@@ -450,6 +459,9 @@ async fn change(
         }
         if let Some(events) = &events {
             endpoint.kinds.clone_from(events);
+        }
+        if let Some(results) = body.results {
+            endpoint.results = results;
         }
         if let Some(rate) = rate {
             endpoint.max_per_second = (*rate > 0).then_some(*rate);

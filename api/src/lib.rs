@@ -65,6 +65,7 @@ pub fn router(app: App) -> Router {
     let keyed = keyed.route_layer(from_fn_with_state(app.clone(), auth::require_key));
     keyed
         .merge(Router::from(health::routes()))
+        .merge(Router::from(results::open_routes()))
         .merge(docs::routes())
         .fallback(problem::unknown_route)
         .layer(from_fn(headers::check_size))

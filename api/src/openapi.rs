@@ -34,6 +34,7 @@ pub fn document() -> OpenApi {
     let mut document = Base::openapi();
     document.info.version = env!("CARGO_PKG_VERSION").to_owned();
     document.merge(crate::health::routes().into_openapi());
+    document.merge(crate::results::open_routes().into_openapi());
     let mut keyed = crate::keyed_routes().into_openapi();
     for operation in keyed.paths.paths.values_mut().flat_map(operations) {
         operation.security.get_or_insert_with(|| vec![SecurityRequirement::new(KEY, [""; 0])]);

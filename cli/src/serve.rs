@@ -13,7 +13,7 @@ use promptmill_runtime::fleet::{TenantCostArgs, address_of, listen};
 use promptmill_runtime::{
     Engine, LaneKeeper, Monitor, Presence, ProviderSettings, Providers, Settings, shutdown_signals,
 };
-use promptmill_scheduler::role::AdmissionArgs;
+use promptmill_scheduler::role::{AdmissionArgs, PublicUrlArgs};
 use promptmill_scheduler::{Scheduler, SchedulerConfig};
 use promptmill_vault::Vault;
 use promptmill_worker::{Worker, WorkerConfig};
@@ -57,6 +57,8 @@ pub(crate) struct ServeArgs {
     /// Subnets that are not public and may receive webhooks all the same, over plain HTTP too, for example 10.0.0.0/8.
     #[arg(long, value_name = "CIDR", env = "PROMPTMILL_WEBHOOK_SUBNETS", value_delimiter = ',')]
     pub(crate) webhook_subnets: Vec<IpNet>,
+    #[command(flatten)]
+    pub(crate) public: PublicUrlArgs,
 }
 
 pub(crate) async fn serve(args: ServeArgs, settings: &Settings) -> Result<Exit, Failure> {
@@ -94,7 +96,9 @@ pub(crate) async fn serve(args: ServeArgs, settings: &Settings) -> Result<Exit, 
     let mut worker = Worker::start(engine.clone(), config)
         .await
         .map_err(|error| Failure::work("work cannot begin", error))?;
-    let config = SchedulerConfig::serving(vault.clone(), policy.clone());
+    let on_loopback = args.listen.ip().is_loopback().then(|| format!("http://{}", addresses.0));
+    let public_url = args.public.public_url.clone().or(on_loopback);
+    let config = SchedulerConfig::serving(vault.clone(), policy.clone()).at(public_url);
     let scheduler = Scheduler::with(engine.clone(), args.admission.clone().applied_to(config));
     let config = ApiConfig { running_batches: args.admission.running.running_batches, ..args.api.config() };
     let app = App::new(

@@ -5,11 +5,14 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use promptmill_domain::TenantId;
+use promptmill_domain::{Batch, TenantId};
 use promptmill_egress::retry::Schedule;
 use promptmill_egress::{Deadlines, Resolver, SystemResolver, UrlPolicy};
 use promptmill_runtime::Presence;
-use promptmill_vault::Vault;
+use promptmill_vault::{ResultsLink, Vault};
+
+/// How long a link to results is good: as long as the event that tells it may be tried, and some hours.
+const LINK_LIVES_MS: u64 = 4 * 24 * 3_600 * 1_000;
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
@@ -68,6 +71,14 @@ impl SchedulerConfig {
     }
 }
 
+impl SchedulerConfig {
+    /// The same with links to results in events, at the URL where the api is found.
+    #[must_use]
+    pub fn at(self, public_url: Option<String>) -> Self {
+        Self { webhooks: self.webhooks.map(|webhooks| Webhooks { public_url, ..webhooks }), ..self }
+    }
+}
+
 /// How events are delivered.
 #[derive(Clone)]
 pub struct Webhooks {
@@ -82,6 +93,8 @@ pub struct Webhooks {
     pub schedule: Schedule,
     /// How long one try may take. Default 20 s.
     pub deadlines: Deadlines,
+    /// Where the api is found from outside, without a slash at its end, for links to results in events; `None` leaves them out. Default: none.
+    pub public_url: Option<String>,
     /// Tries under way at the same time; as many again are begun to receivers known to be slow, and there are never more than four times as many. Default 128.
     pub concurrency: usize,
     /// Tries under way at the same time to one host, so that one slow receiver does not use them all. Default 4.
@@ -97,9 +110,26 @@ impl Webhooks {
             resolver: Arc::new(SystemResolver::default()),
             schedule: Schedule::default(),
             deadlines: Deadlines::default(),
+            public_url: None,
             concurrency: 128,
             per_host: 4,
         }
+    }
+}
+
+impl Webhooks {
+    /// Where whoever is told of the batch reads its results for a while without a key; `None` where that is not known, or cannot be made.
+    pub(crate) fn results_link(&self, batch: &Batch, now_ms: u64) -> Option<String> {
+        let base = self.public_url.as_deref()?;
+        let link = ResultsLink {
+            tenant: batch.tenant.clone(),
+            batch: batch.id,
+            until_ms: now_ms.saturating_add(LINK_LIVES_MS),
+        };
+        let text = link.text(&self.vault).inspect_err(|error| {
+            tracing::error!(batch.id = %batch.id, error = %error, "a link to results cannot be made");
+        });
+        Some(format!("{base}/v1/results/{}", text.ok()?))
     }
 }
 

@@ -346,8 +346,7 @@ impl Announcer {
             not_before = Instant::now() + PACE;
             if self.lead.is_ours()
                 && let Err(error) =
-                    fan_out::run_once(&self.engine, &self.book, &self.webhooks.schedule, made, &self.ends)
-                        .await
+                    fan_out::run_once(&self.engine, &self.book, &self.webhooks, made, &self.ends).await
             {
                 tell(&error);
             }
@@ -413,7 +412,7 @@ impl Lookout {
         let is_new = self.open.has_changed().unwrap_or(false);
         let open = self.open.borrow_and_update().clone();
         if is_new {
-            any |= milestones.look(engine, book, schedule, &open).await?;
+            any |= milestones.look(engine, book, webhooks, &open).await?;
             any |= pauses.look(engine, book, schedule, &open).await?;
         }
         let looked = failures.look(engine, book, schedule, &open, ends).await?;

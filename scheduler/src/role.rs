@@ -12,6 +12,7 @@ use promptmill_runtime::fleet::{Fleet, FleetArgs, RoleError, RunningBatchesArgs,
 use promptmill_runtime::{Monitor, Presence, Settings, shutdown_signals};
 use promptmill_vault::Vault;
 use tokio_util::sync::CancellationToken;
+use url::Url;
 
 use crate::config::{SchedulerConfig, Standing};
 use crate::lead::ROLE;
@@ -30,6 +31,8 @@ pub struct SchedulerArgs {
     /// Subnets that are not public and may receive webhooks all the same, over plain HTTP too, for example 10.0.0.0/8.
     #[arg(long, value_name = "CIDR", env = "PROMPTMILL_WEBHOOK_SUBNETS", value_delimiter = ',')]
     webhook_subnets: Vec<IpNet>,
+    #[command(flatten)]
+    public: PublicUrlArgs,
     /// Milliseconds between looks for work and deliveries that no signal told of.
     #[arg(
         long,
@@ -39,6 +42,28 @@ pub struct SchedulerArgs {
         value_parser = clap::value_parser!(u64).range(1..=3_600_000)
     )]
     poll_ms: u64,
+}
+
+/// Where the api is found.
+#[derive(Debug, Clone, Args)]
+pub struct PublicUrlArgs {
+    /// Where the api is found from outside, for links to results in events, for example https://promptmill.example. Without it events have none; of `serve` on a
+    /// loopback address it is that address.
+    #[arg(long, value_name = "URL", env = "PROMPTMILL_PUBLIC_URL", value_parser = public_url)]
+    pub public_url: Option<String>,
+}
+
+/// An http or https URL without query and fragment; without the slash at its end.
+fn public_url(text: &str) -> Result<String, String> {
+    let wrong = || "must be an http or https URL without query and fragment".to_owned();
+    let url = Url::parse(text).map_err(|_| wrong())?;
+    let is_plain = matches!(url.scheme(), "http" | "https")
+        && url.has_host()
+        && url.username().is_empty()
+        && url.password().is_none()
+        && url.query().is_none()
+        && url.fragment().is_none();
+    if is_plain { Ok(url.as_str().trim_end_matches('/').to_owned()) } else { Err(wrong()) }
 }
 
 /// How tenants share a lane, and how much of each runs.
@@ -91,10 +116,11 @@ pub async fn run(args: SchedulerArgs, settings: Settings) -> Result<(), RoleErro
     let presence = Presence::begin(&fleet.engine, ROLE)
         .await
         .map_err(|error| RoleError::new("the session cannot be opened", error))?;
+    let serving = SchedulerConfig::serving(Arc::new(vault), UrlPolicy::with_subnets(args.webhook_subnets));
     let config = SchedulerConfig {
         poll: Duration::from_millis(args.poll_ms),
         standing: Standing::OneOfSeveral(presence.clone()),
-        ..SchedulerConfig::serving(Arc::new(vault), UrlPolicy::with_subnets(args.webhook_subnets))
+        ..serving.at(args.public.public_url)
     };
     let scheduler = Scheduler::with(fleet.engine.clone(), args.admission.applied_to(config));
     let stop = CancellationToken::new();

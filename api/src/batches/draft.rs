@@ -110,6 +110,8 @@ pub(crate) struct NewBatchBody {
     /// `whsec_` and 24 to 64 bytes as base64; one is made where there is none.
     #[schema(value_type = Option<WebhookSecret>, inline)]
     pub(crate) webhook_secret: Option<String>,
+    /// Whether the webhook's event that tells its end has the results in it where they are small: up to 100 rows and 256 KiB. No unless told.
+    pub(crate) webhook_results: Option<bool>,
     /// Parts of its items in per cent, 1 to 99 and up to 20 of them: it tells `batch.progress` when so many have an outcome, its webhook and endpoints.
     #[schema(max_items = 20)]
     pub(crate) progress_at: Option<Vec<Percent>>,
@@ -219,7 +221,9 @@ pub(crate) async fn plan(
     let lane = lane_of(app, &model, "/model")?;
     let fallback = models::fallback(app, &further, body.fallback_on.as_deref(), max_price)?;
     let made_secret = named.as_ref().is_some_and(|(_, _, made)| *made);
-    let webhook = named.map(|(url, secret, _)| webhook::sealed(app, tenant, id, url, &secret)).transpose()?;
+    let results = body.webhook_results.unwrap_or_default();
+    let webhook =
+        named.map(|(url, secret, _)| webhook::sealed(app, tenant, id, url, &secret, results)).transpose()?;
     let spec = BatchSpec {
         template_ref: reference,
         fallback,

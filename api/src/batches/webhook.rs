@@ -16,9 +16,10 @@ fn secret_context(tenant: &TenantId, batch: BatchId) -> String {
 /// Where events go and how they are signed; whether the secret was made by us.
 pub(crate) fn named(app: &App, body: &NewBatchBody) -> Result<Option<(String, Secret, bool)>, FieldError> {
     let Some(url) = &body.webhook_url else {
-        return match &body.webhook_secret {
-            Some(_) => Err(FieldError::at("/webhook_secret", "is of use only with a webhook_url")),
-            None => Ok(None),
+        return match (&body.webhook_secret, body.webhook_results) {
+            (Some(_), _) => Err(FieldError::at("/webhook_secret", "is of use only with a webhook_url")),
+            (None, Some(_)) => Err(FieldError::at("/webhook_results", "is of use only with a webhook_url")),
+            (None, None) => Ok(None),
         };
     };
     let url = vet_url(url, app.url_policy())
@@ -44,10 +45,11 @@ pub(crate) fn sealed(
     id: BatchId,
     url: String,
     secret: &Secret,
+    results: bool,
 ) -> Result<Webhook, Problem> {
     let text = secret.text();
     let sealed = app.vault().seal(&secret_context(tenant, id), text.expose_secret().as_bytes());
-    Ok(Webhook { url, sealed_secret: sealed.map_err(Problem::internal)? })
+    Ok(Webhook { url, sealed_secret: sealed.map_err(Problem::internal)?, results })
 }
 
 /// The secret of the webhook that is kept with the batch `id`.
@@ -72,5 +74,5 @@ pub(crate) fn moved(
     webhook: &Webhook,
 ) -> Result<Webhook, Problem> {
     let secret = opened(app, tenant, from, webhook)?;
-    sealed(app, tenant, to, webhook.url.clone(), &secret)
+    sealed(app, tenant, to, webhook.url.clone(), &secret, webhook.results)
 }

@@ -18,10 +18,11 @@ use axum::body::Body;
 use axum::extract::State;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use promptmill_domain::{Batch, BatchId};
+use promptmill_domain::{Batch, BatchId, TenantId};
 use promptmill_ports::SettledCursor;
 use promptmill_prompt::{OutputSpec, Template};
 use promptmill_rowio::CsvColumns;
+use promptmill_vault::ResultsLink;
 use tokio::time::Instant;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -52,6 +53,11 @@ pub(crate) fn routes() -> OpenApiRouter<App> {
     OpenApiRouter::new().routes(routes!(results)).merge(items::routes()).merge(events::routes())
 }
 
+/// Those that need no key.
+pub(crate) fn open_routes() -> OpenApiRouter<App> {
+    OpenApiRouter::new().routes(routes!(results_by_link))
+}
+
 /// Outcomes of a batch
 ///
 /// Streams what has an outcome. `order=index` gives what is settled now, sorted, and ends. `order=settled` gives each outcome exactly once,
@@ -77,28 +83,73 @@ async fn results(
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     caller.may(Scope::BatchesRead)?;
+    read(&app, &caller.tenant, id, &query, &headers).await
+}
+
+/// Outcomes of a batch, by a link
+///
+/// The same as the results of the batch whose event told the link, without a key, until the link is over: four days after the event.
+#[utoipa::path(
+    get,
+    path = "/v1/results/{link}",
+    tag = "results",
+    operation_id = "getResultsByLink",
+    params(("link" = String, Path, description = "What stands behind the last slash of an event's `results_url`"), ResultsQuery),
+    security(()),
+    responses(
+        (status = 200, description = "The outcomes", content(
+            (String = "application/x-ndjson"),
+            (String = "text/csv"),
+        )),
+    ),
+)]
+async fn results_by_link(
+    State(app): State<App>,
+    Path(link): Path<String>,
+    Query(query): Query<ResultsQuery>,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    // None tells who guesses what is wrong with it.
+    let link = ResultsLink::parse(app.vault(), &link)
+        .filter(|link| app.now_ms() < link.until_ms)
+        .ok_or_else(|| {
+            Problem::new(ProblemId::NotFound)
+                .detail("no such link, or its time is over; read the results with an API key")
+        })?;
+    let mut answer = read(&app, &link.tenant, link.batch, &query, &headers).await?;
+    answer.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("private, no-store"));
+    Ok(answer)
+}
+
+async fn read(
+    app: &App,
+    tenant: &TenantId,
+    id: BatchId,
+    query: &ResultsQuery,
+    headers: &HeaderMap,
+) -> Result<Response, Problem> {
     let format = match query.format {
         Some(format) => format,
-        None => Format::choose(texts(&headers, &header::ACCEPT)).ok_or_else(|| {
+        None => Format::choose(texts(headers, &header::ACCEPT)).ok_or_else(|| {
             let detail = "results come as application/x-ndjson or text/csv";
             Problem::new(ProblemId::NotAcceptable).detail(detail)
         })?,
     };
-    let coding = Coding::choose(texts(&headers, &header::ACCEPT_ENCODING)).ok_or_else(|| {
+    let coding = Coding::choose(texts(headers, &header::ACCEPT_ENCODING)).ok_or_else(|| {
         Problem::new(ProblemId::NotAcceptable).detail("results come as they are, or with gzip or zstd")
     })?;
-    check(&query, format)?;
-    let batch = app.engine().store.batch(&caller.tenant, id).await?;
-    let place = app.readings().enter(caller.tenant.clone()).ok_or_else(|| {
+    check(query, format)?;
+    let batch = app.engine().store.batch(tenant, id).await?;
+    let place = app.readings().enter(tenant.clone()).ok_or_else(|| {
         let detail = "too many results are read at the same time";
         Problem::new(ProblemId::TooManyRequests).detail(detail).retry_after(1)
     })?;
-    let opened = open(&app, batch, &query).await?;
+    let opened = open(app, batch, query).await?;
     let Opened { batch, mut source, kind, columns_of } = opened;
-    let shelf = Shelf::new(&app, &batch);
+    let shelf = Shelf::new(app, &batch);
     let from = source.position();
-    let (batch, page) = first_page(&app, batch, &mut source, Duration::from_secs(query.wait.into())).await?;
-    let form = form(&query, format, columns_of).await?;
+    let (batch, page) = first_page(app, batch, &mut source, Duration::from_secs(query.wait.into())).await?;
+    let form = form(query, format, columns_of).await?;
     let encoder = Encoder::new(id, form, coding, from).map_err(Problem::internal)?;
     let closing =
         query.end.then(|| Closing { state: batch.state.as_str(), is_final: batch.state.is_final(), kind });

@@ -7,6 +7,7 @@ use promptmill_domain::{Ending, FailureKind, Output, TenantId};
 use promptmill_ports::{PageLimit, Role, decode_outcome};
 use promptmill_prompt::Template;
 use promptmill_rowio::{CsvColumns, CsvOptions, OutcomeRecord, OutcomeWriter};
+use promptmill_vault::ResultsLink;
 use rand::Rng as _;
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -379,4 +380,45 @@ async fn a_table_of_retries_needs_one_kind_of_output() {
     let path = format!("/v1/batches/{retry}/results?merged=true&format=csv");
     service.get(&path).await.problem(422, "invalid");
     assert_eq!(results(&service, &retry, "?merged=true").await.len(), 2);
+}
+
+#[tokio::test]
+async fn a_link_reads_the_results_of_its_batch_until_it_is_over_and_nothing_else() {
+    let service = Service::start().await;
+    let id = submit(&service, "demo:any", rows((0..3).map(|n| n.to_string()))).await;
+    let mut hand = Hand::take(&service.engine, &id).await;
+    for index in 0..3 {
+        hand.succeed(index, "yes").await;
+    }
+    let now_ms = service.engine.clock.now_ms();
+    let link = ResultsLink {
+        tenant: TenantId::default_tenant(),
+        batch: id.parse().unwrap(),
+        until_ms: now_ms + 60_000,
+    };
+    let read = async |link: &ResultsLink, query: &str| {
+        let url = format!("{}/v1/results/{}{query}", service.base, link.text(&service.vault).unwrap());
+        // No key is sent.
+        send(reqwest::Client::builder().no_proxy().build().unwrap().get(url)).await
+    };
+    let all = service.get(&format!("/v1/batches/{id}/results")).await;
+    let answer = read(&link, "").await;
+    assert_eq!(
+        (answer.text.as_str(), answer.header("cache-control")),
+        (all.text.as_str(), "private, no-store")
+    );
+    assert_eq!(read(&link, "?format=csv&limit=1").await.text.lines().count(), 2);
+    let cursor =
+        lines(&read(&link, "?order=settled&limit=2").await.text)[1]["cursor"].as_str().unwrap().to_owned();
+    let rest = read(&link, &format!("?order=settled&after={cursor}")).await;
+    assert_eq!(members(&lines(&rest.text), "index"), [2]);
+    read(&link, "?format=xml").await.problem(400, "bad_request");
+    // Over, of another tenant, of a batch that is gone, and no link at all.
+    let over = ResultsLink { until_ms: now_ms - 1, ..link.clone() };
+    let other = ResultsLink { tenant: "acme".parse().unwrap(), ..link.clone() };
+    for link in [&over, &other] {
+        read(link, "").await.problem(404, "not_found");
+    }
+    assert_eq!(service.get("/v1/results/pmv1.k.AAAA").await.status, 404);
+    assert_eq!(service.get(&format!("/v1/results/{}", "a".repeat(5_000))).await.status, 404);
 }

@@ -69,6 +69,15 @@ pub(crate) struct AddArgs {
     /// Sign with a key pair too (Ed25519, `v1a`), whose public half is printed.
     #[arg(long)]
     pub(crate) ed25519: bool,
+    /// A header of its requests beside the usual: `Authorization` or a name that begins with `X-`. May be repeated.
+    #[arg(long = "header", value_name = "NAME: VALUE")]
+    pub(crate) headers: Vec<String>,
+    /// The most requests to it in a second.
+    #[arg(long, value_name = "N")]
+    pub(crate) max_per_second: Option<u32>,
+    /// Send the results of a batch with the event that tells its end, where they are small.
+    #[arg(long)]
+    pub(crate) results: bool,
     #[command(flatten)]
     pub(crate) server: ServerArgs,
 }
@@ -222,6 +231,9 @@ pub(crate) struct SubmitArgs {
         requires = "webhook_url"
     )]
     pub(crate) webhook_secret: Option<String>,
+    /// Send the results with the event that tells its end, where they are small.
+    #[arg(long, requires = "webhook_url")]
+    pub(crate) webhook_results: bool,
     /// Go on even when the first items all fail for one cause outside the rows.
     #[arg(long)]
     pub(crate) no_guard: bool,

@@ -71,6 +71,7 @@ fn request(args: &SubmitArgs) -> Result<Value, Failure> {
     put("webhook_url", args.webhook_url.clone().map(Value::from));
     put("progress_at", (!args.progress_at.is_empty()).then(|| Value::from(args.progress_at.clone())));
     put("webhook_secret", args.webhook_secret.clone().map(Value::from));
+    put("webhook_results", args.webhook_results.then_some(Value::Bool(true)));
     put("guard", args.no_guard.then_some(Value::Bool(false)));
     Ok(Value::Object(body))
 }

@@ -64,6 +64,17 @@ pub(crate) async fn webhook(command: WebhookCommand) -> Result<Exit, Failure> {
     }
 }
 
+/// Headers by their names, of `NAME: VALUE` each. What a wrong one holds is not told: it may be a credential.
+fn headers(given: &[String]) -> Result<Value, Failure> {
+    let mut headers = serde_json::Map::new();
+    for header in given {
+        let split = header.split_once(':');
+        let (name, value) = split.ok_or_else(|| Failure::input("--header must be NAME: VALUE"))?;
+        headers.insert(name.trim().to_owned(), value.trim().into());
+    }
+    Ok(Value::Object(headers))
+}
+
 async fn add(args: AddArgs) -> Result<Exit, Failure> {
     let mut body = json!({ "url": args.receiver });
     if !args.events.is_empty() {
@@ -77,6 +88,15 @@ async fn add(args: AddArgs) -> Result<Exit, Failure> {
     }
     if args.ed25519 {
         body["ed25519"] = true.into();
+    }
+    if !args.headers.is_empty() {
+        body["headers"] = headers(&args.headers)?;
+    }
+    if let Some(rate) = args.max_per_second {
+        body["max_per_second"] = rate.into();
+    }
+    if args.results {
+        body["results"] = true.into();
     }
     let endpoint = Client::new(&args.server)?.post("/v1/endpoints", Some(&body)).await?;
     show_made(&endpoint, &args.server)?;

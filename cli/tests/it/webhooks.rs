@@ -24,6 +24,7 @@ const OTHER: &str = "whsec_AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA";
 on_both_stands! {
     an_endpoint_is_tried_and_is_told_of_every_batch,
     the_official_libraries_take_every_event,
+    results_come_with_the_end_or_by_a_link,
     a_receiver_on_a_laptop_shows_and_checks_what_comes_and_what_was_given_up_is_tried_again,
 }
 
@@ -56,6 +57,79 @@ impl Listening {
         signal(&self.child, "-INT");
         assert_eq!(self.child.wait().unwrap().code(), Some(0));
     }
+}
+
+async fn results_come_with_the_end_or_by_a_link(kind: Kind) {
+    let mut desk = Desk::new();
+    if kind == Kind::Fleet {
+        desk.set("PROMPTMILL_PUBLIC_URL", "https://mill.example/prompts/");
+    }
+    let stand = Stand::start(kind, &mut desk);
+    desk.set("PROMPTMILL_URL", stand.url());
+    desk.set("PROMPTMILL_API_KEY", stand.key());
+    let base = if kind == Kind::Fleet { "https://mill.example/prompts" } else { stand.url() };
+    let (with, without) = (
+        Listening::start(&desk, SECRET, &["--json"], "with.txt"),
+        Listening::start(&desk, SECRET, &["--json"], "without.txt"),
+    );
+    let ends = |file: &str| -> Vec<Value> {
+        let events = desk.read(file);
+        let events = events.lines().map(|line| serde_json::from_str::<Value>(line).unwrap()["event"].clone());
+        events.filter(|event| event["type"] == "batch.completed").map(|event| event["data"].clone()).collect()
+    };
+    let receiver = |of: &Listening| format!("{}/hook", of.url);
+    let header = ["--header", "X-Team: a", "--max-per-second", "50", "--results"];
+    let add = |url: &str, more: &[&str]| {
+        let add = ["webhook", "add", url, "--secret", SECRET, "--event", "batch.completed"];
+        desk.promptmill(&[&add, more].concat())
+    };
+    add(&receiver(&with), &["--header", "no colon"]).check_code(2).check_says("--header must be NAME: VALUE");
+    let id = add(&receiver(&with), &header).check_code(0).stdout.trim().to_owned();
+    add(&receiver(&without), &[]).check_code(0);
+    let client = stand.client();
+    let (_, made) = client.get(&format!("/v1/endpoints/{id}")).await;
+    assert_eq!(
+        (&made["headers"], &made["max_per_second"], &made["results"]),
+        (&json!(["x-team"]), &json!(50), &json!(true))
+    );
+
+    for rows in [3, 101] {
+        let rows: Vec<Value> =
+            (0..rows).map(|n| json!({"custom_id": format!("r{n}"), "variables": {"n": n}})).collect();
+        let body = json!({"template": ticket_template(), "model": "demo:any", "rows": rows});
+        assert_eq!(client.post("/v1/batches", &body).await.0, StatusCode::CREATED);
+    }
+    wait_for("both are told of both", || ends("with.txt").len() + ends("without.txt").len() == 4);
+    let http = reqwest::Client::new();
+    for told in ends("with.txt") {
+        let batch = told["batch_id"].as_str().unwrap();
+        let all = client.text(&format!("/v1/batches/{batch}/results")).await;
+        let lines: Vec<Value> = all.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        let expected = if lines.len() == 3 { json!(lines) } else { Value::Null };
+        assert_eq!(told["results"], expected, "{told}");
+        // Whoever has the link needs no key, and nobody else has it.
+        let link = told["results_url"].as_str().unwrap().strip_prefix(base).unwrap();
+        let by_link = http.get(format!("{}{link}", stand.url())).send().await.unwrap();
+        assert_eq!(
+            (by_link.status(), by_link.headers()["cache-control"].to_str().unwrap()),
+            (StatusCode::OK, "private, no-store")
+        );
+        assert_eq!(by_link.text().await.unwrap(), all);
+        let csv = http.get(format!("{}{link}?format=csv&limit=1", stand.url())).send().await.unwrap();
+        assert_eq!(csv.text().await.unwrap().lines().count(), 2);
+        let mut wrong = link.to_owned();
+        wrong.pop();
+        let refused = http.get(format!("{}{wrong}", stand.url())).send().await.unwrap();
+        assert_eq!(refused.status(), StatusCode::NOT_FOUND);
+    }
+    assert!(
+        ends("without.txt")
+            .iter()
+            .all(|told| told.get("results").is_none() && told["results_url"].is_string())
+    );
+    with.stop();
+    without.stop();
+    stand.stop();
 }
 
 async fn an_endpoint_is_tried_and_is_told_of_every_batch(kind: Kind) {

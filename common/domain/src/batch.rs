@@ -172,6 +172,9 @@ pub struct Webhook {
     pub url: String,
     /// The signing secret as it is kept: encrypted, never in clear.
     pub sealed_secret: String,
+    /// Whether the results stand in the event that tells the end, where they are small.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub results: bool,
 }
 
 /// What a retry took from another batch: the items whose outcome the filter matches, in the order of their index.

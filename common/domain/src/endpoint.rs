@@ -41,6 +41,9 @@ pub struct Endpoint {
     /// What stands in its requests beside the usual.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub headers: Option<EndpointHeaders>,
+    /// Whether the results of a batch stand in the event that tells its end, where they are small.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub results: bool,
     /// The most requests to it in a second, over time; `None` for as many as there are.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_per_second: Option<u32>,
@@ -228,6 +231,7 @@ mod tests {
             kinds: vec![],
             secrets: vec![secret("one", None)],
             headers: None,
+            results: false,
             max_per_second: None,
             state: EndpointState::Enabled,
             failing: None,

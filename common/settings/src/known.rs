@@ -104,6 +104,7 @@ pub const SETTINGS: &[Setting] = &[
         "What models cost, before what a provider lists, each `PROVIDER:NAME=PROMPT/REPLY` in US dollars for a million tokens: \
          `openai:gpt-4o=2.50/10`. A name may end with `*`. Used where a provider does not report what a call cost, and for estimates.",
     ),
+    setting("public_url", "PROMPTMILL_PUBLIC_URL", Kind::Text),
     secret("mongo.url", "PROMPTMILL_MONGO_URL"),
     setting("mongo.database", "PROMPTMILL_MONGO_DATABASE", Kind::Text),
     secret("redis.url", "PROMPTMILL_REDIS_URL"),

@@ -43,6 +43,12 @@ struct Data<'a> {
     counts: CountsView,
     cost: Money,
     metadata: Option<&'a RawValue>,
+    /// Where its results are read for a while without a key.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    results_url: Option<&'a str>,
+    /// Of an end, for who asked: its results, or null where they are not small.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    results: Option<Option<Vec<Box<RawValue>>>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pause: Option<PauseView<'a>>,
 }
@@ -72,8 +78,16 @@ struct PauseView<'a> {
     message: Option<&'a str>,
 }
 
-/// The exact bytes that are sent for an event. `counts` are those of `as_of_ms`.
-pub(super) fn of(event: &Event, batch: &Batch, counts: &Counts, as_of_ms: u64) -> Bytes {
+/// The exact bytes that are sent for an event. `counts` are those of `as_of_ms`; `link` is where results are read, and `results` are those for who asked for them,
+/// where they are small.
+pub(super) fn of(
+    event: &Event,
+    batch: &Batch,
+    counts: &Counts,
+    as_of_ms: u64,
+    link: Option<&str>,
+    results: Option<Option<Vec<Box<RawValue>>>>,
+) -> Bytes {
     let data = Data {
         batch_id: event.batch.to_string(),
         name: batch.spec.name.as_deref(),
@@ -84,6 +98,8 @@ pub(super) fn of(event: &Event, batch: &Batch, counts: &Counts, as_of_ms: u64) -
         counts: counts_view(counts, as_of_ms),
         cost: counts.totals.cost,
         metadata: metadata(batch),
+        results_url: link,
+        results,
         pause: pause_view(&event.state),
     };
     Body::of(event.kind, event.at_ms, data)
@@ -235,7 +251,7 @@ mod tests {
             counts: None,
             percent: None,
         };
-        let bytes = of(&event, &batch, counts, 1_795_410_000_500);
+        let bytes = of(&event, &batch, counts, 1_795_410_000_500, None, None);
         let text = std::str::from_utf8(&bytes).unwrap();
         assert!(
             text.contains("\"metadata\":{\"b\":1.50,\"a\":[]}"),

@@ -34,7 +34,7 @@ pub(super) async fn tell(
     let others = endpoints.iter().filter(|other| other.id != off.id);
     let due_ms = fan_out::first_due(schedule, now_ms);
     let told = Told { tenant: &off.tenant, batch: None, event, kind, at_ms, due_ms, now_ms };
-    let deliveries: Vec<_> = told.to(others, &body).collect();
+    let deliveries: Vec<_> = told.to(others, |_| body.clone()).collect();
     engine.records.add_deliveries(&deliveries).await?;
     Ok(deliveries.len())
 }

@@ -250,7 +250,7 @@ fn made(
         now_ms,
     };
     let body = body::of_failures(batch, group.first, &group.items, at_ms);
-    told.to(endpoints, &body).collect()
+    told.to(endpoints, |_| body.clone()).collect()
 }
 
 #[cfg(test)]

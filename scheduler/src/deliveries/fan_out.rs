@@ -16,7 +16,8 @@ use tokio::sync::Notify;
 
 use super::book::Book;
 use super::ends::Ends;
-use super::{body, failures, milestones};
+use super::{body, failures, milestones, outcomes};
+use crate::config::Webhooks;
 
 /// Events handed on in one step.
 const STEP: u32 = 100;
@@ -31,7 +32,7 @@ const AT_ONCE: usize = 256;
 pub(super) async fn run_once(
     engine: &Engine,
     book: &Book,
-    schedule: &Schedule,
+    webhooks: &Webhooks,
     made: &Notify,
     ends: &Ends,
 ) -> StoreResult<()> {
@@ -57,7 +58,7 @@ pub(super) async fn run_once(
                 // What lies behind a batch when it ends and was not seen before is told with its end.
                 let passed = milestones::passed(event, batch, &endpoints);
                 for event in passed.iter().chain([event]) {
-                    match self::deliveries(engine, event, batch, &endpoints, schedule).await {
+                    match self::deliveries(engine, event, batch, &endpoints, webhooks).await {
                         Ok(made) => deliveries.extend(made),
                         Err(error @ StoreError::Unavailable(_)) => return Err(error),
                         // It would stand before all others for ever.
@@ -123,39 +124,51 @@ pub(super) async fn deliveries(
     event: &Event,
     batch: &Batch,
     endpoints: &[Endpoint],
-    schedule: &Schedule,
+    webhooks: &Webhooks,
 ) -> StoreResult<Vec<Delivery>> {
     let is_wanted = endpoints.iter().any(|endpoint| endpoint.wants(event.kind, event.at_ms));
     let webhook = batch.spec.webhook.as_ref().filter(|_| !event.kind.is_opt_in());
     if webhook.is_none() && !is_wanted {
         return Ok(vec![]);
     }
-    let body = match &event.counts {
-        Some(counts) => body::of(event, batch, counts, event.at_ms),
-        // Counted now, since nobody counted when it happened.
+    let now_ms = engine.clock.now_ms();
+    // Counted now, where nobody counted when it happened.
+    let (counts, as_of_ms) = match &event.counts {
+        Some(counts) => (counts.clone(), event.at_ms),
         None => match engine.store.progress(&event.tenant, event.batch).await {
-            Ok(progress) => body::of(event, batch, &progress.counts, engine.clock.now_ms()),
+            Ok(progress) => (progress.counts, now_ms),
             // It was deleted meanwhile.
             Err(StoreError::NotFound) => return Ok(vec![]),
             Err(error) => return Err(error),
         },
     };
-    let now_ms = engine.clock.now_ms();
+    let link = webhooks.results_link(batch, now_ms);
+    let body = body::of(event, batch, &counts, as_of_ms, link.as_deref(), None);
+    let asks =
+        webhook.is_some_and(|webhook| webhook.results) || endpoints.iter().any(|endpoint| endpoint.results);
+    let with_results = match asks && event.state.is_final() {
+        true => {
+            let results = outcomes::small(engine, batch).await?;
+            body::of(event, batch, &counts, as_of_ms, link.as_deref(), Some(results))
+        }
+        false => body.clone(),
+    };
+    let body_for = |results: bool| if results { with_results.clone() } else { body.clone() };
     let told = Told {
         tenant: &event.tenant,
         batch: Some(event.batch),
         event: event.id,
         kind: event.kind,
         at_ms: event.at_ms,
-        due_ms: first_due(schedule, now_ms),
+        due_ms: first_due(&webhooks.schedule, now_ms),
         now_ms,
     };
     let to_webhook = webhook.iter().map(|webhook| Delivery {
         url: webhook.url.clone(),
         sealed_secret: webhook.sealed_secret.clone(),
-        ..told.delivery(DeliveryId::to_batch_webhook(event.id), None, &body)
+        ..told.delivery(DeliveryId::to_batch_webhook(event.id), None, body_for(webhook.results))
     });
-    Ok(to_webhook.chain(told.to(endpoints, &body)).collect())
+    Ok(to_webhook.chain(told.to(endpoints, |endpoint| body_for(endpoint.results))).collect())
 }
 
 /// What is told, whoever hears of it.
@@ -177,16 +190,20 @@ impl Told<'_> {
     pub(super) fn to<'a>(
         &'a self,
         endpoints: impl IntoIterator<Item = &'a Endpoint>,
-        body: &'a Bytes,
+        body: impl Fn(&Endpoint) -> Bytes,
     ) -> impl Iterator<Item = Delivery> {
         let wanting = endpoints.into_iter().filter(|endpoint| endpoint.wants(self.kind, self.at_ms));
-        wanting.map(|endpoint| Delivery {
+        wanting.map(move |endpoint| Delivery {
             url: endpoint.url.clone(),
-            ..self.delivery(DeliveryId::to_endpoint(self.event, endpoint.id), Some(endpoint.id), body)
+            ..self.delivery(
+                DeliveryId::to_endpoint(self.event, endpoint.id),
+                Some(endpoint.id),
+                body(endpoint),
+            )
         })
     }
 
-    fn delivery(&self, id: DeliveryId, endpoint: Option<EndpointId>, body: &Bytes) -> Delivery {
+    fn delivery(&self, id: DeliveryId, endpoint: Option<EndpointId>, body: Bytes) -> Delivery {
         Delivery {
             id,
             tenant: self.tenant.clone(),
@@ -196,7 +213,7 @@ impl Told<'_> {
             url: String::new(),
             sealed_secret: String::new(),
             endpoint,
-            body: body.clone(),
+            body,
             state: DeliveryState::Pending,
             due_ms: self.due_ms,
             attempts: vec![],

@@ -9,12 +9,12 @@ use std::sync::Arc;
 use promptmill_domain::{
     Batch, BatchId, BatchState, Counts, Endpoint, Event, EventKind, LaneId, Milestone, TenantId,
 };
-use promptmill_egress::retry::Schedule;
 use promptmill_ports::{StoreError, StoreResult};
 use promptmill_runtime::Engine;
 
 use super::book::Book;
 use super::fan_out;
+use crate::config::Webhooks;
 
 /// A batch whose items are worked on, or will be when it is resumed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -62,7 +62,7 @@ impl Milestones {
         &mut self,
         engine: &Engine,
         book: &Book,
-        schedule: &Schedule,
+        webhooks: &Webhooks,
         open: &[Open],
     ) -> StoreResult<bool> {
         let mut before = std::mem::take(&mut self.told);
@@ -79,7 +79,7 @@ impl Milestones {
                 }
             };
             let told = self.told.entry(of.batch).or_default();
-            match look_at(engine, &endpoints, schedule, of, *told).await {
+            match look_at(engine, &endpoints, webhooks, of, *told).await {
                 Ok(now) => {
                     any |= now != *told;
                     *told = now;
@@ -101,7 +101,7 @@ impl Milestones {
 async fn look_at(
     engine: &Engine,
     endpoints: &[Endpoint],
-    schedule: &Schedule,
+    webhooks: &Webhooks,
     of: &Open,
     told: Told,
 ) -> StoreResult<Told> {
@@ -131,7 +131,7 @@ async fn look_at(
     let mut deliveries = Vec::new();
     for milestone in reached {
         let event = Event { counts: counts.clone(), ..event(milestone, batch, at_ms) };
-        deliveries.extend(fan_out::deliveries(engine, &event, batch, endpoints, schedule).await?);
+        deliveries.extend(fan_out::deliveries(engine, &event, batch, endpoints, webhooks).await?);
     }
     engine.records.add_deliveries(&deliveries).await?;
     Ok(now)

@@ -81,7 +81,7 @@ impl Pauses {
                     now_ms,
                 };
                 let body = body::of_paused_lane(&record.lane, until_ms, &batches, now_ms);
-                let deliveries: Vec<_> = told.to(&*endpoints, &body).collect();
+                let deliveries: Vec<_> = told.to(&*endpoints, |_| body.clone()).collect();
                 engine.records.add_deliveries(&deliveries).await?;
                 any |= !deliveries.is_empty();
                 pause.told.insert(tenant.clone());

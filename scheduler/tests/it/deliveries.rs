@@ -16,7 +16,7 @@ use promptmill_ports::{
     Delivery, DeliveryState, LaneRecord, MemoryHub, NewBatch, Replay, Tenant, encode_outcome,
 };
 use promptmill_scheduler::{Scheduler, SchedulerConfig, Webhooks};
-use promptmill_vault::Vault;
+use promptmill_vault::{ResultsLink, Vault};
 
 use crate::receiver::{Got, Receiver, Reply};
 use crate::support::{Scene, eventually};
@@ -46,7 +46,7 @@ fn telling(scene: &Scene, url: &str) -> impl FnOnce(&mut NewBatch) {
     move |new| {
         let context = format!("{tenant}|webhook|{}", new.id);
         let sealed_secret = vault().seal(&context, SECRET.as_bytes()).unwrap();
-        new.spec.webhook = Some(Webhook { url, sealed_secret });
+        new.spec.webhook = Some(Webhook { url, sealed_secret, results: false });
         new.spec.name = Some("tickets".to_owned());
         new.spec.metadata = Some("{\"order\":17}".to_owned());
     }
@@ -372,6 +372,7 @@ async fn endpoint(scene: &Scene, url: &str, kinds: &[EventKind]) -> Endpoint {
         description: None,
         kinds: kinds.to_vec(),
         headers: None,
+        results: false,
         max_per_second: None,
         secrets: vec![EndpointSecret { sealed, public_key: None, until_ms: None, request: None }],
         state: EndpointState::Enabled,
@@ -688,12 +689,12 @@ async fn a_batch_on_its_way_is_told_of_once_as_far_as_somebody_asked_for_it() {
     assert_eq!(told(&all.got(), quiet), events([("batch.completed", None)]));
 }
 
-/// Settles chunks until so many items failed: those whose index is even do, with an outcome that has an id, but for every tenth, which has none. Answers them in
+/// Settles chunks until so many items have an outcome: those whose index is even fail, with an outcome that has an id, but for every tenth, which has none. Answers those in
 /// the order in which they settled.
 async fn half_fail(scene: &Scene, items: usize) -> Vec<(u64, Option<String>)> {
     let custom_id = |index: u32| (!index.is_multiple_of(10)).then(|| format!("row-{index}"));
-    let mut failed = Vec::new();
-    while failed.len() < items {
+    let (mut failed, mut done) = (Vec::new(), 0);
+    while done < items {
         let hints = scene.hints(1).await;
         for lease in scene.claim(&hints).await {
             let settled = (0..lease.head.len()).map(|offset| {
@@ -710,6 +711,7 @@ async fn half_fail(scene: &Scene, items: usize) -> Vec<(u64, Option<String>)> {
                 (SettledItem { offset, code: outcome.code() }, encode_outcome(&outcome))
             });
             scene.settle(&lease, settled.collect(), Release::Keep).await;
+            done += lease.head.len() as usize;
         }
     }
     failed
@@ -742,13 +744,13 @@ async fn failed_items_are_told_in_groups_each_once_to_who_asks_for_them() {
     let scheduler = delivering(&scene, webhooks(1));
     let batch = scene.submit_with(60, |_| {}).await;
     // The first, and those up to the tenth.
-    let mut failed = half_fail(&scene, 10).await;
+    let mut failed = half_fail(&scene, 20).await;
     eventually("they are told while the batch runs", async || groups(&asked.got()).len() == 2).await;
-    failed.extend(half_fail(&scene, 3).await);
+    failed.extend(half_fail(&scene, 6).await);
     // Another process, which begins with the order of settling anew.
     scheduler.stop().await;
     let scheduler = delivering(&scene, webhooks(1));
-    failed.extend(half_fail(&scene, 30 - failed.len()).await);
+    failed.extend(half_fail(&scene, 34).await);
     scene.ended(batch, BatchState::Completed).await;
     eventually("the rest is told with the end", async || groups(&asked.got()).len() == 3).await;
     let told: Vec<_> = groups(&asked.got()).into_values().collect();
@@ -811,4 +813,60 @@ async fn a_lane_that_stands_still_is_told_once_to_whose_batches_call_it() {
     goes_on(6).await;
     scheduler.stop().await;
     assert_eq!(of_kind("lane.paused").len(), 2);
+}
+
+#[tokio::test]
+async fn results_stand_in_the_event_of_an_end_for_who_asked_and_where_they_are_small() {
+    let scene = Scene::on(MemoryHub::new()).await;
+    let [asked, all, webhook] =
+        [Receiver::taking().await, Receiver::taking().await, Receiver::taking().await];
+    let asking = endpoint(&scene, &asked.url(), &[]).await;
+    let changed = Endpoint { results: true, ver: 2, ..asking };
+    assert!(scene.engine.records.put_endpoint(&changed).await.unwrap());
+    endpoint(&scene, &all.url(), &[]).await;
+    let public_url = Some("https://mill.example".to_owned());
+    let scheduler = delivering(&scene, Webhooks { public_url, ..webhooks(1) });
+    let url = webhook.url();
+    let telling = telling(&scene, &url);
+    let batch = scene
+        .submit_with(4, |new| {
+            telling(new);
+            new.spec.webhook.as_mut().unwrap().results = true;
+        })
+        .await;
+    scene.steer(batch, BatchEvent::Pause(PauseReason::Budget)).await;
+    eventually("the pause is told", async || webhook.got().len() == 1 && all.got().len() == 1).await;
+    scene.steer(batch, BatchEvent::Resume).await;
+    half_fail(&scene, 4).await;
+    scene.ended(batch, BatchState::Completed).await;
+    let of = async |receiver: &Receiver| {
+        receiver.gets(2).await.iter().map(|got| got.json()["data"].clone()).collect::<Vec<_>>()
+    };
+    let (by_webhook, by_asked, by_all) = (of(&webhook).await, of(&asked).await, of(&all).await);
+    scheduler.stop().await;
+    assert!(by_webhook[0].get("results").is_none(), "a pause is no end");
+    assert_eq!(by_webhook[1]["results"], by_asked[1]["results"]);
+    assert!(by_all[1].get("results").is_none());
+    let results = by_webhook[1]["results"].as_array().unwrap();
+    let short = |result: &serde_json::Value| {
+        (
+            result["index"].as_u64().unwrap(),
+            result["custom_id"].as_str().map(str::to_owned),
+            result["outcome"].as_str().unwrap().to_owned(),
+        )
+    };
+    let row = |n: u64, outcome: &str| (n, (n > 0).then(|| format!("row-{n}")), outcome.to_owned());
+    assert_eq!(
+        results.iter().map(short).collect::<Vec<_>>(),
+        [row(0, "failed"), row(1, "succeeded"), row(2, "failed"), row(3, "succeeded")]
+    );
+    // The link of each event opens under our keys alone, as one to this batch.
+    for told in [&by_webhook[0], &by_webhook[1], &by_all[1]] {
+        let url = told["results_url"].as_str().unwrap();
+        let link =
+            ResultsLink::parse(&vault(), url.strip_prefix("https://mill.example/v1/results/").unwrap())
+                .unwrap();
+        assert_eq!((link.batch, &link.tenant), (batch, &scene.tenant));
+        assert!(link.until_ms > scene.engine.clock.now_ms() + 76 * 3_600_000, "it outlives the last try");
+    }
 }

@@ -98,6 +98,7 @@ impl<'a> Scene<'a> {
                     names: vec!["x-tenant".to_owned()],
                     sealed: "pmv1.fourth.AAAA".to_owned(),
                 }),
+                results: true,
                 max_per_second: Some(7),
                 state,
                 failing: Some(Failing { since_ms: NOW, last_ms: NOW }),
@@ -184,6 +185,7 @@ impl<'a> Scene<'a> {
             LaneId::new("demo", "none"),
         );
         let webhook = webhook.then(|| Webhook {
+            results: true,
             url: "https://receiver.example/hook".to_owned(),
             sealed_secret: "pmv1.first.AAAA".to_owned(),
         });

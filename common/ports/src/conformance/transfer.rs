@@ -38,7 +38,7 @@ async fn paused(store: &dyn Installation) -> (TenantId, BatchId) {
     let tenant = fresh_tenant();
     let mut new: NewBatch = new_batch(fresh_batch(), Some("the client's key, ä"));
     let url = "https://receiver.example/".to_owned();
-    new.spec.webhook = Some(Webhook { url, sealed_secret: "pmv1.k.AAAA".to_owned() });
+    new.spec.webhook = Some(Webhook { url, sealed_secret: "pmv1.k.AAAA".to_owned(), results: true });
     let scene = Scene::of(store, tenant.clone(), new).await;
     scene.queue(&[2], NOW).await;
     for event in [BatchEvent::Pause(PauseReason::Requested), BatchEvent::Resume] {
@@ -71,6 +71,7 @@ pub async fn a_tenant_with_an_endpoint_is_told_of_batches_without_a_webhook(stor
         description: None,
         kinds: vec![],
         headers: None,
+        results: true,
         max_per_second: None,
         secrets: vec![EndpointSecret {
             sealed: "sealed".to_owned(),

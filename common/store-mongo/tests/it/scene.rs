@@ -37,7 +37,7 @@ impl Scene {
     pub(crate) fn new_batch(&self) -> NewBatch {
         let mut spec = BatchSpec::new("{}".to_owned(), "demo:any".parse().unwrap(), lane());
         let url = "https://receiver.test/hook".to_owned();
-        spec.webhook = Some(Webhook { url, sealed_secret: "sealed".to_owned() });
+        spec.webhook = Some(Webhook { url, sealed_secret: "sealed".to_owned(), results: false });
         NewBatch {
             id: self.batch,
             spec,

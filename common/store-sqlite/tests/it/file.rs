@@ -173,7 +173,7 @@ async fn a_deleted_batch_leaves_no_trace_in_the_files() {
     spec.name = Some(mark("name"));
     spec.labels.insert(mark("label"), mark("value"));
     spec.metadata = Some(mark("metadata"));
-    spec.webhook = Some(Webhook { url: mark("url"), sealed_secret: mark("secret") });
+    spec.webhook = Some(Webhook { url: mark("url"), sealed_secret: mark("secret"), results: false });
     let (batch, limits) = (BatchId::from_bytes([7; 16]), BatchLimits::default());
     let key = Some(mark("key"));
     store.create(&tenant(), NewBatch { id: batch, spec, limits, idem_key: key, now_ms: NOW }).await.unwrap();

@@ -11,7 +11,7 @@ use crate::{SettleGroup, Store};
 async fn told<'a>(store: &'a dyn Store, lens: &[u32]) -> Scene<'a> {
     let mut new = new_batch(fresh_batch(), None);
     let url = "https://receiver.test/hook".to_owned();
-    new.spec.webhook = Some(Webhook { url, sealed_secret: "sealed".to_owned() });
+    new.spec.webhook = Some(Webhook { url, sealed_secret: "sealed".to_owned(), results: true });
     let scene = Scene::of(store, fresh_tenant(), new).await;
     scene.queue(lens, NOW).await;
     scene.admit_all(lens).await;

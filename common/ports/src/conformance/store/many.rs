@@ -27,7 +27,8 @@ async fn queued(store: &dyn Store) -> Vec<Scene<'_>> {
     let accepting = scenes.iter().zip(0u32..).map(|(scene, n)| {
         let mut batch = new_batch(scene.batch, None);
         let url = "https://receiver.test/hook".to_owned();
-        batch.spec.webhook = n.is_multiple_of(2).then(|| Webhook { url, sealed_secret: "sealed".to_owned() });
+        batch.spec.webhook =
+            n.is_multiple_of(2).then(|| Webhook { url, sealed_secret: "sealed".to_owned(), results: false });
         let rows: RowBlock = block(0, rows(n), "rows");
         store.accept(&scene.tenant, WholeBatch { batch, rows, digest: [1; 32] })
     });
