@@ -13,6 +13,7 @@ use promptmill_domain::{
     TenantId, WhyDisabled,
 };
 use promptmill_egress::{Deadlines, Secret, Signer, SigningKey, extra_headers, signature, vet_url};
+use promptmill_mail::Address;
 use promptmill_ports::StoreError;
 use secrecy::ExposeSecret as _;
 use serde::{Deserialize, Serialize};
@@ -64,6 +65,9 @@ struct NewEndpoint {
     /// What people call it, up to 200 characters.
     #[schema(max_length = 200, pattern = r"^[^\x00-\x1f\x7f-\x9f]*$")]
     description: Option<String>,
+    /// Who is written to when it is switched off and nobody asked for it, where the installation sends mail.
+    #[schema(value_type = Option<String>, format = "email", max_length = 254)]
+    email: Option<String>,
     /// What it is told of; everything unless told.
     #[schema(value_type = Option<Vec<EventNames>>, inline)]
     events: Option<Vec<EventKind>>,
@@ -95,6 +99,9 @@ struct ChangedEndpoint {
     /// What people call it; an empty one removes it.
     #[schema(max_length = 200, pattern = r"^[^\x00-\x1f\x7f-\x9f]*$")]
     description: Option<String>,
+    /// Who is written to when it is switched off and nobody asked for it; an empty one removes it.
+    #[schema(max_length = 254)]
+    email: Option<String>,
     /// What it is told of; an empty list is everything.
     #[schema(value_type = Option<Vec<EventNames>>, inline)]
     events: Option<Vec<EventKind>>,
@@ -134,6 +141,8 @@ struct EndpointView {
     url: String,
     /// What people call it.
     description: Option<String>,
+    /// Who is written to when it is switched off and nobody asked for it.
+    email: Option<String>,
     /// What it is told of; empty for everything.
     #[schema(value_type = Vec<EventNames>, inline)]
     events: Vec<EventKind>,
@@ -174,6 +183,7 @@ impl EndpointView {
             id: endpoint.id.to_string(),
             url: endpoint.url,
             description: endpoint.description,
+            email: endpoint.email,
             events: endpoint.kinds,
             results: endpoint.results,
             max_per_second: endpoint.max_per_second,
@@ -208,6 +218,17 @@ fn description(text: &str) -> Result<Option<String>, FieldError> {
         return Err(FieldError::at("/description", detail));
     }
     Ok((!text.is_empty()).then(|| text.to_owned()))
+}
+
+/// The address of a text; nothing of an empty one.
+fn email(text: &str) -> Result<Option<String>, FieldError> {
+    if text.is_empty() {
+        return Ok(None);
+    }
+    let address = Address::parse(text);
+    let address = address
+        .ok_or_else(|| FieldError::at("/email", "must be one address in ASCII, as ops@example.com"))?;
+    Ok(Some(address.to_string()))
 }
 
 /// Headers that may be set; nothing of none.
@@ -307,11 +328,12 @@ async fn make(app: &App, tenant: &TenantId, id: EndpointId, new: &NewEndpoint) -
     let vetted = url(app, &new.url);
     let described = description(new.description.as_deref().unwrap_or_default());
     let secret = secret(new.secret.as_deref());
+    let email = email(new.email.as_deref().unwrap_or_default());
     let (set, rate) = (headers(new.headers.as_ref()), rate(new.max_per_second, 1));
-    let (Ok(url), Ok(description), Ok(secret), Ok(set), Ok(max_per_second)) =
-        (&vetted, &described, &secret, &set, &rate)
+    let (Ok(url), Ok(description), Ok(email), Ok(secret), Ok(set), Ok(max_per_second)) =
+        (&vetted, &described, &email, &secret, &set, &rate)
     else {
-        let errors = [vetted.err(), described.err(), secret.err(), set.err(), rate.err()];
+        let errors = [vetted.err(), described.err(), email.err(), secret.err(), set.err(), rate.err()];
         return Err(invalid(errors.into_iter().flatten().collect()));
     };
     let headers = match set {
@@ -337,6 +359,7 @@ async fn make(app: &App, tenant: &TenantId, id: EndpointId, new: &NewEndpoint) -
                 tenant: tenant.clone(),
                 url: url.clone(),
                 description: description.clone(),
+                email: email.clone(),
                 kinds: kinds(new.events.clone().unwrap_or_default()),
                 secrets: vec![kept(app, tenant, id, secret, new.ed25519, None)?],
                 headers,
@@ -398,7 +421,7 @@ async fn show(
     Ok(axum::Json(EndpointView::of(endpoint, app.now_ms())))
 }
 
-/// Changes the endpoint by `change`, which is asked again when somebody else changed it meanwhile.
+/// Changes the endpoint by `change`, which is asked again when somebody else changed it meanwhile. When this is over every process knows of it.
 async fn changed(
     app: &App,
     tenant: &TenantId,
@@ -410,11 +433,11 @@ async fn changed(
         let mut endpoint = records.endpoint(tenant, id).await?;
         let before = endpoint.clone();
         change(&mut endpoint);
-        if endpoint == before {
-            return Ok(endpoint);
-        }
-        endpoint.ver += 1;
-        if records.put_endpoint(&endpoint).await? {
+        let is_same = endpoint == before;
+        endpoint.ver += u64::from(!is_same);
+        // One that is as it shall be may be so since a moment ago.
+        if is_same || records.put_endpoint(&endpoint).await? {
+            tokio::time::sleep(records.tells_within()).await;
             return Ok(endpoint);
         }
     }
@@ -438,9 +461,12 @@ async fn change(
     caller.may(Scope::WebhooksWrite)?;
     let vetted = body.url.as_deref().map(|text| url(&app, text)).transpose();
     let described = body.description.as_deref().map(description).transpose();
+    let email = body.email.as_deref().map(email).transpose();
     let (set, rate) = (headers(body.headers.as_ref()), rate(body.max_per_second, 0));
-    let (Ok(vetted), Ok(described), Ok(set), Ok(rate)) = (&vetted, &described, &set, &rate) else {
-        let errors = [vetted.err(), described.err(), set.err(), rate.err()];
+    let (Ok(vetted), Ok(described), Ok(email), Ok(set), Ok(rate)) =
+        (&vetted, &described, &email, &set, &rate)
+    else {
+        let errors = [vetted.err(), described.err(), email.err(), set.err(), rate.err()];
         return Err(invalid(errors.into_iter().flatten().collect()));
     };
     let events = body.events.map(kinds);
@@ -456,6 +482,9 @@ async fn change(
         }
         if let Some(description) = described {
             endpoint.description.clone_from(description);
+        }
+        if let Some(email) = email {
+            endpoint.email.clone_from(email);
         }
         if let Some(events) = &events {
             endpoint.kinds.clone_from(events);
@@ -495,10 +524,12 @@ async fn delete(
     Path(id): Path<EndpointId>,
 ) -> Result<StatusCode, Problem> {
     caller.may(Scope::WebhooksWrite)?;
-    match app.engine().records.delete_endpoint(&caller.tenant, id).await? {
-        true => Ok(StatusCode::NO_CONTENT),
-        false => Err(ProblemId::NotFound.into()),
+    let records = &app.engine().records;
+    if !records.delete_endpoint(&caller.tenant, id).await? {
+        return Err(ProblemId::NotFound.into());
     }
+    tokio::time::sleep(records.tells_within()).await;
+    Ok(StatusCode::NO_CONTENT)
 }
 
 /// Give an endpoint a new signing secret

@@ -13,7 +13,7 @@ use promptmill_runtime::fleet::{TenantCostArgs, address_of, listen};
 use promptmill_runtime::{
     Engine, LaneKeeper, Monitor, Presence, ProviderSettings, Providers, Settings, shutdown_signals,
 };
-use promptmill_scheduler::role::{AdmissionArgs, PublicUrlArgs};
+use promptmill_scheduler::role::{AdmissionArgs, MailArgs, PublicUrlArgs};
 use promptmill_scheduler::{Scheduler, SchedulerConfig};
 use promptmill_vault::Vault;
 use promptmill_worker::{Worker, WorkerConfig};
@@ -59,6 +59,8 @@ pub(crate) struct ServeArgs {
     pub(crate) webhook_subnets: Vec<IpNet>,
     #[command(flatten)]
     pub(crate) public: PublicUrlArgs,
+    #[command(flatten)]
+    pub(crate) mail: MailArgs,
 }
 
 pub(crate) async fn serve(args: ServeArgs, settings: &Settings) -> Result<Exit, Failure> {
@@ -67,6 +69,7 @@ pub(crate) async fn serve(args: ServeArgs, settings: &Settings) -> Result<Exit, 
     let providers = ProviderSettings::from_env(|name| settings.get(name))
         .and_then(Providers::new)
         .map_err(|error| Failure::work("the providers cannot be set up", error))?;
+    let mailer = args.mail.mailer(settings).map_err(|error| Failure::work("mail cannot be sent", error))?;
     let listener = listen(args.listen, "--listen").await?;
     let metrics_listener = listen(args.metrics_listen, "--metrics-listen").await?;
     let addresses = (address_of(&listener)?, address_of(&metrics_listener)?);
@@ -98,7 +101,7 @@ pub(crate) async fn serve(args: ServeArgs, settings: &Settings) -> Result<Exit, 
         .map_err(|error| Failure::work("work cannot begin", error))?;
     let on_loopback = args.listen.ip().is_loopback().then(|| format!("http://{}", addresses.0));
     let public_url = args.public.public_url.clone().or(on_loopback);
-    let config = SchedulerConfig::serving(vault.clone(), policy.clone()).at(public_url);
+    let config = SchedulerConfig::serving(vault.clone(), policy.clone()).telling(public_url, mailer);
     let scheduler = Scheduler::with(engine.clone(), args.admission.clone().applied_to(config));
     let config = ApiConfig { running_batches: args.admission.running.running_batches, ..args.api.config() };
     let app = App::new(

@@ -8,6 +8,7 @@ use std::time::Duration;
 use promptmill_domain::{Batch, TenantId};
 use promptmill_egress::retry::Schedule;
 use promptmill_egress::{Deadlines, Resolver, SystemResolver, UrlPolicy};
+use promptmill_mail::Mailer;
 use promptmill_runtime::Presence;
 use promptmill_vault::{ResultsLink, Vault};
 
@@ -72,10 +73,10 @@ impl SchedulerConfig {
 }
 
 impl SchedulerConfig {
-    /// The same with links to results in events, at the URL where the api is found.
+    /// The same with links to results in events, at the URL where the api is found, and with mail to whoever an endpoint names.
     #[must_use]
-    pub fn at(self, public_url: Option<String>) -> Self {
-        Self { webhooks: self.webhooks.map(|webhooks| Webhooks { public_url, ..webhooks }), ..self }
+    pub fn telling(self, public_url: Option<String>, mailer: Option<Mailer>) -> Self {
+        Self { webhooks: self.webhooks.map(|webhooks| Webhooks { public_url, mailer, ..webhooks }), ..self }
     }
 }
 
@@ -93,6 +94,8 @@ pub struct Webhooks {
     pub schedule: Schedule,
     /// How long one try may take. Default 20 s.
     pub deadlines: Deadlines,
+    /// Sends mail to whoever an endpoint names; `None` where nobody is written to. Default: none.
+    pub mailer: Option<Mailer>,
     /// Where the api is found from outside, without a slash at its end, for links to results in events; `None` leaves them out. Default: none.
     pub public_url: Option<String>,
     /// Tries under way at the same time; as many again are begun to receivers known to be slow, and there are never more than four times as many. Default 128.
@@ -110,6 +113,7 @@ impl Webhooks {
             resolver: Arc::new(SystemResolver::default()),
             schedule: Schedule::default(),
             deadlines: Deadlines::default(),
+            mailer: None,
             public_url: None,
             concurrency: 128,
             per_host: 4,

@@ -13,6 +13,7 @@ mod disabled;
 mod ends;
 mod failures;
 mod fan_out;
+mod mail;
 mod milestones;
 mod outcomes;
 mod paces;
@@ -406,7 +407,7 @@ impl Lookout {
         let schedule = &webhooks.schedule;
         let mut any = false;
         if !self.has_looked_back {
-            any |= disabled::tell_all(engine, book, schedule).await?;
+            any |= disabled::tell_all(engine, book, webhooks).await?;
             self.has_looked_back = true;
         }
         let is_new = self.open.has_changed().unwrap_or(false);

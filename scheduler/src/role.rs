@@ -8,6 +8,7 @@ use ipnet::IpNet;
 use promptmill_domain::TenantId;
 use promptmill_domain::ids::InvalidId;
 use promptmill_egress::UrlPolicy;
+use promptmill_mail::{MailError, Mailer};
 use promptmill_runtime::fleet::{Fleet, FleetArgs, RoleError, RunningBatchesArgs, address_of, listen};
 use promptmill_runtime::{Monitor, Presence, Settings, shutdown_signals};
 use promptmill_vault::Vault;
@@ -33,6 +34,8 @@ pub struct SchedulerArgs {
     webhook_subnets: Vec<IpNet>,
     #[command(flatten)]
     public: PublicUrlArgs,
+    #[command(flatten)]
+    mail: MailArgs,
     /// Milliseconds between looks for work and deliveries that no signal told of.
     #[arg(
         long,
@@ -51,6 +54,25 @@ pub struct PublicUrlArgs {
     /// loopback address it is that address.
     #[arg(long, value_name = "URL", env = "PROMPTMILL_PUBLIC_URL", value_parser = public_url)]
     pub public_url: Option<String>,
+}
+
+/// How people are written to.
+#[derive(Debug, Clone, Args)]
+pub struct MailArgs {
+    /// Whom mail is from, an address or `Promptmill <promptmill@example.com>`. Mail is sent where PROMPTMILL_MAIL_URL names a server.
+    #[arg(long, value_name = "ADDRESS", env = "PROMPTMILL_MAIL_FROM")]
+    pub mail_from: Option<String>,
+}
+
+impl MailArgs {
+    /// What sends mail, where there is a server for it.
+    ///
+    /// # Errors
+    /// When the server or the sender cannot be used.
+    pub fn mailer(&self, settings: &Settings) -> Result<Option<Mailer>, MailError> {
+        let url = settings.get("PROMPTMILL_MAIL_URL");
+        url.map(|url| Mailer::new(&url, self.mail_from.as_deref().unwrap_or_default())).transpose()
+    }
 }
 
 /// An http or https URL without query and fragment; without the slash at its end.
@@ -110,6 +132,7 @@ pub async fn run(args: SchedulerArgs, settings: Settings) -> Result<(), RoleErro
         shutdown_signals().map_err(|error| RoleError::new("signals cannot be handled", error))?;
     let vault = Vault::shared(settings.get("PROMPTMILL_MASTER_KEY").as_deref())
         .map_err(|error| RoleError::new("the master key cannot be used", error))?;
+    let mailer = args.mail.mailer(&settings).map_err(|error| RoleError::new("mail cannot be sent", error))?;
     let listener = listen(args.fleet.metrics_listen, "--metrics-listen").await?;
     let address = address_of(&listener)?;
     let fleet = Fleet::connect(&args.fleet, &settings).await?;
@@ -120,7 +143,7 @@ pub async fn run(args: SchedulerArgs, settings: Settings) -> Result<(), RoleErro
     let config = SchedulerConfig {
         poll: Duration::from_millis(args.poll_ms),
         standing: Standing::OneOfSeveral(presence.clone()),
-        ..serving.at(args.public.public_url)
+        ..serving.telling(args.public.public_url, mailer)
     };
     let scheduler = Scheduler::with(fleet.engine.clone(), args.admission.applied_to(config));
     let stop = CancellationToken::new();

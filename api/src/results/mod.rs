@@ -116,6 +116,12 @@ async fn results_by_link(
             Problem::new(ProblemId::NotFound)
                 .detail("no such link, or its time is over; read the results with an API key")
         })?;
+    if query.merged {
+        let detail =
+            "query parameter merged: a link is to the results of one batch; read merged ones with an API key";
+        return Err(Problem::new(ProblemId::Invalid)
+            .error(FieldError { detail: detail.to_owned(), ..FieldError::default() }));
+    }
     let mut answer = read(&app, &link.tenant, link.batch, &query, &headers).await?;
     answer.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("private, no-store"));
     Ok(answer)

@@ -60,12 +60,15 @@ async fn what_is_wrong_of_an_endpoint_is_told_by_field() {
             "/v1/endpoints",
             &json!({
                 "url": "http://169.254.1.1/", "description": long, "secret": "whsec_short",
-                "headers": {"Host": "inner"}, "max_per_second": 0,
+                "headers": {"Host": "inner"}, "max_per_second": 0, "email": "a@b.example\r\nBcc: c@d.example",
             }),
         )
         .await;
     wrong.expect(422);
-    assert_eq!(wrong.pointers(), ["/url", "/description", "/secret", "/headers", "/max_per_second"]);
+    assert_eq!(
+        wrong.pointers(),
+        ["/url", "/description", "/email", "/secret", "/headers", "/max_per_second"]
+    );
     for body in
         [json!({}), json!({"url": "https://a.example/", "events": ["batch.exploded"]}), json!({"uri": "x"})]
     {
@@ -81,9 +84,12 @@ async fn what_is_wrong_of_an_endpoint_is_told_by_field() {
     let endpoint = made.expect(201);
     assert!(endpoint.get("secret").is_none(), "{endpoint}");
     let path = format!("/v1/endpoints/{}", endpoint["id"].as_str().unwrap());
-    let wrong = patch(&service, &path, &json!({"url": "ftp://a.example/", "description": long, "headers": {"x-a": "\n"}, "max_per_second": 1_001})).await;
+    let wrong = patch(&service, &path, &json!({"url": "ftp://a.example/", "description": long, "headers": {"x-a": "\n"}, "max_per_second": 1_001, "email": "nobody"})).await;
     wrong.expect(422);
-    assert_eq!(wrong.pointers(), ["/url", "/description", "/headers", "/max_per_second"]);
+    assert_eq!(wrong.pointers(), ["/url", "/description", "/email", "/headers", "/max_per_second"]);
+    let written = patch(&service, &path, &json!({"email": "ops@example.com"})).await;
+    assert_eq!(written.expect(200)["email"], "ops@example.com");
+    assert_eq!(patch(&service, &path, &json!({"email": ""})).await.expect(200)["email"], json!(null));
     let calm = patch(&service, &path, &json!({"max_per_second": 5})).await;
     assert_eq!(calm.expect(200)["max_per_second"], 5);
     assert_eq!(

@@ -69,6 +69,9 @@ pub(crate) struct AddArgs {
     /// Sign with a key pair too (Ed25519, `v1a`), whose public half is printed.
     #[arg(long)]
     pub(crate) ed25519: bool,
+    /// Who is written to when it is switched off and nobody asked for it.
+    #[arg(long, value_name = "ADDRESS")]
+    pub(crate) email: Option<String>,
     /// A header of its requests beside the usual: `Authorization` or a name that begins with `X-`. May be repeated.
     #[arg(long = "header", value_name = "NAME: VALUE")]
     pub(crate) headers: Vec<String>,

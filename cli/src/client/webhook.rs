@@ -92,6 +92,9 @@ async fn add(args: AddArgs) -> Result<Exit, Failure> {
     if !args.headers.is_empty() {
         body["headers"] = headers(&args.headers)?;
     }
+    if let Some(email) = &args.email {
+        body["email"] = email.as_str().into();
+    }
     if let Some(rate) = args.max_per_second {
         body["max_per_second"] = rate.into();
     }

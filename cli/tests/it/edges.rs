@@ -24,9 +24,13 @@ const EDGES: &[(&str, &[&str])] = &[
     ("archive", &["domain", "ports"]),
     ("settings", &[]),
     ("runtime", &["domain", "hub-redis", "ports", "provider", "settings", "store-mongo", "store-sqlite"]),
-    ("api", &["domain", "egress", "pipeline", "ports", "prompt", "provider", "rowio", "runtime", "vault"]),
+    ("mail", &[]),
+    (
+        "api",
+        &["domain", "egress", "mail", "pipeline", "ports", "prompt", "provider", "rowio", "runtime", "vault"],
+    ),
     ("worker", &["domain", "ports", "pipeline", "provider", "rowio", "runtime"]),
-    ("scheduler", &["domain", "egress", "ports", "rowio", "runtime", "vault"]),
+    ("scheduler", &["domain", "egress", "mail", "ports", "rowio", "runtime", "vault"]),
     (
         "cli",
         &[
@@ -82,6 +86,7 @@ const FENCES: &[Fence] = &[
     // The replies that the demo provider makes from a schema are held against the real thing.
     // So are events against the schemas in docs/events.
     Fence { library: "jsonschema", used_by: &["prompt"], tested_by: &["provider", "scheduler"] },
+    fence("lettre", &["mail"]),
     fence("minijinja", &["prompt"]),
     fence("mongodb", &["store-mongo"]),
     fence("redis", &["hub-redis"]),

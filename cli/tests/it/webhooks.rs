@@ -25,6 +25,7 @@ on_both_stands! {
     an_endpoint_is_tried_and_is_told_of_every_batch,
     the_official_libraries_take_every_event,
     results_come_with_the_end_or_by_a_link,
+    who_an_endpoint_names_is_written_to_when_it_is_switched_off,
     a_receiver_on_a_laptop_shows_and_checks_what_comes_and_what_was_given_up_is_tried_again,
 }
 
@@ -57,6 +58,116 @@ impl Listening {
         signal(&self.child, "-INT");
         assert_eq!(self.child.wait().unwrap().code(), Some(0));
     }
+}
+
+/// A receiver that wants no more, and where it is.
+fn gone() -> String {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}/hook", listener.local_addr().unwrap());
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            let mut read = Vec::new();
+            while !read.ends_with(b"}") {
+                let mut bytes = [0; 4096];
+                let n = std::io::Read::read(&mut stream, &mut bytes).unwrap();
+                assert!(n > 0, "the request is cut");
+                read.extend_from_slice(&bytes[..n]);
+            }
+            let answer = b"HTTP/1.1 410 Gone\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
+            std::io::Write::write_all(&mut stream, answer).unwrap();
+        }
+    });
+    url
+}
+
+/// A mail server that nobody here wrote; its output goes to this file of the desk.
+struct MailServer(Child);
+
+impl MailServer {
+    fn start(desk: &Desk, port: u16, out: &str) -> Self {
+        let listen = format!("127.0.0.1:{port}");
+        let args =
+            ["-u", "-m", "aiosmtpd", "-n", "-l", &listen, "-c", "aiosmtpd.handlers.Debugging", "stdout"];
+        let out = File::create(desk.path(out)).unwrap();
+        let child = Command::new(peers_python()).args(args).stdin(Stdio::null()).stdout(out).spawn().unwrap();
+        wait_for("the mail server", || std::net::TcpStream::connect(("127.0.0.1", port)).is_ok());
+        Self(child)
+    }
+}
+
+impl Drop for MailServer {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+async fn who_an_endpoint_names_is_written_to_when_it_is_switched_off(kind: Kind) {
+    let mut desk = Desk::new();
+    let port = free_port();
+    desk.set("PROMPTMILL_MAIL_URL", &format!("smtp://127.0.0.1:{port}"));
+    desk.set("PROMPTMILL_MAIL_FROM", "Promptmill <mill@example.com>");
+    let stand = Stand::start(kind, &mut desk);
+    desk.set("PROMPTMILL_URL", stand.url());
+    desk.set("PROMPTMILL_API_KEY", stand.key());
+    let client = stand.client();
+    let others = Listening::start(&desk, SECRET, &["--json"], "others.txt");
+    let url = format!("{}/hook", others.url);
+    desk.promptmill(&["webhook", "add", &url, "--secret", SECRET, "--event", "endpoint.disabled"])
+        .check_code(0);
+    let receiver = format!("{}?token=hidden", gone());
+    let add = ["webhook", "add", &receiver, "--description", "billing", "--email"];
+    desk.promptmill(&[&add[..], &["no one"]].concat()).check_code(2).check_says("email: must be one address");
+    let made = desk.promptmill(&[&add[..], &["ops@example.com"]].concat()).check_code(0);
+    let id = made.stdout.trim();
+    let mails = || desk.read("mail.txt").matches("MESSAGE FOLLOWS").count();
+    let told = || desk.read("others.txt").lines().count();
+    // A mail server that comes later is found by a later try.
+    let mut mail = None;
+    for round in 1..=2 {
+        let body = json!({"template": ticket_template(), "model": "demo:any", "rows": [{"variables": {"n": round}}]});
+        assert_eq!(client.post("/v1/batches", &body).await.0, StatusCode::CREATED);
+        wait_for("the other endpoint is told", || told() == round);
+        mail.get_or_insert_with(|| MailServer::start(&desk, port, "mail.txt"));
+        wait_for("the mail arrives", || mails() == 1);
+        let request = client.request(Method::PATCH, &format!("/v1/endpoints/{id}"));
+        let on = request.header("content-type", "application/json").body(r#"{"enabled": true}"#);
+        assert_eq!(on.send().await.unwrap().status(), StatusCode::OK);
+    }
+    // One on a day.
+    assert_eq!((mails(), told()), (1, 2));
+    let mail = desk.read("mail.txt");
+    for part in [
+        "To: ops@example.com",
+        "From: Promptmill <mill@example.com>",
+        id,
+        "(billing)",
+        "wants no more events (410)",
+        "/hook",
+    ] {
+        assert!(mail.contains(part), "{part} is not in {mail}");
+    }
+    assert!(!mail.contains("hidden"), "{mail}");
+    let (_, list) = client.get(&format!("/v1/endpoints/{id}/deliveries")).await;
+    let by_mail: Vec<_> = list["data"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter(|delivery| delivery["url"] == "mailto:ops@example.com")
+        .collect();
+    assert_eq!(by_mail.len(), 1, "{list}");
+    wait_until_it("is recorded that the mail was taken", async || {
+        let (_, list) = client.get(&format!("/v1/endpoints/{id}/deliveries")).await;
+        list["data"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .any(|delivery| delivery["url"] == "mailto:ops@example.com" && delivery["state"] == "delivered")
+    })
+    .await;
+    others.stop();
+    stand.stop();
 }
 
 async fn results_come_with_the_end_or_by_a_link(kind: Kind) {

@@ -33,6 +33,9 @@ pub struct Endpoint {
     /// What people call it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub description: Option<String>,
+    /// Who is written to when it is switched off and nobody asked for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub email: Option<String>,
     /// What it is told of; where there are none, all but what [is told on request alone](EventKind::is_opt_in).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub kinds: Vec<EventKind>,
@@ -228,6 +231,7 @@ mod tests {
             tenant: TenantId::default_tenant(),
             url: "https://receiver.example/".to_owned(),
             description: None,
+            email: None,
             kinds: vec![],
             secrets: vec![secret("one", None)],
             headers: None,

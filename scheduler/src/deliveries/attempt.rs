@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use promptmill_domain::{Endpoint, EndpointState, Reached};
 use promptmill_egress::{Answer, GuardedClient, HeaderMap, SendError, Signer, extra_headers, signature};
+use promptmill_mail::{Address, MailError};
 use promptmill_ports::{Attempted, Delivery, DeliveryAttempt, DeliveryState, StoreError, StoreResult};
 use promptmill_runtime::Engine;
 use secrecy::ExposeSecret as _;
@@ -12,6 +13,7 @@ use tokio::time::Instant;
 
 use super::book::Book;
 use super::disabled;
+use super::mail::{self, MAILTO};
 use crate::config::Webhooks;
 
 /// The status by which a receiver says that it wants no more.
@@ -37,13 +39,17 @@ struct Tried {
     retry_after: Option<Duration>,
     /// How the answer begins.
     answer: Option<String>,
+    /// Whether to try it again does not help.
+    is_final: bool,
 }
 
 impl Attempt {
     /// Makes the try; answers what is to be recorded. Nothing where it could not be made: it is when the delivery is due again.
     pub(super) async fn run(self) -> Option<Attempted> {
         let at_ms = self.engine.clock.now_ms();
+        let address = self.delivery.url.strip_prefix(MAILTO);
         let to = match self.receiver(at_ms).await {
+            _ if address.is_some() => None,
             Ok(to) => to,
             Err(error) => {
                 tracing::warn!(delivery.id = %self.delivery.id, error = %error, "whom a delivery goes to could not be read; it is repeated");
@@ -51,9 +57,10 @@ impl Attempt {
             }
         };
         let started = Instant::now();
-        let tried = match &to {
-            Some(to) => self.send(to, at_ms / 1000).await,
-            None => Tried::unsent("disabled", "the endpoint is switched off or deleted"),
+        let tried = match (&to, address) {
+            (_, Some(address)) => self.mail(address).await,
+            (Some(to), None) => self.send(to, at_ms / 1000).await,
+            (None, None) => Tried::final_failure("disabled", "the endpoint is switched off or deleted"),
         };
         let took = started.elapsed();
         self.engine.metrics.webhook(tried.class);
@@ -65,11 +72,10 @@ impl Attempt {
             answer: tried.answer,
         };
         let now_ms = self.engine.clock.now_ms();
-        let (state, due_ms) = match (&attempt.error, tried.status) {
-            (None, _) => (DeliveryState::Delivered, now_ms),
-            (Some(_), Some(GONE)) => (DeliveryState::GivenUp, now_ms),
-            (Some(_), _) if to.is_none() => (DeliveryState::GivenUp, now_ms),
-            (Some(_), _) => self.later(now_ms, tried.retry_after),
+        let (state, due_ms) = match &attempt.error {
+            None => (DeliveryState::Delivered, now_ms),
+            Some(_) if tried.is_final => (DeliveryState::GivenUp, now_ms),
+            Some(_) => self.later(now_ms, tried.retry_after),
         };
         let delivery = &self.delivery;
         tracing::debug!(
@@ -120,6 +126,21 @@ impl Attempt {
             }
             Ok(_) | Err(StoreError::NotFound) => Ok(None),
             Err(error) => Err(error),
+        }
+    }
+
+    /// Sends it as a mail.
+    async fn mail(&self, address: &str) -> Tried {
+        let Some(mailer) = &self.webhooks.mailer else {
+            return Tried::unsent("client", "this installation sends no mail");
+        };
+        let (Some(to), Ok(text)) = (Address::parse(address), std::str::from_utf8(&self.delivery.body)) else {
+            return Tried::final_failure("address", "the address is none");
+        };
+        match mailer.send(&to, mail::SUBJECT, text.to_owned()).await {
+            Ok(()) => Tried { error: None, ..Tried::unsent("delivered", "") },
+            Err(error @ MailError::NotTaken) => Tried::unsent("connection", &error.to_string()),
+            Err(error) => Tried::final_failure("refused", &error.to_string()),
         }
     }
 
@@ -186,7 +207,7 @@ impl Attempt {
                 if done && is_off && known.state == EndpointState::Enabled {
                     tracing::warn!(endpoint.id = %id, "an endpoint is switched off; it was not reached for long, or wants no more");
                     self.book.forget(&endpoint.tenant);
-                    disabled::tell(&self.engine, &self.book, &self.webhooks.schedule, &endpoint).await?;
+                    disabled::tell(&self.engine, &self.book, &self.webhooks, &endpoint).await?;
                 }
                 Ok(done)
             };
@@ -235,6 +256,7 @@ impl Tried {
             error: error.map(str::to_owned),
             retry_after: answer.retry_after,
             answer: answer.text(),
+            is_final: status == GONE,
         }
     }
 
@@ -243,6 +265,11 @@ impl Tried {
     }
 
     fn unsent(class: &'static str, error: &str) -> Self {
-        Self { status: None, class, error: Some(error.to_owned()), retry_after: None, answer: None }
+        let error = Some(error.to_owned());
+        Self { status: None, class, error, retry_after: None, answer: None, is_final: false }
+    }
+
+    fn final_failure(class: &'static str, error: &str) -> Self {
+        Self { is_final: true, ..Self::unsent(class, error) }
     }
 }

@@ -211,7 +211,7 @@ fn pause_view(state: &BatchState) -> Option<PauseView<'_>> {
 }
 
 /// RFC 3339 in UTC with milliseconds.
-fn time(unix_ms: u64) -> String {
+pub(super) fn time(unix_ms: u64) -> String {
     let moment = i64::try_from(unix_ms).ok().and_then(|ms| Timestamp::from_millisecond(ms).ok());
     format!("{:.3}", moment.unwrap_or(Timestamp::MAX))
 }

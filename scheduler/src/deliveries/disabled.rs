@@ -1,16 +1,17 @@
-//! That an endpoint was switched off is told to the tenant's others.
+//! That an endpoint was switched off is told to the tenant's others, and by mail to whom it names, once a day at most.
 //!
 //! The change itself stands in the endpoint, and the ids derive from it. Whoever switches one off tells it; a process that died between the two is made up for
 //! by the next one that leads, which looks at all endpoints once.
 
-use promptmill_domain::{Endpoint, EndpointState, EventId, EventKind, WhyDisabled};
-use promptmill_egress::retry::Schedule;
-use promptmill_ports::StoreResult;
+use promptmill_domain::{DeliveryId, Endpoint, EndpointState, EventId, EventKind, WhyDisabled};
+use promptmill_ports::{Delivery, StoreResult};
 use promptmill_runtime::Engine;
 
 use super::book::Book;
 use super::fan_out::Told;
+use super::mail::{self, MAILTO};
 use super::{body, fan_out};
+use crate::config::Webhooks;
 
 /// What was switched off longer ago was told: as long as a process may need to be replaced, and more.
 const LATELY_MS: u64 = 24 * 60 * 60 * 1_000;
@@ -19,7 +20,7 @@ const LATELY_MS: u64 = 24 * 60 * 60 * 1_000;
 pub(super) async fn tell(
     engine: &Engine,
     book: &Book,
-    schedule: &Schedule,
+    webhooks: &Webhooks,
     off: &Endpoint,
 ) -> StoreResult<usize> {
     let EndpointState::Disabled { why: why @ (WhyDisabled::Gone | WhyDisabled::Failing), at_ms } = off.state
@@ -32,22 +33,35 @@ pub(super) async fn tell(
     let now_ms = engine.clock.now_ms();
     let endpoints = book.endpoints(&off.tenant).await?;
     let others = endpoints.iter().filter(|other| other.id != off.id);
-    let due_ms = fan_out::first_due(schedule, now_ms);
+    let due_ms = fan_out::first_due(&webhooks.schedule, now_ms);
     let told = Told { tenant: &off.tenant, batch: None, event, kind, at_ms, due_ms, now_ms };
-    let deliveries: Vec<_> = told.to(others, |_| body.clone()).collect();
+    let mail = off.email.as_ref().filter(|_| webhooks.mailer.is_some()).map(|address| Delivery {
+        url: format!("{MAILTO}{address}"),
+        ..told.delivery(
+            DeliveryId::by_mail(off.id, day(at_ms)),
+            Some(off.id),
+            mail::of_disabled(off, why).into(),
+        )
+    });
+    let deliveries: Vec<_> = told.to(others, |_| body.clone()).chain(mail).collect();
     engine.records.add_deliveries(&deliveries).await?;
     Ok(deliveries.len())
 }
 
 /// Tells it of every endpoint that was switched off lately, where it was not told. Answers whether anything was.
-pub(super) async fn tell_all(engine: &Engine, book: &Book, schedule: &Schedule) -> StoreResult<bool> {
+pub(super) async fn tell_all(engine: &Engine, book: &Book, webhooks: &Webhooks) -> StoreResult<bool> {
     let since_ms = engine.clock.now_ms().saturating_sub(LATELY_MS);
     let mut any = false;
     for tenant in engine.records.tenants().await? {
         for endpoint in fan_out::endpoints_of(book, &tenant.id).await?.iter() {
             let lately = matches!(endpoint.state, EndpointState::Disabled { at_ms, .. } if at_ms >= since_ms);
-            any |= lately && tell(engine, book, schedule, endpoint).await? > 0;
+            any |= lately && tell(engine, book, webhooks, endpoint).await? > 0;
         }
     }
     Ok(any)
+}
+
+/// Days since 1970.
+fn day(unix_ms: u64) -> u32 {
+    u32::try_from(unix_ms / (24 * 60 * 60 * 1_000)).unwrap_or(u32::MAX)
 }

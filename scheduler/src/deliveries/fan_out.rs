@@ -203,7 +203,8 @@ impl Told<'_> {
         })
     }
 
-    fn delivery(&self, id: DeliveryId, endpoint: Option<EndpointId>, body: Bytes) -> Delivery {
+    /// One of its deliveries, to be told where it goes.
+    pub(super) fn delivery(&self, id: DeliveryId, endpoint: Option<EndpointId>, body: Bytes) -> Delivery {
         Delivery {
             id,
             tenant: self.tenant.clone(),

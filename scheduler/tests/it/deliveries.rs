@@ -372,6 +372,7 @@ async fn endpoint(scene: &Scene, url: &str, kinds: &[EventKind]) -> Endpoint {
         description: None,
         kinds: kinds.to_vec(),
         headers: None,
+        email: None,
         results: false,
         max_per_second: None,
         secrets: vec![EndpointSecret { sealed, public_key: None, until_ms: None, request: None }],

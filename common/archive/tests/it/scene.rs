@@ -98,6 +98,7 @@ impl<'a> Scene<'a> {
                     names: vec!["x-tenant".to_owned()],
                     sealed: "pmv1.fourth.AAAA".to_owned(),
                 }),
+                email: Some("ops@example.com".to_owned()),
                 results: true,
                 max_per_second: Some(7),
                 state,

@@ -71,6 +71,7 @@ pub async fn a_tenant_with_an_endpoint_is_told_of_batches_without_a_webhook(stor
         description: None,
         kinds: vec![],
         headers: None,
+        email: Some("ops@example.com".to_owned()),
         results: true,
         max_per_second: None,
         secrets: vec![EndpointSecret {

@@ -15,6 +15,7 @@ fn endpoint(tenant: &TenantId, age: u64) -> Endpoint {
         description: Some("the billing system".to_owned()),
         kinds: vec![EventKind::BatchCompleted],
         headers: None,
+        email: None,
         results: false,
         max_per_second: None,
         secrets: vec![EndpointSecret {
