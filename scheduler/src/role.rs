@@ -50,7 +50,7 @@ pub struct SchedulerArgs {
 /// Where the api is found.
 #[derive(Debug, Clone, Args)]
 pub struct PublicUrlArgs {
-    /// Where the api is found from outside, for links to results in events, for example https://promptmill.example. Without it events have none; of `serve` on a
+    /// Where the api is found from outside, for links to results in events, for example `https://promptmill.example`. Without it events have none; of `serve` on a
     /// loopback address it is that address.
     #[arg(long, value_name = "URL", env = "PROMPTMILL_PUBLIC_URL", value_parser = public_url)]
     pub public_url: Option<String>,
