@@ -81,7 +81,7 @@ struct NewEndpoint {
     /// Headers of its requests beside the usual, up to 10: `Authorization` and names that begin with `X-`. Their values are kept encrypted and never shown.
     #[schema(value_type = Option<BTreeMap<String, String>>)]
     headers: Option<BTreeMap<String, String>>,
-    /// Whether the event that tells a batch's end has the results in it where they are small: up to 100 rows and 256 KiB. No unless told.
+    /// Whether the event that tells a batch's end has the results in it where they are small: up to 100 rows and 64 KiB. No unless told.
     #[serde(default)]
     results: bool,
     /// The most requests to it in a second, over time; what is more waits. As many as there are unless told.

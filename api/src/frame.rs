@@ -50,11 +50,16 @@ impl RequestContext {
     }
 }
 
+/// A path as it may stand in an answer, which clients log: a link is a key of its own.
+fn shown(path: &str) -> &str {
+    if path.starts_with("/v1/results/") { "/v1/results/{link}" } else { path }
+}
+
 /// The outermost layer.
 pub(crate) async fn frame(State(app): State<App>, request: Request, next: Next) -> Response {
     let started = Instant::now();
     let id = request_id(request.headers());
-    let context = RequestContext { id: id.clone(), path: request.uri().path().to_owned() };
+    let context = RequestContext { id: id.clone(), path: shown(request.uri().path()).to_owned() };
     let route = request.extensions().get::<MatchedPath>().map(|path| path.as_str().to_owned());
     let method = request.method().clone();
     let body_is_large = body_is_large(request.headers());

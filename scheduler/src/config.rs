@@ -12,8 +12,8 @@ use promptmill_mail::Mailer;
 use promptmill_runtime::Presence;
 use promptmill_vault::{ResultsLink, Vault};
 
-/// How long a link to results is good: as long as the event that tells it may be tried, and some hours.
-const LINK_LIVES_MS: u64 = 4 * 24 * 3_600 * 1_000;
+/// How long a link to results is good: longer than the event that tells it may be tried, with every wait doubled as receivers may ask.
+const LINK_LIVES_MS: u64 = 7 * 24 * 3_600 * 1_000;
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
 

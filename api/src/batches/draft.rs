@@ -110,7 +110,7 @@ pub(crate) struct NewBatchBody {
     /// `whsec_` and 24 to 64 bytes as base64; one is made where there is none.
     #[schema(value_type = Option<WebhookSecret>, inline)]
     pub(crate) webhook_secret: Option<String>,
-    /// Whether the webhook's event that tells its end has the results in it where they are small: up to 100 rows and 256 KiB. No unless told.
+    /// Whether the webhook's event that tells its end has the results in it where they are small: up to 100 rows and 64 KiB. No unless told.
     pub(crate) webhook_results: Option<bool>,
     /// Parts of its items in per cent, 1 to 99 and up to 20 of them: it tells `batch.progress` when so many have an outcome, its webhook and endpoints.
     #[schema(max_items = 20)]

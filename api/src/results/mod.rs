@@ -88,7 +88,7 @@ async fn results(
 
 /// Outcomes of a batch, by a link
 ///
-/// The same as the results of the batch whose event told the link, without a key, until the link is over: four days after the event.
+/// The same as the results of the batch whose event told the link, without a key, until the link is over: seven days after the event.
 #[utoipa::path(
     get,
     path = "/v1/results/{link}",
@@ -116,11 +116,15 @@ async fn results_by_link(
             Problem::new(ProblemId::NotFound)
                 .detail("no such link, or its time is over; read the results with an API key")
         })?;
-    if query.merged {
-        let detail =
-            "query parameter merged: a link is to the results of one batch; read merged ones with an API key";
-        return Err(Problem::new(ProblemId::Invalid)
-            .error(FieldError { detail: detail.to_owned(), ..FieldError::default() }));
+    // Who waits holds one of the places that the tenant's own keys need.
+    let wrong = match (query.merged, query.wait > 0) {
+        (true, _) => Some("merged: a link is to the results of one batch; read merged ones with an API key"),
+        (_, true) => Some("wait: a link does not wait; wait with an API key"),
+        (false, false) => None,
+    };
+    if let Some(words) = wrong {
+        let detail = format!("query parameter {words}");
+        return Err(Problem::new(ProblemId::Invalid).error(FieldError { detail, ..FieldError::default() }));
     }
     let mut answer = read(&app, &link.tenant, link.batch, &query, &headers).await?;
     answer.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("private, no-store"));

@@ -413,8 +413,10 @@ async fn a_link_reads_the_results_of_its_batch_until_it_is_over_and_nothing_else
     let rest = read(&link, &format!("?order=settled&after={cursor}")).await;
     assert_eq!(members(&lines(&rest.text), "index"), [2]);
     read(&link, "?format=xml").await.problem(400, "bad_request");
-    read(&link, "?merged=true").await.problem(422, "invalid");
-    // Over, of another tenant, of a batch that is gone, and no link at all.
+    for query in ["?merged=true", "?order=settled&wait=5"] {
+        read(&link, query).await.problem(422, "invalid");
+    }
+    // Over, of another tenant, and no link at all.
     let over = ResultsLink { until_ms: now_ms - 1, ..link.clone() };
     let other = ResultsLink { tenant: "acme".parse().unwrap(), ..link.clone() };
     for link in [&over, &other] {

@@ -71,6 +71,11 @@ impl EventKind {
         }
     }
 
+    /// Whether it tells that nothing of a batch is open any more.
+    pub const fn is_end(self) -> bool {
+        matches!(self, Self::BatchCompleted | Self::BatchFailed | Self::BatchCancelled | Self::BatchExpired)
+    }
+
     /// Whether only those are told who ask for it by name.
     pub const fn is_opt_in(self) -> bool {
         matches!(self, Self::BatchStarted | Self::ItemFailed)

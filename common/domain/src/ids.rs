@@ -214,10 +214,9 @@ impl DeliveryId {
         Self::from_bytes(*event.as_bytes())
     }
 
-    /// The id of the mail that tells somebody of an endpoint's being switched off on that day, so many since 1970: there is one of a day, however often it is.
-    pub const fn by_mail(endpoint: EndpointId, day: u32) -> Self {
-        let endpoint = u128::from_be_bytes(*endpoint.as_bytes()).rotate_left(32);
-        Self::from_bytes((endpoint ^ day as u128).to_be_bytes())
+    /// The id of whatever a digest stands for, likewise.
+    pub const fn of_digest(digest: [u8; 32]) -> Self {
+        Self::from_bytes(*EventId::of_digest(digest).as_bytes())
     }
 
     /// The id of the delivery of an event to an endpoint. Whoever asks gets the same, and another for each pair: the random halves of both ids

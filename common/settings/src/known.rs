@@ -121,7 +121,7 @@ pub const SETTINGS: &[Setting] = &[
     setting("tenants.max_cost_per_month", "PROMPTMILL_MAX_COST_PER_MONTH", Kind::List),
     secret("mail.url", "PROMPTMILL_MAIL_URL").about(
         "serve, scheduler",
-        "The SMTP server over which people are written to: `smtps://USER:PASSWORD@HOST:465`, `smtp://USER:PASSWORD@HOST:587?tls=required`, or `smtp://HOST:25`,          which is not encrypted. Without it nobody is.",
+        "The SMTP server over which people are written to: `smtps://USER:PASSWORD@HOST:465`, `smtp://USER:PASSWORD@HOST:587?tls=required`, or `smtp://HOST:25`, which is not encrypted and takes no password but on a loopback address. Without it nobody is.",
     ),
     setting("mail.from", "PROMPTMILL_MAIL_FROM", Kind::Text),
     setting("webhooks.subnets", "PROMPTMILL_WEBHOOK_SUBNETS", Kind::List),

@@ -137,10 +137,37 @@ impl Attempt {
         let (Some(to), Ok(text)) = (Address::parse(address), std::str::from_utf8(&self.delivery.body)) else {
             return Tried::final_failure("address", "the address is none");
         };
-        match mailer.send(&to, mail::SUBJECT, text.to_owned()).await {
+        // Neither a replay nor a mend that came before makes another mail of it.
+        let was_sent = self.delivery.attempts.iter().any(|attempt| attempt.error.is_none());
+        match self.still_named(address).await {
+            Ok(true) if !was_sent => {}
+            Ok(_) => {
+                return Tried::final_failure("disabled", "it was sent before, or is not to be told any more");
+            }
+            Err(_) => return Tried::unsent("client", "the endpoint could not be read"),
+        }
+        let id = self.delivery.id.to_string();
+        match mailer.send(&id, &to, mail::SUBJECT, text.to_owned()).await {
             Ok(()) => Tried { error: None, ..Tried::unsent("delivered", "") },
-            Err(error @ MailError::NotTaken) => Tried::unsent("connection", &error.to_string()),
+            Err(ref error @ MailError::NotTaken(ref cause)) => {
+                let cause = cause.as_ref().map(tracing::field::display);
+                tracing::warn!(delivery.id = %self.delivery.id, cause, "the mail server did not take a mail");
+                Tried::unsent("connection", &error.to_string())
+            }
             Err(error) => Tried::final_failure("refused", &error.to_string()),
+        }
+    }
+
+    /// Whether the endpoint that a mail tells of is switched off still, and names that address.
+    async fn still_named(&self, address: &str) -> StoreResult<bool> {
+        let Some(id) = self.delivery.endpoint else { return Ok(false) };
+        match self.book.endpoint(&self.delivery.tenant, id).await {
+            Ok(endpoint) => {
+                let is_off = endpoint.state != EndpointState::Enabled;
+                Ok(is_off && endpoint.email.as_deref() == Some(address))
+            }
+            Err(StoreError::NotFound) => Ok(false),
+            Err(error) => Err(error),
         }
     }
 

@@ -4,8 +4,9 @@
 //! by the next one that leads, which looks at all endpoints once.
 
 use promptmill_domain::{DeliveryId, Endpoint, EndpointState, EventId, EventKind, WhyDisabled};
-use promptmill_ports::{Delivery, StoreResult};
+use promptmill_ports::{Delivery, StoreError, StoreResult};
 use promptmill_runtime::Engine;
+use sha2::{Digest as _, Sha256};
 
 use super::book::Book;
 use super::fan_out::Told;
@@ -37,11 +38,7 @@ pub(super) async fn tell(
     let told = Told { tenant: &off.tenant, batch: None, event, kind, at_ms, due_ms, now_ms };
     let mail = off.email.as_ref().filter(|_| webhooks.mailer.is_some()).map(|address| Delivery {
         url: format!("{MAILTO}{address}"),
-        ..told.delivery(
-            DeliveryId::by_mail(off.id, day(at_ms)),
-            Some(off.id),
-            mail::of_disabled(off, why).into(),
-        )
+        ..told.delivery(mail_id(off, address, at_ms), Some(off.id), mail::of_disabled(off, why).into())
     });
     let deliveries: Vec<_> = told.to(others, |_| body.clone()).chain(mail).collect();
     engine.records.add_deliveries(&deliveries).await?;
@@ -52,16 +49,33 @@ pub(super) async fn tell(
 pub(super) async fn tell_all(engine: &Engine, book: &Book, webhooks: &Webhooks) -> StoreResult<bool> {
     let since_ms = engine.clock.now_ms().saturating_sub(LATELY_MS);
     let mut any = false;
-    for tenant in engine.records.tenants().await? {
+    let tenants = match engine.records.tenants().await {
+        Err(error) if !matches!(error, StoreError::Unavailable(_)) => {
+            tracing::error!(error = %error, "the tenants cannot be read; what was untold of endpoints that are switched off stays so");
+            return Ok(false);
+        }
+        tenants => tenants?,
+    };
+    for tenant in tenants {
         for endpoint in fan_out::endpoints_of(book, &tenant.id).await?.iter() {
             let lately = matches!(endpoint.state, EndpointState::Disabled { at_ms, .. } if at_ms >= since_ms);
-            any |= lately && tell(engine, book, webhooks, endpoint).await? > 0;
+            if !lately {
+                continue;
+            }
+            match tell(engine, book, webhooks, endpoint).await {
+                Err(error) if !matches!(error, StoreError::Unavailable(_)) => {
+                    tracing::error!(endpoint.id = %endpoint.id, error = %error, "that an endpoint is switched off could not be told");
+                }
+                told => any |= told? > 0,
+            }
         }
     }
     Ok(any)
 }
 
-/// Days since 1970.
-fn day(unix_ms: u64) -> u32 {
-    u32::try_from(unix_ms / (24 * 60 * 60 * 1_000)).unwrap_or(u32::MAX)
+/// The same for all mails of a tenant to an address on one day (UTC): there is one of them, however often endpoints are switched off.
+fn mail_id(off: &Endpoint, address: &str, at_ms: u64) -> DeliveryId {
+    let (tenant, day) = (&off.tenant, at_ms / (24 * 60 * 60 * 1_000));
+    let digest: [u8; 32] = Sha256::digest(format!("endpoint.disabled|{tenant}|{day}|{address}")).into();
+    DeliveryId::of_digest(digest)
 }

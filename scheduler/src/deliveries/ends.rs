@@ -2,7 +2,7 @@
 //!
 //! An event that is held stays in the outbox, so that whoever leads next begins with it again; the others go on beside it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use promptmill_domain::{Event, EventId};
@@ -20,12 +20,8 @@ impl Ends {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn len(&self) -> usize {
-        self.held().len()
-    }
-
-    pub(super) fn holds(&self, event: EventId) -> bool {
-        self.held().contains_key(&event)
+    pub(super) fn ids(&self) -> BTreeSet<EventId> {
+        self.held().keys().copied().collect()
     }
 
     pub(super) fn all(&self) -> Vec<Event> {

@@ -1,10 +1,10 @@
 //! Items that failed, told in groups to those endpoints that ask for it.
 //!
 //! The groups follow from the order of settling alone: the first failure is told by itself, then those up to the tenth and up to the hundredth, then each
-//! hundred up to the thousandth and each thousand; what is left is told with the batch's end. So whoever reads the order again after a restart makes nothing twice,
+//! hundred; what is left is told with the batch's end. So whoever reads the order again after a restart makes nothing twice,
 //! and keeps no place in it. It is read a few pages at a time, of every batch in turn.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use promptmill_domain::{
     Batch, BatchId, Call, Endpoint, Event, EventId, EventKind, FailureKind, ItemCode, Outcome, TenantId,
@@ -15,14 +15,18 @@ use promptmill_ports::{
 };
 use promptmill_runtime::Engine;
 
+use super::body;
 use super::book::Book;
 use super::ends::Ends;
 use super::fan_out::{self, Told};
 use super::milestones::Open;
-use super::{body, outcomes};
+use super::outcomes::CustomIds;
 
 /// What is read of a batch at once.
 const PAGE: PageLimit = PageLimit { items: 512, bytes: 2 * 1024 * 1024 };
+
+/// How much the clocks of machines may differ.
+const SKEW_MS: u64 = 1_000;
 
 /// Pages that are read of a batch before it is another's turn.
 const PAGES: usize = 8;
@@ -54,6 +58,7 @@ struct Reading {
     told: u32,
     /// Those behind them that are read.
     items: Vec<Failed>,
+    ids: CustomIds,
 }
 
 impl Reading {
@@ -62,6 +67,25 @@ impl Reading {
         self.items.push(item);
         let read = self.told.saturating_add(u32::try_from(self.items.len()).unwrap_or(u32::MAX));
         is_end_of_group(read).then(|| self.take_group())
+    }
+
+    /// Reads a page on, and takes the groups that are complete; answers whether nothing follows by now.
+    async fn read_page(
+        &mut self,
+        engine: &Engine,
+        tenant: &TenantId,
+        batch: BatchId,
+        groups: &mut Vec<Group>,
+    ) -> StoreResult<bool> {
+        let page = engine.store.settled(tenant, batch, self.after, PAGE).await?;
+        self.after = page.next;
+        for (stored, _) in page.outcomes {
+            if let ItemCode::Failed(kind) = stored.code {
+                let item = failed(engine, &mut self.ids, tenant, batch, &stored, kind).await?;
+                groups.extend(self.push(item));
+            }
+        }
+        Ok(page.caught_up)
     }
 
     /// What is left when no failure follows.
@@ -78,7 +102,7 @@ impl Reading {
 }
 
 const fn is_end_of_group(failures: u32) -> bool {
-    matches!(failures, 1 | 10) || failures.is_multiple_of(if failures <= 1_000 { 100 } else { 1_000 })
+    matches!(failures, 1 | 10) || failures.is_multiple_of(100)
 }
 
 /// How far the failures of batches are read whose endpoints ask for them.
@@ -101,6 +125,25 @@ pub(super) fn are_to_be_told(end: &Event, endpoints: &[Endpoint]) -> bool {
     end.counts.as_ref().is_some_and(|counts| counts.all_failed() > 0) && is_asked_for(endpoints)
 }
 
+/// Whether all failures of a batch are read with its end, and delay no other event by that.
+pub(super) const fn are_few(batch: &Batch) -> bool {
+    batch.total <= PAGE.items
+}
+
+/// The deliveries of all failures of a batch that is over.
+pub(super) async fn of(
+    engine: &Engine,
+    endpoints: &[Endpoint],
+    schedule: &Schedule,
+    batch: &Batch,
+) -> StoreResult<Vec<Delivery>> {
+    let mut reading = Reading::default();
+    let mut groups = Vec::new();
+    while !reading.read_page(engine, &batch.tenant, batch.id, &mut groups).await? {}
+    groups.extend(reading.finish());
+    Ok(groups.iter().flat_map(|group| made(engine, endpoints, schedule, batch, group)).collect())
+}
+
 fn is_asked_for(endpoints: &[Endpoint]) -> bool {
     endpoints.iter().any(|endpoint| endpoint.kinds.contains(&EventKind::ItemFailed))
 }
@@ -116,11 +159,11 @@ impl Failures {
         ends: &Ends,
     ) -> StoreResult<Looked> {
         let ended = ends.all();
-        self.readings.retain(|batch, _| {
-            open.iter().any(|of| of.batch == *batch) || ended.iter().any(|end| end.batch == *batch)
-        });
+        let over: HashSet<_> = ended.iter().map(|end| end.batch).collect();
+        let all: HashSet<_> = open.iter().map(|of| of.batch).chain(over.iter().copied()).collect();
+        self.readings.retain(|batch, _| all.contains(batch));
         let mut looked = Looked::default();
-        for of in open.iter().filter(|of| ended.iter().all(|end| end.batch != of.batch)) {
+        for of in open.iter().filter(|of| !over.contains(&of.batch)) {
             let endpoints = fan_out::endpoints_of(book, &of.tenant).await?;
             if is_asked_for(&endpoints) {
                 let read = self.look_at(engine, &endpoints, schedule, &of.tenant, of.batch, None).await;
@@ -129,21 +172,21 @@ impl Failures {
                 looked.more |= !caught_up;
             }
         }
-        let mut over = Vec::new();
+        let mut told = Vec::new();
         for end in &ended {
             let endpoints = fan_out::endpoints_of(book, &end.tenant).await?;
             let read = self.look_at(engine, &endpoints, schedule, &end.tenant, end.batch, Some(end)).await;
             let (any, caught_up) = passed_over(end.batch, read)?;
             looked.any |= any;
             if caught_up {
-                over.push(end.id);
+                told.push(end.id);
             }
         }
-        if !over.is_empty() {
-            engine.store.handed_on(&over).await?;
-            ends.let_go(&over);
+        if !told.is_empty() {
+            engine.store.handed_on(&told).await?;
+            ends.let_go(&told);
         }
-        looked.more |= over.len() < ended.len();
+        looked.more |= told.len() < ended.len();
         Ok(looked)
     }
 
@@ -161,21 +204,19 @@ impl Failures {
         let mut read = self.readings.get(&batch).cloned().unwrap_or_default();
         let mut groups = Vec::new();
         let mut caught_up = false;
+        // What is complete is told whatever follows it.
+        let mut failed = None;
         for _ in 0..PAGES {
-            let page = engine.store.settled(tenant, batch, read.after, PAGE).await?;
-            read.after = page.next;
-            for (stored, _) in page.outcomes {
-                if let ItemCode::Failed(kind) = stored.code {
-                    let item = failed(engine, tenant, batch, &stored, kind).await?;
-                    groups.extend(read.push(item));
-                }
+            match read.read_page(engine, tenant, batch, &mut groups).await {
+                Ok(all) => caught_up = all,
+                Err(error) => failed = Some(error),
             }
-            caught_up = page.caught_up;
-            if caught_up {
+            if caught_up || failed.is_some() {
                 break;
             }
         }
-        if caught_up && end.is_some() {
+        let is_damaged = failed.as_ref().is_some_and(|error| !matches!(error, StoreError::Unavailable(_)));
+        if (caught_up || is_damaged) && end.is_some() {
             groups.extend(read.finish());
         }
         let any = !groups.is_empty();
@@ -185,6 +226,9 @@ impl Failures {
             let deliveries =
                 groups.iter().flat_map(|group| made(engine, endpoints, schedule, told_of, group));
             engine.records.add_deliveries(&deliveries.collect::<Vec<_>>()).await?;
+        }
+        if let Some(error) = failed {
+            return Err(error);
         }
         self.readings.insert(batch, read);
         Ok((any, caught_up))
@@ -207,6 +251,7 @@ fn passed_over(batch: BatchId, read: StoreResult<(bool, bool)>) -> StoreResult<(
 
 async fn failed(
     engine: &Engine,
+    ids: &mut CustomIds,
     tenant: &TenantId,
     batch: BatchId,
     stored: &StoredOutcome,
@@ -214,7 +259,7 @@ async fn failed(
 ) -> StoreResult<Failed> {
     let index = stored.index;
     let Some(body) = &stored.body else {
-        let custom_id = outcomes::custom_id(engine, tenant, batch, index).await?;
+        let custom_id = ids.get(engine, tenant, batch, index).await?;
         return Ok(Failed { index, custom_id, kind, at_ms: None });
     };
     let outcome = decode_outcome(body).inspect_err(|error| {
@@ -238,7 +283,7 @@ fn made(
     group: &Group,
 ) -> Vec<Delivery> {
     let now_ms = engine.clock.now_ms();
-    // The same whenever the group is made, so that an endpoint that came later is not told of it then.
+    // The same whenever the group is made, as long as calls were made for its items: an endpoint that came, or was switched on, later is not told of it then.
     let at_ms = group.items.iter().filter_map(|item| item.at_ms).max().unwrap_or(now_ms).min(now_ms);
     let told = Told {
         tenant: &batch.tenant,
@@ -250,7 +295,8 @@ fn made(
         now_ms,
     };
     let body = body::of_failures(batch, group.first, &group.items, at_ms);
-    told.to(endpoints, |_| body.clone()).collect()
+    let since = endpoints.iter().filter(|endpoint| endpoint.since_ms <= at_ms.saturating_add(SKEW_MS));
+    told.to(since, |_| body.clone()).collect()
 }
 
 #[cfg(test)]
@@ -265,8 +311,8 @@ mod tests {
         groups.extend(reading.finish());
         assert_eq!(reading.finish(), None);
         let ends: Vec<_> = groups.iter().map(|group| group.items.last().unwrap().index + 1).collect();
-        let hundreds = (100..=1_000).step_by(100);
-        let expected: Vec<_> = [1, 10].into_iter().chain(hundreds).chain([2_000, 3_000, 3_210]).collect();
+        let hundreds = (100..=3_200).step_by(100);
+        let expected: Vec<_> = [1, 10].into_iter().chain(hundreds).chain([3_210]).collect();
         assert_eq!(ends, expected);
         let all = groups.iter().flat_map(|group| group.items.iter().map(|item| item.index));
         assert!(all.eq(0..3_210));

@@ -38,9 +38,11 @@ pub(super) async fn run_once(
 ) -> StoreResult<()> {
     loop {
         // Those that are held stand before the others.
-        let held = u32::try_from(ends.len()).unwrap_or(u32::MAX);
-        let mut events = engine.store.pending(STEP.saturating_add(held)).await?;
-        events.retain(|event| !ends.holds(event.id));
+        let held = ends.ids();
+        let most = STEP.saturating_add(u32::try_from(held.len()).unwrap_or(u32::MAX));
+        let mut events = engine.store.pending(most).await?;
+        // One that is let go of meanwhile is not held anew.
+        events.retain(|event| !held.contains(&event.id));
         if events.is_empty() {
             return Ok(());
         }
@@ -58,17 +60,16 @@ pub(super) async fn run_once(
                 // What lies behind a batch when it ends and was not seen before is told with its end.
                 let passed = milestones::passed(event, batch, &endpoints);
                 for event in passed.iter().chain([event]) {
-                    match self::deliveries(engine, event, batch, &endpoints, webhooks).await {
-                        Ok(made) => deliveries.extend(made),
-                        Err(error @ StoreError::Unavailable(_)) => return Err(error),
-                        // It would stand before all others for ever.
-                        Err(error) => {
-                            tracing::error!(batch.id = %event.batch, event.id = %event.id, error = %error, "an event cannot be delivered and is dropped");
-                        }
-                    }
+                    let made = self::deliveries(engine, event, batch, &endpoints, webhooks).await;
+                    deliveries.extend(unless_damaged(event, made)?);
                 }
                 if failures::are_to_be_told(event, &endpoints) {
-                    to_hold.push(event.clone());
+                    if failures::are_few(batch) {
+                        let made = failures::of(engine, &endpoints, &webhooks.schedule, batch).await;
+                        deliveries.extend(unless_damaged(event, made)?);
+                    } else {
+                        to_hold.push(event.clone());
+                    }
                 }
                 if deliveries.len() >= AT_ONCE {
                     engine.records.add_deliveries(&deliveries).await?;
@@ -85,6 +86,17 @@ pub(super) async fn run_once(
         let ids: Vec<_> = events.iter().filter(is_over).map(|event| event.id).collect();
         ends.hold(to_hold);
         engine.store.handed_on(&ids).await?;
+    }
+}
+
+/// The deliveries of an event. What cannot be made of it is dropped: it would stand before all others for ever.
+fn unless_damaged(event: &Event, made: StoreResult<Vec<Delivery>>) -> StoreResult<Vec<Delivery>> {
+    match made {
+        Err(error) if !matches!(error, StoreError::Unavailable(_)) => {
+            tracing::error!(batch.id = %event.batch, event.id = %event.id, error = %error, "an event cannot be delivered and is dropped");
+            Ok(vec![])
+        }
+        made => made,
     }
 }
 
@@ -144,11 +156,18 @@ pub(super) async fn deliveries(
     };
     let link = webhooks.results_link(batch, now_ms);
     let body = body::of(event, batch, &counts, as_of_ms, link.as_deref(), None);
-    let asks =
-        webhook.is_some_and(|webhook| webhook.results) || endpoints.iter().any(|endpoint| endpoint.results);
-    let with_results = match asks && event.state.is_final() {
+    let wants = |endpoint: &&Endpoint| endpoint.wants(event.kind, event.at_ms);
+    let asks = webhook.is_some_and(|webhook| webhook.results)
+        || endpoints.iter().filter(wants).any(|endpoint| endpoint.results);
+    let with_results = match asks && event.kind.is_end() {
         true => {
-            let results = outcomes::small(engine, batch).await?;
+            let results = match outcomes::small(engine, batch).await {
+                Err(error) if !matches!(error, StoreError::Unavailable(_)) => {
+                    tracing::error!(batch.id = %batch.id, error = %error, "the results of a batch cannot be read; its end is told without them");
+                    None
+                }
+                results => results?,
+            };
             body::of(event, batch, &counts, as_of_ms, link.as_deref(), Some(results))
         }
         false => body.clone(),

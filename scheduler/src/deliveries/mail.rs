@@ -38,10 +38,8 @@ pub(super) fn of_disabled(off: &Endpoint, why: WhyDisabled) -> String {
     )
 }
 
-/// A URL without what may be a secret in it.
+/// Where a URL leads, without what may be a secret in it.
 fn shown(url: &str) -> String {
-    let Ok(mut url) = Url::parse(url) else { return String::new() };
-    url.set_query(None);
-    url.set_fragment(None);
-    url.into()
+    let Ok(url) = Url::parse(url) else { return String::new() };
+    url.origin().ascii_serialization()
 }

@@ -15,8 +15,8 @@ use super::book::Book;
 use super::fan_out::{self, Told};
 use super::milestones::Open;
 
-/// A pause is told of which so much is left: ten seconds.
-const LONG_MS: u64 = 10_000;
+/// A pause is told of which so much is left when it is kept, which may take two seconds: one of ten is.
+const LONG_MS: u64 = 8_000;
 
 /// How long a lane goes on until its next pause is another one: a minute.
 const APART_MS: u64 = 60_000;
@@ -59,7 +59,7 @@ impl Pauses {
             if let Some(pause) = self.lanes.get_mut(&record.lane) {
                 pause.until_ms = until_ms;
             }
-            if until_ms < now_ms.saturating_add(LONG_MS) {
+            if until_ms < record.at_ms.saturating_add(LONG_MS) {
                 continue;
             }
             let pause = self
