@@ -116,7 +116,7 @@ impl Courier {
 
     /// Carries until it is told to stop. `open` tells from time to time which batches are.
     pub(crate) async fn run(self, open: watch::Receiver<Vec<Open>>, stopping: CancellationToken) {
-        let made = Notify::new();
+        let made = Arc::new(Notify::new());
         let engine = self.engine.clone();
         let ends = Arc::new(Ends::default());
         let announcer = Announcer {
@@ -141,8 +141,16 @@ impl Courier {
         };
         let (ended, to_record) = mpsc::channel(RECORDED);
         let delivering = self.deliver(&made, ended, &stopping);
-        let looking = stopping.run_until_cancelled(lookout.run(&made));
-        tokio::join!(announcer.run(&made, &stopping), looking, delivering, record(&engine, to_record));
+        // What it reads of large batches takes time that tries must not wait for. It ends with this task.
+        let mut looking = JoinSet::new();
+        let (told, until) = (made.clone(), stopping.clone());
+        looking.spawn(async move { until.run_until_cancelled(lookout.run(&told)).await });
+        let looked = async {
+            if let Some(Err(error)) = looking.join_next().await {
+                tracing::error!(error = %error, "the look for what happens beside events ended by itself");
+            }
+        };
+        tokio::join!(announcer.run(&made, &stopping), looked, delivering, record(&engine, to_record));
     }
 
     /// Tries what is due until it is told to stop. `made` says that deliveries were made; `ended` is told what comes of the tries.

@@ -833,6 +833,7 @@ async fn results_stand_in_the_event_of_an_end_for_who_asked_and_where_they_are_s
         .submit_with(4, |new| {
             telling(new);
             new.spec.webhook.as_mut().unwrap().results = true;
+            new.spec.progress_at = vec![50, 99];
         })
         .await;
     scene.steer(batch, BatchEvent::Pause(PauseReason::Budget)).await;
@@ -840,11 +841,15 @@ async fn results_stand_in_the_event_of_an_end_for_who_asked_and_where_they_are_s
     scene.steer(batch, BatchEvent::Resume).await;
     half_fail(&scene, 4).await;
     scene.ended(batch, BatchState::Completed).await;
+    // Two marks are told too, at the latest with the end, and without results as their schema has it.
     let of = async |receiver: &Receiver| {
-        receiver.gets(2).await.iter().map(|got| got.json()["data"].clone()).collect::<Vec<_>>()
+        let got = receiver.gets(4).await;
+        let others = got.iter().map(Got::json).filter(|body| body["type"] != "batch.progress");
+        others.map(|body| body["data"].clone()).collect::<Vec<_>>()
     };
     let (by_webhook, by_asked, by_all) = (of(&webhook).await, of(&asked).await, of(&all).await);
     scheduler.stop().await;
+    assert_eq!((by_webhook.len(), by_asked.len(), by_all.len()), (2, 2, 2));
     assert!(by_webhook[0].get("results").is_none(), "a pause is no end");
     assert_eq!(by_webhook[1]["results"], by_asked[1]["results"]);
     assert!(by_all[1].get("results").is_none());
