@@ -45,8 +45,8 @@ mod tests {
 
     #[test]
     fn a_link_opens_under_its_key_alone_and_as_it_was_made() {
-        let key = |id: char| format!("{id}:{}=\n", id.to_string().repeat(43));
-        let vault = Vault::from_keys(&key('A')).unwrap();
+        let vault_of = |digit: &str| Vault::from_keys(&format!("k1:{}=", digit.repeat(43))).unwrap();
+        let vault = vault_of("A");
         let link = ResultsLink {
             tenant: "acme-1".parse().unwrap(),
             batch: BatchId::at(1_790_000_000_000, [7; 10]),
@@ -55,7 +55,7 @@ mod tests {
         let text = link.text(&vault).unwrap();
         assert!(text.chars().all(|c| c.is_ascii_alphanumeric() || ".-_".contains(c)), "{text}");
         assert_eq!(ResultsLink::parse(&vault, &text), Some(link));
-        assert_eq!(ResultsLink::parse(&Vault::from_keys(&key('B')).unwrap(), &text), None);
+        assert_eq!(ResultsLink::parse(&vault_of("E"), &text), None);
         for at in 0..text.len() {
             let mut changed = text.clone().into_bytes();
             changed[at] = if changed[at] == b'x' { b'y' } else { b'x' };
