@@ -25,9 +25,6 @@ use super::outcomes::CustomIds;
 /// What is read of a batch at once.
 const PAGE: PageLimit = PageLimit { items: 512, bytes: 2 * 1024 * 1024 };
 
-/// How much the clocks of machines may differ.
-const SKEW_MS: u64 = 1_000;
-
 /// Pages that are read of a batch before it is another's turn.
 const PAGES: usize = 8;
 
@@ -283,7 +280,7 @@ fn made(
     group: &Group,
 ) -> Vec<Delivery> {
     let now_ms = engine.clock.now_ms();
-    // The same whenever the group is made, as long as calls were made for its items: an endpoint that came, or was switched on, later is not told of it then.
+    // The same whenever the group is made, as long as calls were made for its items: an endpoint that came later is not told of it then.
     let at_ms = group.items.iter().filter_map(|item| item.at_ms).max().unwrap_or(now_ms).min(now_ms);
     let told = Told {
         tenant: &batch.tenant,
@@ -295,8 +292,7 @@ fn made(
         now_ms,
     };
     let body = body::of_failures(batch, group.first, &group.items, at_ms);
-    let since = endpoints.iter().filter(|endpoint| endpoint.since_ms <= at_ms.saturating_add(SKEW_MS));
-    told.to(since, |_| body.clone()).collect()
+    told.to(endpoints, |_| body.clone()).collect()
 }
 
 #[cfg(test)]
