@@ -51,6 +51,12 @@ pub(crate) enum Scope {
     /// Make and change endpoints, and have deliveries tried again.
     #[schema(rename = "webhooks:write")]
     WebhooksWrite,
+    /// See schedules and their ticks.
+    #[schema(rename = "schedules:read")]
+    SchedulesRead,
+    /// Make, change and run schedules.
+    #[schema(rename = "schedules:write")]
+    SchedulesWrite,
     /// See how the limits of the installation's providers are used, by all tenants together.
     #[schema(rename = "providers:read")]
     ProvidersRead,
@@ -61,13 +67,15 @@ pub(crate) enum Scope {
 
 impl Scope {
     /// Every one.
-    pub(crate) const ALL: [Self; 8] = [
+    pub(crate) const ALL: [Self; 10] = [
         Self::BatchesRead,
         Self::BatchesWrite,
         Self::TemplatesRead,
         Self::TemplatesWrite,
         Self::WebhooksRead,
         Self::WebhooksWrite,
+        Self::SchedulesRead,
+        Self::SchedulesWrite,
         Self::ProvidersRead,
         Self::AdminKeys,
     ];
@@ -81,6 +89,8 @@ impl Scope {
             Self::TemplatesWrite => "templates:write",
             Self::WebhooksRead => "webhooks:read",
             Self::WebhooksWrite => "webhooks:write",
+            Self::SchedulesRead => "schedules:read",
+            Self::SchedulesWrite => "schedules:write",
             Self::ProvidersRead => "providers:read",
             Self::AdminKeys => "admin:keys",
         }
@@ -89,8 +99,8 @@ impl Scope {
     /// Whether a role covers it.
     const fn is_of(self, role: Role) -> bool {
         match self {
-            Self::BatchesRead | Self::TemplatesRead | Self::WebhooksRead => true,
-            Self::BatchesWrite | Self::TemplatesWrite | Self::WebhooksWrite => {
+            Self::BatchesRead | Self::TemplatesRead | Self::WebhooksRead | Self::SchedulesRead => true,
+            Self::BatchesWrite | Self::TemplatesWrite | Self::WebhooksWrite | Self::SchedulesWrite => {
                 matches!(role, Role::Member | Role::Admin | Role::Owner)
             }
             Self::ProvidersRead | Self::AdminKeys => matches!(role, Role::Admin | Role::Owner),
@@ -335,7 +345,7 @@ mod tests {
         assert_eq!(allowed(Role::Owner, &[]), Scope::ALL);
         assert_eq!(
             allowed(Role::Viewer, &[]),
-            [Scope::BatchesRead, Scope::TemplatesRead, Scope::WebhooksRead]
+            [Scope::BatchesRead, Scope::TemplatesRead, Scope::WebhooksRead, Scope::SchedulesRead]
         );
         assert_eq!(allowed(Role::Member, &scopes(&["batches:write", "admin:keys"])), [Scope::BatchesWrite]);
         assert_eq!(allowed(Role::Owner, &scopes(&["batches:*", ""])), []);

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use clap::Args;
 use ipnet::IpNet;
+use promptmill_intake::Quotas;
 
 use crate::proxies::Proxies;
 
@@ -23,6 +24,15 @@ pub struct ApiConfigArgs {
     /// their requests are from.
     #[arg(long, value_name = "CIDR", env = "PROMPTMILL_PROXIES", value_delimiter = ',')]
     proxies: Vec<IpNet>,
+    /// Seconds that lie between two ticks of a schedule at least.
+    #[arg(
+        long,
+        value_name = "SECONDS",
+        env = "PROMPTMILL_SCHEDULE_SECONDS",
+        default_value_t = 60,
+        value_parser = clap::value_parser!(u64).range(1..=86_400)
+    )]
+    schedule_seconds: u64,
 }
 
 impl ApiConfigArgs {
@@ -32,6 +42,7 @@ impl ApiConfigArgs {
             requests_per_second: self.requests_per_second,
             request_burst: self.requests_per_second.saturating_mul(2),
             proxies: Proxies::new(self.proxies.clone()),
+            schedule_seconds: self.schedule_seconds,
             ..ApiConfig::default()
         }
     }
@@ -54,6 +65,8 @@ pub struct ApiConfig {
     pub part_bytes: u64,
     /// Rows of one batch.
     pub batch_rows: u64,
+    /// The least distance of two ticks of a schedule, seconds.
+    pub schedule_seconds: u64,
     /// Requests a second of one key, on the long run.
     pub requests_per_second: u32,
     /// Requests of one key at once.
@@ -100,21 +113,31 @@ pub struct ApiConfig {
     pub drain: Duration,
 }
 
+impl ApiConfig {
+    /// Sizes and quotas of what tenants bring in.
+    pub const fn quotas(&self) -> Quotas {
+        let Self { row_bytes, batch_rows, rows_per_day, stored_bytes, .. } = *self;
+        Quotas { row_bytes, batch_rows, rows_per_day, stored_bytes }
+    }
+}
+
 impl Default for ApiConfig {
     fn default() -> Self {
+        let Quotas { row_bytes, batch_rows, rows_per_day, stored_bytes } = Quotas::default();
         Self {
-            row_bytes: 1 << 20,
+            row_bytes,
             reply_bytes: 1 << 20,
             history_bytes: 4 << 20,
             json_bytes: 1 << 20,
             inline_bytes: 8 << 20,
             part_bytes: 2 << 30,
-            batch_rows: 10_000_000,
+            batch_rows,
+            schedule_seconds: 60,
             requests_per_second: 50,
             request_burst: 100,
             running_batches: 20,
-            rows_per_day: 10_000_000,
-            stored_bytes: 50 << 30,
+            rows_per_day,
+            stored_bytes,
             refusals_per_second: 10,
             refusal_burst: 100,
             body_bytes: 64 << 20,

@@ -34,6 +34,7 @@ mod proxies;
 mod rate;
 mod results;
 pub mod role;
+mod schedules;
 mod server;
 mod shapes;
 mod shares;
@@ -92,4 +93,5 @@ fn keyed_routes() -> OpenApiRouter<App> {
         .merge(batches::routes())
         .merge(results::routes())
         .merge(generations::routes())
+        .merge(schedules::routes())
 }

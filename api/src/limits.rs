@@ -94,6 +94,8 @@ struct LimitsView {
     part_bytes: u64,
     /// Rows of one batch.
     batch_rows: u64,
+    /// The least distance of two ticks of a schedule, seconds.
+    schedule_seconds: u64,
     /// Requests a second of one key.
     requests_per_second: u32,
     /// Requests of one key at once.
@@ -148,6 +150,7 @@ async fn limits(State(app): State<App>, caller: Caller) -> Result<axum::Json<Lim
         inline_bytes: config.inline_bytes,
         part_bytes: config.part_bytes,
         batch_rows: config.batch_rows,
+        schedule_seconds: config.schedule_seconds,
         requests_per_second: config.requests_per_second,
         request_burst: config.request_burst,
         running_batches: config.running_batches,

@@ -22,6 +22,7 @@ use crate::problem::{FieldError, ProblemBody};
         (name = "templates", description = "Templates and their versions"),
         (name = "batches", description = "Batches: rows in, steering, progress"),
         (name = "results", description = "Outcomes and items"),
+        (name = "schedules", description = "Batches that recur, and what became of each tick"),
         (name = "generations", description = "One prompt, answered at once"),
     ),
 )]

@@ -211,6 +211,16 @@ impl Problem {
         self
     }
 
+    /// The same where what was looked at is a member of the body, at `pointer`.
+    pub(crate) fn within(mut self, pointer: &str) -> Self {
+        for error in &mut self.0.errors {
+            if let Some(place) = &mut error.pointer {
+                place.insert_str(0, pointer);
+            }
+        }
+        self
+    }
+
     /// Which kind.
     pub(crate) fn id(&self) -> ProblemId {
         self.0.id

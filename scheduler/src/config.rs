@@ -8,6 +8,7 @@ use std::time::Duration;
 use promptmill_domain::{Batch, TenantId};
 use promptmill_egress::retry::Schedule;
 use promptmill_egress::{Deadlines, Resolver, SystemResolver, UrlPolicy};
+use promptmill_intake::Quotas;
 use promptmill_mail::Mailer;
 use promptmill_runtime::Presence;
 use promptmill_vault::{ResultsLink, Vault};
@@ -24,6 +25,8 @@ pub struct SchedulerConfig {
     pub webhooks: Option<Webhooks>,
     /// What is deleted when; `None` keeps everything.
     pub keeping: Option<Keeping>,
+    /// How batches recur; `None` where schedules are left to others.
+    pub recurring: Option<Recurring>,
     /// The most batches of one tenant that run at the same time, further ones stay queued; `None` for no limit.
     pub running_batches: Option<usize>,
     /// Tenants whose share of a lane is larger than that of others, so many times. Default: all are equal.
@@ -50,6 +53,7 @@ impl Default for SchedulerConfig {
         Self {
             webhooks: None,
             keeping: None,
+            recurring: None,
             running_batches: None,
             weights: BTreeMap::new(),
             standing: Standing::Alone,
@@ -64,6 +68,7 @@ impl SchedulerConfig {
     /// a tenant has at most 20 batches running.
     pub fn serving(vault: Arc<Vault>, policy: UrlPolicy) -> Self {
         Self {
+            recurring: Some(Recurring::new(vault.clone())),
             webhooks: Some(Webhooks::new(vault, policy)),
             keeping: Some(Keeping::default()),
             running_batches: Some(20),
@@ -84,7 +89,7 @@ impl SchedulerConfig {
 #[derive(Clone)]
 pub struct Webhooks {
     /// Opens the signing secrets. Each is the text of a [`Secret`](promptmill_egress::Secret), sealed for the context
-    /// `<tenant>|webhook|<batch id>`.
+    /// [`Webhook::context`](promptmill_domain::Webhook::context).
     pub vault: Arc<Vault>,
     /// Which receivers may be called.
     pub policy: UrlPolicy,
@@ -143,6 +148,29 @@ impl fmt::Debug for Webhooks {
     }
 }
 
+/// How batches recur.
+#[derive(Clone)]
+pub struct Recurring {
+    /// Opens the webhook secrets of schedules and seals those of their batches, each for its own
+    /// ([`Webhook::context`](promptmill_domain::Webhook::context)).
+    pub vault: Arc<Vault>,
+    /// What tenants may bring in.
+    pub quotas: Quotas,
+}
+
+impl Recurring {
+    /// Everything else at its default.
+    pub fn new(vault: Arc<Vault>) -> Self {
+        Self { vault, quotas: Quotas::default() }
+    }
+}
+
+impl fmt::Debug for Recurring {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Recurring").field("quotas", &self.quotas).finish_non_exhaustive()
+    }
+}
+
 /// How long things are kept.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Keeping {
@@ -158,6 +186,8 @@ pub struct Keeping {
     pub generations: Duration,
     /// Deliveries that are over. Default 30 days.
     pub deliveries: Duration,
+    /// Ticks of schedules that are over, after their time. Default 90 days.
+    pub ticks: Duration,
     /// Accounts of money after their last change. Default 62 days, so that the one of a month outlives it.
     pub budgets: Duration,
     /// Replies of the cache after their call. Default 30 days.
@@ -179,6 +209,7 @@ impl Default for Keeping {
             replies: 30 * DAY,
             generations: 30 * DAY,
             deliveries: 30 * DAY,
+            ticks: 90 * DAY,
             every: Duration::from_secs(10),
             rest: Duration::from_millis(20),
         }

@@ -48,6 +48,8 @@ async fn run_once(engine: &Engine, keeping: &Keeping, stopping: &CancellationTok
     while pace.again(records.forget_claims(before(keeping.claims), STEP).await? == STEP).await {}
     while pace.again(records.forget_generations(before(keeping.generations), STEP).await? == STEP).await {}
     while pace.again(records.forget_deliveries(before(keeping.deliveries), STEP).await? == STEP).await {}
+    while pace.again(records.forget_ticks(before(keeping.ticks), STEP).await? == STEP).await {}
+    while pace.again(records.drop_set_uploads(before(keeping.uploads), STEP).await? > 0).await {}
     Ok(())
 }
 

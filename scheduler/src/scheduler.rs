@@ -20,7 +20,7 @@ use crate::config::SchedulerConfig;
 use crate::deliveries::{Courier, Open};
 use crate::lead::Lead;
 use crate::sessions::Watch;
-use crate::{budgets, close, replies, retention, submits, sweep};
+use crate::{budgets, close, replies, retention, schedules, submits, sweep};
 
 /// From one step to the next at least while many batches come and go: a step serves all that happened since the one before, at the same cost.
 const PACE: Duration = Duration::from_millis(8);
@@ -72,6 +72,9 @@ impl Scheduler {
         }
         if let Some(keeping) = config.keeping {
             work.spawn(retention::run(engine.clone(), keeping, lead.clone(), stopping.clone()));
+        }
+        if let Some(recurring) = config.recurring {
+            work.spawn(schedules::run(engine.clone(), recurring, lead.clone(), stopping.clone()));
         }
         work.spawn(budgets::run(engine.clone(), lead.clone(), stopping.clone()));
         work.spawn(submits::run(engine, config.finish_submit_after, lead, stopping.clone()));

@@ -10,6 +10,7 @@ use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use promptmill_domain::{Batch, BatchId, BatchState, TenantId};
+use promptmill_intake::{BadRow, Refused, RowsOf, Taken, read};
 use promptmill_ports::{Accepted, NewBatch, RowBlock, Signal, WholeBatch};
 use promptmill_rowio::{RowFormat, RowLimits};
 use secrecy::ExposeSecret as _;
@@ -17,9 +18,8 @@ use serde_json::value::RawValue;
 use tokio::sync::oneshot;
 
 use super::draft::{self, NewBatchBody, Plan};
-use super::intake::{self, Taken, Target, cost};
-use super::refused::{BadRow, NotTaken, Refused};
-use super::rows_of::RowsOf;
+use super::intake::{self, Target, cost};
+use super::refused::NotTaken;
 use super::submit::{leave_to_submit, may_submit, room_bytes, submit};
 use super::view::{BatchView, view, view_queued};
 use super::{announce, preflight, webhook};
@@ -261,7 +261,7 @@ pub(crate) fn created(view: BatchView) -> Result<Response, Problem> {
 }
 
 /// Reads rows that stand in a body, each as a line of a part would be. They are few enough to be held.
-async fn check(
+pub(crate) async fn check(
     app: &App,
     rows: Vec<Box<RawValue>>,
     rows_of: RowsOf,
@@ -270,7 +270,7 @@ async fn check(
     let reading = tokio::task::spawn_blocking(move || {
         let mut blocks = Vec::new();
         let reader = rows_of.reader(Cursor::new(lines(&rows)), RowFormat::Ndjson, limits).naming_rows();
-        let taken = intake::read(reader, |block| {
+        let taken = read(reader, |block| {
             blocks.push(block);
             true
         });

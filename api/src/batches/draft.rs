@@ -9,6 +9,7 @@ use promptmill_domain::{
     BatchId, BatchLimits, BatchSpec, CacheScope, FallbackOn, LaneId, ModelRef, Money, StoreReplies, TenantId,
     chunk,
 };
+use promptmill_intake::RowsOf;
 use promptmill_prompt::Template;
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -16,7 +17,6 @@ use utoipa::ToSchema;
 
 use super::models::{self, MaxPriceBody, ModelsArg};
 use super::names::{CacheNames, FallbackNames, RepliesNames};
-use super::rows_of::RowsOf;
 use super::settings::SettingsBody;
 use super::webhook;
 use crate::App;

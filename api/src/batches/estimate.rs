@@ -6,6 +6,7 @@ use axum::extract::State;
 use axum::response::{IntoResponse as _, Response};
 use promptmill_domain::estimate::{Bound, Estimate, Sample};
 use promptmill_domain::{BatchId, Money, Price};
+use promptmill_intake::read_rows;
 use promptmill_prompt::estimate_tokens;
 use promptmill_rowio::{RowFormat, RowLimits};
 use serde::{Deserialize, Serialize};
@@ -13,7 +14,6 @@ use utoipa::{IntoParams, ToSchema};
 
 use super::create::{lines, place};
 use super::draft::{self, NewBatchBody, Plan};
-use super::intake::read_rows;
 use super::refused::NotTaken;
 use super::submit::room_bytes;
 use crate::App;

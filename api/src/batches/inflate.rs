@@ -10,15 +10,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use axum::http::HeaderMap;
 use axum::http::header::CONTENT_ENCODING;
 use bytes::{Buf as _, Bytes};
+use promptmill_intake::{Broken, MAX_RATIO, RATIO_FROM};
 use tokio::sync::mpsc;
 
 use crate::problem::{Problem, ProblemId};
-
-/// Unpacked bytes for each packed one from which on a body counts as a bomb...
-const MAX_RATIO: u64 = 200;
-
-/// ...once it has unfolded to this many.
-const RATIO_FROM: u64 = 1024 * 1024;
 
 /// The largest zstd window, as a power of two: 8 MiB, what RFC 8878 asks every decoder to take.
 const ZSTD_WINDOW_LOG: u32 = 23;
@@ -63,26 +58,6 @@ impl Packing {
             Self::Gzip => "gzip",
             Self::Zstd => "zstd",
         }
-    }
-}
-
-/// Why the bytes of an upload ended early.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum Broken {
-    /// Whoever sent it is gone.
-    #[error("the body ended before it was complete")]
-    Cut,
-    /// It unfolds to more than rows plausibly do.
-    #[error("the body unfolds to more than {MAX_RATIO} times its size")]
-    Bomb,
-    /// It is not what its header says.
-    #[error("the body is not complete and valid {0}")]
-    Corrupt(&'static str),
-}
-
-impl From<Broken> for io::Error {
-    fn from(broken: Broken) -> Self {
-        Self::other(broken)
     }
 }
 

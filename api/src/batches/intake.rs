@@ -1,18 +1,15 @@
-//! Rows into stored blocks: the one way they come into a batch, whether inline, as a part or from another batch.
+//! Packed rows into a batch: the one way they come in over HTTP, whether inline, as a part or from another batch.
 //!
 //! Reading (checking, rendering once, packing) is blocking work; storing follows behind a bounded channel, so a slow store holds the
 //! reader back and memory does not grow with the rows. All rows of a part are taken or none. Start at [`take`].
 
-use std::io::Read;
-use std::sync::mpsc as mpsc_of_threads;
-
 use promptmill_domain::{BatchId, TenantId, UploadId};
+use promptmill_intake::{Refused, Taken};
 use promptmill_ports::{PartCommit, RowBlock};
-use promptmill_rowio::{BlockBuilder, CheckedRow, ReadRow, RowReader, RowRun, RowsDigest, StoredRow};
 use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
-use super::refused::{BadRows, NotTaken, Refused};
+use super::refused::NotTaken;
 use super::submit::{quota_of_bytes, room_bytes};
 use crate::App;
 use crate::problem::{Problem, chain};
@@ -20,141 +17,8 @@ use crate::problem::{Problem, chain};
 /// Blocks of one upload on their way to the store.
 const BLOCKS_IN_FLIGHT: usize = 16;
 
-/// Runs of rows on their way from the thread that reads to the one that packs.
-const RUNS_IN_FLIGHT: usize = 4;
-/// Rows of a run.
-const RUN_ROWS: usize = 64;
-/// Bytes of rows after which a run is handed on.
-const RUN_BYTES: usize = 256 * 1024;
-
 /// Bytes of blocks that are stored in one step, one block at least.
 const BYTES_PER_WRITE: usize = 1024 * 1024;
-
-/// What was read.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Taken {
-    /// Rows.
-    pub(crate) rows: u32,
-    /// Blocks they were packed into.
-    pub(crate) blocks: u32,
-    /// Digest of the rows.
-    pub(crate) digest: [u8; 32],
-}
-
-/// Packs rows into numbered blocks and digests them.
-pub(crate) struct Packer {
-    builder: BlockBuilder,
-    digest: RowsDigest,
-    rows: u32,
-    blocks: u32,
-}
-
-impl Packer {
-    /// A packer at the beginning of a part.
-    pub(crate) fn new() -> Self {
-        Self { builder: BlockBuilder::new(), digest: RowsDigest::new(), rows: 0, blocks: 0 }
-    }
-
-    /// Adds a row; gives a block that became full.
-    pub(crate) fn push<T: AsRef<str>>(&mut self, row: &StoredRow<T>) -> Option<RowBlock> {
-        self.digest.push(row);
-        self.rows += 1;
-        self.builder.push(row).map(|block| self.number(block))
-    }
-
-    /// The last block, where rows are left, and what was packed.
-    pub(crate) fn finish(mut self) -> (Option<RowBlock>, Taken) {
-        let last = self.builder.finish().map(|block| self.number(block));
-        (last, Taken { rows: self.rows, blocks: self.blocks, digest: self.digest.finish() })
-    }
-
-    fn number(&mut self, block: promptmill_rowio::RowBlock) -> RowBlock {
-        let seq = self.blocks;
-        self.blocks += 1;
-        RowBlock { seq, len: block.len, bytes: block.bytes.into(), ids: block.ids.into() }
-    }
-}
-
-/// Reads every row and hands full blocks to `keep`, which answers whether anyone still wants them. Behind a bad row nothing is kept
-/// any more, and reading goes on to tell of the others. Blocks the thread.
-pub(crate) fn read<R: Read>(
-    reader: RowReader<R>,
-    mut keep: impl FnMut(RowBlock) -> bool,
-) -> Result<Taken, Refused> {
-    let mut packer = Packer::new();
-    read_rows(reader, |row| packer.push(&row.to_stored()).is_none_or(&mut keep))?;
-    packed(packer, keep)
-}
-
-/// The same with the packing (compression and digests) on a thread of its own, beside the one that reads, checks and renders: for
-/// uploads, which may be long.
-pub(crate) fn read_and_pack_beside<R: Read>(
-    reader: RowReader<R>,
-    mut keep: impl FnMut(RowBlock) -> bool + Send,
-) -> Result<Taken, Refused> {
-    let (hand_on, handed) = mpsc_of_threads::sync_channel::<RowRun>(RUNS_IN_FLIGHT);
-    std::thread::scope(|threads| {
-        let packing = threads.spawn(move || {
-            let mut packer = Packer::new();
-            for run in handed {
-                for row in run.rows() {
-                    if !packer.push(&row).is_none_or(&mut keep) {
-                        return Err(Refused::Unwanted);
-                    }
-                }
-            }
-            Ok((packer, keep))
-        });
-        let mut run = RowRun::default();
-        let read = read_rows(reader, |row| {
-            run.push(row);
-            if run.len() < RUN_ROWS && run.bytes() < RUN_BYTES {
-                return true;
-            }
-            hand_on.send(std::mem::take(&mut run)).is_ok()
-        });
-        // Nobody takes it when the packing ended before.
-        let _ = hand_on.send(run);
-        drop(hand_on);
-        let packing = packing.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-        read?;
-        let (packer, keep) = packing?;
-        packed(packer, keep)
-    })
-}
-
-/// Reads every row and hands the good ones to `take` until one is bad; `take` answers whether anyone still wants them.
-pub(crate) fn read_rows<R: Read>(
-    mut reader: RowReader<R>,
-    mut take: impl FnMut(&CheckedRow) -> bool,
-) -> Result<(), Refused> {
-    let mut bad = BadRows::default();
-    while let Some(row) = reader.next_row().map_err(Refused::from)? {
-        bad.rows += 1;
-        match row {
-            ReadRow::Bad(problems) => bad.add(problems.line, problems.problems),
-            ReadRow::Row(row) if bad.bad == 0 => {
-                if !take(&row) {
-                    return Err(Refused::Unwanted);
-                }
-            }
-            ReadRow::Row(_) => {}
-        }
-    }
-    if bad.bad > 0 { Err(Refused::Rows(bad)) } else { Ok(()) }
-}
-
-/// Keeps the last block.
-fn packed(packer: Packer, mut keep: impl FnMut(RowBlock) -> bool) -> Result<Taken, Refused> {
-    let (last, taken) = packer.finish();
-    if taken.rows == 0 {
-        return Err(Refused::NotRows("there are no rows".to_owned()));
-    }
-    if !last.is_none_or(&mut keep) {
-        return Err(Refused::Unwanted);
-    }
-    Ok(taken)
-}
 
 /// Where rows go.
 #[derive(Debug, Clone)]

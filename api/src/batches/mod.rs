@@ -4,9 +4,9 @@
 //! failed in another. Every change is announced to the roles, which find it in the store within a second all the same.
 
 mod budget;
-mod create;
+pub(crate) mod create;
 pub(crate) mod deliveries;
-mod draft;
+pub(crate) mod draft;
 mod estimate;
 mod feed;
 mod inflate;
@@ -16,18 +16,18 @@ pub(crate) mod models;
 pub(crate) mod names;
 mod parts;
 mod patch;
-mod preflight;
-mod refused;
+pub(crate) mod preflight;
+pub(crate) mod refused;
 mod repack;
 mod retry;
 mod rows_of;
 pub(crate) mod settings;
 mod shared;
 mod steer;
-mod submit;
+pub(crate) mod submit;
 mod unique;
 pub(crate) mod view;
-mod webhook;
+pub(crate) mod webhook;
 
 pub(crate) use draft::lane_of;
 pub(crate) use shared::Shared;

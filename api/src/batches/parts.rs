@@ -4,6 +4,7 @@ use axum::body::Body;
 use axum::extract::State;
 use axum::http::{HeaderMap, header};
 use promptmill_domain::{BatchId, BatchState};
+use promptmill_intake::{BadRow, Refused, RowsOf, read_and_pack_beside};
 use promptmill_ports::Part;
 use promptmill_rowio::{RowFormat, RowLimits};
 use serde::Serialize;
@@ -12,8 +13,8 @@ use utoipa::ToSchema;
 use super::feed;
 use super::inflate::{Packing, unpacked};
 use super::intake::{self, Target};
-use super::refused::{BadRow, NotTaken, Refused};
-use super::rows_of::RowsOf;
+use super::refused::NotTaken;
+use super::rows_of;
 use super::shared::Leave;
 use super::submit::room_bytes;
 use crate::App;
@@ -120,7 +121,7 @@ pub(crate) async fn put(
                 let source =
                     unpacked(pieces, packing).map_err(|error| Refused::NotRows(error.to_string()))?;
                 let reader = rows_of.reader(source, format, limits);
-                intake::read_and_pack_beside(reader, |block| keep.keep(block))
+                read_and_pack_beside(reader, |block| keep.keep(block))
             };
             intake::take(&app, &target, reading).await
         }
@@ -167,7 +168,7 @@ async fn admit(
     }
     let leave = app.batches().upload(&caller.tenant)?;
     room_bytes(app, &caller.tenant).await?;
-    let rows_of = RowsOf::pinned(batch.spec.template).await?;
+    let rows_of = rows_of::pinned(batch.spec.template).await?;
     let target = Target { tenant: caller.tenant.clone(), batch: id, part };
     Ok(Admitted { target, rows_of, format, packing, leave })
 }

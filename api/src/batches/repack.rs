@@ -4,14 +4,13 @@
 
 use bytes::Bytes;
 use promptmill_domain::{Batch, ItemFilter};
+use promptmill_intake::{BadRows, Broken, Packer, Refused, Taken, rechecked};
 use promptmill_ports::{BlockRow, PageLimit};
 use promptmill_prompt::Template;
-use promptmill_rowio::{RowContent, RowProblem, StoredRow, decode_range};
+use promptmill_rowio::{StoredRow, decode_range};
 use tokio::sync::mpsc;
 
-use super::inflate::Broken;
-use super::intake::{Keep, Packer, Taken};
-use super::refused::{BadRows, Refused};
+use super::intake::Keep;
 use crate::App;
 use crate::problem::Problem;
 
@@ -82,7 +81,7 @@ pub(crate) fn repack(
     recheck: Option<&Template>,
     keep: &Keep,
 ) -> Result<Taken, Refused> {
-    let mut packer = Packer::new();
+    let mut packer = Packer::default();
     let mut bad = BadRows::default();
     loop {
         match from.blocking_recv() {
@@ -92,7 +91,7 @@ pub(crate) fn repack(
                 for (row, index) in read(&block, &rows)? {
                     bad.rows += 1;
                     let row = match recheck {
-                        Some(template) => checked(template, row),
+                        Some(template) => rechecked(template, row),
                         None => Ok(row),
                     };
                     match row {
@@ -132,22 +131,6 @@ fn read(block: &Bytes, rows: &[(usize, u32)]) -> Result<Vec<(StoredRow, u32)>, R
         at = position + 1;
     }
     Ok(found)
-}
-
-/// A stored row, checked and rendered against another template; rows of messages stay as they are.
-fn checked(template: &Template, row: StoredRow) -> Result<StoredRow, Vec<RowProblem>> {
-    let RowContent::Variables(json) = &row.content else { return Ok(row) };
-    let variables = template.check(json).map_err(|problems| {
-        let told = problems.into_iter().map(|problem| problem_at(&problem.pointer, problem.message));
-        told.collect::<Vec<_>>()
-    })?;
-    template.render(&variables).map_err(|error| vec![problem_at("", error.to_string())])?;
-    Ok(StoredRow::of_variables(row.custom_id, variables.to_json()))
-}
-
-fn problem_at(pointer: &str, reason: String) -> RowProblem {
-    let field = pointer.trim_start_matches('/').to_owned();
-    RowProblem { field, pointer: pointer.to_owned(), reason }
 }
 
 #[cfg(test)]

@@ -10,6 +10,7 @@ use promptmill_domain::{
     Batch, BatchId, BatchLimits, BatchSpec, FailureKind, ItemCode, ItemFilter, ModelRef, OutcomeName,
     RetryOf, TenantId, chunk,
 };
+use promptmill_intake::BadRow;
 use promptmill_ports::{NewBatch, TemplateKey};
 use serde::Deserialize;
 use utoipa::ToSchema;
@@ -17,7 +18,6 @@ use utoipa::ToSchema;
 use super::create::{created, fill, made};
 use super::draft::{check_name, lane_of};
 use super::intake::{Keep, Target};
-use super::refused::BadRow;
 use super::submit::{may_submit, room_bytes};
 use super::view::{BatchView, view};
 use super::{preflight, repack, webhook};
@@ -202,6 +202,8 @@ async fn spec(
     }
     spec.chunk_rows = chunk::rows_for(source.limits.max_concurrency);
     spec.retry_of = Some(RetryOf { batch: source.id, filter });
+    // It is nobody's run but that of whoever asked.
+    spec.tick = None;
     Ok(spec)
 }
 

@@ -3,6 +3,7 @@
 use axum::extract::State;
 use axum::response::{IntoResponse as _, Response};
 use promptmill_domain::{Batch, BatchId, BatchLimits, BatchState, TenantId};
+use promptmill_intake::UsedUp;
 use promptmill_ports::{Signal, StoreError, flow};
 
 use super::shared::LeaveToSubmit;
@@ -159,12 +160,9 @@ pub(crate) async fn may_submit(app: &App, tenant: &TenantId, rows: u64) -> Resul
         return Err(ProblemId::NoRoom.into());
     }
     let used = store.usage(tenant, now_ms).await?;
-    let most = app.config().rows_per_day;
-    if used.rows.saturating_add(rows) > most {
+    if let Err(used_up) = app.config().quotas().may_submit(&used, rows) {
         let until_midnight_ms = DAY_MS - now_ms % DAY_MS;
-        let detail =
-            format!("{} of {most} rows of the day are submitted; the day ends at midnight UTC", used.rows);
-        let problem = Problem::new(ProblemId::TooManyRequests).detail(detail);
+        let problem = Problem::new(ProblemId::TooManyRequests).detail(used_up.to_string());
         return Err(problem.retry_after(until_midnight_ms.div_ceil(1000)));
     }
     Ok(())
@@ -180,16 +178,10 @@ pub(crate) async fn room_bytes(app: &App, tenant: &TenantId) -> Result<u64, Prob
     if !has_room? {
         return Err(ProblemId::NoRoom.into());
     }
-    let used = used?;
-    match app.config().stored_bytes.checked_sub(used.stored_bytes()) {
-        Some(room) if room > 0 => Ok(room),
-        Some(_) | None => Err(quota_of_bytes()),
-    }
+    app.config().quotas().room_bytes(&used?).map_err(|_| quota_of_bytes())
 }
 
 /// The tenant has stored as much as it may.
 pub(crate) fn quota_of_bytes() -> Problem {
-    Problem::new(ProblemId::TooManyRequests)
-        .detail("the bytes that may be stored are used up; delete batches that are no longer needed")
-        .retry_after(60)
+    Problem::new(ProblemId::TooManyRequests).detail(UsedUp::Bytes.to_string()).retry_after(60)
 }

@@ -4,10 +4,10 @@
 //! and compared before anyone is told.
 
 use promptmill_domain::{BatchId, TenantId};
+use promptmill_intake::KEPT_IDS;
 use promptmill_ports::{Part, StoreError};
 use promptmill_rowio::{DuplicateSearch, RowPosition, SameHash, decode_range};
 
-use super::rows_of::KEPT_IDS;
 use crate::App;
 use crate::problem::{FieldError, Problem, ProblemId};
 

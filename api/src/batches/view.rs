@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use promptmill_domain::report::slow_reasons;
 use promptmill_domain::{
     Batch, BatchState, CacheScope, Counts, FailureKind, Money, OutcomeName, PauseReason, RetryOf, SlowReason,
-    StoreReplies, WorkerReport,
+    StoreReplies, TickRef, WorkerReport,
 };
 use promptmill_prompt::Template;
 use serde::{Deserialize, Serialize};
@@ -113,8 +113,26 @@ pub(crate) struct BatchView {
     pub(crate) pause: Option<PauseView>,
     /// What it runs again.
     pub(crate) retry_of: Option<RetryOfView>,
+    /// The tick of a schedule that it is a run of.
+    pub(crate) schedule: Option<ScheduledView>,
     /// Grows with every change of state and limits.
     pub(crate) revision: u64,
+}
+
+/// The tick of a schedule that a batch is a run of.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+#[schema(as = Scheduled)]
+pub(crate) struct ScheduledView {
+    /// The schedule, `sched_...`.
+    id: String,
+    /// The time of the tick.
+    at: Time,
+}
+
+impl From<TickRef> for ScheduledView {
+    fn from(tick: TickRef) -> Self {
+        Self { id: tick.schedule.to_string(), at: Time(tick.at_ms) }
+    }
 }
 
 /// Items by where they stand.
@@ -332,6 +350,7 @@ fn of(
         limited_by: limited_by.into_iter().map(Into::into).collect(),
         pause: PauseView::of(&batch.state),
         retry_of: spec.retry_of.as_ref().map(Into::into),
+        schedule: spec.tick.map(Into::into),
         revision: batch.ver,
     }
 }

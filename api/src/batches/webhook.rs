@@ -8,11 +8,6 @@ use super::draft::NewBatchBody;
 use crate::App;
 use crate::problem::{FieldError, Problem};
 
-/// What a webhook's secret is sealed for: a copy in another batch does not open.
-fn secret_context(tenant: &TenantId, batch: BatchId) -> String {
-    format!("{tenant}|webhook|{batch}")
-}
-
 /// Where events go and how they are signed; whether the secret was made by us.
 pub(crate) fn named(app: &App, body: &NewBatchBody) -> Result<Option<(String, Secret, bool)>, FieldError> {
     let Some(url) = &body.webhook_url else {
@@ -48,7 +43,7 @@ pub(crate) fn sealed(
     results: bool,
 ) -> Result<Webhook, Problem> {
     let text = secret.text();
-    let sealed = app.vault().seal(&secret_context(tenant, id), text.expose_secret().as_bytes());
+    let sealed = app.vault().seal(&Webhook::context(tenant, id), text.expose_secret().as_bytes());
     Ok(Webhook { url, sealed_secret: sealed.map_err(Problem::internal)?, results })
 }
 
@@ -59,7 +54,7 @@ pub(crate) fn opened(
     id: BatchId,
     webhook: &Webhook,
 ) -> Result<Secret, Problem> {
-    let bytes = app.vault().open(&secret_context(tenant, id), &webhook.sealed_secret);
+    let bytes = app.vault().open(&Webhook::context(tenant, id), &webhook.sealed_secret);
     let bytes = bytes.map_err(Problem::internal)?;
     let text = std::str::from_utf8(bytes.expose_secret()).map_err(Problem::internal)?;
     Secret::parse(text).map_err(Problem::internal)

@@ -30,7 +30,7 @@ async fn rows_in_the_body_are_submitted_and_run_to_their_end() {
         "deadline": "2126-01-01T00:00:00.000Z", "retention": 7200, "store_replies": "all", "max_attempts": 3,
         "guard": true, "model": "stage:quick", "template": null, "template_name": "ask", "rows": 3, "calls": 3,
         "tokens": {"prompt": 9, "completion": 6}, "rate": null, "eta": null, "limited_by": [], "pause": null,
-        "retry_of": null, "webhook_url": null
+        "retry_of": null, "schedule": null, "webhook_url": null
     });
     for (member, value) in expected.as_object().unwrap() {
         assert_eq!(&batch[member], value, "{member}");

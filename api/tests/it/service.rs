@@ -43,7 +43,7 @@ async fn limits_and_caller_are_told() {
         limits.expect(200),
         &json!({
             "row_bytes": 1_048_576, "reply_bytes": 1_048_576, "history_bytes": 4_194_304, "inline_bytes": 8_388_608,
-            "part_bytes": 2_147_483_648_u64, "batch_rows": 10_000_000, "requests_per_second": 50, "request_burst": 100,
+            "part_bytes": 2_147_483_648_u64, "batch_rows": 10_000_000, "schedule_seconds": 60, "requests_per_second": 50, "request_burst": 100,
             "running_batches": 20, "rows_per_day": 10_000_000, "stored_bytes": 53_687_091_200_u64,
             "max_cost_per_day": null, "max_cost_per_month": null,
             "used": {"rows_today": 0, "stored_bytes": 0, "cost_today": null, "cost_this_month": null},

@@ -5,7 +5,9 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
-use promptmill_domain::{BatchId, DeliveryId, EndpointId, FailureKind, ModelRef, Money, OutcomeName};
+use promptmill_domain::{
+    BatchId, DeliveryId, EndpointId, FailureKind, ModelRef, Money, OutcomeName, ScheduleId,
+};
 use serde::de::DeserializeOwned;
 
 use super::ServerArgs;
@@ -179,13 +181,11 @@ pub(crate) enum BatchCommand {
     },
 }
 
+/// What a batch is, but for its rows.
 #[derive(Debug, Args)]
-pub(crate) struct SubmitArgs {
+pub(crate) struct BatchArgs {
     /// A template file (.json), or the name of a stored template, also as NAME@VERSION. Without one every row must bring messages.
     pub(crate) template: Option<String>,
-    /// The rows: a .jsonl or .csv file, also with .gz or .zst behind; - for JSON lines on standard input.
-    #[arg(long, value_name = "FILE")]
-    pub(crate) rows: PathBuf,
     /// The model as PROVIDER:NAME. Default: the template's. May be repeated: each further one is asked when those before it do not do.
     #[arg(long = "model", value_name = "PROVIDER:NAME")]
     pub(crate) models: Vec<ModelRef>,
@@ -207,9 +207,6 @@ pub(crate) struct SubmitArgs {
     /// Begin no call once this many US dollars are spent.
     #[arg(long, value_name = "USD")]
     pub(crate) max_cost: Option<Money>,
-    /// When what is open expires, as 2026-12-31T23:00:00Z.
-    #[arg(long, value_name = "TIME")]
-    pub(crate) deadline: Option<String>,
     /// A part of its items in per cent of which it tells its webhook and endpoints, 1 to 99. May be repeated.
     #[arg(long, value_name = "PERCENT", value_parser = clap::value_parser!(u8).range(1..=99))]
     pub(crate) progress_at: Vec<u8>,
@@ -240,9 +237,137 @@ pub(crate) struct SubmitArgs {
     /// Go on even when the first items all fail for one cause outside the rows.
     #[arg(long)]
     pub(crate) no_guard: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SubmitArgs {
+    #[command(flatten)]
+    pub(crate) batch: BatchArgs,
+    /// The rows: a .jsonl or .csv file, also with .gz or .zst behind; - for JSON lines on standard input.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) rows: PathBuf,
+    /// When what is open expires, as 2026-12-31T23:00:00Z.
+    #[arg(long, value_name = "TIME")]
+    pub(crate) deadline: Option<String>,
     /// Watch it until it ends.
     #[arg(long)]
     pub(crate) watch: bool,
+    #[command(flatten)]
+    pub(crate) server: ServerArgs,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ScheduleCommand {
+    /// Make a schedule: a batch that recurs.
+    Create(Box<ScheduleArgs>),
+    /// List schedules, oldest first.
+    List {
+        /// At most so many.
+        #[arg(long, default_value_t = 50)]
+        limit: usize,
+        #[command(flatten)]
+        server: ServerArgs,
+    },
+    /// Show a schedule.
+    Show {
+        /// The schedule's id.
+        id: ScheduleId,
+        #[command(flatten)]
+        server: ServerArgs,
+    },
+    /// Begin nothing more of it until it is resumed.
+    Pause {
+        /// The schedule's id.
+        id: ScheduleId,
+        #[command(flatten)]
+        server: ServerArgs,
+    },
+    /// Go on with the next tick.
+    Resume {
+        /// The schedule's id.
+        id: ScheduleId,
+        #[command(flatten)]
+        server: ServerArgs,
+    },
+    /// Run it now, beside its ticks.
+    Run {
+        /// The schedule's id.
+        id: ScheduleId,
+        #[command(flatten)]
+        server: ServerArgs,
+    },
+    /// List what became of its ticks, newest first.
+    History {
+        /// The schedule's id.
+        id: ScheduleId,
+        /// At most so many.
+        #[arg(long, default_value_t = 50)]
+        limit: usize,
+        #[command(flatten)]
+        server: ServerArgs,
+    },
+    /// List its ticks to come, in its time zone.
+    Next {
+        /// The schedule's id.
+        id: ScheduleId,
+        /// How many.
+        #[arg(long, default_value_t = 10)]
+        count: usize,
+        #[command(flatten)]
+        server: ServerArgs,
+    },
+    /// Delete it with its history. Its batches stay.
+    Delete {
+        /// The schedule's id.
+        id: ScheduleId,
+        #[command(flatten)]
+        server: ServerArgs,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ScheduleArgs {
+    #[command(flatten)]
+    pub(crate) batch: BatchArgs,
+    /// The rows of each run: a .jsonl file of up to 8 MiB.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) rows: PathBuf,
+    /// When it is due: a cron pattern of five fields, or six with the second first, for example '0 3 * * *'.
+    #[arg(long, value_name = "PATTERN", required_unless_present = "every", conflicts_with = "every")]
+    pub(crate) cron: Option<String>,
+    /// The time zone of the pattern, for example Europe/Berlin. Default: UTC.
+    #[arg(long, value_name = "ZONE", requires = "cron")]
+    pub(crate) timezone: Option<String>,
+    /// Seconds from one tick to the next, instead of a pattern.
+    #[arg(long, value_name = "SECONDS")]
+    pub(crate) every: Option<u64>,
+    /// No tick lies before it, as 2026-12-31T23:00:00Z.
+    #[arg(long, value_name = "TIME")]
+    pub(crate) start: Option<String>,
+    /// No tick lies after it.
+    #[arg(long, value_name = "TIME")]
+    pub(crate) end: Option<String>,
+    /// Begin runs up to so many seconds after their ticks, always by the same.
+    #[arg(long, value_name = "SECONDS")]
+    pub(crate) jitter: Option<u64>,
+    /// What a tick does while an earlier run goes on: skip, allow or replace.
+    #[arg(long, value_name = "WHAT")]
+    pub(crate) concurrency: Option<String>,
+    /// What becomes of ticks that nobody looked at in time: run_once, run_each or skip.
+    #[arg(long, value_name = "WHAT")]
+    pub(crate) misfire: Option<String>,
+    /// How many of them run, with run_each.
+    #[arg(long, value_name = "N")]
+    pub(crate) misfire_runs: Option<u32>,
+    /// Seconds that a tick may be late and is in time still.
+    #[arg(long, value_name = "SECONDS")]
+    pub(crate) grace: Option<u64>,
+    /// Seconds from the begin of a run until what is open of it expires.
+    #[arg(long, value_name = "SECONDS")]
+    pub(crate) completion_window: Option<u64>,
+    /// Begin paused.
+    #[arg(long)]
+    pub(crate) paused: bool,
     #[command(flatten)]
     pub(crate) server: ServerArgs,
 }

@@ -6,6 +6,7 @@
 pub(crate) mod args;
 mod batches;
 mod results;
+mod schedules;
 mod submit;
 mod templates;
 mod top;
@@ -59,6 +60,7 @@ pub(crate) async fn template(command: TemplateCommand) -> Result<Exit, Failure> 
     templates::template(command).await
 }
 
+pub(crate) use schedules::schedule;
 pub(crate) use top::top;
 pub(crate) use webhook::webhook;
 

@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 use tokio::fs::File;
 use tokio_util::io::ReaderStream;
 
-use super::args::{SubmitArgs, labels};
+use super::args::{BatchArgs, SubmitArgs, labels};
 use super::{Client, print_json, print_line, refused, text, watch};
 use crate::exit::{Exit, Failure};
 
@@ -17,7 +17,11 @@ const UPLOADS: u32 = 4;
 pub(crate) async fn submit(args: SubmitArgs) -> Result<Exit, Failure> {
     let client = Client::new(&args.server)?;
     let rows = RowsFile::of(&args.rows)?;
-    let draft = client.post("/v1/batches", Some(&request(&args)?)).await?;
+    let mut body = request(&args.batch)?;
+    if let Some(deadline) = &args.deadline {
+        body.insert("deadline".to_owned(), deadline.as_str().into());
+    }
+    let draft = client.post("/v1/batches", Some(&Value::Object(body))).await?;
     let id = text(&draft, "id").to_owned();
     if let Some(secret) = draft["webhook_secret"].as_str() {
         eprintln!("events are signed with {secret} (shown this once)");
@@ -42,7 +46,8 @@ pub(crate) async fn submit(args: SubmitArgs) -> Result<Exit, Failure> {
     if args.watch { watch::watch(&client, &id, args.server.json).await } else { Ok(Exit::Success) }
 }
 
-fn request(args: &SubmitArgs) -> Result<Value, Failure> {
+/// What asks for such a batch.
+pub(super) fn request(args: &BatchArgs) -> Result<Map<String, Value>, Failure> {
     let mut body = Map::new();
     let mut put = |name: &str, value: Option<Value>| {
         if let Some(value) = value {
@@ -64,7 +69,6 @@ fn request(args: &SubmitArgs) -> Result<Value, Failure> {
     put("priority", args.priority.map(Value::from));
     put("max_concurrency", args.max_concurrency.map(Value::from));
     put("max_cost", args.max_cost.map(|cost| cost.to_string().into()));
-    put("deadline", args.deadline.clone().map(Value::from));
     put("retention", args.retention.map(Value::from));
     put("store_replies", args.store_replies.clone().map(Value::from));
     put("cache", args.cache.clone().map(Value::from));
@@ -73,7 +77,7 @@ fn request(args: &SubmitArgs) -> Result<Value, Failure> {
     put("webhook_secret", args.webhook_secret.clone().map(Value::from));
     put("webhook_results", args.webhook_results.then_some(Value::Bool(true)));
     put("guard", args.no_guard.then_some(Value::Bool(false)));
-    Ok(Value::Object(body))
+    Ok(body)
 }
 
 /// A file's content, or the name of a stored template.

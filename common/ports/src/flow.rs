@@ -1,9 +1,10 @@
 //! Steps over the store ports that more than one role takes.
 
 use promptmill_domain::chunk::{ChunkCut, FrozenPart, MAX_CHUNK_ROWS, SPREAD, cut};
-use promptmill_domain::{BatchId, LaneId, TenantId};
+use promptmill_domain::{BatchId, LaneId, Schedule, TenantId, Tick, TickState};
 
 use crate::reading::Read;
+use crate::schedules::Ticks;
 use crate::store::{Intake, WholeBatch};
 use crate::{StoreError, StoreResult};
 
@@ -57,4 +58,26 @@ pub fn cut_whole(whole: &WholeBatch, chunk_rows: u32) -> StoreResult<Vec<ChunkCu
     }
     let part = FrozenPart { upload: whole.upload(), blocks: vec![rows.len] };
     Ok(cut(&[part], chunk_rows).collect())
+}
+
+/// Open ticks of one schedule that are looked at.
+const OPEN: u32 = 64;
+
+/// Whether a run of the schedule goes on: one is to begin, or has a batch that is not final.
+pub async fn is_busy(
+    ticks: &(impl Ticks + ?Sized),
+    batches: &(impl Read + ?Sized),
+    schedule: &Schedule,
+) -> StoreResult<bool> {
+    let open = ticks.open_ticks(Some((schedule.id, 0)), OPEN).await?;
+    for tick in open.iter().take_while(|tick| tick.schedule == schedule.id) {
+        let TickState::Running { retry, .. } = tick.state else { return Ok(true) };
+        match batches.batch(&tick.tenant, Tick::batch(tick.schedule, tick.at_ms, retry)).await {
+            Ok(batch) if batch.state.is_final() => {}
+            Ok(_) => return Ok(true),
+            Err(StoreError::NotFound) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(false)
 }

@@ -18,6 +18,7 @@ pub mod lanes;
 pub mod reading;
 pub mod records;
 pub mod replies;
+pub mod schedules;
 pub mod store;
 pub mod transfer;
 
@@ -41,6 +42,9 @@ pub use records::{
     TemplateKey, TemplateVersion, Templates, Tenant,
 };
 pub use replies::{Outlived, Replies, ReplyKey};
+pub use schedules::{
+    MOST_ROW_SET_VERSIONS, Recurring, RowSet, RowSetVersion, RowSets, Schedules, TickKey, Ticks,
+};
 pub use store::{
     Accepted, Admission, Assignment, BeatAnswer, Close, Control, Created, Intake, Lease, NewBatch, Outbox,
     PartCommit, Retention, RowBlock, SAFE_FOR, SessionBeat, Sessions, SettleGroup, Settled, Store,

@@ -1,5 +1,5 @@
 //! The record ports: what a service keeps beside the engine's work. Tenants and keys, templates, answers to repeated requests,
-//! immediate generations, deliveries.
+//! immediate generations, deliveries, and what recurs.
 //!
 //! As for the store ports: each method is one atomic step, an `Ok` survives a power cut, a record of another tenant is
 //! [`StoreError::NotFound`](crate::StoreError::NotFound), and time comes from the caller in Unix milliseconds. [`Records`] names the sum.
@@ -15,6 +15,7 @@ use promptmill_domain::{
 use serde::{Deserialize, Serialize};
 
 use crate::StoreResult;
+use crate::schedules::Recurring;
 
 /// A tenant.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -459,6 +460,6 @@ pub trait Endpoints: Send + Sync {
 }
 
 /// Everything a service keeps beside the engine's work.
-pub trait Records: Accounts + Templates + Claims + Generations + Deliveries + Endpoints {}
+pub trait Records: Accounts + Templates + Claims + Generations + Deliveries + Endpoints + Recurring {}
 
-impl<T: Accounts + Templates + Claims + Generations + Deliveries + Endpoints> Records for T {}
+impl<T: Accounts + Templates + Claims + Generations + Deliveries + Endpoints + Recurring> Records for T {}

@@ -110,6 +110,7 @@ pub const SETTINGS: &[Setting] = &[
     secret("redis.url", "PROMPTMILL_REDIS_URL"),
     setting("redis.prefix", "PROMPTMILL_REDIS_PREFIX", Kind::Text),
     setting("api.requests_per_second", "PROMPTMILL_REQUESTS_PER_SECOND", Kind::Number),
+    setting("api.schedule_seconds", "PROMPTMILL_SCHEDULE_SECONDS", Kind::Number),
     setting("api.proxies", "PROMPTMILL_PROXIES", Kind::List),
     setting("api.leave_after", "PROMPTMILL_LEAVE_AFTER", Kind::Number),
     setting("worker.concurrency", "PROMPTMILL_CONCURRENCY", Kind::Number),

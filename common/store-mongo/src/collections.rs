@@ -49,3 +49,13 @@ pub(crate) const TEMPLATE_VERSIONS: &str = "template_versions";
 pub(crate) const CLAIMS: &str = "claims";
 /// `_id` generation.
 pub(crate) const GENERATIONS: &str = "generations";
+/// `_id` schedule. When it is to be looked at stands beside it.
+pub(crate) const SCHEDULES: &str = "schedules";
+/// `_id` schedule + time: a tick, and what became of it.
+pub(crate) const TICKS: &str = "ticks";
+/// `_id` row set.
+pub(crate) const ROW_SETS: &str = "row_sets";
+/// `_id` row set + upload: whose it is and when it last took a block.
+pub(crate) const SET_UPLOADS: &str = "set_uploads";
+/// `_id` row set + upload + seq: a block of rows. Immutable.
+pub(crate) const SET_BLOCKS: &str = "set_blocks";

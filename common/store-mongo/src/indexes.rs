@@ -5,8 +5,8 @@ use promptmill_ports::{StoreError, StoreResult};
 
 use crate::codec::number;
 use crate::collections::{
-    API_KEYS, BATCHES, BUDGETS, CLAIMS, DELIVERIES, ENDPOINTS, GENERATIONS, HEADS, REPLIES, ROWS, SESSIONS,
-    SETTLED, TEMPLATES, UPLOADS,
+    API_KEYS, BATCHES, BUDGETS, CLAIMS, DELIVERIES, ENDPOINTS, GENERATIONS, HEADS, REPLIES, ROW_SETS, ROWS,
+    SCHEDULES, SESSIONS, SET_UPLOADS, SETTLED, TEMPLATES, TICKS, UPLOADS,
 };
 use crate::commands::Commands;
 
@@ -130,11 +130,18 @@ const RECORD_SIDE: &[Index] = &[
         .only_with("endpoint"),
     Index::new(ENDPOINTS, "tenant", &[("tenant", 1), ("created_ms", 1), ("_id", 1)]),
     Index::new(DELIVERIES, "batch", &[("batch", 1), ("created_ms", 1), ("_id", 1)]),
+    Index::new(SCHEDULES, "tenant", &[("tenant", 1), ("_id", 1)]),
+    Index::new(SCHEDULES, "look", &[("look_ms", 1)]),
+    Index::new(TICKS, "open", &[("open", 1), ("_id", 1)]).only_with("open"),
+    Index::new(TICKS, "at", &[("at_ms", 1)]),
+    Index::new(ROW_SETS, "tenant", &[("tenant", 1), ("named", 1), ("_id", 1)]),
+    Index::new(SET_UPLOADS, "touched", &[("is_named", 1), ("touched_ms", 1)]),
     // The bytes of a tenant's records are summed from these alone.
     Index::new(BATCHES, "bytes", &[("tenant", 1), ("bytes", 1)]),
     Index::new(TEMPLATES, "bytes", &[("tenant", 1), ("bytes", 1)]),
     Index::new(CLAIMS, "bytes", &[("tenant", 1), ("bytes", 1)]),
     Index::new(GENERATIONS, "bytes", &[("tenant", 1), ("bytes", 1)]),
+    Index::new(SCHEDULES, "bytes", &[("tenant", 1), ("bytes", 1)]),
 ];
 
 /// Makes what is missing and checks what is there.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use promptmill_domain::{Endpoint, EndpointState, Reached};
+use promptmill_domain::{Endpoint, EndpointState, Reached, Webhook};
 use promptmill_egress::{Answer, GuardedClient, HeaderMap, SendError, Signer, extra_headers, signature};
 use promptmill_mail::{Address, MailError};
 use promptmill_ports::{Attempted, Delivery, DeliveryAttempt, DeliveryState, StoreError, StoreResult};
@@ -114,7 +114,7 @@ impl Attempt {
         let Some(id) = delivery.endpoint else {
             // Nobody but its batch names who is to be told.
             let Some(batch) = delivery.batch else { return Ok(None) };
-            let context = format!("{}|webhook|{batch}", delivery.tenant);
+            let context = Webhook::context(&delivery.tenant, batch);
             let sealed = vec![delivery.sealed_secret.clone()];
             return Ok(Some(Receiver { url: delivery.url.clone(), context, sealed, endpoint: None }));
         };

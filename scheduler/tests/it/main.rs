@@ -8,6 +8,7 @@ mod deliveries;
 mod fairness;
 mod receiver;
 mod retention;
+mod schedules;
 mod scheduling;
 mod single_rows;
 mod support;

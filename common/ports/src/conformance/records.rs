@@ -13,7 +13,9 @@ mod claims;
 mod deliveries;
 mod endpoints;
 mod generations;
+mod row_sets;
 mod scene;
+mod schedules;
 mod templates;
 mod usage;
 
@@ -22,6 +24,8 @@ pub use claims::*;
 pub use deliveries::*;
 pub use endpoints::*;
 pub use generations::*;
+pub use row_sets::*;
+pub use schedules::*;
 pub use templates::*;
 pub use usage::*;
 
@@ -78,6 +82,17 @@ macro_rules! records_conformance {
             the_newest_attempts_of_many_are_kept
             endpoints_are_listed_oldest_first_and_are_their_tenants_alone
             an_endpoint_is_changed_only_by_who_knows_its_version
+            schedules_come_page_by_page_and_are_their_tenants_alone
+            a_schedule_is_changed_only_by_who_knows_its_version
+            schedules_are_looked_at_when_they_are_due
+            a_tick_is_kept_once_and_changed_only_by_who_knows_its_version
+            ticks_of_a_schedule_come_newest_first_and_go_with_it
+            open_ticks_of_all_tenants_come_by_schedule_and_time
+            only_ticks_that_are_over_are_forgotten
+            blocks_of_a_set_come_back_as_they_were_given
+            a_row_set_is_changed_only_by_who_knows_its_version
+            row_sets_come_page_by_page_and_those_without_a_name_do_not
+            rows_that_no_version_is_are_swept_when_they_are_old
             an_endpoint_lists_what_goes_to_it
             the_next_due_time_is_that_of_the_earliest_pending
             a_batch_lists_its_own_deliveries_oldest_first

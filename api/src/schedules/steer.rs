@@ -1,0 +1,239 @@
+//! Changing, pausing, resuming, running and deleting a schedule.
+
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::response::{IntoResponse as _, Response};
+use promptmill_domain::schedule::{Concurrency, TickBy, Timing};
+use promptmill_domain::{BatchId, Schedule, ScheduleId, ScheduleState, TenantId, Tick, TickState};
+use promptmill_ports::flow;
+use promptmill_ticks::Timetable;
+
+use super::body::{ChangedScheduleBody, Checks};
+use super::view::{ScheduleView, TickView};
+use crate::App;
+use crate::auth::{Caller, Scope};
+use crate::extract::{Digest, Json, Path};
+use crate::idempotency::{Idempotency, Plan};
+use crate::problem::{Problem, ProblemId};
+
+/// How often a change is tried that others come before.
+const CHANGES: u32 = 10;
+
+/// Changes the schedule by `change`, which is asked again when somebody else changed it meanwhile.
+async fn changed(
+    app: &App,
+    tenant: &TenantId,
+    id: ScheduleId,
+    mut change: impl FnMut(&mut Schedule) -> Result<(), Problem>,
+) -> Result<Schedule, Problem> {
+    let records = &app.engine().records;
+    for _ in 0..CHANGES {
+        let mut schedule = records.schedule(tenant, id).await?;
+        let before = schedule.clone();
+        change(&mut schedule)?;
+        if schedule == before {
+            return Ok(schedule);
+        }
+        schedule.ver += 1;
+        if records.put_schedule(&schedule).await? {
+            return Ok(schedule);
+        }
+    }
+    Err(Problem::new(ProblemId::Unavailable).detail("the schedule is changed by too many at once"))
+}
+
+/// The first tick after now.
+fn next_ms(timing: &Timing, now_ms: u64) -> Option<u64> {
+    let timetable = Timetable::new(&timing.rule, timing.start_ms, timing.end_ms).ok()?;
+    timetable.next_after(now_ms)
+}
+
+/// Change a schedule
+///
+/// What is left out stays. Where its times change, the next tick is the first of the new ones that lies in the future. Runs that began go on as they are.
+#[utoipa::path(
+    patch,
+    path = "/v1/schedules/{id}",
+    tag = "schedules",
+    operation_id = "changeSchedule",
+    params(("id" = String, Path, description = "The schedule, sched_...")),
+    request_body = ChangedScheduleBody,
+    responses((status = 200, description = "The schedule", body = ScheduleView))
+)]
+pub(crate) async fn change(
+    State(app): State<App>,
+    caller: Caller,
+    Path(id): Path<ScheduleId>,
+    Json(body, _): Json<ChangedScheduleBody>,
+) -> Result<axum::Json<ScheduleView>, Problem> {
+    caller.may(Scope::SchedulesWrite)?;
+    let now_ms = app.now_ms();
+    let schedule = changed(&app, &caller.tenant, id, |schedule| {
+        let mut checks = Checks { app: &app, now_ms, errors: Vec::new() };
+        if let Some(name) = body.name.as_deref().filter(|name| !name.is_empty()) {
+            checks.name(name);
+        }
+        let before = &schedule.timing;
+        let (cron, timezone) = (body.cron.as_deref(), body.timezone.as_deref());
+        let rule = checks.rule(cron, timezone, body.every, body.start, Some(&before.rule));
+        let timing = rule.map(|rule| Timing {
+            rule,
+            start_ms: body.start.map_or(before.start_ms, |time| Some(time.0)),
+            end_ms: body.end.map_or(before.end_ms, |time| Some(time.0)),
+            jitter_ms: before.jitter_ms,
+        });
+        let jitter_ms = body.jitter.map(|jitter| checks.jitter_ms(jitter));
+        let (concurrency, misfire, runs) = (body.concurrency, body.misfire, body.misfire_runs);
+        let policies = checks.policies(schedule.policies.clone(), concurrency, misfire, runs, body.grace);
+        let changes = timing.filter(|timing| timing != before);
+        if let Some(timing) = &changes {
+            checks.timetable(timing);
+        }
+        checks.end()?;
+        if let Some(timing) = changes {
+            schedule.next_ms = next_ms(&timing, now_ms);
+            schedule.timing = timing;
+        }
+        if let Some(jitter_ms) = jitter_ms {
+            schedule.timing.jitter_ms = jitter_ms;
+        }
+        if let Some(name) = &body.name {
+            schedule.name = (!name.is_empty()).then(|| name.clone());
+        }
+        schedule.policies = policies;
+        schedule.changed_ms = now_ms;
+        Ok(())
+    });
+    Ok(axum::Json(ScheduleView::of(&schedule.await?)))
+}
+
+/// Delete a schedule
+///
+/// Its ticks go with it. Batches that it made stay, and those that run go on.
+#[utoipa::path(
+    delete,
+    path = "/v1/schedules/{id}",
+    tag = "schedules",
+    operation_id = "deleteSchedule",
+    params(("id" = String, Path, description = "The schedule, sched_...")),
+    responses((status = 204, description = "It is gone"))
+)]
+pub(crate) async fn delete(
+    State(app): State<App>,
+    caller: Caller,
+    Path(id): Path<ScheduleId>,
+) -> Result<StatusCode, Problem> {
+    caller.may(Scope::SchedulesWrite)?;
+    let records = &app.engine().records;
+    let was_there = records.delete_schedule(&caller.tenant, id).await?;
+    // Also those of one whose deletion was cut off.
+    records.delete_row_set(&caller.tenant, Schedule::own_rows(id)).await?;
+    if was_there { Ok(StatusCode::NO_CONTENT) } else { Err(ProblemId::NotFound.into()) }
+}
+
+/// Pause a schedule
+///
+/// Nothing of it begins from now on. What is due meanwhile is not made up for; runs that began go on.
+#[utoipa::path(
+    post,
+    path = "/v1/schedules/{id}/pause",
+    tag = "schedules",
+    operation_id = "pauseSchedule",
+    params(("id" = String, Path, description = "The schedule, sched_...")),
+    responses((status = 200, description = "The schedule", body = ScheduleView))
+)]
+pub(crate) async fn pause(
+    State(app): State<App>,
+    caller: Caller,
+    Path(id): Path<ScheduleId>,
+    idempotency: Idempotency,
+) -> Result<Response, Problem> {
+    caller.may(Scope::SchedulesWrite)?;
+    let run = async |_| {
+        let at_ms = app.now_ms();
+        let schedule = changed(&app, &caller.tenant, id, |schedule| {
+            if schedule.state == ScheduleState::Active {
+                schedule.state = ScheduleState::Paused { at_ms };
+                schedule.changed_ms = at_ms;
+            }
+            Ok(())
+        });
+        Ok(axum::Json(ScheduleView::of(&schedule.await?)).into_response())
+    };
+    idempotency.once(&app, &caller, Digest::empty(), run).await
+}
+
+/// Resume a schedule
+///
+/// It goes on with its first tick from now on.
+#[utoipa::path(
+    post,
+    path = "/v1/schedules/{id}/resume",
+    tag = "schedules",
+    operation_id = "resumeSchedule",
+    params(("id" = String, Path, description = "The schedule, sched_...")),
+    responses((status = 200, description = "The schedule", body = ScheduleView))
+)]
+pub(crate) async fn resume(
+    State(app): State<App>,
+    caller: Caller,
+    Path(id): Path<ScheduleId>,
+    idempotency: Idempotency,
+) -> Result<Response, Problem> {
+    caller.may(Scope::SchedulesWrite)?;
+    let run = async |_| {
+        let now_ms = app.now_ms();
+        let schedule = changed(&app, &caller.tenant, id, |schedule| {
+            if let ScheduleState::Paused { .. } = schedule.state {
+                schedule.state = ScheduleState::Active;
+                schedule.next_ms = next_ms(&schedule.timing, now_ms);
+                schedule.changed_ms = now_ms;
+            }
+            Ok(())
+        });
+        Ok(axum::Json(ScheduleView::of(&schedule.await?)).into_response())
+    };
+    idempotency.once(&app, &caller, Digest::empty(), run).await
+}
+
+/// Run a schedule now
+///
+/// A run beside its ticks, whether or not it is paused. While an earlier run goes on, it is refused where overlapping ticks are skipped.
+#[utoipa::path(
+    post,
+    path = "/v1/schedules/{id}/run",
+    tag = "schedules",
+    operation_id = "runSchedule",
+    params(("id" = String, Path, description = "The schedule, sched_...")),
+    responses((status = 202, description = "The tick of the run; its batch is made within a second or two", body = TickView))
+)]
+pub(crate) async fn run(
+    State(app): State<App>,
+    caller: Caller,
+    Path(id): Path<ScheduleId>,
+    idempotency: Idempotency,
+) -> Result<Response, Problem> {
+    caller.may(Scope::SchedulesWrite)?;
+    let run = async |plan: Plan| {
+        let (records, tenant) = (&app.engine().records, &caller.tenant);
+        let schedule = records.schedule(tenant, id).await?;
+        let tick = Tick {
+            schedule: id,
+            tenant: tenant.clone(),
+            at_ms: BatchId::from_bytes(plan.bytes).unix_ms(),
+            by: TickBy::Request,
+            state: TickState::DUE,
+            ver: 1,
+        };
+        // An earlier run of the request may have asked already.
+        let is_skipped = !plan.ran_before && schedule.policies.concurrency == Concurrency::Skip;
+        if is_skipped && flow::is_busy(records.as_ref(), app.engine().store.as_ref(), &schedule).await? {
+            let detail = "an earlier run goes on, and the schedule skips what overlaps";
+            return Err(Problem::new(ProblemId::Conflict).detail(detail));
+        }
+        records.add_ticks(std::slice::from_ref(&tick)).await?;
+        let tick = records.tick(tenant, id, tick.at_ms).await?;
+        Ok((StatusCode::ACCEPTED, axum::Json(TickView::of(&tick, &[]))).into_response())
+    };
+    idempotency.once(&app, &caller, Digest::empty(), run).await
+}

@@ -1,0 +1,168 @@
+//! `promptmill schedule`: batches that recur, and what became of each of their ticks.
+
+use std::path::Path;
+
+use serde_json::{Map, Value};
+
+use super::args::{ScheduleArgs, ScheduleCommand};
+use super::{Client, ServerArgs, print_json, print_line, submit, text};
+use crate::exit::{Exit, Failure};
+
+/// Bytes of rows that come with a schedule.
+const MAX_ROWS: u64 = 8 * 1024 * 1024;
+
+pub(crate) async fn schedule(command: ScheduleCommand) -> Result<Exit, Failure> {
+    match command {
+        ScheduleCommand::Create(args) => create(*args).await?,
+        ScheduleCommand::List { limit, server } => {
+            for schedule in &Client::new(&server)?.list("/v1/schedules", &[], limit).await? {
+                if server.json { print_json(schedule)? } else { print_line(&line(schedule))? }
+            }
+        }
+        ScheduleCommand::Show { id, server } => {
+            let schedule = Client::new(&server)?.get(&format!("/v1/schedules/{id}")).await?;
+            if server.json { print_json(&schedule)? } else { print_line(&shown(&schedule))? }
+        }
+        ScheduleCommand::Pause { id, server } => steer(&server, &id.to_string(), "pause").await?,
+        ScheduleCommand::Resume { id, server } => steer(&server, &id.to_string(), "resume").await?,
+        ScheduleCommand::Run { id, server } => {
+            let tick = Client::new(&server)?.post(&format!("/v1/schedules/{id}/run"), None).await?;
+            let at = text(&tick, "at");
+            if server.json { print_json(&tick)? } else { print_line(&format!("a run of {at} begins"))? }
+        }
+        ScheduleCommand::History { id, limit, server } => {
+            let path = format!("/v1/schedules/{id}/ticks");
+            for tick in &Client::new(&server)?.list(&path, &[], limit).await? {
+                if server.json { print_json(tick)? } else { print_line(&tick_line(tick))? }
+            }
+        }
+        ScheduleCommand::Next { id, count, server } => {
+            let next = Client::new(&server)?.get(&format!("/v1/schedules/{id}/next?count={count}")).await?;
+            for tick in next["data"].as_array().into_iter().flatten() {
+                if server.json { print_json(tick)? } else { print_line(text(tick, "local"))? }
+            }
+        }
+        ScheduleCommand::Delete { id, server } => {
+            Client::new(&server)?.delete(&format!("/v1/schedules/{id}"), None).await?;
+        }
+    }
+    Ok(Exit::Success)
+}
+
+async fn create(args: ScheduleArgs) -> Result<(), Failure> {
+    let body = request(&args)?;
+    let schedule = Client::new(&args.server)?.post("/v1/schedules", Some(&body)).await?;
+    if let Some(secret) = schedule["webhook_secret"].as_str() {
+        eprintln!("events are signed with {secret} (shown this once)");
+    }
+    if args.server.json {
+        return print_json(&schedule);
+    }
+    if let Some(next) = schedule["next_at"].as_str() {
+        eprintln!("its first tick is {next}");
+    }
+    print_line(text(&schedule, "id"))
+}
+
+fn request(args: &ScheduleArgs) -> Result<Value, Failure> {
+    let mut body = Map::new();
+    let mut put = |name: &str, value: Option<Value>| {
+        if let Some(value) = value {
+            body.insert(name.to_owned(), value);
+        }
+    };
+    put("name", args.batch.name.clone().map(Value::from));
+    put("cron", args.cron.clone().map(Value::from));
+    put("timezone", args.timezone.clone().map(Value::from));
+    put("every", args.every.map(Value::from));
+    put("start", args.start.clone().map(Value::from));
+    put("end", args.end.clone().map(Value::from));
+    put("jitter", args.jitter.map(Value::from));
+    put("concurrency", args.concurrency.clone().map(Value::from));
+    put("misfire", args.misfire.clone().map(Value::from));
+    put("misfire_runs", args.misfire_runs.map(Value::from));
+    put("grace", args.grace.map(Value::from));
+    put("paused", args.paused.then_some(Value::Bool(true)));
+    let mut batch = submit::request(&args.batch)?;
+    batch.insert("rows".to_owned(), rows(&args.rows)?);
+    if let Some(window) = args.completion_window {
+        batch.insert("completion_window".to_owned(), window.into());
+    }
+    put("batch", Some(Value::Object(batch)));
+    Ok(Value::Object(body))
+}
+
+/// The rows of a file of JSON lines.
+fn rows(path: &Path) -> Result<Value, Failure> {
+    let shown = path.display();
+    let is_too_large = std::fs::metadata(path).is_ok_and(|file| file.len() > MAX_ROWS);
+    if is_too_large {
+        return Err(Failure::input(format!(
+            "--rows {shown}: rows that come with a schedule have at most 8 MiB"
+        )));
+    }
+    let content = std::fs::read_to_string(path)
+        .map_err(|error| Failure::input(format!("the rows {shown} cannot be read: {error}")))?;
+    let lines = content.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
+    let rows = lines.map(|(nth, line)| {
+        let wrong = |error| Failure::input(format!("--rows {shown}: line {}: {error}", nth + 1));
+        serde_json::from_str::<Value>(line).map_err(wrong)
+    });
+    Ok(Value::Array(rows.collect::<Result<_, _>>()?))
+}
+
+async fn steer(server: &ServerArgs, id: &str, step: &str) -> Result<(), Failure> {
+    let schedule = Client::new(server)?.post(&format!("/v1/schedules/{id}/{step}"), None).await?;
+    if server.json {
+        return print_json(&schedule);
+    }
+    print_line(&format!("{id} is {}", text(&schedule, "state")))
+}
+
+/// When a schedule is due, in words.
+fn rule(schedule: &Value) -> String {
+    match (schedule["cron"].as_str(), schedule["every"].as_u64()) {
+        (Some(cron), _) => format!("{cron} ({})", text(schedule, "timezone")),
+        (None, Some(seconds)) => format!("every {seconds} s"),
+        (None, None) => String::new(),
+    }
+}
+
+fn line(schedule: &Value) -> String {
+    let (id, state, name) = (text(schedule, "id"), text(schedule, "state"), text(schedule, "name"));
+    let next = schedule["next_at"].as_str().unwrap_or("-");
+    format!("{id}  {state:6}  {next:24}  {}  {name}", rule(schedule)).trim_end().to_owned()
+}
+
+fn shown(schedule: &Value) -> String {
+    let batch = &schedule["batch"];
+    let mut lines = vec![line(schedule), format!("model {}", text(batch, "model"))];
+    let mut put = |what: &str, value: &Value| {
+        if let Some(value) = value.as_str() {
+            lines.push(format!("{what} {value}"));
+        }
+    };
+    put("template", &batch["template"]);
+    put("webhook", &batch["webhook_url"]);
+    put("a tick during an earlier run:", &schedule["concurrency"]);
+    put("ticks that were missed:", &schedule["misfire"]);
+    put("no tick before", &schedule["start"]);
+    put("no tick after", &schedule["end"]);
+    lines.join("\n")
+}
+
+fn tick_line(tick: &Value) -> String {
+    let batch = &tick["batch"];
+    let what = match text(tick, "state") {
+        "skipped" => format!("skipped: {}", text(tick, "skipped_because")),
+        "failed" => format!("failed: {}", text(tick, "error")),
+        state => state.to_owned(),
+    };
+    let counts = match (batch["succeeded"].as_u64(), batch["rows"].as_u64()) {
+        (Some(succeeded), Some(rows)) => format!("{succeeded}/{rows} succeeded"),
+        _ => String::new(),
+    };
+    let asked = if tick["requested"] == true { "asked for" } else { "" };
+    let (at, id) = (text(tick, "at"), text(batch, "id"));
+    format!("{at}  {what:18}  {id}  {counts}  {asked}").trim_end().to_owned()
+}

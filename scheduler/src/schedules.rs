@@ -1,0 +1,171 @@
+//! Batches that recur: what is due is decided, each tick that runs gets its batch, and its end is noted.
+//!
+//! Three steps, each of which whoever leads next goes on with. A **look** ([`look`]) decides the ticks of a schedule and writes that into the schedule itself,
+//! together with the time up to which it is decided: of two who look at once one holds. What was decided becomes ticks in the store. A **start**
+//! ([`start`]) makes the batch of a tick, whose id derives from schedule and time, so that it is made once however often it is tried. And when
+//! the batch is final the tick is **over** ([`over`]).
+
+mod look;
+mod over;
+mod rows;
+mod start;
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use promptmill_domain::{Tick, TickState};
+use promptmill_ports::{StoreError, StoreResult, TickKey};
+use promptmill_runtime::Engine;
+use tokio::task::{Id, JoinSet};
+use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio_util::sync::CancellationToken;
+
+use crate::config::Recurring;
+use crate::lead::Lead;
+
+/// How often is looked what is due.
+const LOOK: Duration = Duration::from_millis(250);
+
+/// How often all open ticks are read, at most: others than the leader add some, and change none.
+const READ: Duration = Duration::from_secs(1);
+
+/// They are read so many times less often than reading them takes.
+const READ_SHARE: u32 = 20;
+
+/// Open ticks read in one step.
+const PAGE: u32 = 1_000;
+
+/// Batches that are made at the same time.
+const STARTING: usize = 64;
+
+/// Makes batches of what is due, until it is told to stop; then it ends after the step in hand. Batches that are being made are left to whoever comes next.
+pub(crate) async fn run(engine: Engine, recurring: Recurring, lead: Lead, stopping: CancellationToken) {
+    let mut keeper = Keeper::new(engine, recurring);
+    let mut ticks = interval(LOOK);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            () = stopping.cancelled() => return,
+            Some(started) = keeper.starting.join_next_with_id() => {
+                match started {
+                    Ok((id, changed)) => keeper.started(id, changed),
+                    Err(error) => {
+                        tracing::error!(error = %error, "the start of a scheduled batch ended early");
+                        keeper.started(error.id(), None);
+                    }
+                }
+                continue;
+            }
+            _ = ticks.tick() => {}
+        }
+        if !lead.is_ours() {
+            keeper.forget();
+            continue;
+        }
+        match keeper.step().await {
+            Ok(()) => {}
+            Err(error @ StoreError::Unavailable(_)) => {
+                tracing::warn!(error = %error, "the store is away; schedules wait");
+            }
+            Err(error) => tracing::error!(error = %error, "schedules could not be looked at"),
+        }
+    }
+}
+
+/// What a process that leads knows of schedules.
+struct Keeper {
+    engine: Engine,
+    recurring: Arc<Recurring>,
+    /// The open ticks when they were read last, and those that came of looks since.
+    open: BTreeMap<TickKey, Tick>,
+    /// When they were read, and how long that took.
+    read: Option<(Instant, Duration)>,
+    starting: JoinSet<Option<Tick>>,
+    started: HashMap<Id, TickKey>,
+}
+
+impl Keeper {
+    fn new(engine: Engine, recurring: Recurring) -> Self {
+        Self {
+            engine,
+            recurring: Arc::new(recurring),
+            open: BTreeMap::new(),
+            read: None,
+            starting: JoinSet::new(),
+            started: HashMap::new(),
+        }
+    }
+
+    /// Others lead, and change what is known here.
+    fn forget(&mut self) {
+        self.open.clear();
+        self.read = None;
+    }
+
+    async fn step(&mut self) -> StoreResult<()> {
+        for tick in look::run_once(&self.engine).await? {
+            self.open.insert((tick.schedule, tick.at_ms), tick);
+        }
+        let is_old = |(at, took): (Instant, Duration)| at.elapsed() >= READ.max(took * READ_SHARE);
+        if self.read.is_none_or(is_old) {
+            let begun = Instant::now();
+            self.open = read(&self.engine).await?;
+            for tick in over::run_once(&self.engine, self.open.values()).await? {
+                self.put(tick);
+            }
+            self.read = Some((begun, begun.elapsed()));
+        }
+        self.start();
+        Ok(())
+    }
+
+    /// Begins to make the batches that are to be made now.
+    fn start(&mut self) {
+        let now_ms = self.engine.clock.now_ms();
+        let is_due = |tick: &Tick| matches!(tick.state, TickState::Due { not_before_ms, .. } if not_before_ms <= now_ms);
+        let begun: Vec<TickKey> = self.started.values().copied().collect();
+        let due = self.open.iter().filter(|(key, tick)| is_due(tick) && !begun.contains(key));
+        let room = STARTING.saturating_sub(begun.len());
+        for (key, tick) in due.take(room) {
+            let (engine, recurring, tick) = (self.engine.clone(), self.recurring.clone(), tick.clone());
+            let task = self.starting.spawn(async move { start::run(&engine, &recurring, tick).await });
+            self.started.insert(task.id(), *key);
+        }
+    }
+
+    /// A start ended; `changed` is the tick as it stands then.
+    fn started(&mut self, id: Id, changed: Option<Tick>) {
+        let Some(key) = self.started.remove(&id) else { return };
+        match changed {
+            Some(tick) => self.put(tick),
+            // Somebody else changed it; what it is shows when all are read.
+            None => drop(self.open.remove(&key)),
+        }
+        self.start();
+    }
+
+    fn put(&mut self, tick: Tick) {
+        let key = (tick.schedule, tick.at_ms);
+        if tick.state.is_open() {
+            self.open.insert(key, tick);
+        } else {
+            self.open.remove(&key);
+        }
+    }
+}
+
+/// Every open tick.
+async fn read(engine: &Engine) -> StoreResult<BTreeMap<TickKey, Tick>> {
+    let mut open = BTreeMap::new();
+    let mut after = None;
+    loop {
+        let page = engine.records.open_ticks(after, PAGE).await?;
+        let is_last = page.len() < PAGE as usize;
+        open.extend(page.into_iter().map(|tick| ((tick.schedule, tick.at_ms), tick)));
+        after = open.last_key_value().map(|(key, _)| *key);
+        if is_last {
+            return Ok(open);
+        }
+    }
+}

@@ -1,0 +1,48 @@
+//! Ticks whose batch is final.
+
+use futures_util::future::try_join_all;
+use promptmill_domain::{Tick, TickState};
+use promptmill_ports::{StoreError, StoreResult};
+use promptmill_runtime::Engine;
+
+/// Batches of which is asked in one step.
+const STEP: usize = 64;
+
+/// Notes which of the running ticks are over; answers those.
+pub(super) async fn run_once(engine: &Engine, open: impl Iterator<Item = &Tick>) -> StoreResult<Vec<Tick>> {
+    let running = open.filter_map(|tick| match tick.state {
+        TickState::Running { retry, .. } => Some((tick, Tick::batch(tick.schedule, tick.at_ms, retry))),
+        TickState::Due { .. }
+        | TickState::Ended { .. }
+        | TickState::Skipped { .. }
+        | TickState::Failed { .. } => None,
+    });
+    let running: Vec<_> = running.collect();
+    let mut over = Vec::new();
+    for some in running.chunks(STEP) {
+        let batches: Vec<_> = some.iter().map(|(_, batch)| *batch).collect();
+        let open = engine.store.open_among(&batches).await?;
+        let ended = some.iter().filter(|(_, batch)| !open.iter().any(|open| open.id == *batch));
+        let ended = try_join_all(ended.map(|(tick, _)| end(engine, tick))).await?;
+        over.extend(ended.into_iter().flatten());
+    }
+    Ok(over)
+}
+
+/// The tick as it stands after its batch; `None` where that goes on, or somebody else noted it.
+async fn end(engine: &Engine, tick: &Tick) -> StoreResult<Option<Tick>> {
+    let TickState::Running { started_ms, retry } = tick.state else { return Ok(None) };
+    let batch = match engine.store.batch(&tick.tenant, Tick::batch(tick.schedule, tick.at_ms, retry)).await {
+        Ok(batch) => Some(batch),
+        Err(StoreError::NotFound) => None,
+        Err(error) => return Err(error),
+    };
+    if batch.as_ref().is_some_and(|batch| !batch.state.is_final()) {
+        return Ok(None);
+    }
+    // One that was deleted ended before.
+    let ended_ms = batch.and_then(|batch| batch.finished_ms).unwrap_or_else(|| engine.clock.now_ms());
+    let state = TickState::Ended { started_ms, ended_ms, retry };
+    let over = Tick { state, ver: tick.ver + 1, ..tick.clone() };
+    Ok(engine.records.put_tick(&over).await?.then_some(over))
+}

@@ -1,0 +1,255 @@
+//! The start of a tick: its batch is made and queued.
+//!
+//! The batch's id derives from schedule and time, so whoever tries again, after a crash or beside another, finds what is made already. What may pass
+//! (a quota, a template that is away) is tried again for some minutes; what will not fails the tick.
+
+use std::fmt;
+use std::sync::Arc;
+
+use promptmill_domain::schedule::{Concurrency, RunSpec, WhySkipped};
+use promptmill_domain::{
+    BatchEvent, BatchId, BatchLimits, BatchSpec, BatchState, Schedule, TemplateRef, Tick, TickRef, TickState,
+    Webhook, chunk,
+};
+use promptmill_intake::{RowsOf, UsedUp};
+use promptmill_ports::{Accepted, NewBatch, Signal, StoreError, WholeBatch};
+use promptmill_runtime::Engine;
+use secrecy::ExposeSecret as _;
+
+use super::rows::{self, Rows};
+use crate::config::Recurring;
+
+/// Waits between tries, milliseconds: ten minutes and a half in all.
+const WAITS_MS: [u64; 7] = [5_000, 10_000, 20_000, 40_000, 80_000, 160_000, 320_000];
+
+/// Bytes of what is told of a start that failed.
+const TOLD_BYTES: usize = 500;
+
+/// Why there is no batch.
+#[derive(Debug)]
+pub(super) enum NotStarted {
+    /// It will not be otherwise.
+    Never(String),
+    /// It may be otherwise in a while.
+    NotNow(String),
+    /// The store did not do it.
+    Store(StoreError),
+}
+
+impl NotStarted {
+    /// What will not be otherwise.
+    pub(super) fn never(why: impl fmt::Display) -> Self {
+        Self::Never(why.to_string())
+    }
+}
+
+impl From<StoreError> for NotStarted {
+    fn from(error: StoreError) -> Self {
+        Self::Store(error)
+    }
+}
+
+impl From<UsedUp> for NotStarted {
+    fn from(used_up: UsedUp) -> Self {
+        Self::NotNow(used_up.to_string())
+    }
+}
+
+/// Makes the batch of a tick. Answers the tick as it stands then; `None` where somebody else changed it.
+pub(super) async fn run(engine: &Engine, recurring: &Recurring, tick: Tick) -> Option<Tick> {
+    let TickState::Due { tries, .. } = tick.state else { return Some(tick) };
+    let now_ms = engine.clock.now_ms();
+    let (schedule, at_ms) = (tick.schedule, tick.at_ms);
+    let state = match start(engine, recurring, &tick).await {
+        Ok(started_ms) => TickState::Running { started_ms, retry: 0 },
+        // What became of it is not known, and it is tried again at once.
+        Err(NotStarted::Store(error @ StoreError::Unavailable(_))) => {
+            tracing::warn!(schedule.id = %schedule, at_ms, error = %error, "the store is away; a scheduled batch waits");
+            return Some(Tick { state: TickState::Due { tries, not_before_ms: now_ms + 1_000 }, ..tick });
+        }
+        Err(NotStarted::Store(error)) => {
+            tracing::error!(schedule.id = %schedule, at_ms, error = %error, "a scheduled batch could not be made");
+            later(tries, now_ms, "the store refused it".to_owned())
+        }
+        Err(NotStarted::NotNow(why)) => later(tries, now_ms, why),
+        Err(NotStarted::Never(why)) => TickState::Failed { why: cut(why) },
+    };
+    if let TickState::Failed { .. } = &state {
+        tracing::warn!(schedule.id = %schedule, at_ms, "a scheduled batch could not be made");
+    }
+    let changed = Tick { state, ver: tick.ver + 1, ..tick };
+    match engine.records.put_tick(&changed).await {
+        Ok(true) => Some(changed),
+        Ok(false) => None,
+        Err(error) => {
+            // The batch is there, and is found there by the next try.
+            tracing::warn!(schedule.id = %schedule, at_ms, error = %error, "the start of a scheduled batch is not noted");
+            None
+        }
+    }
+}
+
+/// Another try after a wait, or none where there were enough.
+fn later(tries: u32, now_ms: u64, why: String) -> TickState {
+    let wait_ms = usize::try_from(tries).ok().and_then(|tries| WAITS_MS.get(tries));
+    match wait_ms {
+        Some(wait_ms) => TickState::Due { tries: tries + 1, not_before_ms: now_ms.saturating_add(*wait_ms) },
+        None => TickState::Failed { why: cut(why) },
+    }
+}
+
+fn cut(mut why: String) -> String {
+    let end = (0..=TOLD_BYTES.min(why.len())).rev().find(|at| why.is_char_boundary(*at));
+    why.truncate(end.unwrap_or(0));
+    why
+}
+
+/// Makes and queues the batch of a tick; answers when that was done.
+async fn start(engine: &Engine, recurring: &Recurring, tick: &Tick) -> Result<u64, NotStarted> {
+    let (store, tenant) = (&engine.store, &tick.tenant);
+    let schedule = match engine.records.schedule(tenant, tick.schedule).await {
+        Err(StoreError::NotFound) => return Err(NotStarted::never("the schedule was deleted")),
+        found => found?,
+    };
+    let id = Tick::batch(tick.schedule, tick.at_ms, 0);
+    // An earlier try may have made it.
+    let is_draft = match store.batch(tenant, id).await {
+        Err(StoreError::NotFound) => false,
+        found => match found? {
+            batch if batch.state == BatchState::Draft => true,
+            batch => return Ok(rows::finish(engine, &batch).await?),
+        },
+    };
+    if schedule.policies.concurrency == Concurrency::Replace {
+        replace(engine, tick).await?;
+    }
+    let pinned = pinned(engine, &schedule).await?;
+    let now_ms = engine.clock.now_ms();
+    let batch = NewBatch {
+        id,
+        spec: spec(recurring, &schedule, tick, id, &pinned)?,
+        limits: limits(&schedule.run, now_ms),
+        idem_key: None,
+        now_ms,
+    };
+    if !store.has_room().await? {
+        return Err(NotStarted::NotNow("the disk is full".to_owned()));
+    }
+    let used = store.usage(tenant, now_ms).await?;
+    recurring.quotas.room_bytes(&used)?;
+    let rows = Rows::of(engine, &schedule, tick, pinned).await?;
+    recurring.quotas.may_submit(&used, rows.count())?;
+    if !is_draft && let Some((block, digest)) = rows.whole().await? {
+        let whole = WholeBatch { batch: batch.clone(), rows: block, digest };
+        if let Accepted::New(batch) = store.accept(tenant, whole).await? {
+            // Whoever waits for it polls as well.
+            let _ = engine.signals.publish(Signal::BatchQueued(batch.id)).await;
+            return Ok(now_ms);
+        }
+    }
+    rows.fill(engine, recurring, tenant, batch).await
+}
+
+/// The template of a run.
+pub(super) struct Pinned {
+    /// Its text.
+    pub(super) source: String,
+    /// The stored version it is, where it is one.
+    pub(super) reference: Option<TemplateRef>,
+    /// How rows are read for it.
+    pub(super) rows_of: Arc<RowsOf>,
+}
+
+async fn pinned(engine: &Engine, schedule: &Schedule) -> Result<Pinned, NotStarted> {
+    let (source, reference) = match &schedule.run.template {
+        None => (schedule.run.spec.template.clone(), schedule.run.spec.template_ref.clone()),
+        Some(choice) => {
+            let gone = |error| match error {
+                StoreError::NotFound => NotStarted::never("the template was deleted"),
+                error => error.into(),
+            };
+            let found = engine.records.version(&schedule.tenant, choice.id, None).await.map_err(gone)?;
+            (found.source, Some(TemplateRef { id: choice.id, version: found.version }))
+        }
+    };
+    let (parsed, source) = tokio::task::spawn_blocking(move || (RowsOf::pinned(&source), source))
+        .await
+        .map_err(|_| NotStarted::NotNow("the template could not be read".to_owned()))?;
+    let rows_of = parsed.map_err(|_| NotStarted::never("the template is none that this release reads"))?;
+    Ok(Pinned { source, reference, rows_of: Arc::new(rows_of) })
+}
+
+fn spec(
+    recurring: &Recurring,
+    schedule: &Schedule,
+    tick: &Tick,
+    id: BatchId,
+    pinned: &Pinned,
+) -> Result<BatchSpec, NotStarted> {
+    let mut spec = schedule.run.spec.clone();
+    spec.template.clone_from(&pinned.source);
+    spec.template_ref.clone_from(&pinned.reference);
+    spec.tick = Some(TickRef { schedule: tick.schedule, at_ms: tick.at_ms });
+    spec.chunk_rows = chunk::rows_for(schedule.run.limits.max_concurrency);
+    if let Some(webhook) = &mut spec.webhook {
+        let sealed_for = Webhook::context(&schedule.tenant, Schedule::sealed_for(schedule.id));
+        let opened = recurring.vault.open(&sealed_for, &webhook.sealed_secret);
+        let opened = opened.map_err(|_| NotStarted::never("the webhook's secret cannot be opened"))?;
+        let context = Webhook::context(&schedule.tenant, id);
+        let sealed = recurring.vault.seal(&context, opened.expose_secret());
+        webhook.sealed_secret =
+            sealed.map_err(|_| NotStarted::NotNow("the webhook's secret cannot be sealed".to_owned()))?;
+    }
+    Ok(spec)
+}
+
+fn limits(run: &RunSpec, now_ms: u64) -> BatchLimits {
+    let window_ms = run.spec.completion_window_ms;
+    BatchLimits { deadline_ms: window_ms.map(|window_ms| now_ms.saturating_add(window_ms)), ..run.limits }
+}
+
+/// Ends the runs of earlier ticks.
+async fn replace(engine: &Engine, tick: &Tick) -> Result<(), NotStarted> {
+    let open = engine.records.open_ticks(Some((tick.schedule, 0)), 64).await?;
+    let mine = |open: &&Tick| open.schedule == tick.schedule && open.at_ms < tick.at_ms;
+    for earlier in open.iter().filter(mine) {
+        match earlier.state {
+            TickState::Due { .. } => {
+                let state = TickState::Skipped { why: WhySkipped::Replaced };
+                engine.records.put_tick(&Tick { state, ver: earlier.ver + 1, ..earlier.clone() }).await?;
+            }
+            TickState::Running { retry, .. } => {
+                let id = Tick::batch(earlier.schedule, earlier.at_ms, retry);
+                let now_ms = engine.clock.now_ms();
+                match engine.store.steer(&earlier.tenant, id, BatchEvent::Cancel, now_ms).await {
+                    Ok(_) => drop(engine.signals.publish(Signal::BatchChanged(id)).await),
+                    // It is over.
+                    Err(StoreError::Conflict(_) | StoreError::NotFound) => {}
+                    Err(error) => return Err(error.into()),
+                }
+            }
+            TickState::Ended { .. } | TickState::Skipped { .. } | TickState::Failed { .. } => {}
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_start_is_tried_again_for_some_minutes_and_fails_then() {
+        let mut now_ms = 0;
+        let mut state = TickState::DUE;
+        let mut tried = 0;
+        while let TickState::Due { tries, not_before_ms } = state {
+            assert!(not_before_ms >= now_ms);
+            now_ms = not_before_ms;
+            state = later(tries, now_ms, "ä".repeat(TOLD_BYTES));
+            tried += 1;
+        }
+        assert_eq!((tried, now_ms), (WAITS_MS.len() + 1, 635_000));
+        assert_eq!(state, TickState::Failed { why: "ä".repeat(TOLD_BYTES / 2) });
+    }
+}
