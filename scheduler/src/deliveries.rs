@@ -15,6 +15,7 @@ mod failures;
 mod fan_out;
 mod mail;
 mod milestones;
+mod missed;
 mod outcomes;
 mod paces;
 mod pauses;
@@ -41,6 +42,7 @@ use ends::Ends;
 use failures::{Failures, Looked};
 use milestones::Milestones;
 pub(crate) use milestones::Open;
+pub(crate) use missed::Missing;
 use paces::{Paces, Turn};
 use pauses::Pauses;
 

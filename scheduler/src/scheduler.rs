@@ -66,15 +66,16 @@ impl Scheduler {
         let looking = Loop { open, ..Loop::new(engine.clone(), admitter, lead.clone(), poll, ended) };
         work.spawn(looking.run(stopping.clone()));
         work.spawn(replies::run(engine.clone(), outlived, stopping.clone()));
+        if let Some(recurring) = config.recurring {
+            let webhooks = config.webhooks.clone();
+            work.spawn(schedules::run(engine.clone(), recurring, webhooks, lead.clone(), stopping.clone()));
+        }
         if let Some(webhooks) = config.webhooks {
             let courier = Courier::new(engine.clone(), webhooks, lead.clone(), poll);
             work.spawn(courier.run(told_open, stopping.clone()));
         }
         if let Some(keeping) = config.keeping {
             work.spawn(retention::run(engine.clone(), keeping, lead.clone(), stopping.clone()));
-        }
-        if let Some(recurring) = config.recurring {
-            work.spawn(schedules::run(engine.clone(), recurring, lead.clone(), stopping.clone()));
         }
         work.spawn(budgets::run(engine.clone(), lead.clone(), stopping.clone()));
         work.spawn(submits::run(engine, config.finish_submit_after, lead, stopping.clone()));

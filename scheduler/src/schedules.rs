@@ -21,7 +21,8 @@ use tokio::task::{Id, JoinSet};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
-use crate::config::Recurring;
+use crate::config::{Recurring, Webhooks};
+use crate::deliveries::Missing;
 use crate::lead::Lead;
 
 /// How often is looked what is due.
@@ -40,8 +41,14 @@ const PAGE: u32 = 1_000;
 const STARTING: usize = 64;
 
 /// Makes batches of what is due, until it is told to stop; then it ends after the step in hand. Batches that are being made are left to whoever comes next.
-pub(crate) async fn run(engine: Engine, recurring: Recurring, lead: Lead, stopping: CancellationToken) {
-    let mut keeper = Keeper::new(engine, recurring);
+pub(crate) async fn run(
+    engine: Engine,
+    recurring: Recurring,
+    webhooks: Option<Webhooks>,
+    lead: Lead,
+    stopping: CancellationToken,
+) {
+    let mut keeper = Keeper::new(engine, recurring, webhooks);
     let mut ticks = interval(LOOK);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -77,6 +84,8 @@ pub(crate) async fn run(engine: Engine, recurring: Recurring, lead: Lead, stoppi
 struct Keeper {
     engine: Engine,
     recurring: Arc<Recurring>,
+    /// Who hears of ticks without a run, where anybody is told anything.
+    missing: Option<Arc<Missing>>,
     /// The open ticks when they were read last, and those that came of looks since.
     open: BTreeMap<TickKey, Tick>,
     /// When they were read, and how long that took.
@@ -86,10 +95,12 @@ struct Keeper {
 }
 
 impl Keeper {
-    fn new(engine: Engine, recurring: Recurring) -> Self {
+    fn new(engine: Engine, recurring: Recurring, webhooks: Option<Webhooks>) -> Self {
+        let missing = webhooks.map(|webhooks| Arc::new(Missing::new(engine.clone(), webhooks)));
         Self {
             engine,
             recurring: Arc::new(recurring),
+            missing,
             open: BTreeMap::new(),
             read: None,
             starting: JoinSet::new(),
@@ -104,7 +115,7 @@ impl Keeper {
     }
 
     async fn step(&mut self) -> StoreResult<()> {
-        for tick in look::run_once(&self.engine).await? {
+        for tick in look::run_once(&self.engine, self.missing.as_deref()).await? {
             self.open.insert((tick.schedule, tick.at_ms), tick);
         }
         let is_old = |(at, took): (Instant, Duration)| at.elapsed() >= READ.max(took * READ_SHARE);
@@ -129,7 +140,9 @@ impl Keeper {
         let room = STARTING.saturating_sub(begun.len());
         for (key, tick) in due.take(room) {
             let (engine, recurring, tick) = (self.engine.clone(), self.recurring.clone(), tick.clone());
-            let task = self.starting.spawn(async move { start::run(&engine, &recurring, tick).await });
+            let missing = self.missing.clone();
+            let start = async move { start::run(&engine, &recurring, missing.as_deref(), tick).await };
+            let task = self.starting.spawn(start);
             self.started.insert(task.id(), *key);
         }
     }

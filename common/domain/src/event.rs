@@ -1,4 +1,4 @@
-//! Something that happened to a batch and that a receiver is told about.
+//! Something that happened and that a receiver is told about.
 
 use serde::{Deserialize, Serialize};
 
@@ -35,6 +35,9 @@ pub enum EventKind {
     /// What the tenant's batches call stands still for a while: the provider said so, or refused the key.
     #[serde(rename = "lane.paused")]
     LanePaused,
+    /// Ticks of a schedule have no run: nobody looked in time, an earlier run went on, or their batch could not be made.
+    #[serde(rename = "schedule.missed")]
+    ScheduleMissed,
     /// An endpoint of the tenant is switched off, and not because somebody asked for it. The others are told.
     #[serde(rename = "endpoint.disabled")]
     EndpointDisabled,
@@ -42,7 +45,7 @@ pub enum EventKind {
 
 impl EventKind {
     /// Every one.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::BatchCompleted,
         Self::BatchFailed,
         Self::BatchCancelled,
@@ -52,6 +55,7 @@ impl EventKind {
         Self::BatchProgress,
         Self::ItemFailed,
         Self::LanePaused,
+        Self::ScheduleMissed,
         Self::EndpointDisabled,
     ];
 
@@ -67,6 +71,7 @@ impl EventKind {
             Self::BatchProgress => "batch.progress",
             Self::ItemFailed => "item.failed",
             Self::LanePaused => "lane.paused",
+            Self::ScheduleMissed => "schedule.missed",
             Self::EndpointDisabled => "endpoint.disabled",
         }
     }

@@ -6,14 +6,16 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use jiff::Timestamp;
+use promptmill_domain::schedule::Missed;
 use promptmill_domain::{
-    Batch, BatchId, BatchState, Counts, Endpoint, Event, EventKind, FailureKind, LaneId, Money, PauseReason,
-    WhyDisabled,
+    Batch, BatchId, BatchSpec, BatchState, Counts, Endpoint, Event, EventKind, FailureKind, LaneId, Money,
+    PauseReason, Schedule, WhyDisabled,
 };
 use serde::Serialize;
 use serde_json::value::RawValue;
 
 use super::failures::Failed;
+use super::missed::Why;
 
 #[derive(Serialize)]
 struct Body<D> {
@@ -43,6 +45,9 @@ struct Data<'a> {
     counts: CountsView,
     cost: Money,
     metadata: Option<&'a RawValue>,
+    /// The tick that it is a run of.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    schedule: Option<TickView>,
     /// Where its results are read for a while without a key.
     #[serde(skip_serializing_if = "Option::is_none")]
     results_url: Option<&'a str>,
@@ -51,6 +56,12 @@ struct Data<'a> {
     results: Option<Option<Vec<Box<RawValue>>>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pause: Option<PauseView<'a>>,
+}
+
+#[derive(Serialize)]
+struct TickView {
+    id: String,
+    at: String,
 }
 
 #[derive(Serialize)]
@@ -97,7 +108,11 @@ pub(super) fn of(
         rows: batch.total,
         counts: counts_view(counts, as_of_ms),
         cost: counts.totals.cost,
-        metadata: metadata(batch),
+        metadata: metadata(&batch.spec),
+        schedule: batch
+            .spec
+            .tick
+            .map(|tick| TickView { id: tick.schedule.to_string(), at: time(tick.at_ms) }),
         results_url: link,
         results,
         pause: pause_view(&event.state),
@@ -135,7 +150,7 @@ pub(super) fn of_failures(batch: &Batch, before: u32, items: &[Failed], at_ms: u
         name: batch.spec.name.as_deref(),
         before,
         items: items.iter().map(FailedView::of).collect(),
-        metadata: metadata(batch),
+        metadata: metadata(&batch.spec),
     };
     Body::of(EventKind::ItemFailed, at_ms, data)
 }
@@ -177,8 +192,43 @@ pub(super) fn of_disabled(endpoint: &Endpoint, why: WhyDisabled, at_ms: u64) -> 
 }
 
 /// The submitter's own JSON.
-fn metadata(batch: &Batch) -> Option<&RawValue> {
-    batch.spec.metadata.as_deref().and_then(|text| serde_json::from_str(text).ok())
+#[derive(Serialize)]
+struct MissedTicks<'a> {
+    schedule_id: String,
+    name: Option<&'a str>,
+    reason: &'static str,
+    error: Option<&'a str>,
+    ticks: u64,
+    more: bool,
+    first_at: String,
+    last_at: String,
+    next_at: Option<String>,
+    metadata: Option<&'a RawValue>,
+}
+
+/// The bytes that tell of ticks of a schedule without a run.
+pub(super) fn of_missed(schedule: &Schedule, ticks: &Missed, why: Why<'_>, at_ms: u64) -> Bytes {
+    let error = match why {
+        Why::Failed(error) => Some(error),
+        Why::Missed | Why::Overlaps => None,
+    };
+    let data = MissedTicks {
+        schedule_id: schedule.id.to_string(),
+        name: schedule.name.as_deref(),
+        reason: why.as_str(),
+        error,
+        ticks: ticks.count,
+        more: !ticks.is_exact,
+        first_at: time(ticks.first_ms),
+        last_at: time(ticks.last_ms),
+        next_at: schedule.next_ms.map(time),
+        metadata: metadata(&schedule.run.spec),
+    };
+    Body::of(EventKind::ScheduleMissed, at_ms, data)
+}
+
+fn metadata(spec: &BatchSpec) -> Option<&RawValue> {
+    spec.metadata.as_deref().and_then(|text| serde_json::from_str(text).ok())
 }
 
 fn counts_view(counts: &Counts, as_of_ms: u64) -> CountsView {
@@ -219,7 +269,7 @@ pub(super) fn time(unix_ms: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use promptmill_domain::{BatchLimits, BatchSpec, EventId, TenantId, Totals};
+    use promptmill_domain::{BatchLimits, EventId, TenantId, Totals};
 
     fn body(state: BatchState, kind: EventKind, counts: &Counts) -> serde_json::Value {
         let id = BatchId::from_bytes([1; 16]);

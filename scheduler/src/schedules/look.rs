@@ -7,6 +7,8 @@ use promptmill_ports::{StoreResult, flow};
 use promptmill_runtime::Engine;
 use promptmill_ticks::{Timetable, due};
 
+use crate::deliveries::Missing;
+
 /// Schedules looked at in one step.
 const STEP: u32 = 1_000;
 
@@ -14,7 +16,7 @@ const STEP: u32 = 1_000;
 const AT_ONCE: usize = 64;
 
 /// Looks at every schedule that is due. Answers the ticks that were decided to run.
-pub(super) async fn run_once(engine: &Engine) -> StoreResult<Vec<Tick>> {
+pub(super) async fn run_once(engine: &Engine, missing: Option<&Missing>) -> StoreResult<Vec<Tick>> {
     let mut runs = Vec::new();
     loop {
         let now_ms = engine.clock.now_ms();
@@ -28,7 +30,7 @@ pub(super) async fn run_once(engine: &Engine) -> StoreResult<Vec<Tick>> {
         let ticks: Vec<Tick> = decided.iter().flat_map(ticks_of).collect();
         engine.records.add_ticks(&ticks).await?;
         for some in decided.chunks(AT_ONCE) {
-            try_join_all(some.iter().map(|schedule| carry_on(engine, schedule))).await?;
+            try_join_all(some.iter().map(|schedule| carry_on(engine, missing, schedule))).await?;
         }
         runs.extend(ticks.into_iter().filter(|tick| tick.state.is_open()));
         // Where nothing was decided the same ones would be found again.
@@ -98,10 +100,11 @@ fn ticks_of(schedule: &Schedule) -> Vec<Tick> {
     begun.map(|(at_ms, decided)| Tick::decided(schedule, *at_ms, *decided)).collect()
 }
 
-/// Notes that what was decided stands among the ticks.
-async fn carry_on(engine: &Engine, schedule: &Schedule) -> StoreResult<()> {
-    if schedule.begun.is_none() {
-        return Ok(());
+/// Tells what was decided not to run, and notes that all stands among the ticks.
+async fn carry_on(engine: &Engine, missing: Option<&Missing>, schedule: &Schedule) -> StoreResult<()> {
+    let Some(begun) = &schedule.begun else { return Ok(()) };
+    if let Some(missing) = missing {
+        missing.of_look(schedule, begun).await?;
     }
     let carried_on = Schedule { begun: None, ver: schedule.ver + 1, ..schedule.clone() };
     // If somebody changed it meanwhile, it is found again, and the ticks are there.

@@ -18,6 +18,7 @@ use secrecy::ExposeSecret as _;
 
 use super::rows::{self, Rows};
 use crate::config::Recurring;
+use crate::deliveries::Missing;
 
 /// Waits between tries, milliseconds: ten minutes and a half in all.
 const WAITS_MS: [u64; 7] = [5_000, 10_000, 20_000, 40_000, 80_000, 160_000, 320_000];
@@ -56,7 +57,12 @@ impl From<UsedUp> for NotStarted {
 }
 
 /// Makes the batch of a tick. Answers the tick as it stands then; `None` where somebody else changed it.
-pub(super) async fn run(engine: &Engine, recurring: &Recurring, tick: Tick) -> Option<Tick> {
+pub(super) async fn run(
+    engine: &Engine,
+    recurring: &Recurring,
+    missing: Option<&Missing>,
+    tick: Tick,
+) -> Option<Tick> {
     let TickState::Due { tries, .. } = tick.state else { return Some(tick) };
     let now_ms = engine.clock.now_ms();
     let (schedule, at_ms) = (tick.schedule, tick.at_ms);
@@ -74,8 +80,15 @@ pub(super) async fn run(engine: &Engine, recurring: &Recurring, tick: Tick) -> O
         Err(NotStarted::NotNow(why)) => later(tries, now_ms, why),
         Err(NotStarted::Never(why)) => TickState::Failed { why: cut(why) },
     };
-    if let TickState::Failed { .. } = &state {
+    if let TickState::Failed { why } = &state {
         tracing::warn!(schedule.id = %schedule, at_ms, "a scheduled batch could not be made");
+        // Before that is noted, so that whoever tries again after a crash tells it.
+        if let Some(missing) = missing
+            && let Err(error) = missing.of_tick(&tick, why).await
+        {
+            tracing::warn!(schedule.id = %schedule, at_ms, error = %error, "that a tick failed is not told yet");
+            return Some(Tick { state: TickState::Due { tries, not_before_ms: now_ms + 1_000 }, ..tick });
+        }
     }
     let changed = Tick { state, ver: tick.ver + 1, ..tick };
     match engine.records.put_tick(&changed).await {

@@ -21,15 +21,15 @@ use promptmill_vault::{ResultsLink, Vault};
 use crate::receiver::{Got, Receiver, Reply};
 use crate::support::{Scene, eventually};
 
-const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
+pub(crate) const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
 
-fn vault() -> Arc<Vault> {
+pub(crate) fn vault() -> Arc<Vault> {
     let key = "k1:AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
     Arc::new(Vault::from_keys(key).unwrap())
 }
 
 /// Webhooks to loopback that are tried again at once, so many times in all.
-fn webhooks(tries: usize) -> Webhooks {
+pub(crate) fn webhooks(tries: usize) -> Webhooks {
     static TLS: Once = Once::new();
     TLS.call_once(|| rustls::crypto::ring::default_provider().install_default().unwrap());
     let schedule = Schedule::of(vec![Duration::ZERO; tries]);
@@ -362,7 +362,7 @@ async fn the_event_of_a_batch_that_was_deleted_meanwhile_holds_up_nothing() {
 }
 
 /// An endpoint of the scene's tenant with this secret.
-async fn endpoint(scene: &Scene, url: &str, kinds: &[EventKind]) -> Endpoint {
+pub(crate) async fn endpoint(scene: &Scene, url: &str, kinds: &[EventKind]) -> Endpoint {
     let id = EndpointId::at(1, rand::random());
     let sealed = vault().seal(&Endpoint::context(&scene.tenant, id), SECRET.as_bytes()).unwrap();
     let endpoint = Endpoint {

@@ -8,27 +8,23 @@ use promptmill_domain::schedule::{
     WhySkipped,
 };
 use promptmill_domain::{
-    Batch, BatchLimits, BatchSpec, BatchState, LaneId, RowSetId, Schedule, ScheduleId, ScheduleState,
-    TemplateId, Tick, TickState, UploadId, Webhook,
+    Batch, BatchLimits, BatchSpec, BatchState, EventKind, LaneId, RowSetId, Schedule, ScheduleId,
+    ScheduleState, TemplateId, Tick, TickState, UploadId, Webhook,
 };
 use promptmill_ports::{
     BatchFilter, MemoryHub, NewBatch, PageLimit, RowBlock, RowSet, RowSetVersion, StoreError,
 };
 use promptmill_rowio::{BlockBuilder, RowContent, StoredRow, decode_block};
 use promptmill_scheduler::{Recurring, Scheduler, SchedulerConfig};
-use promptmill_vault::Vault;
 
+use crate::deliveries::{SECRET, endpoint, vault, webhooks};
+use crate::receiver::{Got, Receiver};
 use crate::support::{Scene, eventually};
 
 const MINUTE: u64 = 60_000;
 
 /// A template of rows with a city.
 const CITY: &str = r#"{"name":"c","messages":[{"role":"user","content":"{{ city }}"}]}"#;
-
-fn vault() -> Arc<Vault> {
-    let key = format!("a:{}", base64::Engine::encode(&base64::engine::general_purpose::STANDARD, [7; 32]));
-    Arc::new(Vault::shared(Some(&key)).unwrap())
-}
 
 fn scheduler(scene: &Scene) -> Scheduler {
     let config = SchedulerConfig { recurring: Some(Recurring::new(vault())), ..SchedulerConfig::default() };
@@ -470,4 +466,92 @@ async fn a_deleted_schedule_is_not_run() {
     in_state(&scene, &of, at_ms, "failed").await;
     assert!(batches(&scene).await.is_empty());
     scheduler.stop().await;
+}
+
+#[tokio::test]
+async fn ticks_without_a_run_are_told_to_the_webhook_and_to_endpoints_once() {
+    let scene = Scene::on(MemoryHub::new()).await;
+    let (webhook, listener) = (Receiver::taking().await, Receiver::taking().await);
+    endpoint(&scene, &listener.url(), &[EventKind::ScheduleMissed]).await;
+    let of = schedule(&scene, |schedule| {
+        let context = Webhook::context(&schedule.tenant, Schedule::sealed_for(schedule.id));
+        let sealed_secret = vault().seal(&context, SECRET.as_bytes()).unwrap();
+        schedule.run.spec.webhook = Some(Webhook { url: webhook.url(), sealed_secret, results: false });
+        schedule.run.spec.metadata = Some("{\"order\":17}".to_owned());
+        schedule.policies.grace_ms = 1_000;
+        schedule.name = Some("nightly".to_owned());
+    })
+    .await;
+    let config = || SchedulerConfig {
+        recurring: Some(Recurring::new(vault())),
+        webhooks: Some(webhooks(1)),
+        ..SchedulerConfig::default()
+    };
+    let of_kind = |receiver: &Receiver| {
+        let missed = receiver.got().into_iter().filter(|got| got.json()["type"] == "schedule.missed");
+        missed.collect::<Vec<_>>()
+    };
+    let first = of.next_ms.unwrap();
+    // Two were missed, and the third runs.
+    advance_to(&scene, first + 2 * MINUTE + 500);
+    let scheduler = Scheduler::with(scene.engine.clone(), config());
+    in_state(&scene, &of, first + 2 * MINUTE, "running").await;
+    // During it another is due.
+    scene.beat().await;
+    advance_to(&scene, first + 3 * MINUTE);
+    in_state(&scene, &of, first + 3 * MINUTE, "skipped").await;
+    scene.work_through(2).await;
+    in_state(&scene, &of, first + 2 * MINUTE, "ended").await;
+    // And then its rows are gone.
+    assert!(scene.engine.records.delete_row_set(&scene.tenant, Schedule::own_rows(of.id)).await.unwrap());
+    scene.beat().await;
+    advance_to(&scene, first + 4 * MINUTE);
+    in_state(&scene, &of, first + 4 * MINUTE, "failed").await;
+    for receiver in [&webhook, &listener] {
+        eventually("all three are told", async || of_kind(receiver).len() == 3).await;
+        let told: Vec<_> = of_kind(receiver).iter().map(Got::json).collect();
+        let reasons = told.iter().map(|body| body["data"]["reason"].as_str().unwrap());
+        let mut reasons: Vec<_> = reasons.collect();
+        reasons.sort_unstable();
+        assert_eq!(reasons, ["failed", "missed", "overlaps"]);
+        for body in &told {
+            let data = &body["data"];
+            assert_eq!((&data["schedule_id"], &data["name"]), (&of.id.to_string().into(), &"nightly".into()));
+            assert_eq!(data["metadata"]["order"], 17);
+            match data["reason"].as_str() {
+                Some("missed") => assert_eq!((&data["ticks"], &data["more"]), (&2.into(), &false.into())),
+                Some("failed") => assert_eq!(data["error"], "the row set was deleted"),
+                _ => assert_eq!((&data["ticks"], &data["error"]), (&1.into(), &serde_json::Value::Null)),
+            }
+        }
+    }
+    for got in of_kind(&webhook) {
+        got.check_signed_with(SECRET);
+    }
+    scheduler.stop().await;
+    // A crash before it was noted that a look was carried on: it is told again, and that is nothing new.
+    let now = scene.engine.records.schedule(&scene.tenant, of.id).await.unwrap();
+    let missed = promptmill_domain::schedule::Missed {
+        first_ms: first,
+        last_ms: first + MINUTE,
+        count: 2,
+        is_exact: true,
+    };
+    let begun = Begun { ticks: vec![(first + MINUTE, Decided::Missed)], missed: Some(missed) };
+    let again = Schedule { begun: Some(begun), ver: now.ver + 1, ..now };
+    assert!(scene.engine.records.put_schedule(&again).await.unwrap());
+    let scheduler = Scheduler::with(scene.engine.clone(), config());
+    eventually("the look is carried on", async || {
+        scene.engine.records.schedule(&scene.tenant, of.id).await.unwrap().begun.is_none()
+    })
+    .await;
+    // Whatever is told later comes later.
+    advance_to(&scene, first + 5 * MINUTE);
+    in_state(&scene, &of, first + 5 * MINUTE, "failed").await;
+    eventually("the next is told", async || of_kind(&listener).len() == 4).await;
+    scheduler.stop().await;
+    assert_eq!(of_kind(&listener).len(), 4);
+    // The batch that ran tells of which tick it is.
+    let ended = webhook.got().into_iter().find(|got| got.json()["type"] == "batch.completed").unwrap().json();
+    assert_eq!(ended["data"]["schedule"]["id"], of.id.to_string());
 }
