@@ -110,6 +110,9 @@ impl Keeper {
 
     /// Others lead, and change what is known here.
     fn forget(&mut self) {
+        if !self.open.is_empty() {
+            self.engine.metrics.tell_ticks(0, 0);
+        }
         self.open.clear();
         self.read = None;
     }
@@ -128,6 +131,8 @@ impl Keeper {
             self.read = Some((begun, begun.elapsed()));
         }
         self.start();
+        let due = self.open.values().filter(|tick| matches!(tick.state, TickState::Due { .. })).count();
+        self.engine.metrics.tell_ticks(due, self.open.len() - due);
         Ok(())
     }
 

@@ -116,6 +116,45 @@ fn check_journey_of_the_readme(mut desk: Desk, start: impl FnOnce(String) -> Str
     assert!(events.starts_with("verified evt_") && events.contains(" batch.completed batch_"), "{events}");
 }
 
+/// A nightly schedule, and one of each minute that is waited for.
+#[test]
+fn the_journey_of_a_schedule_in_the_readme_works_as_written_and_its_webhook_verifies() {
+    let mut desk = Desk::new();
+    let (api, receiver) = (free_port(), free_port());
+    let bin = std::path::Path::new(env!("CARGO_BIN_EXE_promptmill")).parent().unwrap();
+    desk.set("PATH", &format!("{}:{}", bin.display(), std::env::var("PATH").unwrap()));
+    desk.set("PROMPTMILL_LISTEN", &format!("127.0.0.1:{api}"));
+    desk.set("PROMPTMILL_METRICS_LISTEN", &format!("127.0.0.1:{}", free_port()));
+    desk.set("PROMPTMILL_URL", &format!("http://127.0.0.1:{api}"));
+    let serve = journey("serve");
+    let (serve, _) = serve.split_once("\n\n").unwrap();
+    let script = format!("{serve}\n{}", journey("schedule"));
+    let secret = script.split("whsec_").nth(1).unwrap().split_whitespace().next().unwrap().to_owned();
+    let script = script
+        .replace("127.0.0.1:8080", &format!("127.0.0.1:{api}"))
+        .replace("127.0.0.1:9000", &format!("127.0.0.1:{receiver}"));
+    let mut hook = Command::new(peers_python())
+        .args([concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/receiver.py"), &receiver.to_string()])
+        .arg(format!("whsec_{secret}"))
+        .stdout(std::fs::File::create(desk.path("events.txt")).unwrap())
+        .spawn()
+        .unwrap();
+    wait_for("the receiver", || std::net::TcpStream::connect(("127.0.0.1", receiver)).is_ok());
+    let script = format!(
+        "set -e\ntrap 'kill $(jobs -p)' EXIT\n{script}\nuntil [ -s events.txt ]; do sleep 0.1; done\n"
+    );
+    let output = desk.shell(&script);
+    hook.kill().unwrap();
+    hook.wait().unwrap();
+    let finished = output.check_code(0);
+    let next = finished.stdout.lines().filter(|line| line.contains("T03:00:00+0")).count();
+    assert_eq!(next, 3, "{}", finished.stdout);
+    assert!(finished.stdout.contains("2/2 succeeded"), "{}", finished.stdout);
+    assert!(finished.stdout.contains(" is paused"), "{}", finished.stdout);
+    let events = desk.read("events.txt");
+    assert!(events.starts_with("verified evt_") && events.contains(" batch.completed batch_"), "{events}");
+}
+
 async fn the_client_submits_a_file_watches_it_and_gets_what_run_would_have_written(kind: Kind) {
     let mut desk = Desk::with_rows(600);
     desk.run("demo:faulty", &["--concurrency", "64"]).check_code(3);

@@ -32,6 +32,9 @@ const SETTLE_SECONDS: [f64; 12] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1,
 const HTTP_SECONDS: [f64; 13] =
     [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0, 120.0];
 
+/// Upper bounds of the seconds from a tick to its batch.
+const LAG_SECONDS: [f64; 12] = [0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0, 3600.0];
+
 /// Methods that are told apart; a client may make up any other.
 const METHODS: [&str; 8] = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE"];
 
@@ -55,6 +58,9 @@ pub struct Metrics {
     http_requests: IntCounterVec,
     http_seconds: HistogramVec,
     webhook_attempts: IntCounterVec,
+    ticks: IntCounterVec,
+    tick_lag_seconds: Histogram,
+    open_ticks: IntGaugeVec,
     gauges: Gauges,
     lanes: LaneGauges,
 }
@@ -154,6 +160,28 @@ impl Metrics {
                 "Tries to deliver a webhook, by result.",
                 &["result"],
             ),
+            ticks: counters(
+                at,
+                "promptmill_schedule_ticks_total",
+                "Ticks of schedules, by what became of them: started, overlaps, replaced, missed or failed.",
+                &["result"],
+            ),
+            tick_lag_seconds: registered(
+                at,
+                Histogram::with_opts(
+                    HistogramOpts::new(
+                        "promptmill_schedule_lag_seconds",
+                        "Seconds from when a scheduled batch was to begin until it was queued.",
+                    )
+                    .buckets(LAG_SECONDS.to_vec()),
+                ),
+            ),
+            open_ticks: gauges_by(
+                at,
+                "promptmill_schedule_open_ticks",
+                "Ticks of schedules that are not over, by state, due or running, as the scheduler that leads sees them.",
+                "state",
+            ),
             gauges: Gauges::new(at),
             lanes: LaneGauges::new(at),
             registry,
@@ -237,6 +265,26 @@ impl Metrics {
     /// A try to deliver a webhook is over. `result` is one of a few words: `delivered`, or the class of what went wrong.
     pub fn webhook(&self, result: &'static str) {
         self.webhook_attempts.with_label_values(&[result]).inc();
+    }
+}
+
+impl Metrics {
+    /// So many ticks of schedules came to that: `started`, `overlaps`, `replaced`, `missed` or `failed`.
+    pub fn ticks(&self, result: &'static str, ticks: u64) {
+        self.ticks.with_label_values(&[result]).inc_by(ticks);
+    }
+
+    /// A scheduled batch was queued so long after it was to begin.
+    pub fn tick_started_after(&self, lag: Duration) {
+        self.ticks("started", 1);
+        self.tick_lag_seconds.observe(lag.as_secs_f64());
+    }
+
+    /// So many ticks are due and running.
+    pub fn tell_ticks(&self, due: usize, running: usize) {
+        for (state, ticks) in [("due", due), ("running", running)] {
+            self.open_ticks.with_label_values(&[state]).set(i64::try_from(ticks).unwrap_or(i64::MAX));
+        }
     }
 }
 

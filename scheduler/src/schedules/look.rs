@@ -106,9 +106,24 @@ async fn carry_on(engine: &Engine, missing: Option<&Missing>, schedule: &Schedul
     if let Some(missing) = missing {
         missing.of_look(schedule, begun).await?;
     }
+    count(engine, begun);
     let carried_on = Schedule { begun: None, ver: schedule.ver + 1, ..schedule.clone() };
     // If somebody changed it meanwhile, it is found again, and the ticks are there.
     engine.records.put_schedule(&carried_on).await.map(drop)
+}
+
+fn count(engine: &Engine, begun: &Begun) {
+    if let Some(missed) = &begun.missed {
+        engine.metrics.ticks("missed", missed.count);
+    }
+    for (_, decided) in &begun.ticks {
+        match decided {
+            Decided::Overlaps => engine.metrics.ticks("overlaps", 1),
+            Decided::Replaced => engine.metrics.ticks("replaced", 1),
+            // One is counted when it begins, the other as one of all that were missed.
+            Decided::Run | Decided::Missed => {}
+        }
+    }
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use promptmill_domain::schedule::{Concurrency, RunSpec, WhySkipped};
 use promptmill_domain::{
@@ -92,7 +93,18 @@ pub(super) async fn run(
     }
     let changed = Tick { state, ver: tick.ver + 1, ..tick };
     match engine.records.put_tick(&changed).await {
-        Ok(true) => Some(changed),
+        Ok(true) => {
+            match changed.state {
+                TickState::Running { started_ms, .. } => {
+                    engine
+                        .metrics
+                        .tick_started_after(Duration::from_millis(started_ms.saturating_sub(at_ms)));
+                }
+                TickState::Failed { .. } => engine.metrics.ticks("failed", 1),
+                TickState::Due { .. } | TickState::Ended { .. } | TickState::Skipped { .. } => {}
+            }
+            Some(changed)
+        }
         Ok(false) => None,
         Err(error) => {
             // The batch is there, and is found there by the next try.
@@ -229,7 +241,10 @@ async fn replace(engine: &Engine, tick: &Tick) -> Result<(), NotStarted> {
         match earlier.state {
             TickState::Due { .. } => {
                 let state = TickState::Skipped { why: WhySkipped::Replaced };
-                engine.records.put_tick(&Tick { state, ver: earlier.ver + 1, ..earlier.clone() }).await?;
+                let replaced = Tick { state, ver: earlier.ver + 1, ..earlier.clone() };
+                if engine.records.put_tick(&replaced).await? {
+                    engine.metrics.ticks("replaced", 1);
+                }
             }
             TickState::Running { retry, .. } => {
                 let id = Tick::batch(earlier.schedule, earlier.at_ms, retry);

@@ -15,8 +15,10 @@ fn names_and_help_are_as_prometheus_wants_them() {
     metrics.call("demo", None, Duration::from_millis(20));
     metrics.http("/v1/limits", "GET", 200, Duration::from_millis(2));
     metrics.webhook("delivered");
+    metrics.ticks("missed", 3);
+    metrics.tell_ticks(1, 2);
     let families = metrics.registry.gather();
-    assert_eq!(families.len(), 18);
+    assert_eq!(families.len(), 21);
     for family in families {
         let name = family.name();
         assert!(name.starts_with("promptmill_"), "{name}");
@@ -50,6 +52,21 @@ fn every_outcome_is_counted_under_its_name_and_open_items_are_not() {
             &format!("promptmill_items_total{{outcome=\"failed\",reason=\"{reason}\"}} {}", kind as u64 + 1),
         );
     }
+}
+
+#[test]
+fn ticks_are_counted_by_what_became_of_them_and_those_that_are_open_by_where_they_stand() {
+    let metrics = Metrics::new();
+    metrics.ticks("missed", 3);
+    metrics.tick_started_after(Duration::from_millis(700));
+    metrics.tell_ticks(4, 5);
+    metrics.tell_ticks(1, 0);
+    has(&metrics, r#"promptmill_schedule_ticks_total{result="missed"} 3"#);
+    has(&metrics, r#"promptmill_schedule_ticks_total{result="started"} 1"#);
+    has(&metrics, r#"promptmill_schedule_lag_seconds_bucket{le="0.5"} 0"#);
+    has(&metrics, r#"promptmill_schedule_lag_seconds_bucket{le="1"} 1"#);
+    has(&metrics, r#"promptmill_schedule_open_ticks{state="due"} 1"#);
+    has(&metrics, r#"promptmill_schedule_open_ticks{state="running"} 0"#);
 }
 
 #[test]
