@@ -34,6 +34,7 @@ mod proxies;
 mod rate;
 mod results;
 pub mod role;
+mod row_sets;
 mod schedules;
 mod server;
 mod shapes;
@@ -93,5 +94,6 @@ fn keyed_routes() -> OpenApiRouter<App> {
         .merge(batches::routes())
         .merge(results::routes())
         .merge(generations::routes())
+        .merge(row_sets::routes())
         .merge(schedules::routes())
 }

@@ -23,6 +23,7 @@ use crate::problem::{FieldError, ProblemBody};
         (name = "batches", description = "Batches: rows in, steering, progress"),
         (name = "results", description = "Outcomes and items"),
         (name = "schedules", description = "Batches that recur, and what became of each tick"),
+        (name = "row-sets", description = "Rows that are stored once and run again and again"),
         (name = "generations", description = "One prompt, answered at once"),
     ),
 )]

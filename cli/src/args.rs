@@ -11,7 +11,9 @@ use promptmill_worker::role::WorkerArgs;
 
 pub(crate) use crate::archive::{ExportArgs, ImportArgs};
 use crate::client::ServerArgs;
-pub(crate) use crate::client::args::{BatchCommand, ScheduleCommand, TemplateCommand, WebhookCommand};
+pub(crate) use crate::client::args::{
+    BatchCommand, RowsCommand, ScheduleCommand, TemplateCommand, WebhookCommand,
+};
 pub(crate) use crate::config::ConfigCommand;
 pub(crate) use crate::doctor::DoctorArgs;
 pub(crate) use crate::health::HealthArgs;
@@ -59,6 +61,9 @@ pub(crate) enum Command {
     Batch(BatchCommand),
     /// Show what an installation does at the moment: how its providers' limits are used, and the batches that are open.
     Top(TopArgs),
+    /// Store rows once, to be run again and again.
+    #[command(subcommand)]
+    Rows(RowsCommand),
     /// Make batches that recur, and follow them.
     #[command(subcommand)]
     Schedule(ScheduleCommand),

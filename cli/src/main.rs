@@ -65,6 +65,7 @@ fn dispatch(command: Command, settings: Settings) -> Result<Exit, Failure> {
         Command::Scheduler(args) => role(promptmill_scheduler::role::run(*args, settings)),
         Command::Batch(command) => block_on(client::batch(command))?,
         Command::Top(args) => block_on(client::top(&args.server, args.once))?,
+        Command::Rows(command) => block_on(client::rows(command))?,
         Command::Schedule(command) => block_on(client::schedule(command))?,
         Command::Webhook(command) => block_on(client::webhook(command))?,
         Command::Template(command) => block_on(client::template(command))?,

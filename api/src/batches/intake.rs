@@ -5,7 +5,7 @@
 
 use promptmill_domain::{BatchId, TenantId, UploadId};
 use promptmill_intake::{Refused, Taken};
-use promptmill_ports::{PartCommit, RowBlock};
+use promptmill_ports::{PartCommit, RowBlock, StoreResult};
 use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
@@ -79,12 +79,8 @@ async fn upload_part(
 ) -> Result<(Taken, bool), NotTaken> {
     let Target { tenant, batch, part, .. } = target;
     let store = &app.engine().store;
-    let (keep, blocks) = mpsc::channel(BLOCKS_IN_FLIGHT);
-    let keep = Keep { app: app.clone(), runtime: Handle::current(), blocks: keep };
-    let reading = tokio::task::spawn_blocking(move || reading(keep));
-    put_blocks(app, target, upload, blocks).await?;
-    let taken = reading.await.map_err(|error| NotTaken::Problem(Problem::internal(error)))?;
-    let taken = taken.map_err(NotTaken::Refused)?;
+    let put = |blocks| store.put_rows(tenant, *batch, upload, blocks, app.now_ms());
+    let taken = store_all(app, tenant, reading, put).await?;
     // Whoever submits sees the parts as they are before or after this, never in between.
     let _unsubmitted = app.batches().parts_may_change(*batch).await;
     let parts = store.parts(tenant, *batch).await?;
@@ -102,12 +98,27 @@ async fn upload_part(
     Ok((taken, false))
 }
 
-/// Stores blocks until no more come. Dropping the receiver is what tells the reading side to stop.
-async fn put_blocks(
+/// Stores what `reading` keeps by `put`. `reading` runs on a blocking thread.
+pub(crate) async fn store_all<F: Future<Output = StoreResult<()>>>(
     app: &App,
-    target: &Target,
-    upload: UploadId,
+    tenant: &TenantId,
+    reading: impl FnOnce(Keep) -> Result<Taken, Refused> + Send + 'static,
+    put: impl FnMut(Vec<RowBlock>) -> F,
+) -> Result<Taken, NotTaken> {
+    let (keep, blocks) = mpsc::channel(BLOCKS_IN_FLIGHT);
+    let keep = Keep { app: app.clone(), runtime: Handle::current(), blocks: keep };
+    let reading = tokio::task::spawn_blocking(move || reading(keep));
+    put_blocks(app, tenant, blocks, put).await?;
+    let taken = reading.await.map_err(|error| NotTaken::Problem(Problem::internal(error)))?;
+    taken.map_err(NotTaken::Refused)
+}
+
+/// Stores blocks until no more come. Dropping the receiver is what tells the reading side to stop.
+async fn put_blocks<F: Future<Output = StoreResult<()>>>(
+    app: &App,
+    tenant: &TenantId,
     mut blocks: mpsc::Receiver<OnItsWay>,
+    mut put: impl FnMut(Vec<RowBlock>) -> F,
 ) -> Result<(), NotTaken> {
     while let Some((first, mut room)) = blocks.recv().await {
         let mut bytes = cost(&first);
@@ -120,11 +131,11 @@ async fn put_blocks(
             room.merge(more);
         }
         // Asked each time, since others fill the quota and the disk meanwhile.
-        let room_bytes = room_bytes(app, &target.tenant).await.map_err(NotTaken::Problem)?;
+        let room_bytes = room_bytes(app, tenant).await.map_err(NotTaken::Problem)?;
         if bytes as u64 > room_bytes {
             return Err(NotTaken::Problem(quota_of_bytes()));
         }
-        app.engine().store.put_rows(&target.tenant, target.batch, upload, group, app.now_ms()).await?;
+        put(group).await?;
     }
     Ok(())
 }

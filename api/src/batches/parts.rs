@@ -178,7 +178,8 @@ fn place(part: u32, row: &BadRow) -> FieldError {
     FieldError { pointer, part: Some(part), ..FieldError::line(row.line, row.problem.reason.as_str()) }
 }
 
-fn format_of(headers: &HeaderMap) -> Result<RowFormat, Problem> {
+/// How rows are written, by the header that says so.
+pub(crate) fn format_of(headers: &HeaderMap) -> Result<RowFormat, Problem> {
     let kind = headers.get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
     match kind.split(';').next().unwrap_or_default().trim().to_ascii_lowercase().as_str() {
         "application/x-ndjson" | "application/ndjson" | "application/jsonl" => Ok(RowFormat::Ndjson),
@@ -188,7 +189,8 @@ fn format_of(headers: &HeaderMap) -> Result<RowFormat, Problem> {
     }
 }
 
-fn hex(digest: &[u8; 32]) -> String {
+/// The text of a digest.
+pub(crate) fn hex(digest: &[u8; 32]) -> String {
     use std::fmt::Write as _;
     digest.iter().fold(String::with_capacity(64), |mut text, byte| {
         let _ = write!(text, "{byte:02x}");

@@ -59,9 +59,24 @@ pub(crate) struct NewScheduleBody {
     /// Whether it begins paused. No unless told.
     #[serde(default)]
     pub(super) paused: bool,
-    /// What each run is: all that makes a batch, with its rows, but for `deadline`, for which `completion_window` stands. A stored template that is named
-    /// without a version is the newest at each tick.
+    /// Where the rows of each run come from, instead of `rows` of the batch.
+    #[schema(inline)]
+    pub(super) rows_from: Option<RowsFrom>,
+    /// What each run is: all that makes a batch, with its rows unless `rows_from` names others, but for `deadline`, for which `completion_window` stands. A stored
+    /// template that is named without a version is the newest at each tick.
     pub(super) batch: NewBatchBody,
+}
+
+/// Where the rows of runs come from.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct RowsFrom {
+    /// A row set, by its name.
+    #[schema(pattern = "^[a-z0-9][a-z0-9._-]{0,99}$")]
+    pub(super) row_set: String,
+    /// Which of its versions; the newest at each tick unless told.
+    #[schema(minimum = 1)]
+    pub(super) version: Option<u32>,
 }
 
 /// What is to be different; what is left out stays.

@@ -90,11 +90,21 @@ async fn create_once(
         let detail = "has passed at later runs; use completion_window, which begins with each";
         checks.errors.push(FieldError::at("/batch/deadline", detail));
     }
-    if body.batch.rows.as_ref().is_none_or(Vec::is_empty) {
-        checks.errors.push(FieldError::at("/batch/rows", "must hold at least one row"));
+    let given = body.batch.rows.take();
+    match (&given, &body.rows_from) {
+        (Some(_), Some(_)) => {
+            checks
+                .errors
+                .push(FieldError::at("/rows_from", "stands for rows of the batch; leave one of them out"));
+        }
+        (Some(rows), None) if rows.is_empty() => {
+            checks.errors.push(FieldError::at("/batch/rows", "must hold at least one row"));
+        }
+        (None, None) => checks.errors.push(FieldError::at("/batch/rows", "or rows_from is needed")),
+        (Some(_), None) | (None, Some(_)) => {}
     }
     checks.end()?;
-    let (Some(timing), Some(timetable), Some(given)) = (timing, timetable, body.batch.rows.take()) else {
+    let (Some(timing), Some(timetable)) = (timing, timetable) else {
         return Err(Problem::internal("a schedule was not checked to the end"));
     };
     let next_ms = timetable.next_after(now_ms);
@@ -105,11 +115,19 @@ async fn create_once(
     preflight::check(app, &spec).await.map_err(within)?;
     room_bytes(app, tenant).await?;
     let first_ms = next_ms.unwrap_or(now_ms);
-    let packed = rows::packed(app, given, rows_of, &timing, first_ms).await.map_err(within)?;
-    let (blocks, taken) = packed;
-    if u64::from(taken.rows) > app.config().batch_rows {
+    let packed = match given {
+        Some(given) => {
+            Some(rows::packed(app, given, rows_of.clone(), &timing, first_ms).await.map_err(within)?)
+        }
+        None => None,
+    };
+    if packed.as_ref().is_some_and(|(_, taken)| u64::from(taken.rows) > app.config().batch_rows) {
         return Err(too_many_rows(app.config().batch_rows));
     }
+    let rows = match &body.rows_from {
+        Some(from) => rows::stored(app, tenant, from, rows_of, &timing, first_ms).await?,
+        None => RowSource::Set { set: Schedule::own_rows(id), version: Some(1) },
+    };
     let records = &app.engine().records;
     let there = match records.schedule(tenant, id).await {
         Ok(schedule) => Some(schedule),
@@ -121,7 +139,9 @@ async fn create_once(
             let detail = format!("a tenant has at most {MOST_SCHEDULES} schedules");
             return Err(Problem::new(ProblemId::Conflict).detail(detail));
         }
-        rows::keep(app, tenant, id, blocks, taken).await?;
+        if let Some((blocks, taken)) = packed {
+            rows::keep(app, tenant, id, blocks, taken).await?;
+        }
         let template = match (&body.batch.template, &spec.template_ref) {
             (Some(TemplateArg::Stored(_, None)), Some(newest)) => {
                 Some(TemplateChoice { id: newest.id, label: None })
@@ -141,12 +161,7 @@ async fn create_once(
             created_ms: now_ms,
             changed_ms: now_ms,
             ver: 1,
-            run: RunSpec {
-                template,
-                rows: RowSource::Set { set: Schedule::own_rows(id), version: Some(1) },
-                limits: BatchLimits { deadline_ms: None, ..limits },
-                spec,
-            },
+            run: RunSpec { template, rows, limits: BatchLimits { deadline_ms: None, ..limits }, spec },
         };
         records.put_schedule(&schedule).await?;
     }
@@ -154,7 +169,7 @@ async fn create_once(
     let told = schedule.run.spec.webhook.as_ref().filter(|_| made_secret);
     let secret = told.map(|told| webhook::opened(app, tenant, sealed_for, told)).transpose()?;
     let webhook_secret = secret.map(|secret| secret.text().expose_secret().to_owned());
-    let mut view = ScheduleView::of(&schedule);
+    let mut view = ScheduleView::of(app, &schedule).await?;
     view.webhook_secret = webhook_secret;
     let location = format!("/v1/schedules/{}", view.id);
     Ok((StatusCode::CREATED, [(header::LOCATION, location)], axum::Json(view)).into_response())

@@ -61,7 +61,10 @@ pub(crate) async fn list(
     let more = found.len() > limit as usize;
     found.truncate(limit as usize);
     let next_cursor = found.last().filter(|_| more).map(|last| page::cursor(LIST, &last.id.to_string()));
-    let data: Vec<ScheduleView> = found.iter().map(ScheduleView::of).collect();
+    let mut data = Vec::with_capacity(found.len());
+    for schedule in &found {
+        data.push(ScheduleView::of(&app, schedule).await?);
+    }
     Ok(Page { data, next_cursor }.respond(&uri))
 }
 
@@ -81,5 +84,5 @@ pub(crate) async fn get(
 ) -> Result<axum::Json<ScheduleView>, Problem> {
     caller.may(Scope::SchedulesRead)?;
     let schedule = app.engine().records.schedule(&caller.tenant, id).await?;
-    Ok(axum::Json(ScheduleView::of(&schedule)))
+    Ok(axum::Json(ScheduleView::of(&app, &schedule).await?))
 }

@@ -2,21 +2,27 @@
 
 use std::io::Cursor;
 
-use promptmill_domain::schedule::{Rule, Timing};
+use promptmill_domain::schedule::{RowSource, Rule, Timing};
 use promptmill_domain::{Schedule, ScheduleId, TenantId, UploadId};
 use promptmill_intake::{
-    BadRows, Given, PREVIOUS_RUN, Packer, Refused, RowsOf, SCHEDULED_AT, Taken, read_rows, rechecked,
+    BadRow, BadRows, Given, PREVIOUS_RUN, Packer, Refused, RowsOf, SCHEDULED_AT, Taken, read_rows, rechecked,
 };
 use promptmill_ports::{RowBlock, RowSet, RowSetVersion};
-use promptmill_rowio::{RowContent, RowFormat, RowLimits, RowProblem, StoredRow};
+use promptmill_rowio::{RowContent, RowFormat, RowLimits, RowProblem, StoredRow, decode_block};
 use promptmill_ticks::local_time;
 use serde_json::json;
 use serde_json::value::RawValue;
 
+use super::body::RowsFrom;
 use crate::App;
 use crate::batches::create::{check, lines, place};
+use crate::batches::parts::hex;
 use crate::batches::refused::NotTaken;
-use crate::problem::Problem;
+use crate::problem::{FieldError, Problem};
+use crate::row_sets;
+
+/// Bytes of a row set that are looked at when a schedule names it; each run looks at all.
+const SAMPLE_BYTES: usize = 1 << 20;
 
 /// What a run at that time would know of itself, as far as the template asks for it.
 fn sample(rows_of: &RowsOf, rule: &Rule, at_ms: u64) -> Given {
@@ -81,6 +87,54 @@ fn in_row(problem: RowProblem) -> RowProblem {
     RowProblem { pointer: format!("/variables{}", problem.pointer), ..problem }
 }
 
+/// Rows of a stored row set, the first of which are held against the template as a run at `at_ms` would.
+///
+/// # Errors
+/// `invalid` where there is none of that name or version, `invalid_rows` where they do not fit.
+pub(super) async fn stored(
+    app: &App,
+    tenant: &TenantId,
+    from: &RowsFrom,
+    rows_of: RowsOf,
+    timing: &Timing,
+    at_ms: u64,
+) -> Result<RowSource, Problem> {
+    let Some(set) = row_sets::find(app, tenant, &from.row_set).await? else {
+        return Err(Problem::invalid("/rows_from/row_set", "there is no such row set"));
+    };
+    let Some(version) = set.version(from.version) else {
+        return Err(Problem::invalid("/rows_from/version", "the row set has no such version"));
+    };
+    let given = sample(&rows_of, &timing.rule, at_ms);
+    let upload = version.upload;
+    let first = app.engine().records.set_blocks(tenant, set.id, upload, 0, SAMPLE_BYTES).await?;
+    let checking = tokio::task::spawn_blocking(move || {
+        let mut bad = BadRows::default();
+        for block in first {
+            let rows = decode_block(&block.bytes).map_err(|error| Refused::Corrupt(error.to_string()))?;
+            for row in rows {
+                bad.rows += 1;
+                let content = match &row.content {
+                    RowContent::Variables(json) => RowContent::Variables(given.added_to(json)),
+                    RowContent::Messages(_) => row.content.clone(),
+                };
+                let completed = StoredRow { custom_id: row.custom_id, content };
+                if let Err(problems) = rechecked(rows_of.parsed(), completed) {
+                    bad.add(bad.rows, problems.into_iter().map(in_row).collect());
+                }
+            }
+        }
+        if bad.bad > 0 { Err(Refused::Rows(bad)) } else { Ok(()) }
+    });
+    let place = |row: &BadRow| {
+        let detail = format!("row {}: {}", row.line, row.problem);
+        FieldError::at("/rows_from/row_set", detail)
+    };
+    let checked = checking.await.map_err(Problem::internal)?;
+    checked.map_err(|refused| NotTaken::Refused(refused).into_problem(place))?;
+    Ok(RowSource::Set { set: set.id, version: from.version })
+}
+
 /// Keeps rows as those that came with the schedule. The same rows again make the same.
 pub(super) async fn keep(
     app: &App,
@@ -99,7 +153,7 @@ pub(super) async fn keep(
         blocks: taken.blocks,
         rows: u64::from(taken.rows),
         bytes: blocks.iter().map(|block| block.bytes.len() as u64).sum(),
-        digest: taken.digest.iter().map(|byte| format!("{byte:02x}")).collect(),
+        digest: hex(&taken.digest),
         created_ms: now_ms,
     };
     records.put_set_blocks(tenant, set, upload, blocks, now_ms).await?;

@@ -104,7 +104,7 @@ pub(crate) async fn change(
         schedule.changed_ms = now_ms;
         Ok(())
     });
-    Ok(axum::Json(ScheduleView::of(&schedule.await?)))
+    Ok(axum::Json(ScheduleView::of(&app, &schedule.await?).await?))
 }
 
 /// Delete a schedule
@@ -158,7 +158,7 @@ pub(crate) async fn pause(
             }
             Ok(())
         });
-        Ok(axum::Json(ScheduleView::of(&schedule.await?)).into_response())
+        Ok(axum::Json(ScheduleView::of(&app, &schedule.await?).await?).into_response())
     };
     idempotency.once(&app, &caller, Digest::empty(), run).await
 }
@@ -191,7 +191,7 @@ pub(crate) async fn resume(
             }
             Ok(())
         });
-        Ok(axum::Json(ScheduleView::of(&schedule.await?)).into_response())
+        Ok(axum::Json(ScheduleView::of(&app, &schedule.await?).await?).into_response())
     };
     idempotency.once(&app, &caller, Digest::empty(), run).await
 }

@@ -1,12 +1,15 @@
 //! Schedules and their ticks as clients see them.
 
-use promptmill_domain::schedule::{Concurrency, Misfire, Rule, TickBy};
+use promptmill_domain::schedule::{Concurrency, Misfire, RowSource, Rule, TickBy};
 use promptmill_domain::{Batch, BatchSpec, Money, Schedule, ScheduleState, Tick, TickState};
+use promptmill_ports::StoreError;
 use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::names::{ConcurrencyName, MisfireName, ScheduleStateName, SkippedName, TickStateName};
+use crate::App;
 use crate::batches::names::StateNames;
+use crate::problem::Problem;
 use crate::time::Time;
 
 /// A batch that recurs.
@@ -49,11 +52,38 @@ pub(crate) struct ScheduleView {
     created_at: Time,
     /// When somebody changed it last.
     changed_at: Time,
+    /// The row set that the rows of its runs come from; null where they came with it.
+    rows_from: Option<RowsFromView>,
     /// What its runs are.
     batch: RecurringView,
     /// The signing secret of the webhook, told once by the request for which it was made.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) webhook_secret: Option<String>,
+}
+
+/// Where the rows of a schedule's runs come from.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = ScheduleRows)]
+pub(crate) struct RowsFromView {
+    /// The row set's name; null where it was deleted.
+    row_set: Option<String>,
+    /// Which of its versions; null for the newest at each tick.
+    version: Option<u32>,
+}
+
+impl RowsFromView {
+    async fn of(app: &App, schedule: &Schedule) -> Result<Option<Self>, Problem> {
+        let RowSource::Set { set, version } = schedule.run.rows;
+        if set == Schedule::own_rows(schedule.id) {
+            return Ok(None);
+        }
+        let row_set = match app.engine().records.row_set(&schedule.tenant, set).await {
+            Ok(set) => set.name,
+            Err(StoreError::NotFound) => None,
+            Err(error) => return Err(error.into()),
+        };
+        Ok(Some(Self { row_set, version }))
+    }
 }
 
 /// What the runs of a schedule are.
@@ -75,7 +105,7 @@ pub(crate) struct RecurringView {
 
 impl ScheduleView {
     /// The schedule as it stands.
-    pub(super) fn of(schedule: &Schedule) -> Self {
+    pub(super) async fn of(app: &App, schedule: &Schedule) -> Result<Self, Problem> {
         let (cron, timezone, every) = match &schedule.timing.rule {
             Rule::Cron { pattern, zone } => (Some(pattern.clone()), Some(zone.clone()), None),
             Rule::Every { seconds, .. } => (None, None, Some(*seconds)),
@@ -97,7 +127,7 @@ impl ScheduleView {
             (None, None) => None,
         };
         let concurrency: Concurrency = schedule.policies.concurrency;
-        Self {
+        Ok(Self {
             id: schedule.id.to_string(),
             name: schedule.name.clone(),
             state,
@@ -116,6 +146,7 @@ impl ScheduleView {
             paused_at,
             created_at: Time(schedule.created_ms),
             changed_at: Time(schedule.changed_ms),
+            rows_from: RowsFromView::of(app, schedule).await?,
             batch: RecurringView {
                 template,
                 model: spec.model.to_string(),
@@ -124,7 +155,7 @@ impl ScheduleView {
                 max_cost: schedule.run.limits.max_cost,
             },
             webhook_secret: None,
-        }
+        })
     }
 }
 

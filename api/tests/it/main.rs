@@ -16,6 +16,7 @@ mod items;
 mod parts;
 mod results;
 mod retry;
+mod row_sets;
 mod schedules;
 mod scripted;
 mod server;

@@ -58,6 +58,7 @@ async fn a_schedule_is_made_listed_read_and_deleted() {
         "id": id, "name": "leap", "state": "active", "cron": "0 3 29 2 *", "timezone": "Europe/Zurich",
         "every": null, "start": null, "end": null, "jitter": 0, "offset_ms": 0, "concurrency": "skip",
         "misfire": "run_once", "misfire_runs": null, "grace": 60, "paused_at": null,
+        "rows_from": null,
         "batch": {"template": null, "model": "demo:any", "name": null, "webhook_url": null, "max_cost": null},
         "next_at": "2028-02-29T02:00:00.000Z",
         "created_at": answer.json["created_at"], "changed_at": answer.json["created_at"],

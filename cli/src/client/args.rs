@@ -257,6 +257,44 @@ pub(crate) struct SubmitArgs {
 }
 
 #[derive(Debug, Subcommand)]
+pub(crate) enum RowsCommand {
+    /// Send rows of a file as the newest version of a row set, which is made where there is none.
+    Push {
+        /// The row set's name.
+        name: String,
+        /// A .jsonl or .csv file, also with .gz or .zst behind; - for JSON lines on standard input.
+        file: PathBuf,
+        #[command(flatten)]
+        server: ServerArgs,
+    },
+    /// List row sets, each with its newest version.
+    List {
+        /// At most so many.
+        #[arg(long, default_value_t = 50)]
+        limit: usize,
+        #[command(flatten)]
+        server: ServerArgs,
+    },
+    /// Show the versions of a row set.
+    Show {
+        /// The row set's name.
+        name: String,
+        #[command(flatten)]
+        server: ServerArgs,
+    },
+    /// Delete a row set, or one of its older versions.
+    Delete {
+        /// The row set's name.
+        name: String,
+        /// The version; all of it unless told.
+        #[arg(long, value_name = "N")]
+        version: Option<u32>,
+        #[command(flatten)]
+        server: ServerArgs,
+    },
+}
+
+#[derive(Debug, Subcommand)]
 pub(crate) enum ScheduleCommand {
     /// Make a schedule: a batch that recurs.
     Create(Box<ScheduleArgs>),
@@ -330,8 +368,11 @@ pub(crate) struct ScheduleArgs {
     #[command(flatten)]
     pub(crate) batch: BatchArgs,
     /// The rows of each run: a .jsonl file of up to 8 MiB.
-    #[arg(long, value_name = "FILE")]
-    pub(crate) rows: PathBuf,
+    #[arg(long, value_name = "FILE", required_unless_present = "row_set", conflicts_with = "row_set")]
+    pub(crate) rows: Option<PathBuf>,
+    /// A row set to take them from instead: the newest version at each tick, or NAME@VERSION.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) row_set: Option<String>,
     /// When it is due: a cron pattern of five fields, or six with the second first, for example '0 3 * * *'.
     #[arg(long, value_name = "PATTERN", required_unless_present = "every", conflicts_with = "every")]
     pub(crate) cron: Option<String>,

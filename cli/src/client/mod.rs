@@ -6,6 +6,7 @@
 pub(crate) mod args;
 mod batches;
 mod results;
+mod rows;
 mod schedules;
 mod submit;
 mod templates;
@@ -60,6 +61,7 @@ pub(crate) async fn template(command: TemplateCommand) -> Result<Exit, Failure> 
     templates::template(command).await
 }
 
+pub(crate) use rows::rows;
 pub(crate) use schedules::schedule;
 pub(crate) use top::top;
 pub(crate) use webhook::webhook;

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use super::args::{ScheduleArgs, ScheduleCommand};
 use super::{Client, ServerArgs, print_json, print_line, submit, text};
@@ -84,12 +84,24 @@ fn request(args: &ScheduleArgs) -> Result<Value, Failure> {
     put("grace", args.grace.map(Value::from));
     put("paused", args.paused.then_some(Value::Bool(true)));
     let mut batch = submit::request(&args.batch)?;
-    batch.insert("rows".to_owned(), rows(&args.rows)?);
+    if let Some(path) = &args.rows {
+        batch.insert("rows".to_owned(), rows(path)?);
+    }
+    put("rows_from", args.row_set.as_deref().map(row_set).transpose()?);
     if let Some(window) = args.completion_window {
         batch.insert("completion_window".to_owned(), window.into());
     }
     put("batch", Some(Value::Object(batch)));
     Ok(Value::Object(body))
+}
+
+/// A row set, of `NAME` or `NAME@VERSION`.
+fn row_set(text: &str) -> Result<Value, Failure> {
+    let Some((name, version)) = text.split_once('@') else { return Ok(json!({ "row_set": text })) };
+    let version: u32 = version
+        .parse()
+        .map_err(|_| Failure::input(format!("--row-set {text}: must be NAME or NAME@VERSION")))?;
+    Ok(json!({ "row_set": name, "version": version }))
 }
 
 /// The rows of a file of JSON lines.

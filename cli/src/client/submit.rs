@@ -8,7 +8,7 @@ use tokio::fs::File;
 use tokio_util::io::ReaderStream;
 
 use super::args::{BatchArgs, SubmitArgs, labels};
-use super::{Client, print_json, print_line, refused, text, watch};
+use super::{Client, json as json_of, print_json, print_line, refused, text, watch};
 use crate::exit::{Exit, Failure};
 
 /// How often the upload of a file is begun anew when its connection breaks.
@@ -27,7 +27,7 @@ pub(crate) async fn submit(args: SubmitArgs) -> Result<Exit, Failure> {
         eprintln!("events are signed with {secret} (shown this once)");
     }
     let submitted = async {
-        rows.upload(&client, &id).await?;
+        rows.upload(&client, &format!("/v1/batches/{id}/rows/0")).await?;
         client.post(&format!("/v1/batches/{id}/submit"), None).await
     };
     let batch = match submitted.await {
@@ -97,14 +97,15 @@ fn metadata(text: &str) -> Result<Value, Failure> {
 }
 
 /// Where the rows are and what they are.
-struct RowsFile<'a> {
+pub(super) struct RowsFile<'a> {
     path: Option<&'a Path>,
     content_type: &'static str,
     content_encoding: Option<&'static str>,
 }
 
 impl<'a> RowsFile<'a> {
-    fn of(path: &'a Path) -> Result<Self, Failure> {
+    /// Those of a file whose name says what they are, or of standard input.
+    pub(super) fn of(path: &'a Path) -> Result<Self, Failure> {
         if path == Path::new("-") {
             return Ok(Self { path: None, content_type: "application/x-ndjson", content_encoding: None });
         }
@@ -130,8 +131,8 @@ impl<'a> RowsFile<'a> {
         Ok(Self { path: Some(path), content_type, content_encoding })
     }
 
-    /// Sends the rows as part 0, anew when the connection breaks on the way.
-    async fn upload(&self, client: &Client, id: &str) -> Result<(), Failure> {
+    /// Sends the rows to that place, anew when the connection breaks on the way. Answers what the server says of them.
+    pub(super) async fn upload(&self, client: &Client, to: &str) -> Result<Value, Failure> {
         let mut tries = 0;
         loop {
             tries += 1;
@@ -145,15 +146,13 @@ impl<'a> RowsFile<'a> {
                 }
                 None => Body::wrap_stream(ReaderStream::new(tokio::io::stdin())),
             };
-            let mut request = client
-                .request(Method::PUT, &format!("/v1/batches/{id}/rows/0"))
-                .header(header::CONTENT_TYPE, self.content_type)
-                .body(body);
+            let mut request =
+                client.request(Method::PUT, to).header(header::CONTENT_TYPE, self.content_type).body(body);
             if let Some(encoding) = self.content_encoding {
                 request = request.header(header::CONTENT_ENCODING, encoding);
             }
             match request.send().await {
-                Ok(response) if response.status().is_success() => return Ok(()),
+                Ok(response) if response.status().is_success() => return json_of(response).await,
                 Ok(response) => return Err(refused(response).await),
                 // What was read from standard input is gone.
                 Err(error) if self.path.is_none() || tries == UPLOADS => {

@@ -240,6 +240,13 @@ impl DeliveryId {
     }
 }
 
+impl RowSetId {
+    /// The id of whatever a digest stands for: the same for the same.
+    pub const fn of_digest(digest: [u8; 32]) -> Self {
+        Self::from_bytes(*EventId::of_digest(digest).as_bytes())
+    }
+}
+
 /// One chunk: the `n`-th run of consecutive items of a batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct ChunkId {
