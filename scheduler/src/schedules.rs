@@ -5,6 +5,7 @@
 //! ([`start`]) makes the batch of a tick, whose id derives from schedule and time, so that it is made once however often it is tried. And when
 //! the batch is final the tick is **over** ([`over`]).
 
+mod again;
 mod look;
 mod over;
 mod rows;
@@ -139,7 +140,7 @@ impl Keeper {
     /// Begins to make the batches that are to be made now.
     fn start(&mut self) {
         let now_ms = self.engine.clock.now_ms();
-        let is_due = |tick: &Tick| matches!(tick.state, TickState::Due { not_before_ms, .. } if not_before_ms <= now_ms);
+        let is_due = |tick: &Tick| tick.due_ms().is_some_and(|due_ms| due_ms <= now_ms);
         let begun: Vec<TickKey> = self.started.values().copied().collect();
         let due = self.open.iter().filter(|(key, tick)| is_due(tick) && !begun.contains(key));
         let room = STARTING.saturating_sub(begun.len());

@@ -18,7 +18,6 @@ pub(crate) mod parts;
 mod patch;
 pub(crate) mod preflight;
 pub(crate) mod refused;
-mod repack;
 mod retry;
 mod rows_of;
 pub(crate) mod settings;

@@ -10,7 +10,7 @@ use promptmill_domain::{
     Batch, BatchId, BatchLimits, BatchSpec, FailureKind, ItemCode, ItemFilter, ModelRef, OutcomeName,
     RetryOf, TenantId, chunk,
 };
-use promptmill_intake::BadRow;
+use promptmill_intake::{BadRow, channel, gather, repack};
 use promptmill_ports::{NewBatch, TemplateKey};
 use serde::Deserialize;
 use utoipa::ToSchema;
@@ -20,7 +20,7 @@ use super::draft::{check_name, lane_of};
 use super::intake::{Keep, Target};
 use super::submit::{may_submit, room_bytes};
 use super::view::{BatchView, view};
-use super::{preflight, repack, webhook};
+use super::{preflight, webhook};
 use crate::App;
 use crate::auth::{Caller, Scope};
 use crate::extract::{Json, Path};
@@ -128,10 +128,10 @@ async fn retry_once(
     point.pass()?;
     let batch = made(app, tenant, NewBatch { id, spec, limits, idem_key: None, now_ms }).await?;
     let target = Target { tenant: tenant.clone(), batch: id, part: 0 };
-    let (send, picked) = repack::channel();
-    let repacking = move |keep: Keep| repack::repack(picked, recheck.as_deref(), &keep);
+    let (send, picked) = channel();
+    let repacking = move |keep: Keep| repack(picked, recheck.as_deref(), |block| keep.keep(block));
     let (gathered, filled) = tokio::join!(
-        repack::gather(app, &source, &filter, send),
+        gather(app.engine().store.as_ref(), &source, &filter, send),
         fill(app, &batch, &target, repacking, place)
     );
     // Why the rows ended early, where they did.

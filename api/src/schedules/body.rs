@@ -1,10 +1,11 @@
 //! What a client asks for when it makes or changes a schedule, checked.
 
 use promptmill_domain::schedule::{
-    MAX_INTERVAL_SECONDS, MOST_JITTER_S, MOST_MADE_UP, Misfire, Policies, Rule, Timing,
+    MAX_INTERVAL_SECONDS, MOST_JITTER_S, MOST_MADE_UP, MOST_RETRIES, Misfire, Policies, RetryFailed, Rule,
+    Timing,
 };
 use promptmill_ticks::{RuleError, Timetable};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::names::{ConcurrencyName, MisfireName};
@@ -16,6 +17,10 @@ use crate::time::Time;
 
 /// The most seconds that a late tick is on time still.
 const MOST_GRACE_S: u64 = 7 * 86_400;
+
+/// Seconds from the end of a batch until its failed rows run again, unless told, and the most.
+const RETRY_AFTER_S: u64 = 60;
+const MOST_RETRY_AFTER_S: u64 = 86_400;
 
 /// The time zone where none is named.
 const ZONE: &str = "UTC";
@@ -56,6 +61,9 @@ pub(crate) struct NewScheduleBody {
     /// Seconds that a tick may be late and is in time still, 60 unless told.
     #[schema(minimum = 1, maximum = 604800)]
     pub(super) grace: Option<u64>,
+    /// Runs rows that failed again after a run, in a batch that is linked to it; not unless told.
+    #[schema(inline)]
+    pub(super) retry: Option<RetryArg>,
     /// Whether it begins paused. No unless told.
     #[serde(default)]
     pub(super) paused: bool,
@@ -114,6 +122,21 @@ pub(crate) struct ChangedScheduleBody {
     /// Seconds that a tick may be late and is in time still.
     #[schema(minimum = 1, maximum = 604800)]
     pub(super) grace: Option<u64>,
+    /// Whether rows that failed run again after a run; 0 times for not.
+    #[schema(inline)]
+    pub(super) retry: Option<RetryArg>,
+}
+
+/// How rows that failed run again after a run.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct RetryArg {
+    /// How often at most.
+    #[schema(minimum = 0, maximum = 10)]
+    pub(super) times: u32,
+    /// Seconds after the end of the batch before, 60 unless told.
+    #[schema(minimum = 0, maximum = 86400)]
+    pub(super) after: Option<u64>,
 }
 
 /// Checks what is asked for, and gives what is there another value where one is named.
@@ -201,6 +224,7 @@ impl Checks<'_> {
         misfire: Option<MisfireName>,
         misfire_runs: Option<u32>,
         grace_s: Option<u64>,
+        retry: Option<RetryArg>,
     ) -> Policies {
         let most = misfire_runs.unwrap_or(match before.misfire {
             Misfire::RunEach { most } => most,
@@ -226,7 +250,21 @@ impl Checks<'_> {
         }
         let grace_ms = grace_s.map_or(before.grace_ms, |grace| grace.min(MOST_GRACE_S) * 1_000);
         let concurrency = concurrency.map_or(before.concurrency, Into::into);
-        Policies { concurrency, misfire, grace_ms, ..before }
+        let retry = match retry {
+            None => before.retry,
+            Some(RetryArg { times, after }) => {
+                let after = after.unwrap_or(RETRY_AFTER_S);
+                if times > MOST_RETRIES {
+                    self.wrong("/retry/times", "must be 0 to 10");
+                }
+                if after > MOST_RETRY_AFTER_S {
+                    self.wrong("/retry/after", "must be 0 to 86400 seconds");
+                }
+                let after_ms = after.min(MOST_RETRY_AFTER_S) * 1_000;
+                (times > 0).then_some(RetryFailed { times, after_ms })
+            }
+        };
+        Policies { concurrency, misfire, grace_ms, retry }
     }
 
     /// The timetable of a timing, which may be as frequent as the installation allows.

@@ -68,6 +68,8 @@ pub(crate) enum TickStateName {
     Due,
     /// Its batch runs.
     Running,
+    /// Rows of its batch failed, and run again soon.
+    Again,
     /// Its batch ended.
     Ended,
     /// There was no run of it.

@@ -84,7 +84,8 @@ pub(crate) async fn change(
         });
         let jitter_ms = body.jitter.map(|jitter| checks.jitter_ms(jitter));
         let (concurrency, misfire, runs) = (body.concurrency, body.misfire, body.misfire_runs);
-        let policies = checks.policies(schedule.policies.clone(), concurrency, misfire, runs, body.grace);
+        let policies =
+            checks.policies(schedule.policies.clone(), concurrency, misfire, runs, body.grace, body.retry);
         let changes = timing.filter(|timing| timing != before);
         if let Some(timing) = &changes {
             checks.timetable(timing);

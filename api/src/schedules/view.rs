@@ -1,6 +1,6 @@
 //! Schedules and their ticks as clients see them.
 
-use promptmill_domain::schedule::{Concurrency, Misfire, RowSource, Rule, TickBy};
+use promptmill_domain::schedule::{Concurrency, Misfire, RetryFailed, RowSource, Rule, TickBy};
 use promptmill_domain::{Batch, BatchSpec, Money, Schedule, ScheduleState, Tick, TickState};
 use promptmill_ports::StoreError;
 use serde::Serialize;
@@ -46,6 +46,8 @@ pub(crate) struct ScheduleView {
     misfire_runs: Option<u32>,
     /// Seconds that a tick may be late and is in time still.
     grace: u64,
+    /// Whether rows that failed run again after a run.
+    retry: Option<RetryView>,
     /// When it was paused, where it is.
     paused_at: Option<Time>,
     /// When it was made.
@@ -59,6 +61,16 @@ pub(crate) struct ScheduleView {
     /// The signing secret of the webhook, told once by the request for which it was made.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) webhook_secret: Option<String>,
+}
+
+/// Rows that failed run again after a run.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = ScheduleRetry)]
+pub(crate) struct RetryView {
+    /// How often at most.
+    times: u32,
+    /// Seconds after the end of the batch before.
+    after: u64,
 }
 
 /// Where the rows of a schedule's runs come from.
@@ -143,6 +155,10 @@ impl ScheduleView {
             misfire,
             misfire_runs,
             grace: schedule.policies.grace_ms / 1_000,
+            retry: schedule
+                .policies
+                .retry
+                .map(|RetryFailed { times, after_ms }| RetryView { times, after: after_ms / 1_000 }),
             paused_at,
             created_at: Time(schedule.created_ms),
             changed_at: Time(schedule.changed_ms),
@@ -181,7 +197,9 @@ pub(crate) struct TickView {
     started_at: Option<Time>,
     /// When its batch ended.
     ended_at: Option<Time>,
-    /// Its batch.
+    /// How often rows that failed were run again.
+    retries: u32,
+    /// Its last batch. One that runs failed rows again says so (`retry_of`), and its results are read merged with those before.
     batch: Option<TickBatchView>,
 }
 
@@ -220,6 +238,7 @@ impl TickView {
             not_before: None,
             started_at: None,
             ended_at: None,
+            retries: tick.state.last_batch().unwrap_or(0),
             batch: None,
         };
         match &tick.state {
@@ -229,6 +248,10 @@ impl TickView {
             }
             TickState::Running { started_ms, .. } => {
                 (view.state, view.started_at) = (TickStateName::Running, Some(Time(*started_ms)));
+            }
+            TickState::Again { started_ms, tries, not_before_ms, .. } => {
+                (view.state, view.started_at) = (TickStateName::Again, Some(Time(*started_ms)));
+                (view.tries, view.not_before) = (Some(*tries), Some(Time(*not_before_ms)));
             }
             TickState::Ended { started_ms, ended_ms, .. } => {
                 (view.state, view.started_at) = (TickStateName::Ended, Some(Time(*started_ms)));

@@ -57,7 +57,7 @@ async fn a_schedule_is_made_listed_read_and_deleted() {
     let expected = json!({
         "id": id, "name": "leap", "state": "active", "cron": "0 3 29 2 *", "timezone": "Europe/Zurich",
         "every": null, "start": null, "end": null, "jitter": 0, "offset_ms": 0, "concurrency": "skip",
-        "misfire": "run_once", "misfire_runs": null, "grace": 60, "paused_at": null,
+        "misfire": "run_once", "misfire_runs": null, "grace": 60, "retry": null, "paused_at": null,
         "rows_from": null,
         "batch": {"template": null, "model": "demo:any", "name": null, "webhook_url": null, "max_cost": null},
         "next_at": "2028-02-29T02:00:00.000Z",
@@ -116,6 +116,8 @@ async fn what_cannot_be_a_schedule_is_told_with_its_place() {
         (json!({"grace": 0}), "/grace"),
         (json!({"misfire": "run_each", "misfire_runs": 101}), "/misfire_runs"),
         (json!({"misfire_runs": 2}), "/misfire_runs"),
+        (json!({"retry": {"times": 11}}), "/retry/times"),
+        (json!({"retry": {"times": 1, "after": 86_401}}), "/retry/after"),
         (json!({"name": ""}), "/name"),
         (json!({"batch": batch(json!({"rows": null}))}), "/batch/rows"),
         (json!({"batch": batch(json!({"rows": []}))}), "/batch/rows"),
@@ -251,6 +253,27 @@ async fn a_run_is_refused_while_an_earlier_one_goes_on_that_it_would_overlap() {
     ask("e").await.expect(202);
     stage.holds(4).await;
     stage.let_go(4);
+}
+
+#[tokio::test]
+async fn failed_rows_run_again_and_results_are_read_merged() {
+    let service = crate::desk::working(&crate::desk::Stage::new()).await;
+    let broken = batch(json!({"model": "stage:broken"}));
+    let wished = wish(json!({"batch": broken, "retry": {"times": 1, "after": 0}}));
+    let answer = service.post("/v1/schedules", &wished).await;
+    let id = made(&answer);
+    assert_eq!(answer.json["retry"], json!({"times": 1, "after": 0}));
+    service.post(&format!("/v1/schedules/{id}/run"), &json!({})).await.expect(202);
+    let tick = newest(&service, &id, "ended").await;
+    assert_eq!((&tick["retries"], &tick["batch"]["failed"]), (&json!(1), &json!(2)));
+    let url = tick["batch"]["url"].as_str().unwrap();
+    let last = service.get(url).await;
+    let first = last.expect(200)["retry_of"]["batch"].as_str().unwrap().to_owned();
+    assert_eq!(last.json["schedule"], service.get(&format!("/v1/batches/{first}")).await.json["schedule"]);
+    let merged = service.get(&format!("{url}/results?merged=true")).await;
+    assert_eq!(merged.text.lines().count(), 2);
+    let none = change(&service, &id, &json!({"retry": {"times": 0}})).await;
+    assert_eq!(none.expect(200)["retry"], Value::Null);
 }
 
 #[tokio::test]

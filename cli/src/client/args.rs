@@ -403,6 +403,12 @@ pub(crate) struct ScheduleArgs {
     /// Seconds that a tick may be late and is in time still.
     #[arg(long, value_name = "SECONDS")]
     pub(crate) grace: Option<u64>,
+    /// How often rows that failed in a run are run again after it.
+    #[arg(long, value_name = "N")]
+    pub(crate) retry: Option<u32>,
+    /// How long after it, seconds.
+    #[arg(long, value_name = "SECONDS", requires = "retry")]
+    pub(crate) retry_after: Option<u64>,
     /// Seconds from the begin of a run until what is open of it expires.
     #[arg(long, value_name = "SECONDS")]
     pub(crate) completion_window: Option<u64>,

@@ -82,6 +82,13 @@ fn request(args: &ScheduleArgs) -> Result<Value, Failure> {
     put("misfire", args.misfire.clone().map(Value::from));
     put("misfire_runs", args.misfire_runs.map(Value::from));
     put("grace", args.grace.map(Value::from));
+    put(
+        "retry",
+        args.retry.map(|times| match args.retry_after {
+            Some(after) => json!({ "times": times, "after": after }),
+            None => json!({ "times": times }),
+        }),
+    );
     put("paused", args.paused.then_some(Value::Bool(true)));
     let mut batch = submit::request(&args.batch)?;
     if let Some(path) = &args.rows {

@@ -335,6 +335,17 @@ pub enum TickState {
         /// Which of its batches runs: 0 the first, others of rows that failed in the one before.
         retry: u32,
     },
+    /// Rows of its batch failed, and are to be run again.
+    Again {
+        /// When its first batch was queued, Unix milliseconds.
+        started_ms: u64,
+        /// Which of its batches is to be made.
+        retry: u32,
+        /// How often that was tried.
+        tries: u32,
+        /// When it is tried, Unix milliseconds.
+        not_before_ms: u64,
+    },
     /// Its last batch ended.
     Ended {
         /// When its first was queued, Unix milliseconds.
@@ -374,7 +385,7 @@ impl TickState {
 
     /// Whether something is to be done about it still.
     pub const fn is_open(&self) -> bool {
-        matches!(self, Self::Due { .. } | Self::Running { .. })
+        matches!(self, Self::Due { .. } | Self::Running { .. } | Self::Again { .. })
     }
 
     /// The name in JSON, metrics and logs.
@@ -382,6 +393,7 @@ impl TickState {
         match self {
             Self::Due { .. } => "due",
             Self::Running { .. } => "running",
+            Self::Again { .. } => "again",
             Self::Ended { .. } => "ended",
             Self::Skipped { .. } => "skipped",
             Self::Failed { .. } => "failed",
@@ -392,6 +404,7 @@ impl TickState {
     pub const fn last_batch(&self) -> Option<u32> {
         match self {
             Self::Running { retry, .. } | Self::Ended { retry, .. } => Some(*retry),
+            Self::Again { retry, .. } => Some(retry.saturating_sub(1)),
             Self::Due { .. } | Self::Skipped { .. } | Self::Failed { .. } => None,
         }
     }
@@ -408,6 +421,19 @@ impl Tick {
         };
         let (schedule, tenant) = (schedule.id, schedule.tenant.clone());
         Self { schedule, tenant, at_ms, by: TickBy::Time, state, ver: 1 }
+    }
+
+    /// When its next batch is to be made, Unix milliseconds; `None` where none is.
+    pub const fn due_ms(&self) -> Option<u64> {
+        match self.state {
+            TickState::Due { not_before_ms, .. } | TickState::Again { not_before_ms, .. } => {
+                Some(not_before_ms)
+            }
+            TickState::Running { .. }
+            | TickState::Ended { .. }
+            | TickState::Skipped { .. }
+            | TickState::Failed { .. } => None,
+        }
     }
 
     /// The batch of a schedule's tick: the first, or the one that runs rows again that failed in the one before. Whoever asks gets the same, and

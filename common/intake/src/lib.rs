@@ -6,6 +6,7 @@ mod pack;
 mod quota;
 mod recheck;
 mod refused;
+mod repack;
 mod rows_of;
 
 pub use given::{Given, PREVIOUS_RUN, SCHEDULED_AT};
@@ -13,4 +14,5 @@ pub use pack::{Packer, Taken, read, read_and_pack_beside, read_rows};
 pub use quota::{Quotas, UsedUp};
 pub use recheck::rechecked;
 pub use refused::{BadRow, BadRows, Broken, MAX_RATIO, RATIO_FROM, Refused};
+pub use repack::{Picked, channel, gather, repack};
 pub use rows_of::{KEPT_IDS, RowsOf};

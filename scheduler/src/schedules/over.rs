@@ -1,7 +1,7 @@
 //! Ticks whose batch is final.
 
 use futures_util::future::try_join_all;
-use promptmill_domain::{Tick, TickState};
+use promptmill_domain::{Batch, BatchState, Counts, Tick, TickState};
 use promptmill_ports::{StoreError, StoreResult};
 use promptmill_runtime::Engine;
 
@@ -13,6 +13,7 @@ pub(super) async fn run_once(engine: &Engine, open: impl Iterator<Item = &Tick>)
     let running = open.filter_map(|tick| match tick.state {
         TickState::Running { retry, .. } => Some((tick, Tick::batch(tick.schedule, tick.at_ms, retry))),
         TickState::Due { .. }
+        | TickState::Again { .. }
         | TickState::Ended { .. }
         | TickState::Skipped { .. }
         | TickState::Failed { .. } => None,
@@ -41,8 +42,34 @@ async fn end(engine: &Engine, tick: &Tick) -> StoreResult<Option<Tick>> {
         return Ok(None);
     }
     // One that was deleted ended before.
-    let ended_ms = batch.and_then(|batch| batch.finished_ms).unwrap_or_else(|| engine.clock.now_ms());
-    let state = TickState::Ended { started_ms, ended_ms, retry };
+    let finished_ms = batch.as_ref().and_then(|batch| batch.finished_ms);
+    let ended_ms = finished_ms.unwrap_or_else(|| engine.clock.now_ms());
+    let state = match again(engine, tick, batch.as_ref(), retry).await? {
+        Some(after_ms) => TickState::Again {
+            started_ms,
+            retry: retry + 1,
+            tries: 0,
+            not_before_ms: ended_ms.saturating_add(after_ms),
+        },
+        None => TickState::Ended { started_ms, ended_ms, retry },
+    };
     let over = Tick { state, ver: tick.ver + 1, ..tick.clone() };
     Ok(engine.records.put_tick(&over).await?.then_some(over))
+}
+
+/// After how many milliseconds rows of the tick's batch are to run again; `None` where none are.
+async fn again(engine: &Engine, tick: &Tick, batch: Option<&Batch>, retry: u32) -> StoreResult<Option<u64>> {
+    let failed = batch.filter(|batch| batch.state == BatchState::Completed);
+    let failed = failed.and_then(|batch| batch.final_counts.as_ref()).map_or(0, Counts::all_failed);
+    if failed == 0 {
+        return Ok(None);
+    }
+    match engine.records.schedule(&tick.tenant, tick.schedule).await {
+        Ok(schedule) => {
+            let policy = schedule.policies.retry.filter(|policy| retry < policy.times);
+            Ok(policy.map(|policy| policy.after_ms))
+        }
+        Err(StoreError::NotFound) => Ok(None),
+        Err(error) => Err(error),
+    }
 }

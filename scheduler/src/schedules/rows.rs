@@ -101,41 +101,14 @@ impl Rows {
         tenant: &TenantId,
         batch: NewBatch,
     ) -> Result<u64, NotStarted> {
-        let (store, id) = (&engine.store, batch.id);
-        store.create(tenant, batch).await?;
-        let made = store.batch(tenant, id).await?;
-        if made.state != BatchState::Draft {
-            // Somebody else was faster.
-            return Ok(finish(engine, &made).await?);
-        }
-        let upload = UploadId::at(engine.clock.now_ms(), rand::random());
-        let filled = self.put(engine, recurring, tenant, id, upload).await;
-        let committed = match filled {
-            Ok(taken) => {
-                let part = PartCommit { part: 0, upload, blocks: taken.blocks, digest: taken.digest };
-                store.commit_part(tenant, id, part).await.map_err(NotStarted::from)
-            }
-            Err(error) => Err(error),
-        };
-        if let Err(error) = committed {
-            let batch = store.batch(tenant, id).await?;
-            if batch.state != BatchState::Draft {
-                // Here too.
-                return Ok(finish(engine, &batch).await?);
-            }
-            match error {
-                NotStarted::Never(_) => drop(store.delete(tenant, id).await?),
-                NotStarted::NotNow(_) | NotStarted::Store(_) => store.drop_upload(tenant, id, upload).await?,
-            }
-            return Err(error);
-        }
-        let batch = store.batch(tenant, id).await?;
-        Ok(finish(engine, &batch).await?)
+        let id = batch.id;
+        let fill = async |upload| self.put(engine, recurring, tenant, id, upload).await;
+        fill_by(engine, tenant, batch, fill).await
     }
 
     /// Stores the rows, invisible still.
     async fn put(
-        self,
+        &self,
         engine: &Engine,
         recurring: &Recurring,
         tenant: &TenantId,
@@ -143,8 +116,8 @@ impl Rows {
         upload: UploadId,
     ) -> Result<Taken, NotStarted> {
         let Self { version, making, first, set } = self;
-        let mut maker = Maker::new(&making);
-        let mut stored = first;
+        let mut maker = Maker::new(making);
+        let mut stored = first.clone();
         let mut next = 0;
         loop {
             let Some(last) = stored.last() else { break };
@@ -161,7 +134,7 @@ impl Rows {
             if next >= version.blocks {
                 break;
             }
-            stored = engine.records.set_blocks(tenant, set, version.upload, next, STEP_BYTES).await?;
+            stored = engine.records.set_blocks(tenant, *set, version.upload, next, STEP_BYTES).await?;
         }
         if next < version.blocks {
             return Err(NotStarted::never("rows of the row set are missing"));
@@ -172,7 +145,60 @@ impl Rows {
     }
 }
 
-async fn put_rows(
+/// What an earlier try left of a batch.
+pub(super) enum Earlier {
+    /// A draft, perhaps without rows.
+    Draft,
+    /// All of it; when it was queued.
+    Queued(u64),
+}
+
+/// Looks what an earlier try left, and finishes what it had to.
+pub(super) async fn earlier(engine: &Engine, tenant: &TenantId, id: BatchId) -> StoreResult<Option<Earlier>> {
+    match engine.store.batch(tenant, id).await {
+        Ok(batch) if batch.state == BatchState::Draft => Ok(Some(Earlier::Draft)),
+        Ok(batch) => Ok(Some(Earlier::Queued(finish(engine, &batch).await?))),
+        Err(StoreError::NotFound) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Makes the batch, lets `fill` store its rows under an upload, and submits it; answers when.
+pub(super) async fn fill_by(
+    engine: &Engine,
+    tenant: &TenantId,
+    batch: NewBatch,
+    fill: impl AsyncFnOnce(UploadId) -> Result<Taken, NotStarted>,
+) -> Result<u64, NotStarted> {
+    let (store, id) = (&engine.store, batch.id);
+    store.create(tenant, batch).await?;
+    let made = store.batch(tenant, id).await?;
+    if made.state != BatchState::Draft {
+        // Somebody else was faster.
+        return Ok(finish(engine, &made).await?);
+    }
+    let upload = UploadId::at(engine.clock.now_ms(), rand::random());
+    let committed = match fill(upload).await {
+        Ok(taken) => {
+            let part = PartCommit { part: 0, upload, blocks: taken.blocks, digest: taken.digest };
+            store.commit_part(tenant, id, part).await.map_err(NotStarted::from)
+        }
+        Err(error) => Err(error),
+    };
+    let batch = store.batch(tenant, id).await?;
+    if let (Err(error), BatchState::Draft) = (committed, &batch.state) {
+        match error {
+            NotStarted::Never(_) => drop(store.delete(tenant, id).await?),
+            NotStarted::NotNow(_) | NotStarted::Store(_) => store.drop_upload(tenant, id, upload).await?,
+        }
+        return Err(error);
+    }
+    // Where it could not be filled here somebody else did.
+    Ok(finish(engine, &batch).await?)
+}
+
+/// Stores blocks of a batch, as far as the tenant has room.
+pub(super) async fn put_rows(
     engine: &Engine,
     recurring: &Recurring,
     tenant: &TenantId,

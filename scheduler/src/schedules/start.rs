@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use promptmill_domain::schedule::{Concurrency, RunSpec, WhySkipped};
 use promptmill_domain::{
-    BatchEvent, BatchId, BatchLimits, BatchSpec, BatchState, Schedule, TemplateRef, Tick, TickRef, TickState,
+    BatchEvent, BatchId, BatchLimits, BatchSpec, Schedule, TemplateRef, TenantId, Tick, TickRef, TickState,
     Webhook, chunk,
 };
 use promptmill_intake::{RowsOf, UsedUp};
@@ -17,7 +17,8 @@ use promptmill_ports::{Accepted, NewBatch, Signal, StoreError, WholeBatch};
 use promptmill_runtime::Engine;
 use secrecy::ExposeSecret as _;
 
-use super::rows::{self, Rows};
+use super::again;
+use super::rows::{self, Earlier, Rows};
 use crate::config::Recurring;
 use crate::deliveries::Missing;
 
@@ -57,29 +58,42 @@ impl From<UsedUp> for NotStarted {
     }
 }
 
-/// Makes the batch of a tick. Answers the tick as it stands then; `None` where somebody else changed it.
+/// Makes the next batch of a tick. Answers the tick as it stands then; `None` where somebody else changed it.
 pub(super) async fn run(
     engine: &Engine,
     recurring: &Recurring,
     missing: Option<&Missing>,
     tick: Tick,
 ) -> Option<Tick> {
-    let TickState::Due { tries, .. } = tick.state else { return Some(tick) };
     let now_ms = engine.clock.now_ms();
     let (schedule, at_ms) = (tick.schedule, tick.at_ms);
-    let state = match start(engine, recurring, &tick).await {
-        Ok(started_ms) => TickState::Running { started_ms, retry: 0 },
+    let (tries, retry) = match tick.state {
+        TickState::Due { tries, .. } => (tries, 0),
+        TickState::Again { tries, retry, .. } => (tries, retry),
+        TickState::Running { .. }
+        | TickState::Ended { .. }
+        | TickState::Skipped { .. }
+        | TickState::Failed { .. } => {
+            return Some(tick);
+        }
+    };
+    let made = match retry {
+        0 => start(engine, recurring, &tick).await,
+        retry => again::start(engine, recurring, &tick, retry).await,
+    };
+    let state = match made {
+        Ok(queued_ms) => running(&tick.state, queued_ms),
         // What became of it is not known, and it is tried again at once.
         Err(NotStarted::Store(error @ StoreError::Unavailable(_))) => {
             tracing::warn!(schedule.id = %schedule, at_ms, error = %error, "the store is away; a scheduled batch waits");
-            return Some(Tick { state: TickState::Due { tries, not_before_ms: now_ms + 1_000 }, ..tick });
+            return Some(put_off(tick, now_ms + 1_000, tries));
         }
         Err(NotStarted::Store(error)) => {
             tracing::error!(schedule.id = %schedule, at_ms, error = %error, "a scheduled batch could not be made");
-            later(tries, now_ms, "the store refused it".to_owned())
+            later(&tick, tries, now_ms, "the store refused it".to_owned())
         }
-        Err(NotStarted::NotNow(why)) => later(tries, now_ms, why),
-        Err(NotStarted::Never(why)) => TickState::Failed { why: cut(why) },
+        Err(NotStarted::NotNow(why)) => later(&tick, tries, now_ms, why),
+        Err(NotStarted::Never(why)) => without(&tick.state, now_ms, why),
     };
     if let TickState::Failed { why } = &state {
         tracing::warn!(schedule.id = %schedule, at_ms, "a scheduled batch could not be made");
@@ -88,20 +102,23 @@ pub(super) async fn run(
             && let Err(error) = missing.of_tick(&tick, why).await
         {
             tracing::warn!(schedule.id = %schedule, at_ms, error = %error, "that a tick failed is not told yet");
-            return Some(Tick { state: TickState::Due { tries, not_before_ms: now_ms + 1_000 }, ..tick });
+            return Some(put_off(tick, now_ms + 1_000, tries));
         }
     }
     let changed = Tick { state, ver: tick.ver + 1, ..tick };
     match engine.records.put_tick(&changed).await {
         Ok(true) => {
             match changed.state {
-                TickState::Running { started_ms, .. } => {
-                    engine
-                        .metrics
-                        .tick_started_after(Duration::from_millis(started_ms.saturating_sub(at_ms)));
+                TickState::Running { started_ms, retry: 0 } => {
+                    let lag_ms = started_ms.saturating_sub(at_ms);
+                    engine.metrics.tick_started_after(Duration::from_millis(lag_ms));
                 }
                 TickState::Failed { .. } => engine.metrics.ticks("failed", 1),
-                TickState::Due { .. } | TickState::Ended { .. } | TickState::Skipped { .. } => {}
+                TickState::Due { .. }
+                | TickState::Running { .. }
+                | TickState::Again { .. }
+                | TickState::Ended { .. }
+                | TickState::Skipped { .. } => {}
             }
             Some(changed)
         }
@@ -114,12 +131,43 @@ pub(super) async fn run(
     }
 }
 
+/// The tick, whose next batch was queued then.
+fn running(before: &TickState, queued_ms: u64) -> TickState {
+    match before {
+        TickState::Again { started_ms, retry, .. } => {
+            TickState::Running { started_ms: *started_ms, retry: *retry }
+        }
+        _ => TickState::Running { started_ms: queued_ms, retry: 0 },
+    }
+}
+
+/// The tick, whose next batch will not be made: a run that had one has ended.
+fn without(before: &TickState, now_ms: u64, why: String) -> TickState {
+    match before {
+        TickState::Again { started_ms, retry, .. } => {
+            TickState::Ended { started_ms: *started_ms, ended_ms: now_ms, retry: retry.saturating_sub(1) }
+        }
+        _ => TickState::Failed { why: cut(why) },
+    }
+}
+
+/// The tick, to be tried then.
+fn put_off(tick: Tick, not_before_ms: u64, tries: u32) -> Tick {
+    let state = match tick.state {
+        TickState::Again { started_ms, retry, .. } => {
+            TickState::Again { started_ms, retry, tries, not_before_ms }
+        }
+        _ => TickState::Due { tries, not_before_ms },
+    };
+    Tick { state, ..tick }
+}
+
 /// Another try after a wait, or none where there were enough.
-fn later(tries: u32, now_ms: u64, why: String) -> TickState {
+fn later(tick: &Tick, tries: u32, now_ms: u64, why: String) -> TickState {
     let wait_ms = usize::try_from(tries).ok().and_then(|tries| WAITS_MS.get(tries));
     match wait_ms {
-        Some(wait_ms) => TickState::Due { tries: tries + 1, not_before_ms: now_ms.saturating_add(*wait_ms) },
-        None => TickState::Failed { why: cut(why) },
+        Some(wait_ms) => put_off(tick.clone(), now_ms.saturating_add(*wait_ms), tries + 1).state,
+        None => without(&tick.state, now_ms, why),
     }
 }
 
@@ -138,13 +186,11 @@ async fn start(engine: &Engine, recurring: &Recurring, tick: &Tick) -> Result<u6
     };
     let id = Tick::batch(tick.schedule, tick.at_ms, 0);
     // An earlier try may have made it.
-    let is_draft = match store.batch(tenant, id).await {
-        Err(StoreError::NotFound) => false,
-        found => match found? {
-            batch if batch.state == BatchState::Draft => true,
-            batch => return Ok(rows::finish(engine, &batch).await?),
-        },
-    };
+    let earlier = rows::earlier(engine, tenant, id).await?;
+    if let Some(Earlier::Queued(queued_ms)) = earlier {
+        return Ok(queued_ms);
+    }
+    let is_draft = earlier.is_some();
     if schedule.policies.concurrency == Concurrency::Replace {
         replace(engine, tick).await?;
     }
@@ -217,15 +263,25 @@ fn spec(
     spec.tick = Some(TickRef { schedule: tick.schedule, at_ms: tick.at_ms });
     spec.chunk_rows = chunk::rows_for(schedule.run.limits.max_concurrency);
     if let Some(webhook) = &mut spec.webhook {
-        let sealed_for = Webhook::context(&schedule.tenant, Schedule::sealed_for(schedule.id));
-        let opened = recurring.vault.open(&sealed_for, &webhook.sealed_secret);
-        let opened = opened.map_err(|_| NotStarted::never("the webhook's secret cannot be opened"))?;
-        let context = Webhook::context(&schedule.tenant, id);
-        let sealed = recurring.vault.seal(&context, opened.expose_secret());
-        webhook.sealed_secret =
-            sealed.map_err(|_| NotStarted::NotNow("the webhook's secret cannot be sealed".to_owned()))?;
+        *webhook = moved(recurring, &schedule.tenant, Schedule::sealed_for(schedule.id), id, webhook)?;
     }
     Ok(spec)
+}
+
+/// A webhook whose secret is sealed for one batch, sealed for another.
+pub(super) fn moved(
+    recurring: &Recurring,
+    tenant: &TenantId,
+    from: BatchId,
+    to: BatchId,
+    webhook: &Webhook,
+) -> Result<Webhook, NotStarted> {
+    let opened = recurring.vault.open(&Webhook::context(tenant, from), &webhook.sealed_secret);
+    let opened = opened.map_err(|_| NotStarted::never("the webhook's secret cannot be opened"))?;
+    let sealed = recurring.vault.seal(&Webhook::context(tenant, to), opened.expose_secret());
+    let sealed_secret =
+        sealed.map_err(|_| NotStarted::NotNow("the webhook's secret cannot be sealed".to_owned()))?;
+    Ok(Webhook { sealed_secret, ..webhook.clone() })
 }
 
 fn limits(run: &RunSpec, now_ms: u64) -> BatchLimits {
@@ -256,6 +312,11 @@ async fn replace(engine: &Engine, tick: &Tick) -> Result<(), NotStarted> {
                     Err(error) => return Err(error.into()),
                 }
             }
+            TickState::Again { started_ms, retry, .. } => {
+                let (ended_ms, retry) = (engine.clock.now_ms(), retry.saturating_sub(1));
+                let state = TickState::Ended { started_ms, ended_ms, retry };
+                engine.records.put_tick(&Tick { state, ver: earlier.ver + 1, ..earlier.clone() }).await?;
+            }
             TickState::Ended { .. } | TickState::Skipped { .. } | TickState::Failed { .. } => {}
         }
     }
@@ -265,19 +326,43 @@ async fn replace(engine: &Engine, tick: &Tick) -> Result<(), NotStarted> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use promptmill_domain::ScheduleId;
+    use promptmill_domain::schedule::TickBy;
+
+    /// How often it was tried, when it was tried last, and what came of it.
+    fn tried(state: TickState) -> (usize, u64, TickState) {
+        let mut tick = Tick {
+            schedule: ScheduleId::from_bytes([1; 16]),
+            tenant: TenantId::default_tenant(),
+            at_ms: 0,
+            by: TickBy::Time,
+            state,
+            ver: 1,
+        };
+        let (mut now_ms, mut times) = (0, 0);
+        while let Some(due_ms) = tick.due_ms() {
+            assert!(due_ms >= now_ms);
+            now_ms = due_ms;
+            let tries = match tick.state {
+                TickState::Due { tries, .. } | TickState::Again { tries, .. } => tries,
+                _ => unreachable!("it is due"),
+            };
+            tick.state = later(&tick, tries, now_ms, "ä".repeat(TOLD_BYTES));
+            times += 1;
+        }
+        (times, now_ms, tick.state)
+    }
 
     #[test]
     fn a_start_is_tried_again_for_some_minutes_and_fails_then() {
-        let mut now_ms = 0;
-        let mut state = TickState::DUE;
-        let mut tried = 0;
-        while let TickState::Due { tries, not_before_ms } = state {
-            assert!(not_before_ms >= now_ms);
-            now_ms = not_before_ms;
-            state = later(tries, now_ms, "ä".repeat(TOLD_BYTES));
-            tried += 1;
-        }
-        assert_eq!((tried, now_ms), (WAITS_MS.len() + 1, 635_000));
-        assert_eq!(state, TickState::Failed { why: "ä".repeat(TOLD_BYTES / 2) });
+        let why = "ä".repeat(TOLD_BYTES / 2);
+        assert_eq!(tried(TickState::DUE), (WAITS_MS.len() + 1, 635_000, TickState::Failed { why }));
+    }
+
+    #[test]
+    fn a_run_whose_failed_rows_cannot_run_again_has_ended() {
+        let again = TickState::Again { started_ms: 7, retry: 2, tries: 0, not_before_ms: 0 };
+        let ended = TickState::Ended { started_ms: 7, ended_ms: 635_000, retry: 1 };
+        assert_eq!(tried(again), (WAITS_MS.len() + 1, 635_000, ended));
     }
 }

@@ -4,12 +4,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use promptmill_domain::schedule::{
-    Begun, Concurrency, Decided, Misfire, Policies, RowSource, Rule, RunSpec, TemplateChoice, TickBy, Timing,
-    WhySkipped,
+    Begun, Concurrency, Decided, Misfire, Policies, RetryFailed, RowSource, Rule, RunSpec, TemplateChoice,
+    TickBy, Timing, WhySkipped,
 };
 use promptmill_domain::{
-    Batch, BatchLimits, BatchSpec, BatchState, EventKind, LaneId, RowSetId, Schedule, ScheduleId,
-    ScheduleState, TemplateId, Tick, TickState, UploadId, Webhook,
+    Batch, BatchEvent, BatchLimits, BatchSpec, BatchState, EventKind, FailureKind, ItemCode, LaneId, Release,
+    RowSetId, Schedule, ScheduleId, ScheduleState, SettledItem, TemplateId, Tick, TickState, UploadId,
+    Webhook,
 };
 use promptmill_ports::{
     BatchFilter, MemoryHub, NewBatch, PageLimit, RowBlock, RowSet, RowSetVersion, StoreError,
@@ -554,4 +555,89 @@ async fn ticks_without_a_run_are_told_to_the_webhook_and_to_endpoints_once() {
     // The batch that ran tells of which tick it is.
     let ended = webhook.got().into_iter().find(|got| got.json()["type"] == "batch.completed").unwrap().json();
     assert_eq!(ended["data"]["schedule"]["id"], of.id.to_string());
+}
+
+/// Settles every item of so many chunks as failed.
+async fn fail(scene: &Scene, chunks: usize) {
+    let mut done = 0;
+    while done < chunks {
+        for lease in scene.claim(&scene.hints(chunks).await).await {
+            let code = ItemCode::Failed(FailureKind::Timeout);
+            let settled = (0..lease.head.len()).map(|offset| (SettledItem { offset, code }, "body".into()));
+            scene.settle(&lease, settled.collect(), Release::Keep).await;
+            done += 1;
+        }
+    }
+}
+
+#[tokio::test]
+async fn failed_rows_run_again_after_a_run_as_often_as_the_policy_says() {
+    let scene = Scene::on(MemoryHub::new()).await;
+    let of = schedule(&scene, |schedule| {
+        schedule.policies.retry = Some(RetryFailed { times: 2, after_ms: 10 * MINUTE });
+        schedule.policies.concurrency = Concurrency::Skip;
+        schedule.timing.rule = Rule::Every { seconds: 86_400, from_ms: schedule.next_ms.unwrap() };
+        schedule.run.limits.max_cost = Some("5".parse().unwrap());
+        schedule.run.spec.name = Some("nightly".to_owned());
+    })
+    .await;
+    let scheduler = scheduler(&scene);
+    let at_ms = of.next_ms.unwrap();
+    let nth = async |retry| {
+        let id = Tick::batch(of.id, at_ms, retry);
+        scene.engine.store.batch(&scene.tenant, id).await
+    };
+    advance_to(&scene, at_ms);
+    in_state(&scene, &of, at_ms, "running").await;
+    // One of the two fails.
+    fail(&scene, 1).await;
+    scene.work_through(1).await;
+    in_state(&scene, &of, at_ms, "again").await;
+    let first = nth(0).await.unwrap();
+    assert!(matches!(nth(1).await, Err(StoreError::NotFound)));
+    scene.beat().await;
+    scene.clock.advance_ms(10 * MINUTE);
+    in_state(&scene, &of, at_ms, "running").await;
+    let second = nth(1).await.unwrap();
+    assert_eq!((second.total, second.spec.name.as_deref()), (1, Some("nightly")));
+    assert_eq!(second.spec.retry_of.as_ref().unwrap().batch, first.id);
+    assert_eq!((second.spec.tick, second.limits.max_cost), (first.spec.tick, first.limits.max_cost));
+    let failed = rows_of(&scene, &second).await;
+    assert!(failed == [city("Bern")] || failed == [city("Biel")], "{failed:?}");
+    fail(&scene, 1).await;
+    in_state(&scene, &of, at_ms, "again").await;
+    scene.beat().await;
+    scene.clock.advance_ms(10 * MINUTE);
+    in_state(&scene, &of, at_ms, "running").await;
+    assert_eq!(rows_of(&scene, &nth(2).await.unwrap()).await, failed);
+    // It was the last time.
+    fail(&scene, 1).await;
+    in_state(&scene, &of, at_ms, "ended").await;
+    let tick = scene.engine.records.tick(&scene.tenant, of.id, at_ms).await.unwrap();
+    assert!(matches!(tick.state, TickState::Ended { retry: 2, .. }), "{:?}", tick.state);
+    assert_eq!(batches(&scene).await.len(), 3);
+    scheduler.stop().await;
+}
+
+#[tokio::test]
+async fn a_run_whose_batch_was_cancelled_or_whose_rows_all_succeeded_is_not_run_again() {
+    let scene = Scene::on(MemoryHub::new()).await;
+    let of = schedule(&scene, |schedule| {
+        schedule.policies.retry = Some(RetryFailed { times: 2, after_ms: 0 });
+    })
+    .await;
+    let scheduler = scheduler(&scene);
+    let first = of.next_ms.unwrap();
+    advance_to(&scene, first);
+    in_state(&scene, &of, first, "running").await;
+    scene.work_through(2).await;
+    in_state(&scene, &of, first, "ended").await;
+    scene.beat().await;
+    advance_to(&scene, first + MINUTE);
+    in_state(&scene, &of, first + MINUTE, "running").await;
+    fail(&scene, 1).await;
+    scene.steer(Tick::batch(of.id, first + MINUTE, 0), BatchEvent::Cancel).await;
+    in_state(&scene, &of, first + MINUTE, "ended").await;
+    assert_eq!(batches(&scene).await.len(), 2);
+    scheduler.stop().await;
 }

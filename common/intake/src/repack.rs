@@ -4,15 +4,14 @@
 
 use bytes::Bytes;
 use promptmill_domain::{Batch, ItemFilter};
-use promptmill_intake::{BadRows, Broken, Packer, Refused, Taken, rechecked};
-use promptmill_ports::{BlockRow, PageLimit};
+use promptmill_ports::{BlockRow, PageLimit, Read, RowBlock, StoreResult};
 use promptmill_prompt::Template;
 use promptmill_rowio::{StoredRow, decode_range};
 use tokio::sync::mpsc;
 
-use super::intake::Keep;
-use crate::App;
-use crate::problem::Problem;
+use crate::pack::{Packer, Taken};
+use crate::recheck::rechecked;
+use crate::refused::{BadRows, Broken, Refused};
 
 /// Outcomes that are read in one step.
 const PAGE: PageLimit = PageLimit { items: 4_096, bytes: 4 << 20 };
@@ -21,7 +20,7 @@ const PAGE: PageLimit = PageLimit { items: 4_096, bytes: 4 << 20 };
 const CHUNKS_IN_FLIGHT: usize = 4;
 
 /// Stored rows on their way to be packed.
-pub(crate) enum Picked {
+pub enum Picked {
     /// Rows of one block, by position, with the index each has in the batch it comes from.
     Rows {
         /// The block.
@@ -34,18 +33,21 @@ pub(crate) enum Picked {
 }
 
 /// A channel from [`gather`] to [`repack`].
-pub(crate) fn channel() -> (mpsc::Sender<Picked>, mpsc::Receiver<Picked>) {
+pub fn channel() -> (mpsc::Sender<Picked>, mpsc::Receiver<Picked>) {
     mpsc::channel(CHUNKS_IN_FLIGHT)
 }
 
-/// Reads the rows of every item that matches, in the order of their index.
-pub(crate) async fn gather(
-    app: &App,
+/// Reads the rows of every item of a final batch that matches, in the order of their index.
+///
+/// # Errors
+/// Those of the store.
+pub async fn gather(
+    store: &(impl Read + ?Sized),
     source: &Batch,
     filter: &ItemFilter,
     to: mpsc::Sender<Picked>,
-) -> Result<(), Problem> {
-    let (store, tenant) = (&app.engine().store, &source.tenant);
+) -> StoreResult<()> {
+    let tenant = &source.tenant;
     let mut from = Some(0);
     let mut chunk: Option<(BlockRow, Vec<(usize, u32)>)> = None;
     while let Some(begin) = from {
@@ -75,11 +77,15 @@ pub(crate) async fn gather(
     Ok(())
 }
 
-/// Packs rows anew, checked against `recheck` where that is another template than they were checked against. Blocks the thread.
-pub(crate) fn repack(
+/// Packs rows anew, checked against `recheck` where that is another template than they were checked against. `keep` takes a full block and answers whether
+/// anyone still wants blocks. Blocks the thread.
+///
+/// # Errors
+/// Rows that do not fit, or cannot be read.
+pub fn repack(
     mut from: mpsc::Receiver<Picked>,
     recheck: Option<&Template>,
-    keep: &Keep,
+    mut keep: impl FnMut(RowBlock) -> bool,
 ) -> Result<Taken, Refused> {
     let mut packer = Packer::default();
     let mut bad = BadRows::default();
@@ -97,7 +103,7 @@ pub(crate) fn repack(
                     match row {
                         Err(problems) => bad.add(u64::from(index), problems),
                         Ok(row) if bad.bad == 0 => {
-                            if packer.push(&row).is_some_and(|block| !keep.keep(block)) {
+                            if packer.push(&row).is_some_and(|block| !keep(block)) {
                                 return Err(Refused::Unwanted);
                             }
                         }
@@ -111,7 +117,7 @@ pub(crate) fn repack(
         return Err(Refused::Rows(bad));
     }
     let (last, taken) = packer.finish();
-    if last.is_some_and(|block| !keep.keep(block)) {
+    if last.is_some_and(|block| !keep(block)) {
         return Err(Refused::Unwanted);
     }
     Ok(taken)
