@@ -10,9 +10,9 @@ use utoipa::ToSchema;
 
 use super::names::{ConcurrencyName, MisfireName};
 use crate::App;
-use crate::batches::draft::{NewBatchBody, check_name};
+use crate::batches::draft::{NewBatchBody, check_name, cost_of};
 use crate::problem::{FieldError, Problem, ProblemId};
-use crate::shapes::BatchName;
+use crate::shapes::{BatchName, Dollars};
 use crate::time::Time;
 
 /// The most seconds that a late tick is on time still.
@@ -64,6 +64,9 @@ pub(crate) struct NewScheduleBody {
     /// Runs rows that failed again after a run, in a batch that is linked to it; not unless told.
     #[schema(inline)]
     pub(super) retry: Option<RetryArg>,
+    /// What all runs that begin in a month (UTC) may cost together, US dollars. A run may cost what is left of it, and where nothing is, it is skipped.
+    #[schema(value_type = Option<Dollars>, inline, example = "50")]
+    pub(super) max_cost_per_month: Option<String>,
     /// Whether it begins paused. No unless told.
     #[serde(default)]
     pub(super) paused: bool,
@@ -125,6 +128,9 @@ pub(crate) struct ChangedScheduleBody {
     /// Whether rows that failed run again after a run; 0 times for not.
     #[schema(inline)]
     pub(super) retry: Option<RetryArg>,
+    /// What all runs that begin in a month (UTC) may cost together, US dollars; an empty text for no limit.
+    #[schema(max_length = 32)]
+    pub(super) max_cost_per_month: Option<String>,
 }
 
 /// How rows that failed run again after a run.
@@ -225,6 +231,7 @@ impl Checks<'_> {
         misfire_runs: Option<u32>,
         grace_s: Option<u64>,
         retry: Option<RetryArg>,
+        max_cost_per_month: Option<&str>,
     ) -> Policies {
         let most = misfire_runs.unwrap_or(match before.misfire {
             Misfire::RunEach { most } => most,
@@ -264,7 +271,16 @@ impl Checks<'_> {
                 (times > 0).then_some(RetryFailed { times, after_ms })
             }
         };
-        Policies { concurrency, misfire, grace_ms, retry }
+        let max_cost_per_month = match max_cost_per_month {
+            None => before.max_cost_per_month,
+            Some("") => None,
+            Some(text) => {
+                let cost = cost_of(text).map_err(|error| FieldError::at("/max_cost_per_month", error.detail));
+                self.errors.extend(cost.as_ref().err().cloned());
+                cost.ok()
+            }
+        };
+        Policies { concurrency, misfire, grace_ms, retry, max_cost_per_month }
     }
 
     /// The timetable of a timing, which may be as frequent as the installation allows.

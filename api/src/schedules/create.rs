@@ -84,7 +84,9 @@ async fn create_once(
     let (start_ms, end_ms) = (body.start.map(|time| time.0), body.end.map(|time| time.0));
     let timing = rule.map(|rule| Timing { rule, start_ms, end_ms, jitter_ms });
     let (concurrency, misfire, runs) = (body.concurrency, body.misfire, body.misfire_runs);
-    let policies = checks.policies(Policies::default(), concurrency, misfire, runs, body.grace, body.retry);
+    let per_month = body.max_cost_per_month.as_deref();
+    let policies =
+        checks.policies(Policies::default(), concurrency, misfire, runs, body.grace, body.retry, per_month);
     let timetable = timing.as_ref().and_then(|timing| checks.timetable(timing));
     if body.batch.deadline.is_some() {
         let detail = "has passed at later runs; use completion_window, which begins with each";
@@ -158,6 +160,7 @@ async fn create_once(
             state,
             next_ms,
             begun: None,
+            spend: None,
             created_ms: now_ms,
             changed_ms: now_ms,
             ver: 1,

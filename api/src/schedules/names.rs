@@ -86,6 +86,8 @@ pub(crate) enum SkippedName {
     Overlaps,
     /// A later one took its place.
     Replaced,
+    /// The runs of the month have spent what they may.
+    Budget,
     /// Nobody looked when it was due, and it is not made up for.
     Missed,
 }
@@ -95,6 +97,7 @@ impl From<WhySkipped> for SkippedName {
         match why {
             WhySkipped::Overlaps => Self::Overlaps,
             WhySkipped::Replaced => Self::Replaced,
+            WhySkipped::Budget => Self::Budget,
             WhySkipped::Missed => Self::Missed,
         }
     }

@@ -84,8 +84,16 @@ pub(crate) async fn change(
         });
         let jitter_ms = body.jitter.map(|jitter| checks.jitter_ms(jitter));
         let (concurrency, misfire, runs) = (body.concurrency, body.misfire, body.misfire_runs);
-        let policies =
-            checks.policies(schedule.policies.clone(), concurrency, misfire, runs, body.grace, body.retry);
+        let per_month = body.max_cost_per_month.as_deref();
+        let policies = checks.policies(
+            schedule.policies.clone(),
+            concurrency,
+            misfire,
+            runs,
+            body.grace,
+            body.retry,
+            per_month,
+        );
         let changes = timing.filter(|timing| timing != before);
         if let Some(timing) = &changes {
             checks.timetable(timing);

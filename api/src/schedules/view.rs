@@ -1,6 +1,6 @@
 //! Schedules and their ticks as clients see them.
 
-use promptmill_domain::schedule::{Concurrency, Misfire, RetryFailed, RowSource, Rule, TickBy};
+use promptmill_domain::schedule::{Concurrency, Misfire, MonthSpend, RetryFailed, RowSource, Rule, TickBy};
 use promptmill_domain::{Batch, BatchSpec, Money, Schedule, ScheduleState, Tick, TickState};
 use promptmill_ports::StoreError;
 use serde::Serialize;
@@ -48,6 +48,11 @@ pub(crate) struct ScheduleView {
     grace: u64,
     /// Whether rows that failed run again after a run.
     retry: Option<RetryView>,
+    /// What all runs that begin in a month (UTC) may cost together, US dollars.
+    #[schema(value_type = Option<String>)]
+    max_cost_per_month: Option<Money>,
+    /// What those of its last month cost and may cost; null where there is no limit, and before the first.
+    cost_of_month: Option<MonthView>,
     /// When it was paused, where it is.
     paused_at: Option<Time>,
     /// When it was made.
@@ -61,6 +66,27 @@ pub(crate) struct ScheduleView {
     /// The signing secret of the webhook, told once by the request for which it was made.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) webhook_secret: Option<String>,
+}
+
+/// What the runs of a month cost.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = ScheduleMonth)]
+pub(crate) struct MonthView {
+    /// Which month (UTC), as 2026-11.
+    month: String,
+    /// US dollars of those that are over.
+    #[schema(value_type = String)]
+    spent: Money,
+    /// US dollars that those which go on may cost.
+    #[schema(value_type = String)]
+    held: Money,
+}
+
+impl MonthView {
+    fn of(spend: &MonthSpend) -> Self {
+        let held = spend.held.iter().fold(Money::ZERO, |sum, (_, held)| sum + *held);
+        Self { month: spend.month.clone(), spent: spend.spent, held }
+    }
 }
 
 /// Rows that failed run again after a run.
@@ -159,6 +185,8 @@ impl ScheduleView {
                 .policies
                 .retry
                 .map(|RetryFailed { times, after_ms }| RetryView { times, after: after_ms / 1_000 }),
+            max_cost_per_month: schedule.policies.max_cost_per_month,
+            cost_of_month: schedule.spend.as_ref().map(MonthView::of),
             paused_at,
             created_at: Time(schedule.created_ms),
             changed_at: Time(schedule.changed_ms),

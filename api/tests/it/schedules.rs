@@ -57,7 +57,8 @@ async fn a_schedule_is_made_listed_read_and_deleted() {
     let expected = json!({
         "id": id, "name": "leap", "state": "active", "cron": "0 3 29 2 *", "timezone": "Europe/Zurich",
         "every": null, "start": null, "end": null, "jitter": 0, "offset_ms": 0, "concurrency": "skip",
-        "misfire": "run_once", "misfire_runs": null, "grace": 60, "retry": null, "paused_at": null,
+        "misfire": "run_once", "misfire_runs": null, "grace": 60, "retry": null,
+        "max_cost_per_month": null, "cost_of_month": null, "paused_at": null,
         "rows_from": null,
         "batch": {"template": null, "model": "demo:any", "name": null, "webhook_url": null, "max_cost": null},
         "next_at": "2028-02-29T02:00:00.000Z",
@@ -117,6 +118,8 @@ async fn what_cannot_be_a_schedule_is_told_with_its_place() {
         (json!({"misfire": "run_each", "misfire_runs": 101}), "/misfire_runs"),
         (json!({"misfire_runs": 2}), "/misfire_runs"),
         (json!({"retry": {"times": 11}}), "/retry/times"),
+        (json!({"max_cost_per_month": "-1"}), "/max_cost_per_month"),
+        (json!({"max_cost_per_month": "0"}), "/max_cost_per_month"),
         (json!({"retry": {"times": 1, "after": 86_401}}), "/retry/after"),
         (json!({"name": ""}), "/name"),
         (json!({"batch": batch(json!({"rows": null}))}), "/batch/rows"),

@@ -409,6 +409,9 @@ pub(crate) struct ScheduleArgs {
     /// How long after it, seconds.
     #[arg(long, value_name = "SECONDS", requires = "retry")]
     pub(crate) retry_after: Option<u64>,
+    /// What all runs that begin in a month (UTC) may cost together, US dollars.
+    #[arg(long, value_name = "USD")]
+    pub(crate) max_cost_per_month: Option<Money>,
     /// Seconds from the begin of a run until what is open of it expires.
     #[arg(long, value_name = "SECONDS")]
     pub(crate) completion_window: Option<u64>,

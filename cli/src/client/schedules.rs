@@ -82,6 +82,7 @@ fn request(args: &ScheduleArgs) -> Result<Value, Failure> {
     put("misfire", args.misfire.clone().map(Value::from));
     put("misfire_runs", args.misfire_runs.map(Value::from));
     put("grace", args.grace.map(Value::from));
+    put("max_cost_per_month", args.max_cost_per_month.map(|cost| cost.to_string().into()));
     put(
         "retry",
         args.retry.map(|times| match args.retry_after {

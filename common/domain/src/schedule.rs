@@ -6,7 +6,9 @@
 use serde::{Deserialize, Serialize};
 
 use crate::batch::{BatchLimits, BatchSpec};
+use crate::budget::Period;
 use crate::ids::{BatchId, RowSetId, ScheduleId, TemplateId, TenantId};
+use crate::money::Money;
 
 /// Schedules a tenant may have.
 pub const MOST_SCHEDULES: u32 = 10_000;
@@ -47,6 +49,9 @@ pub struct Schedule {
     /// What the last look decided, until it stands among its ticks.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub begun: Option<Begun>,
+    /// What its runs of a month cost, where there is a limit of that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub spend: Option<MonthSpend>,
     /// When it was made, Unix milliseconds.
     pub created_ms: u64,
     /// When it was changed by somebody, Unix milliseconds.
@@ -113,6 +118,9 @@ pub struct Policies {
     /// What is done about rows that failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry: Option<RetryFailed>,
+    /// What all runs that begin in a month (UTC) may cost.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_cost_per_month: Option<Money>,
 }
 
 impl Policies {
@@ -129,6 +137,7 @@ impl Default for Policies {
             misfire: Misfire::default(),
             grace_ms: GRACE_MS,
             retry: None,
+            max_cost_per_month: None,
         }
     }
 }
@@ -169,6 +178,18 @@ pub struct RetryFailed {
     pub times: u32,
     /// How long after the end of the run before, milliseconds.
     pub after_ms: u64,
+}
+
+/// What the runs of a schedule that began in a month cost, or may cost.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MonthSpend {
+    /// Which month ([`Period::of`]).
+    pub month: String,
+    /// What those that are over cost.
+    pub spent: Money,
+    /// What the others may cost at most, by the time of their tick.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub held: Vec<(u64, Money)>,
 }
 
 /// Whether a schedule is looked at.
@@ -277,6 +298,38 @@ impl Schedule {
         }
     }
 
+    /// Sets aside what the run of a tick may cost, at most what is left of the month. Answers that; `None` where nothing is left. Of a run for which it was done before it is the same again.
+    pub fn hold(&mut self, at_ms: u64, most: Money, now_ms: u64) -> Option<Money> {
+        let month = Period::Month.of(now_ms);
+        let spend = self.spend.get_or_insert_default();
+        if spend.month != month {
+            *spend = MonthSpend { month, ..MonthSpend::default() };
+        }
+        if let Some((_, held)) = spend.held.iter().find(|(of, _)| *of == at_ms) {
+            return Some(*held);
+        }
+        let held = spend.held.iter().fold(Money::ZERO, |sum, (_, held)| sum + *held);
+        let left = most.less(spend.spent).less(held);
+        if left == Money::ZERO {
+            return None;
+        }
+        let may = self.run.limits.max_cost.map_or(left, |of_run| of_run.min(left));
+        spend.held.push((at_ms, may));
+        Some(may)
+    }
+
+    /// The run of a tick is over and cost that much. Answers whether that is anything new.
+    pub fn settle(&mut self, at_ms: u64, cost: Money) -> bool {
+        let Some(spend) = &mut self.spend else { return false };
+        let before = spend.held.len();
+        spend.held.retain(|(of, _)| *of != at_ms);
+        let was_held = spend.held.len() < before;
+        if was_held {
+            spend.spent += cost;
+        }
+        was_held
+    }
+
     /// The row set of rows that came with it.
     pub const fn own_rows(id: ScheduleId) -> RowSetId {
         RowSetId::from_bytes(*id.as_bytes())
@@ -375,6 +428,8 @@ pub enum WhySkipped {
     Overlaps,
     /// A later one took its place.
     Replaced,
+    /// The month's runs have spent what they may.
+    Budget,
     /// Nobody looked when it was due, and it is not made up for.
     Missed,
 }

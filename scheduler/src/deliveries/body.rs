@@ -210,7 +210,7 @@ struct MissedTicks<'a> {
 pub(super) fn of_missed(schedule: &Schedule, ticks: &Missed, why: Why<'_>, at_ms: u64) -> Bytes {
     let error = match why {
         Why::Failed(error) => Some(error),
-        Why::Missed | Why::Overlaps => None,
+        Why::Missed | Why::Overlaps | Why::Budget => None,
     };
     let data = MissedTicks {
         schedule_id: schedule.id.to_string(),

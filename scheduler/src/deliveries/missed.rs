@@ -2,8 +2,8 @@
 //!
 //! What is told stands in the schedule, or is about to stand in the tick, and the ids derive from it: whoever finds it there tells it again, and makes the same.
 
-use promptmill_domain::schedule::{Begun, Decided, Missed};
-use promptmill_domain::{DeliveryId, EventId, EventKind, Schedule, Tick};
+use promptmill_domain::schedule::{Begun, Decided, Missed, WhySkipped};
+use promptmill_domain::{DeliveryId, EventId, EventKind, Schedule, Tick, TickState};
 use promptmill_ports::{Delivery, StoreError, StoreResult};
 use promptmill_runtime::Engine;
 use sha2::{Digest as _, Sha256};
@@ -27,6 +27,8 @@ pub(super) enum Why<'a> {
     Missed,
     /// An earlier run went on.
     Overlaps,
+    /// The month's runs have spent what they may.
+    Budget,
     /// Their batch could not be made, for this reason.
     Failed(&'a str),
 }
@@ -36,6 +38,7 @@ impl Why<'_> {
         match self {
             Self::Missed => "missed",
             Self::Overlaps => "overlaps",
+            Self::Budget => "budget",
             Self::Failed(_) => "failed",
         }
     }
@@ -62,8 +65,13 @@ impl Missing {
         Ok(())
     }
 
-    /// Tells that the batch of a tick cannot be made.
-    pub(crate) async fn of_tick(&self, tick: &Tick, why: &str) -> StoreResult<()> {
+    /// Tells that the batch of a tick is not made, where that is what it comes to.
+    pub(crate) async fn of_tick(&self, tick: &Tick, state: &TickState) -> StoreResult<()> {
+        let why = match state {
+            TickState::Failed { why } => Why::Failed(why),
+            TickState::Skipped { why: WhySkipped::Budget } => Why::Budget,
+            _ => return Ok(()),
+        };
         let schedule = match self.engine.records.schedule(&tick.tenant, tick.schedule).await {
             // Nobody waits for one that was deleted.
             Err(StoreError::NotFound) => return Ok(()),
@@ -71,7 +79,7 @@ impl Missing {
         };
         let at_ms = tick.at_ms;
         let ticks = Missed { first_ms: at_ms, last_ms: at_ms, count: 1, is_exact: true };
-        self.tell(&schedule, &ticks, Why::Failed(why)).await
+        self.tell(&schedule, &ticks, why).await
     }
 
     async fn tell(&self, schedule: &Schedule, ticks: &Missed, why: Why<'_>) -> StoreResult<()> {

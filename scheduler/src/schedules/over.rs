@@ -1,7 +1,7 @@
 //! Ticks whose batch is final.
 
 use futures_util::future::try_join_all;
-use promptmill_domain::{Batch, BatchState, Counts, Tick, TickState};
+use promptmill_domain::{Batch, BatchState, Counts, Money, Tick, TickState};
 use promptmill_ports::{StoreError, StoreResult};
 use promptmill_runtime::Engine;
 
@@ -51,10 +51,40 @@ async fn end(engine: &Engine, tick: &Tick) -> StoreResult<Option<Tick>> {
             tries: 0,
             not_before_ms: ended_ms.saturating_add(after_ms),
         },
-        None => TickState::Ended { started_ms, ended_ms, retry },
+        None => {
+            settle(engine, tick, retry).await?;
+            TickState::Ended { started_ms, ended_ms, retry }
+        }
     };
     let over = Tick { state, ver: tick.ver + 1, ..tick.clone() };
     Ok(engine.records.put_tick(&over).await?.then_some(over))
+}
+
+/// Counts what the run cost in its month, where that has a limit. Before the tick is noted as over, and once however often.
+async fn settle(engine: &Engine, tick: &Tick, retry: u32) -> StoreResult<()> {
+    loop {
+        let mut schedule = match engine.records.schedule(&tick.tenant, tick.schedule).await {
+            Err(StoreError::NotFound) => return Ok(()),
+            found => found?,
+        };
+        let held = schedule.spend.iter().flat_map(|spend| &spend.held);
+        let Some((_, held)) = held.clone().find(|(of, _)| *of == tick.at_ms).copied() else { return Ok(()) };
+        let mut cost = Money::ZERO;
+        for retry in 0..=retry {
+            match engine.store.batch(&tick.tenant, Tick::batch(tick.schedule, tick.at_ms, retry)).await {
+                Ok(batch) => cost += batch.final_counts.map_or(Money::ZERO, |counts| counts.totals.cost),
+                // What it cost is not known any more: at most that.
+                Err(StoreError::NotFound) => cost = cost.max(held),
+                Err(error) => return Err(error),
+            }
+        }
+        schedule.settle(tick.at_ms, cost);
+        schedule.ver += 1;
+        // Where somebody else changed it meanwhile it is done anew.
+        if engine.records.put_schedule(&schedule).await? {
+            return Ok(());
+        }
+    }
 }
 
 /// After how many milliseconds rows of the tick's batch are to run again; `None` where none are.

@@ -188,7 +188,7 @@ pub(super) async fn fill_by(
     let batch = store.batch(tenant, id).await?;
     if let (Err(error), BatchState::Draft) = (committed, &batch.state) {
         match error {
-            NotStarted::Never(_) => drop(store.delete(tenant, id).await?),
+            NotStarted::Never(_) | NotStarted::Skip(_) => drop(store.delete(tenant, id).await?),
             NotStarted::NotNow(_) | NotStarted::Store(_) => store.drop_upload(tenant, id, upload).await?,
         }
         return Err(error);

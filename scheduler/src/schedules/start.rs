@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use promptmill_domain::schedule::{Concurrency, RunSpec, WhySkipped};
 use promptmill_domain::{
-    BatchEvent, BatchId, BatchLimits, BatchSpec, Schedule, TemplateRef, TenantId, Tick, TickRef, TickState,
-    Webhook, chunk,
+    BatchEvent, BatchId, BatchLimits, BatchSpec, Money, Schedule, TemplateRef, TenantId, Tick, TickRef,
+    TickState, Webhook, chunk,
 };
 use promptmill_intake::{RowsOf, UsedUp};
 use promptmill_ports::{Accepted, NewBatch, Signal, StoreError, WholeBatch};
@@ -25,6 +25,9 @@ use crate::deliveries::Missing;
 /// Waits between tries, milliseconds: ten minutes and a half in all.
 const WAITS_MS: [u64; 7] = [5_000, 10_000, 20_000, 40_000, 80_000, 160_000, 320_000];
 
+/// How often money is set aside anew when another change of the schedule came between.
+const HOLDS: u32 = 16;
+
 /// Bytes of what is told of a start that failed.
 const TOLD_BYTES: usize = 500;
 
@@ -35,6 +38,8 @@ pub(super) enum NotStarted {
     Never(String),
     /// It may be otherwise in a while.
     NotNow(String),
+    /// It is not to be.
+    Skip(WhySkipped),
     /// The store did not do it.
     Store(StoreError),
 }
@@ -94,12 +99,13 @@ pub(super) async fn run(
         }
         Err(NotStarted::NotNow(why)) => later(&tick, tries, now_ms, why),
         Err(NotStarted::Never(why)) => without(&tick.state, now_ms, why),
+        Err(NotStarted::Skip(why)) => TickState::Skipped { why },
     };
-    if let TickState::Failed { why } = &state {
+    if let TickState::Failed { .. } | TickState::Skipped { .. } = &state {
         tracing::warn!(schedule.id = %schedule, at_ms, "a scheduled batch could not be made");
         // Before that is noted, so that whoever tries again after a crash tells it.
         if let Some(missing) = missing
-            && let Err(error) = missing.of_tick(&tick, why).await
+            && let Err(error) = missing.of_tick(&tick, &state).await
         {
             tracing::warn!(schedule.id = %schedule, at_ms, error = %error, "that a tick failed is not told yet");
             return Some(put_off(tick, now_ms + 1_000, tries));
@@ -114,11 +120,11 @@ pub(super) async fn run(
                     engine.metrics.tick_started_after(Duration::from_millis(lag_ms));
                 }
                 TickState::Failed { .. } => engine.metrics.ticks("failed", 1),
+                TickState::Skipped { .. } => engine.metrics.ticks("budget", 1),
                 TickState::Due { .. }
                 | TickState::Running { .. }
                 | TickState::Again { .. }
-                | TickState::Ended { .. }
-                | TickState::Skipped { .. } => {}
+                | TickState::Ended { .. } => {}
             }
             Some(changed)
         }
@@ -196,10 +202,11 @@ async fn start(engine: &Engine, recurring: &Recurring, tick: &Tick) -> Result<u6
     }
     let pinned = pinned(engine, &schedule).await?;
     let now_ms = engine.clock.now_ms();
+    let max_cost = held(engine, tick, &schedule).await?;
     let batch = NewBatch {
         id,
         spec: spec(recurring, &schedule, tick, id, &pinned)?,
-        limits: limits(&schedule.run, now_ms),
+        limits: BatchLimits { max_cost, ..limits(&schedule.run, now_ms) },
         idem_key: None,
         now_ms,
     };
@@ -266,6 +273,29 @@ fn spec(
         *webhook = moved(recurring, &schedule.tenant, Schedule::sealed_for(schedule.id), id, webhook)?;
     }
     Ok(spec)
+}
+
+/// What the run may cost, set aside from what its month has left.
+async fn held(engine: &Engine, tick: &Tick, schedule: &Schedule) -> Result<Option<Money>, NotStarted> {
+    let mut schedule = schedule.clone();
+    for _ in 0..HOLDS {
+        let Some(most) = schedule.policies.max_cost_per_month else {
+            return Ok(schedule.run.limits.max_cost);
+        };
+        let before = schedule.spend.clone();
+        let held = schedule.hold(tick.at_ms, most, engine.clock.now_ms());
+        let Some(held) = held else { return Err(NotStarted::Skip(WhySkipped::Budget)) };
+        if schedule.spend == before {
+            return Ok(Some(held));
+        }
+        schedule.ver += 1;
+        if engine.records.put_schedule(&schedule).await? {
+            return Ok(Some(held));
+        }
+        // Somebody else changed it.
+        schedule = engine.records.schedule(&tick.tenant, tick.schedule).await?;
+    }
+    Err(NotStarted::NotNow("the schedule is changed by too many at once".to_owned()))
 }
 
 /// A webhook whose secret is sealed for one batch, sealed for another.

@@ -8,9 +8,9 @@ use promptmill_domain::schedule::{
     TickBy, Timing, WhySkipped,
 };
 use promptmill_domain::{
-    Batch, BatchEvent, BatchLimits, BatchSpec, BatchState, EventKind, FailureKind, ItemCode, LaneId, Release,
-    RowSetId, Schedule, ScheduleId, ScheduleState, SettledItem, TemplateId, Tick, TickState, UploadId,
-    Webhook,
+    Batch, BatchEvent, BatchLimits, BatchSpec, BatchState, EventKind, FailureKind, ItemCode, LaneId, Money,
+    Period, Release, RowSetId, Schedule, ScheduleId, ScheduleState, SettledItem, TemplateId, Tick, TickState,
+    UploadId, Webhook,
 };
 use promptmill_ports::{
     BatchFilter, MemoryHub, NewBatch, PageLimit, RowBlock, RowSet, RowSetVersion, StoreError,
@@ -92,6 +92,7 @@ async fn schedule(scene: &Scene, change: impl FnOnce(&mut Schedule)) -> Schedule
         state: ScheduleState::Active,
         next_ms: Some(next_ms),
         begun: None,
+        spend: None,
         created_ms: now_ms,
         changed_ms: now_ms,
         ver: 1,
@@ -639,5 +640,48 @@ async fn a_run_whose_batch_was_cancelled_or_whose_rows_all_succeeded_is_not_run_
     scene.steer(Tick::batch(of.id, first + MINUTE, 0), BatchEvent::Cancel).await;
     in_state(&scene, &of, first + MINUTE, "ended").await;
     assert_eq!(batches(&scene).await.len(), 2);
+    scheduler.stop().await;
+}
+
+#[tokio::test]
+async fn runs_of_a_month_may_cost_what_it_has_and_no_more() {
+    let scene = Scene::on(MemoryHub::new()).await;
+    let usd = |text: &str| text.parse::<Money>().unwrap();
+    let (now_ms, day_ms) = (scene.engine.clock.now_ms(), 86_400_000);
+    if Period::Month.of(now_ms) != Period::Month.of(now_ms + day_ms) {
+        // All of it is to lie in one month.
+        scene.clock.advance_ms(day_ms);
+        scene.beat().await;
+    }
+    let of = schedule(&scene, |schedule| {
+        schedule.policies.concurrency = Concurrency::Allow;
+        schedule.policies.max_cost_per_month = Some(usd("5"));
+        schedule.run.limits.max_cost = Some(usd("3"));
+    })
+    .await;
+    let scheduler = scheduler(&scene);
+    let first = of.next_ms.unwrap();
+    let (second, third, fourth) = (first + MINUTE, first + 2 * MINUTE, first + 3 * MINUTE);
+    for (at_ms, may) in [(first, "3"), (second, "2")] {
+        advance_to(&scene, at_ms);
+        in_state(&scene, &of, at_ms, "running").await;
+        assert_eq!(batch(&scene, &of, at_ms).await.limits.max_cost, Some(usd(may)));
+    }
+    advance_to(&scene, third);
+    in_state(&scene, &of, third, "skipped").await;
+    let tick = scene.engine.records.tick(&scene.tenant, of.id, third).await.unwrap();
+    assert_eq!(tick.state, TickState::Skipped { why: WhySkipped::Budget });
+    // Both cost nothing in the end.
+    scene.beat().await;
+    scene.work_through(4).await;
+    for at_ms in [first, second] {
+        in_state(&scene, &of, at_ms, "ended").await;
+    }
+    scene.beat().await;
+    advance_to(&scene, fourth);
+    in_state(&scene, &of, fourth, "running").await;
+    assert_eq!(batch(&scene, &of, fourth).await.limits.max_cost, Some(usd("3")));
+    let spend = scene.engine.records.schedule(&scene.tenant, of.id).await.unwrap().spend.unwrap();
+    assert_eq!((spend.spent, spend.held), (usd("0"), vec![(fourth, usd("3"))]));
     scheduler.stop().await;
 }

@@ -20,6 +20,7 @@ fn schedule(id: ScheduleId) -> Schedule {
         state: ScheduleState::Active,
         next_ms: Some(1_000),
         begun: None,
+        spend: None,
         created_ms: 1,
         changed_ms: 1,
         ver: 1,
@@ -102,4 +103,28 @@ fn only_ticks_that_run_or_will_are_open() {
     assert!(TickState::Running { started_ms: 1, retry: 0 }.is_open());
     let ended = TickState::Ended { started_ms: 1, ended_ms: 2, retry: 3 };
     assert!(!ended.is_open() && ended.last_batch() == Some(3) && TickState::DUE.last_batch().is_none());
+}
+
+#[test]
+fn runs_of_a_month_hold_no_more_than_is_left_of_it() {
+    let usd = |text: &str| text.parse::<Money>().unwrap();
+    let mut schedule = schedule(ScheduleId::at(1, [1; 10]));
+    schedule.run.limits.max_cost = Some(usd("4"));
+    // 2026-11-29.
+    let now_ms = 1_795_910_400_000;
+    let hold = |schedule: &mut Schedule, at_ms| schedule.hold(at_ms, usd("10"), now_ms);
+    assert_eq!(hold(&mut schedule, 1), Some(usd("4")));
+    assert_eq!(hold(&mut schedule, 1), Some(usd("4")));
+    assert_eq!(hold(&mut schedule, 2), Some(usd("4")));
+    assert_eq!(hold(&mut schedule, 3), Some(usd("2")));
+    assert_eq!(hold(&mut schedule, 4), None);
+    // What a run did not need another may use.
+    assert!(schedule.settle(1, usd("1")) && !schedule.settle(1, usd("1")) && !schedule.settle(9, usd("1")));
+    assert_eq!(hold(&mut schedule, 4), Some(usd("3")));
+    assert!(schedule.settle(2, usd("4.5")) && schedule.settle(3, usd("2")) && schedule.settle(4, usd("3")));
+    assert_eq!(hold(&mut schedule, 5), None);
+    assert_eq!(schedule.spend.as_ref().unwrap().spent, usd("10.5"));
+    // The next month begins anew.
+    assert_eq!(schedule.hold(6, usd("10"), now_ms + 3 * 86_400_000), Some(usd("4")));
+    assert!(!schedule.settle(5, usd("1")));
 }

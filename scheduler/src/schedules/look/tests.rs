@@ -23,6 +23,7 @@ fn schedule(policies: Policies) -> Schedule {
         state: ScheduleState::Active,
         next_ms: Some(10 * MINUTE),
         begun: None,
+        spend: None,
         created_ms: 1,
         changed_ms: 1,
         ver: 1,

@@ -22,6 +22,7 @@ fn schedule(tenant: &TenantId, next_ms: Option<u64>) -> Schedule {
         state: ScheduleState::Active,
         next_ms,
         begun: None,
+        spend: None,
         created_ms: NOW,
         changed_ms: NOW,
         ver: 1,
