@@ -40,6 +40,7 @@ struct Inner {
     receivers: OnceLock<GuardedClient>,
     /// Endpoints that are tried at the moment.
     pings: Places<TenantId>,
+    comparing: Places<TenantId>,
     presence: Presence,
     leaving: CancellationToken,
     stopping: CancellationToken,
@@ -64,6 +65,10 @@ struct Inner {
 /// Endpoints that are tried at the same time, of one tenant and of all.
 const PINGS_OF_TENANT: usize = 2;
 const PINGS: usize = 16;
+
+/// Runs of schedules that are compared at the same time, of one tenant and of all. Each holds up to about 10 MiB.
+const COMPARING_OF_TENANT: usize = 2;
+const COMPARING: usize = 8;
 
 impl App {
     /// The service over an engine, present under a session of the process. `url_policy` says which receivers of webhooks may be named.
@@ -100,6 +105,7 @@ impl App {
             url_policy,
             receivers: OnceLock::new(),
             pings: Places::within(PINGS_OF_TENANT, PINGS),
+            comparing: Places::within(COMPARING_OF_TENANT, COMPARING),
             readiness: Readiness::default(),
             config,
         }))
@@ -140,6 +146,11 @@ impl App {
         }
         let client = GuardedClient::new(self.0.url_policy.clone())?;
         Ok(self.0.receivers.get_or_init(|| client))
+    }
+
+    /// Places for runs of schedules that are compared.
+    pub(crate) fn comparing(&self) -> &Places<TenantId> {
+        &self.0.comparing
     }
 
     /// Places for endpoints that are tried.

@@ -11,6 +11,7 @@ mod query;
 mod source;
 mod stream;
 mod turns;
+pub(crate) mod walk;
 
 use std::time::Duration;
 

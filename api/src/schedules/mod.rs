@@ -2,6 +2,7 @@
 
 mod body;
 mod create;
+mod difference;
 mod list;
 mod names;
 mod rows;
@@ -23,5 +24,6 @@ pub(crate) fn routes() -> OpenApiRouter<App> {
         .routes(routes!(steer::resume))
         .routes(routes!(steer::run))
         .routes(routes!(ticks::history))
+        .routes(routes!(difference::difference))
         .routes(routes!(ticks::next))
 }

@@ -323,3 +323,72 @@ async fn the_secret_of_a_webhook_is_told_once_and_signs_each_run() {
     assert_eq!(shown.expect(200)["webhook_secret"], Value::Null);
     assert_eq!(shown.json["batch"]["webhook_url"], "http://127.0.0.1:9/hook");
 }
+
+#[tokio::test]
+async fn a_run_is_compared_with_the_one_before_row_by_row() {
+    let service = working().await;
+    let rows = async |names: &[(&str, &str)]| {
+        let row = |(id, topic): &(&str, &str)| {
+            let mut row = json!({"variables": {"topic": topic}});
+            if !id.is_empty() {
+                row["custom_id"] = json!(id);
+            }
+            format!("{row}\n")
+        };
+        let body: String = names.iter().map(row).collect();
+        let request =
+            service.request(Method::PUT, "/v1/row-sets/topics").header("content-type", "application/jsonl");
+        assert!(send(request.body(body)).await.status.is_success());
+    };
+    rows(&[("a", "one"), ("b", "two"), ("", "three"), ("", "four")]).await;
+    // The demo tells what it was asked, so another topic is another output, and so is another time.
+    let asks = json!({
+        "name": "a", "messages": [{"role": "user", "content": "{{ topic }}"}],
+        "variables": {"topic": {"type": "string"}, "scheduled_at": {"type": "string"}}
+    });
+    let batch = body(json!({"template": asks, "model": "demo:any"}));
+    let wished = json!({"every": 3_600, "rows_from": {"row_set": "topics"}, "batch": batch});
+    let id = made(&service.post("/v1/schedules", &wished).await);
+    let run = async || {
+        let run = service.post(&format!("/v1/schedules/{id}/run"), &json!({})).await;
+        let at = run.expect(202)["at"].as_str().unwrap().to_owned();
+        wait_for("the run ends", async || {
+            let tick = newest(&service, &id, "ended").await;
+            (tick["at"] == at).then_some(())
+        })
+        .await;
+        at
+    };
+    let compared = async |at: &str, query: &str| {
+        service.get(&format!("/v1/schedules/{id}/ticks/{at}/difference{query}")).await
+    };
+    let first = run().await;
+    compared(&first, "").await.problem(409, "conflict");
+    let second = run().await;
+    let same = compared(&second, "").await;
+    let same = same.expect(200);
+    assert_eq!((&same["same"], &same["items"], &same["previous_at"]), (&json!(4), &json!([]), &json!(first)));
+    rows(&[("a", "one"), ("b", "TWO"), ("c", "five"), ("", "four")]).await;
+    let third = run().await;
+    let found = compared(&third, "").await;
+    let found = found.expect(200);
+    let counts = ["new", "gone", "outcome_changed", "output_changed", "same"]
+        .map(|name| found[name].as_u64().unwrap());
+    assert_eq!(counts, [1, 1, 0, 1, 2], "{found}");
+    let mut items = found["items"].as_array().unwrap().clone();
+    items.sort_by_key(|item| item["change"].to_string());
+    let succeeded = json!("succeeded");
+    assert_eq!(
+        items,
+        [
+            json!({"change": "gone", "custom_id": null, "index": null, "previous_index": 2, "outcome": null, "previous_outcome": succeeded}),
+            json!({"change": "new", "custom_id": "c", "index": 2, "previous_index": null, "outcome": succeeded, "previous_outcome": null}),
+            json!({"change": "output", "custom_id": "b", "index": 1, "previous_index": 1, "outcome": succeeded, "previous_outcome": succeeded}),
+        ]
+    );
+    let short = compared(&third, "?limit=1").await;
+    let short = short.expect(200);
+    assert_eq!((short["items"].as_array().unwrap().len(), &short["more"]), (1, &json!(true)));
+    compared(&third, "?limit=1001").await.problem(400, "bad_request");
+    compared("2026-01-01T00:00:00.000Z", "").await.problem(404, "not_found");
+}

@@ -344,6 +344,19 @@ pub(crate) enum ScheduleCommand {
         #[command(flatten)]
         server: ServerArgs,
     },
+    /// Compare a run with the one before: rows that are new, gone, or came to something else.
+    Diff {
+        /// The schedule's id.
+        id: ScheduleId,
+        /// The time of the run's tick, as `history` tells it; the newest run that is over unless told.
+        #[arg(long, value_name = "TIME")]
+        at: Option<String>,
+        /// List so many at most.
+        #[arg(long, default_value_t = 100)]
+        limit: usize,
+        #[command(flatten)]
+        server: ServerArgs,
+    },
     /// List its ticks to come, in its time zone.
     Next {
         /// The schedule's id.

@@ -36,6 +36,7 @@ pub(crate) async fn schedule(command: ScheduleCommand) -> Result<Exit, Failure> 
                 if server.json { print_json(tick)? } else { print_line(&tick_line(tick))? }
             }
         }
+        ScheduleCommand::Diff { id, at, limit, server } => diff(&id.to_string(), at, limit, &server).await?,
         ScheduleCommand::Next { id, count, server } => {
             let next = Client::new(&server)?.get(&format!("/v1/schedules/{id}/next?count={count}")).await?;
             for tick in next["data"].as_array().into_iter().flatten() {
@@ -129,6 +130,46 @@ fn rows(path: &Path) -> Result<Value, Failure> {
         serde_json::from_str::<Value>(line).map_err(wrong)
     });
     Ok(Value::Array(rows.collect::<Result<_, _>>()?))
+}
+
+async fn diff(id: &str, at: Option<String>, limit: usize, server: &ServerArgs) -> Result<(), Failure> {
+    let client = Client::new(server)?;
+    let at = match at {
+        Some(at) => at,
+        None => {
+            let ticks = client.list(&format!("/v1/schedules/{id}/ticks"), &[], 50).await?;
+            let over = ticks.iter().find(|tick| tick["state"] == "ended");
+            let at = over.map(|tick| text(tick, "at").to_owned());
+            at.ok_or_else(|| Failure::input("no run of the schedule is over"))?
+        }
+    };
+    let found = client.get(&format!("/v1/schedules/{id}/ticks/{at}/difference?limit={limit}")).await?;
+    if server.json {
+        return print_json(&found);
+    }
+    for item in found["items"].as_array().into_iter().flatten() {
+        let index = item["index"].as_u64().or(item["previous_index"].as_u64()).unwrap_or(0);
+        let name = match item["custom_id"].as_str() {
+            Some(id) => id.to_owned(),
+            None => format!("row {index}"),
+        };
+        let came = match (item["previous_outcome"].as_str(), item["outcome"].as_str()) {
+            (Some(before), Some(now)) if before != now => format!("{before} -> {now}"),
+            (_, Some(now)) => now.to_owned(),
+            (before, None) => before.unwrap_or("").to_owned(),
+        };
+        print_line(&format!("{:8} {name}  {came}", text(item, "change")))?;
+    }
+    let count = |member: &str| found[member].as_u64().unwrap_or(0);
+    print_line(&format!(
+        "{at} and {}: {} new, {} gone, {} other outcomes, {} other outputs, {} the same",
+        text(&found, "previous_at"),
+        count("new"),
+        count("gone"),
+        count("outcome_changed"),
+        count("output_changed"),
+        count("same"),
+    ))
 }
 
 async fn steer(server: &ServerArgs, id: &str, step: &str) -> Result<(), Failure> {
