@@ -11,11 +11,11 @@ mod over;
 mod rows;
 mod start;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use promptmill_domain::{Tick, TickState};
+use promptmill_domain::{ScheduleId, TenantId, Tick, TickState};
 use promptmill_ports::{StoreError, StoreResult, TickKey};
 use promptmill_runtime::Engine;
 use tokio::task::{Id, JoinSet};
@@ -38,8 +38,9 @@ const READ_SHARE: u32 = 20;
 /// Open ticks read in one step.
 const PAGE: u32 = 1_000;
 
-/// Batches that are made at the same time.
+/// Batches that are made at the same time, of all tenants and of one.
 const STARTING: usize = 64;
+const STARTING_OF_TENANT: usize = 48;
 
 /// Makes batches of what is due, until it is told to stop; then it ends after the step in hand. Batches that are being made are left to whoever comes next.
 pub(crate) async fn run(
@@ -119,8 +120,14 @@ impl Keeper {
     }
 
     async fn step(&mut self) -> StoreResult<()> {
-        for tick in look::run_once(&self.engine, self.missing.as_deref()).await? {
-            self.open.insert((tick.schedule, tick.at_ms), tick);
+        let looked = look::run_once(&self.engine, self.missing.as_deref()).await;
+        if let Err(error @ StoreError::Unavailable(_)) = looked {
+            return Err(error);
+        }
+        // What was decided before goes on, whatever is wrong with what is to be decided.
+        match looked {
+            Ok(ticks) => self.open.extend(ticks.into_iter().map(|tick| ((tick.schedule, tick.at_ms), tick))),
+            Err(error) => tracing::error!(error = %error, "schedules could not be looked at"),
         }
         let is_old = |(at, took): (Instant, Duration)| at.elapsed() >= READ.max(took * READ_SHARE);
         if self.read.is_none_or(is_old) {
@@ -141,10 +148,31 @@ impl Keeper {
     fn start(&mut self) {
         let now_ms = self.engine.clock.now_ms();
         let is_due = |tick: &Tick| tick.due_ms().is_some_and(|due_ms| due_ms <= now_ms);
-        let begun: Vec<TickKey> = self.started.values().copied().collect();
+        let mut room = STARTING.saturating_sub(self.started.len());
+        if room == 0 {
+            return;
+        }
+        let begun: HashSet<TickKey> = self.started.values().copied().collect();
+        let mut starting: HashMap<&TenantId, usize> = HashMap::new();
+        for key in &begun {
+            if let Some(tick) = self.open.get(key) {
+                *starting.entry(&tick.tenant).or_default() += 1;
+            }
+        }
         let due = self.open.iter().filter(|(key, tick)| is_due(tick) && !begun.contains(key));
-        let room = STARTING.saturating_sub(begun.len());
-        for (key, tick) in due.take(room) {
+        let mut due: Vec<_> = due.collect();
+        // Those that wait longest, and of no tenant so many that others find no place.
+        due.sort_unstable_by_key(|(key, tick)| (tick.due_ms(), **key));
+        for (key, tick) in due {
+            let of_tenant = starting.entry(&tick.tenant).or_default();
+            if *of_tenant >= STARTING_OF_TENANT {
+                continue;
+            }
+            *of_tenant += 1;
+            if room == 0 {
+                break;
+            }
+            room -= 1;
             let (engine, recurring, tick) = (self.engine.clone(), self.recurring.clone(), tick.clone());
             let missing = self.missing.clone();
             let start = async move { start::run(&engine, &recurring, missing.as_deref(), tick).await };
@@ -174,13 +202,28 @@ impl Keeper {
     }
 }
 
+/// What is done about a schedule; nothing where that fails for what it holds itself: the others must not wait for one that is damaged.
+async fn or_leave<T>(
+    id: ScheduleId,
+    doing: impl Future<Output = StoreResult<Option<T>>>,
+) -> StoreResult<Option<T>> {
+    match doing.await {
+        Err(error) if !matches!(error, StoreError::Unavailable(_)) => {
+            tracing::error!(schedule.id = %id, error = %error, "a schedule or a batch of it cannot be read or changed");
+            Ok(None)
+        }
+        done => done,
+    }
+}
+
 /// Every open tick.
 async fn read(engine: &Engine) -> StoreResult<BTreeMap<TickKey, Tick>> {
     let mut open = BTreeMap::new();
     let mut after = None;
     loop {
         let page = engine.records.open_ticks(after, PAGE).await?;
-        let is_last = page.len() < PAGE as usize;
+        // A page may be short because one of it is damaged.
+        let is_last = page.is_empty();
         open.extend(page.into_iter().map(|tick| ((tick.schedule, tick.at_ms), tick)));
         after = open.last_key_value().map(|(key, _)| *key);
         if is_last {

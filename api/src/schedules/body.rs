@@ -180,13 +180,19 @@ impl Checks<'_> {
                 self.wrong("/cron", "or every is needed: when the schedule is due");
                 None
             }
-            (None, Some(seconds), _) => {
+            (None, Some(seconds), before) => {
                 if timezone.is_some() {
                     self.wrong("/timezone", "is of use only with cron");
                 }
                 if !(1..=MAX_INTERVAL_SECONDS).contains(&seconds) {
                     self.wrong("/every", "must be 1 to 31622400 seconds");
                     return None;
+                }
+                // The same interval again keeps its times.
+                if let (Some(Rule::Every { seconds: before, from_ms }), None) = (before, start)
+                    && *before == seconds
+                {
+                    return Some(Rule::Every { seconds, from_ms: *from_ms });
                 }
                 let soon_ms = self.now_ms.saturating_add(seconds * 1_000) / 1_000 * 1_000;
                 let from_ms = start.map_or(soon_ms, |start| start.0);

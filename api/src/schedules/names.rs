@@ -88,6 +88,8 @@ pub(crate) enum SkippedName {
     Replaced,
     /// The runs of the month have spent what they may.
     Budget,
+    /// The schedule was paused before it began.
+    Paused,
     /// Nobody looked when it was due, and it is not made up for.
     Missed,
 }
@@ -98,6 +100,7 @@ impl From<WhySkipped> for SkippedName {
             WhySkipped::Overlaps => Self::Overlaps,
             WhySkipped::Replaced => Self::Replaced,
             WhySkipped::Budget => Self::Budget,
+            WhySkipped::Paused => Self::Paused,
             WhySkipped::Missed => Self::Missed,
         }
     }

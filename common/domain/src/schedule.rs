@@ -5,7 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::batch::{BatchLimits, BatchSpec};
+use crate::batch::{Batch, BatchLimits, BatchSpec, BatchState};
 use crate::budget::Period;
 use crate::ids::{BatchId, RowSetId, ScheduleId, TemplateId, TenantId};
 use crate::money::Money;
@@ -126,6 +126,15 @@ pub struct Policies {
 impl Policies {
     const fn grace_ms() -> u64 {
         GRACE_MS
+    }
+}
+
+impl Policies {
+    /// After how many milliseconds failed rows of a final batch are to run again, which is the `retry`-th of its run; `None` where none are.
+    pub fn runs_again(&self, batch: &Batch, retry: u32) -> Option<u64> {
+        let failed = batch.final_counts.as_ref().filter(|_| batch.state == BatchState::Completed);
+        let policy = self.retry.filter(|policy| retry < policy.times);
+        policy.filter(|_| failed.is_some_and(|counts| counts.all_failed() > 0)).map(|policy| policy.after_ms)
     }
 }
 
@@ -302,7 +311,8 @@ impl Schedule {
     pub fn hold(&mut self, at_ms: u64, most: Money, now_ms: u64) -> Option<Money> {
         let month = Period::Month.of(now_ms);
         let spend = self.spend.get_or_insert_default();
-        if spend.month != month {
+        // A clock that goes back does not make the month before begin anew.
+        if spend.month < month {
             *spend = MonthSpend { month, ..MonthSpend::default() };
         }
         if let Some((_, held)) = spend.held.iter().find(|(of, _)| *of == at_ms) {
@@ -430,6 +440,8 @@ pub enum WhySkipped {
     Replaced,
     /// The month's runs have spent what they may.
     Budget,
+    /// The schedule was paused before it began.
+    Paused,
     /// Nobody looked when it was due, and it is not made up for.
     Missed,
 }

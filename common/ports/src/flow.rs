@@ -1,6 +1,7 @@
 //! Steps over the store ports that more than one role takes.
 
 use promptmill_domain::chunk::{ChunkCut, FrozenPart, MAX_CHUNK_ROWS, SPREAD, cut};
+use promptmill_domain::schedule::Decided;
 use promptmill_domain::{BatchId, LaneId, Schedule, TenantId, Tick, TickState};
 
 use crate::reading::Read;
@@ -63,21 +64,32 @@ pub fn cut_whole(whole: &WholeBatch, chunk_rows: u32) -> StoreResult<Vec<ChunkCu
 /// Open ticks of one schedule that are looked at.
 const OPEN: u32 = 64;
 
-/// Whether a run of the schedule goes on: one is to begin, or has a batch that is not final.
+/// Whether a run of the schedule goes on: one is to begin, or has a batch that is not final or whose failed rows run again.
 pub async fn is_busy(
     ticks: &(impl Ticks + ?Sized),
     batches: &(impl Read + ?Sized),
     schedule: &Schedule,
 ) -> StoreResult<bool> {
+    let decided = schedule.begun.iter().flat_map(|begun| &begun.ticks);
+    if decided.clone().any(|(_, decided)| *decided == Decided::Run) {
+        return Ok(true);
+    }
     let open = ticks.open_ticks(Some((schedule.id, 0)), OPEN).await?;
     for tick in open.iter().take_while(|tick| tick.schedule == schedule.id) {
-        let TickState::Running { retry, .. } = tick.state else { return Ok(true) };
-        match batches.batch(&tick.tenant, Tick::batch(tick.schedule, tick.at_ms, retry)).await {
-            Ok(batch) if batch.state.is_final() => {}
-            Ok(_) => return Ok(true),
-            Err(StoreError::NotFound) => {}
-            Err(error) => return Err(error),
+        if goes_on(batches, tick, schedule).await? {
+            return Ok(true);
         }
     }
     Ok(false)
+}
+
+/// Whether the run of an open tick goes on: it may be over although nobody has noted that yet.
+pub async fn goes_on(batches: &(impl Read + ?Sized), tick: &Tick, schedule: &Schedule) -> StoreResult<bool> {
+    let TickState::Running { retry, .. } = tick.state else { return Ok(tick.state.is_open()) };
+    match batches.batch(&tick.tenant, Tick::batch(tick.schedule, tick.at_ms, retry)).await {
+        Ok(batch) if batch.state.is_final() => Ok(schedule.policies.runs_again(&batch, retry).is_some()),
+        Ok(_) => Ok(true),
+        Err(StoreError::NotFound) => Ok(false),
+        Err(error) => Err(error),
+    }
 }

@@ -163,7 +163,7 @@ impl Metrics {
             ticks: counters(
                 at,
                 "promptmill_schedule_ticks_total",
-                "Ticks of schedules, by what became of them: started, overlaps, replaced, budget, missed or failed.",
+                "Ticks of schedules, by what became of them: started, overlaps, replaced, budget, paused, missed or failed.",
                 &["result"],
             ),
             tick_lag_seconds: registered(
@@ -269,7 +269,7 @@ impl Metrics {
 }
 
 impl Metrics {
-    /// So many ticks of schedules came to that: `started`, `overlaps`, `replaced`, `budget`, `missed` or `failed`.
+    /// So many ticks of schedules came to that: `started`, `overlaps`, `replaced`, `budget`, `paused`, `missed` or `failed`.
     pub fn ticks(&self, result: &'static str, ticks: u64) {
         self.ticks.with_label_values(&[result]).inc_by(ticks);
     }

@@ -8,7 +8,7 @@ use promptmill_ports::{NewBatch, RowBlock, StoreError};
 use promptmill_runtime::Engine;
 use tokio::sync::mpsc;
 
-use super::rows::{self, Earlier};
+use super::rows;
 use super::start::{NotStarted, moved};
 use crate::config::Recurring;
 
@@ -24,7 +24,7 @@ pub(super) async fn start(
 ) -> Result<u64, NotStarted> {
     let (store, tenant) = (&engine.store, &tick.tenant);
     let id = Tick::batch(tick.schedule, tick.at_ms, retry);
-    if let Some(Earlier::Queued(queued_ms)) = rows::earlier(engine, tenant, id).await? {
+    if let Some(queued_ms) = rows::earlier(engine, tenant, id).await? {
         return Ok(queued_ms);
     }
     let source = Tick::batch(tick.schedule, tick.at_ms, retry.saturating_sub(1));

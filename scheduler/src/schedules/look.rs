@@ -7,13 +7,11 @@ use promptmill_ports::{StoreResult, flow};
 use promptmill_runtime::Engine;
 use promptmill_ticks::{Timetable, due};
 
+use super::or_leave;
 use crate::deliveries::Missing;
 
-/// Schedules looked at in one step.
-const STEP: u32 = 1_000;
-
-/// Schedules that are written at the same time.
-const AT_ONCE: usize = 64;
+/// Schedules looked at in one step, each of which may hold a template of a mebibyte, and written at the same time.
+const STEP: u32 = 64;
 
 /// Looks at every schedule that is due. Answers the ticks that were decided to run.
 pub(super) async fn run_once(engine: &Engine, missing: Option<&Missing>) -> StoreResult<Vec<Tick>> {
@@ -21,20 +19,22 @@ pub(super) async fn run_once(engine: &Engine, missing: Option<&Missing>) -> Stor
     loop {
         let now_ms = engine.clock.now_ms();
         let found = engine.records.schedules_due(now_ms, STEP).await?;
-        let is_last = found.len() < STEP as usize;
-        let mut decided = Vec::with_capacity(found.len());
-        for some in found.chunks(AT_ONCE) {
-            let some = some.iter().map(|schedule| decide_one(engine, schedule.clone(), now_ms));
-            decided.extend(try_join_all(some).await?.into_iter().flatten());
-        }
+        let is_last = found.is_empty();
+        let decided = found.into_iter().map(|schedule| {
+            let id = schedule.id;
+            or_leave(id, decide_one(engine, schedule, now_ms))
+        });
+        let decided: Vec<Schedule> = try_join_all(decided).await?.into_iter().flatten().collect();
         let ticks: Vec<Tick> = decided.iter().flat_map(ticks_of).collect();
         engine.records.add_ticks(&ticks).await?;
-        for some in decided.chunks(AT_ONCE) {
-            try_join_all(some.iter().map(|schedule| carry_on(engine, missing, schedule))).await?;
-        }
+        let carried = decided.into_iter().map(|schedule| {
+            let id = schedule.id;
+            or_leave(id, carry_on(engine, missing, schedule))
+        });
+        let carried = try_join_all(carried).await?.into_iter().flatten().count();
         runs.extend(ticks.into_iter().filter(|tick| tick.state.is_open()));
-        // Where nothing was decided the same ones would be found again.
-        if is_last || decided.is_empty() {
+        // Where nothing was carried on the same ones would be found again.
+        if is_last || carried == 0 {
             return Ok(runs);
         }
     }
@@ -73,7 +73,7 @@ fn decide(schedule: Schedule, now_ms: u64, is_busy: bool) -> Schedule {
     let last = due.run.len().saturating_sub(1);
     let decided = |nth: usize| match policies.concurrency {
         Concurrency::Allow => Decided::Run,
-        Concurrency::Skip if nth == 0 && !is_busy => Decided::Run,
+        Concurrency::Skip if nth == last && !is_busy => Decided::Run,
         Concurrency::Skip => Decided::Overlaps,
         Concurrency::Replace if nth == last => Decided::Run,
         Concurrency::Replace => Decided::Replaced,
@@ -101,15 +101,19 @@ fn ticks_of(schedule: &Schedule) -> Vec<Tick> {
 }
 
 /// Tells what was decided not to run, and notes that all stands among the ticks.
-async fn carry_on(engine: &Engine, missing: Option<&Missing>, schedule: &Schedule) -> StoreResult<()> {
-    let Some(begun) = &schedule.begun else { return Ok(()) };
+async fn carry_on(engine: &Engine, missing: Option<&Missing>, schedule: Schedule) -> StoreResult<Option<()>> {
+    let Some(begun) = &schedule.begun else { return Ok(Some(())) };
     if let Some(missing) = missing {
-        missing.of_look(schedule, begun).await?;
+        missing.of_look(&schedule, begun).await?;
     }
-    count(engine, begun);
-    let carried_on = Schedule { begun: None, ver: schedule.ver + 1, ..schedule.clone() };
+    let begun = begun.clone();
+    let carried_on = Schedule { begun: None, ver: schedule.ver + 1, ..schedule };
     // If somebody changed it meanwhile, it is found again, and the ticks are there.
-    engine.records.put_schedule(&carried_on).await.map(drop)
+    let is_noted = engine.records.put_schedule(&carried_on).await?;
+    if is_noted {
+        count(engine, &begun);
+    }
+    Ok(is_noted.then_some(()))
 }
 
 fn count(engine: &Engine, begun: &Begun) {

@@ -137,7 +137,8 @@ impl Rows {
             stored = engine.records.set_blocks(tenant, *set, version.upload, next, STEP_BYTES).await?;
         }
         if next < version.blocks {
-            return Err(NotStarted::never("rows of the row set are missing"));
+            // A version may be deleted while it is read; the next try takes the newest then, or finds that it is gone.
+            return Err(NotStarted::NotNow("rows of the row set are missing".to_owned()));
         }
         let (last, taken) = blocking(move || maker.finish()).await?;
         put_rows(engine, recurring, tenant, batch, upload, last.into_iter().collect()).await?;
@@ -145,21 +146,25 @@ impl Rows {
     }
 }
 
-/// What an earlier try left of a batch.
-pub(super) enum Earlier {
-    /// A draft, perhaps without rows.
-    Draft,
-    /// All of it; when it was queued.
-    Queued(u64),
-}
-
-/// Looks what an earlier try left, and finishes what it had to.
-pub(super) async fn earlier(engine: &Engine, tenant: &TenantId, id: BatchId) -> StoreResult<Option<Earlier>> {
+/// Looks what an earlier try left, finishes what it had to, and takes a draft away: its template, its rows and its deadline may be others by now. Answers when the batch
+/// was queued, where it was.
+pub(super) async fn earlier(engine: &Engine, tenant: &TenantId, id: BatchId) -> StoreResult<Option<u64>> {
     match engine.store.batch(tenant, id).await {
-        Ok(batch) if batch.state == BatchState::Draft => Ok(Some(Earlier::Draft)),
-        Ok(batch) => Ok(Some(Earlier::Queued(finish(engine, &batch).await?))),
+        Ok(batch) if batch.state == BatchState::Draft => delete(engine, tenant, id).await.map(|()| None),
+        Ok(batch) => finish(engine, &batch).await.map(Some),
         Err(StoreError::NotFound) => Ok(None),
         Err(error) => Err(error),
+    }
+}
+
+/// Deletes a draft, all of it.
+async fn delete(engine: &Engine, tenant: &TenantId, id: BatchId) -> StoreResult<()> {
+    loop {
+        match engine.store.delete(tenant, id).await {
+            Ok(false) => {}
+            Ok(true) | Err(StoreError::NotFound) => return Ok(()),
+            Err(error) => return Err(error),
+        }
     }
 }
 
@@ -187,10 +192,7 @@ pub(super) async fn fill_by(
     };
     let batch = store.batch(tenant, id).await?;
     if let (Err(error), BatchState::Draft) = (committed, &batch.state) {
-        match error {
-            NotStarted::Never(_) | NotStarted::Skip(_) => drop(store.delete(tenant, id).await?),
-            NotStarted::NotNow(_) | NotStarted::Store(_) => store.drop_upload(tenant, id, upload).await?,
-        }
+        delete(engine, tenant, id).await?;
         return Err(error);
     }
     // Where it could not be filled here somebody else did.

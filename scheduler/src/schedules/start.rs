@@ -7,23 +7,26 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use promptmill_domain::schedule::{Concurrency, RunSpec, WhySkipped};
+use promptmill_domain::schedule::{Concurrency, RunSpec, TickBy, WhySkipped};
 use promptmill_domain::{
-    BatchEvent, BatchId, BatchLimits, BatchSpec, Money, Schedule, TemplateRef, TenantId, Tick, TickRef,
-    TickState, Webhook, chunk,
+    BatchEvent, BatchId, BatchLimits, BatchSpec, Money, Schedule, ScheduleState, TemplateRef, TenantId, Tick,
+    TickRef, TickState, Webhook, chunk,
 };
 use promptmill_intake::{RowsOf, UsedUp};
-use promptmill_ports::{Accepted, NewBatch, Signal, StoreError, WholeBatch};
+use promptmill_ports::{Accepted, NewBatch, Signal, StoreError, StoreResult, WholeBatch, flow};
 use promptmill_runtime::Engine;
 use secrecy::ExposeSecret as _;
 
-use super::again;
-use super::rows::{self, Earlier, Rows};
+use super::rows::{self, Rows};
+use super::{again, over};
 use crate::config::Recurring;
 use crate::deliveries::Missing;
 
 /// Waits between tries, milliseconds: ten minutes and a half in all.
 const WAITS_MS: [u64; 7] = [5_000, 10_000, 20_000, 40_000, 80_000, 160_000, 320_000];
+
+/// Open ticks of one schedule that are looked at.
+const OPEN: u32 = 1_000;
 
 /// How often money is set aside anew when another change of the schedule came between.
 const HOLDS: u32 = 16;
@@ -104,12 +107,24 @@ pub(super) async fn run(
     if let TickState::Failed { .. } | TickState::Skipped { .. } = &state {
         tracing::warn!(schedule.id = %schedule, at_ms, "a scheduled batch could not be made");
         // Before that is noted, so that whoever tries again after a crash tells it.
-        if let Some(missing) = missing
-            && let Err(error) = missing.of_tick(&tick, &state).await
-        {
-            tracing::warn!(schedule.id = %schedule, at_ms, error = %error, "that a tick failed is not told yet");
-            return Some(put_off(tick, now_ms + 1_000, tries));
+        if let Some(missing) = missing {
+            match missing.of_tick(&tick, &state).await {
+                Ok(()) => {}
+                Err(error @ StoreError::Unavailable(_)) => {
+                    tracing::warn!(schedule.id = %schedule, at_ms, error = %error, "that a tick failed is not told yet");
+                    return Some(put_off(tick, now_ms + 1_000, tries));
+                }
+                Err(error) => {
+                    tracing::error!(schedule.id = %schedule, at_ms, error = %error, "that a tick failed cannot be told");
+                }
+            }
         }
+    }
+    if !state.is_open()
+        && let Err(error) = over::settle(engine, &tick, state.last_batch()).await
+    {
+        tracing::warn!(schedule.id = %schedule, at_ms, error = %error, "what a run cost is not counted yet");
+        return Some(put_off(tick, now_ms + 1_000, tries));
     }
     let changed = Tick { state, ver: tick.ver + 1, ..tick };
     match engine.records.put_tick(&changed).await {
@@ -120,7 +135,7 @@ pub(super) async fn run(
                     engine.metrics.tick_started_after(Duration::from_millis(lag_ms));
                 }
                 TickState::Failed { .. } => engine.metrics.ticks("failed", 1),
-                TickState::Skipped { .. } => engine.metrics.ticks("budget", 1),
+                TickState::Skipped { why } => engine.metrics.ticks(word(why), 1),
                 TickState::Due { .. }
                 | TickState::Running { .. }
                 | TickState::Again { .. }
@@ -128,13 +143,49 @@ pub(super) async fn run(
             }
             Some(changed)
         }
-        Ok(false) => None,
+        Ok(false) => {
+            if let Err(error) = take_back(engine, &changed).await {
+                tracing::warn!(schedule.id = %schedule, at_ms, error = %error, "a scheduled batch that is not to be could not be cancelled");
+            }
+            None
+        }
         Err(error) => {
             // The batch is there, and is found there by the next try.
             tracing::warn!(schedule.id = %schedule, at_ms, error = %error, "the start of a scheduled batch is not noted");
             None
         }
     }
+}
+
+/// The word by which a tick without a run is counted.
+const fn word(why: WhySkipped) -> &'static str {
+    match why {
+        WhySkipped::Overlaps => "overlaps",
+        WhySkipped::Replaced => "replaced",
+        WhySkipped::Budget => "budget",
+        WhySkipped::Paused => "paused",
+        WhySkipped::Missed => "missed",
+    }
+}
+
+/// Cancels a batch that was made for a tick while somebody else decided that it is not to be.
+async fn take_back(engine: &Engine, made: &Tick) -> StoreResult<()> {
+    let TickState::Running { retry, .. } = made.state else { return Ok(()) };
+    let now = match engine.records.tick(&made.tenant, made.schedule, made.at_ms).await {
+        // It went with its schedule, whose batches stay.
+        Err(StoreError::NotFound) => return Ok(()),
+        found => found?,
+    };
+    if now.state.is_open() || now.state.last_batch().is_some_and(|last| last >= retry) {
+        return Ok(());
+    }
+    let id = Tick::batch(made.schedule, made.at_ms, retry);
+    match engine.store.steer(&made.tenant, id, BatchEvent::Cancel, engine.clock.now_ms()).await {
+        Ok(_) => drop(engine.signals.publish(Signal::BatchChanged(id)).await),
+        Err(StoreError::Conflict(_) | StoreError::NotFound) => {}
+        Err(error) => return Err(error),
+    }
+    over::settle(engine, made, Some(retry)).await
 }
 
 /// The tick, whose next batch was queued then.
@@ -192,24 +243,15 @@ async fn start(engine: &Engine, recurring: &Recurring, tick: &Tick) -> Result<u6
     };
     let id = Tick::batch(tick.schedule, tick.at_ms, 0);
     // An earlier try may have made it.
-    let earlier = rows::earlier(engine, tenant, id).await?;
-    if let Some(Earlier::Queued(queued_ms)) = earlier {
+    if let Some(queued_ms) = rows::earlier(engine, tenant, id).await? {
         return Ok(queued_ms);
     }
-    let is_draft = earlier.is_some();
-    if schedule.policies.concurrency == Concurrency::Replace {
-        replace(engine, tick).await?;
+    if tick.by == TickBy::Time && matches!(schedule.state, ScheduleState::Paused { .. }) {
+        return Err(NotStarted::Skip(WhySkipped::Paused));
     }
     let pinned = pinned(engine, &schedule).await?;
     let now_ms = engine.clock.now_ms();
-    let max_cost = held(engine, tick, &schedule).await?;
-    let batch = NewBatch {
-        id,
-        spec: spec(recurring, &schedule, tick, id, &pinned)?,
-        limits: BatchLimits { max_cost, ..limits(&schedule.run, now_ms) },
-        idem_key: None,
-        now_ms,
-    };
+    let spec = spec(recurring, &schedule, tick, id, &pinned)?;
     if !store.has_room().await? {
         return Err(NotStarted::NotNow("the disk is full".to_owned()));
     }
@@ -217,7 +259,20 @@ async fn start(engine: &Engine, recurring: &Recurring, tick: &Tick) -> Result<u6
     recurring.quotas.room_bytes(&used)?;
     let rows = Rows::of(engine, &schedule, tick, pinned).await?;
     recurring.quotas.may_submit(&used, rows.count())?;
-    if !is_draft && let Some((block, digest)) = rows.whole().await? {
+    let whole = rows.whole().await?;
+    // All is ready: from here on others make way, and money is set aside.
+    let others = others(engine, tick, &schedule).await?;
+    let max_cost = match held(engine, tick, &schedule).await {
+        Err(NotStarted::Skip(WhySkipped::Budget)) if others => {
+            return Err(NotStarted::NotNow(
+                "the run before is ending, and holds what the month has left".to_owned(),
+            ));
+        }
+        held => held?,
+    };
+    let limits = BatchLimits { max_cost, ..limits(&schedule.run, now_ms) };
+    let batch = NewBatch { id, spec, limits, idem_key: None, now_ms };
+    if let Some((block, digest)) = whole {
         let whole = WholeBatch { batch: batch.clone(), rows: block, digest };
         if let Accepted::New(batch) = store.accept(tenant, whole).await? {
             // Whoever waits for it polls as well.
@@ -319,13 +374,32 @@ fn limits(run: &RunSpec, now_ms: u64) -> BatchLimits {
     BatchLimits { deadline_ms: window_ms.map(|window_ms| now_ms.saturating_add(window_ms)), ..run.limits }
 }
 
-/// Ends the runs of earlier ticks.
-async fn replace(engine: &Engine, tick: &Tick) -> Result<(), NotStarted> {
-    let open = engine.records.open_ticks(Some((tick.schedule, 0)), 64).await?;
-    let mine = |open: &&Tick| open.schedule == tick.schedule && open.at_ms < tick.at_ms;
-    for earlier in open.iter().filter(mine) {
+/// What becomes of other open ticks of the schedule when this one is to begin, as its policy says. Answers whether some were told to make way.
+async fn others(engine: &Engine, tick: &Tick, schedule: &Schedule) -> Result<bool, NotStarted> {
+    let open = engine.records.open_ticks(Some((tick.schedule, 0)), OPEN).await?;
+    let others = open.iter().take_while(|open| open.schedule == tick.schedule);
+    let others = others.filter(|open| open.at_ms != tick.at_ms);
+    let others: Vec<_> = others.filter(|open| open.at_ms < tick.at_ms || open.due_ms().is_none()).collect();
+    match schedule.policies.concurrency {
+        Concurrency::Allow => Ok(false),
+        Concurrency::Replace => replace(engine, &others).await.map(|()| !others.is_empty()),
+        Concurrency::Skip => {
+            for other in others {
+                if flow::goes_on(engine.store.as_ref(), other, schedule).await? {
+                    return Err(NotStarted::Skip(WhySkipped::Overlaps));
+                }
+            }
+            Ok(false)
+        }
+    }
+}
+
+/// Ends the runs of these ticks.
+async fn replace(engine: &Engine, others: &[&Tick]) -> Result<(), NotStarted> {
+    for earlier in others.iter().copied() {
         match earlier.state {
             TickState::Due { .. } => {
+                over::settle(engine, earlier, None).await?;
                 let state = TickState::Skipped { why: WhySkipped::Replaced };
                 let replaced = Tick { state, ver: earlier.ver + 1, ..earlier.clone() };
                 if engine.records.put_tick(&replaced).await? {
@@ -344,6 +418,7 @@ async fn replace(engine: &Engine, tick: &Tick) -> Result<(), NotStarted> {
             }
             TickState::Again { started_ms, retry, .. } => {
                 let (ended_ms, retry) = (engine.clock.now_ms(), retry.saturating_sub(1));
+                over::settle(engine, earlier, Some(retry)).await?;
                 let state = TickState::Ended { started_ms, ended_ms, retry };
                 engine.records.put_tick(&Tick { state, ver: earlier.ver + 1, ..earlier.clone() }).await?;
             }
@@ -357,7 +432,6 @@ async fn replace(engine: &Engine, tick: &Tick) -> Result<(), NotStarted> {
 mod tests {
     use super::*;
     use promptmill_domain::ScheduleId;
-    use promptmill_domain::schedule::TickBy;
 
     /// How often it was tried, when it was tried last, and what came of it.
     fn tried(state: TickState) -> (usize, u64, TickState) {

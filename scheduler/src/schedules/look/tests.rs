@@ -83,7 +83,7 @@ fn of_several_ticks_at_once_the_policy_says_how_many_run() {
         ticks.into_iter().map(|(_, decided)| decided).collect::<Vec<_>>()
     };
     assert_eq!(of(Concurrency::Allow, false), [Run, Run, Run]);
-    assert_eq!(of(Concurrency::Skip, false), [Run, Overlaps, Overlaps]);
+    assert_eq!(of(Concurrency::Skip, false), [Overlaps, Overlaps, Run]);
     assert_eq!(of(Concurrency::Skip, true), [Overlaps, Overlaps, Overlaps]);
     assert_eq!(of(Concurrency::Replace, false), [Replaced, Replaced, Run]);
 }
