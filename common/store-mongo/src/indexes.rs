@@ -142,6 +142,7 @@ const RECORD_SIDE: &[Index] = &[
     Index::new(CLAIMS, "bytes", &[("tenant", 1), ("bytes", 1)]),
     Index::new(GENERATIONS, "bytes", &[("tenant", 1), ("bytes", 1)]),
     Index::new(SCHEDULES, "bytes", &[("tenant", 1), ("bytes", 1)]),
+    Index::new(ROW_SETS, "bytes", &[("tenant", 1), ("bytes", 1)]),
 ];
 
 /// Makes what is missing and checks what is there.

@@ -1,4 +1,4 @@
-//! The bytes of a tenant's records, for its quota: specs of batches, versions of templates, claims with their answers, generations, schedules.
+//! The bytes of a tenant's records, for its quota: specs of batches, versions of templates, claims with their answers, generations, schedules, row sets.
 //!
 //! They are never counted up and down. Each document says in its field `bytes` what it counts for, written in the one step that makes or
 //! changes it, and the sum is that of the indexes over `(tenant, bytes)`. So there is nothing that a crash could leave wrong.
@@ -17,7 +17,7 @@ use promptmill_ports::StoreResult;
 
 use crate::MongoStore;
 use crate::codec::Fields;
-use crate::collections::{BATCHES, CLAIMS, GENERATIONS, SCHEDULES, TEMPLATES};
+use crate::collections::{BATCHES, CLAIMS, GENERATIONS, ROW_SETS, SCHEDULES, TEMPLATES};
 use crate::commands::{Commands, Concern};
 use crate::usage;
 
@@ -163,7 +163,7 @@ impl MongoStore {
 
 async fn sum(commands: &Commands, tenant: &TenantId) -> StoreResult<Sum> {
     let mut pipeline = stages(tenant);
-    for collection in [BATCHES, CLAIMS, GENERATIONS, SCHEDULES] {
+    for collection in [BATCHES, CLAIMS, GENERATIONS, SCHEDULES, ROW_SETS] {
         pipeline.push(doc! { "$unionWith": { "coll": collection, "pipeline": stages(tenant) } });
     }
     let mut all = Sum { bytes: 0, records: 0 };

@@ -23,6 +23,8 @@ const UPLOAD_KEY: usize = 32;
 const BLOCK_KEY: usize = UPLOAD_KEY + 4;
 /// Blocks that are asked for at once.
 const BLOCKS: u32 = 16;
+/// Blocks of a version that are removed with it; of more the rest is swept.
+const REMOVED: u32 = 1_000;
 /// Uploads that a sweep looks at.
 const UPLOADS: u32 = 64;
 
@@ -64,12 +66,18 @@ impl RowSets for MongoStore {
     ) -> StoreResult<()> {
         let commands = self.commands();
         // Before the blocks, so that there is none that no sweep would find.
-        let alive =
-            doc! { "$max": { "touched_ms": int(now_ms) }, "$setOnInsert": { "tenant": tenant.as_str() } };
-        let touch = Update::upsert(this_upload(set, upload), alive);
+        let alive = doc! {
+            "$max": { "touched_ms": int(now_ms) }, "$setOnInsert": { "tenant": tenant.as_str() },
+        };
+        let mut living = this_upload(set, upload);
+        living.insert("dropped", doc! { "$exists": false });
+        let touch = Update::upsert(living, alive);
         if !commands.update(SET_UPLOADS, vec![touch.clone()]).await?.duplicates.is_empty() {
-            // Two made it at once.
-            commands.update(SET_UPLOADS, vec![touch]).await?;
+            // Two made it at once, or it is being removed.
+            let again = Update { upsert: false, ..touch };
+            if commands.update(SET_UPLOADS, vec![again]).await?.n == 0 {
+                return Err(conflict("the upload was dropped"));
+            }
         }
         let documents = blocks.iter().map(|block| {
             let key = block_key(set, upload, block.seq);
@@ -98,7 +106,7 @@ impl RowSets for MongoStore {
         for version in set.versions.iter().filter(|version| !is_named(version.upload)) {
             // From here on it is young, and no sweep takes it.
             let mut mine = this_upload(set.id, version.upload);
-            mine.insert("tenant", set.tenant.as_str());
+            mine.extend(doc! { "tenant": set.tenant.as_str(), "dropped": { "$exists": false } });
             let young = doc! { "$max": { "touched_ms": int(now_ms) } };
             let is_there = commands.update(SET_UPLOADS, vec![Update::this(mine, young)]).await?.n == 1;
             if !is_there || count(commands, set.id, version.upload).await? != u64::from(version.blocks) {
@@ -116,7 +124,8 @@ impl RowSets for MongoStore {
         }
         let this = of(&set.tenant, set.id);
         let json = to_json(set);
-        let mut fields = doc! { "row_set": json };
+        let bytes = json.len();
+        let mut fields = doc! { "row_set": json, "bytes": int(bytes as u64) };
         if set.name.is_some() {
             fields.insert("named", true);
         }
@@ -125,8 +134,10 @@ impl RowSets for MongoStore {
             ver => change(commands, ROW_SETS, this, ver, fields).await?,
         };
         if is_kept {
+            self.kept_bytes().put(&set.tenant, bytes);
             for version in left {
-                remove(commands, &set.tenant, set.id, version.upload, u32::MAX).await?;
+                // What is left of it goes with the next sweep.
+                remove(commands, &set.tenant, set.id, version.upload, REMOVED).await?;
             }
         }
         Ok(is_kept)
@@ -192,6 +203,7 @@ impl RowSets for MongoStore {
     async fn delete_row_set(&self, tenant: &TenantId, id: RowSetId) -> StoreResult<bool> {
         let commands = self.commands();
         let was_there = commands.delete(ROW_SETS, of(tenant, id)).await? == 1;
+        self.kept_bytes().removed(tenant);
         // They go with the next sweeps, a few at a time; those too that are left of a deletion that was cut off.
         let all = doc! { "_id": range(id.as_bytes(), UPLOAD_KEY), "tenant": tenant.as_str() };
         let change = doc! { "$unset": { "is_named": "" }, "$set": { "touched_ms": 0_i64 } };
@@ -212,13 +224,23 @@ impl RowSets for MongoStore {
             let is_named = match self.row_set(&tenant, set).await {
                 Ok(set) => set.names(upload),
                 Err(StoreError::NotFound) => false,
-                Err(error) => return Err(error),
+                Err(error @ StoreError::Unavailable(_)) => return Err(error),
+                Err(error) => {
+                    // The others must not wait for one that is damaged.
+                    tracing::error!(error = %error, "a row set cannot be read; its rows stay");
+                    true
+                }
             };
             let mut still = this_upload(set, upload);
             still.extend(old.clone());
             if is_named {
                 let named = doc! { "$set": { "is_named": true } };
                 commands.update(SET_UPLOADS, vec![Update::this(still, named)]).await?;
+                continue;
+            }
+            // Whoever names it from here on is refused, and whoever did meanwhile has made it young.
+            let dropped = doc! { "$set": { "dropped": true } };
+            if commands.update(SET_UPLOADS, vec![Update::this(still, dropped)]).await?.n == 0 {
                 continue;
             }
             removed += remove(commands, &tenant, set, upload, limit - removed).await?;
@@ -259,8 +281,8 @@ async fn remove(
         bytes += int(Fields(block).uint("size")?);
     }
     let count = u32::try_from(ids.len()).unwrap_or(u32::MAX);
-    if !ids.is_empty() {
-        commands.delete(SET_BLOCKS, doc! { "_id": { "$in": ids } }).await?;
+    // Of two that remove the same the one counts it that found it there.
+    if !ids.is_empty() && commands.delete(SET_BLOCKS, doc! { "_id": { "$in": ids } }).await? > 0 {
         usage::add(commands, tenant, -bytes).await?;
     }
     if count < limit {

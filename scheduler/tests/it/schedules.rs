@@ -685,3 +685,97 @@ async fn runs_of_a_month_may_cost_what_it_has_and_no_more() {
     assert_eq!((spend.spent, spend.held), (usd("0"), vec![(fourth, usd("3"))]));
     scheduler.stop().await;
 }
+
+#[tokio::test]
+async fn a_start_that_fails_leaves_the_month_what_it_had() {
+    let scene = Scene::on(MemoryHub::new()).await;
+    let of = schedule(&scene, |schedule| {
+        // All that is left would be held for a run.
+        schedule.policies.max_cost_per_month = Some("5".parse().unwrap());
+    })
+    .await;
+    let own = scene.engine.records.row_set(&scene.tenant, Schedule::own_rows(of.id)).await.unwrap();
+    assert!(scene.engine.records.delete_row_set(&scene.tenant, own.id).await.unwrap());
+    let scheduler = scheduler(&scene);
+    let first = of.next_ms.unwrap();
+    advance_to(&scene, first);
+    in_state(&scene, &of, first, "failed").await;
+    rows(&scene, Schedule::own_rows(of.id), None, &[city("Bern")]).await;
+    advance_to(&scene, first + MINUTE);
+    in_state(&scene, &of, first + MINUTE, "running").await;
+    assert_eq!(batch(&scene, &of, first + MINUTE).await.limits.max_cost, Some("5".parse().unwrap()));
+    scheduler.stop().await;
+}
+
+#[tokio::test]
+async fn a_run_that_cannot_be_replaced_goes_on() {
+    let scene = Scene::on(MemoryHub::new()).await;
+    let of = schedule(&scene, |schedule| schedule.policies.concurrency = Concurrency::Replace).await;
+    let scheduler = scheduler(&scene);
+    let first = of.next_ms.unwrap();
+    advance_to(&scene, first);
+    in_state(&scene, &of, first, "running").await;
+    assert!(scene.engine.records.delete_row_set(&scene.tenant, Schedule::own_rows(of.id)).await.unwrap());
+    advance_to(&scene, first + MINUTE);
+    in_state(&scene, &of, first + MINUTE, "failed").await;
+    in_state(&scene, &of, first, "running").await;
+    assert!(!batch(&scene, &of, first).await.state.is_final());
+    scheduler.stop().await;
+}
+
+#[tokio::test]
+async fn a_run_that_holds_what_the_month_has_makes_way_for_the_one_that_replaces_it() {
+    let scene = Scene::on(MemoryHub::new()).await;
+    let of = schedule(&scene, |schedule| {
+        schedule.policies.concurrency = Concurrency::Replace;
+        schedule.policies.max_cost_per_month = Some("5".parse().unwrap());
+    })
+    .await;
+    let scheduler = scheduler(&scene);
+    let first = of.next_ms.unwrap();
+    advance_to(&scene, first);
+    in_state(&scene, &of, first, "running").await;
+    advance_to(&scene, first + MINUTE);
+    in_state(&scene, &of, first, "ended").await;
+    // It is tried again after five seconds.
+    scene.clock.advance_ms(6_000);
+    in_state(&scene, &of, first + MINUTE, "running").await;
+    assert_eq!(batch(&scene, &of, first).await.state, BatchState::Cancelled);
+    scheduler.stop().await;
+}
+
+#[tokio::test]
+async fn a_tick_that_was_decided_before_a_pause_and_not_begun_does_not_begin() {
+    let scene = Scene::on(MemoryHub::new()).await;
+    let of = schedule(&scene, |schedule| schedule.state = ScheduleState::Paused { at_ms: 1 }).await;
+    let at_ms = of.next_ms.unwrap();
+    scene.engine.records.add_ticks(&[Tick::decided(&of, at_ms, Decided::Run)]).await.unwrap();
+    let scheduler = scheduler(&scene);
+    in_state(&scene, &of, at_ms, "skipped").await;
+    let tick = scene.engine.records.tick(&scene.tenant, of.id, at_ms).await.unwrap();
+    assert_eq!(tick.state, TickState::Skipped { why: WhySkipped::Paused });
+    assert!(batches(&scene).await.is_empty());
+    scheduler.stop().await;
+}
+
+#[tokio::test]
+async fn a_draft_that_an_earlier_try_left_is_made_anew() {
+    let scene = Scene::on(MemoryHub::new()).await;
+    let of = schedule(&scene, |schedule| schedule.run.spec.completion_window_ms = Some(MINUTE)).await;
+    let at_ms = of.next_ms.unwrap() - MINUTE;
+    let draft = NewBatch {
+        id: Tick::batch(of.id, at_ms, 0),
+        spec: BatchSpec { name: Some("old".to_owned()), ..of.run.spec.clone() },
+        limits: BatchLimits { deadline_ms: Some(1), ..BatchLimits::default() },
+        idem_key: None,
+        now_ms: at_ms,
+    };
+    scene.engine.store.create(&scene.tenant, draft).await.unwrap();
+    scene.engine.records.add_ticks(&[Tick::decided(&of, at_ms, Decided::Run)]).await.unwrap();
+    let scheduler = scheduler(&scene);
+    in_state(&scene, &of, at_ms, "running").await;
+    let made = batch(&scene, &of, at_ms).await;
+    assert_eq!((made.spec.name.as_deref(), made.total), (None, 2));
+    assert!(made.limits.deadline_ms.unwrap() > scene.engine.clock.now_ms());
+    scheduler.stop().await;
+}

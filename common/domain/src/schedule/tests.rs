@@ -127,4 +127,7 @@ fn runs_of_a_month_hold_no_more_than_is_left_of_it() {
     // The next month begins anew.
     assert_eq!(schedule.hold(6, usd("10"), now_ms + 3 * 86_400_000), Some(usd("4")));
     assert!(!schedule.settle(5, usd("1")));
+    // A clock that was ahead and is set right does not give the month before once more.
+    assert_eq!(schedule.hold(7, usd("10"), now_ms), Some(usd("4")));
+    assert_eq!(schedule.spend.as_ref().unwrap().month, "2026-12");
 }
