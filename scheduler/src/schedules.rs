@@ -147,7 +147,13 @@ impl Keeper {
     /// Begins to make the batches that are to be made now.
     fn start(&mut self) {
         let now_ms = self.engine.clock.now_ms();
-        let is_due = |tick: &Tick| tick.due_ms().is_some_and(|due_ms| due_ms <= now_ms);
+        let is_due = |tick: &Tick| match tick.state {
+            // What a clock put off that was ahead is tried when the right one says so.
+            TickState::Due { not_before_ms, .. } => {
+                not_before_ms <= now_ms || not_before_ms > now_ms + start::LONGEST_WAIT_MS
+            }
+            _ => tick.due_ms().is_some_and(|due_ms| due_ms <= now_ms),
+        };
         let mut room = STARTING.saturating_sub(self.started.len());
         if room == 0 {
             return;

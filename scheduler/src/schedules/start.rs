@@ -28,6 +28,9 @@ const WAITS_MS: [u64; 7] = [5_000, 10_000, 20_000, 40_000, 80_000, 160_000, 320_
 /// Open ticks of one schedule that are looked at.
 const OPEN: u32 = 1_000;
 
+/// The longest that a tick may have been put off: one that is due later was put off by a clock that was ahead.
+pub(super) const LONGEST_WAIT_MS: u64 = 320_000;
+
 /// How often money is set aside anew when another change of the schedule came between.
 const HOLDS: u32 = 16;
 
@@ -179,12 +182,7 @@ async fn take_back(engine: &Engine, made: &Tick) -> StoreResult<()> {
     if now.state.is_open() || now.state.last_batch().is_some_and(|last| last >= retry) {
         return Ok(());
     }
-    let id = Tick::batch(made.schedule, made.at_ms, retry);
-    match engine.store.steer(&made.tenant, id, BatchEvent::Cancel, engine.clock.now_ms()).await {
-        Ok(_) => drop(engine.signals.publish(Signal::BatchChanged(id)).await),
-        Err(StoreError::Conflict(_) | StoreError::NotFound) => {}
-        Err(error) => return Err(error),
-    }
+    cancel(engine, made, retry).await?;
     over::settle(engine, made, Some(retry)).await
 }
 
@@ -377,53 +375,74 @@ fn limits(run: &RunSpec, now_ms: u64) -> BatchLimits {
 /// What becomes of other open ticks of the schedule when this one is to begin, as its policy says. Answers whether some were told to make way.
 async fn others(engine: &Engine, tick: &Tick, schedule: &Schedule) -> Result<bool, NotStarted> {
     let open = engine.records.open_ticks(Some((tick.schedule, 0)), OPEN).await?;
-    let others = open.iter().take_while(|open| open.schedule == tick.schedule);
-    let others = others.filter(|open| open.at_ms != tick.at_ms);
-    let others: Vec<_> = others.filter(|open| open.at_ms < tick.at_ms || open.due_ms().is_none()).collect();
+    let others = open.into_iter().take_while(|open| open.schedule == tick.schedule);
+    let others: Vec<_> = others.filter(|open| open.at_ms != tick.at_ms).collect();
     match schedule.policies.concurrency {
         Concurrency::Allow => Ok(false),
-        Concurrency::Replace => replace(engine, &others).await.map(|()| !others.is_empty()),
         Concurrency::Skip => {
-            for other in others {
+            // Of two that are to begin the earlier one does.
+            let before = |other: &&Tick| other.at_ms < tick.at_ms || other.due_ms().is_none();
+            for other in others.iter().filter(before) {
                 if flow::goes_on(engine.store.as_ref(), other, schedule).await? {
                     return Err(NotStarted::Skip(WhySkipped::Overlaps));
                 }
             }
             Ok(false)
         }
+        // The latest one does.
+        Concurrency::Replace if others.iter().any(|other| other.at_ms > tick.at_ms) => {
+            Err(NotStarted::Skip(WhySkipped::Replaced))
+        }
+        Concurrency::Replace => {
+            let any = !others.is_empty();
+            for mut earlier in others {
+                // Its batch may be about to be made; it is looked at again as it stands after that.
+                while !replaced(engine, &earlier).await? {
+                    earlier =
+                        match engine.records.tick(&earlier.tenant, earlier.schedule, earlier.at_ms).await {
+                            Err(StoreError::NotFound) => break,
+                            found => found?,
+                        };
+                }
+            }
+            Ok(any)
+        }
     }
 }
 
-/// Ends the runs of these ticks.
-async fn replace(engine: &Engine, others: &[&Tick]) -> Result<(), NotStarted> {
-    for earlier in others.iter().copied() {
-        match earlier.state {
-            TickState::Due { .. } => {
-                over::settle(engine, earlier, None).await?;
-                let state = TickState::Skipped { why: WhySkipped::Replaced };
-                let replaced = Tick { state, ver: earlier.ver + 1, ..earlier.clone() };
-                if engine.records.put_tick(&replaced).await? {
-                    engine.metrics.ticks("replaced", 1);
-                }
-            }
-            TickState::Running { retry, .. } => {
-                let id = Tick::batch(earlier.schedule, earlier.at_ms, retry);
-                let now_ms = engine.clock.now_ms();
-                match engine.store.steer(&earlier.tenant, id, BatchEvent::Cancel, now_ms).await {
-                    Ok(_) => drop(engine.signals.publish(Signal::BatchChanged(id)).await),
-                    // It is over.
-                    Err(StoreError::Conflict(_) | StoreError::NotFound) => {}
-                    Err(error) => return Err(error.into()),
-                }
-            }
-            TickState::Again { started_ms, retry, .. } => {
-                let (ended_ms, retry) = (engine.clock.now_ms(), retry.saturating_sub(1));
-                over::settle(engine, earlier, Some(retry)).await?;
-                let state = TickState::Ended { started_ms, ended_ms, retry };
-                engine.records.put_tick(&Tick { state, ver: earlier.ver + 1, ..earlier.clone() }).await?;
-            }
-            TickState::Ended { .. } | TickState::Skipped { .. } | TickState::Failed { .. } => {}
+/// Ends the run of an earlier tick. Answers whether that is done; somebody else changed the tick where not.
+async fn replaced(engine: &Engine, earlier: &Tick) -> Result<bool, NotStarted> {
+    let state = match earlier.state {
+        TickState::Due { .. } => {
+            over::settle(engine, earlier, None).await?;
+            TickState::Skipped { why: WhySkipped::Replaced }
         }
+        TickState::Running { retry, .. } => {
+            cancel(engine, earlier, retry).await?;
+            return Ok(true);
+        }
+        TickState::Again { started_ms, retry, .. } => {
+            let (ended_ms, retry) = (engine.clock.now_ms(), retry.saturating_sub(1));
+            over::settle(engine, earlier, Some(retry)).await?;
+            TickState::Ended { started_ms, ended_ms, retry }
+        }
+        TickState::Ended { .. } | TickState::Skipped { .. } | TickState::Failed { .. } => return Ok(true),
+    };
+    let is_skipped = matches!(state, TickState::Skipped { .. });
+    let is_done = engine.records.put_tick(&Tick { state, ver: earlier.ver + 1, ..earlier.clone() }).await?;
+    if is_done && is_skipped {
+        engine.metrics.ticks("replaced", 1);
+    }
+    Ok(is_done)
+}
+
+/// Cancels a batch of a tick, where it is not over.
+async fn cancel(engine: &Engine, tick: &Tick, retry: u32) -> StoreResult<()> {
+    let id = Tick::batch(tick.schedule, tick.at_ms, retry);
+    match engine.store.steer(&tick.tenant, id, BatchEvent::Cancel, engine.clock.now_ms()).await {
+        Ok(_) => drop(engine.signals.publish(Signal::BatchChanged(id)).await),
+        Err(StoreError::Conflict(_) | StoreError::NotFound) => {}
+        Err(error) => return Err(error),
     }
     Ok(())
 }

@@ -3,11 +3,14 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use promptmill_domain::schedule::TickBy;
 use promptmill_domain::{
-    BatchEvent, BatchId, BatchState, DeliveryId, EventId, EventKind, GenerationId, SessionId, UploadId,
+    BatchEvent, BatchId, BatchState, DeliveryId, EventId, EventKind, GenerationId, RowSetId, ScheduleId,
+    SessionId, Tick, TickState, UploadId,
 };
 use promptmill_ports::{
-    Claim, Claimed, Delivery, DeliveryState, Generation, MemoryHub, PartCommit, ReplyKey, StoreError,
+    Claim, Claimed, Delivery, DeliveryState, Generation, MemoryHub, PartCommit, ReplyKey, RowBlock,
+    StoreError,
 };
 use promptmill_scheduler::{Keeping, Scheduler, SchedulerConfig};
 
@@ -154,5 +157,41 @@ async fn claims_generations_and_deliveries_are_forgotten() {
     assert_eq!(records.generation(&scene.tenant, running.id).await.unwrap(), running);
     let now_ms = scene.engine.clock.now_ms();
     assert_eq!(records.claim(&claim, now_ms).await.unwrap(), Claimed::Run);
+    scheduler.stop().await;
+}
+
+#[tokio::test]
+async fn ticks_are_forgotten_after_ninety_days_and_rows_that_no_version_is_after_ten_minutes() {
+    let scene = Scene::on(MemoryHub::new()).await;
+    let (records, now_ms) = (&scene.engine.records, scene.engine.clock.now_ms());
+    let schedule = ScheduleId::from_bytes([1; 16]);
+    let tick = |at_ms, state| Tick {
+        schedule,
+        tenant: scene.tenant.clone(),
+        at_ms,
+        by: TickBy::Time,
+        state,
+        ver: 1,
+    };
+    let over = TickState::Failed { why: String::new() };
+    let running = TickState::Running { started_ms: 1, retry: 0 };
+    let ticks =
+        [tick(now_ms - 10, over.clone()), tick(now_ms - 9, running), tick(now_ms + 60 * DAY_MS, over)];
+    records.add_ticks(&ticks).await.unwrap();
+    let block = RowBlock { seq: 0, len: 1, bytes: Bytes::from_static(b"rows"), ids: Bytes::new() };
+    let (set, upload) = (RowSetId::from_bytes([2; 16]), UploadId::from_bytes([3; 16]));
+    records.put_set_blocks(&scene.tenant, set, upload, vec![block], now_ms).await.unwrap();
+    assert_eq!(stored_bytes(&scene).await, 4);
+    let scheduler = keeping(&scene);
+    let left = async || {
+        let ticks = records.ticks(&scene.tenant, schedule, None, 9).await.unwrap();
+        ticks.iter().map(|tick| tick.at_ms - (now_ms - 10)).collect::<Vec<_>>()
+    };
+    scene.clock.advance_ms(601_000);
+    eventually("the rows are swept", async || stored_bytes(&scene).await == 0).await;
+    assert_eq!(left().await.len(), 3);
+    scene.clock.advance_ms(90 * DAY_MS);
+    eventually("the old tick is forgotten", async || left().await.len() == 2).await;
+    assert_eq!(left().await, [60 * DAY_MS + 10, 1]);
     scheduler.stop().await;
 }

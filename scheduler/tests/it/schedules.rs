@@ -779,3 +779,30 @@ async fn a_draft_that_an_earlier_try_left_is_made_anew() {
     assert!(made.limits.deadline_ms.unwrap() > scene.engine.clock.now_ms());
     scheduler.stop().await;
 }
+
+#[tokio::test]
+async fn a_tick_that_is_replaced_while_its_batch_is_made_leaves_none_that_runs() {
+    let scene = Scene::on(MemoryHub::new()).await;
+    let second = next_minute(&scene) - MINUTE;
+    let first = second - MINUTE;
+    let mut all = Vec::new();
+    for _ in 0..20 {
+        let policies = Policies { concurrency: Concurrency::Replace, ..Policies::default() };
+        let of = schedule(&scene, |schedule| schedule.policies = policies).await;
+        // Both were decided, and whoever did it is gone: they are begun at once.
+        let ticks = [first, second].map(|at_ms| Tick::decided(&of, at_ms, Decided::Run));
+        scene.engine.records.add_ticks(&ticks).await.unwrap();
+        all.push(of);
+    }
+    let scheduler = scheduler(&scene);
+    for of in &all {
+        in_state(&scene, of, second, "running").await;
+        eventually("the first gives way", async || {
+            let tick = scene.engine.records.tick(&scene.tenant, of.id, first).await.unwrap();
+            let batch = scene.engine.store.batch(&scene.tenant, Tick::batch(of.id, first, 0)).await;
+            !tick.state.is_open() && batch.map_or(true, |batch| batch.state == BatchState::Cancelled)
+        })
+        .await;
+    }
+    scheduler.stop().await;
+}
