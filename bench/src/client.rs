@@ -11,8 +11,10 @@ use crate::programs::Fake;
 use crate::work;
 
 mod jobs;
+mod schedules;
 
 pub use jobs::{Job, Look};
+pub use schedules::Start;
 
 /// How long anything is waited for.
 const PATIENCE: Duration = Duration::from_secs(1_800);

@@ -21,11 +21,20 @@ pub struct Settings<'a> {
     pub timeout: Option<u32>,
     /// What models cost, as `PROMPTMILL_PRICES` says it.
     pub prices: Option<&'static str>,
+    /// Batches of a tenant that run at the same time.
+    pub running_batches: Option<u32>,
 }
 
 impl Default for Settings<'_> {
     fn default() -> Self {
-        Self { provider: None, concurrency: 64, threads: None, timeout: None, prices: None }
+        Self {
+            provider: None,
+            concurrency: 64,
+            threads: None,
+            timeout: None,
+            prices: None,
+            running_batches: None,
+        }
     }
 }
 
@@ -47,6 +56,9 @@ impl Settings<'_> {
         }
         if let Some(prices) = self.prices {
             command.env("PROMPTMILL_PRICES", prices);
+        }
+        if let Some(batches) = self.running_batches {
+            command.env("PROMPTMILL_RUNNING_BATCHES", batches.to_string());
         }
         if let Some(threads) = self.threads {
             command.env("TOKIO_WORKER_THREADS", threads.to_string());

@@ -25,7 +25,7 @@ pub struct Fleet {
     folder: PathBuf,
     provider: Option<String>,
     settings: OwnSettings,
-    scheduler: Process,
+    schedulers: Vec<Process>,
     workers: Vec<Process>,
     api: Process,
     url: String,
@@ -41,12 +41,13 @@ struct OwnSettings {
     threads: Option<u32>,
     timeout: Option<u32>,
     prices: Option<&'static str>,
+    running_batches: Option<u32>,
 }
 
 /// CPU that each part of a fleet used.
 #[derive(Debug, Clone, Copy)]
 pub struct CpuTimes {
-    /// Of the api, the workers and the scheduler.
+    /// Of the api, the workers and the schedulers.
     pub ours: Duration,
     /// Of MongoDB.
     pub mongo: Duration,
@@ -78,6 +79,7 @@ impl Fleet {
             threads: settings.threads,
             timeout: settings.timeout,
             prices: settings.prices,
+            running_batches: settings.running_batches,
         };
         let command = |role: &str| command(binary, folder, &servers, settings, role);
         let key = key(&mut command("key"), TENANT, &["--fleet"])?;
@@ -87,9 +89,6 @@ impl Fleet {
             let (_, behind) = line.split_once(" api ")?;
             Some(behind.split(',').next().unwrap_or_default().trim().to_owned())
         })?;
-        let (scheduler, metrics) =
-            Process::start("the scheduler", &mut command("scheduler"), metrics_of("scheduler"))?;
-        Client::new(&metrics, "")?.ready().await?;
         Client::new(&url, "")?.ready().await?;
         let (binary, folder) = (binary.to_owned(), folder.to_owned());
         let mut fleet = Self {
@@ -97,15 +96,34 @@ impl Fleet {
             folder,
             provider,
             settings: owned,
-            scheduler,
+            schedulers: Vec::new(),
             workers: Vec::new(),
             api,
             url,
             key,
             servers,
         };
+        fleet.add_scheduler().await?;
         fleet.add_worker().await?;
         Ok(fleet)
+    }
+
+    /// Starts one more scheduler and waits until it is ready. The one that was started first leads.
+    ///
+    /// # Errors
+    /// It does not start; the error holds what it logged.
+    pub async fn add_scheduler(&mut self) -> anyhow::Result<()> {
+        let mut command = self.command("scheduler");
+        let (scheduler, metrics) = Process::start("the scheduler", &mut command, metrics_of("scheduler"))?;
+        Client::new(&metrics, "")?.ready().await?;
+        self.schedulers.push(scheduler);
+        Ok(())
+    }
+
+    /// Kills the scheduler that was started first, as a machine that is gone does.
+    pub fn kill_first_scheduler(&mut self) {
+        // Dropped, it is killed.
+        drop(self.schedulers.remove(0));
     }
 
     /// Starts one more worker and waits until it is ready.
@@ -151,14 +169,14 @@ impl Fleet {
         Client::new(&self.url, &key(&mut self.command("key"), tenant, &["--fleet"])?)
     }
 
-    /// CPU used so far. The work of a worker that was removed is not in it.
+    /// CPU used so far. The work of a worker or a scheduler that is gone is not in it.
     ///
     /// # Errors
     /// A process does not run any more.
     pub fn cpu_times(&self) -> anyhow::Result<CpuTimes> {
-        let mut ours = self.api.cpu_time()? + self.scheduler.cpu_time()?;
-        for worker in &self.workers {
-            ours += worker.cpu_time()?;
+        let mut ours = self.api.cpu_time()?;
+        for process in self.workers.iter().chain(&self.schedulers) {
+            ours += process.cpu_time()?;
         }
         Ok(CpuTimes {
             ours,
@@ -204,17 +222,17 @@ impl Fleet {
     /// # Errors
     /// One did not end well; the error holds what it logged.
     pub fn stop(self) -> anyhow::Result<()> {
-        let Self { api, workers, scheduler, servers: _servers, .. } = self;
-        for process in std::iter::once(api).chain(workers).chain([scheduler]) {
+        let Self { api, workers, schedulers, servers: _servers, .. } = self;
+        for process in std::iter::once(api).chain(workers).chain(schedulers) {
             process.stop()?;
         }
         Ok(())
     }
 
     fn command(&self, role: &str) -> Command {
-        let OwnSettings { concurrency, threads, timeout, prices } = self.settings;
+        let OwnSettings { concurrency, threads, timeout, prices, running_batches } = self.settings;
         let provider = self.provider.as_deref();
-        let settings = Settings { provider, concurrency, threads, timeout, prices };
+        let settings = Settings { provider, concurrency, threads, timeout, prices, running_batches };
         command(&self.binary, &self.folder, &self.servers, settings, role)
     }
 }

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
-use promptmill_bench::measures::{Lab, Part, Sizes, fleet, limits, webhooks};
+use promptmill_bench::measures::{Lab, Part, Sizes, fleet, limits, schedules, webhooks};
 use promptmill_bench::programs::Programs;
 use promptmill_bench::table::Table;
 use promptmill_bench::{bare, build, fake, measures, procfs};
@@ -33,6 +33,8 @@ enum Command {
     Limits(LimitsArgs),
     /// Print how soon and how many events reach their receivers.
     Webhooks(WebhooksArgs),
+    /// Print how soon batches begin that are all due at the same moment.
+    Schedules(SchedulesArgs),
     /// The chat server of the measures, on one thread; prints `listening on ADDR`.
     Fake(FakeArgs),
     /// The plainest loop of calls to a running `fake`, on one thread; prints one JSON object.
@@ -74,6 +76,15 @@ struct WebhooksArgs {
     /// Only these parts (repeatable).
     #[arg(long, value_name = "PART")]
     only: Vec<webhooks::Part>,
+    #[command(flatten)]
+    how: HowArgs,
+}
+
+#[derive(Debug, Args)]
+struct SchedulesArgs {
+    /// Only these parts (repeatable).
+    #[arg(long, value_name = "PART")]
+    only: Vec<schedules::Part>,
     #[command(flatten)]
     how: HowArgs,
 }
@@ -135,6 +146,7 @@ fn main() -> ExitCode {
         Command::Fleet(args) => fleet_table(args),
         Command::Limits(args) => limits_table(args),
         Command::Webhooks(args) => webhooks_table(args),
+        Command::Schedules(args) => schedules_table(args),
         Command::Fake(args) => fake::run(&fake::Config {
             listen: args.listen,
             latency: Duration::from_millis(args.latency_ms),
@@ -198,6 +210,19 @@ fn webhooks_table(args: WebhooksArgs) -> anyhow::Result<ExitCode> {
     let measure = async |lab: &Lab<webhooks::Sizes>, table: &mut Table| {
         for part in webhooks::Part::chosen(&only) {
             webhooks::run(part, lab, table).await?;
+        }
+        anyhow::Ok(())
+    };
+    tabulate(how, sizes.runs, sizes, measure)
+}
+
+/// The table of schedules.
+fn schedules_table(args: SchedulesArgs) -> anyhow::Result<ExitCode> {
+    let SchedulesArgs { only, how } = args;
+    let sizes = if how.quick { schedules::Sizes::quick() } else { schedules::Sizes::full(how.runs) };
+    let measure = async |lab: &Lab<schedules::Sizes>, table: &mut Table| {
+        for part in schedules::Part::chosen(&only) {
+            schedules::run(part, lab, table).await?;
         }
         anyhow::Ok(())
     };

@@ -55,6 +55,14 @@ impl Servers {
         Ok(Stored { data, files: number(&stats, "storageSize")? + number(&stats, "indexSize")?, oplog })
     }
 
+    /// How many batches MongoDB has, from what it remembers of the collection: a look that costs it nothing.
+    ///
+    /// # Errors
+    /// An answer is not as expected.
+    pub fn batches(&self) -> anyhow::Result<u64> {
+        number(&self.mongo.command(DATABASE, doc! { "count": "batches" }), "n")
+    }
+
     /// What memory Redis takes.
     ///
     /// # Errors

@@ -145,6 +145,38 @@ pub(crate) struct RetryArg {
     pub(super) after: Option<u64>,
 }
 
+/// The policies that a request names.
+#[derive(Clone, Copy)]
+pub(super) struct PoliciesArg<'a> {
+    concurrency: Option<ConcurrencyName>,
+    misfire: Option<MisfireName>,
+    misfire_runs: Option<u32>,
+    grace: Option<u64>,
+    retry: Option<RetryArg>,
+    max_cost_per_month: Option<&'a str>,
+}
+
+/// Those of a body.
+macro_rules! policies_of {
+    ($body:ty) => {
+        impl $body {
+            pub(super) fn policies(&self) -> PoliciesArg<'_> {
+                PoliciesArg {
+                    concurrency: self.concurrency,
+                    misfire: self.misfire,
+                    misfire_runs: self.misfire_runs,
+                    grace: self.grace,
+                    retry: self.retry,
+                    max_cost_per_month: self.max_cost_per_month.as_deref(),
+                }
+            }
+        }
+    };
+}
+
+policies_of!(NewScheduleBody);
+policies_of!(ChangedScheduleBody);
+
 /// Checks what is asked for, and gives what is there another value where one is named.
 pub(super) struct Checks<'a> {
     pub(super) app: &'a App,
@@ -229,16 +261,8 @@ impl Checks<'_> {
     }
 
     /// The policies with those that a request names.
-    pub(super) fn policies(
-        &mut self,
-        before: Policies,
-        concurrency: Option<ConcurrencyName>,
-        misfire: Option<MisfireName>,
-        misfire_runs: Option<u32>,
-        grace_s: Option<u64>,
-        retry: Option<RetryArg>,
-        max_cost_per_month: Option<&str>,
-    ) -> Policies {
+    pub(super) fn policies(&mut self, before: &Policies, asked: PoliciesArg<'_>) -> Policies {
+        let PoliciesArg { concurrency, misfire, misfire_runs, grace, retry, max_cost_per_month } = asked;
         let most = misfire_runs.unwrap_or(match before.misfire {
             Misfire::RunEach { most } => most,
             Misfire::RunOnce | Misfire::Skip => 1,
@@ -258,10 +282,10 @@ impl Checks<'_> {
         if misfire_runs.is_some() && !matches!(misfire, Misfire::RunEach { .. }) {
             self.wrong("/misfire_runs", "is of use only with the misfire \"run_each\"");
         }
-        if grace_s.is_some_and(|grace| !(1..=MOST_GRACE_S).contains(&grace)) {
+        if grace.is_some_and(|grace| !(1..=MOST_GRACE_S).contains(&grace)) {
             self.wrong("/grace", "must be 1 to 604800 seconds");
         }
-        let grace_ms = grace_s.map_or(before.grace_ms, |grace| grace.min(MOST_GRACE_S) * 1_000);
+        let grace_ms = grace.map_or(before.grace_ms, |grace| grace.min(MOST_GRACE_S) * 1_000);
         let concurrency = concurrency.map_or(before.concurrency, Into::into);
         let retry = match retry {
             None => before.retry,

@@ -83,10 +83,7 @@ async fn create_once(
     let jitter_ms = checks.jitter_ms(body.jitter.unwrap_or(0));
     let (start_ms, end_ms) = (body.start.map(|time| time.0), body.end.map(|time| time.0));
     let timing = rule.map(|rule| Timing { rule, start_ms, end_ms, jitter_ms });
-    let (concurrency, misfire, runs) = (body.concurrency, body.misfire, body.misfire_runs);
-    let per_month = body.max_cost_per_month.as_deref();
-    let policies =
-        checks.policies(Policies::default(), concurrency, misfire, runs, body.grace, body.retry, per_month);
+    let policies = checks.policies(&Policies::default(), body.policies());
     let timetable = timing.as_ref().and_then(|timing| checks.timetable(timing));
     if body.batch.deadline.is_some() {
         let detail = "has passed at later runs; use completion_window, which begins with each";

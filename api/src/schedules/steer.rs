@@ -83,17 +83,7 @@ pub(crate) async fn change(
             jitter_ms: before.jitter_ms,
         });
         let jitter_ms = body.jitter.map(|jitter| checks.jitter_ms(jitter));
-        let (concurrency, misfire, runs) = (body.concurrency, body.misfire, body.misfire_runs);
-        let per_month = body.max_cost_per_month.as_deref();
-        let policies = checks.policies(
-            schedule.policies.clone(),
-            concurrency,
-            misfire,
-            runs,
-            body.grace,
-            body.retry,
-            per_month,
-        );
+        let policies = checks.policies(&schedule.policies, body.policies());
         let changes = timing.filter(|timing| timing != before);
         if let Some(timing) = &changes {
             checks.timetable(timing);

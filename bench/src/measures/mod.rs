@@ -9,6 +9,7 @@ pub mod immediate;
 pub mod limits;
 pub mod results;
 pub mod scale;
+pub mod schedules;
 mod sizes;
 pub mod webhooks;
 

@@ -7,6 +7,7 @@ mod end_to_end;
 mod fake;
 mod fleet;
 mod limits;
+mod schedules;
 mod table;
 mod webhooks;
 mod work;

@@ -16,3 +16,4 @@ pub(crate) mod scene;
 mod stopped;
 mod tear;
 mod two_steps;
+pub(crate) mod wrong_clock;

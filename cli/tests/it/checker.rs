@@ -8,6 +8,7 @@
 pub(crate) mod history;
 pub(crate) mod journal;
 pub(crate) mod judge;
+pub(crate) mod recurring;
 pub(crate) mod table;
 
 #[cfg(test)]

@@ -63,6 +63,11 @@ impl Desk {
         self.env.insert(variable.to_owned(), value.to_owned());
     }
 
+    /// What is set for processes; they have nothing else in their environment.
+    pub(crate) fn environment(&self) -> &BTreeMap<String, String> {
+        &self.env
+    }
+
     pub(crate) fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_promptmill"));
         command.args(args).current_dir(self.dir.path()).env_clear().envs(&self.env).stdin(Stdio::null());

@@ -119,8 +119,7 @@ impl Rows {
         let mut maker = Maker::new(making);
         let mut stored = first.clone();
         let mut next = 0;
-        loop {
-            let Some(last) = stored.last() else { break };
+        while let Some(last) = stored.last() {
             next = last.seq + 1;
             let (moved, blocks);
             (moved, blocks) = blocking(move || {

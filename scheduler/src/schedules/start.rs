@@ -466,9 +466,8 @@ mod tests {
         while let Some(due_ms) = tick.due_ms() {
             assert!(due_ms >= now_ms);
             now_ms = due_ms;
-            let tries = match tick.state {
-                TickState::Due { tries, .. } | TickState::Again { tries, .. } => tries,
-                _ => unreachable!("it is due"),
+            let (TickState::Due { tries, .. } | TickState::Again { tries, .. }) = tick.state else {
+                unreachable!("it is due")
             };
             tick.state = later(&tick, tries, now_ms, "ä".repeat(TOLD_BYTES));
             times += 1;

@@ -8,6 +8,7 @@ mod mongo;
 mod neighbours;
 mod pairs;
 mod pressure;
+mod recurring;
 mod redis;
 mod restarts;
 mod schedulers;

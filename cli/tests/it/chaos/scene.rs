@@ -193,7 +193,8 @@ pub(crate) fn check_log(log: &str) {
     assert!(!log.contains("panicked") && !log.contains("ended by a panic"), "{log}");
 }
 
-async fn all_batches(client: &Http) -> Vec<Value> {
+/// Every batch that a key may see.
+pub(crate) async fn all_batches(client: &Http) -> Vec<Value> {
     let (mut all, mut path) = (Vec::new(), "/v1/batches?limit=500".to_owned());
     loop {
         let (status, page) = client.get(&path).await;
