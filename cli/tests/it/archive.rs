@@ -1,5 +1,7 @@
 //! `promptmill export` of an installation at work, and `promptmill import` into another kind of store, as an operator types them.
 
+mod recurring;
+
 use std::collections::VecDeque;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::TcpListener;
@@ -231,14 +233,15 @@ async fn a_fleet_is_restored_from_a_backup_of_it_at_work() {
     an_installation_at_work_is_exported_and_goes_on_elsewhere(Kind::Fleet, Kind::Fleet).await;
 }
 
-/// Every archive of an installation in which batches come, are cut off by the provider's limit, end, are deleted, and drafts get other parts all the
-/// while can be imported.
+/// Every archive of an installation in which batches come, are cut off by the provider's limit, end, are deleted, schedules and row sets too, and drafts
+/// get other parts all the while can be imported.
 async fn archives_of_a_busy_installation_are_all_whole(kind: Kind) {
     let limited = Weighted { fault: Fault::RateLimited(RetryAfter::Absent), probability: 0.1 };
     let plan = FaultPlan { faults: vec![limited], longest_run: 3, ..FaultPlan::none() };
     let doubles =
         Doubles::start(Config { plan, latency: "5..10".parse().unwrap(), ..Config::default() }).unwrap();
     let mut desk = Desk::new();
+    recurring::every_second(&mut desk);
     desk.point_at(&doubles);
     let stand = start(kind, &mut desk);
     let over = Arc::new(AtomicBool::new(false));
@@ -247,6 +250,7 @@ async fn archives_of_a_busy_installation_are_all_whole(kind: Kind) {
         busy.spawn(comes_and_goes(stand.client(), n, over.clone()));
         busy.spawn(changes_its_mind(stand.client(), n, over.clone()));
     }
+    busy.spawn(recurring::recurs(stand.client(), over.clone()));
     let client = stand.client();
     let large = submit(&client, "large", ROWS, json!({})).await;
     let mut archives = Vec::new();
@@ -256,6 +260,7 @@ async fn archives_of_a_busy_installation_are_all_whole(kind: Kind) {
         let said = tokio::task::block_in_place(|| desk.promptmill(&args)).check_code(0).stderr;
         archives.push((name, said));
     }
+    assert!(archives.iter().any(|(_, said)| !said.contains(" schedules 0,")));
     over.store(true, Ordering::Relaxed);
     busy.join_all().await;
     client.wait_for_state(&large, &["completed"]).await;
@@ -269,7 +274,7 @@ async fn archives_of_a_busy_installation_are_all_whole(kind: Kind) {
         let text = String::from_utf8(zstd::decode_all(&packed[..]).unwrap()).unwrap();
         gone += text.lines().filter(|line| *line == "\"gone\"").count();
     }
-    println!("{gone} batches changed or went while they were told");
+    println!("{gone} batches, schedules and row sets changed or went while they were told");
 }
 
 /// Single rows, small batches and their deletion.

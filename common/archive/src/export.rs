@@ -2,13 +2,14 @@
 //!
 //! What is read of a batch holds together while the installation works: its state is read first, so one that was final then is all there. Of a
 //! chunk the outcomes are those that one version of its head names, whose bodies never change. Its events are read before its
-//! deliveries, which they become; of both, what tells of a later change of the batch is left out.
+//! deliveries, which they become; of both, what tells of a later change of the batch is left out. How what recurs is read is told in
+//! [`recurring`].
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeSet, HashSet, VecDeque};
 
 use bytes::Bytes;
 use promptmill_domain::{
-    Batch, BatchId, BatchState, Endpoint, FailureKind, Head, ItemCode, Milestone, TenantId,
+    Batch, BatchId, BatchState, Endpoint, FailureKind, Head, ItemCode, Milestone, TemplateId, TenantId,
 };
 use promptmill_ports::{
     BatchFilter, BlockIds, Delivery, Installation, PageLimit, Part, StoreError, StoreResult, StoredOutcome,
@@ -24,11 +25,13 @@ use crate::record::{
     VersionRecord,
 };
 
+mod recurring;
+
 /// How much is read at a time.
 const PAGE: PageLimit = PageLimit { items: 256, bytes: 8 * 1024 * 1024 };
 /// Heads read at a time. One may have 256 parked items, each with its history.
 const HEADS: u32 = 16;
-/// How often a draft is read anew when its parts change meanwhile.
+/// How often a draft is read anew when its parts change meanwhile, and what recurs when its rows do.
 const TRIES: u32 = 32;
 /// Deliveries of one batch; it has one for each of its events.
 const DELIVERIES: u32 = 100_000;
@@ -66,11 +69,13 @@ pub async fn export(
     }
     for tenant in tenants {
         out.put(&Record::Tenant(TenantRecord { id: tenant.id.clone(), created_ms: tenant.created_ms }))?;
-        let mut export = Export { store, tenant: &tenant.id, out };
+        let mut export = Export { store, tenant: &tenant.id, templates: HashSet::new(), out };
         export.keys().await?;
         export.templates().await?;
         export.claims().await?;
         export.generations().await?;
+        export.schedules().await?;
+        export.row_sets().await?;
         export.batches().await?;
         export.endpoints().await?;
     }
@@ -80,6 +85,8 @@ pub async fn export(
 struct Export<'a, S> {
     store: &'a dyn Installation,
     tenant: &'a TenantId,
+    /// Those that were told.
+    templates: HashSet<TemplateId>,
     out: &'a mut S,
 }
 
@@ -132,6 +139,7 @@ impl<S: Sink> Export<'_, S> {
                 None => return Ok(()),
             }
         }
+        self.templates.insert(template.id);
         self.out.put(&Record::Template(TemplateRecord { id: template.id, name: template.name }))?;
         for version in versions {
             let (source, created_ms) = (version.source, version.created_ms);
@@ -361,12 +369,12 @@ impl Bodies<'_> {
     }
 }
 
-/// What became of the telling of a batch.
+/// What became of the telling of a batch, a schedule or a row set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Told {
     /// All of it is told, as it was.
     Whole,
-    /// Its parts changed meanwhile.
+    /// What it is made of changed meanwhile.
     Torn,
 }
 

@@ -16,6 +16,10 @@ use crate::record::{ClaimRecord, DeliveryRecord, GenerationRecord, KeyRecord, Re
 use crate::replay::{Importer, LABEL, Replay};
 use crate::summary::Summary;
 
+mod recurring;
+
+use recurring::Recurring;
+
 /// Longer than a session that lives rests between two beats.
 const BEATS: Duration = Duration::from_secs(3);
 
@@ -35,7 +39,8 @@ pub async fn import<R: Read>(
     store.begin_import().await?;
     let session = SessionId::at(now_ms, rand::random());
     store.open(session, LABEL).await?;
-    let mut import = Import { store, importer: Importer { session, now_ms }, tenant: None, template: None };
+    let (importer, recurring) = (Importer { session, now_ms }, Recurring::new(store, now_ms));
+    let mut import = Import { store, importer, tenant: None, template: None, recurring };
     let mut batch = None;
     while let Some(record) = archive.next()? {
         batch = import.record(archive, batch, record).await?;
@@ -43,6 +48,7 @@ pub async fn import<R: Read>(
     if batch.is_some() {
         return Err(archive.wrong("a batch does not end"));
     }
+    import.recurring.end(archive).await?;
     store.end(session, now_ms).await?;
     let made = archive.summary();
     let mut found = Digesting::default();
@@ -75,6 +81,7 @@ struct Import<'a> {
     importer: Importer,
     tenant: Option<TenantId>,
     template: Option<(TemplateId, String, u32)>,
+    recurring: Recurring<'a>,
 }
 
 impl<'a> Import<'a> {
@@ -115,6 +122,9 @@ impl<'a> Import<'a> {
             | Record::Claim(_)
             | Record::Generation(_)
             | Record::Endpoint(_)
+            | Record::Schedule(_)
+            | Record::RowSet(_)
+            | Record::Tick(_)
             | Record::Batch(_) => return Err(archive.wrong("a batch does not end before it")),
         }
         Ok(Some(batch))
@@ -125,6 +135,9 @@ impl<'a> Import<'a> {
         archive: &ArchiveReader<R>,
         record: Record,
     ) -> Result<Option<Replay<'a>>, ArchiveError> {
+        if !record.is_of_recurring() {
+            self.recurring.end(archive).await?;
+        }
         let record = match record {
             Record::Tenant(record) => {
                 let tenant = Tenant { id: record.id, created_ms: record.created_ms };
@@ -157,9 +170,13 @@ impl<'a> Import<'a> {
                     return Err(archive.wrong("an endpoint is another tenant's, or another one is there"));
                 }
             }
+            Record::Schedule(schedule) => self.recurring.schedule(archive, &tenant, *schedule).await?,
+            Record::RowSet(set) => self.recurring.row_set(archive, &tenant, *set).await?,
+            Record::Block(block) => self.recurring.block(archive, block).await?,
+            Record::Tick(tick) => self.recurring.tick(archive, &tenant, *tick).await?,
+            Record::Gone if self.recurring.gone(&tenant).await? => {}
             Record::Batch(batch) => return Ok(Some(Replay::new(self.store, self.importer, tenant, *batch))),
             Record::Tenant(_)
-            | Record::Block(_)
             | Record::Part(_)
             | Record::Chunk(_)
             | Record::Outcome(_)

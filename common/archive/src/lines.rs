@@ -42,8 +42,8 @@ const FOOTER: &[u8] = b"{\"archive_end\"";
 pub(crate) struct Tally {
     hash: Sha256,
     summary: Summary,
-    /// Both before the batch that is being told: one that is gone at its end was never there.
-    before_batch: Option<(Sha256, Summary)>,
+    /// Both before the batch, schedule or row set that is being told: one that is gone at its end was never there.
+    before: Option<(Sha256, Summary)>,
 }
 
 impl Tally {
@@ -52,11 +52,19 @@ impl Tally {
         line.clear();
         serde_json::to_writer(&mut *line, record).map_err(std::io::Error::from)?;
         line.push(b'\n');
+        let begins = match record {
+            Record::Batch(_) | Record::Schedule(_) => true,
+            // That of a schedule goes with it.
+            Record::RowSet(set) => set.name.is_some(),
+            _ => false,
+        };
+        if begins {
+            self.before = Some((self.hash.clone(), self.summary.clone()));
+        }
         match record {
-            Record::Batch(_) => self.before_batch = Some((self.hash.clone(), self.summary.clone())),
-            Record::End(_) => self.before_batch = None,
+            Record::End(_) => self.before = None,
             Record::Gone => {
-                if let Some((hash, summary)) = self.before_batch.take() {
+                if let Some((hash, summary)) = self.before.take() {
                     (self.hash, self.summary) = (hash, summary);
                 }
                 return Ok(());

@@ -1,16 +1,18 @@
 //! The records of an archive, in the order in which they stand there.
 //!
 //! Tenants come by id. Behind a tenant come its keys, its templates each with its versions, its requests with an idempotency key, its generations,
-//! and its batches, newest first. Behind a batch come its blocks, each part behind those it is made of, its chunks each
-//! before its outcomes, its events and deliveries, and its end. A field that a later release adds is empty where it is left out.
+//! its schedules, its row sets, its batches, newest first, and its endpoints. Behind a schedule come its ticks, newest first, and the row set of the rows
+//! that came with it. Behind a row set come the blocks of its versions, oldest first. Behind a batch come its blocks, each part behind those it is made
+//! of, its chunks each before its outcomes, its events and deliveries, and its end. A field that a later release adds is empty where it is left out, and a
+//! record that it adds is missing.
 
 use bytes::Bytes;
 use promptmill_domain::head::{KILLER_AFTER_KILLS_ALONE, QUARANTINE_AFTER_KILLS, Trying};
 use promptmill_domain::{
     BatchId, BatchLimits, BatchSpec, BatchState, Counts, DeliveryId, Endpoint, EndpointId, Event, EventId,
-    EventKind, GenerationId, KeyId, ParkedItem, TemplateId, TenantId, Totals,
+    EventKind, GenerationId, KeyId, ParkedItem, Schedule, TemplateId, TenantId, Tick, Totals, UploadId,
 };
-use promptmill_ports::{DeliveryAttempt, DeliveryState, Role};
+use promptmill_ports::{DeliveryAttempt, DeliveryState, Role, RowSet};
 use serde::{Deserialize, Serialize};
 
 use crate::bytes64;
@@ -36,9 +38,15 @@ pub enum Record {
     Generation(GenerationRecord),
     /// An endpoint of the tenant, as if it were never changed. It comes behind the batches, which would tell it of their being made again.
     Endpoint(Box<Endpoint>),
+    /// A schedule of the tenant, as if it were never changed.
+    Schedule(Box<Schedule>),
+    /// A row set of the tenant, as if it were never changed; its blocks follow. One without a name is of the schedule before it.
+    RowSet(Box<RowSet>),
+    /// A tick of the schedule, with its version: whoever decides it again knows of a first one, and changes none that went on.
+    Tick(Box<Tick>),
     /// A batch; what follows to its end is of it.
     Batch(Box<BatchRecord>),
-    /// The next block of rows of the part that follows.
+    /// The next block of rows of the part that follows, or of the row set before it.
     Block(BlockRecord),
     /// A part, of the blocks before it.
     Part(PartRecord),
@@ -52,8 +60,44 @@ pub enum Record {
     Delivery(Box<DeliveryRecord>),
     /// The end of the batch: how it stands.
     End(Box<EndRecord>),
-    /// The end of the batch: it was deleted while it was read, and is none.
+    /// The end of the batch, the schedule or the row set: it was deleted while it was read, and is none.
     Gone,
+}
+
+impl Record {
+    /// Whether it is of a schedule or a row set that may stand before it.
+    pub(crate) fn is_of_recurring(&self) -> bool {
+        match self {
+            Self::Tick(_) | Self::Block(_) | Self::Gone => true,
+            Self::RowSet(set) => set.name.is_none(),
+            Self::Tenant(_)
+            | Self::Key(_)
+            | Self::Template(_)
+            | Self::Version(_)
+            | Self::Claim(_)
+            | Self::Generation(_)
+            | Self::Endpoint(_)
+            | Self::Schedule(_)
+            | Self::Batch(_)
+            | Self::Part(_)
+            | Self::Chunk(_)
+            | Self::Outcome(_)
+            | Self::Event(_)
+            | Self::Delivery(_)
+            | Self::End(_) => false,
+        }
+    }
+}
+
+/// The uploads whose blocks follow a row set, in that order, and how many blocks each has.
+pub(crate) fn uploads_of(set: &RowSet) -> Vec<(UploadId, u32)> {
+    let mut uploads: Vec<(UploadId, u32)> = Vec::with_capacity(set.versions.len());
+    for version in &set.versions {
+        if uploads.iter().all(|(upload, _)| *upload != version.upload) {
+            uploads.push((version.upload, version.blocks));
+        }
+    }
+    uploads
 }
 
 /// A tenant.

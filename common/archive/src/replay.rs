@@ -15,7 +15,7 @@ use crate::error::ArchiveError;
 use crate::record::{BatchRecord, BlockRecord, ChunkRecord, EndRecord, OutcomeRecord, PartRecord};
 
 /// Bytes of blocks or outcomes that are handed to the store at a time.
-const BYTES: usize = 8 * 1024 * 1024;
+pub(crate) const BYTES: usize = 8 * 1024 * 1024;
 /// Chunks that are worked on at a time.
 const CHUNKS: usize = 64;
 /// Chunks that are sealed at a time.
@@ -71,7 +71,7 @@ impl Draft {
 
 impl BlockRecord {
     /// As number `seq` of its upload.
-    fn into_block(self, seq: u32) -> RowBlock {
+    pub(crate) fn into_block(self, seq: u32) -> RowBlock {
         let Self { len, bytes, ids } = self;
         RowBlock { seq, len, bytes, ids }
     }

@@ -22,6 +22,10 @@ pub struct Summary {
     pub generations: u64,
     /// Deliveries of webhooks.
     pub deliveries: u64,
+    /// Schedules, those that were deleted while they were read not counted.
+    pub schedules: u64,
+    /// Row sets, those of rows that came with a schedule not counted.
+    pub row_sets: u64,
     /// Ids of the master keys that webhook secrets and kept answers in it are sealed under. Whoever is to deliver and repeat these needs the keys.
     pub master_keys: BTreeSet<String>,
     /// SHA-256 over its records, in hexadecimal digits: the same for stores that hold the same.
@@ -42,6 +46,13 @@ impl Summary {
                 self.note_sealed(&delivery.sealed_secret);
                 &mut self.deliveries
             }
+            Record::Schedule(schedule) => {
+                if let Some(webhook) = &schedule.run.spec.webhook {
+                    self.note_sealed(&webhook.sealed_secret);
+                }
+                &mut self.schedules
+            }
+            Record::RowSet(set) if set.name.is_some() => &mut self.row_sets,
             Record::Batch(batch) => {
                 if let Some(webhook) = &batch.spec.webhook {
                     self.note_sealed(&webhook.sealed_secret);
@@ -59,6 +70,8 @@ impl Summary {
                 return;
             }
             Record::Version(_)
+            | Record::RowSet(_)
+            | Record::Tick(_)
             | Record::Block(_)
             | Record::Part(_)
             | Record::Chunk(_)
@@ -81,11 +94,22 @@ impl Summary {
 
 impl fmt::Display for Summary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { tenants, keys, templates, batches, outcomes, generations, deliveries, .. } = self;
+        let Self {
+            tenants,
+            keys,
+            templates,
+            batches,
+            outcomes,
+            generations,
+            deliveries,
+            schedules,
+            row_sets,
+            ..
+        } = self;
         write!(
             f,
             "tenants {tenants}, keys {keys}, templates {templates}, batches {batches} with {outcomes} outcomes, \
-             generations {generations}, deliveries {deliveries}; sha256 {}",
+             generations {generations}, deliveries {deliveries}, schedules {schedules}, row sets {row_sets}; sha256 {}",
             self.digest
         )
     }

@@ -207,11 +207,16 @@ mod tests {
         "heads",
         "outcomes",
         "row_ids",
+        "row_sets",
         "rows",
+        "schedules",
+        "set_blocks",
+        "set_uploads",
         "slices",
         "template_versions",
         "templates",
         "tenants",
+        "ticks",
     ];
     /// What it does not: of the store alone, of processes, of uploads under way, an order that is made anew, sums that follow or begin anew, what lanes
     /// learn again, and replies that are there to save calls.

@@ -13,7 +13,7 @@ use promptmill_store_sqlite::{SqliteOptions, SqliteStore};
 
 use super::*;
 
-const NOW: u64 = 1_790_000_000_000;
+pub(super) const NOW: u64 = 1_790_000_000_000;
 
 /// Keeps what is told, and does something before it takes the next record after one that is waited for.
 struct Interrupted<'a> {
@@ -38,9 +38,9 @@ fn wait<T>(step: impl Future<Output = T>) -> T {
     tokio::task::block_in_place(|| tokio::runtime::Handle::current().block_on(step))
 }
 
-struct Scene {
-    store: SqliteStore,
-    tenant: TenantId,
+pub(super) struct Scene {
+    pub(super) store: SqliteStore,
+    pub(super) tenant: TenantId,
     batch: BatchId,
     session: SessionId,
     _folder: tempfile::TempDir,
@@ -48,7 +48,7 @@ struct Scene {
 
 impl Scene {
     /// A draft without rows.
-    async fn new() -> Self {
+    pub(super) async fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let store = SqliteStore::open(folder.path(), SqliteOptions::default()).unwrap();
         let (tenant, batch) = (TenantId::default_tenant(), BatchId::at(NOW, [1; 10]));
@@ -97,7 +97,7 @@ impl Scene {
     }
 
     /// What is told of the store, where `step` happens after the first record of the kind.
-    async fn told<F: Future<Output = ()>>(
+    pub(super) async fn told<F: Future<Output = ()>>(
         &self,
         at: fn(&Record) -> bool,
         step: impl FnOnce() -> F,
@@ -110,7 +110,7 @@ impl Scene {
     }
 }
 
-fn lane() -> LaneId {
+pub(super) fn lane() -> LaneId {
     LaneId::new("demo", "none")
 }
 

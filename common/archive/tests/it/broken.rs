@@ -11,13 +11,13 @@ use sha2::{Digest as _, Sha256};
 use crate::scene::{NOW, Scene, see, tenant};
 use crate::stores::{Kind, Place, archive_of, import_from};
 
-fn lines_of(archive: &[u8]) -> Vec<String> {
+pub(crate) fn lines_of(archive: &[u8]) -> Vec<String> {
     let text = String::from_utf8(zstd::decode_all(archive).unwrap()).unwrap();
     text.lines().map(|line| format!("{line}\n")).collect()
 }
 
 /// The lines between header and end, with the end that they should have.
-fn whole(header: &str, records: &[String]) -> Vec<u8> {
+pub(crate) fn whole(header: &str, records: &[String]) -> Vec<u8> {
     let digest = Sha256::digest(records.concat());
     let digest: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
     let end = format!("{{\"archive_end\":{{\"records\":{},\"sha256\":\"{digest}\"}}}}\n", records.len());
@@ -38,7 +38,7 @@ async fn lines() -> Vec<String> {
     lines_of(&archive_of(&*store).await.0)
 }
 
-async fn error_of(lines: &[String]) -> ArchiveError {
+pub(crate) async fn error_of(lines: &[String]) -> ArchiveError {
     let place = Place::new(Kind::Sqlite);
     let store = place.open().await.unwrap();
     import_from(&*store, &pack(lines)).await.unwrap_err()

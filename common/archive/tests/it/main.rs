@@ -4,5 +4,6 @@
 
 mod broken;
 mod moves;
+mod recurring;
 mod scene;
 mod stores;

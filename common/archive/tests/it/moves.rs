@@ -5,6 +5,7 @@ use promptmill_ports::{
     BatchFilter, Generation, Installation, PageLimit, SettledCursor, SettledPage, StoreError, TemplateKey,
 };
 
+use crate::recurring::{recurs, what_recurs_is_the_same};
 use crate::scene::{NOW, Scene, see, tenant};
 use crate::stores::{Kind, Place, archive_of, import_from};
 
@@ -25,15 +26,19 @@ from_to!(an_installation_moves_from_mongodb_to_mongodb, Kind::Mongo, Kind::Mongo
 async fn check(from: Kind, to: Kind) {
     let (from, to) = (Place::new(from), Place::new(to));
     let (source, target) = (from.open().await.unwrap(), to.open().await.unwrap());
-    let scene = Scene::of(&*source).await;
+    let mut scene = Scene::of(&*source).await;
+    scene.row_set(&[4]).await;
     let (archive, summary) = archive_of(&*source).await;
     let imported = import_from(&*target, &archive).await.unwrap();
     assert_eq!(imported, summary);
     assert_eq!((summary.tenants, summary.keys, summary.templates), (2, 4, 4));
     assert_eq!((summary.generations, summary.deliveries), (4, 1));
     assert_eq!(summary.batches, 3 + scene.batches.len() as u64);
-    assert_eq!(Vec::from_iter(&summary.master_keys), ["answers", "first", "fourth", "second", "third"]);
+    assert_eq!((summary.schedules, summary.row_sets), (1 + scene.schedules.len() as u64, 1 + scene.sets));
+    let sealed_under = ["answers", "fifth", "first", "fourth", "second", "third"];
+    assert_eq!(Vec::from_iter(&summary.master_keys), sealed_under);
     records_are_the_same(&*source, &*target, &scene).await;
+    what_recurs_is_the_same(&*source, &*target, &scene).await;
     for batch in &scene.batches {
         let (then, now) =
             (see(&*source, &scene.tenant, *batch).await, see(&*target, &scene.tenant, *batch).await);
@@ -47,12 +52,14 @@ async fn check(from: Kind, to: Kind) {
     let usage = async |store: &dyn Installation| store.usage(&scene.tenant, NOW).await.unwrap();
     assert_eq!(usage(&*target).await.rows, usage(&*source).await.rows);
     assert_eq!(usage(&*target).await.record_bytes, usage(&*source).await.record_bytes);
+    assert_eq!(usage(&*target).await.bytes, usage(&*source).await.bytes);
     // What is read from the copy makes the same copy again.
     assert_eq!(archive_of(&*target).await.1, summary);
     drop(target);
     let target = to.open().await.unwrap();
     an_old_place_in_the_order_is_refused(&*source, &*target, &scene).await;
     goes_on(&*target, &scene).await;
+    recurs(&*target, &scene).await;
 }
 
 /// The order is another one, so a place in that of the source is none in this.

@@ -4,13 +4,15 @@ use bytes::Bytes;
 use promptmill_domain::{
     Attempt, BatchEvent, BatchId, BatchLimits, BatchSpec, BatchState, ChunkId, DeliveryId, Endpoint,
     EndpointHeaders, EndpointId, EndpointSecret, EndpointState, EventKind, Failing, FailureKind,
-    GenerationId, ItemCode, KeyId, LaneId, LeaseToken, Money, ParkedItem, Release, SessionId, SettledItem,
-    TemplateId, TenantId, Tokens, Totals, UploadId, Webhook, WhyDisabled,
+    GenerationId, ItemCode, KeyId, LaneId, LeaseToken, Money, ParkedItem, Release, ScheduleId, SessionId,
+    SettledItem, TemplateId, TenantId, Tokens, Totals, UploadId, Webhook, WhyDisabled,
 };
 use promptmill_ports::{
     ApiKey, Claim, Claims, Delivery, DeliveryAttempt, DeliveryState, Generation, Installation, Lease,
     NewBatch, PartCommit, Role, RowBlock, SettleGroup, Settled, StoredAnswer, Tenant, WholeBatch, Work, flow,
 };
+
+mod recurring;
 
 /// When it was made, Unix milliseconds.
 pub(crate) const NOW: u64 = 1_790_000_000_000;
@@ -23,6 +25,9 @@ pub(crate) struct Scene<'a> {
     pub(crate) tenant: TenantId,
     pub(crate) batches: Vec<BatchId>,
     pub(crate) generations: Vec<GenerationId>,
+    pub(crate) schedules: Vec<ScheduleId>,
+    /// How many row sets with a name.
+    pub(crate) sets: u64,
     session: SessionId,
 }
 
@@ -53,6 +58,30 @@ fn block(seq: u32, len: u32) -> RowBlock {
     RowBlock { seq, len, bytes: Bytes::from(format!("{len} rows of block {seq}")), ids }
 }
 
+fn new_batch(n: u64, webhook: bool) -> NewBatch {
+    let id = BatchId::at(NOW + n, rand::random());
+    let spec = BatchSpec::new(
+        "{\"messages\":[]}".to_owned(),
+        "demo:any".parse().unwrap(),
+        LaneId::new("demo", "none"),
+    );
+    let webhook = webhook.then(|| Webhook {
+        results: true,
+        url: "https://receiver.example/hook".to_owned(),
+        sealed_secret: "pmv1.first.AAAA".to_owned(),
+    });
+    let labels = [("team".to_owned(), "ä".to_owned())].into();
+    let spec = BatchSpec {
+        webhook,
+        labels,
+        name: Some(format!("batch {n}")),
+        retention_ms: Some(86_400_000),
+        ..spec
+    };
+    let limits = BatchLimits { max_concurrency: Some(4), priority: -3, ..BatchLimits::default() };
+    NewBatch { id, spec, limits, idem_key: Some(format!("key {n}")), now_ms: NOW + n }
+}
+
 impl<'a> Scene<'a> {
     /// Everything of one tenant, and a little of another; answers the first.
     pub(crate) async fn of(store: &'a dyn Installation) -> Self {
@@ -63,6 +92,7 @@ impl<'a> Scene<'a> {
         scene.ended_batches().await;
         scene.large_outcomes().await;
         scene.endpoints().await;
+        scene.recurring().await;
         Self::small(store).await;
         scene
     }
@@ -72,6 +102,16 @@ impl<'a> Scene<'a> {
         let mut scene = Self::of_tenant(store, "zeta").await;
         scene.records().await;
         scene.drafts().await;
+        scene.row_set(&[1]).await;
+        scene.schedule(Some(NOW + 5)).await;
+        scene
+    }
+
+    /// Nothing of a tenant but its records and what recurs.
+    pub(crate) async fn recurring_only(store: &'a dyn Installation) -> Self {
+        let mut scene = Self::of_tenant(store, "acme").await;
+        scene.records().await;
+        scene.recurring().await;
         scene
     }
 
@@ -118,8 +158,8 @@ impl<'a> Scene<'a> {
         store.add_tenant(&Tenant { id: tenant.clone(), created_ms: NOW }).await.unwrap();
         let session = SessionId::at(NOW, rand::random());
         store.open(session, "worker").await.unwrap();
-        let (batches, generations) = (Vec::new(), Vec::new());
-        Self { store, tenant, batches, generations, session }
+        let (batches, generations, schedules) = (Vec::new(), Vec::new(), Vec::new());
+        Self { store, tenant, batches, generations, schedules, sets: 0, session }
     }
 
     async fn records(&mut self) {
@@ -177,29 +217,9 @@ impl<'a> Scene<'a> {
     }
 
     fn new_batch(&mut self, webhook: bool) -> NewBatch {
-        let n = self.batches.len() as u64;
-        let id = BatchId::at(NOW + n, rand::random());
-        self.batches.push(id);
-        let spec = BatchSpec::new(
-            "{\"messages\":[]}".to_owned(),
-            "demo:any".parse().unwrap(),
-            LaneId::new("demo", "none"),
-        );
-        let webhook = webhook.then(|| Webhook {
-            results: true,
-            url: "https://receiver.example/hook".to_owned(),
-            sealed_secret: "pmv1.first.AAAA".to_owned(),
-        });
-        let labels = [("team".to_owned(), "ä".to_owned())].into();
-        let spec = BatchSpec {
-            webhook,
-            labels,
-            name: Some(format!("batch {n}")),
-            retention_ms: Some(86_400_000),
-            ..spec
-        };
-        let limits = BatchLimits { max_concurrency: Some(4), priority: -3, ..BatchLimits::default() };
-        NewBatch { id, spec, limits, idem_key: Some(format!("key {n}")), now_ms: NOW + n }
+        let new = new_batch(self.batches.len() as u64, webhook);
+        self.batches.push(new.id);
+        new
     }
 
     /// A draft whose parts have these blocks.
