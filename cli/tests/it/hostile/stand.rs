@@ -116,18 +116,12 @@ impl Stand {
         fields[11..13].iter().map(|ticks| ticks.parse::<u64>().unwrap() * 10).sum()
     }
 
-    /// How much of the program and of its libraries is in memory: nothing else is mapped from files but the index of SQLite's log.
-    fn program_kib(&self) -> u64 {
-        status_kib(self.server.id(), "RssFile").unwrap_or(0)
-    }
-
     /// Runs one case between two measurements and notes everything that is not as it must be.
     pub(crate) async fn run(&mut self, case: &Case, sent: impl AsyncFnOnce(&Self, &mut Vec<String>)) {
         // Resets the peak; where the kernel cannot, growth is counted from the peak so far.
         let reset = fs::write(self.proc("clear_refs"), "5").is_ok();
         let before_kib = status_kib(self.server.id(), if reset { "VmRSS" } else { "VmHWM" })
             .expect("it lived after the last case");
-        let program_kib = self.program_kib();
         let before_ms = self.cpu_ms();
         let mut failures = Vec::new();
         let running = sent(self, &mut failures);
@@ -138,9 +132,7 @@ impl Stand {
         let Some(peak_kib) = status_kib(self.server.id(), "VmHWM") else {
             panic!("{:?} has killed the server: {failures:?}", case.name);
         };
-        // The first case of its kind brings in code, megabytes of it in a debug build, which are no cost of the case.
-        let program_kib = self.program_kib().saturating_sub(program_kib);
-        let grown_kib = peak_kib.saturating_sub(before_kib).saturating_sub(program_kib);
+        let grown_kib = peak_kib.saturating_sub(before_kib);
         if cpu_ms > case.most_ms() {
             failures.push(format!("took {cpu_ms} ms of processor time, may take {}", case.most_ms()));
         }
