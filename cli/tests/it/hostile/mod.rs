@@ -72,7 +72,11 @@ async fn urls_lead_nowhere_they_must_not() {
     // Whoever listens beyond loopback may not name receivers there; whoever listens on it may.
     for (policy, address) in [("public", "0.0.0.0:0"), ("loopback", LOOPBACK)] {
         let mut stand = Stand::listening(address);
-        for case in Case::all("urls").iter().filter(|case| case.word("policy") == Some(policy)) {
+        let mut cases = Case::all("urls");
+        cases.retain(|case| case.word("policy") == Some(policy));
+        // Brings in the code of this path, megabytes of it in a debug build, which would be counted to whichever case comes first.
+        send::url(&stand, &cases[0], &mut Vec::new()).await;
+        for case in &cases {
             stand.run(case, async |stand, failures| send::url(stand, case, failures).await).await;
         }
         stand.finish(policy);
