@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use clap::Args;
 use ipnet::IpNet;
+use promptmill_egress::UrlPolicy;
 use promptmill_intake::Quotas;
 
 use crate::proxies::Proxies;
@@ -67,6 +68,8 @@ pub struct ApiConfig {
     pub batch_rows: u64,
     /// The least distance of two ticks of a schedule, seconds.
     pub schedule_seconds: u64,
+    /// Which servers may be asked for rows of schedules.
+    pub sources: UrlPolicy,
     /// Requests a second of one key, on the long run.
     pub requests_per_second: u32,
     /// Requests of one key at once.
@@ -133,6 +136,7 @@ impl Default for ApiConfig {
             part_bytes: 2 << 30,
             batch_rows,
             schedule_seconds: 60,
+            sources: UrlPolicy::default(),
             requests_per_second: 50,
             request_burst: 100,
             running_batches: 20,

@@ -9,7 +9,7 @@ use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use promptmill_domain::endpoint::MOST_ENDPOINTS;
 use promptmill_domain::{
-    Endpoint, EndpointHeaders, EndpointId, EndpointSecret, EndpointState, EventId, EventKind, Reached,
+    Endpoint, EndpointId, EndpointSecret, EndpointState, EventId, EventKind, Reached, SealedHeaders,
     TenantId, WhyDisabled,
 };
 use promptmill_egress::{Deadlines, Secret, Signer, SigningKey, extra_headers, signature, vet_url};
@@ -254,14 +254,14 @@ fn kept_headers(
     tenant: &TenantId,
     id: EndpointId,
     headers: &BTreeMap<String, String>,
-) -> Result<Option<EndpointHeaders>, Problem> {
+) -> Result<Option<SealedHeaders>, Problem> {
     if headers.is_empty() {
         return Ok(None);
     }
     let names = headers.keys().map(|name| name.to_ascii_lowercase()).collect();
     let text = serde_json::to_vec(headers).map_err(Problem::internal)?;
     let sealed = app.vault().seal(&Endpoint::headers_context(tenant, id), &text);
-    Ok(Some(EndpointHeaders { names, sealed: sealed.map_err(Problem::internal)? }))
+    Ok(Some(SealedHeaders { names, sealed: sealed.map_err(Problem::internal)? }))
 }
 
 fn kinds(mut kinds: Vec<EventKind>) -> Vec<EventKind> {

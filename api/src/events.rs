@@ -20,11 +20,11 @@ use crate::App;
 use crate::auth::{Caller, Scope, is_still_good};
 use crate::batches::view::{BatchView, view};
 use crate::extract::Path;
-use crate::places::Place;
 use crate::problem::{Problem, ProblemId};
 use crate::shapes::EventDocument;
 use crate::sse;
 use crate::told::Listener;
+use promptmill_runtime::places::Place;
 
 const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 

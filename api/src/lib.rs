@@ -26,7 +26,6 @@ mod limits;
 mod openapi;
 mod outcome_view;
 mod page;
-mod places;
 mod prefer;
 mod problem;
 mod progress;

@@ -53,6 +53,9 @@ pub struct ApiArgs {
     /// Subnets that are not public and may receive webhooks all the same, over plain HTTP too, for example 10.0.0.0/8.
     #[arg(long, value_name = "CIDR", env = "PROMPTMILL_WEBHOOK_SUBNETS", value_delimiter = ',')]
     webhook_subnets: Vec<IpNet>,
+    /// Subnets that are not public and may be asked for rows of schedules all the same, over plain HTTP too, for example 10.0.0.0/8.
+    #[arg(long, value_name = "CIDR", env = "PROMPTMILL_SOURCE_SUBNETS", value_delimiter = ',')]
+    source_subnets: Vec<IpNet>,
 }
 
 /// Serves the API until the process is told to stop.
@@ -82,6 +85,7 @@ pub async fn run(args: ApiArgs, settings: Settings) -> Result<(), RoleError> {
     let config = ApiConfig {
         running_batches: args.running.running_batches,
         leave_after: Duration::from_secs(args.leave_after.into()),
+        sources: UrlPolicy::with_subnets(args.source_subnets),
         ..args.api.config()
     };
     let stop_within = config.leave_after + STOP_WITHIN;

@@ -28,9 +28,9 @@ use crate::config::ApiConfig;
 use crate::frame::Peer;
 use crate::generations;
 use crate::headers::MAX_HEADER_BYTES;
-use crate::places::Places;
 use crate::state::App;
 use patience::Patience;
+use promptmill_runtime::places::Places;
 
 /// hyper refuses larger heads without a body; smaller ones that are still too large get a problem.
 const MAX_HEAD_BYTES: usize = 2 * MAX_HEADER_BYTES;

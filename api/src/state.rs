@@ -19,13 +19,13 @@ use crate::generations::Generator;
 use crate::health::Readiness;
 use crate::idempotency::Running;
 use crate::limits::Limits;
-use crate::places::Places;
 use crate::progress::ProgressCache;
 use crate::results::Turns;
 use crate::shares::Shares;
 use crate::slots::Slots;
 use crate::templates::TemplateCache;
 use crate::told::{Listener, Listeners};
+use promptmill_runtime::places::Places;
 
 /// The service's state. Cheap to clone.
 #[derive(Clone)]
@@ -41,6 +41,9 @@ struct Inner {
     /// Endpoints that are tried at the moment.
     pings: Places<TenantId>,
     comparing: Places<TenantId>,
+    /// Made when a server is asked for rows for the first time.
+    sources: OnceLock<GuardedClient>,
+    sampling: Places<TenantId>,
     presence: Presence,
     leaving: CancellationToken,
     stopping: CancellationToken,
@@ -69,6 +72,10 @@ const PINGS: usize = 16;
 /// Runs of schedules that are compared at the same time, of one tenant and of all. Each holds up to about 10 MiB.
 const COMPARING_OF_TENANT: usize = 2;
 const COMPARING: usize = 8;
+
+/// Servers that are asked for the first rows of a schedule at the same time, for one tenant and for all.
+const SAMPLING_OF_TENANT: usize = 2;
+const SAMPLING: usize = 16;
 
 impl App {
     /// The service over an engine, present under a session of the process. `url_policy` says which receivers of webhooks may be named.
@@ -106,6 +113,8 @@ impl App {
             receivers: OnceLock::new(),
             pings: Places::within(PINGS_OF_TENANT, PINGS),
             comparing: Places::within(COMPARING_OF_TENANT, COMPARING),
+            sources: OnceLock::new(),
+            sampling: Places::within(SAMPLING_OF_TENANT, SAMPLING),
             readiness: Readiness::default(),
             config,
         }))
@@ -146,6 +155,23 @@ impl App {
         }
         let client = GuardedClient::new(self.0.url_policy.clone())?;
         Ok(self.0.receivers.get_or_init(|| client))
+    }
+
+    /// Asks servers for rows.
+    ///
+    /// # Errors
+    /// When this process can ask nobody.
+    pub(crate) fn sources(&self) -> Result<&GuardedClient, ClientError> {
+        if let Some(client) = self.0.sources.get() {
+            return Ok(client);
+        }
+        let client = GuardedClient::new(self.0.config.sources.clone())?;
+        Ok(self.0.sources.get_or_init(|| client))
+    }
+
+    /// Places for servers that are asked for the first rows of a schedule.
+    pub(crate) fn sampling(&self) -> &Places<TenantId> {
+        &self.0.sampling
     }
 
     /// Places for runs of schedules that are compared.

@@ -57,6 +57,9 @@ pub(crate) struct ServeArgs {
     /// Subnets that are not public and may receive webhooks all the same, over plain HTTP too, for example 10.0.0.0/8.
     #[arg(long, value_name = "CIDR", env = "PROMPTMILL_WEBHOOK_SUBNETS", value_delimiter = ',')]
     pub(crate) webhook_subnets: Vec<IpNet>,
+    /// Subnets that are not public and may be asked for rows of schedules all the same, over plain HTTP too, for example 10.0.0.0/8.
+    #[arg(long, value_name = "CIDR", env = "PROMPTMILL_SOURCE_SUBNETS", value_delimiter = ',')]
+    pub(crate) source_subnets: Vec<IpNet>,
     #[command(flatten)]
     pub(crate) public: PublicUrlArgs,
     #[command(flatten)]
@@ -76,7 +79,8 @@ pub(crate) async fn serve(args: ServeArgs, settings: &Settings) -> Result<Exit, 
     let engine = Engine::embedded(&args.data, Arc::new(providers))
         .map_err(|error| Failure::work("the server cannot start", error))?;
     let vault = open_vault(&args, settings)?;
-    let policy = url_policy(&args);
+    let policy = url_policy(&args, &args.webhook_subnets);
+    let sources = url_policy(&args, &args.source_subnets);
     let vault = Arc::new(vault);
     if let Some(key) = settings.get("PROMPTMILL_BOOTSTRAP_KEY") {
         let kept = promptmill_api::keys::adopt(&engine, &key).await;
@@ -101,9 +105,11 @@ pub(crate) async fn serve(args: ServeArgs, settings: &Settings) -> Result<Exit, 
         .map_err(|error| Failure::work("work cannot begin", error))?;
     let on_loopback = args.listen.ip().is_loopback().then(|| format!("http://{}", addresses.0));
     let public_url = args.public.public_url.clone().or(on_loopback);
-    let config = SchedulerConfig::serving(vault.clone(), policy.clone()).telling(public_url, mailer);
+    let config = SchedulerConfig::serving(vault.clone(), policy.clone());
+    let config = config.telling(public_url, mailer).asking(sources.clone());
     let scheduler = Scheduler::with(engine.clone(), args.admission.clone().applied_to(config));
-    let config = ApiConfig { running_batches: args.admission.running.running_batches, ..args.api.config() };
+    let running_batches = args.admission.running.running_batches;
+    let config = ApiConfig { running_batches, sources, ..args.api.config() };
     let app = App::new(
         engine.clone(),
         vault,
@@ -153,9 +159,9 @@ fn open_vault(args: &ServeArgs, settings: &Settings) -> Result<Vault, Failure> {
     }
 }
 
-/// A server that nobody else can reach may talk to receivers on the same machine.
-fn url_policy(args: &ServeArgs) -> UrlPolicy {
-    let mut subnets = args.webhook_subnets.clone();
+/// What may be called in these subnets, and on the same machine by a server that nobody else can reach.
+fn url_policy(args: &ServeArgs, subnets: &[IpNet]) -> UrlPolicy {
+    let mut subnets = subnets.to_vec();
     if args.listen.ip().is_loopback() {
         subnets.extend(UrlPolicy::with_loopback().allowed_subnets);
     }
@@ -169,7 +175,9 @@ fn greet(args: &ServeArgs, (api, metrics): (SocketAddr, SocketAddr), first_key: 
         args.data.display(),
     );
     if args.listen.ip().is_loopback() {
-        eprintln!("Webhooks may go to loopback addresses, because the server listens on one itself.");
+        eprintln!(
+            "Webhooks may go to loopback addresses, and rows come from them, because the server listens on one itself."
+        );
     }
     if let Some(key) = first_key {
         eprintln!("First start: this is the API key of the tenant \"default\". It is shown this once.");

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use promptmill_domain::{Batch, TenantId};
 use promptmill_egress::retry::Schedule;
-use promptmill_egress::{Deadlines, Resolver, SystemResolver, UrlPolicy};
+use promptmill_egress::{Deadlines, Patience, Resolver, SystemResolver, UrlPolicy};
 use promptmill_intake::Quotas;
 use promptmill_mail::Mailer;
 use promptmill_runtime::Presence;
@@ -85,6 +85,14 @@ impl SchedulerConfig {
     }
 }
 
+impl SchedulerConfig {
+    /// The same with rows of schedules from servers within `sources`.
+    #[must_use]
+    pub fn asking(self, sources: UrlPolicy) -> Self {
+        Self { recurring: self.recurring.map(|recurring| Recurring { sources, ..recurring }), ..self }
+    }
+}
+
 /// How events are delivered.
 #[derive(Clone)]
 pub struct Webhooks {
@@ -156,12 +164,24 @@ pub struct Recurring {
     pub vault: Arc<Vault>,
     /// What tenants may bring in.
     pub quotas: Quotas,
+    /// Which servers may be asked for rows. Default: those of the public internet.
+    pub sources: UrlPolicy,
+    /// Looks their names up. Default: the system's resolver.
+    pub resolver: Arc<dyn Resolver>,
+    /// How long they may take. Default: 30 s without a sign of life, 10 minutes in all.
+    pub patience: Patience,
 }
 
 impl Recurring {
     /// Everything else at its default.
     pub fn new(vault: Arc<Vault>) -> Self {
-        Self { vault, quotas: Quotas::default() }
+        Self {
+            vault,
+            quotas: Quotas::default(),
+            sources: UrlPolicy::default(),
+            resolver: Arc::new(SystemResolver::default()),
+            patience: Patience { idle: Duration::from_secs(30), total: Duration::from_secs(600) },
+        }
     }
 }
 

@@ -32,6 +32,9 @@ pub struct SchedulerArgs {
     /// Subnets that are not public and may receive webhooks all the same, over plain HTTP too, for example 10.0.0.0/8.
     #[arg(long, value_name = "CIDR", env = "PROMPTMILL_WEBHOOK_SUBNETS", value_delimiter = ',')]
     webhook_subnets: Vec<IpNet>,
+    /// Subnets that are not public and may be asked for rows of schedules all the same, over plain HTTP too, for example 10.0.0.0/8.
+    #[arg(long, value_name = "CIDR", env = "PROMPTMILL_SOURCE_SUBNETS", value_delimiter = ',')]
+    source_subnets: Vec<IpNet>,
     #[command(flatten)]
     public: PublicUrlArgs,
     #[command(flatten)]
@@ -143,7 +146,7 @@ pub async fn run(args: SchedulerArgs, settings: Settings) -> Result<(), RoleErro
     let config = SchedulerConfig {
         poll: Duration::from_millis(args.poll_ms),
         standing: Standing::OneOfSeveral(presence.clone()),
-        ..serving.telling(args.public.public_url, mailer)
+        ..serving.telling(args.public.public_url, mailer).asking(UrlPolicy::with_subnets(args.source_subnets))
     };
     let scheduler = Scheduler::with(fleet.engine.clone(), args.admission.applied_to(config));
     let stop = CancellationToken::new();

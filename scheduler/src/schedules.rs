@@ -8,7 +8,9 @@
 mod again;
 mod look;
 mod over;
+mod previous;
 mod rows;
+mod served;
 mod start;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -22,6 +24,7 @@ use tokio::task::{Id, JoinSet};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
+use self::served::Served;
 use crate::config::{Recurring, Webhooks};
 use crate::deliveries::Missing;
 use crate::lead::Lead;
@@ -88,6 +91,7 @@ struct Keeper {
     recurring: Arc<Recurring>,
     /// Who hears of ticks without a run, where anybody is told anything.
     missing: Option<Arc<Missing>>,
+    served: Arc<Served>,
     /// The open ticks when they were read last, and those that came of looks since.
     open: BTreeMap<TickKey, Tick>,
     /// When they were read, and how long that took.
@@ -103,6 +107,7 @@ impl Keeper {
             engine,
             recurring: Arc::new(recurring),
             missing,
+            served: Arc::default(),
             open: BTreeMap::new(),
             read: None,
             starting: JoinSet::new(),
@@ -154,7 +159,8 @@ impl Keeper {
             }
             _ => tick.due_ms().is_some_and(|due_ms| due_ms <= now_ms),
         };
-        let mut room = STARTING.saturating_sub(self.started.len());
+        // Those that wait for a server have places of their own.
+        let mut room = (STARTING + self.served.asking()).saturating_sub(self.started.len());
         if room == 0 {
             return;
         }
@@ -171,7 +177,7 @@ impl Keeper {
         due.sort_unstable_by_key(|(key, tick)| (tick.due_ms(), **key));
         for (key, tick) in due {
             let of_tenant = starting.entry(&tick.tenant).or_default();
-            if *of_tenant >= STARTING_OF_TENANT {
+            if *of_tenant >= STARTING_OF_TENANT + self.served.asking_of(&tick.tenant) {
                 continue;
             }
             *of_tenant += 1;
@@ -180,8 +186,9 @@ impl Keeper {
             }
             room -= 1;
             let (engine, recurring, tick) = (self.engine.clone(), self.recurring.clone(), tick.clone());
-            let missing = self.missing.clone();
-            let start = async move { start::run(&engine, &recurring, missing.as_deref(), tick).await };
+            let (missing, served) = (self.missing.clone(), self.served.clone());
+            let start =
+                async move { start::run(&engine, &recurring, &served, missing.as_deref(), tick).await };
             let task = self.starting.spawn(start);
             self.started.insert(task.id(), *key);
         }

@@ -6,10 +6,10 @@ use axum::body::Body;
 use axum::http::{HeaderMap, header};
 use bytes::Bytes;
 use http_body_util::BodyExt as _;
+use promptmill_intake::Piece;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout};
 
-use super::inflate::Piece;
 use crate::App;
 use crate::extract::cut_off;
 use crate::problem::{Problem, ProblemId};

@@ -9,7 +9,6 @@ pub(crate) mod deliveries;
 pub(crate) mod draft;
 mod estimate;
 pub(crate) mod feed;
-pub(crate) mod inflate;
 pub(crate) mod intake;
 mod list;
 pub(crate) mod models;

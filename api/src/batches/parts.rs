@@ -4,14 +4,13 @@ use axum::body::Body;
 use axum::extract::State;
 use axum::http::{HeaderMap, header};
 use promptmill_domain::{BatchId, BatchState};
-use promptmill_intake::{BadRow, Refused, RowsOf, read_and_pack_beside};
+use promptmill_intake::{BadRow, Packing, Refused, RowsOf, digest_text, read_and_pack_beside, unpacked};
 use promptmill_ports::Part;
 use promptmill_rowio::{RowFormat, RowLimits};
 use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::feed;
-use super::inflate::{Packing, unpacked};
 use super::intake::{self, Target};
 use super::refused::NotTaken;
 use super::rows_of;
@@ -54,7 +53,7 @@ pub(crate) struct PartView {
 
 impl From<Part> for PartView {
     fn from(part: Part) -> Self {
-        Self { part: part.part, rows: part.rows, digest: hex(&part.digest) }
+        Self { part: part.part, rows: part.rows, digest: digest_text(&part.digest) }
     }
 }
 
@@ -131,7 +130,7 @@ pub(crate) async fn put(
     let (taken, unchanged) =
         taken.map_err(|not_taken: NotTaken| not_taken.into_problem(|row| place(part, row)))?;
     let rows = u64::from(taken.rows);
-    Ok(axum::Json(TakenPartView { part, rows, digest: hex(&taken.digest), unchanged }))
+    Ok(axum::Json(TakenPartView { part, rows, digest: taken.digest_text(), unchanged }))
 }
 
 /// An upload that may begin.
@@ -156,7 +155,7 @@ async fn admit(
         return Err(Problem::new(ProblemId::NotFound).detail("parts are numbered 0 to 9999"));
     }
     let batch = app.engine().store.batch(&caller.tenant, id).await?;
-    let (format, packing) = (format_of(headers)?, Packing::of(headers)?);
+    let (format, packing) = (format_of(headers)?, packing_of(headers)?);
     let declared = headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
     if declared.is_some_and(|length: u64| length > app.config().part_bytes) {
         return Err(feed::too_large(app));
@@ -181,20 +180,23 @@ fn place(part: u32, row: &BadRow) -> FieldError {
 /// How rows are written, by the header that says so.
 pub(crate) fn format_of(headers: &HeaderMap) -> Result<RowFormat, Problem> {
     let kind = headers.get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
-    match kind.split(';').next().unwrap_or_default().trim().to_ascii_lowercase().as_str() {
-        "application/x-ndjson" | "application/ndjson" | "application/jsonl" => Ok(RowFormat::Ndjson),
-        "text/csv" => Ok(RowFormat::Csv),
-        _ => Err(Problem::new(ProblemId::UnsupportedMediaType)
-            .detail("rows are sent as Content-Type: application/x-ndjson, application/jsonl or text/csv")),
-    }
+    RowFormat::from_media_type(kind).ok_or_else(|| {
+        Problem::new(ProblemId::UnsupportedMediaType)
+            .detail("rows are sent as Content-Type: application/x-ndjson, application/jsonl or text/csv")
+    })
 }
 
-/// The text of a digest.
-pub(crate) fn hex(digest: &[u8; 32]) -> String {
-    use std::fmt::Write as _;
-    digest.iter().fold(String::with_capacity(64), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
+/// How a body is packed, by the header that says so.
+///
+/// # Errors
+/// 415 for any other coding, and for more than one.
+pub(crate) fn packing_of(headers: &HeaderMap) -> Result<Packing, Problem> {
+    let mut codings = headers.get_all(header::CONTENT_ENCODING).iter();
+    let Some(coding) = codings.next() else { return Ok(Packing::Identity) };
+    let packing = Packing::named(coding.to_str().unwrap_or_default().trim());
+    packing.filter(|_| codings.next().is_none()).ok_or_else(|| {
+        Problem::new(ProblemId::UnsupportedMediaType)
+            .detail("Content-Encoding must be gzip, zstd or identity, and only one of them")
     })
 }
 
@@ -215,4 +217,26 @@ pub(crate) async fn list(
     caller.may(Scope::BatchesRead)?;
     let parts = app.engine().store.parts(&caller.tenant, id).await?;
     Ok(axum::Json(PartList { data: parts.into_iter().map(Into::into).collect() }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_known_coding_is_taken_and_nothing_else() {
+        let of = |values: &[&str]| {
+            let mut headers = HeaderMap::new();
+            for value in values {
+                headers.append(header::CONTENT_ENCODING, value.parse().unwrap());
+            }
+            packing_of(&headers).ok()
+        };
+        assert_eq!(of(&[]), Some(Packing::Identity));
+        assert_eq!(of(&["GZIP"]), Some(Packing::Gzip));
+        assert_eq!(of(&["zstd"]), Some(Packing::Zstd));
+        for bad in [&["br"][..], &["gzip, gzip"], &["gzip", "gzip"], &["deflate"], &[""]] {
+            assert_eq!(of(bad), None, "{bad:?}");
+        }
+    }
 }

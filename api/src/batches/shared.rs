@@ -10,8 +10,8 @@ use tokio::sync::{
 };
 
 use super::preflight::PreflightCache;
-use crate::places::{Place, Places};
 use crate::problem::{Problem, ProblemId};
+use promptmill_runtime::places::{Place, Places};
 
 /// Locks for all batches; two that share one wait for each other now and then.
 const LOCKS: usize = 256;

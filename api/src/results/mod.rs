@@ -20,6 +20,7 @@ use axum::extract::State;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use promptmill_domain::{Batch, BatchId, TenantId};
+use promptmill_intake::{ChainError, chain};
 use promptmill_ports::SettledCursor;
 use promptmill_prompt::{OutputSpec, Template};
 use promptmill_rowio::CsvColumns;
@@ -31,7 +32,7 @@ use utoipa_axum::routes;
 use self::coding::Coding;
 use self::cursor::{InvalidCursor, Position};
 use self::encode::{Encoder, Form};
-use self::merged::{ChainError, MergedSource};
+use self::merged::MergedSource;
 use self::query::{Format, Order, ResultsQuery};
 use self::source::{IndexSource, SettledSource, Shelf, Source, SourcePage};
 use self::stream::{Answer, Closing};
@@ -205,11 +206,10 @@ async fn open(app: &App, batch: Batch, query: &ResultsQuery) -> Result<Opened, P
     let from = u32::try_from(after).unwrap_or(u32::MAX);
     let filter = query.filter();
     if query.merged {
-        let chain =
-            merged::chain(app.engine().store.as_ref(), batch.clone()).await.map_err(|error| match error {
-                ChainError::Store(error) => error.into(),
-                refused => Problem::new(ProblemId::Conflict).detail(refused.to_string()),
-            })?;
+        let chain = chain(app.engine().store.as_ref(), batch.clone()).await.map_err(|error| match error {
+            ChainError::Store(error) => error.into(),
+            refused => Problem::new(ProblemId::Conflict).detail(refused.to_string()),
+        })?;
         let columns_of = chain.iter().map(|batch| batch.spec.template.clone()).collect();
         let source = Source::Merged(MergedSource::new(&chain, |batch| Shelf::new(app, batch), filter, from));
         return Ok(Opened { batch, source, kind, columns_of });

@@ -9,7 +9,7 @@ use promptmill_ports::{PageLimit, SettledCursor, Store, StoreResult};
 use super::encode::Line;
 use super::merged::MergedSource;
 use super::turns::Turns;
-use crate::places::Places;
+use promptmill_runtime::places::Places;
 
 /// Items read from the store at once.
 const PAGE_ITEMS: u32 = 512;

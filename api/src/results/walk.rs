@@ -1,9 +1,10 @@
 //! What a run came to, item by item: the outcomes of a batch with those of its retries in their places, without their text.
 
 use promptmill_domain::{Batch, ItemFilter};
+use promptmill_intake::{ChainError, chain};
 use promptmill_ports::StoredOutcome;
 
-use super::merged::{ChainError, MergedSource, chain};
+use super::merged::MergedSource;
 use super::source::Shelf;
 use crate::App;
 use crate::problem::{Problem, ProblemId};

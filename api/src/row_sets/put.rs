@@ -7,7 +7,7 @@ use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use promptmill_domain::{RowSetId, TenantId, UploadId};
-use promptmill_intake::{BadRow, Refused, RowsOf, Taken, read_and_pack_beside};
+use promptmill_intake::{BadRow, Packing, Refused, RowsOf, Taken, read_and_pack_beside, unpacked};
 use promptmill_ports::{MOST_ROW_SET_VERSIONS, RowSet, RowSetVersion};
 use promptmill_rowio::{RowFormat, RowLimits};
 
@@ -16,9 +16,8 @@ use super::{find, id_of, is_name, unique};
 use crate::App;
 use crate::auth::{Caller, Scope};
 use crate::batches::feed;
-use crate::batches::inflate::{Packing, unpacked};
 use crate::batches::intake::{Keep, cost, store_all};
-use crate::batches::parts::{format_of, hex};
+use crate::batches::parts::{format_of, packing_of};
 use crate::batches::refused::NotTaken;
 use crate::batches::shared::Leave;
 use crate::batches::submit::room_bytes;
@@ -108,7 +107,7 @@ async fn admit(
             "a row set is called by a-z, 0-9, '.', '_' and '-', 1 to 100 of them, a letter or digit first";
         return Err(Problem::new(ProblemId::BadRequest).detail(detail));
     }
-    let (format, packing) = (format_of(headers)?, Packing::of(headers)?);
+    let (format, packing) = (format_of(headers)?, packing_of(headers)?);
     let declared = headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
     if declared.is_some_and(|length: u64| length > app.config().part_bytes) {
         return Err(feed::too_large(app));
@@ -160,7 +159,7 @@ async fn add(
     for _ in 0..TRIES {
         let before = find(app, tenant, name).await?;
         let newest = before.as_ref().and_then(|set| set.version(None));
-        let digest = hex(&taken.digest);
+        let digest = taken.digest_text();
         if let (Some(set), Some(newest)) = (&before, newest)
             && newest.digest == digest
         {
@@ -176,6 +175,7 @@ async fn add(
             bytes,
             digest,
             created_ms: now_ms,
+            origin: None,
         };
         let is_new = before.is_none();
         let mut set = before.unwrap_or_else(|| RowSet {

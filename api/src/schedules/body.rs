@@ -1,16 +1,21 @@
 //! What a client asks for when it makes or changes a schedule, checked.
 
+use std::collections::BTreeMap;
+
 use promptmill_domain::schedule::{
-    MAX_INTERVAL_SECONDS, MOST_JITTER_S, MOST_MADE_UP, MOST_RETRIES, Misfire, Policies, RetryFailed, Rule,
-    Timing,
+    HttpFormat, MAX_INTERVAL_SECONDS, MOST_JITTER_S, MOST_MADE_UP, MOST_RETRIES, Misfire, Policies,
+    RetryFailed, Rule, Timing,
 };
+use promptmill_domain::{OutcomeName, Schedule};
+use promptmill_egress::{extra_headers, vet_url};
 use promptmill_ticks::{RuleError, Timetable};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use utoipa::ToSchema;
 
 use super::names::{ConcurrencyName, MisfireName};
 use crate::App;
 use crate::batches::draft::{NewBatchBody, check_name, cost_of};
+use crate::outcome_view::OutcomeNames;
 use crate::problem::{FieldError, Problem, ProblemId};
 use crate::shapes::{BatchName, Dollars};
 use crate::time::Time;
@@ -70,7 +75,7 @@ pub(crate) struct NewScheduleBody {
     /// Whether it begins paused. No unless told.
     #[serde(default)]
     pub(super) paused: bool,
-    /// Where the rows of each run come from, instead of `rows` of the batch.
+    /// Where the rows of each run come from, instead of `rows` of the batch; beside them with `previous_run` alone.
     #[schema(inline)]
     pub(super) rows_from: Option<RowsFrom>,
     /// What each run is: all that makes a batch, with its rows unless `rows_from` names others, but for `deadline`, for which `completion_window` stands. A stored
@@ -78,22 +83,61 @@ pub(crate) struct NewScheduleBody {
     pub(super) batch: NewBatchBody,
 }
 
-/// Where the rows of runs come from.
-#[derive(Debug, Deserialize, ToSchema)]
+/// Where the rows of runs come from: a row set or a server, and the run before where there is one.
+#[derive(Debug, Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct RowsFrom {
     /// A row set, by its name.
     #[schema(pattern = "^[a-z0-9][a-z0-9._-]{0,99}$")]
-    pub(super) row_set: String,
+    pub(super) row_set: Option<String>,
     /// Which of its versions; the newest at each tick unless told.
     #[schema(minimum = 1)]
     pub(super) version: Option<u32>,
+    /// A server that is asked at each tick, with the ETag of what it gave before: JSON Lines, or CSV with a header row, plain or packed with gzip or zstd.
+    #[schema(max_length = 2048, example = "https://example.com/cities.csv")]
+    pub(super) url: Option<String>,
+    /// How its rows are written; its Content-Type says it, or the end of the URL's path, unless told.
+    #[schema(inline)]
+    pub(super) format: Option<FormatName>,
+    /// Headers of the request: `Authorization` and names that begin with `X-`, up to ten. They are kept encrypted, and only their names are shown.
+    pub(super) headers: Option<BTreeMap<String, String>>,
+    /// Takes the rows of the run before that came to one of these; of the first run, and where that was deleted, those that are named beside it.
+    #[schema(value_type = Option<Vec<OutcomeNames>>, inline, min_items = 1, max_items = 4)]
+    pub(super) previous_run: Option<Vec<OutcomeName>>,
+}
+
+/// How rows of a server are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum FormatName {
+    /// One JSON object per line.
+    Ndjson,
+    /// Comma separated values with a header row.
+    Csv,
+}
+
+impl From<FormatName> for HttpFormat {
+    fn from(name: FormatName) -> Self {
+        match name {
+            FormatName::Ndjson => Self::Ndjson,
+            FormatName::Csv => Self::Csv,
+        }
+    }
+}
+
+impl From<HttpFormat> for FormatName {
+    fn from(format: HttpFormat) -> Self {
+        match format {
+            HttpFormat::Ndjson => Self::Ndjson,
+            HttpFormat::Csv => Self::Csv,
+        }
+    }
 }
 
 /// What is to be different; what is left out stays.
 #[derive(Debug, Default, Deserialize, ToSchema)]
 #[schema(as = ChangedSchedule)]
-#[serde(deny_unknown_fields, default)]
+#[serde(deny_unknown_fields)]
 pub(crate) struct ChangedScheduleBody {
     /// What people call it; an empty one removes it.
     #[schema(max_length = 200, pattern = r"^[^\x00-\x1f\x7f-\x9f]*$")]
@@ -106,10 +150,12 @@ pub(crate) struct ChangedScheduleBody {
     /// Seconds from one tick to the next, instead of what says now when it is due.
     #[schema(minimum = 1, maximum = 31622400)]
     pub(super) every: Option<u64>,
-    /// No tick lies before it.
-    pub(super) start: Option<Time>,
-    /// No tick lies after it.
-    pub(super) end: Option<Time>,
+    /// No tick lies before it; null takes that away.
+    #[serde(default, deserialize_with = "told")]
+    pub(super) start: Option<Option<Time>>,
+    /// No tick lies after it; null takes that away.
+    #[serde(default, deserialize_with = "told")]
+    pub(super) end: Option<Option<Time>>,
     /// Runs begin up to so many seconds after their ticks.
     #[schema(minimum = 0, maximum = 3600)]
     pub(super) jitter: Option<u64>,
@@ -131,10 +177,22 @@ pub(crate) struct ChangedScheduleBody {
     /// What all runs that begin in a month (UTC) may cost together, US dollars; an empty text for no limit.
     #[schema(max_length = 32)]
     pub(super) max_cost_per_month: Option<String>,
+    /// Where the rows of each run come from, with the `batch` that they are for.
+    #[schema(inline)]
+    pub(super) rows_from: Option<RowsFrom>,
+    /// What each run is from now on, all of it. Rows stay where they come from a row set or a server and no others are named. A webhook at the same URL keeps its secret where none is sent.
+    pub(super) batch: Option<NewBatchBody>,
+}
+
+/// What a member says, null too.
+fn told<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
+    deserializer: D,
+) -> Result<Option<Option<T>>, D::Error> {
+    Option::deserialize(deserializer).map(Some)
 }
 
 /// How rows that failed run again after a run.
-#[derive(Debug, Clone, Copy, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, Copy, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct RetryArg {
     /// How often at most.
@@ -179,13 +237,18 @@ policies_of!(ChangedScheduleBody);
 
 /// Checks what is asked for, and gives what is there another value where one is named.
 pub(super) struct Checks<'a> {
-    pub(super) app: &'a App,
-    pub(super) now_ms: u64,
-    pub(super) errors: Vec<FieldError>,
+    app: &'a App,
+    now_ms: u64,
+    errors: Vec<FieldError>,
 }
 
-impl Checks<'_> {
-    fn wrong(&mut self, pointer: &str, detail: impl Into<String>) {
+impl<'a> Checks<'a> {
+    /// Nothing is wrong yet.
+    pub(super) const fn new(app: &'a App, now_ms: u64) -> Self {
+        Self { app, now_ms, errors: Vec::new() }
+    }
+
+    pub(super) fn wrong(&mut self, pointer: &str, detail: impl Into<String>) {
         self.errors.push(FieldError::at(pointer, detail));
     }
 
@@ -249,6 +312,66 @@ impl Checks<'_> {
                 let from_ms = start.map_or(*from_ms, |start| start.0);
                 Some(Rule::Every { seconds: *seconds, from_ms })
             }
+        }
+    }
+
+    /// Whether a batch is one that may recur.
+    pub(super) fn batch(&mut self, batch: &NewBatchBody) {
+        if batch.deadline.is_some() {
+            self.wrong(
+                "/batch/deadline",
+                "has passed at later runs; use completion_window, which begins with each",
+            );
+        }
+        if batch.rows.as_ref().is_some_and(Vec::is_empty) {
+            self.wrong("/batch/rows", "must hold at least one row");
+        }
+    }
+
+    /// Whether rows are named in one way: those of the batch, where it `has_rows`, or others. Where they are not named they are those that runs have
+    /// `before`, but for those that came with the schedule.
+    pub(super) fn rows(&mut self, has_rows: bool, from: Option<&RowsFrom>, before: Option<&Schedule>) {
+        let none = RowsFrom::default();
+        let RowsFrom { row_set, version, url, format, headers, previous_run } = from.unwrap_or(&none);
+        match (has_rows, row_set.is_some(), url.is_some()) {
+            (false, false, false) => match before {
+                Some(before) if !before.has_own_rows() => {}
+                Some(_) => self.wrong(
+                    "/batch/rows",
+                    "must be sent again, or rows_from: those that are kept were checked for what ran before",
+                ),
+                None if previous_run.is_some() => {
+                    self.wrong(
+                        "/batch/rows",
+                        "or a row_set or url in rows_from is needed, for the first run",
+                    );
+                }
+                None => self.wrong("/batch/rows", "or rows_from is needed"),
+            },
+            (true, false, false) if from.is_some() && previous_run.is_none() => {
+                self.wrong("/rows_from", "must name a row_set, a url or a previous_run");
+            }
+            (true, false, false) | (false, true, false) | (false, false, true) => {}
+            (true, _, _) => self.wrong("/rows_from", "stands for rows of the batch; leave one of them out"),
+            (false, true, true) => self.wrong("/rows_from/url", "stands for row_set; leave one of them out"),
+        }
+        if version.is_some() && row_set.is_none() {
+            self.wrong("/rows_from/version", "is of use only with row_set");
+        }
+        if format.is_some() && url.is_none() {
+            self.wrong("/rows_from/format", "is of use only with url");
+        }
+        if headers.is_some() && url.is_none() {
+            self.wrong("/rows_from/headers", "are of use only with url");
+        }
+        if previous_run.as_ref().is_some_and(Vec::is_empty) {
+            self.wrong("/rows_from/previous_run", "must name at least one outcome");
+        }
+        if let Some(Err(refused)) = url.as_ref().map(|url| vet_url(url, &self.app.config().sources)) {
+            self.wrong("/rows_from/url", refused.to_string());
+        }
+        if let Some(Err(refused)) = headers.as_ref().map(extra_headers) {
+            self.wrong("/rows_from/headers", refused.to_string());
         }
     }
 
@@ -339,6 +462,36 @@ impl Checks<'_> {
         Some(timetable)
     }
 
+    /// A schedule with what is asked to be different, but for what it runs.
+    pub(super) fn changed(&mut self, before: &Schedule, asked: &ChangedScheduleBody) -> Schedule {
+        if let Some(name) = asked.name.as_deref().filter(|name| !name.is_empty()) {
+            self.name(name);
+        }
+        let mut schedule = before.clone();
+        let unix_ms = |time: Option<Time>| time.map(|time| time.0);
+        let (cron, timezone) = (asked.cron.as_deref(), asked.timezone.as_deref());
+        let rule = self.rule(cron, timezone, asked.every, asked.start.flatten(), Some(&before.timing.rule));
+        let timing = rule.map(|rule| Timing {
+            rule,
+            start_ms: asked.start.map_or(before.timing.start_ms, unix_ms),
+            end_ms: asked.end.map_or(before.timing.end_ms, unix_ms),
+            jitter_ms: before.timing.jitter_ms,
+        });
+        if let Some(timing) = timing.filter(|timing| *timing != before.timing) {
+            self.timetable(&timing);
+            schedule.next_ms = next_ms(&timing, self.now_ms);
+            schedule.timing = timing;
+        }
+        if let Some(jitter) = asked.jitter {
+            schedule.timing.jitter_ms = self.jitter_ms(jitter);
+        }
+        if let Some(name) = &asked.name {
+            schedule.name = (!name.is_empty()).then(|| name.clone());
+        }
+        schedule.policies = self.policies(&before.policies, asked.policies());
+        schedule
+    }
+
     /// What was found.
     pub(super) fn end(self) -> Result<(), Problem> {
         match self.errors.is_empty() {
@@ -346,6 +499,12 @@ impl Checks<'_> {
             false => Err(Problem::new(ProblemId::Invalid).errors(self.errors)),
         }
     }
+}
+
+/// The first tick after now.
+pub(super) fn next_ms(timing: &Timing, now_ms: u64) -> Option<u64> {
+    let timetable = Timetable::new(&timing.rule, timing.start_ms, timing.end_ms).ok()?;
+    timetable.next_after(now_ms)
 }
 
 /// Where a request says what a rule is refused for.

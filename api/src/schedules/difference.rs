@@ -7,7 +7,7 @@ use std::collections::HashMap;
 
 use axum::extract::State;
 use promptmill_domain::{Batch, OutcomeName, ScheduleId, TenantId, Tick, TickState};
-use promptmill_intake::{PREVIOUS_RUN, SCHEDULED_AT};
+use promptmill_intake::GIVEN;
 use promptmill_ports::{StoreError, StoredOutcome, decode_outcome};
 use promptmill_rowio::{RowContent, StoredRow, decode_range};
 use serde::{Deserialize, Serialize};
@@ -334,7 +334,7 @@ fn identity(row: &StoredRow) -> Identity {
         (None, RowContent::Variables(json)) => {
             let members = serde_json::from_str::<std::collections::BTreeMap<String, &RawValue>>(json);
             let Ok(mut members) = members else { return digest(&[b"variables", json.as_bytes()]) };
-            members.retain(|name, _| name != SCHEDULED_AT && name != PREVIOUS_RUN);
+            members.retain(|name, _| !GIVEN.contains(&name.as_str()));
             let json = serde_json::to_string(&members).unwrap_or_default();
             digest(&[b"variables", json.as_bytes()])
         }

@@ -6,6 +6,8 @@ mod difference;
 mod list;
 mod names;
 mod rows;
+mod runs;
+mod served;
 mod steer;
 mod ticks;
 mod view;

@@ -92,6 +92,8 @@ pub(crate) enum SkippedName {
     Paused,
     /// Nobody looked when it was due, and it is not made up for.
     Missed,
+    /// No row of the run before came to what it takes.
+    NoRows,
 }
 
 impl From<WhySkipped> for SkippedName {
@@ -102,6 +104,7 @@ impl From<WhySkipped> for SkippedName {
             WhySkipped::Budget => Self::Budget,
             WhySkipped::Paused => Self::Paused,
             WhySkipped::Missed => Self::Missed,
+            WhySkipped::NoRows => Self::NoRows,
         }
     }
 }

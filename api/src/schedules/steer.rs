@@ -3,16 +3,16 @@
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Response};
-use promptmill_domain::schedule::{Concurrency, TickBy, Timing};
+use promptmill_domain::schedule::{Concurrency, TickBy};
 use promptmill_domain::{BatchId, Schedule, ScheduleId, ScheduleState, TenantId, Tick, TickState};
 use promptmill_ports::flow;
-use promptmill_ticks::Timetable;
 
-use super::body::{ChangedScheduleBody, Checks};
+use super::body::{ChangedScheduleBody, Checks, next_ms};
+use super::runs::{First, NewRuns};
 use super::view::{ScheduleView, TickView};
 use crate::App;
 use crate::auth::{Caller, Scope};
-use crate::extract::{Digest, Json, Path};
+use crate::extract::{Digest, LargeJson, Path};
 use crate::idempotency::{Idempotency, Plan};
 use crate::problem::{Problem, ProblemId};
 
@@ -42,15 +42,10 @@ async fn changed(
     Err(Problem::new(ProblemId::Unavailable).detail("the schedule is changed by too many at once"))
 }
 
-/// The first tick after now.
-fn next_ms(timing: &Timing, now_ms: u64) -> Option<u64> {
-    let timetable = Timetable::new(&timing.rule, timing.start_ms, timing.end_ms).ok()?;
-    timetable.next_after(now_ms)
-}
-
 /// Change a schedule
 ///
-/// What is left out stays. Where its times change, the next tick is the first of the new ones that lies in the future. Runs that began go on as they are.
+/// What is left out stays. Where its times change, the next tick is the first of the new ones that lies in the future. `batch` is replaced as a whole, and checked as when the
+/// schedule was made. Runs that began go on as they are.
 #[utoipa::path(
     patch,
     path = "/v1/schedules/{id}",
@@ -64,46 +59,64 @@ pub(crate) async fn change(
     State(app): State<App>,
     caller: Caller,
     Path(id): Path<ScheduleId>,
-    Json(body, _): Json<ChangedScheduleBody>,
+    LargeJson(mut body, _, _large): LargeJson<ChangedScheduleBody>,
 ) -> Result<axum::Json<ScheduleView>, Problem> {
     caller.may(Scope::SchedulesWrite)?;
     let now_ms = app.now_ms();
-    let schedule = changed(&app, &caller.tenant, id, |schedule| {
-        let mut checks = Checks { app: &app, now_ms, errors: Vec::new() };
-        if let Some(name) = body.name.as_deref().filter(|name| !name.is_empty()) {
-            checks.name(name);
+    let tenant = &caller.tenant;
+    let before = app.engine().records.schedule(tenant, id).await?;
+    let (batch, from) = (body.batch.take(), body.rows_from.take());
+    let mut checks = Checks::new(&app, now_ms);
+    let asked = checks.changed(&before, &body);
+    match &batch {
+        Some(batch) => {
+            checks.batch(batch);
+            checks.rows(batch.rows.is_some(), from.as_ref(), Some(&before));
         }
-        let before = &schedule.timing;
-        let (cron, timezone) = (body.cron.as_deref(), body.timezone.as_deref());
-        let rule = checks.rule(cron, timezone, body.every, body.start, Some(&before.rule));
-        let timing = rule.map(|rule| Timing {
-            rule,
-            start_ms: body.start.map_or(before.start_ms, |time| Some(time.0)),
-            end_ms: body.end.map_or(before.end_ms, |time| Some(time.0)),
-            jitter_ms: before.jitter_ms,
-        });
-        let jitter_ms = body.jitter.map(|jitter| checks.jitter_ms(jitter));
-        let policies = checks.policies(&schedule.policies, body.policies());
-        let changes = timing.filter(|timing| timing != before);
-        if let Some(timing) = &changes {
-            checks.timetable(timing);
+        None if from.is_some() => {
+            checks.wrong("/batch", "is needed: rows are checked for what is run with them");
         }
+        None => {}
+    }
+    checks.end()?;
+    let mut made_secret = false;
+    let run = match batch {
+        None => None,
+        Some(batch) => {
+            let first = First { timing: &asked.timing, at_ms: asked.next_ms.unwrap_or(now_ms) };
+            let runs = NewRuns::checked(&app, tenant, id, (batch, from), first, Some(&before)).await?;
+            made_secret = runs.made_secret;
+            let mut run = runs.kept(&app, tenant, id).await?;
+            if let (Some(before), Some(now)) = (&before.run.spec.webhook, &mut run.spec.webhook)
+                && made_secret
+                && before.url == now.url
+            {
+                now.sealed_secret.clone_from(&before.sealed_secret);
+                made_secret = false;
+            }
+            Some(run)
+        }
+    };
+    let schedule = changed(&app, tenant, id, |schedule| {
+        let mut checks = Checks::new(&app, now_ms);
+        let with_changes = checks.changed(schedule, &body);
         checks.end()?;
-        if let Some(timing) = changes {
-            schedule.next_ms = next_ms(&timing, now_ms);
-            schedule.timing = timing;
+        if run.is_some() && schedule.run != before.run {
+            let detail = "what the schedule runs was changed by somebody else meanwhile";
+            return Err(Problem::new(ProblemId::Conflict).detail(detail));
         }
-        if let Some(jitter_ms) = jitter_ms {
-            schedule.timing.jitter_ms = jitter_ms;
+        *schedule = Schedule { changed_ms: now_ms, ..with_changes };
+        if let Some(run) = &run {
+            schedule.run = run.clone();
         }
-        if let Some(name) = &body.name {
-            schedule.name = (!name.is_empty()).then(|| name.clone());
-        }
-        schedule.policies = policies;
-        schedule.changed_ms = now_ms;
         Ok(())
     });
-    Ok(axum::Json(ScheduleView::of(&app, &schedule.await?).await?))
+    let schedule = schedule.await?;
+    let mut view = ScheduleView::of(&app, &schedule).await?;
+    if made_secret {
+        view.tell_secret(&app, &schedule)?;
+    }
+    Ok(axum::Json(view))
 }
 
 /// Delete a schedule

@@ -1,14 +1,22 @@
 //! Schedules and their ticks as clients see them.
 
-use promptmill_domain::schedule::{Concurrency, Misfire, MonthSpend, RetryFailed, RowSource, Rule, TickBy};
-use promptmill_domain::{Batch, BatchSpec, Money, Schedule, ScheduleState, Tick, TickState};
+use std::collections::BTreeSet;
+
+use promptmill_domain::schedule::{
+    Concurrency, HttpRows, Misfire, MonthSpend, RetryFailed, RowSource, Rule, TickBy,
+};
+use promptmill_domain::{Batch, BatchSpec, Money, OutcomeName, Schedule, ScheduleState, Tick, TickState};
 use promptmill_ports::StoreError;
+use secrecy::ExposeSecret as _;
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use super::body::FormatName;
 use super::names::{ConcurrencyName, MisfireName, ScheduleStateName, SkippedName, TickStateName};
 use crate::App;
 use crate::batches::names::StateNames;
+use crate::batches::webhook;
+use crate::outcome_view::OutcomeNames;
 use crate::problem::Problem;
 use crate::time::Time;
 
@@ -59,13 +67,13 @@ pub(crate) struct ScheduleView {
     created_at: Time,
     /// When somebody changed it last.
     changed_at: Time,
-    /// The row set that the rows of its runs come from; null where they came with it.
+    /// Where the rows of its runs come from; null where they came with it.
     rows_from: Option<RowsFromView>,
     /// What its runs are.
     batch: RecurringView,
     /// The signing secret of the webhook, told once by the request for which it was made.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) webhook_secret: Option<String>,
+    webhook_secret: Option<String>,
 }
 
 /// What the runs of a month cost.
@@ -100,27 +108,48 @@ pub(crate) struct RetryView {
 }
 
 /// Where the rows of a schedule's runs come from.
-#[derive(Debug, Serialize, ToSchema)]
+#[derive(Debug, Default, Serialize, ToSchema)]
 #[schema(as = ScheduleRows)]
 pub(crate) struct RowsFromView {
-    /// The row set's name; null where it was deleted.
+    /// The row set's name; null where it was deleted, and where there is none.
     row_set: Option<String>,
     /// Which of its versions; null for the newest at each tick.
     version: Option<u32>,
+    /// The server that is asked at each tick.
+    url: Option<String>,
+    /// How its rows are written; null where it says that itself.
+    #[schema(inline)]
+    format: Option<FormatName>,
+    /// The names of the headers that were set for the request.
+    headers: Vec<String>,
+    /// Rows of the run before that came to one of these are taken instead, where there is one; null where none are.
+    #[schema(value_type = Option<Vec<OutcomeNames>>, inline)]
+    previous_run: Option<BTreeSet<OutcomeName>>,
 }
 
 impl RowsFromView {
     async fn of(app: &App, schedule: &Schedule) -> Result<Option<Self>, Problem> {
-        let RowSource::Set { set, version } = schedule.run.rows;
-        if set == Schedule::own_rows(schedule.id) {
-            return Ok(None);
-        }
-        let row_set = match app.engine().records.row_set(&schedule.tenant, set).await {
-            Ok(set) => set.name,
-            Err(StoreError::NotFound) => None,
-            Err(error) => return Err(error.into()),
-        };
-        Ok(Some(Self { row_set, version }))
+        let previous_run = schedule.run.previous.as_ref().map(|previous| previous.outcomes.clone());
+        let view = Self { previous_run, ..Self::default() };
+        Ok(Some(match &schedule.run.rows {
+            RowSource::Http(HttpRows { url, format, headers }) => Self {
+                url: Some(url.clone()),
+                format: format.map(Into::into),
+                headers: headers.iter().flat_map(|headers| headers.names.clone()).collect(),
+                ..view
+            },
+            RowSource::Set { .. } if schedule.has_own_rows() => {
+                return Ok(Some(view).filter(|view| view.previous_run.is_some()));
+            }
+            RowSource::Set { set, version } => {
+                let row_set = match app.engine().records.row_set(&schedule.tenant, *set).await {
+                    Ok(set) => set.name,
+                    Err(StoreError::NotFound) => None,
+                    Err(error) => return Err(error.into()),
+                };
+                Self { row_set, version: *version, ..view }
+            }
+        }))
     }
 }
 
@@ -142,6 +171,18 @@ pub(crate) struct RecurringView {
 }
 
 impl ScheduleView {
+    /// Tells the signing secret of the webhook too.
+    ///
+    /// # Errors
+    /// When it cannot be opened.
+    pub(super) fn tell_secret(&mut self, app: &App, schedule: &Schedule) -> Result<(), Problem> {
+        let told = schedule.run.spec.webhook.as_ref();
+        let sealed_for = Schedule::sealed_for(schedule.id);
+        let secret = told.map(|told| webhook::opened(app, &schedule.tenant, sealed_for, told)).transpose()?;
+        self.webhook_secret = secret.map(|secret| secret.text().expose_secret().to_owned());
+        Ok(())
+    }
+
     /// The schedule as it stands.
     pub(super) async fn of(app: &App, schedule: &Schedule) -> Result<Self, Problem> {
         let (cron, timezone, every) = match &schedule.timing.rule {

@@ -22,6 +22,7 @@ mod scripted;
 mod server;
 mod service;
 mod shares;
+mod sources;
 mod sse;
 mod steering;
 mod submits;

@@ -1,6 +1,7 @@
 //! Schedules from outside: made, listed, changed, paused, run, foretold and deleted.
 
 use promptmill_api::ApiConfig;
+use promptmill_egress::UrlPolicy;
 use promptmill_ports::Role;
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -8,21 +9,21 @@ use serde_json::{Value, json};
 use crate::desk::{body, rows};
 use crate::support::{Answer, Options, Service, send, wait_for};
 
-/// Ticks may follow each other by a second.
-async fn working() -> Service {
+/// Ticks may follow each other by a second, and rows come from this machine.
+pub(crate) async fn working() -> Service {
     let options = Options::working();
-    let config = ApiConfig { schedule_seconds: 1, ..options.config };
+    let config = ApiConfig { schedule_seconds: 1, sources: UrlPolicy::with_loopback(), ..options.config };
     Service::start_with(Options { config, ..options }).await
 }
 
 /// A schedule of two rows, due never within a test, with other members.
-fn wish(extra: Value) -> Value {
+pub(crate) fn wish(extra: Value) -> Value {
     let mut wish = json!({"cron": "0 3 29 2 *", "timezone": "Europe/Zurich", "batch": batch(json!({}))});
     crate::desk::merge(&mut wish, extra);
     wish
 }
 
-fn batch(extra: Value) -> Value {
+pub(crate) fn batch(extra: Value) -> Value {
     let mut batch = body(json!({"rows": rows(2), "model": "demo:any"}));
     crate::desk::merge(&mut batch, extra);
     batch
@@ -30,16 +31,16 @@ fn batch(extra: Value) -> Value {
 
 /// The id of what was made.
 #[track_caller]
-fn made(answer: &Answer) -> String {
+pub(crate) fn made(answer: &Answer) -> String {
     answer.expect(201)["id"].as_str().unwrap().to_owned()
 }
 
-async fn change(service: &Service, id: &str, body: &Value) -> Answer {
+pub(crate) async fn change(service: &Service, id: &str, body: &Value) -> Answer {
     send(service.request(Method::PATCH, &format!("/v1/schedules/{id}")).json(body)).await
 }
 
 /// Waits until the schedule's newest tick is in that state; answers it.
-async fn newest(service: &Service, id: &str, state: &str) -> Value {
+pub(crate) async fn newest(service: &Service, id: &str, state: &str) -> Value {
     wait_for(&format!("the newest tick is {state}"), async || {
         let ticks = service.get(&format!("/v1/schedules/{id}/ticks?limit=1")).await;
         let tick = ticks.expect(200)["data"][0].clone();
@@ -189,6 +190,12 @@ async fn a_schedule_is_changed_member_by_member() {
     let wrong = change(&service, &id, &json!({"timezone": "Europe/Zurich", "grace": 0})).await;
     wrong.problem(422, "invalid");
     assert_eq!(wrong.pointers(), ["/timezone", "/grace"]);
+    let bounds = json!({"timezone": null, "start": "2027-01-01T00:00:00Z", "end": "2027-01-02T12:00:00Z"});
+    let bounded = change(&service, &id, &bounds).await;
+    assert_eq!(bounded.expect(200)["next_at"], "2027-01-01T00:00:00.000Z");
+    let unbounded = change(&service, &id, &json!({"start": null, "end": null})).await;
+    let unbounded = unbounded.expect(200);
+    assert_eq!((&unbounded["start"], &unbounded["end"]), (&Value::Null, &Value::Null));
     change(&service, "sched_00000000000070008000000000000000", &json!({})).await.problem(404, "not_found");
 }
 

@@ -105,7 +105,7 @@ impl Service {
                 ..WorkerConfig::default()
             };
             let worker = Worker::start(engine.clone(), config).await.unwrap();
-            let config = SchedulerConfig::serving(vault.clone(), policy.clone());
+            let config = SchedulerConfig::serving(vault.clone(), policy.clone()).asking(policy.clone());
             Some((worker, Scheduler::with(engine.clone(), config)))
         } else {
             None

@@ -10,7 +10,10 @@ use promptmill_domain::{
 };
 use serde::de::DeserializeOwned;
 
+use serde_json::Value;
+
 use super::ServerArgs;
+use crate::exit::Failure;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum WebhookCommand {
@@ -381,11 +384,23 @@ pub(crate) struct ScheduleArgs {
     #[command(flatten)]
     pub(crate) batch: BatchArgs,
     /// The rows of each run: a .jsonl file of up to 8 MiB.
-    #[arg(long, value_name = "FILE", required_unless_present = "row_set", conflicts_with = "row_set")]
+    #[arg(long, value_name = "FILE", required_unless_present_any = ["row_set", "rows_url"], conflicts_with_all = ["row_set", "rows_url"])]
     pub(crate) rows: Option<PathBuf>,
     /// A row set to take them from instead: the newest version at each tick, or NAME@VERSION.
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", conflicts_with = "rows_url")]
     pub(crate) row_set: Option<String>,
+    /// A server that is asked for them at each tick instead: JSON Lines or CSV.
+    #[arg(long, value_name = "URL")]
+    pub(crate) rows_url: Option<String>,
+    /// How its rows are written, ndjson or csv, where neither its Content-Type nor the end of the URL says it.
+    #[arg(long, value_name = "FORMAT", requires = "rows_url")]
+    pub(crate) rows_format: Option<String>,
+    /// A header of the request: `Authorization` or a name that begins with `X-`. May be repeated.
+    #[arg(long = "rows-header", value_name = "NAME: VALUE", requires = "rows_url")]
+    pub(crate) rows_headers: Vec<String>,
+    /// Take the rows of the run before that came to one of these, once there is one: succeeded, failed, cancelled, expired.
+    #[arg(long, value_name = "OUTCOME,...", value_delimiter = ',', value_parser = word::<OutcomeName>)]
+    pub(crate) previous_run: Vec<OutcomeName>,
     /// When it is due: a cron pattern of five fields, or six with the second first, for example '0 3 * * *'.
     #[arg(long, value_name = "PATTERN", required_unless_present = "every", conflicts_with = "every")]
     pub(crate) cron: Option<String>,
@@ -522,6 +537,17 @@ fn label(text: &str) -> Result<(String, String), String> {
 /// A word of the API, read as its JSON.
 fn word<T: DeserializeOwned>(text: &str) -> Result<T, String> {
     serde_json::from_value(text.into()).map_err(|error| error.to_string())
+}
+
+/// Headers by their names, of `NAME: VALUE` each, as `option` names them. What a wrong one holds is not told: it may be a credential.
+pub(crate) fn headers(option: &str, given: &[String]) -> Result<Value, Failure> {
+    let mut headers = serde_json::Map::new();
+    for header in given {
+        let split = header.split_once(':');
+        let (name, value) = split.ok_or_else(|| Failure::input(format!("{option} must be NAME: VALUE")))?;
+        headers.insert(name.trim().to_owned(), value.trim().into());
+    }
+    Ok(Value::Object(headers))
 }
 
 /// Labels as the API takes them; the last one of a key counts.

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde_json::{Map, Value, json};
 
-use super::args::{ScheduleArgs, ScheduleCommand};
+use super::args::{ScheduleArgs, ScheduleCommand, headers};
 use super::{Client, ServerArgs, print_json, print_line, submit, text};
 use crate::exit::{Exit, Failure};
 
@@ -96,7 +96,7 @@ fn request(args: &ScheduleArgs) -> Result<Value, Failure> {
     if let Some(path) = &args.rows {
         batch.insert("rows".to_owned(), rows(path)?);
     }
-    put("rows_from", args.row_set.as_deref().map(row_set).transpose()?);
+    put("rows_from", rows_from(args)?);
     if let Some(window) = args.completion_window {
         batch.insert("completion_window".to_owned(), window.into());
     }
@@ -104,13 +104,36 @@ fn request(args: &ScheduleArgs) -> Result<Value, Failure> {
     Ok(Value::Object(body))
 }
 
-/// A row set, of `NAME` or `NAME@VERSION`.
-fn row_set(text: &str) -> Result<Value, Failure> {
-    let Some((name, version)) = text.split_once('@') else { return Ok(json!({ "row_set": text })) };
-    let version: u32 = version
-        .parse()
-        .map_err(|_| Failure::input(format!("--row-set {text}: must be NAME or NAME@VERSION")))?;
-    Ok(json!({ "row_set": name, "version": version }))
+/// Where rows come from that are in no file.
+fn rows_from(args: &ScheduleArgs) -> Result<Option<Value>, Failure> {
+    let mut from = Map::new();
+    if let Some(text) = &args.row_set {
+        let (name, version) = match text.split_once('@') {
+            None => (text.as_str(), None),
+            Some((name, version)) => (name, Some(version)),
+        };
+        from.insert("row_set".to_owned(), name.into());
+        if let Some(version) = version {
+            let version: u32 = version
+                .parse()
+                .map_err(|_| Failure::input(format!("--row-set {text}: must be NAME or NAME@VERSION")))?;
+            from.insert("version".to_owned(), version.into());
+        }
+    }
+    if let Some(url) = &args.rows_url {
+        from.insert("url".to_owned(), url.as_str().into());
+    }
+    if let Some(format) = &args.rows_format {
+        from.insert("format".to_owned(), format.as_str().into());
+    }
+    if !args.rows_headers.is_empty() {
+        from.insert("headers".to_owned(), headers("--rows-header", &args.rows_headers)?);
+    }
+    if !args.previous_run.is_empty() {
+        let outcomes: Vec<_> = args.previous_run.iter().map(|outcome| outcome.as_str()).collect();
+        from.insert("previous_run".to_owned(), outcomes.into());
+    }
+    Ok((!from.is_empty()).then_some(Value::Object(from)))
 }
 
 /// The rows of a file of JSON lines.
@@ -204,6 +227,8 @@ fn shown(schedule: &Value) -> String {
         }
     };
     put("template", &batch["template"]);
+    put("rows of", &schedule["rows_from"]["row_set"]);
+    put("rows of", &schedule["rows_from"]["url"]);
     put("webhook", &batch["webhook_url"]);
     put("a tick during an earlier run:", &schedule["concurrency"]);
     put("ticks that were missed:", &schedule["misfire"]);

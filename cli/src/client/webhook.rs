@@ -20,7 +20,7 @@ use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::time::timeout;
 
-use super::args::{AddArgs, ListenArgs, ReplayArgs, WebhookCommand};
+use super::args::{AddArgs, ListenArgs, ReplayArgs, WebhookCommand, headers};
 use super::{Client, ServerArgs, print_json, print_line, text};
 use crate::exit::{Exit, Failure};
 
@@ -64,17 +64,6 @@ pub(crate) async fn webhook(command: WebhookCommand) -> Result<Exit, Failure> {
     }
 }
 
-/// Headers by their names, of `NAME: VALUE` each. What a wrong one holds is not told: it may be a credential.
-fn headers(given: &[String]) -> Result<Value, Failure> {
-    let mut headers = serde_json::Map::new();
-    for header in given {
-        let split = header.split_once(':');
-        let (name, value) = split.ok_or_else(|| Failure::input("--header must be NAME: VALUE"))?;
-        headers.insert(name.trim().to_owned(), value.trim().into());
-    }
-    Ok(Value::Object(headers))
-}
-
 async fn add(args: AddArgs) -> Result<Exit, Failure> {
     let mut body = json!({ "url": args.receiver });
     if !args.events.is_empty() {
@@ -90,7 +79,7 @@ async fn add(args: AddArgs) -> Result<Exit, Failure> {
         body["ed25519"] = true.into();
     }
     if !args.headers.is_empty() {
-        body["headers"] = headers(&args.headers)?;
+        body["headers"] = headers("--header", &args.headers)?;
     }
     if let Some(email) = &args.email {
         body["email"] = email.as_str().into();

@@ -15,7 +15,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ("rowio", &["domain", "prompt"]),
     ("provider", &["domain"]),
     ("ports", &["domain"]),
-    ("intake", &["domain", "ports", "prompt", "rowio"]),
+    ("intake", &["domain", "egress", "ports", "prompt", "rowio"]),
     ("pipeline", &["domain", "ports", "prompt", "provider"]),
     ("store-sqlite", &["domain", "ports"]),
     ("hub-redis", &["domain", "ports"]),

@@ -59,7 +59,7 @@ impl Fleet {
             (0..count).map(|n| Program::start(desk, role, n, more)).collect()
         };
         let concurrency = size.concurrency.to_string();
-        let receivers = ["--webhook-subnets", "127.0.0.0/8"];
+        let receivers = ["--webhook-subnets", "127.0.0.0/8", "--source-subnets", "127.0.0.0/8"];
         Self {
             apis: start("api", size.apis, &[&receivers[..], &["--requests-per-second", "100000"]].concat()),
             workers: start("worker", size.workers, &["--concurrency", &concurrency]),

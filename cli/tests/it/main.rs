@@ -27,6 +27,7 @@ mod serve;
 mod serve_kill;
 mod server;
 mod service;
+mod sources;
 mod stand;
 mod support;
 mod tls;

@@ -3,6 +3,8 @@
 use std::collections::BTreeSet;
 use std::fmt;
 
+use promptmill_domain::schedule::{HttpRows, RowSource};
+
 use crate::record::Record;
 
 /// What an archive holds, in numbers.
@@ -49,6 +51,9 @@ impl Summary {
             Record::Schedule(schedule) => {
                 if let Some(webhook) = &schedule.run.spec.webhook {
                     self.note_sealed(&webhook.sealed_secret);
+                }
+                if let RowSource::Http(HttpRows { headers: Some(headers), .. }) = &schedule.run.rows {
+                    self.note_sealed(&headers.sealed);
                 }
                 &mut self.schedules
             }

@@ -43,7 +43,7 @@ pub struct Endpoint {
     pub secrets: Vec<EndpointSecret>,
     /// What stands in its requests beside the usual.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub headers: Option<EndpointHeaders>,
+    pub headers: Option<SealedHeaders>,
     /// Whether the results of a batch stand in the event that tells its end, where they are small.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub results: bool,
@@ -72,9 +72,9 @@ pub struct Failing {
     pub last_ms: u64,
 }
 
-/// Headers of an endpoint's requests that its tenant set.
+/// Headers of requests that a tenant set: to an endpoint, or for the rows of a schedule.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct EndpointHeaders {
+pub struct SealedHeaders {
     /// Their names, in lower case.
     pub names: Vec<String>,
     /// All of them as a JSON object, as it is kept: encrypted, because values may be credentials.

@@ -29,7 +29,7 @@ pub use batch::{
 };
 pub use budget::{Budget, BudgetScope, Period, TenantCosts};
 pub use chat::{Message, ModelRef, ModelSettings, Role};
-pub use endpoint::{Endpoint, EndpointHeaders, EndpointSecret, EndpointState, Failing, Reached, WhyDisabled};
+pub use endpoint::{Endpoint, EndpointSecret, EndpointState, Failing, Reached, SealedHeaders, WhyDisabled};
 pub use event::{Event, EventKind, Milestone};
 pub use fallback::{Chain, Fallback, FallbackModel, FallbackOn, MaxPrice};
 pub use filter::{ItemFilter, OutcomeName};

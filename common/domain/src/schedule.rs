@@ -3,10 +3,14 @@
 //! What a look at a schedule decides is written in the schedule itself, in one step with the time up to which it is decided
 //! ([`Schedule::begun`]). So a tick is decided once, with any number of processes that look, and whoever comes next carries on.
 
+use std::collections::BTreeSet;
+
 use serde::{Deserialize, Serialize};
 
 use crate::batch::{Batch, BatchLimits, BatchSpec, BatchState};
 use crate::budget::Period;
+use crate::endpoint::SealedHeaders;
+use crate::filter::OutcomeName;
 use crate::ids::{BatchId, RowSetId, ScheduleId, TemplateId, TenantId};
 use crate::money::Money;
 
@@ -222,6 +226,9 @@ pub struct RunSpec {
     pub template: Option<TemplateChoice>,
     /// Where rows come from.
     pub rows: RowSource,
+    /// Which rows of the run before are taken instead, where there is one; `None` takes none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub previous: Option<PreviousRows>,
     /// Limits of each batch.
     pub limits: BatchLimits,
     /// What each batch is to do; its webhook is sealed for the batch of the schedule's own bytes ([`Schedule::sealed_for`]).
@@ -250,6 +257,38 @@ pub enum RowSource {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         version: Option<u32>,
     },
+    /// A server that is asked at each tick. What it gave stands in the row set that has the schedule's bytes ([`Schedule::own_rows`]), as its newest version.
+    Http(HttpRows),
+}
+
+/// A server that rows come from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HttpRows {
+    /// Where they are.
+    pub url: String,
+    /// How they are written; the answer tells it where this does not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub format: Option<HttpFormat>,
+    /// Headers of the request, sealed for [`Schedule::headers_context`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub headers: Option<SealedHeaders>,
+}
+
+/// How rows of a server are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum HttpFormat {
+    /// One JSON object per line.
+    Ndjson,
+    /// Comma separated values with a header row.
+    Csv,
+}
+
+/// Which rows of the run before a run takes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PreviousRows {
+    /// Those that came to one of these; at least one.
+    pub outcomes: BTreeSet<OutcomeName>,
 }
 
 /// What a look decided.
@@ -340,9 +379,19 @@ impl Schedule {
         was_held
     }
 
-    /// The row set of rows that came with it.
+    /// Whether its rows came with it.
+    pub fn has_own_rows(&self) -> bool {
+        matches!(&self.run.rows, RowSource::Set { set, .. } if *set == Self::own_rows(self.id))
+    }
+
+    /// The row set of rows that came with it, or of those that its server gave.
     pub const fn own_rows(id: ScheduleId) -> RowSetId {
         RowSetId::from_bytes(*id.as_bytes())
+    }
+
+    /// What the headers of its rows' server are sealed for.
+    pub fn headers_context(tenant: &TenantId, id: ScheduleId) -> String {
+        format!("{tenant}|schedule|{id}|headers")
     }
 
     /// What its webhook's secret is sealed for.
@@ -444,6 +493,8 @@ pub enum WhySkipped {
     Paused,
     /// Nobody looked when it was due, and it is not made up for.
     Missed,
+    /// No row of the run before came to what it takes.
+    NoRows,
 }
 
 impl TickState {

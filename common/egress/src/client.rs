@@ -167,6 +167,10 @@ impl GuardedClient {
         &self.policy
     }
 
+    pub(crate) const fn client(&self) -> &Client {
+        &self.client
+    }
+
     /// Posts `body` once. Any status is an [`Answer`]; once its headers came, a body that does not end or never comes changes nothing.
     ///
     /// # Errors
@@ -235,7 +239,7 @@ async fn first_bytes(mut response: Response, deadline: Instant) -> Bytes {
 }
 
 /// The class of a failure, by the errors it was caused by. Their texts hold addresses and go nowhere.
-fn classified(error: &reqwest::Error) -> SendError {
+pub(crate) fn classified(error: &reqwest::Error) -> SendError {
     if caused_by::<AddressRefused>(error) {
         SendError::Refused(UrlRefused::Address)
     } else if error.is_timeout() {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use promptmill_prompt::Template;
-use serde_json::Value;
+use serde::Serialize;
 use serde_json::value::RawValue;
 
 /// The time a run was due, in the zone of its schedule (RFC 3339).
@@ -11,6 +11,12 @@ pub const SCHEDULED_AT: &str = "scheduled_at";
 
 /// The run before: an object whose members are null where there was none.
 pub const PREVIOUS_RUN: &str = "previous_run";
+
+/// What became of a row in the run before, where rows come from that: an object whose members are null where there was none.
+pub const PREVIOUS_OUTCOME: &str = "previous_outcome";
+
+/// All of them.
+pub const GIVEN: [&str; 3] = [SCHEDULED_AT, PREVIOUS_RUN, PREVIOUS_OUTCOME];
 
 /// Variables that every row of a run has which does not bring them itself.
 #[derive(Debug, Clone, Default)]
@@ -23,7 +29,7 @@ impl Given {
     }
 
     /// Adds a variable.
-    pub fn push(&mut self, name: &'static str, value: &Value) {
+    pub fn push(&mut self, name: &'static str, value: &impl Serialize) {
         let raw = serde_json::value::to_raw_value(value).expect("a JSON value is written into memory");
         self.0.push((name, raw));
     }
@@ -31,6 +37,15 @@ impl Given {
     /// Whether there are none.
     pub const fn is_empty(&self) -> bool {
         self.0.is_empty()
+    }
+
+    /// The variables of a row of an earlier run without those that it was given then.
+    pub fn taken_from(json: &str) -> String {
+        let Ok(mut own) = serde_json::from_str::<BTreeMap<String, &RawValue>>(json) else {
+            return json.to_owned();
+        };
+        own.retain(|name, _| !GIVEN.contains(&name.as_str()));
+        serde_json::to_string(&own).unwrap_or_else(|_| json.to_owned())
     }
 
     /// The variables of a row with those that it does not bring, as the text of a JSON object. What is no object stays as it is: whoever checks it tells.
@@ -64,5 +79,9 @@ mod tests {
         let expected = r#"{"n":12345678901234567890,"previous_run":{"batch":null},"scheduled_at":null}"#;
         assert_eq!(own, expected);
         assert_eq!(added("[1]"), "[1]");
+        let renewed =
+            Given::taken_from(r#"{"n": 1.50, "scheduled_at": "", "previous_outcome": {"output": 1}}"#);
+        assert_eq!(renewed, r#"{"n":1.50}"#);
+        assert_eq!(added(&renewed), format!(r#"{{"n":1.50,{}"#, &both[1..]));
     }
 }

@@ -7,20 +7,17 @@ use std::io::{self, Read};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use axum::http::HeaderMap;
-use axum::http::header::CONTENT_ENCODING;
 use bytes::{Buf as _, Bytes};
-use promptmill_intake::{Broken, MAX_RATIO, RATIO_FROM};
 use tokio::sync::mpsc;
 
-use crate::problem::{Problem, ProblemId};
+use crate::refused::{Broken, MAX_RATIO, RATIO_FROM};
 
 /// The largest zstd window, as a power of two: 8 MiB, what RFC 8878 asks every decoder to take.
 const ZSTD_WINDOW_LOG: u32 = 23;
 
 /// How a body is packed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Packing {
+pub enum Packing {
     /// Not at all.
     Identity,
     /// gzip, of any number of members.
@@ -30,26 +27,15 @@ pub(crate) enum Packing {
 }
 
 impl Packing {
-    /// What the request says.
-    ///
-    /// # Errors
-    /// 415 for any other coding, and for more than one.
-    pub(crate) fn of(headers: &HeaderMap) -> Result<Self, Problem> {
-        let mut codings = headers.get_all(CONTENT_ENCODING).iter();
-        let Some(coding) = codings.next() else { return Ok(Self::Identity) };
-        let coding = coding.to_str().unwrap_or_default().trim();
+    /// What a `Content-Encoding` names; `None` where it is none of these.
+    pub fn named(coding: &str) -> Option<Self> {
         let known = [
             ("identity", Self::Identity),
             ("gzip", Self::Gzip),
             ("x-gzip", Self::Gzip),
             ("zstd", Self::Zstd),
         ];
-        let packing = known.into_iter().find(|(name, _)| coding.eq_ignore_ascii_case(name));
-        match packing {
-            Some((_, packing)) if codings.next().is_none() => Ok(packing),
-            _ => Err(Problem::new(ProblemId::UnsupportedMediaType)
-                .detail("Content-Encoding must be gzip, zstd or identity, and only one of them")),
-        }
+        known.into_iter().find_map(|(name, packing)| coding.eq_ignore_ascii_case(name).then_some(packing))
     }
 
     const fn name(self) -> &'static str {
@@ -62,7 +48,7 @@ impl Packing {
 }
 
 /// A piece of a body on its way to the blocking side.
-pub(crate) enum Piece {
+pub enum Piece {
     /// Its next bytes.
     Data(Bytes),
     /// It is complete. A channel that closes without this was cut.
@@ -70,7 +56,10 @@ pub(crate) enum Piece {
 }
 
 /// The unpacked bytes of the body whose pieces come through `pieces`.
-pub(crate) fn unpacked(pieces: mpsc::Receiver<Piece>, packing: Packing) -> io::Result<Box<dyn Read + Send>> {
+///
+/// # Errors
+/// When no decoder can be made.
+pub fn unpacked(pieces: mpsc::Receiver<Piece>, packing: Packing) -> io::Result<Box<dyn Read + Send>> {
     let taken = Arc::new(AtomicU64::new(0));
     let pieces = Pieces { pieces, at_hand: Bytes::new(), ended: false, taken: taken.clone() };
     let unpacking: Box<dyn Read + Send> = match packing {

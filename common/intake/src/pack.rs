@@ -1,5 +1,6 @@
 //! Rows to blocks: read, checked, rendered once, compressed and digested. All of it blocks the thread.
 
+use std::fmt::Write as _;
 use std::io::Read;
 use std::sync::mpsc as mpsc_of_threads;
 
@@ -24,6 +25,21 @@ pub struct Taken {
     pub blocks: u32,
     /// Digest of the rows.
     pub digest: [u8; 32],
+}
+
+impl Taken {
+    /// The digest as text.
+    pub fn digest_text(&self) -> String {
+        digest_text(&self.digest)
+    }
+}
+
+/// A digest as text, hexadecimal.
+pub fn digest_text(digest: &[u8; 32]) -> String {
+    digest.iter().fold(String::with_capacity(64), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
 }
 
 /// Packs rows into numbered blocks and digests them.

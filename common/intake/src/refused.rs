@@ -27,6 +27,23 @@ pub enum Refused {
     Unwanted,
 }
 
+impl Refused {
+    /// What is said where nobody asks for the place of each problem.
+    pub fn told(&self) -> String {
+        match self {
+            Self::Rows(bad) => {
+                let first = bad.problems.first();
+                let first = first.map(|bad| format!(": row {}: {}", bad.line, bad.problem));
+                format!("{}{}", bad.summary(), first.unwrap_or_default())
+            }
+            Self::TooMany { limit } => format!("there are more than {limit} rows"),
+            Self::NotRows(words) | Self::Corrupt(words) => words.clone(),
+            Self::Broken(broken) => broken.to_string(),
+            Self::Unwanted => "the rows were given up".to_owned(),
+        }
+    }
+}
+
 /// Unpacked bytes for each packed one from which on an input counts as a bomb, once it has unfolded to [`RATIO_FROM`].
 pub const MAX_RATIO: u64 = 200;
 

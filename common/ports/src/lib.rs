@@ -43,7 +43,7 @@ pub use records::{
 };
 pub use replies::{Outlived, Replies, ReplyKey};
 pub use schedules::{
-    MOST_ROW_SET_VERSIONS, Recurring, RowSet, RowSetVersion, RowSets, Schedules, TickKey, Ticks,
+    MOST_ROW_SET_VERSIONS, Origin, Recurring, RowSet, RowSetVersion, RowSets, Schedules, TickKey, Ticks,
 };
 pub use store::{
     Accepted, Admission, Assignment, BeatAnswer, Close, Control, Created, Intake, Lease, NewBatch, Outbox,

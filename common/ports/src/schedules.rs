@@ -108,6 +108,18 @@ pub struct RowSetVersion {
     pub digest: String,
     /// When it was made, Unix milliseconds.
     pub created_ms: u64,
+    /// How the server named them that gave them, where one did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub origin: Option<Origin>,
+}
+
+/// How a server named rows that it gave.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Origin {
+    /// Where they were.
+    pub url: String,
+    /// Their entity tag (RFC 9110), as it was sent.
+    pub etag: String,
 }
 
 impl RowSet {

@@ -36,6 +36,15 @@ impl RowFormat {
         })
     }
 
+    /// The format a media type names, with or without its parameters.
+    pub fn from_media_type(kind: &str) -> Option<Self> {
+        match kind.split(';').next().unwrap_or_default().trim().to_ascii_lowercase().as_str() {
+            "application/x-ndjson" | "application/ndjson" | "application/jsonl" => Some(Self::Ndjson),
+            "text/csv" => Some(Self::Csv),
+            _ => None,
+        }
+    }
+
     /// The usual file extension, without the dot.
     pub const fn extension(self) -> &'static str {
         match self {
@@ -76,6 +85,15 @@ mod tests {
             ("rows.x.CSV", RowFormat::Csv),
         ] {
             assert_eq!(RowFormat::from_path(Path::new(name)), Ok(format), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_media_type_tells_the_format_whatever_its_parameters() {
+        assert_eq!(RowFormat::from_media_type("text/csv; charset=utf-8"), Some(RowFormat::Csv));
+        assert_eq!(RowFormat::from_media_type(" Application/X-NDJSON "), Some(RowFormat::Ndjson));
+        for other in ["", "text/plain", "application/json", "text/csvx"] {
+            assert_eq!(RowFormat::from_media_type(other), None, "{other}");
         }
     }
 

@@ -12,6 +12,7 @@ pub mod fleet;
 mod lanes;
 mod metrics;
 mod monitor;
+pub mod places;
 mod preflight;
 pub mod presence;
 mod prices;

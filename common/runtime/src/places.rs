@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Counts places by who has them, up to a limit for each, and one for all together.
 #[derive(Debug, Clone)]
-pub(crate) struct Places<K> {
+pub struct Places<K> {
     limit: usize,
     limit_of_all: usize,
     taken: Arc<Mutex<Taken<K>>>,
@@ -20,25 +20,33 @@ struct Taken<K> {
 
 /// One place; given back when dropped.
 #[derive(Debug)]
-pub(crate) struct Place<K: Hash + Eq> {
+pub struct Place<K: Hash + Eq> {
     of: Places<K>,
     holder: K,
 }
 
 impl<K> Places<K> {
     /// `limit` places for each.
-    pub(crate) fn new(limit: usize) -> Self {
+    pub fn new(limit: usize) -> Self {
         Self::within(limit, usize::MAX)
     }
 
     /// `limit` places for each, of `limit_of_all`.
-    pub(crate) fn within(limit: usize, limit_of_all: usize) -> Self {
+    pub fn within(limit: usize, limit_of_all: usize) -> Self {
         let taken = Taken { by_holder: HashMap::new(), by_all: 0 };
         Self { limit, limit_of_all, taken: Arc::new(Mutex::new(taken)) }
     }
 
+    /// Places that a holder has.
+    pub fn held(&self, holder: &K) -> usize
+    where
+        K: Hash + Eq,
+    {
+        self.lock().by_holder.get(holder).copied().unwrap_or(0)
+    }
+
     /// Places that are taken, by whomever.
-    pub(crate) fn taken(&self) -> usize {
+    pub fn taken(&self) -> usize {
         self.lock().by_all
     }
 
@@ -49,12 +57,12 @@ impl<K> Places<K> {
 
 impl<K: Hash + Eq + Clone> Places<K> {
     /// A place, unless the holder has its share or all are taken.
-    pub(crate) fn enter(&self, holder: K) -> Option<Place<K>> {
+    pub fn enter(&self, holder: K) -> Option<Place<K>> {
         self.enter_within(self.limit, holder)
     }
 
     /// The same for a holder whose share are so many.
-    pub(crate) fn enter_within(&self, limit: usize, holder: K) -> Option<Place<K>> {
+    pub fn enter_within(&self, limit: usize, holder: K) -> Option<Place<K>> {
         let mut taken = self.lock();
         let held = taken.by_holder.get(&holder).copied().unwrap_or(0);
         if held >= limit || taken.by_all >= self.limit_of_all {
@@ -90,6 +98,7 @@ mod tests {
         let held = [places.enter("one"), places.enter("one")];
         assert!(held.iter().all(Option::is_some));
         assert!(places.enter("one").is_none());
+        assert_eq!((places.held(&"one"), places.held(&"other")), (2, 0));
         assert!(places.enter("other").is_some());
         drop(held);
         assert!(places.enter("one").is_some());

@@ -126,6 +126,7 @@ pub const SETTINGS: &[Setting] = &[
     ),
     setting("mail.from", "PROMPTMILL_MAIL_FROM", Kind::Text),
     setting("webhooks.subnets", "PROMPTMILL_WEBHOOK_SUBNETS", Kind::List),
+    setting("schedules.source_subnets", "PROMPTMILL_SOURCE_SUBNETS", Kind::List),
     secret("providers.openrouter.api_key", "OPENROUTER_API_KEY").about(ALL, "The key for OpenRouter."),
     setting("providers.openrouter.base_url", "OPENROUTER_BASE_URL", Kind::Text)
         .about(ALL, "Where OpenRouter is, if not at `https://openrouter.ai/api/v1`."),

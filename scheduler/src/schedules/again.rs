@@ -8,7 +8,7 @@ use promptmill_ports::{NewBatch, RowBlock, StoreError};
 use promptmill_runtime::Engine;
 use tokio::sync::mpsc;
 
-use super::rows;
+use super::rows::{self, To, next_blocks};
 use super::start::{NotStarted, moved};
 use crate::config::Recurring;
 
@@ -79,10 +79,11 @@ async fn put(
     let packing = tokio::task::spawn_blocking(move || {
         repack(picked, None, |block| hand_on.blocking_send(block).is_ok())
     });
+    let to = To { engine, recurring, tenant: &source.tenant, batch: id, upload };
     let putting = async move {
         // Whoever packs learns by the channel's end that nothing more is wanted.
         while let Some(block) = blocks.recv().await {
-            rows::put_rows(engine, recurring, &source.tenant, id, upload, vec![block]).await?;
+            to.put(next_blocks(block, &mut blocks)).await?;
         }
         Ok::<_, NotStarted>(())
     };

@@ -2,36 +2,49 @@
 
 use std::sync::Arc;
 
-use promptmill_domain::schedule::RowSource;
+use promptmill_domain::schedule::{RowSource, WhySkipped};
 use promptmill_domain::{
-    Batch, BatchId, BatchState, Counts, RowSetId, Schedule, ScheduleId, TenantId, Tick, UploadId, chunk,
+    Batch, BatchId, BatchState, Counts, RowSetId, Schedule, TenantId, Tick, UploadId, chunk,
 };
-use promptmill_intake::{BadRows, Given, PREVIOUS_RUN, Packer, RowsOf, SCHEDULED_AT, Taken, rechecked};
+use promptmill_intake::{
+    BadRows, Given, PREVIOUS_OUTCOME, PREVIOUS_RUN, Packer, Refused, RowsOf, SCHEDULED_AT, Taken, rechecked,
+};
 use promptmill_ports::{
     NewBatch, PartCommit, RowBlock, RowSetVersion, Signal, StoreError, StoreResult, flow,
 };
 use promptmill_rowio::{RowContent, RowProblem, StoredRow, decode_block};
 use promptmill_runtime::Engine;
+use promptmill_runtime::places::Place;
 use promptmill_ticks::local_time;
 use serde_json::json;
+use tokio::sync::mpsc;
 
+use super::previous::{self, Came, Items, Previous};
+use super::served::Served;
 use super::start::{NotStarted, Pinned};
 use crate::config::Recurring;
 
 /// Bytes of blocks that are read and written in one step.
 const STEP_BYTES: usize = 1 << 20;
 
-/// Ticks that are looked through for the run before.
-const TICKS: u32 = 50;
-
 /// Rows that a run takes.
 pub(super) struct Rows {
-    version: RowSetVersion,
-    /// What is made of each block.
+    from: From,
+    /// What is made of each.
     making: Arc<Making>,
-    /// The first of the blocks.
-    first: Vec<RowBlock>,
-    set: RowSetId,
+}
+
+/// Where rows are.
+enum From {
+    /// In a row set.
+    Set {
+        set: RowSetId,
+        version: RowSetVersion,
+        /// The first of the blocks.
+        first: Vec<RowBlock>,
+    },
+    /// In the batches of the run before.
+    Previous(Previous),
 }
 
 /// How the rows of a run are made of those that are stored.
@@ -41,42 +54,66 @@ struct Making {
     is_ready: bool,
     /// What the run knows of itself.
     given: Given,
+    /// Whether it knows what became of each row before.
+    knows_outcomes: bool,
 }
 
 impl Rows {
-    /// Finds the rows of a tick, and reads the first of them.
+    /// Finds the rows of a tick, and reads the first of them. `place` is one to ask a server with, where they come from one.
     pub(super) async fn of(
         engine: &Engine,
+        recurring: &Recurring,
+        served: &Served,
         schedule: &Schedule,
         tick: &Tick,
         pinned: Pinned,
+        place: Option<Place<TenantId>>,
     ) -> Result<Self, NotStarted> {
         let tenant = &schedule.tenant;
-        let RowSource::Set { set, version } = schedule.run.rows;
-        let found = match engine.records.row_set(tenant, set).await {
-            Err(StoreError::NotFound) => return Err(NotStarted::never("the row set was deleted")),
-            found => found?,
+        let mut given = given(engine, schedule, tick, &pinned).await?;
+        let previous = match &schedule.run.previous {
+            Some(asked) => Previous::of(engine, schedule, tick, asked).await?,
+            None => None,
         };
-        let Some(version) = found.version(version).cloned() else {
-            return Err(NotStarted::never("the row set has no such version any more"));
+        let asks = Given::is_asked_for(pinned.rows_of.parsed(), PREVIOUS_OUTCOME);
+        let knows_outcomes = asks && schedule.run.previous.is_some();
+        let making = |given, is_ready| {
+            Arc::new(Making { rows_of: pinned.rows_of.clone(), is_ready, given, knows_outcomes })
         };
-        let given = given(engine, schedule, tick, &pinned).await?;
+        if let Some(previous) = previous {
+            if previous.count() == 0 {
+                return Err(NotStarted::Skip(WhySkipped::NoRows));
+            }
+            return Ok(Self { from: From::Previous(previous), making: making(given, false) });
+        }
+        if knows_outcomes {
+            given.push(PREVIOUS_OUTCOME, &Came::default());
+        }
+        let own = Schedule::own_rows(schedule.id);
+        let (set, version) = match &schedule.run.rows {
+            RowSource::Set { set, version } => (*set, stored(engine, tenant, *set, *version).await?),
+            RowSource::Http(http) => (own, served.newest(engine, recurring, schedule, http).await?),
+        };
+        drop(place);
         // Rows that came with the schedule were checked against the template that it had then.
-        let is_own = set == Schedule::own_rows(schedule.id);
-        let is_ready = is_own && given.is_empty() && pinned.source == schedule.run.spec.template;
+        let is_ready =
+            schedule.has_own_rows() && given.is_empty() && pinned.source == schedule.run.spec.template;
         let first = engine.records.set_blocks(tenant, set, version.upload, 0, STEP_BYTES).await?;
-        let making = Arc::new(Making { rows_of: pinned.rows_of, is_ready, given });
-        Ok(Self { version, making, first, set })
+        Ok(Self { from: From::Set { set, version, first }, making: making(given, is_ready) })
     }
 
     /// How many there are.
     pub(super) const fn count(&self) -> u64 {
-        self.version.rows
+        match &self.from {
+            From::Set { version, .. } => version.rows,
+            From::Previous(previous) => previous.count(),
+        }
     }
 
-    /// All of them with their digest, where one block holds them.
+    /// All of them with their digest, where one stored block holds them.
     pub(super) async fn whole(&self) -> Result<Option<(RowBlock, [u8; 32])>, NotStarted> {
-        let ([block], 1) = (self.first.as_slice(), self.version.blocks) else { return Ok(None) };
+        let From::Set { version, first, .. } = &self.from else { return Ok(None) };
+        let ([block], 1) = (first.as_slice(), version.blocks) else { return Ok(None) };
         if block.len > chunk::MAX_CHUNK_ROWS {
             return Ok(None);
         }
@@ -102,47 +139,116 @@ impl Rows {
         batch: NewBatch,
     ) -> Result<u64, NotStarted> {
         let id = batch.id;
-        let fill = async |upload| self.put(engine, recurring, tenant, id, upload).await;
+        let fill = async |upload| {
+            let to = To { engine, recurring, tenant, batch: id, upload };
+            let maker = Maker::new(&self.making);
+            let maker = match &self.from {
+                From::Set { set, version, first } => put_stored(&to, maker, *set, version, first).await?,
+                From::Previous(previous) => put_previous(&to, maker, previous).await?,
+            };
+            let (last, taken) = blocking(move || maker.finish()).await?;
+            to.put(last.into_iter().collect()).await?;
+            Ok(taken)
+        };
         fill_by(engine, tenant, batch, fill).await
     }
+}
 
-    /// Stores the rows, invisible still.
-    async fn put(
-        &self,
-        engine: &Engine,
-        recurring: &Recurring,
-        tenant: &TenantId,
-        batch: BatchId,
-        upload: UploadId,
-    ) -> Result<Taken, NotStarted> {
-        let Self { version, making, first, set } = self;
-        let mut maker = Maker::new(making);
-        let mut stored = first.clone();
-        let mut next = 0;
-        while let Some(last) = stored.last() {
-            next = last.seq + 1;
-            let (moved, blocks);
-            (moved, blocks) = blocking(move || {
-                let mut maker = maker;
-                let blocks = maker.blocks(stored)?;
-                Ok((maker, blocks))
-            })
-            .await?;
-            maker = moved;
-            put_rows(engine, recurring, tenant, batch, upload, blocks).await?;
-            if next >= version.blocks {
-                break;
-            }
-            stored = engine.records.set_blocks(tenant, *set, version.upload, next, STEP_BYTES).await?;
+/// The version of a stored row set that a run takes.
+async fn stored(
+    engine: &Engine,
+    tenant: &TenantId,
+    set: RowSetId,
+    version: Option<u32>,
+) -> Result<RowSetVersion, NotStarted> {
+    let found = match engine.records.row_set(tenant, set).await {
+        Err(StoreError::NotFound) => return Err(NotStarted::never("the row set was deleted")),
+        found => found?,
+    };
+    let version = found.version(version).cloned();
+    version.ok_or_else(|| NotStarted::never("the row set has no such version any more"))
+}
+
+/// Where rows go, invisible still.
+pub(super) struct To<'a> {
+    pub(super) engine: &'a Engine,
+    pub(super) recurring: &'a Recurring,
+    pub(super) tenant: &'a TenantId,
+    pub(super) batch: BatchId,
+    pub(super) upload: UploadId,
+}
+
+impl To<'_> {
+    /// Stores blocks, as far as the tenant has room.
+    pub(super) async fn put(&self, blocks: Vec<RowBlock>) -> Result<(), NotStarted> {
+        if blocks.is_empty() {
+            return Ok(());
         }
-        if next < version.blocks {
-            // A version may be deleted while it is read; the next try takes the newest then, or finds that it is gone.
-            return Err(NotStarted::NotNow("rows of the row set are missing".to_owned()));
-        }
-        let (last, taken) = blocking(move || maker.finish()).await?;
-        put_rows(engine, recurring, tenant, batch, upload, last.into_iter().collect()).await?;
-        Ok(taken)
+        let Self { engine, recurring, tenant, batch, upload } = self;
+        let now_ms = engine.clock.now_ms();
+        let used = engine.store.usage(tenant, now_ms).await?;
+        recurring.quotas.room_bytes(&used)?;
+        Ok(engine.store.put_rows(tenant, *batch, *upload, blocks, now_ms).await?)
     }
+}
+
+/// A block, and those behind it that are there already, as many as are stored in one step.
+pub(super) fn next_blocks(first: RowBlock, more: &mut mpsc::Receiver<RowBlock>) -> Vec<RowBlock> {
+    let mut bytes = first.bytes.len();
+    let mut blocks = vec![first];
+    while bytes < STEP_BYTES
+        && let Ok(block) = more.try_recv()
+    {
+        bytes += block.bytes.len();
+        blocks.push(block);
+    }
+    blocks
+}
+
+/// Stores what is made of the rows of a version, the first of whose blocks are read.
+async fn put_stored(
+    to: &To<'_>,
+    mut maker: Maker,
+    set: RowSetId,
+    version: &RowSetVersion,
+    first: &[RowBlock],
+) -> Result<Maker, NotStarted> {
+    let mut stored = first.to_vec();
+    let mut next = 0;
+    while let Some(last) = stored.last() {
+        next = last.seq + 1;
+        let made = blocking(move || {
+            let blocks = maker.blocks(stored)?;
+            Ok((maker, blocks))
+        });
+        let blocks;
+        (maker, blocks) = made.await?;
+        to.put(blocks).await?;
+        if next >= version.blocks {
+            break;
+        }
+        stored = to.engine.records.set_blocks(to.tenant, set, version.upload, next, STEP_BYTES).await?;
+    }
+    if next < version.blocks {
+        // A version may be deleted while it is read; the next try takes the newest then, or finds that it is gone.
+        return Err(NotStarted::NotNow("rows of the row set are missing".to_owned()));
+    }
+    Ok(maker)
+}
+
+/// Stores what is made of the rows of the run before.
+async fn put_previous(to: &To<'_>, mut maker: Maker, previous: &Previous) -> Result<Maker, NotStarted> {
+    let mut reading = previous.reading(&to.engine.store);
+    while let Some(items) = reading.next().await? {
+        let made = blocking(move || {
+            let blocks = maker.again(items)?;
+            Ok((maker, blocks))
+        });
+        let blocks;
+        (maker, blocks) = made.await?;
+        to.put(blocks).await?;
+    }
+    Ok(maker)
 }
 
 /// Looks what an earlier try left, finishes what it had to, and takes a draft away: its template, its rows and its deadline may be others by now. Answers when the batch
@@ -198,24 +304,6 @@ pub(super) async fn fill_by(
     Ok(finish(engine, &batch).await?)
 }
 
-/// Stores blocks of a batch, as far as the tenant has room.
-pub(super) async fn put_rows(
-    engine: &Engine,
-    recurring: &Recurring,
-    tenant: &TenantId,
-    batch: BatchId,
-    upload: UploadId,
-    blocks: Vec<RowBlock>,
-) -> Result<(), NotStarted> {
-    if blocks.is_empty() {
-        return Ok(());
-    }
-    let now_ms = engine.clock.now_ms();
-    let used = engine.store.usage(tenant, now_ms).await?;
-    recurring.quotas.room_bytes(&used)?;
-    Ok(engine.store.put_rows(tenant, batch, upload, blocks, now_ms).await?)
-}
-
 /// Queues a batch whose rows are all there, unless somebody did; answers when.
 pub(super) async fn finish(engine: &Engine, batch: &Batch) -> StoreResult<u64> {
     let now_ms = engine.clock.now_ms();
@@ -254,29 +342,36 @@ impl Maker {
             let rows = decode_block(&block.bytes)
                 .map_err(|error| NotStarted::never(format!("the row set cannot be read: {error}")))?;
             for row in rows {
-                self.bad.rows += 1;
-                let row = match self.making.row(row) {
-                    Ok(row) => row,
-                    Err(problems) => {
-                        self.bad.add(self.bad.rows, problems);
-                        continue;
-                    }
-                };
-                if self.bad.bad == 0 {
-                    full.extend(self.packer.push(&row));
-                }
+                full.extend(self.push(self.making.row(row)));
             }
         }
         Ok(full)
+    }
+
+    /// The same of rows of the run before.
+    fn again(&mut self, items: Items) -> Result<Vec<RowBlock>, NotStarted> {
+        let rows = items.rows(self.making.knows_outcomes)?;
+        Ok(rows.into_iter().filter_map(|(row, came)| self.push(self.making.row_again(row, came))).collect())
+    }
+
+    /// A block that became full with this row.
+    fn push(&mut self, row: Result<StoredRow, Vec<RowProblem>>) -> Option<RowBlock> {
+        self.bad.rows += 1;
+        match row {
+            Ok(row) if self.bad.bad == 0 => self.packer.push(&row),
+            Ok(_) => None,
+            Err(problems) => {
+                self.bad.add(self.bad.rows, problems);
+                None
+            }
+        }
     }
 
     /// The last block, and what was made.
     fn finish(self) -> Result<(Option<RowBlock>, Taken), NotStarted> {
         let Self { packer, bad, .. } = self;
         if bad.bad > 0 {
-            let first = bad.problems.first().map(|bad| format!(": row {}: {}", bad.line, bad.problem));
-            let why = format!("{}{}", bad.summary(), first.unwrap_or_default());
-            return Err(NotStarted::never(why));
+            return Err(NotStarted::Never(Refused::Rows(bad).told()));
         }
         let (last, taken) = packer.finish();
         if taken.rows == 0 {
@@ -289,12 +384,32 @@ impl Maker {
 impl Making {
     /// The row as the batch has it.
     fn row(&self, row: StoredRow) -> Result<StoredRow, Vec<RowProblem>> {
-        if self.is_ready {
-            return Ok(row);
-        }
+        if self.is_ready { Ok(row) } else { self.completed(row, &self.given) }
+    }
+
+    /// A row of the run before as the batch has it.
+    fn row_again(&self, row: StoredRow, came: Option<Came>) -> Result<StoredRow, Vec<RowProblem>> {
         let row = match &row.content {
-            RowContent::Variables(json) if !self.given.is_empty() => {
-                StoredRow::of_variables(row.custom_id.clone(), self.given.added_to(json))
+            RowContent::Variables(json) => {
+                StoredRow::of_variables(row.custom_id.clone(), Given::taken_from(json))
+            }
+            RowContent::Messages(_) => row,
+        };
+        match came {
+            None => self.completed(row, &self.given),
+            Some(came) => {
+                let mut given = self.given.clone();
+                given.push(PREVIOUS_OUTCOME, &came);
+                self.completed(row, &given)
+            }
+        }
+    }
+
+    /// The row with what it is given.
+    fn completed(&self, row: StoredRow, given: &Given) -> Result<StoredRow, Vec<RowProblem>> {
+        let row = match &row.content {
+            RowContent::Variables(json) if !given.is_empty() => {
+                StoredRow::of_variables(row.custom_id.clone(), given.added_to(json))
             }
             RowContent::Variables(_) | RowContent::Messages(_) => row,
         };
@@ -316,12 +431,15 @@ async fn given(
         given.push(SCHEDULED_AT, &json!(local(tick.at_ms)));
     }
     if asks(PREVIOUS_RUN) {
-        let previous = previous(engine, &tick.tenant, tick.schedule, tick.at_ms).await?;
-        let (at_ms, batch) = previous.unzip();
-        let batch = batch.flatten();
+        let ran = |tick: &Tick| tick.state.last_batch().is_some();
+        let previous = previous::find(engine, &tick.tenant, tick.schedule, tick.at_ms, ran).await?;
+        let batch = match &previous {
+            Some(previous) => previous::last_batch(engine, previous).await?,
+            None => None,
+        };
         let counts = batch.as_ref().and_then(|batch| batch.final_counts.as_ref());
         let known = json!({
-            "scheduled_at": at_ms.map(local),
+            "scheduled_at": previous.map(|previous| local(previous.at_ms)),
             "batch": batch.as_ref().map(|batch| batch.id.to_string()),
             "state": batch.as_ref().map(|batch| batch.state.as_str()),
             "rows": batch.as_ref().map(|batch| batch.total),
@@ -331,29 +449,4 @@ async fn given(
         given.push(PREVIOUS_RUN, &known);
     }
     Ok(given)
-}
-
-/// The last run before a time, and its batch where that is there still.
-async fn previous(
-    engine: &Engine,
-    tenant: &TenantId,
-    schedule: ScheduleId,
-    at_ms: u64,
-) -> StoreResult<Option<(u64, Option<Batch>)>> {
-    let mut before = at_ms;
-    loop {
-        let ticks = engine.records.ticks(tenant, schedule, Some(before), TICKS).await?;
-        let ran = ticks.iter().find_map(|tick| Some((tick.at_ms, tick.state.last_batch()?)));
-        if let Some((at_ms, retry)) = ran {
-            return match engine.store.batch(tenant, Tick::batch(schedule, at_ms, retry)).await {
-                Ok(batch) => Ok(Some((at_ms, Some(batch)))),
-                Err(StoreError::NotFound) => Ok(Some((at_ms, None))),
-                Err(error) => Err(error),
-            };
-        }
-        match ticks.last() {
-            Some(last) if ticks.len() == TICKS as usize => before = last.at_ms,
-            Some(_) | None => return Ok(None),
-        }
-    }
 }

@@ -7,7 +7,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use promptmill_domain::schedule::{Concurrency, RunSpec, TickBy, WhySkipped};
+use promptmill_domain::schedule::{Concurrency, RowSource, RunSpec, TickBy, WhySkipped};
 use promptmill_domain::{
     BatchEvent, BatchId, BatchLimits, BatchSpec, Money, Schedule, ScheduleState, TemplateRef, TenantId, Tick,
     TickRef, TickState, Webhook, chunk,
@@ -18,6 +18,7 @@ use promptmill_runtime::Engine;
 use secrecy::ExposeSecret as _;
 
 use super::rows::{self, Rows};
+use super::served::Served;
 use super::{again, over};
 use crate::config::Recurring;
 use crate::deliveries::Missing;
@@ -34,6 +35,9 @@ pub(super) const LONGEST_WAIT_MS: u64 = 320_000;
 /// How often money is set aside anew when another change of the schedule came between.
 const HOLDS: u32 = 16;
 
+/// The wait of a start that found no place to ask a server with, milliseconds.
+const CROWDED_MS: u64 = 5_000;
+
 /// Bytes of what is told of a start that failed.
 const TOLD_BYTES: usize = 500;
 
@@ -46,6 +50,8 @@ pub(super) enum NotStarted {
     NotNow(String),
     /// It is not to be.
     Skip(WhySkipped),
+    /// Others of its tenant wait for the servers of their rows, as many as may.
+    Crowded,
     /// The store did not do it.
     Store(StoreError),
 }
@@ -73,6 +79,7 @@ impl From<UsedUp> for NotStarted {
 pub(super) async fn run(
     engine: &Engine,
     recurring: &Recurring,
+    served: &Served,
     missing: Option<&Missing>,
     tick: Tick,
 ) -> Option<Tick> {
@@ -89,11 +96,12 @@ pub(super) async fn run(
         }
     };
     let made = match retry {
-        0 => start(engine, recurring, &tick).await,
+        0 => start(engine, recurring, served, &tick).await,
         retry => again::start(engine, recurring, &tick, retry).await,
     };
     let state = match made {
         Ok(queued_ms) => running(&tick.state, queued_ms),
+        Err(NotStarted::Crowded) => return Some(put_off(tick, now_ms + CROWDED_MS, tries)),
         // What became of it is not known, and it is tried again at once.
         Err(NotStarted::Store(error @ StoreError::Unavailable(_))) => {
             tracing::warn!(schedule.id = %schedule, at_ms, error = %error, "the store is away; a scheduled batch waits");
@@ -168,6 +176,7 @@ const fn word(why: WhySkipped) -> &'static str {
         WhySkipped::Budget => "budget",
         WhySkipped::Paused => "paused",
         WhySkipped::Missed => "missed",
+        WhySkipped::NoRows => "no_rows",
     }
 }
 
@@ -233,11 +242,21 @@ fn cut(mut why: String) -> String {
 }
 
 /// Makes and queues the batch of a tick; answers when that was done.
-async fn start(engine: &Engine, recurring: &Recurring, tick: &Tick) -> Result<u64, NotStarted> {
+async fn start(
+    engine: &Engine,
+    recurring: &Recurring,
+    served: &Served,
+    tick: &Tick,
+) -> Result<u64, NotStarted> {
     let (store, tenant) = (&engine.store, &tick.tenant);
     let schedule = match engine.records.schedule(tenant, tick.schedule).await {
         Err(StoreError::NotFound) => return Err(NotStarted::never("the schedule was deleted")),
         found => found?,
+    };
+    // Before anything else is read: there may be many that wait.
+    let place = match &schedule.run.rows {
+        RowSource::Http(_) => Some(served.enter(tenant).ok_or(NotStarted::Crowded)?),
+        RowSource::Set { .. } => None,
     };
     let id = Tick::batch(tick.schedule, tick.at_ms, 0);
     // An earlier try may have made it.
@@ -255,7 +274,7 @@ async fn start(engine: &Engine, recurring: &Recurring, tick: &Tick) -> Result<u6
     }
     let used = store.usage(tenant, now_ms).await?;
     recurring.quotas.room_bytes(&used)?;
-    let rows = Rows::of(engine, &schedule, tick, pinned).await?;
+    let rows = Rows::of(engine, recurring, served, &schedule, tick, pinned, place).await?;
     recurring.quotas.may_submit(&used, rows.count())?;
     let whole = rows.whole().await?;
     // All is ready: from here on others make way, and money is set aside.

@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use promptmill_domain::rate::Learned;
 use promptmill_domain::{
-    BatchEvent, BatchId, BatchState, DeliveryId, Ending, Endpoint, EndpointHeaders, EndpointId,
-    EndpointSecret, EndpointState, EventId, EventKind, FailureKind, LaneId, Outcome, Output, PauseReason,
-    Release, SettledItem, Totals, Webhook, WhyDisabled,
+    BatchEvent, BatchId, BatchState, DeliveryId, Ending, Endpoint, EndpointId, EndpointSecret, EndpointState,
+    EventId, EventKind, FailureKind, LaneId, Outcome, Output, PauseReason, Release, SealedHeaders,
+    SettledItem, Totals, Webhook, WhyDisabled,
 };
 use promptmill_egress::retry::Schedule;
 use promptmill_egress::{Deadlines, UrlPolicy};
@@ -28,10 +28,15 @@ pub(crate) fn vault() -> Arc<Vault> {
     Arc::new(Vault::from_keys(key).unwrap())
 }
 
-/// Webhooks to loopback that are tried again at once, so many times in all.
-pub(crate) fn webhooks(tries: usize) -> Webhooks {
+/// What clients of this process encrypt with.
+pub(crate) fn install_tls() {
     static TLS: Once = Once::new();
     TLS.call_once(|| rustls::crypto::ring::default_provider().install_default().unwrap());
+}
+
+/// Webhooks to loopback that are tried again at once, so many times in all.
+pub(crate) fn webhooks(tries: usize) -> Webhooks {
+    install_tls();
     let schedule = Schedule::of(vec![Duration::ZERO; tries]);
     Webhooks { schedule, ..Webhooks::new(vault(), UrlPolicy::with_loopback()) }
 }
@@ -563,7 +568,7 @@ async fn what_an_endpoint_wants_in_its_requests_stands_there_beside_the_signatur
     let mut keyed = endpoint(&scene, &receiver.url(), &[]).await;
     let context = Endpoint::headers_context(&scene.tenant, keyed.id);
     let sealed = vault().seal(&context, br#"{"Authorization":"Bearer token","X-Tenant":"one"}"#).unwrap();
-    keyed.headers = Some(EndpointHeaders { names: vec![], sealed });
+    keyed.headers = Some(SealedHeaders { names: vec![], sealed });
     keyed.ver += 1;
     assert!(scene.engine.records.put_endpoint(&keyed).await.unwrap());
     let scheduler = delivering(&scene, webhooks(1));

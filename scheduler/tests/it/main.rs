@@ -11,4 +11,5 @@ mod retention;
 mod schedules;
 mod scheduling;
 mod single_rows;
+mod sources;
 mod support;

@@ -158,7 +158,7 @@ async fn read(stream: &mut TcpStream) -> Option<Got> {
             .filter_map(|line| line.split_once(": "))
             .map(|(name, value)| (name.to_ascii_lowercase(), value.to_owned()))
             .collect();
-        let length: usize = headers.get("content-length")?.parse().ok()?;
+        let length = headers.get("content-length").map_or(Some(0), |length| length.parse().ok())?;
         if body.len() == length {
             return Some(Got { headers, body: body.to_owned() });
         }

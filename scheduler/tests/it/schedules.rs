@@ -22,7 +22,7 @@ use crate::deliveries::{SECRET, endpoint, vault, webhooks};
 use crate::receiver::{Got, Receiver};
 use crate::support::{Scene, eventually};
 
-const MINUTE: u64 = 60_000;
+pub(crate) const MINUTE: u64 = 60_000;
 
 /// A template of rows with a city.
 const CITY: &str = r#"{"name":"c","messages":[{"role":"user","content":"{{ city }}"}]}"#;
@@ -59,6 +59,7 @@ async fn rows(scene: &Scene, set: RowSetId, name: Option<&str>, rows: &[String])
         bytes: 1,
         digest: String::new(),
         created_ms: now_ms,
+        origin: None,
     };
     let set = RowSet {
         id: set,
@@ -72,7 +73,7 @@ async fn rows(scene: &Scene, set: RowSetId, name: Option<&str>, rows: &[String])
 }
 
 /// A schedule of every minute from the next one on, of two rows, kept as `change` makes it.
-async fn schedule(scene: &Scene, change: impl FnOnce(&mut Schedule)) -> Schedule {
+pub(crate) async fn schedule(scene: &Scene, change: impl FnOnce(&mut Schedule)) -> Schedule {
     let now_ms = scene.engine.clock.now_ms();
     let id = ScheduleId::at(now_ms, rand::random());
     let spec =
@@ -99,6 +100,7 @@ async fn schedule(scene: &Scene, change: impl FnOnce(&mut Schedule)) -> Schedule
         run: RunSpec {
             template: None,
             rows: RowSource::Set { set: Schedule::own_rows(id), version: Some(1) },
+            previous: None,
             limits: BatchLimits::default(),
             spec,
         },
@@ -109,12 +111,12 @@ async fn schedule(scene: &Scene, change: impl FnOnce(&mut Schedule)) -> Schedule
     schedule
 }
 
-fn city(name: &str) -> String {
+pub(crate) fn city(name: &str) -> String {
     format!("{{\"city\":\"{name}\"}}")
 }
 
 /// Puts the clock forward to that moment.
-fn advance_to(scene: &Scene, at_ms: u64) {
+pub(crate) fn advance_to(scene: &Scene, at_ms: u64) {
     scene.clock.advance_ms(at_ms.saturating_sub(scene.engine.clock.now_ms()));
 }
 
@@ -124,7 +126,7 @@ async fn ticks(scene: &Scene, of: &Schedule) -> Vec<Tick> {
     ticks
 }
 
-async fn batch(scene: &Scene, of: &Schedule, at_ms: u64) -> Batch {
+pub(crate) async fn batch(scene: &Scene, of: &Schedule, at_ms: u64) -> Batch {
     scene.engine.store.batch(&scene.tenant, Tick::batch(of.id, at_ms, 0)).await.unwrap()
 }
 
@@ -134,7 +136,7 @@ async fn batches(scene: &Scene) -> Vec<Batch> {
     scene.engine.store.batches(&scene.tenant, &BatchFilter::default(), None, page).await.unwrap().batches
 }
 
-async fn in_state(scene: &Scene, of: &Schedule, at_ms: u64, state: &str) {
+pub(crate) async fn in_state(scene: &Scene, of: &Schedule, at_ms: u64, state: &str) {
     let what = format!("the tick {at_ms} is {state}");
     eventually(&what, async || match scene.engine.records.tick(&scene.tenant, of.id, at_ms).await {
         Ok(tick) => tick.state.as_str() == state,
@@ -144,7 +146,7 @@ async fn in_state(scene: &Scene, of: &Schedule, at_ms: u64, state: &str) {
     .await;
 }
 
-async fn rows_of(scene: &Scene, batch: &Batch) -> Vec<String> {
+pub(crate) async fn rows_of(scene: &Scene, batch: &Batch) -> Vec<String> {
     let mut all = Vec::new();
     let mut seq = 0;
     loop {
@@ -559,7 +561,7 @@ async fn ticks_without_a_run_are_told_to_the_webhook_and_to_endpoints_once() {
 }
 
 /// Settles every item of so many chunks as failed.
-async fn fail(scene: &Scene, chunks: usize) {
+pub(crate) async fn fail(scene: &Scene, chunks: usize) {
     let mut done = 0;
     while done < chunks {
         for lease in scene.claim(&scene.hints(chunks).await).await {

@@ -3,9 +3,9 @@
 use bytes::Bytes;
 use promptmill_domain::{
     Attempt, BatchEvent, BatchId, BatchLimits, BatchSpec, BatchState, ChunkId, DeliveryId, Endpoint,
-    EndpointHeaders, EndpointId, EndpointSecret, EndpointState, EventKind, Failing, FailureKind,
-    GenerationId, ItemCode, KeyId, LaneId, LeaseToken, Money, ParkedItem, Release, ScheduleId, SessionId,
-    SettledItem, TemplateId, TenantId, Tokens, Totals, UploadId, Webhook, WhyDisabled,
+    EndpointId, EndpointSecret, EndpointState, EventKind, Failing, FailureKind, GenerationId, ItemCode,
+    KeyId, LaneId, LeaseToken, Money, ParkedItem, Release, ScheduleId, SealedHeaders, SessionId, SettledItem,
+    TemplateId, TenantId, Tokens, Totals, UploadId, Webhook, WhyDisabled,
 };
 use promptmill_ports::{
     ApiKey, Claim, Claims, Delivery, DeliveryAttempt, DeliveryState, Generation, Installation, Lease,
@@ -134,7 +134,7 @@ impl<'a> Scene<'a> {
                 description: Some("billing, Zürich".to_owned()),
                 kinds: vec![EventKind::BatchPaused],
                 secrets: vec![secret(None), secret(Some(NOW + 9))],
-                headers: (n == 0).then(|| EndpointHeaders {
+                headers: (n == 0).then(|| SealedHeaders {
                     names: vec!["x-tenant".to_owned()],
                     sealed: "pmv1.fourth.AAAA".to_owned(),
                 }),

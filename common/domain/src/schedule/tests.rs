@@ -27,6 +27,7 @@ fn schedule(id: ScheduleId) -> Schedule {
         run: RunSpec {
             template: None,
             rows: RowSource::Set { set: Schedule::own_rows(id), version: Some(1) },
+            previous: None,
             limits: BatchLimits::default(),
             spec: BatchSpec::new("{}".to_owned(), model, LaneId::new("demo", "default")),
         },

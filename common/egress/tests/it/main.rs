@@ -4,4 +4,5 @@
 
 mod answers;
 mod guard;
+mod readings;
 mod support;

@@ -27,7 +27,7 @@ fn schedule(policies: Policies) -> Schedule {
         created_ms: 1,
         changed_ms: 1,
         ver: 1,
-        run: RunSpec { template: None, rows, limits: BatchLimits::default(), spec },
+        run: RunSpec { template: None, rows, previous: None, limits: BatchLimits::default(), spec },
     }
 }
 

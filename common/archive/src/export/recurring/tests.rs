@@ -54,7 +54,7 @@ impl Scene {
             created_ms: NOW,
             changed_ms: NOW,
             ver: 1,
-            run: RunSpec { template, rows, limits: BatchLimits::default(), spec: spec() },
+            run: RunSpec { template, rows, previous: None, limits: BatchLimits::default(), spec: spec() },
         };
         assert!(self.store.put_schedule(&schedule).await.unwrap());
         schedule
@@ -70,7 +70,16 @@ impl Scene {
             let blocks = vec![block(0), block(1)];
             self.store.put_set_blocks(&self.tenant, id, upload, blocks, NOW).await.unwrap();
             let (rows, bytes, digest) = (2, 2 * LARGE as u64, String::new());
-            all.push(RowSetVersion { version, upload, blocks: 2, rows, bytes, digest, created_ms: NOW });
+            all.push(RowSetVersion {
+                version,
+                upload,
+                blocks: 2,
+                rows,
+                bytes,
+                digest,
+                created_ms: NOW,
+                origin: None,
+            });
         }
         let (tenant, name) = (self.tenant.clone(), name.map(str::to_owned));
         let set = RowSet { id, tenant, name, versions: all, created_ms: NOW, ver: 1 };

@@ -76,7 +76,16 @@ impl Scene<'_> {
             self.store.put_set_blocks(&self.tenant, set, upload, vec![block], NOW).await.unwrap();
         }
         let (rows, digest) = (u64::from(blocks) * 200, "ab".repeat(32));
-        RowSetVersion { version, upload, blocks, rows, bytes, digest, created_ms: NOW + u64::from(version) }
+        RowSetVersion {
+            version,
+            upload,
+            blocks,
+            rows,
+            bytes,
+            digest,
+            created_ms: NOW + u64::from(version),
+            origin: None,
+        }
     }
 
     /// A schedule with rows of its own and two changes behind it.
@@ -104,7 +113,13 @@ impl Scene<'_> {
             created_ms: NOW + 1,
             changed_ms: NOW + 2,
             ver: 1,
-            run: RunSpec { template: None, rows: RowSource::Set { set, version: Some(1) }, limits, spec },
+            run: RunSpec {
+                template: None,
+                rows: RowSource::Set { set, version: Some(1) },
+                previous: None,
+                limits,
+                spec,
+            },
         };
         assert!(self.store.put_schedule(&schedule).await.unwrap());
         schedule

@@ -23,7 +23,16 @@ fn blocks(count: u32) -> Vec<RowBlock> {
 
 fn version(version: u32, upload: UploadId, blocks: u32) -> RowSetVersion {
     let (rows, bytes) = (u64::from(blocks) * 3, u64::from(blocks) * 10);
-    RowSetVersion { version, upload, blocks, rows, bytes, digest: "ab".repeat(32), created_ms: NOW }
+    RowSetVersion {
+        version,
+        upload,
+        blocks,
+        rows,
+        bytes,
+        digest: "ab".repeat(32),
+        created_ms: NOW,
+        origin: None,
+    }
 }
 
 fn set(tenant: &TenantId, name: Option<&str>, versions: Vec<RowSetVersion>) -> RowSet {

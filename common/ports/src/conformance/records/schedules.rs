@@ -29,6 +29,7 @@ fn schedule(tenant: &TenantId, next_ms: Option<u64>) -> Schedule {
         run: RunSpec {
             template: None,
             rows: RowSource::Set { set: Schedule::own_rows(id), version: Some(1) },
+            previous: None,
             limits: BatchLimits::default(),
             spec,
         },

@@ -1,0 +1,117 @@
+//! Rows that a server is to give at each tick: it is asked once when the schedule is made, and the first of them are checked.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use promptmill_domain::schedule::{HttpRows, RowSource};
+use promptmill_domain::{Schedule, ScheduleId, SealedHeaders, TenantId};
+use promptmill_egress::{HeaderMap, Patience, extra_headers};
+use promptmill_intake::{
+    Answered, Asked, BadRow, BadRows, Broken, Given, NoRows, Refused, RowsOf, ServedRows, served_rows,
+    unpacked,
+};
+use promptmill_rowio::{ReadRow, RowLimits};
+
+use super::body::RowsFrom;
+use super::rows::{FirstRun, fits};
+use crate::App;
+use crate::batches::feed;
+use crate::batches::refused::NotTaken;
+use crate::problem::{FieldError, Problem, ProblemId};
+
+/// Bytes of the answer that are looked at; each run looks at all.
+const SAMPLE_BYTES: u64 = 1 << 20;
+
+/// How long the server may take for them. A request must not wait longer.
+const PATIENCE: Patience = Patience { idle: Duration::from_secs(10), total: Duration::from_secs(20) };
+
+/// Where a request names the server.
+const URL: &str = "/rows_from/url";
+
+impl FirstRun<'_> {
+    /// Rows of a server, the first of which are checked as the run would.
+    ///
+    /// # Errors
+    /// `invalid` where it gives none, `invalid_rows` where they do not fit.
+    pub(super) async fn served(
+        &self,
+        app: &App,
+        tenant: &TenantId,
+        id: ScheduleId,
+        from: &RowsFrom,
+        url: &str,
+    ) -> Result<RowSource, Problem> {
+        let Some(_place) = app.sampling().enter(tenant.clone()) else {
+            let detail = "a tenant makes two schedules with rows of a server at a time";
+            return Err(Problem::new(ProblemId::TooManyRequests).detail(detail).retry_after(1));
+        };
+        let set = from.headers.as_ref().filter(|headers| !headers.is_empty());
+        let headers = set.map(extra_headers).transpose();
+        let headers =
+            headers.map_err(|refused| Problem::invalid("/rows_from/headers", refused.to_string()))?;
+        let format = from.format.map(Into::into);
+        let asked = Asked { url, headers: headers.unwrap_or_else(HeaderMap::new), format, known: None };
+        let client = app.sources().map_err(Problem::internal)?;
+        let none = |error: NoRows| Problem::invalid(URL, error.to_string());
+        match served_rows(client, asked, PATIENCE).await.map_err(none)? {
+            Answered::Known => return Err(none(NoRows::Status(304))),
+            Answered::Rows(rows) => sampled(app, rows, self.given(), self.rows_of.clone()).await?,
+        }
+        let seal = |headers: &BTreeMap<String, String>| {
+            let text = serde_json::to_vec(headers).map_err(Problem::internal)?;
+            let sealed = app.vault().seal(&Schedule::headers_context(tenant, id), &text);
+            let names = headers.keys().map(|name| name.to_ascii_lowercase()).collect();
+            Ok::<_, Problem>(SealedHeaders { names, sealed: sealed.map_err(Problem::internal)? })
+        };
+        let headers = set.map(seal).transpose()?;
+        Ok(RowSource::Http(HttpRows { url: url.to_owned(), format, headers }))
+    }
+}
+
+/// Checks the first rows.
+async fn sampled(app: &App, rows: ServedRows, given: Given, rows_of: RowsOf) -> Result<(), Problem> {
+    let limits = RowLimits { row_bytes: app.config().row_bytes, rows: u32::MAX };
+    let (send, pieces) = feed::channel();
+    let (format, packing) = (rows.format, rows.packing);
+    // Not among the heavy work: it waits for the server.
+    let reading = tokio::task::spawn_blocking(move || {
+        let mut bad = BadRows::default();
+        let source = match unpacked(pieces, packing) {
+            Ok(source) => source,
+            Err(error) => return (bad, Some(Refused::NotRows(error.to_string()))),
+        };
+        let mut reader = RowsOf::any().reader(source, format, limits);
+        loop {
+            match reader.next_row() {
+                Ok(None) => return (bad, None),
+                Err(error) => return (bad, Some(Refused::from(error))),
+                Ok(Some(ReadRow::Bad(problems))) => {
+                    bad.rows += 1;
+                    bad.add(problems.line, problems.problems);
+                }
+                Ok(Some(ReadRow::Row(row))) => {
+                    bad.rows += 1;
+                    if let Err(problems) = fits(&row.to_stored(), &given, &rows_of) {
+                        bad.add(row.line, problems);
+                    }
+                }
+            }
+        }
+    });
+    let handed_on = rows.hand_on(send, SAMPLE_BYTES).await;
+    let (bad, refused) = reading.await.map_err(Problem::internal)?;
+    let is_whole = handed_on.map_err(|error| Problem::invalid(URL, error.to_string()))?;
+    let refused = match refused {
+        _ if bad.bad > 0 => Refused::Rows(bad),
+        // The sample ends within a row.
+        Some(Refused::Broken(Broken::Cut)) if !is_whole => return Ok(()),
+        Some(refused @ (Refused::NotRows(_) | Refused::Broken(_))) => {
+            return Err(Problem::invalid(URL, refused.told()));
+        }
+        Some(refused) => refused,
+        None if bad.rows == 0 => return Err(Problem::invalid(URL, "gives no rows")),
+        None => return Ok(()),
+    };
+    let place = |row: &BadRow| FieldError::at(URL, format!("row {}: {}", row.line, row.problem));
+    Err(NotTaken::Refused(refused).into_problem(place))
+}

@@ -1,0 +1,158 @@
+//! Rows that a server gives: asked for with the tag of those that are known, and handed on while they come.
+
+use std::path::Path;
+
+use promptmill_domain::schedule::HttpFormat;
+use promptmill_egress::{Fetched, GuardedClient, HeaderMap, Patience, SendError, Url};
+use promptmill_rowio::RowFormat;
+use tokio::sync::mpsc;
+
+use crate::inflate::{Packing, Piece};
+
+/// The longest entity tag that is kept.
+const TAG_BYTES: usize = 1024;
+
+/// What a server is asked for.
+#[derive(Debug)]
+pub struct Asked<'a> {
+    /// Where the rows are.
+    pub url: &'a str,
+    /// Headers of the request beside the usual.
+    pub headers: HeaderMap,
+    /// How the rows are written; what the answer says where this does not.
+    pub format: Option<HttpFormat>,
+    /// The tag of the rows that are known.
+    pub known: Option<&'a str>,
+}
+
+/// What a server answered.
+#[derive(Debug)]
+pub enum Answered {
+    /// The rows are those that are known.
+    Known,
+    /// Rows.
+    Rows(ServedRows),
+}
+
+/// Rows on their way from a server.
+#[derive(Debug)]
+pub struct ServedRows {
+    /// How they are written.
+    pub format: RowFormat,
+    /// How they are packed.
+    pub packing: Packing,
+    /// Their entity tag.
+    pub etag: Option<String>,
+    body: Fetched,
+}
+
+/// Why a server gave no rows. The words may be shown to whoever named it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum NoRows {
+    /// It did not answer, or not to the end.
+    #[error(transparent)]
+    Unanswered(#[from] SendError),
+    /// It answered with another status than 200.
+    #[error("the server of the rows answered {0} (200 is needed; redirects are not followed)")]
+    Status(u16),
+    /// Neither its answer nor the URL says how they are written.
+    #[error(
+        "neither the Content-Type of the answer nor the end of the URL says how the rows are written; name the format, ndjson or csv"
+    )]
+    Format,
+    /// They are packed in a way that was not asked for.
+    #[error("the rows are packed otherwise than with gzip or zstd")]
+    Packing,
+}
+
+impl NoRows {
+    /// Whether asking again may help.
+    pub const fn may_pass(self) -> bool {
+        match self {
+            Self::Unanswered(SendError::Refused(_)) | Self::Format | Self::Packing => false,
+            Self::Unanswered(_) | Self::Status(_) => true,
+        }
+    }
+}
+
+/// Asks a server for rows.
+///
+/// # Errors
+/// See [`NoRows`].
+pub async fn served_rows(
+    client: &GuardedClient,
+    asked: Asked<'_>,
+    patience: Patience,
+) -> Result<Answered, NoRows> {
+    use promptmill_egress::header::{ACCEPT, CONTENT_ENCODING, CONTENT_TYPE, ETAG, IF_NONE_MATCH};
+    let Asked { url, mut headers, format, known } = asked;
+    headers.insert(
+        ACCEPT,
+        "application/x-ndjson, application/jsonl, text/csv, */*;q=0.5".parse().expect("it is plain"),
+    );
+    if let Some(known) = known.and_then(|known| known.parse().ok()) {
+        headers.insert(IF_NONE_MATCH, known);
+    }
+    let is_conditional = headers.contains_key(IF_NONE_MATCH);
+    let body = client.get(url, headers, patience).await?;
+    match body.status() {
+        200 => {}
+        304 if is_conditional => return Ok(Answered::Known),
+        other => return Err(NoRows::Status(other)),
+    }
+    let told = |name| body.headers().get(name).and_then(|value| value.to_str().ok());
+    let format = match format {
+        Some(HttpFormat::Ndjson) => RowFormat::Ndjson,
+        Some(HttpFormat::Csv) => RowFormat::Csv,
+        None => format_of(told(CONTENT_TYPE), url).ok_or(NoRows::Format)?,
+    };
+    let packing = match told(CONTENT_ENCODING) {
+        None => Packing::Identity,
+        Some(coding) => Packing::named(coding.trim()).ok_or(NoRows::Packing)?,
+    };
+    let etag = told(ETAG).filter(|tag| tag.len() <= TAG_BYTES).map(str::to_owned);
+    Ok(Answered::Rows(ServedRows { format, packing, etag, body }))
+}
+
+/// How rows are written, by the answer's media type or by the end of the URL's path.
+fn format_of(kind: Option<&str>, url: &str) -> Option<RowFormat> {
+    if let Some(format) = kind.and_then(RowFormat::from_media_type) {
+        return Some(format);
+    }
+    let url = Url::parse(url).ok()?;
+    RowFormat::from_path(Path::new(url.path())).ok()
+}
+
+impl ServedRows {
+    /// Hands the body on until it ends, or nobody takes it, or `most` bytes of it came. Answers whether it ended: only then is the end handed on.
+    ///
+    /// # Errors
+    /// When it broke off or came too slowly.
+    pub async fn hand_on(mut self, to: mpsc::Sender<Piece>, most: u64) -> Result<bool, NoRows> {
+        let mut bytes: u64 = 0;
+        while let Some(piece) = self.body.piece().await? {
+            bytes += piece.len() as u64;
+            // Whoever took it knows why it wants no more.
+            if to.send(Piece::Data(piece)).await.is_err() || bytes > most {
+                return Ok(false);
+            }
+        }
+        Ok(to.send(Piece::End).await.is_ok())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_answer_says_how_rows_are_written_and_the_url_where_it_does_not() {
+        let (json, csv) = (Some(RowFormat::Ndjson), Some(RowFormat::Csv));
+        let told = |kind, url| format_of(kind, url);
+        assert_eq!(told(Some("text/csv; charset=utf-8"), "https://a.example/rows.jsonl"), csv);
+        assert_eq!(told(Some("application/jsonl"), "https://a.example/"), json);
+        assert_eq!(told(Some("text/plain"), "https://a.example/a/rows.CSV?day=1.jsonl"), csv);
+        assert_eq!(told(None, "https://a.example/rows.jsonl#x"), json);
+        assert_eq!(told(Some("application/json"), "https://a.example/rows"), None);
+    }
+}
