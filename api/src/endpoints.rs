@@ -9,8 +9,7 @@ use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use promptmill_domain::endpoint::MOST_ENDPOINTS;
 use promptmill_domain::{
-    Endpoint, EndpointId, EndpointSecret, EndpointState, EventId, EventKind, Reached, SealedHeaders,
-    TenantId, WhyDisabled,
+    Endpoint, EndpointId, EndpointSecret, EndpointState, EventId, EventKind, Reached, TenantId, WhyDisabled,
 };
 use promptmill_egress::{Deadlines, Secret, Signer, SigningKey, extra_headers, signature, vet_url};
 use promptmill_mail::Address;
@@ -27,6 +26,7 @@ use crate::batches::names::{DisabledNames, EventNames};
 use crate::extract::{Digest, Json, Path};
 use crate::idempotency::Idempotency;
 use crate::problem::{FieldError, Problem, ProblemId};
+use crate::set_headers;
 use crate::shapes::{WebhookSecret, WebhookUrl};
 use crate::state::App;
 use crate::time::Time;
@@ -248,22 +248,6 @@ fn rate(rate: Option<u32>, least: u32) -> Result<Option<u32>, FieldError> {
     }
 }
 
-/// Headers as they are kept; nothing of none.
-fn kept_headers(
-    app: &App,
-    tenant: &TenantId,
-    id: EndpointId,
-    headers: &BTreeMap<String, String>,
-) -> Result<Option<SealedHeaders>, Problem> {
-    if headers.is_empty() {
-        return Ok(None);
-    }
-    let names = headers.keys().map(|name| name.to_ascii_lowercase()).collect();
-    let text = serde_json::to_vec(headers).map_err(Problem::internal)?;
-    let sealed = app.vault().seal(&Endpoint::headers_context(tenant, id), &text);
-    Ok(Some(SealedHeaders { names, sealed: sealed.map_err(Problem::internal)? }))
-}
-
 fn kinds(mut kinds: Vec<EventKind>) -> Vec<EventKind> {
     kinds.sort_unstable();
     kinds.dedup();
@@ -337,7 +321,7 @@ async fn make(app: &App, tenant: &TenantId, id: EndpointId, new: &NewEndpoint) -
         return Err(invalid(errors.into_iter().flatten().collect()));
     };
     let headers = match set {
-        Some(set) => kept_headers(app, tenant, id, set)?,
+        Some(set) => set_headers::sealed(app, &Endpoint::headers_context(tenant, id), set)?,
         None => None,
     };
     let records = &app.engine().records;
@@ -471,7 +455,10 @@ async fn change(
     };
     let events = body.events.map(kinds);
     let headers = match set {
-        Some(set) => Some(kept_headers(&app, &caller.tenant, id, set)?),
+        Some(set) => {
+            let context = Endpoint::headers_context(&caller.tenant, id);
+            Some(set_headers::sealed(&app, &context, set)?)
+        }
         None => None,
     };
     let now_ms = app.now_ms();
@@ -629,9 +616,7 @@ async fn tried(app: &App, endpoint: &Endpoint) -> Result<Tried, Problem> {
     let mut headers = headers.map_err(Problem::internal)?;
     if let Some(set) = &endpoint.headers {
         let context = Endpoint::headers_context(&endpoint.tenant, endpoint.id);
-        let opened = app.vault().open(&context, &set.sealed).map_err(Problem::internal)?;
-        let set = serde_json::from_slice(opened.expose_secret()).map_err(Problem::internal)?;
-        headers.extend(extra_headers(&set).map_err(Problem::internal)?);
+        headers.extend(set_headers::opened(app, &context, set)?);
     }
     let client = app.receivers().map_err(Problem::internal)?;
     let begun = Instant::now();

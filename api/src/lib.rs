@@ -36,6 +36,7 @@ pub mod role;
 mod row_sets;
 mod schedules;
 mod server;
+mod set_headers;
 mod shapes;
 mod shares;
 mod slots;

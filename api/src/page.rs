@@ -6,11 +6,12 @@ use axum::http::{HeaderValue, Uri, header};
 use axum::response::{IntoResponse, Response};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
-use utoipa::ToSchema;
+use utoipa::{IntoParams, ToSchema};
 
 use crate::problem::{Problem, ProblemId};
+use crate::shapes::CursorText;
 
 /// Entries of a page when nothing is asked for.
 pub(crate) const DEFAULT_LIMIT: u32 = 50;
@@ -37,6 +38,37 @@ impl<T: Serialize> Page<T> {
             response.headers_mut().insert(header::LINK, link);
         }
         response
+    }
+}
+
+/// Which page of a list is asked for.
+#[derive(Debug, Default, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields, default)]
+#[into_params(parameter_in = Query)]
+pub(crate) struct PageQuery {
+    /// Entries of the page, 50 unless told.
+    #[param(minimum = 1, maximum = 500)]
+    limit: Option<u32>,
+    /// The `next_cursor` of the page before.
+    #[param(value_type = Option<CursorText>, inline)]
+    cursor: Option<String>,
+}
+
+impl PageQuery {
+    /// How many entries.
+    ///
+    /// # Errors
+    /// See [`limit`].
+    pub(crate) fn limit(&self) -> Result<u32, Problem> {
+        limit(self.limit)
+    }
+
+    /// Behind which position of that list, if any.
+    ///
+    /// # Errors
+    /// See [`position`].
+    pub(crate) fn after<T: FromStr>(&self, list: &str) -> Result<Option<T>, Problem> {
+        self.cursor.as_deref().map(|cursor| position(list, cursor)).transpose()
     }
 }
 

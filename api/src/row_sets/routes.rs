@@ -4,36 +4,20 @@ use axum::extract::State;
 use axum::http::{StatusCode, Uri};
 use axum::response::Response;
 use promptmill_domain::RowSetId;
-use serde::Deserialize;
-use utoipa::IntoParams;
 
 use super::view::RowSetView;
 use super::{find, id_of};
 use crate::App;
 use crate::auth::{Caller, Scope};
 use crate::extract::{Path, Query};
-use crate::page::{self, Page};
+use crate::page::{self, Page, PageQuery};
 use crate::problem::{Problem, ProblemId};
-use crate::shapes::CursorText;
 
 /// The name of the list, for its cursors.
 const LIST: &str = "row sets";
 
 /// How often a version is taken away anew when another change came between.
 const TRIES: u32 = 8;
-
-/// A page of row sets.
-#[derive(Debug, Default, Deserialize, IntoParams)]
-#[serde(deny_unknown_fields, default)]
-#[into_params(parameter_in = Query)]
-pub(crate) struct PageQuery {
-    /// Entries of the page, 50 unless told.
-    #[param(minimum = 1, maximum = 500)]
-    limit: Option<u32>,
-    /// The `next_cursor` of the page before.
-    #[param(value_type = Option<CursorText>, inline)]
-    cursor: Option<String>,
-}
 
 /// List row sets
 ///
@@ -53,11 +37,8 @@ pub(crate) async fn list(
     uri: Uri,
 ) -> Result<Response, Problem> {
     caller.may(Scope::SchedulesRead)?;
-    let limit = page::limit(query.limit)?;
-    let after = match &query.cursor {
-        None => None,
-        Some(cursor) => Some(page::position::<RowSetId>(LIST, cursor)?),
-    };
+    let limit = query.limit()?;
+    let after = query.after::<RowSetId>(LIST)?;
     let mut found = app.engine().records.row_sets(&caller.tenant, after, limit + 1).await?;
     let more = found.len() > limit as usize;
     found.truncate(limit as usize);

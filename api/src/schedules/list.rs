@@ -4,35 +4,19 @@ use axum::extract::State;
 use axum::http::Uri;
 use axum::response::Response;
 use promptmill_domain::ScheduleId;
-use serde::Deserialize;
-use utoipa::IntoParams;
 
 use super::view::ScheduleView;
 use crate::App;
 use crate::auth::{Caller, Scope};
 use crate::extract::{Path, Query};
-use crate::page::{self, Page};
+use crate::page::{self, Page, PageQuery};
 use crate::problem::Problem;
-use crate::shapes::CursorText;
 
 /// The name of the list, for its cursors.
 const LIST: &str = "schedules";
 
 /// The most schedules of a page: each may hold a template of a mebibyte.
 const MOST: u32 = 50;
-
-/// A page of a list.
-#[derive(Debug, Default, Deserialize, IntoParams)]
-#[serde(deny_unknown_fields, default)]
-#[into_params(parameter_in = Query)]
-pub(crate) struct PageQuery {
-    /// Entries of the page, 50 unless told.
-    #[param(minimum = 1, maximum = 500)]
-    limit: Option<u32>,
-    /// The `next_cursor` of the page before.
-    #[param(value_type = Option<CursorText>, inline)]
-    cursor: Option<String>,
-}
 
 /// List schedules
 ///
@@ -52,11 +36,8 @@ pub(crate) async fn list(
     uri: Uri,
 ) -> Result<Response, Problem> {
     caller.may(Scope::SchedulesRead)?;
-    let limit = page::limit(query.limit)?.min(MOST);
-    let after = match &query.cursor {
-        None => None,
-        Some(cursor) => Some(page::position::<ScheduleId>(LIST, cursor)?),
-    };
+    let limit = query.limit()?.min(MOST);
+    let after = query.after::<ScheduleId>(LIST)?;
     let mut found = app.engine().records.schedules(&caller.tenant, after, limit + 1).await?;
     let more = found.len() > limit as usize;
     found.truncate(limit as usize);

@@ -84,8 +84,9 @@ impl NewRuns {
                 NewRows::Source(first.served(app, tenant, id, from, url).await?)
             }
             (None, Some((_, None, None)) | None, Some(before)) => {
-                if let RowSource::Set { set, version } = &before.run.rows {
-                    first.stored(app, tenant, *set, *version).await?;
+                match &before.run.rows {
+                    RowSource::Set { set, version } => first.stored(app, tenant, *set, *version).await?,
+                    RowSource::Http(http) => first.served_before(app, before, http).await?,
                 }
                 NewRows::Source(before.run.rows.clone())
             }

@@ -1,14 +1,12 @@
 //! Rows that a server is to give at each tick: it is asked once when the schedule is made, and the first of them are checked.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
-use promptmill_domain::schedule::{HttpRows, RowSource};
-use promptmill_domain::{Schedule, ScheduleId, SealedHeaders, TenantId};
+use promptmill_domain::schedule::{HttpFormat, HttpRows, RowSource};
+use promptmill_domain::{Schedule, ScheduleId, TenantId};
 use promptmill_egress::{HeaderMap, Patience, extra_headers};
 use promptmill_intake::{
-    Answered, Asked, BadRow, BadRows, Broken, Given, NoRows, Refused, RowsOf, ServedRows, served_rows,
-    unpacked,
+    Asked, BadRow, BadRows, Broken, Given, NoRows, Refused, RowsOf, ServedRows, served_rows, unpacked,
 };
 use promptmill_rowio::{ReadRow, RowLimits};
 
@@ -18,6 +16,7 @@ use crate::App;
 use crate::batches::feed;
 use crate::batches::refused::NotTaken;
 use crate::problem::{FieldError, Problem, ProblemId};
+use crate::set_headers;
 
 /// Bytes of the answer that are looked at; each run looks at all.
 const SAMPLE_BYTES: u64 = 1 << 20;
@@ -41,30 +40,56 @@ impl FirstRun<'_> {
         from: &RowsFrom,
         url: &str,
     ) -> Result<RowSource, Problem> {
-        let Some(_place) = app.sampling().enter(tenant.clone()) else {
-            let detail = "a tenant makes two schedules with rows of a server at a time";
-            return Err(Problem::new(ProblemId::TooManyRequests).detail(detail).retry_after(1));
-        };
         let set = from.headers.as_ref().filter(|headers| !headers.is_empty());
         let headers = set.map(extra_headers).transpose();
         let headers =
             headers.map_err(|refused| Problem::invalid("/rows_from/headers", refused.to_string()))?;
         let format = from.format.map(Into::into);
-        let asked = Asked { url, headers: headers.unwrap_or_else(HeaderMap::new), format, known: None };
+        self.sample(app, tenant, url, format, headers.unwrap_or_else(HeaderMap::new)).await?;
+        let context = Schedule::headers_context(tenant, id);
+        let headers = set.map(|set| set_headers::sealed(app, &context, set)).transpose()?.flatten();
+        Ok(RowSource::Http(HttpRows { url: url.to_owned(), format, headers }))
+    }
+
+    /// The same for a server that a schedule has.
+    ///
+    /// # Errors
+    /// As well where the headers cannot be opened any more.
+    pub(super) async fn served_before(
+        &self,
+        app: &App,
+        schedule: &Schedule,
+        http: &HttpRows,
+    ) -> Result<(), Problem> {
+        let tenant = &schedule.tenant;
+        let context = Schedule::headers_context(tenant, schedule.id);
+        let headers = match &http.headers {
+            None => HeaderMap::new(),
+            Some(set) => set_headers::opened(app, &context, set)?,
+        };
+        self.sample(app, tenant, &http.url, http.format, headers).await
+    }
+
+    /// Asks a server, and checks the first of its rows.
+    async fn sample(
+        &self,
+        app: &App,
+        tenant: &TenantId,
+        url: &str,
+        format: Option<HttpFormat>,
+        headers: HeaderMap,
+    ) -> Result<(), Problem> {
+        let Some(_place) = app.sampling().enter(tenant.clone()) else {
+            let detail = "a tenant makes two schedules with rows of a server at a time";
+            return Err(Problem::new(ProblemId::TooManyRequests).detail(detail).retry_after(1));
+        };
+        let asked = Asked { url, headers, format, known: None };
         let client = app.sources().map_err(Problem::internal)?;
         let none = |error: NoRows| Problem::invalid(URL, error.to_string());
         match served_rows(client, asked, PATIENCE).await.map_err(none)? {
-            Answered::Known => return Err(none(NoRows::Status(304))),
-            Answered::Rows(rows) => sampled(app, rows, self.given(), self.rows_of.clone()).await?,
+            None => Err(none(NoRows::Status(304))),
+            Some(rows) => sampled(app, rows, self.given(), self.rows_of.clone()).await,
         }
-        let seal = |headers: &BTreeMap<String, String>| {
-            let text = serde_json::to_vec(headers).map_err(Problem::internal)?;
-            let sealed = app.vault().seal(&Schedule::headers_context(tenant, id), &text);
-            let names = headers.keys().map(|name| name.to_ascii_lowercase()).collect();
-            Ok::<_, Problem>(SealedHeaders { names, sealed: sealed.map_err(Problem::internal)? })
-        };
-        let headers = set.map(seal).transpose()?;
-        Ok(RowSource::Http(HttpRows { url: url.to_owned(), format, headers }))
     }
 }
 

@@ -12,9 +12,8 @@ use super::view::TickView;
 use crate::App;
 use crate::auth::{Caller, Scope};
 use crate::extract::{Path, Query};
-use crate::page::{self, Page};
+use crate::page::{self, Page, PageQuery};
 use crate::problem::{Problem, ProblemId};
-use crate::shapes::CursorText;
 use crate::time::Time;
 
 /// The most ticks of a page: their batches are read with them.
@@ -22,19 +21,6 @@ const MOST: u32 = 50;
 
 /// The most ticks that are foretold.
 const MOST_NEXT: usize = 1_000;
-
-/// A page of ticks.
-#[derive(Debug, Default, Deserialize, IntoParams)]
-#[serde(deny_unknown_fields, default)]
-#[into_params(parameter_in = Query)]
-pub(crate) struct HistoryQuery {
-    /// Entries of the page, 50 unless told.
-    #[param(minimum = 1, maximum = 500)]
-    limit: Option<u32>,
-    /// The `next_cursor` of the page before.
-    #[param(value_type = Option<CursorText>, inline)]
-    cursor: Option<String>,
-}
 
 /// List the ticks of a schedule
 ///
@@ -44,23 +30,20 @@ pub(crate) struct HistoryQuery {
     path = "/v1/schedules/{id}/ticks",
     tag = "schedules",
     operation_id = "listTicks",
-    params(("id" = String, Path, description = "The schedule, sched_..."), HistoryQuery),
+    params(("id" = String, Path, description = "The schedule, sched_..."), PageQuery),
     responses((status = 200, description = "A page of ticks", body = Page<TickView>))
 )]
 pub(crate) async fn history(
     State(app): State<App>,
     caller: Caller,
     Path(id): Path<ScheduleId>,
-    Query(query): Query<HistoryQuery>,
+    Query(query): Query<PageQuery>,
     uri: Uri,
 ) -> Result<Response, Problem> {
     caller.may(Scope::SchedulesRead)?;
-    let limit = page::limit(query.limit)?.min(MOST);
+    let limit = query.limit()?.min(MOST);
     let list = format!("ticks {id}");
-    let before = match &query.cursor {
-        None => None,
-        Some(cursor) => Some(page::position::<u64>(&list, cursor)?),
-    };
+    let before = query.after::<u64>(&list)?;
     let (records, tenant) = (&app.engine().records, &caller.tenant);
     records.schedule(tenant, id).await?;
     let mut found = records.ticks(tenant, id, before, limit + 1).await?;

@@ -112,11 +112,15 @@ async fn rows_of_a_server_are_read_at_each_run() {
         let tick = run(&service, &id).await;
         assert_eq!((&tick["batch"]["rows"], &tick["batch"]["succeeded"]), (&json!(2), &json!(2)));
     }
+    // What runs with them is another thing, which does not fit.
+    let town = json!({"name": "a", "messages": [{"role": "user", "content": "{{ town }}?"}]});
+    let unfit = change(&service, &id, &json!({"batch": {"template": town, "model": "demo:any"}})).await;
+    unfit.problem(422, "invalid_rows");
     let asked = server.asked.lock().unwrap().clone();
-    assert_eq!(asked.len(), 3);
+    assert_eq!(asked.len(), 4);
     assert!(asked.iter().all(|asked| asked["authorization"] == "Bearer secret" && asked["x-team"] == "a"));
     let tags: Vec<_> = asked.iter().map(|asked| asked.get("if-none-match").map(String::as_str)).collect();
-    assert_eq!(tags, [None, None, Some("\"1\"")]);
+    assert_eq!(tags, [None, None, Some("\"1\""), None]);
 }
 
 #[tokio::test]

@@ -25,15 +25,6 @@ pub struct Asked<'a> {
     pub known: Option<&'a str>,
 }
 
-/// What a server answered.
-#[derive(Debug)]
-pub enum Answered {
-    /// The rows are those that are known.
-    Known,
-    /// Rows.
-    Rows(ServedRows),
-}
-
 /// Rows on their way from a server.
 #[derive(Debug)]
 pub struct ServedRows {
@@ -75,7 +66,7 @@ impl NoRows {
     }
 }
 
-/// Asks a server for rows.
+/// Asks a server for rows; `None` where they are those that are known.
 ///
 /// # Errors
 /// See [`NoRows`].
@@ -83,7 +74,7 @@ pub async fn served_rows(
     client: &GuardedClient,
     asked: Asked<'_>,
     patience: Patience,
-) -> Result<Answered, NoRows> {
+) -> Result<Option<ServedRows>, NoRows> {
     use promptmill_egress::header::{ACCEPT, CONTENT_ENCODING, CONTENT_TYPE, ETAG, IF_NONE_MATCH};
     let Asked { url, mut headers, format, known } = asked;
     headers.insert(
@@ -97,7 +88,7 @@ pub async fn served_rows(
     let body = client.get(url, headers, patience).await?;
     match body.status() {
         200 => {}
-        304 if is_conditional => return Ok(Answered::Known),
+        304 if is_conditional => return Ok(None),
         other => return Err(NoRows::Status(other)),
     }
     let told = |name| body.headers().get(name).and_then(|value| value.to_str().ok());
@@ -111,7 +102,7 @@ pub async fn served_rows(
         Some(coding) => Packing::named(coding.trim()).ok_or(NoRows::Packing)?,
     };
     let etag = told(ETAG).filter(|tag| tag.len() <= TAG_BYTES).map(str::to_owned);
-    Ok(Answered::Rows(ServedRows { format, packing, etag, body }))
+    Ok(Some(ServedRows { format, packing, etag, body }))
 }
 
 /// How rows are written, by the answer's media type or by the end of the URL's path.

@@ -109,9 +109,9 @@ fn count(batches: &[Batch], outcome: OutcomeName) -> u64 {
         OutcomeName::Cancelled => counts.cancelled,
         OutcomeName::Expired => counts.expired,
     };
-    let counts = batches.iter().filter_map(|batch| batch.final_counts.as_ref());
+    let mut counts = batches.iter().filter_map(|batch| batch.final_counts.as_ref());
     match outcome {
-        OutcomeName::Failed => counts.last().map_or(0, of),
+        OutcomeName::Failed => counts.next_back().map_or(0, of),
         OutcomeName::Succeeded | OutcomeName::Cancelled | OutcomeName::Expired => counts.map(of).sum(),
     }
 }

@@ -7,8 +7,7 @@ use promptmill_domain::schedule::HttpRows;
 use promptmill_domain::{RowSetId, Schedule, TenantId, UploadId};
 use promptmill_egress::{GuardedClient, HeaderMap, extra_headers};
 use promptmill_intake::{
-    Answered, Asked, NoRows, Refused, RowsOf, ServedRows, Taken, read_and_pack_beside, same_ids, served_rows,
-    unpacked,
+    Asked, NoRows, Refused, RowsOf, ServedRows, Taken, read_and_pack_beside, same_ids, served_rows, unpacked,
 };
 use promptmill_ports::{Origin, RowBlock, RowSet, RowSetVersion, StoreError, StoreResult};
 use promptmill_rowio::RowLimits;
@@ -101,9 +100,9 @@ impl Served {
         };
         let client = self.client(recurring)?;
         match (served_rows(client, asked, recurring.patience).await?, newest) {
-            (Answered::Known, Some(newest)) => Ok(newest.clone()),
-            (Answered::Known, None) => Err(NoRows::Status(304).into()),
-            (Answered::Rows(rows), _) => {
+            (None, Some(newest)) => Ok(newest.clone()),
+            (None, None) => Err(NoRows::Status(304).into()),
+            (Some(rows), _) => {
                 let origin = rows.etag.clone().map(|etag| Origin { url: http.url.clone(), etag });
                 let upload = UploadId::at(engine.clock.now_ms(), rand::random());
                 let (taken, bytes) = take(engine, recurring, schedule, upload, rows).await?;

@@ -95,6 +95,15 @@ pub(super) async fn run(
             return Some(tick);
         }
     };
+    // A look hands on ticks as decided, also those that stood there before.
+    match engine.records.tick(&tick.tenant, schedule, at_ms).await {
+        Ok(stored) if stored.ver == tick.ver => {}
+        Ok(_) | Err(StoreError::NotFound) => return None,
+        Err(error) => {
+            tracing::warn!(schedule.id = %schedule, at_ms, error = %error, "a tick cannot be read; its batch waits");
+            return Some(put_off(tick, now_ms + 1_000, tries));
+        }
+    }
     let made = match retry {
         0 => start(engine, recurring, served, &tick).await,
         retry => again::start(engine, recurring, &tick, retry).await,
