@@ -45,6 +45,9 @@ const PAGE: u32 = 1_000;
 const STARTING: usize = 64;
 const STARTING_OF_TENANT: usize = 48;
 
+/// Places that are free before more batches are begun.
+const REFILLED: usize = 8;
+
 /// Makes batches of what is due, until it is told to stop; then it ends after the step in hand. Batches that are being made are left to whoever comes next.
 pub(crate) async fn run(
     engine: Engine,
@@ -137,7 +140,15 @@ impl Keeper {
         let is_old = |(at, took): (Instant, Duration)| at.elapsed() >= READ.max(took * READ_SHARE);
         if self.read.is_none_or(is_old) {
             let begun = Instant::now();
-            self.open = read(&self.engine).await?;
+            let before = std::mem::replace(&mut self.open, read(&self.engine).await?);
+            // That one is put off stands nowhere but here.
+            for (key, tick) in before {
+                if let Some(read) = self.open.get_mut(&key)
+                    && read.ver == tick.ver
+                {
+                    *read = tick;
+                }
+            }
             for tick in over::run_once(&self.engine, self.open.values()).await? {
                 self.put(tick);
             }
@@ -161,7 +172,8 @@ impl Keeper {
         };
         // Those that wait for a server have places of their own.
         let mut room = (STARTING + self.served.asking()).saturating_sub(self.started.len());
-        if room == 0 {
+        // All that is due is looked through: not for each place that becomes free.
+        if room < REFILLED {
             return;
         }
         let begun: HashSet<TickKey> = self.started.values().copied().collect();
@@ -171,7 +183,9 @@ impl Keeper {
                 *starting.entry(&tick.tenant).or_default() += 1;
             }
         }
-        let due = self.open.iter().filter(|(key, tick)| is_due(tick) && !begun.contains(key));
+        let is_crowded = |tick: &Tick| self.served.is_crowded(&tick.tenant, tick.schedule);
+        let due =
+            self.open.iter().filter(|(key, tick)| is_due(tick) && !begun.contains(key) && !is_crowded(tick));
         let mut due: Vec<_> = due.collect();
         // Those that wait longest, and of no tenant so many that others find no place.
         due.sort_unstable_by_key(|(key, tick)| (tick.due_ms(), **key));

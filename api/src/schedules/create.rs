@@ -101,7 +101,7 @@ async fn create_once(
             let detail = format!("a tenant has at most {MOST_SCHEDULES} schedules");
             return Err(Problem::new(ProblemId::Conflict).detail(detail));
         }
-        let run = runs.kept(app, tenant, id).await?;
+        let run = runs.kept(app, tenant, id, None).await?;
         let state = if body.paused { ScheduleState::Paused { at_ms: now_ms } } else { ScheduleState::Active };
         let schedule = Schedule {
             id,

@@ -23,8 +23,8 @@ use crate::row_sets;
 /// Bytes of a row set that are looked at when a schedule names it; each run looks at all.
 const SAMPLE_BYTES: usize = 1 << 20;
 
-/// Versions of rows that came with a schedule that are kept.
-const KEPT: usize = 2;
+/// Versions of rows that came with a schedule that are kept until one is the schedule's.
+const KEPT: usize = 16;
 
 /// How often a version is added anew when another one came between.
 const TRIES: u32 = 8;
@@ -41,7 +41,7 @@ pub(super) struct FirstRun<'a> {
 
 impl FirstRun<'_> {
     /// What it would know of itself, as far as the template asks for it.
-    pub(super) fn given(&self) -> Given {
+    fn given(&self) -> Given {
         let mut given = Given::default();
         let asks = |name| Given::is_asked_for(self.rows_of.parsed(), name);
         if asks(SCHEDULED_AT) {
@@ -59,15 +59,20 @@ impl FirstRun<'_> {
         given
     }
 
+    /// How its rows are checked.
+    pub(super) fn fitting(&self) -> Fitting {
+        Fitting { given: self.given(), rows_of: self.rows_of.clone(), reserves: self.has_previous }
+    }
+
     /// Checks rows as the run would, and packs them as they are kept: checked and completed, or as they came where a run adds to them.
     pub(super) async fn packed(
         &self,
         app: &App,
         rows: Vec<Box<RawValue>>,
     ) -> Result<(Vec<RowBlock>, Taken), Problem> {
-        let (given, rows_of) = (self.given(), self.rows_of.clone());
-        if given.is_empty() {
-            return check(app, rows, rows_of).await;
+        let fitting = self.fitting();
+        if fitting.given.is_empty() && !fitting.reserves {
+            return check(app, rows, self.rows_of.clone()).await;
         }
         let limits = RowLimits { row_bytes: app.config().row_bytes, rows: u32::MAX };
         let reading = tokio::task::spawn_blocking(move || {
@@ -79,7 +84,7 @@ impl FirstRun<'_> {
                 line += 1;
                 bad.rows += 1;
                 let kept = row.to_stored();
-                match fits(&kept, &given, &rows_of) {
+                match fitting.check(&kept) {
                     Ok(()) => blocks.extend(packer.push(&kept)),
                     Err(problems) => bad.add(line, problems),
                 }
@@ -138,7 +143,7 @@ impl FirstRun<'_> {
         let Some(found) = set.version(version) else {
             return Err(Problem::invalid("/rows_from/version", "the row set has no such version"));
         };
-        let (given, rows_of) = (self.given(), self.rows_of.clone());
+        let fitting = self.fitting();
         let first =
             app.engine().records.set_blocks(&set.tenant, set.id, found.upload, 0, SAMPLE_BYTES).await?;
         let checking = tokio::task::spawn_blocking(move || {
@@ -147,7 +152,7 @@ impl FirstRun<'_> {
                 let rows = decode_block(&block.bytes).map_err(|error| Refused::Corrupt(error.to_string()))?;
                 for row in rows {
                     bad.rows += 1;
-                    if let Err(problems) = fits(&row, &given, &rows_of) {
+                    if let Err(problems) = fitting.check(&row) {
                         bad.add(bad.rows, problems);
                     }
                 }
@@ -163,15 +168,38 @@ impl FirstRun<'_> {
     }
 }
 
-/// Whether a row fits the template with what a run would add to it.
-pub(super) fn fits(row: &StoredRow, given: &Given, rows_of: &RowsOf) -> Result<(), Vec<RowProblem>> {
-    let content = match &row.content {
-        RowContent::Variables(json) => RowContent::Variables(given.added_to(json)),
-        RowContent::Messages(_) => row.content.clone(),
-    };
-    let completed = StoredRow { custom_id: row.custom_id.clone(), content };
-    let checked = rechecked(rows_of.parsed(), completed);
-    checked.map(drop).map_err(|problems| problems.into_iter().map(in_row).collect())
+/// How rows are held against a template with what a run would add to them.
+pub(super) struct Fitting {
+    given: Given,
+    rows_of: RowsOf,
+    /// Whether what runs give may not stand in rows: those of the run before have it from there.
+    reserves: bool,
+}
+
+impl Fitting {
+    /// Whether a row fits.
+    pub(super) fn check(&self, row: &StoredRow) -> Result<(), Vec<RowProblem>> {
+        let content = match &row.content {
+            RowContent::Variables(json) => {
+                if self.reserves
+                    && let Some(name) = Given::first_in(json)
+                {
+                    let reason =
+                        "is given by the schedule where rows come from the run before; name it otherwise";
+                    return Err(vec![in_row(RowProblem {
+                        field: name.to_owned(),
+                        pointer: format!("/{name}"),
+                        reason: reason.to_owned(),
+                    })]);
+                }
+                RowContent::Variables(self.given.added_to(json))
+            }
+            RowContent::Messages(_) => row.content.clone(),
+        };
+        let completed = StoredRow { custom_id: row.custom_id.clone(), content };
+        let checked = rechecked(self.rows_of.parsed(), completed);
+        checked.map(drop).map_err(|problems| problems.into_iter().map(in_row).collect())
+    }
 }
 
 /// Where a variable stands in the row as it was sent.
@@ -179,13 +207,15 @@ fn in_row(problem: RowProblem) -> RowProblem {
     RowProblem { pointer: format!("/variables{}", problem.pointer), ..problem }
 }
 
-/// Keeps rows as those that came with the schedule; answers which version of its own row set they are. The same rows again are the same version.
+/// Keeps rows as those that came with the schedule; answers which version of its own row set they are. The same rows again are the same version. The version that the
+/// schedule has `named` so far stays until [`only`].
 pub(super) async fn keep(
     app: &App,
     tenant: &TenantId,
     id: ScheduleId,
     blocks: Vec<RowBlock>,
     taken: Taken,
+    named: Option<u32>,
 ) -> Result<u32, Problem> {
     let set = Schedule::own_rows(id);
     let records = &app.engine().records;
@@ -226,13 +256,47 @@ pub(super) async fn keep(
             created_ms: now_ms,
             origin: None,
         });
-        // The one before may be read by a run that is being made.
-        let old = kept.versions.len().saturating_sub(KEPT);
-        kept.versions.drain(..old);
+        // Requests that were cut off left some behind.
+        while kept.versions.len() > KEPT
+            && let Some(old) = kept.versions.iter().position(|kept| Some(kept.version) != named)
+        {
+            kept.versions.remove(old);
+        }
         kept.ver += 1;
         if records.put_row_set(&kept, now_ms).await? {
             return Ok(version);
         }
     }
     Err(Problem::new(ProblemId::Unavailable).detail("the schedule is changed by too many at once"))
+}
+
+/// Forgets rows that came with the schedule before those it has now: all versions but `version` and later ones, or all there are.
+pub(super) async fn only(
+    app: &App,
+    tenant: &TenantId,
+    id: ScheduleId,
+    version: Option<u32>,
+) -> Result<(), Problem> {
+    let (records, set) = (&app.engine().records, Schedule::own_rows(id));
+    let Some(version) = version else {
+        records.delete_row_set(tenant, set).await?;
+        return Ok(());
+    };
+    for _ in 0..TRIES {
+        let mut kept = match records.row_set(tenant, set).await {
+            Err(StoreError::NotFound) => return Ok(()),
+            found => found?,
+        };
+        let before = kept.versions.len();
+        kept.versions.retain(|kept| kept.version >= version);
+        if kept.versions.len() == before || kept.versions.is_empty() {
+            return Ok(());
+        }
+        kept.ver += 1;
+        if records.put_row_set(&kept, app.now_ms()).await? {
+            return Ok(());
+        }
+    }
+    // The next change does it.
+    Ok(())
 }

@@ -59,11 +59,16 @@ impl NewRuns {
         let Plan { spec, limits, rows_of, made_secret, .. } = plan;
         preflight::check(app, &spec).await.map_err(within)?;
         room_bytes(app, tenant).await?;
+        let names_rows =
+            given.is_some() || from.as_ref().is_some_and(|from| from.row_set.is_some() || from.url.is_some());
+        let chain_of = |before: &Schedule| before.run.previous.as_ref().map_or(0, |chain| chain.since_ms);
+        // Rows that are named begin anew; where they stay, what they came to goes on.
+        let since_ms = if names_rows { app.now_ms() } else { before.map_or(0, chain_of) };
         let previous = match (&from, before) {
             (Some(from), _) => from
                 .previous_run
                 .as_ref()
-                .map(|outcomes| PreviousRows { outcomes: outcomes.iter().copied().collect() }),
+                .map(|outcomes| PreviousRows { outcomes: outcomes.iter().copied().collect(), since_ms }),
             (None, Some(before)) if given.is_none() => before.run.previous.clone(),
             (None, _) => None,
         };
@@ -108,12 +113,19 @@ impl NewRuns {
     ///
     /// # Errors
     /// When they cannot be kept.
-    pub(super) async fn kept(self, app: &App, tenant: &TenantId, id: ScheduleId) -> Result<RunSpec, Problem> {
+    pub(super) async fn kept(
+        self,
+        app: &App,
+        tenant: &TenantId,
+        id: ScheduleId,
+        before: Option<&Schedule>,
+    ) -> Result<RunSpec, Problem> {
         let Self { template, rows, previous, limits, spec, .. } = self;
         let rows = match rows {
             NewRows::Source(source) => source,
             NewRows::Own(blocks, taken) => {
-                let version = rows::keep(app, tenant, id, blocks, taken).await?;
+                let named = before.and_then(Schedule::own_version);
+                let version = rows::keep(app, tenant, id, blocks, taken, named).await?;
                 RowSource::Set { set: Schedule::own_rows(id), version: Some(version) }
             }
         };

@@ -6,12 +6,13 @@ use promptmill_domain::schedule::{HttpFormat, HttpRows, RowSource};
 use promptmill_domain::{Schedule, ScheduleId, TenantId};
 use promptmill_egress::{HeaderMap, Patience, extra_headers};
 use promptmill_intake::{
-    Asked, BadRow, BadRows, Broken, Given, NoRows, Refused, RowsOf, ServedRows, served_rows, unpacked,
+    Asked, BadRow, BadRows, Broken, HandedOn, NoRows, Refused, RowsOf, ServedRows, served_rows, unpacked,
 };
 use promptmill_rowio::{ReadRow, RowLimits};
+use promptmill_runtime::places::Place;
 
 use super::body::RowsFrom;
-use super::rows::{FirstRun, fits};
+use super::rows::{FirstRun, Fitting};
 use crate::App;
 use crate::batches::feed;
 use crate::batches::refused::NotTaken;
@@ -20,6 +21,9 @@ use crate::set_headers;
 
 /// Bytes of the answer that are looked at; each run looks at all.
 const SAMPLE_BYTES: u64 = 1 << 20;
+
+/// The same of rows: few bytes may unfold to many.
+const SAMPLE_ROWS: u64 = 10_000;
 
 /// How long the server may take for them. A request must not wait longer.
 const PATIENCE: Patience = Patience { idle: Duration::from_secs(10), total: Duration::from_secs(20) };
@@ -79,8 +83,8 @@ impl FirstRun<'_> {
         format: Option<HttpFormat>,
         headers: HeaderMap,
     ) -> Result<(), Problem> {
-        let Some(_place) = app.sampling().enter(tenant.clone()) else {
-            let detail = "a tenant makes two schedules with rows of a server at a time";
+        let Some(place) = app.sampling().enter(tenant.clone()) else {
+            let detail = "for a tenant two servers are asked for the first rows of a schedule at a time";
             return Err(Problem::new(ProblemId::TooManyRequests).detail(detail).retry_after(1));
         };
         let asked = Asked { url, headers, format, known: None };
@@ -88,25 +92,35 @@ impl FirstRun<'_> {
         let none = |error: NoRows| Problem::invalid(URL, error.to_string());
         match served_rows(client, asked, PATIENCE).await.map_err(none)? {
             None => Err(none(NoRows::Status(304))),
-            Some(rows) => sampled(app, rows, self.given(), self.rows_of.clone()).await,
+            Some(rows) => {
+                let fits = self.fitting();
+                sampled(app, rows, fits, place).await
+            }
         }
     }
 }
 
 /// Checks the first rows.
-async fn sampled(app: &App, rows: ServedRows, given: Given, rows_of: RowsOf) -> Result<(), Problem> {
+async fn sampled(
+    app: &App,
+    rows: ServedRows,
+    fitting: Fitting,
+    place: Place<TenantId>,
+) -> Result<(), Problem> {
     let limits = RowLimits { row_bytes: app.config().row_bytes, rows: u32::MAX };
     let (send, pieces) = feed::channel();
     let (format, packing) = (rows.format, rows.packing);
     // Not among the heavy work: it waits for the server.
     let reading = tokio::task::spawn_blocking(move || {
+        // Also when nobody waits for the answer any more.
+        let _place = place;
         let mut bad = BadRows::default();
         let source = match unpacked(pieces, packing) {
             Ok(source) => source,
             Err(error) => return (bad, Some(Refused::NotRows(error.to_string()))),
         };
         let mut reader = RowsOf::any().reader(source, format, limits);
-        loop {
+        while bad.rows < SAMPLE_ROWS {
             match reader.next_row() {
                 Ok(None) => return (bad, None),
                 Err(error) => return (bad, Some(Refused::from(error))),
@@ -116,20 +130,21 @@ async fn sampled(app: &App, rows: ServedRows, given: Given, rows_of: RowsOf) -> 
                 }
                 Ok(Some(ReadRow::Row(row))) => {
                     bad.rows += 1;
-                    if let Err(problems) = fits(&row.to_stored(), &given, &rows_of) {
+                    if let Err(problems) = fitting.check(&row.to_stored()) {
                         bad.add(row.line, problems);
                     }
                 }
             }
         }
+        (bad, None)
     });
     let handed_on = rows.hand_on(send, SAMPLE_BYTES).await;
     let (bad, refused) = reading.await.map_err(Problem::internal)?;
-    let is_whole = handed_on.map_err(|error| Problem::invalid(URL, error.to_string()))?;
+    let handed_on = handed_on.map_err(|error| Problem::invalid(URL, error.to_string()))?;
     let refused = match refused {
         _ if bad.bad > 0 => Refused::Rows(bad),
         // The sample ends within a row.
-        Some(Refused::Broken(Broken::Cut)) if !is_whole => return Ok(()),
+        Some(Refused::Broken(Broken::Cut)) if handed_on == HandedOn::Cut => return Ok(()),
         Some(refused @ (Refused::NotRows(_) | Refused::Broken(_))) => {
             return Err(Problem::invalid(URL, refused.told()));
         }

@@ -3,11 +3,12 @@
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Response};
-use promptmill_domain::schedule::{Concurrency, TickBy};
+use promptmill_domain::schedule::{Concurrency, RowSource, TickBy};
 use promptmill_domain::{BatchId, Schedule, ScheduleId, ScheduleState, TenantId, Tick, TickState};
-use promptmill_ports::flow;
+use promptmill_ports::{StoreError, flow};
 
 use super::body::{ChangedScheduleBody, Checks, next_ms};
+use super::rows;
 use super::runs::{First, NewRuns};
 use super::view::{ScheduleView, TickView};
 use crate::App;
@@ -86,7 +87,7 @@ pub(crate) async fn change(
             let first = First { timing: &asked.timing, at_ms: asked.next_ms.unwrap_or(now_ms) };
             let runs = NewRuns::checked(&app, tenant, id, (batch, from), first, Some(&before)).await?;
             made_secret = runs.made_secret;
-            let mut run = runs.kept(&app, tenant, id).await?;
+            let mut run = runs.kept(&app, tenant, id, Some(&before)).await?;
             if let (Some(before), Some(now)) = (&before.run.spec.webhook, &mut run.spec.webhook)
                 && made_secret
                 && before.url == now.url
@@ -111,7 +112,19 @@ pub(crate) async fn change(
         }
         Ok(())
     });
-    let schedule = schedule.await?;
+    let schedule = match schedule.await {
+        Ok(schedule) => schedule,
+        Err(problem) => {
+            // It was deleted meanwhile, and what was kept for it is to go with it.
+            if let Err(StoreError::NotFound) = app.engine().records.schedule(tenant, id).await {
+                rows::only(&app, tenant, id, None).await?;
+            }
+            return Err(problem);
+        }
+    };
+    if run.is_some() && !matches!(schedule.run.rows, RowSource::Http(_)) {
+        rows::only(&app, tenant, id, schedule.own_version()).await?;
+    }
     let mut view = ScheduleView::of(&app, &schedule).await?;
     if made_secret {
         view.tell_secret(&app, &schedule)?;

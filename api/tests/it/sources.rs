@@ -211,6 +211,23 @@ async fn a_run_builds_on_what_became_of_each_row_in_the_one_before() {
 }
 
 #[tokio::test]
+async fn rows_that_go_on_bring_nothing_that_runs_give_them() {
+    let service = working().await;
+    let rows =
+        json!([{"variables": {"topic": "a"}}, {"variables": {"topic": "b", "scheduled_at": "Monday"}}]);
+    let asks =
+        json!({"name": "a", "messages": [{"role": "user", "content": "{{ topic }} {{ scheduled_at }}"}]});
+    let batch = batch(json!({"template": asks, "rows": rows}));
+    let alone = wish(json!({"batch": batch}));
+    made(&service.post("/v1/schedules", &alone).await);
+    let goes_on = wish(json!({"batch": batch, "rows_from": {"previous_run": ["succeeded"]}}));
+    let answer = service.post("/v1/schedules", &goes_on).await;
+    let problem = answer.problem(422, "invalid_rows");
+    assert_eq!(problem["errors"].as_array().unwrap().len(), 1, "{problem}");
+    assert_eq!(answer.pointers(), ["/batch/rows/1/variables/scheduled_at"]);
+}
+
+#[tokio::test]
 async fn what_a_schedule_runs_is_changed_as_a_whole() {
     let service = working().await;
     let told = batch(json!({"webhook_url": "http://127.0.0.1:9/hook", "name": "before"}));

@@ -289,6 +289,9 @@ pub enum HttpFormat {
 pub struct PreviousRows {
     /// Those that came to one of these; at least one.
     pub outcomes: BTreeSet<OutcomeName>,
+    /// Runs of ticks before that are none of which rows are taken: the rows named beside it are newer. Unix milliseconds.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub since_ms: u64,
 }
 
 /// What a look decided.
@@ -382,6 +385,14 @@ impl Schedule {
     /// Whether its rows came with it.
     pub fn has_own_rows(&self) -> bool {
         matches!(&self.run.rows, RowSource::Set { set, .. } if *set == Self::own_rows(self.id))
+    }
+
+    /// Which version of its own row set they are, where they did.
+    pub fn own_version(&self) -> Option<u32> {
+        match &self.run.rows {
+            RowSource::Set { version, .. } if self.has_own_rows() => *version,
+            RowSource::Set { .. } | RowSource::Http(_) => None,
+        }
     }
 
     /// The row set of rows that came with it, or of those that its server gave.

@@ -10,6 +10,9 @@ use tokio::time::{Instant, timeout_at};
 use crate::client::{GuardedClient, SendError, classified};
 use crate::policy::vet_url;
 
+/// The slowest a server may send on the long run, bytes a second: one that drips holds a place of others.
+const LEAST_PACE: u64 = 1024;
+
 /// How long a reading may take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Patience {
@@ -24,7 +27,8 @@ pub struct Patience {
 pub struct Fetched {
     response: Response,
     patience: Patience,
-    deadline: Instant,
+    started: Instant,
+    bytes: u64,
 }
 
 impl GuardedClient {
@@ -33,13 +37,13 @@ impl GuardedClient {
     /// # Errors
     /// See [`SendError`].
     pub async fn get(&self, url: &str, headers: HeaderMap, patience: Patience) -> Result<Fetched, SendError> {
-        let deadline = Instant::now() + patience.total;
+        let started = Instant::now();
         // Again at every call: the policy may be stricter than on the day the URL was stored.
         let url = vet_url(url, self.policy())?;
         let request = self.client().get(url).headers(headers).header(ACCEPT_ENCODING, "gzip, zstd");
-        let by = deadline.min(Instant::now() + patience.idle);
+        let by = started + patience.total.min(patience.idle);
         match timeout_at(by, request.send()).await {
-            Ok(Ok(response)) => Ok(Fetched { response, patience, deadline }),
+            Ok(Ok(response)) => Ok(Fetched { response, patience, started, bytes: 0 }),
             Ok(Err(error)) => Err(classified(&error)),
             Err(_) => Err(SendError::Timeout),
         }
@@ -57,14 +61,28 @@ impl Fetched {
         self.response.headers()
     }
 
+    /// When all of the body must have come.
+    pub fn deadline(&self) -> Instant {
+        self.started + self.patience.total
+    }
+
     /// The next piece of the body; `None` at its end.
     ///
     /// # Errors
-    /// `Timeout` when none came in time, `Protocol` when the connection broke before the end.
+    /// `Timeout` when none came in time, or all together come too slowly, `Protocol` when the connection broke before the end.
     pub async fn piece(&mut self) -> Result<Option<Bytes>, SendError> {
-        let by = self.deadline.min(Instant::now() + self.patience.idle);
+        let now = Instant::now();
+        let paced = self.started + self.patience.idle + Duration::from_secs(self.bytes / LEAST_PACE);
+        let by = self.deadline().min(now + self.patience.idle).min(paced);
+        // A piece that is there already would come in time for any deadline.
+        if now >= by {
+            return Err(SendError::Timeout);
+        }
         match timeout_at(by, self.response.chunk()).await {
-            Ok(Ok(piece)) => Ok(piece),
+            Ok(Ok(piece)) => {
+                self.bytes += piece.as_ref().map_or(0, |piece| piece.len() as u64);
+                Ok(piece)
+            }
             Ok(Err(error)) => Err(classified(&error)),
             Err(_) => Err(SendError::Timeout),
         }

@@ -39,6 +39,12 @@ impl Given {
         self.0.is_empty()
     }
 
+    /// The first of these names among the variables of a row.
+    pub fn first_in(json: &str) -> Option<&'static str> {
+        let own = serde_json::from_str::<BTreeMap<String, &RawValue>>(json).ok()?;
+        GIVEN.into_iter().find(|name| own.contains_key(*name))
+    }
+
     /// The variables of a row of an earlier run without those that it was given then.
     pub fn taken_from(json: &str) -> String {
         let Ok(mut own) = serde_json::from_str::<BTreeMap<String, &RawValue>>(json) else {
@@ -82,6 +88,8 @@ mod tests {
         let renewed =
             Given::taken_from(r#"{"n": 1.50, "scheduled_at": "", "previous_outcome": {"output": 1}}"#);
         assert_eq!(renewed, r#"{"n":1.50}"#);
+        assert_eq!(Given::first_in(r#"{"n":1,"previous_run":null}"#), Some(PREVIOUS_RUN));
+        assert_eq!((Given::first_in(&renewed), Given::first_in("[]")), (None, None));
         assert_eq!(added(&renewed), format!(r#"{{"n":1.50,{}"#, &both[1..]));
     }
 }

@@ -23,4 +23,4 @@ pub use refused::{BadRow, BadRows, Broken, MAX_RATIO, RATIO_FROM, Refused};
 pub use repack::{Picked, channel, gather, repack};
 pub use rows_of::{KEPT_IDS, RowsOf};
 pub use same_ids::same_ids;
-pub use source::{Asked, NoRows, ServedRows, served_rows};
+pub use source::{Asked, HandedOn, NoRows, ServedRows, served_rows};

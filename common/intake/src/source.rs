@@ -6,6 +6,7 @@ use promptmill_domain::schedule::HttpFormat;
 use promptmill_egress::{Fetched, GuardedClient, HeaderMap, Patience, SendError, Url};
 use promptmill_rowio::RowFormat;
 use tokio::sync::mpsc;
+use tokio::time::timeout_at;
 
 use crate::inflate::{Packing, Piece};
 
@@ -51,6 +52,9 @@ pub enum NoRows {
         "neither the Content-Type of the answer nor the end of the URL says how the rows are written; name the format, ndjson or csv"
     )]
     Format,
+    /// There are more bytes of them than are read.
+    #[error("there are more than {0} bytes of rows")]
+    TooLarge(u64),
     /// They are packed in a way that was not asked for.
     #[error("the rows are packed otherwise than with gzip or zstd")]
     Packing,
@@ -60,7 +64,9 @@ impl NoRows {
     /// Whether asking again may help.
     pub const fn may_pass(self) -> bool {
         match self {
-            Self::Unanswered(SendError::Refused(_)) | Self::Format | Self::Packing => false,
+            Self::Unanswered(SendError::Refused(_)) | Self::Format | Self::TooLarge(_) | Self::Packing => {
+                false
+            }
             Self::Unanswered(_) | Self::Status(_) => true,
         }
     }
@@ -114,21 +120,35 @@ fn format_of(kind: Option<&str>, url: &str) -> Option<RowFormat> {
     RowFormat::from_path(Path::new(url.path())).ok()
 }
 
+/// How far a body was handed on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HandedOn {
+    /// To its end, which was handed on too.
+    Whole,
+    /// As far as somebody took it: whoever did knows why no further.
+    Unwanted,
+    /// As many bytes as were to be.
+    Cut,
+}
+
 impl ServedRows {
-    /// Hands the body on until it ends, or nobody takes it, or `most` bytes of it came. Answers whether it ended: only then is the end handed on.
+    /// Hands the body on until it ends, or nobody takes it, or more than `most` bytes of it came.
     ///
     /// # Errors
-    /// When it broke off or came too slowly.
-    pub async fn hand_on(mut self, to: mpsc::Sender<Piece>, most: u64) -> Result<bool, NoRows> {
+    /// When it broke off or came too slowly, or whoever takes it did until the time was over.
+    pub async fn hand_on(mut self, to: mpsc::Sender<Piece>, most: u64) -> Result<HandedOn, NoRows> {
+        let deadline = self.body.deadline();
         let mut bytes: u64 = 0;
         while let Some(piece) = self.body.piece().await? {
             bytes += piece.len() as u64;
-            // Whoever took it knows why it wants no more.
-            if to.send(Piece::Data(piece)).await.is_err() || bytes > most {
-                return Ok(false);
+            match timeout_at(deadline, to.send(Piece::Data(piece))).await {
+                Ok(Ok(())) if bytes > most => return Ok(HandedOn::Cut),
+                Ok(Ok(())) => {}
+                Ok(Err(_)) => return Ok(HandedOn::Unwanted),
+                Err(_) => return Err(SendError::Timeout.into()),
             }
         }
-        Ok(to.send(Piece::End).await.is_ok())
+        Ok(if to.send(Piece::End).await.is_ok() { HandedOn::Whole } else { HandedOn::Unwanted })
     }
 }
 

@@ -116,8 +116,8 @@ pub struct RowSetVersion {
 /// How a server named rows that it gave.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Origin {
-    /// Where they were.
-    pub url: String,
+    /// What was asked for: a digest of URL, headers and format.
+    pub asked: String,
     /// Their entity tag (RFC 9110), as it was sent.
     pub etag: String,
 }

@@ -204,6 +204,10 @@ impl RowSets for SqliteStore {
                 removed += some;
                 if some < room {
                     db.prepare_cached("DELETE FROM set_uploads WHERE num = ?1")?.execute([num])?;
+                } else {
+                    // No version may become this upload any more.
+                    let sql = "UPDATE set_uploads SET blocks = blocks - ?2 WHERE num = ?1";
+                    db.prepare_cached(sql)?.execute([num, i64::from(some)])?;
                 }
             }
             Ok(removed)

@@ -71,9 +71,23 @@ impl Previous {
         tick: &Tick,
         asked: &PreviousRows,
     ) -> Result<Option<Self>, NotStarted> {
-        let is_over = |tick: &Tick| matches!(tick.state, TickState::Ended { .. });
-        let before = find(engine, &schedule.tenant, schedule.id, tick.at_ms, is_over).await?;
-        let Some(before) = before else { return Ok(None) };
+        let since_ms = asked.since_ms;
+        let ran = |tick: &Tick| tick.at_ms < since_ms || tick.state.last_batch().is_some();
+        let newest = find(engine, &schedule.tenant, schedule.id, tick.at_ms, ran).await?;
+        if let Some(newest) = &newest
+            && matches!(newest.state, TickState::Running { .. })
+            && last_batch(engine, newest).await?.is_some_and(|batch| batch.state.is_final())
+        {
+            // That it is over is noted in a moment.
+            return Err(NotStarted::Soon);
+        }
+        let is_over = |tick: &Tick| tick.at_ms < since_ms || matches!(tick.state, TickState::Ended { .. });
+        let before = match newest {
+            Some(newest) if is_over(&newest) => Some(newest),
+            Some(newest) => find(engine, &schedule.tenant, schedule.id, newest.at_ms, is_over).await?,
+            None => None,
+        };
+        let Some(before) = before.filter(|before| before.at_ms >= since_ms) else { return Ok(None) };
         let Some(last) = last_batch(engine, &before).await? else { return Ok(None) };
         let batches = match chain(engine.store.as_ref(), last).await {
             Ok(batches) => batches,

@@ -14,14 +14,13 @@ use promptmill_ports::{
 };
 use promptmill_rowio::{RowContent, RowProblem, StoredRow, decode_block};
 use promptmill_runtime::Engine;
-use promptmill_runtime::places::Place;
 use promptmill_ticks::local_time;
 use serde_json::json;
 use tokio::sync::mpsc;
 
 use super::previous::{self, Came, Items, Previous};
 use super::served::Served;
-use super::start::{NotStarted, Pinned};
+use super::start::{NotStarted, Pinned, may_still};
 use crate::config::Recurring;
 
 /// Bytes of blocks that are read and written in one step.
@@ -59,7 +58,7 @@ struct Making {
 }
 
 impl Rows {
-    /// Finds the rows of a tick, and reads the first of them. `place` is one to ask a server with, where they come from one.
+    /// Finds the rows of a tick, and reads the first of them. That may take minutes where a server is asked for them.
     pub(super) async fn of(
         engine: &Engine,
         recurring: &Recurring,
@@ -67,7 +66,6 @@ impl Rows {
         schedule: &Schedule,
         tick: &Tick,
         pinned: Pinned,
-        place: Option<Place<TenantId>>,
     ) -> Result<Self, NotStarted> {
         let tenant = &schedule.tenant;
         let mut given = given(engine, schedule, tick, &pinned).await?;
@@ -91,10 +89,9 @@ impl Rows {
         }
         let own = Schedule::own_rows(schedule.id);
         let (set, version) = match &schedule.run.rows {
-            RowSource::Set { set, version } => (*set, stored(engine, tenant, *set, *version).await?),
-            RowSource::Http(http) => (own, served.newest(engine, recurring, schedule, http).await?),
+            RowSource::Set { set, version } => (*set, stored(engine, schedule, tick, *set, *version).await?),
+            RowSource::Http(http) => (own, served.newest(engine, recurring, schedule, tick, http).await?),
         };
-        drop(place);
         // Rows that came with the schedule were checked against the template that it had then.
         let is_ready =
             schedule.has_own_rows() && given.is_empty() && pinned.source == schedule.run.spec.template;
@@ -157,16 +154,24 @@ impl Rows {
 /// The version of a stored row set that a run takes.
 async fn stored(
     engine: &Engine,
-    tenant: &TenantId,
+    schedule: &Schedule,
+    tick: &Tick,
     set: RowSetId,
     version: Option<u32>,
 ) -> Result<RowSetVersion, NotStarted> {
-    let found = match engine.records.row_set(tenant, set).await {
-        Err(StoreError::NotFound) => return Err(NotStarted::never("the row set was deleted")),
-        found => found?,
+    let found = match engine.records.row_set(&schedule.tenant, set).await {
+        Ok(found) => Ok(found.version(version).cloned()),
+        Err(StoreError::NotFound) => Err("the row set was deleted"),
+        Err(error) => return Err(error.into()),
     };
-    let version = found.version(version).cloned();
-    version.ok_or_else(|| NotStarted::never("the row set has no such version any more"))
+    let why = match found {
+        Ok(Some(version)) => return Ok(version),
+        Ok(None) => "the row set has no such version any more",
+        Err(why) => why,
+    };
+    // Rows that came with the schedule go when others come in their place.
+    may_still(engine, schedule, tick).await?;
+    Err(NotStarted::never(why))
 }
 
 /// Where rows go, invisible still.

@@ -1,35 +1,44 @@
 //! Rows that a server gives at each tick. They become the newest version of the schedule's own row set, unless the server says that they are those which are kept.
 
-use std::sync::OnceLock;
+use std::collections::HashSet;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 use promptmill_domain::schedule::HttpRows;
-use promptmill_domain::{RowSetId, Schedule, TenantId, UploadId};
+use promptmill_domain::{RowSetId, Schedule, ScheduleId, TenantId, Tick, UploadId};
 use promptmill_egress::{GuardedClient, HeaderMap, extra_headers};
 use promptmill_intake::{
-    Asked, NoRows, Refused, RowsOf, ServedRows, Taken, read_and_pack_beside, same_ids, served_rows, unpacked,
+    Asked, HandedOn, NoRows, Refused, RowsOf, ServedRows, Taken, UsedUp, digest_text, read_and_pack_beside,
+    same_ids, served_rows, unpacked,
 };
 use promptmill_ports::{Origin, RowBlock, RowSet, RowSetVersion, StoreError, StoreResult};
 use promptmill_rowio::RowLimits;
 use promptmill_runtime::Engine;
 use promptmill_runtime::places::{Place, Places};
 use secrecy::ExposeSecret as _;
+use sha2::{Digest as _, Sha256};
 use tokio::sync::mpsc;
 
 use super::rows::next_blocks;
-use super::start::NotStarted;
+use super::start::{NotStarted, may_still};
 use crate::config::Recurring;
 
 /// Servers that are asked at the same time, for all tenants and for one.
 const ASKING: usize = 64;
 const ASKING_OF_TENANT: usize = 8;
 
+/// Schedules of which is remembered that they found no place.
+const MOST_CROWDED: usize = 100_000;
+
 /// Pieces of an answer, and blocks, on their way.
 const PIECES_IN_FLIGHT: usize = 8;
 const BLOCKS_IN_FLIGHT: usize = 16;
 
-/// Versions that are kept: a run that is being made may read the one before the newest.
-const KEPT: usize = 2;
+/// Bytes of one answer that are read, as many as a part may have that is sent.
+const MOST_BYTES: u64 = 2 << 30;
+
+/// Versions that are kept: a run that is being made may read one before the newest.
+const KEPT: usize = 4;
 
 /// How often a version is added anew when another one came between.
 const TRIES: u32 = 8;
@@ -38,11 +47,14 @@ const TRIES: u32 = 8;
 pub(super) struct Served {
     client: OnceLock<GuardedClient>,
     places: Places<TenantId>,
+    /// Schedules that wanted a place and found none.
+    crowded: Mutex<HashSet<ScheduleId>>,
 }
 
 impl Default for Served {
     fn default() -> Self {
-        Self { client: OnceLock::new(), places: Places::within(ASKING_OF_TENANT, ASKING) }
+        let places = Places::within(ASKING_OF_TENANT, ASKING);
+        Self { client: OnceLock::new(), places, crowded: Mutex::default() }
     }
 }
 
@@ -54,9 +66,32 @@ impl From<NoRows> for NotStarted {
 }
 
 impl Served {
-    /// A place to ask a server with, where one is free.
-    pub(super) fn enter(&self, tenant: &TenantId) -> Option<Place<TenantId>> {
-        self.places.enter(tenant.clone())
+    /// A place to ask a server with.
+    ///
+    /// # Errors
+    /// `Crowded` where none is free.
+    fn enter(&self, schedule: &Schedule) -> Result<Place<TenantId>, NotStarted> {
+        let place = self.places.enter(schedule.tenant.clone());
+        let mut crowded = self.crowded.lock().unwrap_or_else(PoisonError::into_inner);
+        match place {
+            Some(place) => {
+                crowded.remove(&schedule.id);
+                Ok(place)
+            }
+            None => {
+                if crowded.len() >= MOST_CROWDED {
+                    crowded.clear();
+                }
+                crowded.insert(schedule.id);
+                Err(NotStarted::Crowded)
+            }
+        }
+    }
+
+    /// Whether a start of the schedule would find no place, as one before.
+    pub(super) fn is_crowded(&self, tenant: &TenantId, schedule: ScheduleId) -> bool {
+        let is_full = self.asking() >= ASKING || self.asking_of(tenant) >= ASKING_OF_TENANT;
+        is_full && self.crowded.lock().unwrap_or_else(PoisonError::into_inner).contains(&schedule)
     }
 
     /// Starts that wait for a server: of all tenants.
@@ -82,16 +117,22 @@ impl Served {
     }
 
     /// The rows as the server has them now.
+    ///
+    /// # Errors
+    /// `Crowded` where no place is free to ask it with, `NotNow` where it does not give them or others changed the schedule meanwhile, `Never` where they cannot be used.
     pub(super) async fn newest(
         &self,
         engine: &Engine,
         recurring: &Recurring,
         schedule: &Schedule,
+        tick: &Tick,
         http: &HttpRows,
     ) -> Result<RowSetVersion, NotStarted> {
+        let _place = self.enter(schedule)?;
         let kept = found(engine, schedule).await?;
         let newest = kept.as_ref().and_then(|set| set.version(None));
-        let origin = newest.and_then(|newest| newest.origin.as_ref()).filter(|origin| origin.url == http.url);
+        let digest = digest(http);
+        let origin = newest.and_then(|newest| newest.origin.as_ref()).filter(|origin| origin.asked == digest);
         let asked = Asked {
             url: &http.url,
             headers: opened(recurring, schedule, http)?,
@@ -103,7 +144,7 @@ impl Served {
             (None, Some(newest)) => Ok(newest.clone()),
             (None, None) => Err(NoRows::Status(304).into()),
             (Some(rows), _) => {
-                let origin = rows.etag.clone().map(|etag| Origin { url: http.url.clone(), etag });
+                let origin = rows.etag.clone().map(|etag| Origin { asked: digest, etag });
                 let upload = UploadId::at(engine.clock.now_ms(), rand::random());
                 let (taken, bytes) = take(engine, recurring, schedule, upload, rows).await?;
                 let version = RowSetVersion {
@@ -116,10 +157,16 @@ impl Served {
                     created_ms: engine.clock.now_ms(),
                     origin,
                 };
-                keep(engine, schedule, version).await
+                keep(engine, schedule, tick, version).await
             }
         }
     }
+}
+
+/// What a server is asked for.
+fn digest(http: &HttpRows) -> String {
+    let text = serde_json::to_vec(http).expect("it is written into memory");
+    digest_text(&Sha256::digest(text).into())
 }
 
 async fn found(engine: &Engine, schedule: &Schedule) -> StoreResult<Option<RowSet>> {
@@ -162,20 +209,26 @@ async fn take(
     });
     let stored = AtomicU64::new(0);
     // Whoever reads learns by the channel's end that nothing more is wanted.
-    let putting = async {
+    let counted = &stored;
+    let putting = async move {
         while let Some(block) = blocks.recv().await {
             let blocks = next_blocks(block, &mut blocks);
             let now_ms = engine.clock.now_ms();
-            quotas.room_bytes(&engine.store.usage(tenant, now_ms).await?)?;
+            let room = quotas.room_bytes(&engine.store.usage(tenant, now_ms).await?)?;
             let bytes: usize = blocks.iter().map(|block| block.bytes.len() + block.ids.len()).sum();
-            stored.fetch_add(bytes as u64, Ordering::Relaxed);
+            if bytes as u64 > room {
+                return Err(UsedUp::Bytes.into());
+            }
+            counted.fetch_add(bytes as u64, Ordering::Relaxed);
             engine.records.put_set_blocks(tenant, set, upload, blocks, now_ms).await?;
         }
         Ok::<_, NotStarted>(())
     };
-    let (handed_on, put) = tokio::join!(rows.hand_on(send, u64::MAX), putting);
+    let (handed_on, put) = tokio::join!(rows.hand_on(send, MOST_BYTES), putting);
     put?;
-    handed_on?;
+    if handed_on? == HandedOn::Cut {
+        return Err(NoRows::TooLarge(MOST_BYTES).into());
+    }
     let taken = reading.await.map_err(|_| NotStarted::NotNow("the rows could not be read".to_owned()))?;
     let taken = taken.map_err(|refused| NotStarted::Never(refused.told()))?;
     let same = same_ids(engine.records.as_ref(), tenant, set, upload, u64::from(taken.rows)).await?;
@@ -192,12 +245,15 @@ async fn take(
 async fn keep(
     engine: &Engine,
     schedule: &Schedule,
+    tick: &Tick,
     version: RowSetVersion,
 ) -> Result<RowSetVersion, NotStarted> {
     let set: RowSetId = Schedule::own_rows(schedule.id);
     for _ in 0..TRIES {
         let now_ms = engine.clock.now_ms();
-        let mut kept = found(engine, schedule).await?.unwrap_or_else(|| RowSet {
+        let kept = found(engine, schedule).await?;
+        may_still(engine, schedule, tick).await?;
+        let mut kept = kept.unwrap_or_else(|| RowSet {
             id: set,
             tenant: schedule.tenant.clone(),
             name: None,
@@ -225,7 +281,12 @@ async fn keep(
         };
         kept.ver += 1;
         if engine.records.put_row_set(&kept, now_ms).await? {
-            return Ok(newest);
+            let is_still = may_still(engine, schedule, tick).await;
+            if let Err(NotStarted::Never(_)) = is_still {
+                // It went with its schedule, and is to go with it again.
+                engine.records.delete_row_set(&schedule.tenant, set).await?;
+            }
+            return is_still.map(|()| newest);
         }
     }
     Err(NotStarted::NotNow("the rows are changed by too many at once".to_owned()))

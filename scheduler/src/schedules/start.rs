@@ -52,6 +52,8 @@ pub(super) enum NotStarted {
     Skip(WhySkipped),
     /// Others of its tenant wait for the servers of their rows, as many as may.
     Crowded,
+    /// What it depends on is about to be noted.
+    Soon,
     /// The store did not do it.
     Store(StoreError),
 }
@@ -108,8 +110,11 @@ pub(super) async fn run(
         0 => start(engine, recurring, served, &tick).await,
         retry => again::start(engine, recurring, &tick, retry).await,
     };
+    // A server may have been asked for minutes.
+    let now_ms = engine.clock.now_ms();
     let state = match made {
         Ok(queued_ms) => running(&tick.state, queued_ms),
+        Err(NotStarted::Soon) => return Some(put_off(tick, now_ms + 1_000, tries)),
         Err(NotStarted::Crowded) => return Some(put_off(tick, now_ms + CROWDED_MS, tries)),
         // What became of it is not known, and it is tried again at once.
         Err(NotStarted::Store(error @ StoreError::Unavailable(_))) => {
@@ -262,11 +267,6 @@ async fn start(
         Err(StoreError::NotFound) => return Err(NotStarted::never("the schedule was deleted")),
         found => found?,
     };
-    // Before anything else is read: there may be many that wait.
-    let place = match &schedule.run.rows {
-        RowSource::Http(_) => Some(served.enter(tenant).ok_or(NotStarted::Crowded)?),
-        RowSource::Set { .. } => None,
-    };
     let id = Tick::batch(tick.schedule, tick.at_ms, 0);
     // An earlier try may have made it.
     if let Some(queued_ms) = rows::earlier(engine, tenant, id).await? {
@@ -275,16 +275,22 @@ async fn start(
     if tick.by == TickBy::Time && matches!(schedule.state, ScheduleState::Paused { .. }) {
         return Err(NotStarted::Skip(WhySkipped::Paused));
     }
+    if schedule.run.previous.is_some() && schedule.policies.concurrency == Concurrency::Skip {
+        // Which run is the one before shows when none goes on.
+        others(engine, tick, &schedule).await?;
+    }
     let pinned = pinned(engine, &schedule).await?;
-    let now_ms = engine.clock.now_ms();
     let spec = spec(recurring, &schedule, tick, id, &pinned)?;
     if !store.has_room().await? {
         return Err(NotStarted::NotNow("the disk is full".to_owned()));
     }
-    let used = store.usage(tenant, now_ms).await?;
-    recurring.quotas.room_bytes(&used)?;
-    let rows = Rows::of(engine, recurring, served, &schedule, tick, pinned, place).await?;
-    recurring.quotas.may_submit(&used, rows.count())?;
+    recurring.quotas.room_bytes(&store.usage(tenant, engine.clock.now_ms()).await?)?;
+    let rows = Rows::of(engine, recurring, served, &schedule, tick, pinned).await?;
+    if let RowSource::Http(_) = &schedule.run.rows {
+        may_still(engine, &schedule, tick).await?;
+    }
+    let now_ms = engine.clock.now_ms();
+    recurring.quotas.may_submit(&store.usage(tenant, now_ms).await?, rows.count())?;
     let whole = rows.whole().await?;
     // All is ready: from here on others make way, and money is set aside.
     let others = others(engine, tick, &schedule).await?;
@@ -307,6 +313,21 @@ async fn start(
         }
     }
     rows.fill(engine, recurring, tenant, batch).await
+}
+
+/// Whether a run of the schedule may begin that took its time: somebody may have paused, changed or deleted it.
+pub(super) async fn may_still(engine: &Engine, schedule: &Schedule, tick: &Tick) -> Result<(), NotStarted> {
+    match engine.records.schedule(&schedule.tenant, schedule.id).await {
+        Err(StoreError::NotFound) => Err(NotStarted::never("the schedule was deleted")),
+        Err(error) => Err(error.into()),
+        Ok(now) if now.run != schedule.run => {
+            Err(NotStarted::NotNow("what the schedule runs was changed meanwhile".to_owned()))
+        }
+        Ok(now) if tick.by == TickBy::Time && matches!(now.state, ScheduleState::Paused { .. }) => {
+            Err(NotStarted::Skip(WhySkipped::Paused))
+        }
+        Ok(_) => Ok(()),
+    }
 }
 
 /// The template of a run.

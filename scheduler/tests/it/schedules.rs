@@ -37,7 +37,7 @@ fn next_minute(scene: &Scene) -> u64 {
     scene.engine.clock.now_ms() / MINUTE * MINUTE + MINUTE
 }
 
-async fn rows(scene: &Scene, set: RowSetId, name: Option<&str>, rows: &[String]) {
+pub(crate) async fn rows(scene: &Scene, set: RowSetId, name: Option<&str>, rows: &[String]) {
     let upload = UploadId::at(1, rand::random());
     let mut builder = BlockBuilder::new();
     let row = |json: &String| StoredRow::of_variables(None, json.clone());

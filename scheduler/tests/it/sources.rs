@@ -7,10 +7,13 @@ use std::time::Duration;
 use promptmill_domain::schedule::{
     Concurrency, HttpFormat, HttpRows, PreviousRows, RetryFailed, RowSource, WhySkipped,
 };
-use promptmill_domain::{OutcomeName, Schedule, SealedHeaders, Tick, TickState};
+use promptmill_domain::{OutcomeName, RowSetId, Schedule, ScheduleState, SealedHeaders, Tick, TickState};
 use promptmill_egress::UrlPolicy;
 use promptmill_ports::{MemoryHub, RowSet, StoreError};
 use promptmill_scheduler::{Recurring, Scheduler, SchedulerConfig};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
 
 use crate::deliveries::{install_tls, vault};
 use crate::receiver::{Receiver, Reply};
@@ -90,7 +93,7 @@ async fn a_server_is_asked_at_each_tick_with_the_tag_of_what_it_gave() {
     let tags: Vec<_> = asked.iter().map(|got| got.headers.get("if-none-match").map(String::as_str)).collect();
     assert_eq!(tags, [None, Some("\"a\""), Some("\"a\""), Some("W/\"b\""), Some("\"c\"")]);
     assert!(asked[0].headers["user-agent"].starts_with("promptmill/"));
-    assert!(kept(&scene, &of).await.versions.len() <= 2);
+    assert!(kept(&scene, &of).await.versions.len() <= 4);
     scheduler.stop().await;
 }
 
@@ -250,7 +253,8 @@ async fn rows_in_a_format_that_nobody_says_are_read_as_the_schedule_says() {
 }
 
 fn of_previous(schedule: &mut Schedule, outcomes: &[OutcomeName]) {
-    schedule.run.previous = Some(PreviousRows { outcomes: outcomes.iter().copied().collect() });
+    let outcomes = outcomes.iter().copied().collect();
+    schedule.run.previous = Some(PreviousRows { outcomes, since_ms: 0 });
 }
 
 #[tokio::test]
@@ -310,5 +314,134 @@ async fn what_retries_came_to_counts_as_the_run_does() {
     scene.beat().await;
     let second = run(&scene, &of, first + MINUTE).await;
     assert!(second == [city("Bern")] || second == [city("Biel")], "{second:?}");
+    scheduler.stop().await;
+}
+
+#[tokio::test]
+async fn rows_that_were_named_later_are_taken_before_those_of_runs_before() {
+    let scene = Scene::on(MemoryHub::new()).await;
+    let of = schedule(&scene, |schedule| of_previous(schedule, &[OutcomeName::Succeeded])).await;
+    let scheduler = scheduler(&scene);
+    let first = of.next_ms.unwrap();
+    assert_eq!(run(&scene, &of, first).await.len(), 2);
+    let mut changed = scene.engine.records.schedule(&scene.tenant, of.id).await.unwrap();
+    changed.run.previous.as_mut().unwrap().since_ms = first + 1;
+    changed.run.rows = RowSource::Set { set: other_rows(&scene, &[city("Chur")]).await, version: None };
+    changed.ver += 1;
+    assert!(scene.engine.records.put_schedule(&changed).await.unwrap());
+    scene.beat().await;
+    assert_eq!(run(&scene, &of, first + MINUTE).await, [city("Chur")]);
+    scene.beat().await;
+    assert_eq!(run(&scene, &of, first + 2 * MINUTE).await, [city("Chur")]);
+    scheduler.stop().await;
+}
+
+async fn other_rows(scene: &Scene, rows: &[String]) -> RowSetId {
+    let set = RowSetId::at(1, rand::random());
+    crate::schedules::rows(scene, set, Some("others"), rows).await;
+    set
+}
+
+#[tokio::test]
+async fn rows_for_which_there_is_no_room_end_the_reading_of_them() {
+    let scene = Scene::on(MemoryHub::new()).await;
+    let row = |_| format!("{{\"city\":\"{:032x}\"}}\n", rand::random::<u128>());
+    let rows: String = (0..100_000).map(row).collect();
+    let head = "200 OK\r\ncontent-type: application/jsonl".to_owned();
+    let server = server(vec![Reply::Body(head, rows.into_bytes())]).await;
+    let of = schedule(&scene, |schedule| schedule.run.rows = from(&server)).await;
+    let scheduler = scheduler_with(&scene, |recurring| {
+        recurring.sources = UrlPolicy::with_loopback();
+        recurring.quotas.stored_bytes = 300_000;
+    });
+    let first = of.next_ms.unwrap();
+    advance_to(&scene, first);
+    eventually("the tick waits for room", async || {
+        let tick = scene.engine.records.tick(&scene.tenant, of.id, first).await;
+        matches!(tick, Ok(Tick { state: TickState::Due { tries: 1, .. }, .. }))
+    })
+    .await;
+    scheduler.stop().await;
+}
+
+/// A server that answers when it is told to.
+struct Waiting {
+    url: String,
+    asked: Arc<Semaphore>,
+    go: Arc<Semaphore>,
+}
+
+impl Waiting {
+    async fn start() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}/rows", listener.local_addr().unwrap());
+        let (asked, go) = (Arc::new(Semaphore::new(0)), Arc::new(Semaphore::new(0)));
+        let (told, waits) = (asked.clone(), go.clone());
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                let (told, waits) = (told.clone(), waits.clone());
+                tokio::spawn(async move {
+                    let mut request = [0; 4096];
+                    let _ = stream.read(&mut request).await;
+                    told.add_permits(1);
+                    waits.acquire().await.unwrap().forget();
+                    let answer =
+                        "HTTP/1.1 200 OK\r\ncontent-type: text/csv\r\ncontent-length: 10\r\n\r\ncity\nBern\n";
+                    let _ = stream.write_all(answer.as_bytes()).await;
+                });
+            }
+        });
+        Self { url, asked, go }
+    }
+}
+
+#[tokio::test]
+async fn a_schedule_that_is_deleted_or_paused_while_its_server_is_asked_begins_nothing() {
+    let scene = Scene::on(MemoryHub::new()).await;
+    let server = Waiting::start().await;
+    let of_server = |schedule: &mut Schedule| {
+        schedule.run.rows =
+            RowSource::Http(HttpRows { url: server.url.clone(), format: None, headers: None });
+    };
+    let (deleted, paused) = (schedule(&scene, of_server).await, schedule(&scene, of_server).await);
+    let scheduler = scheduler(&scene);
+    let first = deleted.next_ms.unwrap();
+    advance_to(&scene, first);
+    server.asked.acquire_many(2).await.unwrap().forget();
+    let records = &scene.engine.records;
+    assert!(records.delete_schedule(&scene.tenant, deleted.id).await.unwrap());
+    records.delete_row_set(&scene.tenant, Schedule::own_rows(deleted.id)).await.unwrap();
+    let mut changed = records.schedule(&scene.tenant, paused.id).await.unwrap();
+    (changed.state, changed.ver) = (ScheduleState::Paused { at_ms: first }, changed.ver + 1);
+    assert!(records.put_schedule(&changed).await.unwrap());
+    server.go.add_permits(2);
+    in_state(&scene, &paused, first, "skipped").await;
+    let skipped = TickState::Skipped { why: WhySkipped::Paused };
+    assert_eq!(state(&scene, &paused, first).await, skipped);
+    scheduler.stop().await;
+    for of in [&deleted, &paused] {
+        let made = scene.engine.store.batch(&scene.tenant, Tick::batch(of.id, first, 0)).await;
+        assert!(matches!(made, Err(StoreError::NotFound)));
+    }
+    let left = records.row_set(&scene.tenant, Schedule::own_rows(deleted.id)).await;
+    assert!(matches!(left, Err(StoreError::NotFound)));
+}
+
+#[tokio::test]
+async fn what_is_asked_for_otherwise_is_asked_for_without_the_tag() {
+    let scene = Scene::on(MemoryHub::new()).await;
+    let server = server(vec![csv("\"a\"", "city\nBern\n")]).await;
+    let of = schedule(&scene, |schedule| schedule.run.rows = from(&server)).await;
+    let scheduler = scheduler(&scene);
+    let first = of.next_ms.unwrap();
+    run(&scene, &of, first).await;
+    let mut changed = scene.engine.records.schedule(&scene.tenant, of.id).await.unwrap();
+    let format = Some(HttpFormat::Csv);
+    changed.run.rows = RowSource::Http(HttpRows { url: server.url(), format, headers: None });
+    changed.ver += 1;
+    assert!(scene.engine.records.put_schedule(&changed).await.unwrap());
+    scene.beat().await;
+    run(&scene, &of, first + MINUTE).await;
+    assert!(server.got().iter().all(|got| !got.headers.contains_key("if-none-match")));
     scheduler.stop().await;
 }

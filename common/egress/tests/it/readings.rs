@@ -79,6 +79,10 @@ async fn a_body_that_breaks_off_or_stands_still_is_told() {
     let short = Patience { total: Duration::from_millis(300), ..LONG };
     let fetched = get(&local_client(), &endless.url(), short).await.unwrap();
     assert_eq!(whole(fetched).await, Err(SendError::Timeout));
+    // So does one that never pauses for long, and sends too little: 3 bytes in 5 ms.
+    let short = Patience { idle: Duration::from_millis(300), ..LONG };
+    let fetched = get(&local_client(), &endless.url(), short).await.unwrap();
+    assert_eq!(whole(fetched).await, Err(SendError::Timeout));
 }
 
 #[tokio::test]
