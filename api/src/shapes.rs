@@ -42,12 +42,14 @@ shapes! {
     TemplateDocument "Template" = template();
     /// What a reply must be.
     OutputDocument "Output" = inlined(&parsed()["$defs"]["output"], &Value::Null);
-    /// The name of a stored template, or its id, with or without a version.
+    /// The name of a stored template, or its id, with or without a version or a label.
     TemplateName "TemplateName" = json!({
         "type": "string",
-        "pattern": "^[a-z0-9][a-z0-9._-]{0,99}(@[1-9][0-9]{0,8})?$",
-        "description": "name, name@version, tmpl_... or tmpl_...@version",
+        "pattern": "^[a-z0-9][a-z0-9._-]{0,99}(@([1-9][0-9]{0,8}|[a-z][a-z0-9._-]{0,49}))?$",
+        "description": "name, name@version or name@label, or tmpl_... in place of the name",
     });
+    /// A label of a template.
+    TemplateLabelText "TemplateLabelName" = json!({"type": "string", "pattern": "^[a-z][a-z0-9._-]{0,49}$"});
     /// A conversation.
     MessageList "Messages" = messages();
     /// One row of a batch.

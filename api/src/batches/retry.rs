@@ -29,7 +29,7 @@ use crate::outcome_view::{OutcomeNames, ReasonNames};
 use crate::problem::{FieldError, Problem, ProblemId};
 use crate::shapes::{BatchName, ModelName};
 use crate::steps::{PointOfNoReturn, to_its_end};
-use crate::templates::{self, TemplateArg};
+use crate::templates::{self, TemplateArg, Which};
 
 /// Which items run again, and what is different.
 #[derive(Debug, Default, Deserialize, ToSchema)]
@@ -183,7 +183,7 @@ async fn spec(
             let detail = "the batch has no stored template";
             return Err(Problem::invalid("/template_version", detail));
         };
-        let arg = TemplateArg::Stored(TemplateKey::Id(reference.id), Some(version));
+        let arg = TemplateArg::Stored(TemplateKey::Id(reference.id), Which::Version(version));
         let found = templates::resolve(app, tenant, &arg).await.map_err(|problem| match problem.id() {
             ProblemId::Invalid => Problem::invalid("/template_version", "there is no such version any more"),
             _ => problem,

@@ -12,7 +12,7 @@ use crate::batches::draft::{self, NewBatchBody, Plan};
 use crate::batches::preflight;
 use crate::batches::submit::{room_bytes, too_many_rows};
 use crate::problem::Problem;
-use crate::templates::TemplateArg;
+use crate::templates::{TemplateArg, Which};
 
 /// When the first run would begin.
 pub(super) struct First<'a> {
@@ -100,9 +100,11 @@ impl NewRuns {
             }
         };
         let template = match (&batch.template, &spec.template_ref) {
-            (Some(TemplateArg::Stored(_, None)), Some(newest)) => {
-                Some(TemplateChoice { id: newest.id, label: None })
-            }
+            (Some(TemplateArg::Stored(_, which)), Some(found)) => match which {
+                Which::Newest => Some(TemplateChoice { id: found.id, label: None }),
+                Which::Label(label) => Some(TemplateChoice { id: found.id, label: Some(label.clone()) }),
+                Which::Version(_) => None,
+            },
             _ => None,
         };
         let limits = BatchLimits { deadline_ms: None, ..limits };

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use promptmill_domain::schedule::{
-    Concurrency, HttpRows, Misfire, MonthSpend, RetryFailed, RowSource, Rule, TickBy,
+    Concurrency, HttpRows, Misfire, MonthSpend, RetryFailed, RowSource, Rule, TemplateChoice, TickBy,
 };
 use promptmill_domain::{Batch, BatchSpec, Money, OutcomeName, Schedule, ScheduleState, Tick, TickState};
 use promptmill_ports::StoreError;
@@ -157,7 +157,8 @@ impl RowsFromView {
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = Recurring)]
 pub(crate) struct RecurringView {
-    /// The stored template, as `tmpl_...@version`, or `tmpl_...` where it is the newest at each tick; null of an inline one, and of rows of messages.
+    /// The stored template, as `tmpl_...@version`, `tmpl_...@label` where it is the version that has the label at each tick, or `tmpl_...` where it is the newest then; null
+    /// of an inline one, and of rows of messages.
     template: Option<String>,
     /// The model that answers.
     model: String,
@@ -201,7 +202,8 @@ impl ScheduleView {
         };
         let spec: &BatchSpec = &schedule.run.spec;
         let template = match (&schedule.run.template, &spec.template_ref) {
-            (Some(choice), _) => Some(choice.id.to_string()),
+            (Some(TemplateChoice { id, label: Some(label) }), _) => Some(format!("{id}@{label}")),
+            (Some(TemplateChoice { id, label: None }), _) => Some(id.to_string()),
             (None, Some(pinned)) => Some(format!("{}@{}", pinned.id, pinned.version)),
             (None, None) => None,
         };

@@ -13,36 +13,57 @@ use utoipa::openapi::schema::{OneOfBuilder, Schema};
 use utoipa::openapi::{Ref, RefOr};
 use utoipa::{PartialSchema, ToSchema};
 
+use super::labels::is_label;
 use crate::heavy::heavy;
 use crate::problem::{FieldError, Problem, ProblemId};
 use crate::shapes::{TemplateDocument, TemplateName};
 use crate::state::App;
 
-/// How a request names a template: `name`, `name@3`, `tmpl_...`, `tmpl_...@3`, or the template itself.
+/// How a request names a template: `name`, `name@3`, `name@label`, the same with `tmpl_...`, or the template itself.
 #[derive(Debug, Clone)]
 pub(crate) enum TemplateArg {
-    /// A stored one; the newest version where none is said.
-    Stored(TemplateKey, Option<u32>),
+    /// A stored one.
+    Stored(TemplateKey, Which),
     /// The JSON text of one.
     Inline(String),
+}
+
+/// Which version of a stored template.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Which {
+    /// The newest.
+    Newest,
+    /// That one.
+    Version(u32),
+    /// The one that has the label.
+    Label(String),
+}
+
+impl Which {
+    /// What stands behind the `@`; `None` where it is neither a version nor a label.
+    fn of(text: &str) -> Option<Self> {
+        if is_label(text) {
+            return Some(Self::Label(text.to_owned()));
+        }
+        let is_plain = text.bytes().all(|byte| byte.is_ascii_digit()) && !text.starts_with('0');
+        text.parse().ok().filter(|_| is_plain).map(Self::Version)
+    }
 }
 
 impl FromStr for TemplateArg {
     type Err = &'static str;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let wrong = "must be \"name\", \"name@version\", \"tmpl_...\" or \"tmpl_...@version\"";
-        let (key, version) = match text.split_once('@') {
-            None => (text, None),
-            Some((key, version)) => {
-                let plain = version.bytes().all(|byte| byte.is_ascii_digit()) && !version.starts_with('0');
-                (key, Some(version.parse().ok().filter(|_| plain).ok_or(wrong)?))
-            }
+        let wrong =
+            "must be \"name\", \"name@version\" or \"name@label\", or \"tmpl_...\" in place of the name";
+        let (key, which) = match text.split_once('@') {
+            None => (text, Which::Newest),
+            Some((key, which)) => (key, Which::of(which).ok_or(wrong)?),
         };
         if key.is_empty() {
             return Err(wrong);
         }
-        Ok(Self::Stored(key_of(key), version))
+        Ok(Self::Stored(key_of(key), which))
     }
 }
 
@@ -99,19 +120,19 @@ const MEMBER: &str = "/template";
 /// Finds and parses the template that the body's member `template` names.
 ///
 /// # Errors
-/// `invalid` at the member when there is none of that name, id or version in the tenant; `invalid_template` with pointers into the
+/// `invalid` at the member when there is none of that name, id, version or label in the tenant; `invalid_template` with pointers into the
 /// inline one.
 pub(crate) async fn resolve(
     app: &App,
     tenant: &TenantId,
     arg: &TemplateArg,
 ) -> Result<ResolvedTemplate, Problem> {
-    let (key, version) = match arg {
+    let (key, which) = match arg {
         TemplateArg::Inline(source) => {
             let parsed = parse(source.clone(), MEMBER).await?;
             return Ok(ResolvedTemplate { source: source.clone(), reference: None, parsed });
         }
-        TemplateArg::Stored(key, version) => (key, *version),
+        TemplateArg::Stored(key, which) => (key, which),
     };
     let records = &app.engine().records;
     let absent = |what: &'static str| {
@@ -121,14 +142,29 @@ pub(crate) async fn resolve(
         }
     };
     let (cache, now) = (app.templates(), Instant::now());
-    let named = version.and_then(|version| cache.named(tenant, key, version, now));
+    let named = match which {
+        Which::Version(version) => cache.named(tenant, key, *version, now),
+        // Either may be another version by now.
+        Which::Newest | Which::Label(_) => None,
+    };
     let reference = match named {
         Some(reference) => reference,
         None => {
             let stored = records.template(tenant, key).await.map_err(absent("there is no such template"))?;
             let newest = TemplateRef { id: stored.id, version: stored.latest };
             cache.note(tenant, key.clone(), newest.clone(), now);
-            TemplateRef { version: version.unwrap_or(newest.version), ..newest }
+            let version = match which {
+                Which::Newest => newest.version,
+                Which::Version(version) => *version,
+                Which::Label(label) => {
+                    let labels = records.labels(tenant, stored.id).await;
+                    let labels = labels.map_err(absent("there is no such template"))?;
+                    let found = labels.into_iter().find(|found| found.label == *label);
+                    let wrong = || Problem::invalid(MEMBER, "the template has no such label");
+                    found.ok_or_else(wrong)?.version
+                }
+            };
+            TemplateRef { version, ..newest }
         }
     };
     let parsed = match app.templates().get(&reference) {

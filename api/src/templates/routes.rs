@@ -10,7 +10,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::condition::{Expected, if_match, is_known, tag};
-use super::resolve::{TemplateArg, key_of, parse, resolve};
+use super::resolve::{TemplateArg, Which, key_of, parse, resolve};
 use super::view::{TemplateView, VersionView};
 use crate::auth::{Caller, Scope};
 use crate::batches::room_bytes;
@@ -33,6 +33,8 @@ pub(crate) fn routes() -> OpenApiRouter<App> {
         .routes(routes!(add_version, versions))
         .routes(routes!(version))
         .routes(routes!(variables_schema))
+        .routes(routes!(super::labels::put, super::labels::remove))
+        .routes(routes!(super::labels::list))
         .routes(routes!(super::render::render))
 }
 
@@ -123,7 +125,7 @@ async fn read(
     Ok(TemplateView::of(stored, version)?.respond(StatusCode::OK))
 }
 
-async fn find(app: &App, caller: &Caller, template: &str) -> Result<StoredTemplate, Problem> {
+pub(super) async fn find(app: &App, caller: &Caller, template: &str) -> Result<StoredTemplate, Problem> {
     Ok(app.engine().records.template(&caller.tenant, &key_of(template)).await?)
 }
 
@@ -262,7 +264,7 @@ async fn variables_schema(
     caller.may(Scope::TemplatesRead)?;
     let stored = find(&app, &caller, &template).await?;
     app.engine().records.version(&caller.tenant, stored.id, Some(version)).await?;
-    let arg = TemplateArg::Stored(key_of(&template), Some(version));
+    let arg = TemplateArg::Stored(key_of(&template), Which::Version(version));
     let resolved = resolve(&app, &caller.tenant, &arg).await?;
     let mut response = axum::Json(resolved.parsed.variables_schema()).into_response();
     let kind = HeaderValue::from_static("application/schema+json");

@@ -87,6 +87,12 @@ async fn a_role_or_its_scopes_bound_what_a_key_may_do() {
     for (key, create) in [(&viewer, 403), (&narrow, 403), (&member, 201)] {
         send(service.request_as(key, Method::POST, "/v1/templates").json(&template)).await.expect(create);
         send(service.request_as(key, Method::GET, "/v1/templates")).await.expect(200);
+        // The last of them has made it by then.
+        let label = "/v1/templates/t/labels/production";
+        let put = service.request_as(key, Method::PUT, label).json(&json!({"version": 1}));
+        send(put).await.expect(if create == 201 { 200 } else { 403 });
+        let remove = send(service.request_as(key, Method::DELETE, label)).await;
+        remove.expect(if create == 201 { 204 } else { 403 });
         let refused = send(service.request_as(key, Method::GET, "/v1/keys")).await;
         refused.problem(403, "forbidden");
         assert!(refused.json["detail"].as_str().unwrap().contains("admin:keys"));
@@ -177,6 +183,11 @@ async fn keys_and_templates_of_another_tenant_are_not_there() {
         ask(Method::GET, format!("/v1/templates/{name}/versions")).await;
         ask(Method::POST, format!("/v1/templates/{name}/versions")).await;
         ask(Method::GET, format!("/v1/templates/{name}/versions/1")).await;
+        ask(Method::GET, format!("/v1/templates/{name}/labels")).await;
+        ask(Method::DELETE, format!("/v1/templates/{name}/labels/production")).await;
+        let label = format!("/v1/templates/{name}/labels/production");
+        let put = service.request_as(&foreign, Method::PUT, &label).json(&json!({"version": 1}));
+        send(put).await.problem(404, "not_found");
         ask(Method::GET, format!("/v1/templates/{name}/versions/1/variables-schema")).await;
         let body = json!({"template": name, "variables": {}});
         let render = send(service.request_as(&foreign, Method::POST, "/v1/render").json(&body)).await;

@@ -241,6 +241,59 @@ async fn ticks_come_when_they_are_due_until_it_is_paused_and_again_when_it_is_re
 }
 
 #[tokio::test]
+async fn a_template_of_a_schedule_is_a_version_or_is_looked_up_at_each_tick() {
+    let service = working().await;
+    let template = |text: &str| json!({"name": "city", "messages": [{"role": "user", "content": text}]});
+    let made_template = service.post("/v1/templates", &template("One {{ topic }}.")).await;
+    let template_id = made_template.expect(201)["id"].as_str().unwrap().to_owned();
+    service.post("/v1/templates/city/versions", &template("Two {{ topic }}.")).await.expect(201);
+    let label = "/v1/templates/city/labels/production";
+    let put = async |version: u32| {
+        let request = service.request(Method::PUT, label).json(&json!({"version": version}));
+        send(request).await.expect(200);
+    };
+    put(1).await;
+    let of = async |named: &str| {
+        let wished = wish(json!({"batch": batch(json!({"template": named}))}));
+        service.post("/v1/schedules", &wished).await
+    };
+    for (named, shown) in [
+        ("city".to_owned(), template_id.clone()),
+        ("city@1".to_owned(), format!("{template_id}@1")),
+        ("city@production".to_owned(), format!("{template_id}@production")),
+        (format!("{template_id}@production"), format!("{template_id}@production")),
+    ] {
+        let answer = of(&named).await;
+        assert_eq!(answer.expect(201)["batch"]["template"], shown, "{named}");
+    }
+    let absent = of("city@staging").await;
+    absent.problem(422, "invalid");
+    assert_eq!(absent.pointers(), ["/batch/template"]);
+
+    let id = made(&of("city@production").await);
+    let run = async || {
+        let run = service.post(&format!("/v1/schedules/{id}/run"), &json!({})).await;
+        let at = run.expect(202)["at"].clone();
+        wait_for("the run is over", async || {
+            let ticks = service.get(&format!("/v1/schedules/{id}/ticks?limit=1")).await;
+            let tick = ticks.expect(200)["data"][0].clone();
+            (tick["at"] == at && (tick["state"] == "ended" || tick["state"] == "failed")).then_some(tick)
+        })
+        .await
+    };
+    for version in [1, 2] {
+        put(version).await;
+        let tick = run().await;
+        let batch = service.get(tick["batch"]["url"].as_str().unwrap()).await;
+        assert_eq!(batch.expect(200)["template"], json!({"id": template_id, "version": version}));
+    }
+    send(service.request(Method::DELETE, label)).await.expect(204);
+    let tick = run().await;
+    assert_eq!((&tick["state"], &tick["batch"]), (&json!("failed"), &Value::Null));
+    assert!(tick.to_string().contains("the template has no such label any more"), "{tick}");
+}
+
+#[tokio::test]
 async fn a_run_is_refused_while_an_earlier_one_goes_on_that_it_would_overlap() {
     let stage = crate::desk::Stage::new();
     let service = crate::desk::working(&stage).await;

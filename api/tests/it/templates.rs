@@ -186,6 +186,124 @@ async fn a_template_is_rendered_by_every_way_to_name_it() {
     assert!(!answer.text.contains("SECRET"));
 }
 
+async fn put_label(service: &Service, template: &str, label: &str, body: &Value) -> Answer {
+    let path = format!("/v1/templates/{template}/labels/{label}");
+    send(service.request(Method::PUT, &path).json(body)).await
+}
+
+async fn remove_label(service: &Service, template: &str, label: &str) -> Answer {
+    send(service.request(Method::DELETE, &format!("/v1/templates/{template}/labels/{label}"))).await
+}
+
+#[tokio::test]
+async fn a_label_is_put_moved_listed_and_taken_away() {
+    let service = Service::start().await;
+    let made = service.post("/v1/templates", &template("greet", "One.")).await;
+    let id = made.expect(201)["id"].as_str().unwrap().to_owned();
+    service.post("/v1/templates/greet/versions", &template("greet", "Two.")).await.expect(201);
+    assert_eq!(service.get("/v1/templates/greet/labels").await.expect(200), &json!({"data": []}));
+    let put = put_label(&service, "greet", "staging", &json!({"version": 2})).await;
+    let staging = put.expect(200).clone();
+    assert_eq!((&staging["label"], &staging["version"]), (&json!("staging"), &json!(2)));
+    assert!(staging["changed_at"].is_string(), "{staging}");
+    // The same again changes nothing, not even the time.
+    let again = put_label(&service, &id, "staging", &json!({"version": 2})).await;
+    assert_eq!(again.expect(200), &staging);
+    put_label(&service, &id, "production", &json!({"version": 2})).await.expect(200);
+    let moved = put_label(&service, "greet", "production", &json!({"version": 1})).await;
+    let production = moved.expect(200).clone();
+    assert_eq!(production["version"], 1);
+    for named in ["greet", &id] {
+        let listed = service.get(&format!("/v1/templates/{named}/labels")).await;
+        assert_eq!(listed.expect(200), &json!({"data": [production, staging]}));
+    }
+    remove_label(&service, "greet", "staging").await.expect(204);
+    remove_label(&service, "greet", "staging").await.problem(404, "not_found");
+    assert_eq!(service.get("/v1/templates/greet/labels").await.expect(200)["data"], json!([production]));
+    // A new version takes no label with it.
+    service.post("/v1/templates/greet/versions", &template("greet", "Three.")).await.expect(201);
+    assert_eq!(service.get("/v1/templates/greet/labels").await.expect(200)["data"], json!([production]));
+    delete(&service, "greet", Some("*")).await.expect(204);
+    service.get("/v1/templates/greet/labels").await.problem(404, "not_found");
+    service.post("/v1/templates", &template("greet", "Anew.")).await.expect(201);
+    assert_eq!(service.get("/v1/templates/greet/labels").await.expect(200)["data"], json!([]));
+}
+
+#[tokio::test]
+async fn a_label_that_cannot_be_put_is_told_why() {
+    let service = Service::start().await;
+    service.post("/v1/templates", &template("greet", "One.")).await.expect(201);
+    let one = json!({"version": 1});
+    for label in ["1", "2b", "Production", "-a", ".a", "a%20b", "%C3%A4", "a%40b", &"x".repeat(51)] {
+        let answer = put_label(&service, "greet", label, &one).await;
+        answer.problem(400, "bad_request");
+        let detail = answer.json["detail"].as_str().unwrap();
+        assert!(detail.contains("a letter first"), "{label}: {detail}");
+        remove_label(&service, "greet", label).await.problem(404, "not_found");
+    }
+    for (body, pointer) in [
+        (json!({"version": 0}), "/version"),
+        (json!({"version": 2}), "/version"),
+        (json!({"version": -1}), "/version"),
+        (json!({"version": "1"}), "/version"),
+        (json!({"version": 1, "colour": 1}), "/colour"),
+        (json!({}), ""),
+    ] {
+        let answer = put_label(&service, "greet", "production", &body).await;
+        answer.problem(422, "invalid");
+        assert_eq!(answer.pointers(), [pointer], "{body}: {}", answer.text);
+    }
+    put_label(&service, "absent", "production", &one).await.problem(404, "not_found");
+    remove_label(&service, "absent", "production").await.problem(404, "not_found");
+    assert_eq!(service.get("/v1/templates/greet/labels").await.expect(200)["data"], json!([]));
+    for n in 0..20 {
+        put_label(&service, "greet", &format!("label-{n}"), &one).await.expect(200);
+    }
+    let answer = put_label(&service, "greet", "one-more", &one).await;
+    answer.problem(409, "conflict");
+    assert!(answer.json["detail"].as_str().unwrap().contains("at most 20 labels"), "{}", answer.text);
+    put_label(&service, "greet", &"x".repeat(50), &one).await.problem(409, "conflict");
+    remove_label(&service, "greet", "label-0").await.expect(204);
+    put_label(&service, "greet", &"x".repeat(50), &one).await.expect(200);
+}
+
+#[tokio::test]
+async fn a_template_at_a_label_is_the_version_that_has_it_at_each_request() {
+    let service = Service::start().await;
+    let made = service.post("/v1/templates", &template("greet", "Greet {{ name }}.")).await;
+    let id = made.expect(201)["id"].as_str().unwrap().to_owned();
+    service.post("/v1/templates/greet/versions", &template("greet", "Hail {{ name }}.")).await.expect(201);
+    let render = async |named: &str| {
+        service.post("/v1/render", &json!({"template": named, "variables": {"name": "Ada"}})).await
+    };
+    for (version, text) in [(1, "Greet Ada."), (2, "Hail Ada."), (1, "Greet Ada.")] {
+        put_label(&service, "greet", "production", &json!({"version": version})).await.expect(200);
+        for named in ["greet@production".to_owned(), format!("{id}@production")] {
+            let answer = render(&named).await;
+            let view = answer.expect(200);
+            assert_eq!(view["template"], json!({"id": id, "version": version}));
+            assert_eq!(view["messages"][0]["content"], text);
+        }
+    }
+    // A batch has the version of the moment in which it was made.
+    let rows = json!([{"variables": {"name": "Ada"}}]);
+    let batch = json!({"template": "greet@production", "model": "demo:any", "rows": rows});
+    let batch = service.post("/v1/batches", &batch).await;
+    assert_eq!(batch.expect(201)["template"], json!({"id": id, "version": 1}));
+    put_label(&service, "greet", "production", &json!({"version": 2})).await.expect(200);
+    let batch = service.get(&format!("/v1/batches/{}", batch.json["id"].as_str().unwrap())).await;
+    assert_eq!(batch.expect(200)["template"], json!({"id": id, "version": 1}));
+
+    remove_label(&service, "greet", "production").await.expect(204);
+    for named in ["greet@production", "greet@staging", "absent@production", "greet@Production", "greet@1a"] {
+        let answer = render(named).await;
+        answer.problem(422, "invalid");
+        assert_eq!(answer.pointers(), ["/template"], "{named}");
+        let is_known = named.starts_with("greet@production") || named == "greet@staging";
+        assert_eq!(answer.text.contains("the template has no such label"), is_known, "{}", answer.text);
+    }
+}
+
 #[tokio::test]
 async fn writers_with_the_same_tag_make_one_version() {
     let service = Service::start().await;

@@ -187,7 +187,7 @@ pub(crate) enum BatchCommand {
 /// What a batch is, but for its rows.
 #[derive(Debug, Args)]
 pub(crate) struct BatchArgs {
-    /// A template file (.json), or the name of a stored template, also as NAME@VERSION. Without one every row must bring messages.
+    /// A template file (.json), or the name of a stored template, also as NAME@VERSION or NAME@LABEL. Without one every row must bring messages.
     pub(crate) template: Option<String>,
     /// The model as PROVIDER:NAME. Default: the template's. May be repeated: each further one is asked when those before it do not do.
     #[arg(long = "model", value_name = "PROVIDER:NAME")]
@@ -507,7 +507,7 @@ pub(crate) enum TemplateCommand {
     },
     /// Fetch a template.
     Pull {
-        /// Its name or id, also as NAME@VERSION.
+        /// Its name or id, also as NAME@VERSION or NAME@LABEL.
         template: String,
         /// Where it goes; - for standard output.
         #[arg(long, value_name = "FILE", default_value = "-")]
@@ -520,7 +520,29 @@ pub(crate) enum TemplateCommand {
         #[command(flatten)]
         server: ServerArgs,
     },
-    /// Delete a template with all its versions. Batches keep the text they began with.
+    /// Put a label on a version of a template, or move it there: NAME@LABEL is that version from then on.
+    Label {
+        /// The template's name or id.
+        template: String,
+        /// The label, for example production.
+        label: String,
+        /// The version. Default: the newest.
+        #[arg(long, value_name = "N", conflicts_with = "remove")]
+        version: Option<u32>,
+        /// Take the label away.
+        #[arg(long)]
+        remove: bool,
+        #[command(flatten)]
+        server: ServerArgs,
+    },
+    /// List the labels of a template.
+    Labels {
+        /// Its name or id.
+        template: String,
+        #[command(flatten)]
+        server: ServerArgs,
+    },
+    /// Delete a template with all its versions and labels. Batches keep the text they began with.
     Delete {
         /// Its name or id.
         template: String,

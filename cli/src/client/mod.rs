@@ -122,6 +122,14 @@ impl Client {
         json(self.send(build).await?).await
     }
 
+    pub(crate) async fn put(&self, path: &str, body: &Value) -> Result<Value, Failure> {
+        let build = || {
+            let request = self.request(Method::PUT, path);
+            request.header(header::CONTENT_TYPE, "application/json").body(body.to_string())
+        };
+        json(self.send(build).await?).await
+    }
+
     pub(crate) async fn delete(&self, path: &str, if_match: Option<&str>) -> Result<(), Failure> {
         let build = || {
             let request = self.request(Method::DELETE, path);

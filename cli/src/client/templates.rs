@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::args::TemplateCommand;
 use super::{Client, print_json, print_line, text};
@@ -29,15 +29,7 @@ pub(crate) async fn template(command: TemplateCommand) -> Result<Exit, Failure> 
             }
         }
         TemplateCommand::Pull { template, out, server } => {
-            let (name, version) = match template.rsplit_once('@') {
-                Some((name, version)) => (name, Some(version)),
-                None => (template.as_str(), None),
-            };
-            let path = match version {
-                Some(version) => format!("/v1/templates/{}/versions/{}", escape(name), escape(version)),
-                None => format!("/v1/templates/{}", escape(name)),
-            };
-            let stored = Client::new(&server)?.get(&path).await?;
+            let stored = pull(&Client::new(&server)?, &template).await?;
             let source = serde_json::to_string_pretty(&stored["template"])
                 .map_err(|error| Failure::work("the template cannot be written", error))?;
             if out == Path::new("-") {
@@ -61,9 +53,27 @@ pub(crate) async fn template(command: TemplateCommand) -> Result<Exit, Failure> 
                 }
             }
         }
+        TemplateCommand::Label { template, label, version, remove, server } => {
+            let client = Client::new(&server)?;
+            let path = format!("{}/labels/{}", path_of(&template), escape(&label));
+            if remove {
+                client.delete(&path, None).await?;
+            } else {
+                let version = match version {
+                    Some(version) => json!(version),
+                    None => client.get(&path_of(&template)).await?["version"].take(),
+                };
+                let put = client.put(&path, &json!({"version": version})).await?;
+                if server.json { print_json(&put)? } else { print_line(&label_line(&template, &put))? }
+            }
+        }
+        TemplateCommand::Labels { template, server } => {
+            for label in labels(&Client::new(&server)?, &template).await? {
+                if server.json { print_json(&label)? } else { print_line(&label_line(&template, &label))? }
+            }
+        }
         TemplateCommand::Delete { template, server } => {
-            let path = format!("/v1/templates/{}", escape(&template));
-            Client::new(&server)?.delete(&path, Some("*")).await?;
+            Client::new(&server)?.delete(&path_of(&template), Some("*")).await?;
         }
     }
     Ok(Exit::Success)
@@ -79,6 +89,44 @@ async fn push(client: &Client, source: &Value) -> Result<Value, Failure> {
         return client.post(&format!("/v1/templates/{}/versions", escape(name)), Some(source)).await;
     }
     client.post("/v1/templates", Some(source)).await
+}
+
+/// The template as `NAME`, `NAME@VERSION` or `NAME@LABEL` names it.
+async fn pull(client: &Client, template: &str) -> Result<Value, Failure> {
+    let Some((name, which)) = template.rsplit_once('@') else {
+        return client.get(&path_of(template)).await;
+    };
+    let version = if which.starts_with(|first: char| first.is_ascii_digit()) {
+        escape(which)
+    } else {
+        let labels = labels(client, name).await?;
+        let found = labels.iter().find(|label| text(label, "label") == which);
+        let none = || Failure::input(format!("the template {name} has no label {which:?}"));
+        found.ok_or_else(none)?["version"].to_string()
+    };
+    client.get(&format!("{}/versions/{version}", path_of(name))).await
+}
+
+/// The labels of a template.
+async fn labels(client: &Client, template: &str) -> Result<Vec<Value>, Failure> {
+    match client.get(&format!("{}/labels", path_of(template))).await?["data"].take() {
+        Value::Array(labels) => Ok(labels),
+        _ => Ok(Vec::new()),
+    }
+}
+
+fn label_line(template: &str, label: &Value) -> String {
+    format!(
+        "{template}@{}  version {}  {}",
+        text(label, "label"),
+        label["version"],
+        text(label, "changed_at")
+    )
+}
+
+/// The path of a template.
+fn path_of(template: &str) -> String {
+    format!("/v1/templates/{}", escape(template))
 }
 
 /// A segment of a path.

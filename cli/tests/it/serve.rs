@@ -191,7 +191,39 @@ async fn the_client_submits_a_file_watches_it_and_gets_what_run_would_have_writt
     assert!(desk.read("failed.csv").lines().skip(1).all(|line| line.contains(",failed,")));
     let pulled = desk.promptmill(&["template", "pull", "tickets@1"]).check_code(0);
     assert_eq!(serde_json::from_str::<Value>(&pulled.stdout).unwrap(), ticket_template());
+    labels_of_a_template_are_put_moved_and_taken_away(&desk);
     stand.stop();
+}
+
+/// The desk knows a server that has the template of the desk's file as its only version.
+fn labels_of_a_template_are_put_moved_and_taken_away(desk: &Desk) {
+    let second = json!({"name": "tickets", "messages": [{"role": "user", "content": "Second."}]});
+    desk.write("second.json", &second.to_string());
+    desk.promptmill(&["template", "push", "second.json"]).check_code(0);
+    let label = |more: &[&str]| {
+        let command = ["template", "label", "tickets", "production"];
+        desk.promptmill(&[&command[..], more].concat())
+    };
+    let pulled = || {
+        let pulled = desk.promptmill(&["template", "pull", "tickets@production"]).check_code(0);
+        serde_json::from_str::<Value>(&pulled.stdout).unwrap()
+    };
+    let put = label(&["--version", "1"]).check_code(0);
+    assert!(put.stdout.starts_with("tickets@production  version 1  "), "{}", put.stdout);
+    assert_eq!(pulled(), ticket_template());
+    // The newest unless told.
+    label(&[]).check_code(0);
+    assert_eq!(pulled(), second);
+    let listed = desk.promptmill(&["template", "labels", "tickets", "--json"]).check_code(0);
+    let listed: Value = serde_json::from_str(&listed.stdout).unwrap();
+    assert_eq!((&listed["label"], &listed["version"]), (&json!("production"), &json!(2)));
+    label(&["--version", "3"]).check_code(2).check_says("the template has no such version");
+    label(&["--version", "1", "--remove"]).check_code(2).check_says("--remove");
+    label(&["--remove"]).check_code(0);
+    label(&["--remove"]).check_code(2);
+    let missing = desk.promptmill(&["template", "pull", "tickets@production"]);
+    missing.check_code(2).check_says("no label \"production\"");
+    assert_eq!(desk.promptmill(&["template", "labels", "tickets"]).check_code(0).stdout, "");
 }
 
 #[test]

@@ -5,7 +5,7 @@
 //! deliveries, which they become; of both, what tells of a later change of the batch is left out. How what recurs is read is told in
 //! [`recurring`].
 
-use std::collections::{BTreeSet, HashSet, VecDeque};
+use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 
 use bytes::Bytes;
 use promptmill_domain::{
@@ -13,7 +13,7 @@ use promptmill_domain::{
 };
 use promptmill_ports::{
     BatchFilter, BlockIds, Delivery, Installation, PageLimit, Part, StoreError, StoreResult, StoredOutcome,
-    TemplateKey,
+    StoredTemplate, TemplateKey, TemplateLabel,
 };
 use sha2::{Digest as _, Sha256};
 
@@ -21,8 +21,8 @@ use crate::error::ArchiveError;
 use crate::lines::Sink;
 use crate::record::{
     AnswerRecord, BatchRecord, BlockRecord, ChunkRecord, ClaimRecord, DeliveryRecord, EndRecord,
-    GenerationRecord, KeyRecord, OutcomeRecord, PartRecord, Record, TemplateRecord, TenantRecord,
-    VersionRecord,
+    GenerationRecord, KeyRecord, LabelRecord, OutcomeRecord, PartRecord, Record, TemplateRecord,
+    TenantRecord, VersionRecord,
 };
 
 mod recurring;
@@ -69,7 +69,7 @@ pub async fn export(
     }
     for tenant in tenants {
         out.put(&Record::Tenant(TenantRecord { id: tenant.id.clone(), created_ms: tenant.created_ms }))?;
-        let mut export = Export { store, tenant: &tenant.id, templates: HashSet::new(), out };
+        let mut export = Export { store, tenant: &tenant.id, templates: HashMap::new(), out };
         export.keys().await?;
         export.templates().await?;
         export.claims().await?;
@@ -85,8 +85,8 @@ pub async fn export(
 struct Export<'a, S> {
     store: &'a dyn Installation,
     tenant: &'a TenantId,
-    /// Those that were told.
-    templates: HashSet<TemplateId>,
+    /// Those that were told, with their labels.
+    templates: HashMap<TemplateId, HashSet<String>>,
     out: &'a mut S,
 }
 
@@ -130,8 +130,9 @@ impl<S: Sink> Export<'_, S> {
 
     async fn template(&mut self, name: &str) -> Result<(), ArchiveError> {
         // One that was deleted since it was listed is none.
-        let key = TemplateKey::Name(name.to_owned());
-        let Some(template) = there(self.store.template(self.tenant, &key).await)? else { return Ok(()) };
+        let template = async |key| there(self.store.template(self.tenant, &key).await);
+        let labels = async |id| there(self.store.labels(self.tenant, id).await);
+        let Some((template, labels)) = with_labels(name, template, labels).await? else { return Ok(()) };
         let mut versions = Vec::new();
         for version in 1..=template.latest {
             match there(self.store.version(self.tenant, template.id, Some(version)).await)? {
@@ -139,11 +140,15 @@ impl<S: Sink> Export<'_, S> {
                 None => return Ok(()),
             }
         }
-        self.templates.insert(template.id);
+        let names = labels.iter().map(|label| label.label.clone()).collect();
+        self.templates.insert(template.id, names);
         self.out.put(&Record::Template(TemplateRecord { id: template.id, name: template.name }))?;
         for version in versions {
             let (source, created_ms) = (version.source, version.created_ms);
             self.out.put(&Record::Version(VersionRecord { source, created_ms }))?;
+        }
+        for TemplateLabel { label, version, changed_ms } in labels {
+            self.out.put(&Record::Label(LabelRecord { label, version, changed_ms }))?;
         }
         Ok(())
     }
@@ -341,6 +346,19 @@ impl<S: Sink> Export<'_, S> {
             }
         }
     }
+}
+
+/// A template and its labels, each of which is on a version that it has: versions come and do not go, so they are read behind the labels.
+async fn with_labels(
+    name: &str,
+    template: impl AsyncFn(TemplateKey) -> StoreResult<Option<StoredTemplate>>,
+    labels: impl AsyncFn(TemplateId) -> StoreResult<Option<Vec<TemplateLabel>>>,
+) -> StoreResult<Option<(StoredTemplate, Vec<TemplateLabel>)>> {
+    let Some(StoredTemplate { id, .. }) = template(TemplateKey::Name(name.to_owned())).await? else {
+        return Ok(None);
+    };
+    let Some(labels) = labels(id).await? else { return Ok(None) };
+    Ok(template(TemplateKey::Id(id)).await?.map(|template| (template, labels)))
 }
 
 /// The bodies of a batch's outcomes, read in the order of their items.

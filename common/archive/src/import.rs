@@ -12,7 +12,9 @@ use promptmill_ports::{
 use crate::error::ArchiveError;
 use crate::export::{Scope, export};
 use crate::lines::{ArchiveReader, Digesting};
-use crate::record::{ClaimRecord, DeliveryRecord, GenerationRecord, KeyRecord, Record, VersionRecord};
+use crate::record::{
+    ClaimRecord, DeliveryRecord, GenerationRecord, KeyRecord, LabelRecord, Record, VersionRecord,
+};
 use crate::replay::{Importer, LABEL, Replay};
 use crate::summary::Summary;
 
@@ -119,6 +121,7 @@ impl<'a> Import<'a> {
             | Record::Key(_)
             | Record::Template(_)
             | Record::Version(_)
+            | Record::Label(_)
             | Record::Claim(_)
             | Record::Generation(_)
             | Record::Endpoint(_)
@@ -155,6 +158,10 @@ impl<'a> Import<'a> {
             Record::Template(template) => self.template = Some((template.id, template.name, 0)),
             Record::Version(version) => {
                 self.version(&tenant, version).await?.ok_or_else(|| archive.wrong("it is of no template"))?;
+            }
+            Record::Label(label) => {
+                let put = self.label(&tenant, label).await?;
+                put.ok_or_else(|| archive.wrong("it is of no template, or of a version that is not there"))?;
             }
             Record::Claim(claim) => self.claim(tenant, claim).await?,
             Record::Generation(generation) => {
@@ -201,6 +208,16 @@ impl<'a> Import<'a> {
         };
         *latest = made.latest;
         Ok(Some(()))
+    }
+
+    async fn label(&self, tenant: &TenantId, record: LabelRecord) -> Result<Option<()>, ArchiveError> {
+        let Some((id, ..)) = self.template else { return Ok(None) };
+        let LabelRecord { label, version, changed_ms } = record;
+        match self.store.put_label(tenant, id, &label, version, changed_ms).await {
+            Ok(_) => Ok(Some(())),
+            Err(StoreError::NotFound) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
     }
 
     async fn claim(&self, tenant: TenantId, record: ClaimRecord) -> Result<(), ArchiveError> {

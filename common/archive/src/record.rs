@@ -1,6 +1,6 @@
 //! The records of an archive, in the order in which they stand there.
 //!
-//! Tenants come by id. Behind a tenant come its keys, its templates each with its versions, its requests with an idempotency key, its generations,
+//! Tenants come by id. Behind a tenant come its keys, its templates each with its versions and then its labels, its requests with an idempotency key, its generations,
 //! its schedules, its row sets, its batches, newest first, and its endpoints. Behind a schedule come its ticks, newest first, and the row set of the rows
 //! that came with it. Behind a row set come the blocks of its versions, oldest first. Behind a batch come its blocks, each part behind those it is made
 //! of, its chunks each before its outcomes, its events and deliveries, and its end. A field that a later release adds is empty where it is left out, and a
@@ -28,10 +28,12 @@ pub enum Record {
     Tenant(TenantRecord),
     /// A key of the tenant.
     Key(KeyRecord),
-    /// A template of the tenant; its versions follow from 1.
+    /// A template of the tenant; its versions follow from 1, and its labels behind them.
     Template(TemplateRecord),
     /// The next version of the template.
     Version(VersionRecord),
+    /// A label of the template.
+    Label(LabelRecord),
     /// A request with an idempotency key.
     Claim(ClaimRecord),
     /// An immediate generation.
@@ -74,6 +76,7 @@ impl Record {
             | Self::Key(_)
             | Self::Template(_)
             | Self::Version(_)
+            | Self::Label(_)
             | Self::Claim(_)
             | Self::Generation(_)
             | Self::Endpoint(_)
@@ -151,6 +154,17 @@ pub struct VersionRecord {
     pub source: String,
     /// When it was made.
     pub created_ms: u64,
+}
+
+/// A label of a template.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LabelRecord {
+    /// Its name.
+    pub label: String,
+    /// The version that has it.
+    pub version: u32,
+    /// When it was put there.
+    pub changed_ms: u64,
 }
 
 /// A request with an idempotency key.

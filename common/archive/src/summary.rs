@@ -75,6 +75,7 @@ impl Summary {
                 return;
             }
             Record::Version(_)
+            | Record::Label(_)
             | Record::RowSet(_)
             | Record::Tick(_)
             | Record::Block(_)

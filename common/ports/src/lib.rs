@@ -38,8 +38,9 @@ pub use reading::{
 };
 pub use records::{
     Accounts, ApiKey, Attempted, Claim, Claimed, Claims, Deliveries, Delivery, DeliveryAttempt,
-    DeliveryState, Endpoints, Generation, Generations, Records, Replay, Role, StoredAnswer, StoredTemplate,
-    TemplateKey, TemplateVersion, Templates, Tenant,
+    DeliveryState, Endpoints, Generation, Generations, MOST_TEMPLATE_LABELS, Records, Replay, Role,
+    StoredAnswer, StoredTemplate, TemplateKey, TemplateLabel, TemplateLabels, TemplateVersion, Templates,
+    Tenant,
 };
 pub use replies::{Outlived, Replies, ReplyKey};
 pub use schedules::{

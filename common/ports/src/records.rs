@@ -1,4 +1,4 @@
-//! The record ports: what a service keeps beside the engine's work. Tenants and keys, templates, answers to repeated requests,
+//! The record ports: what a service keeps beside the engine's work. Tenants and keys, templates and their labels, answers to repeated requests,
 //! immediate generations, deliveries, and what recurs.
 //!
 //! As for the store ports: each method is one atomic step, an `Ok` survives a power cut, a record of another tenant is
@@ -193,6 +193,47 @@ pub trait Templates: Send + Sync {
     /// # Errors
     /// `Conflict` when `latest` is not the newest version.
     async fn delete_template(&self, tenant: &TenantId, id: TemplateId, latest: u32) -> StoreResult<()>;
+}
+
+/// Labels a template may have at the same time.
+pub const MOST_TEMPLATE_LABELS: usize = 20;
+
+/// A name for one version of a template, which may be moved to another one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TemplateLabel {
+    /// The name, the only one of the template.
+    pub label: String,
+    /// The version that has it.
+    pub version: u32,
+    /// When it was put there.
+    pub changed_ms: u64,
+}
+
+/// The labels of the tenants' templates. They go with their template: one that is made again under its name has none.
+#[async_trait]
+pub trait TemplateLabels: Send + Sync {
+    /// Puts a label on a version, taking it from the one that has it. Answers the label as it is then. Repeatable: on a version that has it, it stays as
+    /// it is. Of calls at once for one label the last holds.
+    ///
+    /// # Errors
+    /// `NotFound` when there is no such template or version, `Conflict` when this would be one more than [`MOST_TEMPLATE_LABELS`].
+    async fn put_label(
+        &self,
+        tenant: &TenantId,
+        id: TemplateId,
+        label: &str,
+        version: u32,
+        now_ms: u64,
+    ) -> StoreResult<TemplateLabel>;
+
+    /// Takes a label away; answers whether it was there. Of a template that is not there none is.
+    async fn remove_label(&self, tenant: &TenantId, id: TemplateId, label: &str) -> StoreResult<bool>;
+
+    /// All labels of a template, by name.
+    ///
+    /// # Errors
+    /// `NotFound` when there is no such template.
+    async fn labels(&self, tenant: &TenantId, id: TemplateId) -> StoreResult<Vec<TemplateLabel>>;
 }
 
 /// A request that must happen once however often it is sent.
@@ -460,6 +501,12 @@ pub trait Endpoints: Send + Sync {
 }
 
 /// Everything a service keeps beside the engine's work.
-pub trait Records: Accounts + Templates + Claims + Generations + Deliveries + Endpoints + Recurring {}
+pub trait Records:
+    Accounts + Templates + TemplateLabels + Claims + Generations + Deliveries + Endpoints + Recurring
+{
+}
 
-impl<T: Accounts + Templates + Claims + Generations + Deliveries + Endpoints + Recurring> Records for T {}
+impl<T> Records for T where
+    T: Accounts + Templates + TemplateLabels + Claims + Generations + Deliveries + Endpoints + Recurring
+{
+}

@@ -41,7 +41,7 @@ pub(crate) const ENDPOINTS: &str = "endpoints";
 pub(crate) const TENANTS: &str = "tenants";
 /// `_id` key.
 pub(crate) const API_KEYS: &str = "api_keys";
-/// `_id` template. Holds the text of its newest version and says which versions there are.
+/// `_id` template. Holds the text of its newest version and its labels, and says which versions there are.
 pub(crate) const TEMPLATES: &str = "templates";
 /// `_id` root of the template + version: a version behind which another came. Immutable.
 pub(crate) const TEMPLATE_VERSIONS: &str = "template_versions";

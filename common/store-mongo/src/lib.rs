@@ -51,6 +51,7 @@ mod schema;
 mod sessions;
 mod slices;
 mod store;
+mod template_labels;
 mod templates;
 mod together;
 mod transfer;

@@ -17,7 +17,7 @@ use crate::commands::{Commands, Concern, Query, Update, fresh_mark};
 use crate::versions::{self, Root};
 
 /// How often a step is begun anew when another one came between.
-const TRIES: usize = 8;
+pub(crate) const TRIES: usize = 8;
 
 #[async_trait]
 impl Templates for MongoStore {
@@ -248,7 +248,7 @@ fn not_newest(asked: u32, newest: u32) -> StoreError {
     conflict(format!("the newest version is {newest}, not {asked}"))
 }
 
-fn busy() -> StoreError {
+pub(crate) fn busy() -> StoreError {
     StoreError::unavailable("others change the template all the time")
 }
 
@@ -288,7 +288,7 @@ async fn find(commands: &Commands, tenant: &TenantId, key: &TemplateKey) -> Stor
 }
 
 /// The tenant's template under that key, unless it is being deleted: then it has no name.
-fn named(tenant: &TenantId, key: &TemplateKey) -> Document {
+pub(crate) fn named(tenant: &TenantId, key: &TemplateKey) -> Document {
     match key {
         TemplateKey::Id(id) => doc! {
             "_id": binary(*id.as_bytes()), "tenant": tenant.as_str(), "name": { "$exists": true },

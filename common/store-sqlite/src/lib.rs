@@ -34,6 +34,7 @@ mod schedules;
 mod schema;
 mod sessions;
 mod store;
+mod template_labels;
 mod templates;
 mod transfer;
 mod uploads;

@@ -60,7 +60,7 @@ const STEPS: &[&str] = &["
 
     CREATE TABLE sessions(id BLOB PRIMARY KEY, label TEXT NOT NULL, beat INTEGER NOT NULL, alive INTEGER NOT NULL)
         WITHOUT ROWID;
-", STEP_SERVICE, records::STEP, quotas::STEP, STEP_OWNERS, crate::lanes::STEP, crate::budgets::STEP, crate::replies::STEP, crate::endpoints::STEP, crate::schedules::STEP, crate::row_sets::STEP];
+", STEP_SERVICE, records::STEP, quotas::STEP, STEP_OWNERS, crate::lanes::STEP, crate::budgets::STEP, crate::replies::STEP, crate::endpoints::STEP, crate::schedules::STEP, crate::row_sets::STEP, crate::template_labels::STEP];
 
 /// What the HTTP service asks of the engine's store: lists that filter, uploads that live and are dropped, custom ids, the order
 /// of settling, usage, retention and the outbox.

@@ -112,6 +112,7 @@ impl Templates for SqliteStore {
             let versions = params![found.num.key(0), found.num.key(u32::MAX)];
             db.prepare_cached("DELETE FROM template_versions WHERE id BETWEEN ?1 AND ?2")?
                 .execute(versions)?;
+            db.prepare_cached("DELETE FROM template_labels WHERE num = ?1")?.execute([found.num.0])?;
             db.prepare_cached("DELETE FROM templates WHERE num = ?1")?.execute([found.num.0])?;
             Ok(())
         })
@@ -202,7 +203,7 @@ fn not_newest(asked: u32, newest: u32) -> Fault {
 
 /// A template's number: the upper half of the keys of its versions. Never given twice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct TemplateNum(i64);
+pub(crate) struct TemplateNum(pub(crate) i64);
 
 impl TemplateNum {
     fn key(self, version: u32) -> i64 {
@@ -211,9 +212,9 @@ impl TemplateNum {
 }
 
 /// A template with its number.
-struct Found {
-    num: TemplateNum,
-    template: StoredTemplate,
+pub(crate) struct Found {
+    pub(crate) num: TemplateNum,
+    pub(crate) template: StoredTemplate,
 }
 
 const COLUMNS: &str = "num, id, name, latest, created_ms, updated_ms";
@@ -235,7 +236,7 @@ impl Found {
 ///
 /// # Errors
 /// `NotFound` when there is none.
-fn find(db: &Connection, tenant: &TenantId, key: &TemplateKey) -> Result<Found, Fault> {
+pub(crate) fn find(db: &Connection, tenant: &TenantId, key: &TemplateKey) -> Result<Found, Fault> {
     let found = match key {
         TemplateKey::Id(id) => {
             let sql = format!("SELECT {COLUMNS} FROM templates WHERE tenant = ?1 AND id = ?2");

@@ -203,6 +203,7 @@ mod tests {
         "schedules",
         "set_blocks",
         "set_uploads",
+        "template_labels",
         "template_versions",
         "templates",
         "tenants",

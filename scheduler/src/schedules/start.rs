@@ -348,7 +348,16 @@ async fn pinned(engine: &Engine, schedule: &Schedule) -> Result<Pinned, NotStart
                 StoreError::NotFound => NotStarted::never("the template was deleted"),
                 error => error.into(),
             };
-            let found = engine.records.version(&schedule.tenant, choice.id, None).await.map_err(gone)?;
+            let version = match &choice.label {
+                None => None,
+                Some(label) => {
+                    let labels = engine.records.labels(&schedule.tenant, choice.id).await.map_err(gone)?;
+                    let found = labels.iter().find(|found| found.label == *label);
+                    let none = || NotStarted::never("the template has no such label any more");
+                    Some(found.ok_or_else(none)?.version)
+                }
+            };
+            let found = engine.records.version(&schedule.tenant, choice.id, version).await.map_err(gone)?;
             (found.source, Some(TemplateRef { id: choice.id, version: found.version }))
         }
     };

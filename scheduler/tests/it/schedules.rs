@@ -436,6 +436,52 @@ async fn rows_that_do_not_fit_the_newest_template_fail_the_tick_and_leave_nothin
 }
 
 #[tokio::test]
+async fn a_schedule_at_a_label_runs_the_version_that_has_it_at_each_tick() {
+    let scene = Scene::on(MemoryHub::new()).await;
+    let template = TemplateId::at(1, rand::random());
+    let records = &scene.engine.records;
+    records.add_template(&scene.tenant, template, "c", CITY, 1).await.unwrap();
+    for (after, words) in [(1, "second"), (2, "third")] {
+        let text = CITY.replace("{{ city }}", &format!("{words} {{{{ city }}}}"));
+        records.add_version(&scene.tenant, template, after, &text, 2).await.unwrap();
+    }
+    let label = "production";
+    records.put_label(&scene.tenant, template, label, 2, 3).await.unwrap();
+    let of = schedule(&scene, |schedule| {
+        let choice = TemplateChoice { id: template, label: Some(label.to_owned()) };
+        schedule.run.template = Some(choice);
+    })
+    .await;
+    let scheduler = scheduler(&scene);
+    let mut at_ms = of.next_ms.unwrap();
+    for version in [2, 3, 1] {
+        records.put_label(&scene.tenant, template, label, version, 4).await.unwrap();
+        advance_to(&scene, at_ms);
+        in_state(&scene, &of, at_ms, "running").await;
+        let spec = batch(&scene, &of, at_ms).await.spec;
+        assert_eq!(spec.template_ref.map(|found| (found.id, found.version)), Some((template, version)));
+        let text = records.version(&scene.tenant, template, Some(version)).await.unwrap().source;
+        assert_eq!(spec.template, text);
+        scene.work_through(2).await;
+        in_state(&scene, &of, at_ms, "ended").await;
+        at_ms += MINUTE;
+    }
+    // Neither the newest version nor the one that had it takes its place.
+    assert!(records.remove_label(&scene.tenant, template, label).await.unwrap());
+    advance_to(&scene, at_ms);
+    in_state(&scene, &of, at_ms, "failed").await;
+    let tick = records.tick(&scene.tenant, of.id, at_ms).await.unwrap();
+    let TickState::Failed { why } = tick.state else { panic!("it failed") };
+    assert_eq!(why, "the template has no such label any more");
+    assert_eq!(batches(&scene).await.len(), 3);
+    // Put again, it is followed again.
+    records.put_label(&scene.tenant, template, label, 3, 5).await.unwrap();
+    advance_to(&scene, at_ms + MINUTE);
+    in_state(&scene, &of, at_ms + MINUTE, "running").await;
+    scheduler.stop().await;
+}
+
+#[tokio::test]
 async fn the_webhook_of_a_run_has_the_secret_of_its_schedule_sealed_for_its_batch() {
     let scene = Scene::on(MemoryHub::new()).await;
     let of = schedule(&scene, |schedule| {

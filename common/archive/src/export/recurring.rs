@@ -5,7 +5,7 @@
 //! between is among them, or is decided again after an import, which leaves a tick that is there as it is. Ticks are read before
 //! batches: one that runs has its batch in the archive, unless that was deleted meanwhile, and one that is to run finds it there or makes it, since
 //! the batch's id is that of schedule and time. Row sets are read behind the schedules that take their rows from them. Templates alone stand
-//! before: a schedule that names one which came later is younger than the export.
+//! before: a schedule that names one which came later is younger than the export, and so is one that names a label which was put later, before it was made.
 
 use promptmill_domain::{RowSetId, Schedule, ScheduleId, Tick};
 use promptmill_ports::{RowSet, StoreError, StoreResult, TemplateKey};
@@ -55,15 +55,20 @@ impl<S: Sink> Export<'_, S> {
         at_one_moment(schedule, ticks).await
     }
 
-    /// Whether it was made with a template that came after templates were told. A template that is not there any more is none that came.
+    /// Whether it was made with a template, or a label, that came after templates were told. What is not there any more is none that came.
     async fn is_younger(&self, schedule: &Schedule) -> Result<bool, ArchiveError> {
-        match &schedule.run.template {
-            Some(choice) if !self.templates.contains(&choice.id) => {
-                let key = TemplateKey::Id(choice.id);
-                Ok(there(self.store.template(self.tenant, &key).await)?.is_some())
-            }
-            Some(_) | None => Ok(false),
-        }
+        let Some(choice) = &schedule.run.template else { return Ok(false) };
+        let Some(told) = self.templates.get(&choice.id) else {
+            let key = TemplateKey::Id(choice.id);
+            return Ok(there(self.store.template(self.tenant, &key).await)?.is_some());
+        };
+        let Some(label) = choice.label.as_ref().filter(|label| !told.contains(*label)) else {
+            return Ok(false);
+        };
+        let labels = there(self.store.labels(self.tenant, choice.id).await)?.unwrap_or_default();
+        let now = labels.into_iter().find(|now| now.label == *label);
+        // One that is older had no version at its label when templates were told, and has none in the archive.
+        Ok(now.is_some_and(|now| schedule.created_ms >= now.changed_ms))
     }
 
     async fn of_schedule(&mut self, id: ScheduleId, newest: Vec<Tick>) -> Result<Told, ArchiveError> {

@@ -198,3 +198,24 @@ async fn a_draft_that_is_submitted_while_it_is_told_is_a_draft() {
     let end = told.iter().find_map(|record| if let Record::End(end) = record { Some(end) } else { None });
     assert_eq!(end.unwrap().state, BatchState::Draft);
 }
+
+#[tokio::test]
+async fn a_label_that_moves_while_its_template_is_read_is_on_a_version_that_is_told() {
+    let id = TemplateId::at(NOW, [3; 10]);
+    // With each read there is one version more, which has the label at once.
+    let newest = std::cell::Cell::new(0);
+    let next = || {
+        newest.set(newest.get() + 1);
+        newest.get()
+    };
+    let template = async |_| {
+        let (name, latest) = ("a".to_owned(), next());
+        Ok(Some(StoredTemplate { id, name, latest, created_ms: NOW, updated_ms: NOW }))
+    };
+    let labels = async |_| {
+        let (label, version) = ("production".to_owned(), next());
+        Ok(Some(vec![TemplateLabel { label, version, changed_ms: NOW }]))
+    };
+    let (template, labels) = with_labels("a", template, labels).await.unwrap().unwrap();
+    assert_eq!((labels[0].version, template.latest), (2, 3));
+}

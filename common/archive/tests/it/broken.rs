@@ -75,16 +75,22 @@ async fn what_is_no_whole_archive_is_told() {
 async fn a_record_that_stands_where_it_may_not_is_told() {
     let lines = lines().await;
     let (header, acme) = (&lines[0], &lines[1]);
+    let id = promptmill_domain::TemplateId::at(NOW, rand::random());
+    let template = format!("{{\"template\":{{\"id\":\"{id}\",\"name\":\"a\"}}}}\n");
+    let version = "{\"version\":{\"source\":\"{}\",\"created_ms\":1}}\n".to_owned();
+    let label =
+        |version| format!("{{\"label\":{{\"label\":\"b\",\"version\":{version},\"changed_ms\":1}}}}\n");
     let cases = [
         (vec![header.clone(), "\"gone\"\n".to_owned()], "it is of no tenant"),
         (vec![header.clone(), acme.clone(), "\"gone\"\n".to_owned()], "it is of no batch"),
+        (vec![header.clone(), acme.clone(), version.clone()], "it is of no template"),
         (
-            vec![
-                header.clone(),
-                acme.clone(),
-                "{\"version\":{\"source\":\"{}\",\"created_ms\":1}}\n".to_owned(),
-            ],
-            "it is of no template",
+            vec![header.clone(), acme.clone(), label(1)],
+            "it is of no template, or of a version that is not there",
+        ),
+        (
+            vec![header.clone(), acme.clone(), template, version, label(2)],
+            "it is of no template, or of a version that is not there",
         ),
     ];
     for (lines, what) in cases {

@@ -5,6 +5,7 @@ use promptmill_ports::{
     BatchFilter, Generation, Installation, PageLimit, SettledCursor, SettledPage, StoreError, TemplateKey,
 };
 
+use crate::broken::{lines_of, whole};
 use crate::recurring::{recurs, what_recurs_is_the_same};
 use crate::scene::{NOW, Scene, see, tenant};
 use crate::stores::{Kind, Place, archive_of, import_from};
@@ -62,6 +63,23 @@ async fn check(from: Kind, to: Kind) {
     recurs(&*target, &scene).await;
 }
 
+#[tokio::test]
+async fn an_archive_from_before_templates_had_labels_is_imported_without_any() {
+    let (from, to) = (Place::new(Kind::Sqlite), Place::new(Kind::Mongo));
+    let (source, target) = (from.open().await.unwrap(), to.open().await.unwrap());
+    let scene = Scene::small(&*source).await;
+    let lines = lines_of(&archive_of(&*source).await.0);
+    let is_label = |line: &String| line.starts_with("{\"label\"");
+    let (labels, before): (Vec<_>, Vec<_>) = lines[1..lines.len() - 1].iter().cloned().partition(is_label);
+    assert_eq!(labels.len(), 4);
+    import_from(&*target, &whole(&lines[0], &before)).await.unwrap();
+    for name in ["first", "second"] {
+        let template = target.template(&scene.tenant, &TemplateKey::Name(name.to_owned())).await.unwrap();
+        assert_eq!(template.latest, 3);
+        assert_eq!(target.labels(&scene.tenant, template.id).await.unwrap(), []);
+    }
+}
+
 /// The order is another one, so a place in that of the source is none in this.
 async fn an_old_place_in_the_order_is_refused(
     source: &dyn Installation,
@@ -108,6 +126,9 @@ async fn records_are_the_same(source: &dyn Installation, target: &dyn Installati
         let template = source.template(tenant, &key).await.unwrap();
         assert_eq!(template.latest, 3);
         assert_eq!(target.template(tenant, &key).await.unwrap(), template);
+        let labels = source.labels(tenant, template.id).await.unwrap();
+        assert_eq!(labels.len(), 2);
+        assert_eq!(target.labels(tenant, template.id).await.unwrap(), labels);
         for version in 1..=3 {
             let of = async |store: &dyn Installation| {
                 store.version(tenant, template.id, Some(version)).await.unwrap()

@@ -184,6 +184,8 @@ impl<'a> Scene<'a> {
             self.store.add_template(&self.tenant, id, name, "{\"v\":1}", NOW).await.unwrap();
             self.store.add_version(&self.tenant, id, 1, "{\"v\":\"ä\"}", NOW + 10).await.unwrap();
             self.store.add_version(&self.tenant, id, 2, "{\"v\":3}", NOW + 20).await.unwrap();
+            self.store.put_label(&self.tenant, id, "staging", 3, NOW + 30).await.unwrap();
+            self.store.put_label(&self.tenant, id, "production", 1, NOW + 25).await.unwrap();
         }
         for key in ["POST /v1/batches a", "POST /v1/batches b"] {
             let claim = Claim {

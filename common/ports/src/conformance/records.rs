@@ -16,6 +16,7 @@ mod generations;
 mod row_sets;
 mod scene;
 mod schedules;
+mod template_labels;
 mod templates;
 mod usage;
 
@@ -26,6 +27,7 @@ pub use endpoints::*;
 pub use generations::*;
 pub use row_sets::*;
 pub use schedules::*;
+pub use template_labels::*;
 pub use templates::*;
 pub use usage::*;
 
@@ -56,6 +58,15 @@ macro_rules! records_conformance {
             versions_come_page_by_page_newest_first
             a_template_is_deleted_only_at_its_newest_version
             a_foreign_tenant_finds_no_template
+            a_label_is_put_moved_and_taken_away
+            a_label_that_is_put_again_stays_as_it_is
+            labels_come_by_name_and_are_their_templates_alone
+            a_label_needs_its_template_and_its_version
+            a_template_has_so_many_labels_and_no_more
+            of_two_puts_of_a_label_at_once_one_holds
+            labels_that_are_put_at_once_are_no_more_than_there_may_be
+            labels_go_with_their_template
+            a_foreign_tenant_finds_no_label
             of_claims_at_once_exactly_one_runs
             a_repeated_request_is_told_where_the_first_stands
             a_key_that_is_used_for_something_else_is_a_mismatch

@@ -7,7 +7,7 @@ use promptmill_domain::{
 use promptmill_ports::{
     Accounts as _, ApiKey, Attempted, Claim, Claimed, Claims as _, Deliveries as _, Delivery,
     DeliveryAttempt, DeliveryState, Generation, Generations as _, Role, StoreError, StoredAnswer,
-    TemplateKey, Templates as _, Tenant,
+    TemplateKey, TemplateLabel, TemplateLabels as _, Templates as _, Tenant,
 };
 use promptmill_store_mongo::MongoStore;
 
@@ -60,6 +60,15 @@ async fn templates(store: &MongoStore, tenant: &TenantId, before: &impl Fn()) {
     assert_eq!(store.add_version(tenant, id, 1, "two", NOW + 1).await.unwrap().latest, 2);
     assert_eq!(store.versions(tenant, id, None, 9).await.unwrap(), [(2, NOW + 1), (1, NOW)]);
     assert_eq!(store.version(tenant, id, Some(1)).await.unwrap().source, "one");
+    for (version, now_ms) in [(1, NOW + 2), (2, NOW + 3)] {
+        let put = TemplateLabel { label: "production".to_owned(), version, changed_ms: now_ms };
+        before();
+        assert_eq!(store.put_label(tenant, id, "production", version, now_ms).await.unwrap(), put);
+        assert_eq!(store.labels(tenant, id).await.unwrap(), [put]);
+    }
+    before();
+    assert!(store.remove_label(tenant, id, "production").await.unwrap());
+    assert_eq!(store.labels(tenant, id).await.unwrap(), []);
     before();
     store.delete_template(tenant, id, 2).await.unwrap();
     let there = store.template(tenant, &TemplateKey::Id(id)).await;

@@ -10,7 +10,7 @@ use promptmill_domain::{
 };
 use promptmill_ports::{
     Generation, Generations as _, Intake as _, NewBatch, RowBlock, RowSetVersion, RowSets as _,
-    Schedules as _, Templates as _, Ticks as _, WholeBatch,
+    Schedules as _, TemplateLabels as _, Templates as _, Ticks as _, WholeBatch,
 };
 
 use super::super::tests::{NOW, Scene, lane};
@@ -35,11 +35,14 @@ impl Scene {
     }
 
     async fn schedule_of(&self, template: Option<TemplateId>) -> Schedule {
+        self.schedule_at(template.map(|id| TemplateChoice { id, label: None })).await
+    }
+
+    async fn schedule_at(&self, template: Option<TemplateChoice>) -> Schedule {
         let id = ScheduleId::at(NOW, rand::random());
         let set = Schedule::own_rows(id);
         self.set(set, None, 1).await;
         let rule = Rule::Every { seconds: 60, from_ms: NOW };
-        let template = template.map(|id| TemplateChoice { id, label: None });
         let rows = RowSource::Set { set, version: Some(1) };
         let schedule = Schedule {
             id,
@@ -294,4 +297,31 @@ async fn a_schedule_of_a_template_that_came_after_templates_were_told_is_younger
     assert!(!told.iter().any(is_schedule));
     let later = scene.told(is_generation, || async {}).await;
     assert!(later.iter().any(is_schedule));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_schedule_at_a_label_that_came_after_templates_were_told_is_younger_than_the_export() {
+    for (label_ms, is_younger) in [(NOW, true), (NOW + 1, false)] {
+        let scene = Scene::new().await;
+        let id = GenerationId::at(NOW, rand::random());
+        let (tenant, owner) = (scene.tenant.clone(), SessionId::at(NOW, [2; 10]));
+        let request = "{}".into();
+        let generation = Generation { id, tenant, request, outcome: None, created_ms: NOW, owner };
+        scene.store.put_generation(&generation).await.unwrap();
+        let template = TemplateId::at(NOW, rand::random());
+        scene.store.add_template(&scene.tenant, template, "early", "{}", NOW).await.unwrap();
+        let is_generation = |record: &Record| matches!(record, Record::Generation(_));
+        let told = scene
+            .told(is_generation, || async {
+                let label = "production";
+                scene.store.put_label(&scene.tenant, template, label, 1, label_ms).await.unwrap();
+                // One made before the label was, if that has the later time: its label was gone then.
+                let choice = TemplateChoice { id: template, label: Some(label.to_owned()) };
+                scene.schedule_at(Some(choice)).await;
+            })
+            .await;
+        assert_eq!(!told.iter().any(is_schedule), is_younger);
+        let later = scene.told(is_generation, || async {}).await;
+        assert!(later.iter().any(is_schedule));
+    }
 }
