@@ -183,13 +183,20 @@ impl Keeper {
                 *starting.entry(&tick.tenant).or_default() += 1;
             }
         }
-        let is_crowded = |tick: &Tick| self.served.is_crowded(&tick.tenant, tick.schedule);
-        let due =
-            self.open.iter().filter(|(key, tick)| is_due(tick) && !begun.contains(key) && !is_crowded(tick));
+        let due = self.open.iter().filter(|(key, tick)| is_due(tick) && !begun.contains(key));
         let mut due: Vec<_> = due.collect();
         // Those that wait longest, and of no tenant so many that others find no place.
         due.sort_unstable_by_key(|(key, tick)| (tick.due_ms(), **key));
+        // Places to ask servers with, less those that the starts of this step may take.
+        let mut free: HashMap<&TenantId, usize> = HashMap::new();
         for (key, tick) in due {
+            if self.served.waits(key) {
+                let free = free.entry(&tick.tenant).or_insert_with(|| self.served.free(&tick.tenant));
+                match free.checked_sub(1) {
+                    Some(left) => *free = left,
+                    None => continue,
+                }
+            }
             let of_tenant = starting.entry(&tick.tenant).or_default();
             if *of_tenant >= STARTING_OF_TENANT + self.served.asking_of(&tick.tenant) {
                 continue;

@@ -6,7 +6,7 @@ use promptmill_domain::schedule::{RowSource, Timing};
 use promptmill_domain::{RowSetId, Schedule, ScheduleId, TenantId, UploadId};
 use promptmill_intake::{
     BadRow, BadRows, Given, PREVIOUS_OUTCOME, PREVIOUS_RUN, Packer, Refused, RowsOf, SCHEDULED_AT, Taken,
-    read_rows, rechecked,
+    is_given, read_rows, rechecked,
 };
 use promptmill_ports::{RowBlock, RowSet, RowSetVersion, StoreError};
 use promptmill_rowio::{RowContent, RowFormat, RowLimits, RowProblem, StoredRow, decode_block};
@@ -71,7 +71,7 @@ impl FirstRun<'_> {
         rows: Vec<Box<RawValue>>,
     ) -> Result<(Vec<RowBlock>, Taken), Problem> {
         let fitting = self.fitting();
-        if fitting.given.is_empty() && !fitting.reserves {
+        if fitting.given.is_empty() {
             return check(app, rows, self.rows_of.clone()).await;
         }
         let limits = RowLimits { row_bytes: app.config().row_bytes, rows: u32::MAX };
@@ -182,15 +182,9 @@ impl Fitting {
         let content = match &row.content {
             RowContent::Variables(json) => {
                 if self.reserves
-                    && let Some(name) = Given::first_in(json)
+                    && let Some(name) = self.given.first_in(json)
                 {
-                    let reason =
-                        "is given by the schedule where rows come from the run before; name it otherwise";
-                    return Err(vec![in_row(RowProblem {
-                        field: name.to_owned(),
-                        pointer: format!("/{name}"),
-                        reason: reason.to_owned(),
-                    })]);
+                    return Err(is_given(name).into_iter().map(in_row).collect());
                 }
                 RowContent::Variables(self.given.added_to(json))
             }

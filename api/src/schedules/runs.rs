@@ -30,6 +30,8 @@ pub(super) struct NewRuns {
     pub(super) spec: BatchSpec,
     /// Whether the webhook's signing secret was made for the request.
     pub(super) made_secret: bool,
+    /// Whether no run that began before has the rows of the next.
+    pub(super) begins_anew: bool,
 }
 
 /// Where their rows come from.
@@ -61,17 +63,17 @@ impl NewRuns {
         room_bytes(app, tenant).await?;
         let names_rows =
             given.is_some() || from.as_ref().is_some_and(|from| from.row_set.is_some() || from.url.is_some());
-        let chain_of = |before: &Schedule| before.run.previous.as_ref().map_or(0, |chain| chain.since_ms);
-        // Rows that are named begin anew; where they stay, what they came to goes on.
-        let since_ms = if names_rows { app.now_ms() } else { before.map_or(0, chain_of) };
-        let previous = match (&from, before) {
-            (Some(from), _) => from
-                .previous_run
-                .as_ref()
-                .map(|outcomes| PreviousRows { outcomes: outcomes.iter().copied().collect(), since_ms }),
-            (None, Some(before)) if given.is_none() => before.run.previous.clone(),
-            (None, _) => None,
+        let chain = before.and_then(|before| before.run.previous.as_ref());
+        let previous = match &from {
+            Some(from) => from.previous_run.as_ref().map(|outcomes| PreviousRows {
+                outcomes: outcomes.iter().copied().collect(),
+                since_ms: chain.map_or(0, |chain| chain.since_ms),
+            }),
+            None if given.is_none() => chain.cloned(),
+            None => None,
         };
+        // Rows that are named begin anew; where they stay, what they came to goes on.
+        let begins_anew = before.is_some() && (names_rows || chain.is_none());
         let has_previous = previous.is_some();
         let first = FirstRun { rows_of, timing: first.timing, at_ms: first.at_ms, has_previous };
         let rows = match (given, from.as_ref().map(|from| (from, &from.row_set, &from.url)), before) {
@@ -108,7 +110,7 @@ impl NewRuns {
             _ => None,
         };
         let limits = BatchLimits { deadline_ms: None, ..limits };
-        Ok(Self { template, rows, previous, limits, spec, made_secret })
+        Ok(Self { template, rows, previous, limits, spec, made_secret, begins_anew })
     }
 
     /// Keeps rows that came with the request, and answers what the schedule is to run.

@@ -80,13 +80,13 @@ pub(crate) async fn change(
         None => {}
     }
     checks.end()?;
-    let mut made_secret = false;
+    let (mut made_secret, mut begins_anew) = (false, false);
     let run = match batch {
         None => None,
         Some(batch) => {
             let first = First { timing: &asked.timing, at_ms: asked.next_ms.unwrap_or(now_ms) };
             let runs = NewRuns::checked(&app, tenant, id, (batch, from), first, Some(&before)).await?;
-            made_secret = runs.made_secret;
+            (made_secret, begins_anew) = (runs.made_secret, runs.begins_anew);
             let mut run = runs.kept(&app, tenant, id, Some(&before)).await?;
             if let (Some(before), Some(now)) = (&before.run.spec.webhook, &mut run.spec.webhook)
                 && made_secret
@@ -110,6 +110,10 @@ pub(crate) async fn change(
         if let Some(run) = &run {
             schedule.run = run.clone();
         }
+        if let Some(previous) = schedule.run.previous.as_mut().filter(|_| begins_anew) {
+            // A run that begins from here on has the new rows.
+            previous.since_ms = app.now_ms();
+        }
         Ok(())
     });
     let schedule = match schedule.await {
@@ -117,19 +121,26 @@ pub(crate) async fn change(
         Err(problem) => {
             // It was deleted meanwhile, and what was kept for it is to go with it.
             if let Err(StoreError::NotFound) = app.engine().records.schedule(tenant, id).await {
-                rows::only(&app, tenant, id, None).await?;
+                forget_rows(&app, tenant, id, None).await;
             }
             return Err(problem);
         }
     };
     if run.is_some() && !matches!(schedule.run.rows, RowSource::Http(_)) {
-        rows::only(&app, tenant, id, schedule.own_version()).await?;
+        forget_rows(&app, tenant, id, schedule.own_version()).await;
     }
     let mut view = ScheduleView::of(&app, &schedule).await?;
     if made_secret {
         view.tell_secret(&app, &schedule)?;
     }
     Ok(axum::Json(view))
+}
+
+/// Forgets rows that came with the schedule before: all of them where there is no version of them now. The change holds, so that this fails is told to nobody; the next one does it.
+async fn forget_rows(app: &App, tenant: &TenantId, id: ScheduleId, version: Option<u32>) {
+    if rows::only(app, tenant, id, version).await.is_err() {
+        tracing::warn!(schedule.id = %id, "rows that a schedule has no more are not forgotten yet");
+    }
 }
 
 /// Delete a schedule

@@ -211,6 +211,33 @@ async fn a_run_builds_on_what_became_of_each_row_in_the_one_before() {
 }
 
 #[tokio::test]
+async fn rows_that_go_on_have_their_defaults_from_the_first_run_on() {
+    let service = working().await;
+    let asks = json!({
+        "name": "a", "messages": [{"role": "user", "content": "{{ topic }} in {{ tone }}"}],
+        "variables": {"topic": {"type": "string"}, "tone": {"type": "string", "default": "prose"}},
+    });
+    let wished = wish(json!({
+        "rows_from": {"previous_run": ["succeeded"]}, "batch": batch(json!({"template": asks})),
+    }));
+    let id = made(&service.post("/v1/schedules", &wished).await);
+    for _ in 0..2 {
+        let tick = run(&service, &id).await;
+        assert_eq!(tick["batch"]["succeeded"], 2, "{tick}");
+        assert_eq!(items(&service, &tick).await[0]["variables"]["tone"], "prose");
+    }
+    // Rows that are named begin anew, with the first run behind the change.
+    let other = batch(json!({"template": asks, "rows": [{"variables": {"topic": "other"}}]}));
+    let changed = json!({"batch": other, "rows_from": {"previous_run": ["succeeded"]}});
+    change(&service, &id, &changed).await.expect(200);
+    for _ in 0..2 {
+        let tick = run(&service, &id).await;
+        assert_eq!(tick["batch"]["rows"], 1);
+        assert_eq!(items(&service, &tick).await[0]["variables"]["topic"], "other");
+    }
+}
+
+#[tokio::test]
 async fn rows_that_go_on_bring_nothing_that_runs_give_them() {
     let service = working().await;
     let rows =

@@ -8,7 +8,12 @@ fn schedules_that_are_due_at_the_same_moment_have_one_run_each() {
     let table = check_succeeded(&bench(&["schedules", "--quick", "--binary", engine.to_str().unwrap()]));
     let due = "40 schedules due at the same moment have all begun";
     check_table(&table, &[&format!("serve: {due}"), &format!("fleet: {due}")]);
-    for told in ["commands of MongoDB a run", "the scheduler that leads is killed"] {
+    for told in [
+        "serve: 120 schedules due",
+        "fleet: 120 schedules due",
+        "commands of MongoDB a run",
+        "the scheduler that leads is killed",
+    ] {
         assert!(table.contains(told), "{told:?} is not there:\n{table}");
     }
 }

@@ -289,7 +289,7 @@ pub enum HttpFormat {
 pub struct PreviousRows {
     /// Those that came to one of these; at least one.
     pub outcomes: BTreeSet<OutcomeName>,
-    /// Runs of ticks before that are none of which rows are taken: the rows named beside it are newer. Unix milliseconds.
+    /// Of runs that began before that no rows are taken: the rows named beside it are newer. Unix milliseconds.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub since_ms: u64,
 }

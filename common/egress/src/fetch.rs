@@ -27,7 +27,9 @@ pub struct Patience {
 pub struct Fetched {
     response: Response,
     patience: Patience,
-    started: Instant,
+    deadline: Instant,
+    /// When the headers came.
+    headed: Instant,
     bytes: u64,
 }
 
@@ -43,7 +45,10 @@ impl GuardedClient {
         let request = self.client().get(url).headers(headers).header(ACCEPT_ENCODING, "gzip, zstd");
         let by = started + patience.total.min(patience.idle);
         match timeout_at(by, request.send()).await {
-            Ok(Ok(response)) => Ok(Fetched { response, patience, started, bytes: 0 }),
+            Ok(Ok(response)) => {
+                let (deadline, headed) = (started + patience.total, Instant::now());
+                Ok(Fetched { response, patience, deadline, headed, bytes: 0 })
+            }
             Ok(Err(error)) => Err(classified(&error)),
             Err(_) => Err(SendError::Timeout),
         }
@@ -62,8 +67,8 @@ impl Fetched {
     }
 
     /// When all of the body must have come.
-    pub fn deadline(&self) -> Instant {
-        self.started + self.patience.total
+    pub const fn deadline(&self) -> Instant {
+        self.deadline
     }
 
     /// The next piece of the body; `None` at its end.
@@ -72,8 +77,8 @@ impl Fetched {
     /// `Timeout` when none came in time, or all together come too slowly, `Protocol` when the connection broke before the end.
     pub async fn piece(&mut self) -> Result<Option<Bytes>, SendError> {
         let now = Instant::now();
-        let paced = self.started + self.patience.idle + Duration::from_secs(self.bytes / LEAST_PACE);
-        let by = self.deadline().min(now + self.patience.idle).min(paced);
+        let paced = self.headed + 2 * self.patience.idle + Duration::from_secs(self.bytes / LEAST_PACE);
+        let by = self.deadline.min(now + self.patience.idle).min(paced);
         // A piece that is there already would come in time for any deadline.
         if now >= by {
             return Err(SendError::Timeout);

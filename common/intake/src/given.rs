@@ -39,10 +39,13 @@ impl Given {
         self.0.is_empty()
     }
 
-    /// The first of these names among the variables of a row.
-    pub fn first_in(json: &str) -> Option<&'static str> {
+    /// The first of these variables that a row brings itself.
+    pub fn first_in(&self, json: &str) -> Option<&'static str> {
+        if self.is_empty() {
+            return None;
+        }
         let own = serde_json::from_str::<BTreeMap<String, &RawValue>>(json).ok()?;
-        GIVEN.into_iter().find(|name| own.contains_key(*name))
+        self.0.iter().map(|(name, _)| *name).find(|name| own.contains_key(*name))
     }
 
     /// The variables of a row of an earlier run without those that it was given then.
@@ -88,8 +91,10 @@ mod tests {
         let renewed =
             Given::taken_from(r#"{"n": 1.50, "scheduled_at": "", "previous_outcome": {"output": 1}}"#);
         assert_eq!(renewed, r#"{"n":1.50}"#);
-        assert_eq!(Given::first_in(r#"{"n":1,"previous_run":null}"#), Some(PREVIOUS_RUN));
-        assert_eq!((Given::first_in(&renewed), Given::first_in("[]")), (None, None));
+        assert_eq!(given.first_in(r#"{"n":1,"previous_run":null}"#), Some(PREVIOUS_RUN));
+        assert_eq!((given.first_in(&renewed), given.first_in("[]")), (None, None));
+        // Nor is what this run does not give.
+        assert_eq!(given.first_in(r#"{"previous_outcome":1}"#), None);
         assert_eq!(added(&renewed), format!(r#"{{"n":1.50,{}"#, &both[1..]));
     }
 }

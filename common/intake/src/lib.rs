@@ -18,7 +18,7 @@ pub use inflate::{Packing, Piece, unpacked};
 pub use merged::{ChainError, MAX_CHAIN, Merged, Pages, chain};
 pub use pack::{Packer, Taken, digest_text, read, read_and_pack_beside, read_rows};
 pub use quota::{Quotas, UsedUp};
-pub use recheck::rechecked;
+pub use recheck::{is_given, rechecked};
 pub use refused::{BadRow, BadRows, Broken, MAX_RATIO, RATIO_FROM, Refused};
 pub use repack::{Picked, channel, gather, repack};
 pub use rows_of::{KEPT_IDS, RowsOf};

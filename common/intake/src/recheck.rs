@@ -17,6 +17,12 @@ pub fn rechecked(template: &Template, row: StoredRow) -> Result<StoredRow, Vec<R
     Ok(StoredRow::of_variables(row.custom_id, variables.to_json()))
 }
 
+/// What is said of a row that brings a variable which its run gives it.
+pub fn is_given(name: &str) -> Vec<RowProblem> {
+    let reason = "is given by the schedule where rows come from the run before; name it otherwise";
+    vec![problem_at(&format!("/{name}"), reason.to_owned())]
+}
+
 fn problem_at(pointer: &str, reason: String) -> RowProblem {
     let field = pointer.trim_start_matches('/').to_owned();
     RowProblem { field, pointer: pointer.to_owned(), reason }

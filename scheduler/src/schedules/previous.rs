@@ -21,6 +21,9 @@ use super::start::NotStarted;
 /// Ticks that are looked through in one step.
 const TICKS: u32 = 500;
 
+/// How long after its end a run is noted as over, at most, milliseconds; one that is not by then is damaged.
+const NOTED_MS: u64 = 60_000;
+
 /// Outcomes that are read at once, of all batches of a run together.
 const PAGE: PageLimit = PageLimit { items: 1_024, bytes: 2 << 20 };
 
@@ -71,23 +74,28 @@ impl Previous {
         tick: &Tick,
         asked: &PreviousRows,
     ) -> Result<Option<Self>, NotStarted> {
-        let since_ms = asked.since_ms;
-        let ran = |tick: &Tick| tick.at_ms < since_ms || tick.state.last_batch().is_some();
-        let newest = find(engine, &schedule.tenant, schedule.id, tick.at_ms, ran).await?;
-        if let Some(newest) = &newest
-            && matches!(newest.state, TickState::Running { .. })
-            && last_batch(engine, newest).await?.is_some_and(|batch| batch.state.is_final())
+        let now_ms = engine.clock.now_ms();
+        let ran = |tick: &Tick| tick.state.last_batch().is_some();
+        let Some(newest) = find(engine, &schedule.tenant, schedule.id, tick.at_ms, ran).await? else {
+            return Ok(None);
+        };
+        if let TickState::Running { .. } = newest.state
+            && let Some(batch) = last_batch(engine, &newest).await?
+            && batch.finished_ms.is_some_and(|finished_ms| now_ms < finished_ms + NOTED_MS)
         {
             // That it is over is noted in a moment.
             return Err(NotStarted::Soon);
         }
-        let is_over = |tick: &Tick| tick.at_ms < since_ms || matches!(tick.state, TickState::Ended { .. });
-        let before = match newest {
-            Some(newest) if is_over(&newest) => Some(newest),
-            Some(newest) => find(engine, &schedule.tenant, schedule.id, newest.at_ms, is_over).await?,
-            None => None,
+        let is_over = |tick: &Tick| matches!(tick.state, TickState::Ended { .. });
+        let before = match is_over(&newest) {
+            true => Some(newest),
+            false => find(engine, &schedule.tenant, schedule.id, newest.at_ms, is_over).await?,
         };
-        let Some(before) = before.filter(|before| before.at_ms >= since_ms) else { return Ok(None) };
+        let began = |tick: &Tick| match tick.state {
+            TickState::Ended { started_ms, .. } => started_ms >= asked.since_ms,
+            _ => false,
+        };
+        let Some(before) = before.filter(began) else { return Ok(None) };
         let Some(last) = last_batch(engine, &before).await? else { return Ok(None) };
         let batches = match chain(engine.store.as_ref(), last).await {
             Ok(batches) => batches,

@@ -7,7 +7,8 @@ use promptmill_domain::{
     Batch, BatchId, BatchState, Counts, RowSetId, Schedule, TenantId, Tick, UploadId, chunk,
 };
 use promptmill_intake::{
-    BadRows, Given, PREVIOUS_OUTCOME, PREVIOUS_RUN, Packer, Refused, RowsOf, SCHEDULED_AT, Taken, rechecked,
+    BadRows, Given, PREVIOUS_OUTCOME, PREVIOUS_RUN, Packer, Refused, RowsOf, SCHEDULED_AT, Taken, is_given,
+    rechecked,
 };
 use promptmill_ports::{
     NewBatch, PartCommit, RowBlock, RowSetVersion, Signal, StoreError, StoreResult, flow,
@@ -55,6 +56,8 @@ struct Making {
     given: Given,
     /// Whether it knows what became of each row before.
     knows_outcomes: bool,
+    /// Whether rows may not bring what they are given: the next run takes them from this one.
+    reserves: bool,
 }
 
 impl Rows {
@@ -76,7 +79,8 @@ impl Rows {
         let asks = Given::is_asked_for(pinned.rows_of.parsed(), PREVIOUS_OUTCOME);
         let knows_outcomes = asks && schedule.run.previous.is_some();
         let making = |given, is_ready| {
-            Arc::new(Making { rows_of: pinned.rows_of.clone(), is_ready, given, knows_outcomes })
+            let reserves = schedule.run.previous.is_some();
+            Arc::new(Making { rows_of: pinned.rows_of.clone(), is_ready, given, knows_outcomes, reserves })
         };
         if let Some(previous) = previous {
             if previous.count() == 0 {
@@ -389,7 +393,16 @@ impl Maker {
 impl Making {
     /// The row as the batch has it.
     fn row(&self, row: StoredRow) -> Result<StoredRow, Vec<RowProblem>> {
-        if self.is_ready { Ok(row) } else { self.completed(row, &self.given) }
+        if self.is_ready {
+            return Ok(row);
+        }
+        if self.reserves
+            && let RowContent::Variables(json) = &row.content
+            && let Some(name) = self.given.first_in(json)
+        {
+            return Err(is_given(name));
+        }
+        self.completed(row, &self.given)
     }
 
     /// A row of the run before as the batch has it.

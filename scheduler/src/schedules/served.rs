@@ -2,16 +2,16 @@
 
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use promptmill_domain::schedule::HttpRows;
-use promptmill_domain::{RowSetId, Schedule, ScheduleId, TenantId, Tick, UploadId};
+use promptmill_domain::{RowSetId, Schedule, TenantId, Tick, UploadId};
 use promptmill_egress::{GuardedClient, HeaderMap, extra_headers};
 use promptmill_intake::{
     Asked, HandedOn, NoRows, Refused, RowsOf, ServedRows, Taken, UsedUp, digest_text, read_and_pack_beside,
     same_ids, served_rows, unpacked,
 };
-use promptmill_ports::{Origin, RowBlock, RowSet, RowSetVersion, StoreError, StoreResult};
+use promptmill_ports::{Origin, RowBlock, RowSet, RowSetVersion, StoreError, StoreResult, TickKey};
 use promptmill_rowio::RowLimits;
 use promptmill_runtime::Engine;
 use promptmill_runtime::places::{Place, Places};
@@ -27,7 +27,7 @@ use crate::config::Recurring;
 const ASKING: usize = 64;
 const ASKING_OF_TENANT: usize = 8;
 
-/// Schedules of which is remembered that they found no place.
+/// Ticks of which is remembered that they found no place.
 const MOST_CROWDED: usize = 100_000;
 
 /// Pieces of an answer, and blocks, on their way.
@@ -47,8 +47,8 @@ const TRIES: u32 = 8;
 pub(super) struct Served {
     client: OnceLock<GuardedClient>,
     places: Places<TenantId>,
-    /// Schedules that wanted a place and found none.
-    crowded: Mutex<HashSet<ScheduleId>>,
+    /// Ticks that wanted a place and found none.
+    crowded: Mutex<HashSet<TickKey>>,
 }
 
 impl Default for Served {
@@ -70,28 +70,36 @@ impl Served {
     ///
     /// # Errors
     /// `Crowded` where none is free.
-    fn enter(&self, schedule: &Schedule) -> Result<Place<TenantId>, NotStarted> {
-        let place = self.places.enter(schedule.tenant.clone());
-        let mut crowded = self.crowded.lock().unwrap_or_else(PoisonError::into_inner);
-        match place {
-            Some(place) => {
-                crowded.remove(&schedule.id);
-                Ok(place)
-            }
-            None => {
-                if crowded.len() >= MOST_CROWDED {
-                    crowded.clear();
-                }
-                crowded.insert(schedule.id);
-                Err(NotStarted::Crowded)
-            }
+    fn enter(&self, tick: &Tick) -> Result<Place<TenantId>, NotStarted> {
+        if let Some(place) = self.places.enter(tick.tenant.clone()) {
+            return Ok(place);
         }
+        let mut crowded = self.crowded();
+        if crowded.len() >= MOST_CROWDED {
+            crowded.clear();
+        }
+        crowded.insert((tick.schedule, tick.at_ms));
+        Err(NotStarted::Crowded)
     }
 
-    /// Whether a start of the schedule would find no place, as one before.
-    pub(super) fn is_crowded(&self, tenant: &TenantId, schedule: ScheduleId) -> bool {
-        let is_full = self.asking() >= ASKING || self.asking_of(tenant) >= ASKING_OF_TENANT;
-        is_full && self.crowded.lock().unwrap_or_else(PoisonError::into_inner).contains(&schedule)
+    /// The tick waits for no place any more.
+    pub(super) fn leave(&self, tick: TickKey) {
+        self.crowded().remove(&tick);
+    }
+
+    /// Whether the tick found no place when it was tried last.
+    pub(super) fn waits(&self, tick: &TickKey) -> bool {
+        self.crowded().contains(tick)
+    }
+
+    /// Places that are free for a tenant.
+    pub(super) fn free(&self, tenant: &TenantId) -> usize {
+        let of_tenant = ASKING_OF_TENANT.saturating_sub(self.asking_of(tenant));
+        ASKING.saturating_sub(self.asking()).min(of_tenant)
+    }
+
+    fn crowded(&self) -> MutexGuard<'_, HashSet<TickKey>> {
+        self.crowded.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Starts that wait for a server: of all tenants.
@@ -128,7 +136,7 @@ impl Served {
         tick: &Tick,
         http: &HttpRows,
     ) -> Result<RowSetVersion, NotStarted> {
-        let _place = self.enter(schedule)?;
+        let _place = self.enter(tick)?;
         let kept = found(engine, schedule).await?;
         let newest = kept.as_ref().and_then(|set| set.version(None));
         let digest = digest(http);

@@ -35,9 +35,6 @@ pub(super) const LONGEST_WAIT_MS: u64 = 320_000;
 /// How often money is set aside anew when another change of the schedule came between.
 const HOLDS: u32 = 16;
 
-/// The wait of a start that found no place to ask a server with, milliseconds.
-const CROWDED_MS: u64 = 5_000;
-
 /// Bytes of what is told of a start that failed.
 const TOLD_BYTES: usize = 500;
 
@@ -110,12 +107,16 @@ pub(super) async fn run(
         0 => start(engine, recurring, served, &tick).await,
         retry => again::start(engine, recurring, &tick, retry).await,
     };
+    if !matches!(made, Err(NotStarted::Crowded)) {
+        served.leave((schedule, at_ms));
+    }
     // A server may have been asked for minutes.
     let now_ms = engine.clock.now_ms();
     let state = match made {
         Ok(queued_ms) => running(&tick.state, queued_ms),
         Err(NotStarted::Soon) => return Some(put_off(tick, now_ms + 1_000, tries)),
-        Err(NotStarted::Crowded) => return Some(put_off(tick, now_ms + CROWDED_MS, tries)),
+        // It stands among those that wait for a place.
+        Err(NotStarted::Crowded) => return Some(tick),
         // What became of it is not known, and it is tried again at once.
         Err(NotStarted::Store(error @ StoreError::Unavailable(_))) => {
             tracing::warn!(schedule.id = %schedule, at_ms, error = %error, "the store is away; a scheduled batch waits");
@@ -129,6 +130,12 @@ pub(super) async fn run(
         Err(NotStarted::Never(why)) => without(&tick.state, now_ms, why),
         Err(NotStarted::Skip(why)) => TickState::Skipped { why },
     };
+    if !state.is_open()
+        && !matches!(engine.records.tick(&tick.tenant, schedule, at_ms).await, Ok(now) if now.ver == tick.ver)
+    {
+        // Somebody else leads, who makes it, and whose money is not ours to give back. Where that is not known it is looked at again.
+        return None;
+    }
     if let TickState::Failed { .. } | TickState::Skipped { .. } = &state {
         tracing::warn!(schedule.id = %schedule, at_ms, "a scheduled batch could not be made");
         // Before that is noted, so that whoever tries again after a crash tells it.
@@ -202,8 +209,12 @@ async fn take_back(engine: &Engine, made: &Tick) -> StoreResult<()> {
         Err(StoreError::NotFound) => return Ok(()),
         found => found?,
     };
-    if now.state.is_open() || now.state.last_batch().is_some_and(|last| last >= retry) {
+    if now.state.is_open() {
         return Ok(());
+    }
+    if now.state.last_batch().is_some_and(|last| last >= retry) {
+        // It was counted already: what was set aside since is given back.
+        return over::settle(engine, made, None).await;
     }
     cancel(engine, made, retry).await?;
     over::settle(engine, made, Some(retry)).await
@@ -264,7 +275,11 @@ async fn start(
 ) -> Result<u64, NotStarted> {
     let (store, tenant) = (&engine.store, &tick.tenant);
     let schedule = match engine.records.schedule(tenant, tick.schedule).await {
-        Err(StoreError::NotFound) => return Err(NotStarted::never("the schedule was deleted")),
+        Err(StoreError::NotFound) => {
+            // A try that was cut off may have kept rows for it after it was deleted.
+            engine.records.delete_row_set(tenant, Schedule::own_rows(tick.schedule)).await?;
+            return Err(NotStarted::never("the schedule was deleted"));
+        }
         found => found?,
     };
     let id = Tick::batch(tick.schedule, tick.at_ms, 0);

@@ -325,7 +325,8 @@ async fn rows_that_were_named_later_are_taken_before_those_of_runs_before() {
     let first = of.next_ms.unwrap();
     assert_eq!(run(&scene, &of, first).await.len(), 2);
     let mut changed = scene.engine.records.schedule(&scene.tenant, of.id).await.unwrap();
-    changed.run.previous.as_mut().unwrap().since_ms = first + 1;
+    // The run that was began when its tick was due.
+    changed.run.previous.as_mut().unwrap().since_ms = scene.engine.clock.now_ms();
     changed.run.rows = RowSource::Set { set: other_rows(&scene, &[city("Chur")]).await, version: None };
     changed.ver += 1;
     assert!(scene.engine.records.put_schedule(&changed).await.unwrap());
@@ -340,6 +341,36 @@ async fn other_rows(scene: &Scene, rows: &[String]) -> RowSetId {
     let set = RowSetId::at(1, rand::random());
     crate::schedules::rows(scene, set, Some("others"), rows).await;
     set
+}
+
+#[tokio::test]
+async fn as_many_servers_are_asked_as_may_be_and_the_next_as_soon_as_one_has_answered() {
+    let scene = Scene::on(MemoryHub::new()).await;
+    let server = Waiting::start().await;
+    let mut all = Vec::new();
+    for _ in 0..20 {
+        let url = server.url.clone();
+        all.push(
+            schedule(&scene, |schedule| {
+                schedule.run.rows = RowSource::Http(HttpRows { url, format: None, headers: None });
+            })
+            .await,
+        );
+    }
+    let scheduler = scheduler(&scene);
+    let first = all[0].next_ms.unwrap();
+    advance_to(&scene, first);
+    // No clock moves from here on: none waits for a time.
+    server.asked.acquire_many(8).await.unwrap().forget();
+    for _ in 8..20 {
+        server.go.add_permits(1);
+        server.asked.acquire().await.unwrap().forget();
+    }
+    server.go.add_permits(8);
+    for of in &all {
+        in_state(&scene, of, first, "running").await;
+    }
+    scheduler.stop().await;
 }
 
 #[tokio::test]

@@ -58,8 +58,7 @@ pub(super) struct Desk {
 
 impl Desk {
     /// Starts an engine, makes its schedules and waits until shortly before they are due.
-    pub(super) async fn new(lab: &Lab<Sizes>, mode: Mode) -> anyhow::Result<Self> {
-        let sizes = lab.sizes;
+    pub(super) async fn new(lab: &Lab<Sizes>, sizes: Sizes, mode: Mode) -> anyhow::Result<Self> {
         let folder = lab.desk()?;
         let provider = lab.programs.fake(Duration::ZERO)?;
         let running_batches = Some(2 * sizes.schedules);

@@ -7,6 +7,7 @@
 //! the batch's id is that of schedule and time. Row sets are read behind the schedules that take their rows from them. Templates alone stand
 //! before: a schedule that names one which came later is younger than the export, and so is one that names a label which was put later, before it was made.
 
+use promptmill_domain::schedule::RunSpec;
 use promptmill_domain::{RowSetId, Schedule, ScheduleId, Tick};
 use promptmill_ports::{RowSet, StoreError, StoreResult, TemplateKey};
 
@@ -39,13 +40,14 @@ impl<S: Sink> Export<'_, S> {
             if self.is_younger(&schedule).await? {
                 return Ok(());
             }
+            let run = schedule.run.clone();
             self.out.put(&Record::Schedule(Box::new(Schedule { ver: 1, ..schedule })))?;
-            if self.of_schedule(id, newest).await? == Told::Whole {
+            if self.of_schedule(id, &run, newest).await? == Told::Whole {
                 return Ok(());
             }
             self.out.put(&Record::Gone)?;
         }
-        Err(StoreError::unavailable("the rows of a schedule change all the time").into())
+        Err(StoreError::unavailable("what a schedule runs changes all the time").into())
     }
 
     /// A schedule and its newest ticks.
@@ -56,22 +58,41 @@ impl<S: Sink> Export<'_, S> {
     }
 
     /// Whether it was made with a template, or a label, that came after templates were told. What is not there any more is none that came.
+    ///
+    /// # Errors
+    /// `Unavailable` where an older one was changed to name what came later: it can be told neither with nor without it.
     async fn is_younger(&self, schedule: &Schedule) -> Result<bool, ArchiveError> {
         let Some(choice) = &schedule.run.template else { return Ok(false) };
-        let Some(told) = self.templates.get(&choice.id) else {
-            let key = TemplateKey::Id(choice.id);
-            return Ok(there(self.store.template(self.tenant, &key).await)?.is_some());
+        let (came_ms, is_younger) = match (self.templates.get(&choice.id), &choice.label) {
+            (None, _) => {
+                let key = TemplateKey::Id(choice.id);
+                let came = there(self.store.template(self.tenant, &key).await)?;
+                (came.map(|came| came.created_ms), true)
+            }
+            (Some(told), Some(label)) if !told.contains(label) => {
+                let labels = there(self.store.labels(self.tenant, choice.id).await)?.unwrap_or_default();
+                let came_ms = labels.into_iter().find(|now| now.label == *label).map(|now| now.changed_ms);
+                // An older one had no version at its label when templates were told, and has none in the archive.
+                (came_ms, came_ms.is_some_and(|came_ms| schedule.created_ms >= came_ms))
+            }
+            (Some(_), _) => return Ok(false),
         };
-        let Some(label) = choice.label.as_ref().filter(|label| !told.contains(*label)) else {
-            return Ok(false);
-        };
-        let labels = there(self.store.labels(self.tenant, choice.id).await)?.unwrap_or_default();
-        let now = labels.into_iter().find(|now| now.label == *label);
-        // One that is older had no version at its label when templates were told, and has none in the archive.
-        Ok(now.is_some_and(|now| schedule.created_ms >= now.changed_ms))
+        match came_ms {
+            Some(came_ms) if schedule.created_ms < came_ms && came_ms <= schedule.changed_ms => {
+                let why = "a schedule was changed to run another template meanwhile; export again";
+                Err(StoreError::unavailable(why).into())
+            }
+            Some(_) => Ok(is_younger),
+            None => Ok(false),
+        }
     }
 
-    async fn of_schedule(&mut self, id: ScheduleId, newest: Vec<Tick>) -> Result<Told, ArchiveError> {
+    async fn of_schedule(
+        &mut self,
+        id: ScheduleId,
+        run: &RunSpec,
+        newest: Vec<Tick>,
+    ) -> Result<Told, ArchiveError> {
         self.ticks(id, newest).await?;
         let own = there(self.store.row_set(self.tenant, Schedule::own_rows(id)).await)?;
         if let Some(set) = own.filter(|set| set.name.is_none())
@@ -79,8 +100,9 @@ impl<S: Sink> Export<'_, S> {
         {
             return Ok(Told::Torn);
         }
-        // That it is gone may show in an empty answer only.
-        Ok(there(self.store.schedule(self.tenant, id).await)?.map_or(Told::Torn, |_| Told::Whole))
+        // That it is gone may show in an empty answer only. Its rows may be those of what it runs now.
+        let now = there(self.store.schedule(self.tenant, id).await)?;
+        Ok(if now.is_some_and(|now| now.run == *run) { Told::Whole } else { Told::Torn })
     }
 
     /// Writes these ticks, and those that are older.

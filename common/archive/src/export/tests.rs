@@ -102,11 +102,20 @@ impl Scene {
         at: fn(&Record) -> bool,
         step: impl FnOnce() -> F,
     ) -> Vec<Record> {
+        self.try_told(at, step).await.unwrap()
+    }
+
+    /// The same, where it may fail.
+    pub(super) async fn try_told<F: Future<Output = ()>>(
+        &self,
+        at: fn(&Record) -> bool,
+        step: impl FnOnce() -> F,
+    ) -> Result<Vec<Record>, ArchiveError> {
         let step: Box<dyn FnOnce()> = Box::new(|| wait(step()));
         let mut sink = Interrupted { told: Vec::new(), at, step: Some(step) };
-        export(&self.store, &Scope::All, &mut sink).await.unwrap();
+        let told = export(&self.store, &Scope::All, &mut sink).await;
         assert!(sink.step.is_none());
-        sink.told
+        told.map(|_| sink.told)
     }
 }
 

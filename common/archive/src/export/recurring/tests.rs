@@ -325,3 +325,23 @@ async fn a_schedule_at_a_label_that_came_after_templates_were_told_is_younger_th
         assert!(later.iter().any(is_schedule));
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_older_schedule_that_was_changed_to_a_template_which_came_later_is_told_neither_with_nor_without_it()
+ {
+    let scene = Scene::new().await;
+    let template = TemplateId::at(NOW, rand::random());
+    let made = scene.schedule_of(Some(template)).await;
+    let changed = Schedule { changed_ms: NOW + 2, ver: 2, ..made };
+    assert!(scene.store.put_schedule(&changed).await.unwrap());
+    let generation_id = GenerationId::at(NOW, rand::random());
+    let (tenant, owner) = (scene.tenant.clone(), SessionId::at(NOW, [2; 10]));
+    let request = "{}".into();
+    let generation = Generation { id: generation_id, tenant, request, outcome: None, created_ms: NOW, owner };
+    scene.store.put_generation(&generation).await.unwrap();
+    let late = async || {
+        scene.store.add_template(&scene.tenant, template, "late", "{}", NOW + 1).await.unwrap();
+    };
+    let failed = scene.try_told(|record| matches!(record, Record::Generation(_)), late).await.unwrap_err();
+    assert!(matches!(failed, ArchiveError::Store(StoreError::Unavailable(_))), "{failed:?}");
+}
