@@ -106,7 +106,8 @@ pub(crate) async fn change(
             let detail = "what the schedule runs was changed by somebody else meanwhile";
             return Err(Problem::new(ProblemId::Conflict).detail(detail));
         }
-        *schedule = Schedule { changed_ms: now_ms, ..with_changes };
+        // Not before what it names was looked up: an export tells by that whether it came later.
+        *schedule = Schedule { changed_ms: app.now_ms(), ..with_changes };
         if let Some(run) = &run {
             schedule.run = run.clone();
         }

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
 use axum::Router;
 use axum::http::HeaderMap;
@@ -37,10 +36,6 @@ impl Rows {
             let rows: String = (0..200_000).map(|n| format!("{{\"topic\":\"topic {n}\"}}\n")).collect();
             async { ([("content-type", "application/jsonl")], rows) }
         };
-        let slow = async || {
-            tokio::time::sleep(Duration::from_secs(3_600)).await;
-            "never"
-        };
         let router = Router::new()
             .route("/topics", get(topics))
             .route("/topics.csv", get(async || "topic\none\n"))
@@ -48,8 +43,7 @@ impl Rows {
             .route("/empty.jsonl", get(async || ""))
             .route("/towns.csv", get(async || "town\nBern\n"))
             .route("/gone", get(async || axum::http::StatusCode::GONE.into_response()))
-            .route("/large", get(large))
-            .route("/slow", get(slow));
+            .route("/large", get(large));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let base = format!("http://{}", listener.local_addr().unwrap());
         tokio::spawn(async { axum::serve(listener, router).await });
